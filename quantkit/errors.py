@@ -1,0 +1,81 @@
+"""The exceptions that quantkit raises on purpose.
+
+    QuantKitError
+    ├── DatasetError                 a folder, list, array or image that cannot be used
+    ├── ModelError                   a file that is no ONNX model, or one that cannot be quantized
+    ├── CalibrationError             statistics, a method or a calibration table that cannot be used
+    │   ├── StaleTableError          the table belongs to another model, data set or setting
+    │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample
+    ├── EvaluationError              variants that cannot be compared
+    ├── OutputError                  a file or folder that cannot be written
+    └── BackendError                 a runtime failed
+        ├── BackendUnavailableError  a runtime is not installed; the message holds the pip line
+        └── EngineBuildError         TensorRT refused to build; the message holds its own words
+
+A message is one line: what happened, to which file, tensor or option, and what to do about it. The library raises and
+never logs; the command line prints the message and exits with the code of the class.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendUnavailableError",
+    "CalibrationError",
+    "DatasetError",
+    "EngineBuildError",
+    "EvaluationError",
+    "ModelError",
+    "NonFiniteActivationError",
+    "OutputError",
+    "QuantKitError",
+    "StaleTableError",
+]
+
+
+class QuantKitError(Exception):
+    """Base of every error that quantkit raises on purpose."""
+
+    exit_code = 1
+
+
+class DatasetError(QuantKitError):
+    """A folder, list, array or image that cannot be used."""
+
+
+class ModelError(QuantKitError):
+    """A file that is no ONNX model, or a model that cannot be quantized."""
+
+
+class CalibrationError(QuantKitError):
+    """Statistics, a calibration method or a calibration table that cannot be used."""
+
+
+class StaleTableError(CalibrationError):
+    """A calibration table that belongs to another model, data set or setting."""
+
+    exit_code = 4
+
+
+class NonFiniteActivationError(CalibrationError):
+    """A tensor became NaN or infinite on some sample."""
+
+
+class EvaluationError(QuantKitError):
+    """Variants of a model that cannot be compared."""
+
+
+class OutputError(QuantKitError):
+    """A file or folder that cannot be written."""
+
+
+class BackendError(QuantKitError):
+    """A runtime (ONNX Runtime, TensorRT, CUDA) failed."""
+
+
+class BackendUnavailableError(BackendError):
+    """A runtime that is not installed."""
+
+
+class EngineBuildError(BackendError):
+    """TensorRT refused to build an engine."""
