@@ -30,7 +30,8 @@ def quantize(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np
     scale, zero_point = _broadcast(params, x.ndim)
     codes = np.rint(np.asarray(x, np.float32) / scale) + zero_point
     low = max(info.min, -info.max) if params.narrow else info.min
-    return np.clip(codes, low, info.max).astype(params.dtype)
+    codes = np.clip(codes, low, info.max)
+    return np.asarray(codes, params.dtype)
 
 
 def dequantize(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ How a value is computed is left to the stage that computes it; how it is stored,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ __all__ = [
     "ColorOrder",
     "Dataset",
     "Evaluation",
+    "HistogramRule",
     "Interpolation",
     "Latency",
     "Layout",
@@ -146,7 +147,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """N samples stacked. `inputs[name]` has shape [N, ...]; `targets` is int64 [N], or None where labels are missing."""
+    """N samples stacked. `inputs[name]` has shape [N, ...]; `targets` is int64 [N], None where labels are missing."""
 
     inputs: Mapping[str, Array]
     ids: tuple[str, ...]
@@ -207,10 +208,12 @@ class Runner(Protocol):
     """A model that can be run. Every backend passes the same contract test."""
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes."""
 
     @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs one batch. Returns every output by name; the arrays are the caller's."""
@@ -256,10 +259,8 @@ class TensorStatistics:
         return max(-self.minimum, self.maximum, 0.0) if self.minimum <= self.maximum else 0.0
 
 
-class Method(Protocol):
-    """A calibration method: the magnitude at which a tensor is clipped, from its statistics."""
-
-    def __call__(self, statistics: TensorStatistics) -> float: ...
+Method = Callable[[TensorStatistics], float]
+"""A calibration method: the magnitude at which a tensor is clipped, from its statistics."""
 
 
 @dataclass(frozen=True)
@@ -457,6 +458,7 @@ class Evaluation:
         metrics: name → value; accuracies are fractions of 1, SQNR is dB.
         latency: None where it was not measured.
         notes: what a reader must know before using a number (FP16 on a CPU is computed by casting).
+        representative: False where `latency` says nothing about the device that the variant is made for.
     """
 
     name: str
@@ -467,6 +469,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
+    representative: bool = True
 
 
 @dataclass(frozen=True)

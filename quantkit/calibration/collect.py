@@ -1,0 +1,101 @@
+"""One pass over the data: runs batches through a model whose inner tensors are outputs, and updates their statistics.
+
+Memory is one batch of activations plus one histogram for each tensor, however many samples there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from quantkit.calibration.statistics import new_statistics, update
+from quantkit.errors import NonFiniteActivationError
+from quantkit.feeding import fixed_batch_size, run_batch
+from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
+
+__all__ = ["ACTIVATION_BUDGET_BYTES", "Collector", "collect", "fitting_batch_size"]
+
+ACTIVATION_BUDGET_BYTES = 256 << 20
+"""Observed activations of one batch: more is no faster, and a laptop has to hold them."""
+
+_LARGEST_BATCH = 32
+
+
+class Collector:
+    """Statistics of a set of tensors, fed batch by batch.
+
+    Args:
+        tensors: names to observe: outputs of the runner, or its inputs.
+        rule: histogram rule of `quantkit.calibration.statistics`.
+    """
+
+    def __init__(self, tensors: Sequence[str], *, rule: HistogramRule = "exact") -> None:
+        self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
+        self.num_samples = 0
+
+    def add(self, batch: Batch, outputs: Mapping[str, Array]) -> None:
+        """Adds one batch.
+
+        Args:
+            batch: what was fed.
+            outputs: observed tensors by name, of those that are not inputs.
+
+        Raises:
+            NonFiniteActivationError: naming the tensor and the samples.
+        """
+        for name, statistics in self.statistics.items():
+            values = outputs[name] if name in outputs else batch.inputs[name]
+            try:
+                update(statistics, np.asarray(values))
+            except FloatingPointError:
+                raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values), batch)) from None
+        self.num_samples += len(batch)
+
+
+def collect(
+    runner: Runner, batches: Iterable[Batch], tensors: Sequence[str], *, rule: HistogramRule = "exact"
+) -> Collector:
+    """Runs every batch and collects the statistics of `tensors`.
+
+    Args:
+        runner: a model with all of `tensors` among its outputs or inputs.
+        batches: of samples that fit the runner's inputs.
+        tensors: names to observe.
+        rule: histogram rule.
+
+    Returns:
+        The collector with all statistics.
+
+    Raises:
+        NonFiniteActivationError: naming the tensor and the samples.
+    """
+    collector = Collector(tensors, rule=rule)
+    for batch in batches:
+        collector.add(batch, run_batch(runner, batch))
+    return collector
+
+
+def fitting_batch_size(runner: Runner, batch: Batch) -> int:
+    """How many samples to run at once, from the activations of the one-sample `batch`.
+
+    The exact histogram does not depend on it. A model of a fixed batch size decides by itself.
+    """
+    fixed = fixed_batch_size(runner)
+    if fixed is not None:
+        return fixed
+    used = sum(np.asarray(v).nbytes for v in runner.run(batch.inputs).values())
+    return int(np.clip(ACTIVATION_BUDGET_BYTES // max(used, 1), 1, _LARGEST_BATCH))
+
+
+def _describe_non_finite(name: str, values: Array, batch: Batch) -> str:
+    where = ""
+    if values.ndim and values.shape[0] and values.shape[0] % len(batch) == 0:
+        rows = values.reshape(len(batch), -1)
+        bad = [batch.ids[i] for i in np.flatnonzero(~np.isfinite(rows).all(axis=1))]
+        if bad:
+            where = f" on {bad[0]}" + (f" and {len(bad) - 1} more samples of its batch" if len(bad) > 1 else "")
+    return (
+        f"tensor {name!r} became NaN or infinite{where}: check the preprocessing, or leave the sample out; "
+        "a model that overflows in FP32 cannot be quantized"
+    )

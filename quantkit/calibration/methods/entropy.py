@@ -1,0 +1,88 @@
+"""Entropy calibration: the threshold whose 128-level distribution diverges least, as TensorRT searches it.
+
+The rule is the one of IInt8EntropyCalibrator2 (S. Migacz, "8-bit Inference with TensorRT", GTC 2017, S7310; bin 0
+replaced by bin 1 as in NVIDIA's pytorch-quantization). On the histograms behind a cache that TensorRT 7.2.2 wrote it
+returns TensorRT's own bin for every tensor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.calibration.statistics import TENSORRT_BINS, rebin
+from quantkit.types import TensorStatistics
+
+__all__ = ["divergences", "entropy", "search"]
+
+LEVELS = 128
+"""Quantized magnitudes: INT8 is symmetric, so 128 of them."""
+
+
+def entropy(statistics: TensorStatistics) -> float:
+    """Threshold (m + 0.5) * bin width that minimizes KL(P || Q) over m = 128 .. 2048.
+
+    With TensorRT's histogram this is TensorRT's number, which may lie above the largest value seen. With the exact
+    histogram it is limited to that value, since a wider range can only cost resolution.
+
+    Args:
+        statistics: of one tensor, not all zero.
+
+    Returns:
+        amax, in the tensor's unit.
+    """
+    histogram, width = rebin(statistics, TENSORRT_BINS)
+    threshold = (search(histogram) + 0.5) * width
+    return threshold if statistics.rule == "tensorrt" else min(threshold, statistics.amax)
+
+
+def search(histogram: npt.NDArray[np.int64]) -> int:
+    """Number of bins below the threshold, from 128 to the number of bins; the last one where several are equal."""
+    divergence = divergences(histogram)
+    if divergence is None:
+        return int(histogram.size)
+    return int(histogram.size - np.argmin(divergence[::-1]))
+
+
+def divergences(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
+    """KL(P || Q) in nats for each threshold of m = 128 .. bins; infinite where Q is 0 and P is not; None without mass.
+
+    P is the histogram below m with everything above added to its last bin. Q is the histogram below m, without what
+    is above, merged into 128 levels (bin j belongs to level floor(j * 128 / m)) and spread again over the bins that
+    are not empty. Prefix sums make each m cost 128 steps instead of m:
+    KL = (sum p log p - sum over levels of mass * log(height)) / sum p - log(sum p / sum q).
+
+    Args:
+        histogram: int64 [bins], bins >= 128.
+
+    Returns:
+        float64 [bins - 127].
+    """
+    bins = np.asarray(histogram, np.float64).copy()
+    # Bin 0 holds the zeros of ReLU and padding, which quantize exactly whatever the threshold: it must not decide.
+    bins[0] = bins[1]
+    total = bins.sum()
+    if total <= 0:
+        return None
+    thresholds = np.arange(LEVELS, bins.size + 1)
+    mass = np.concatenate([[0.0], np.cumsum(bins)])
+    occupied = np.concatenate([[0], np.cumsum(bins > 0)])
+    plogp = np.concatenate([[0.0], np.cumsum(_xlogx(bins))])
+    # First bin of level l under threshold m is ceil(l * m / 128).
+    edges = -(-(np.arange(LEVELS + 1)[None, :] * thresholds[:, None]) // LEVELS)
+    level_mass = mass[edges[:, 1:]] - mass[edges[:, :-1]]
+    level_bins = occupied[edges[:, 1:]] - occupied[edges[:, :-1]]
+    log_height = np.log(np.where(level_mass > 0, level_mass, 1.0) / np.maximum(level_bins, 1))
+    below = mass[thresholds]
+    above = total - below
+    last = bins[thresholds - 1]
+    sum_plogp = plogp[thresholds] - _xlogx(last) + _xlogx(last + above)
+    sum_plogq = (level_mass * log_height).sum(axis=1) + above * log_height[:, -1]
+    with np.errstate(divide="ignore"):
+        result = (sum_plogp - sum_plogq) / total - np.log(total) + np.log(below)
+    result[(below <= 0) | ((last <= 0) & (above > 0))] = np.inf
+    return np.asarray(result, np.float64)
+
+
+def _xlogx(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)), np.float64)

@@ -1,0 +1,156 @@
+"""Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
+
+After `prepare`: functions are inlined, the opset is at least the wanted one, every weight of a weighted operator is an
+initializer, every node has a unique name, and element types are inferred. Fusing and folding are left to the runtimes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from quantkit.errors import ModelError
+from quantkit.graph.model import quiet
+
+__all__ = ["FLOAT_TYPES", "WEIGHTED_OPS", "constant_of", "has_qdq", "is_standard", "prepare"]
+
+WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
+"""Operators that are quantized, and their inputs that are; the bias stays in float."""
+
+FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+_FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_OLDEST_QDQ_OPSET = 13
+"""QuantizeLinear and DequantizeLinear know an axis from opset 13 on."""
+
+
+def prepare(model: ir.Model, *, name: str, opset: int = _OLDEST_QDQ_OPSET) -> ir.Model:
+    """Normalizes `model` in place and returns it.
+
+    Args:
+        model: as read by `load_model`.
+        name: for messages.
+        opset: the oldest opset that will do; a newer model keeps its own. FP16 scales need 19.
+
+    Raises:
+        ModelError: the opset cannot be converted.
+    """
+    with quiet():
+        passes.InlinePass()(model)
+        passes.RemoveInitializersFromInputsPass()(model)
+        if model.opset_imports[""] < opset:
+            _convert_opset(model, name, opset)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
+        _name_nodes(model.graph)
+        _materialize_weights(model)
+        try:
+            passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        except Exception as error:
+            raise ModelError(f"{name}: shape inference failed: {str(error).strip().splitlines()[0][:200]}") from error
+    return model
+
+
+def has_qdq(model: ir.Model) -> bool:
+    """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
+    quantized = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+    return any(node.op_type in quantized for node in ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether `node` is one of these operators of ONNX's own domain."""
+    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or a Constant node's output; None for anything computed or fed."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return value.const_value
+    producer = value.producer()
+    if producer is not None and is_standard(producer, "Constant"):
+        return ir.convenience.get_const_tensor(value)
+    return None
+
+
+def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
+    from onnxscript import version_converter
+
+    old = model.opset_imports[""]
+    try:
+        version_converter.convert_version(model, target_version=opset, fallback=True)
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        raise ModelError(f"{name}: opset {old} does not convert to {opset} ({reason}): export with {opset}") from error
+    if model.opset_imports[""] != opset:
+        raise ModelError(f"{name}: opset {old} cannot be converted to {opset}: export the model with opset {opset}")
+    # The converter leaves the IR version, and checkers refuse an opset newer than the IR knows.
+    oldest_ir = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    model.ir_version = max(model.ir_version or 0, oldest_ir)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Names nameless and equally named nodes by operator and position, the same for the same file."""
+    taken: set[str] = set()
+    for position, node in enumerate(graph):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{position}"
+            while node.name in taken:
+                node.name += "_"
+        taken.add(node.name)
+
+
+def _materialize_weights(model: ir.Model) -> None:
+    """Turns a weight that reaches its operator through Identity, Transpose, Cast, ... into an initializer."""
+    folded: dict[ir.Value, ir.Value] = {}
+    for node in model.graph:
+        if not is_standard(node, *WEIGHTED_OPS):
+            continue
+        for index in WEIGHTED_OPS[node.op_type]:
+            value: ir.Value | None = node.inputs[index]
+            if value is None or value.is_initializer():
+                continue
+            if value not in folded:
+                array = _evaluate(value)
+                if array is None:
+                    continue
+                folded[value] = _add_initializer(model.graph, f"{value.name}_folded", array)
+            node.replace_input_with(index, folded[value])
+    if folded:
+        passes.RemoveUnusedNodesPass()(model)
+
+
+def _evaluate(value: ir.Value | None) -> np.ndarray | None:
+    """Value of an expression of constants, through the operators that exporters put on weights; None otherwise."""
+    tensor = constant_of(value)
+    if tensor is not None:
+        return np.asarray(tensor.numpy())
+    node = value.producer() if value is not None else None
+    if node is None or not is_standard(node, *_FOLDABLE):
+        return None
+    arguments = [_evaluate(v) for v in node.inputs]
+    if any(a is None for a in arguments):
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    opset = node.graph.opset_imports[""] if isinstance(node.graph, ir.Graph) else _OLDEST_QDQ_OPSET
+    proto = ir.to_proto(node)
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.input],
+        [onnx.helper.make_value_info(proto.output[0], onnx.TypeProto())],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(proto.input, arguments, strict=True)))[0])
+
+
+def _add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
