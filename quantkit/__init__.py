@@ -1,3 +1,69 @@
-"""INT8 post-training quantization for TensorRT and ONNX Runtime."""
+"""INT8 post-training quantization for TensorRT and ONNX Runtime.
 
-from quantkit._version import __version__ as __version__
+    import quantkit
+
+    table = quantkit.calibrate("model.onnx", "images/")
+    quantkit.quantize("model.onnx", table, "model.int8.onnx")
+    report = quantkit.evaluate("model.onnx", "validation/", table=table)
+
+Importing this package imports nothing heavy: names load what they need when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from quantkit._version import __version__
+
+if TYPE_CHECKING:
+    from quantkit.calibration.table import load_table, save_table
+    from quantkit.errors import QuantKitError
+    from quantkit.pipeline import ImageOptions, calibrate, evaluate, quantize, write_tensorrt_cache
+    from quantkit.reporting import load_report, write_report
+    from quantkit.types import CalibrationTable, Preprocessing, Report
+
+__all__ = [
+    "CalibrationTable",
+    "ImageOptions",
+    "Preprocessing",
+    "QuantKitError",
+    "Report",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "load_report",
+    "load_table",
+    "quantize",
+    "save_table",
+    "write_report",
+    "write_tensorrt_cache",
+]
+
+_HOMES = {
+    "CalibrationTable": "quantkit.types",
+    "ImageOptions": "quantkit.pipeline",
+    "Preprocessing": "quantkit.types",
+    "QuantKitError": "quantkit.errors",
+    "Report": "quantkit.types",
+    "calibrate": "quantkit.pipeline",
+    "evaluate": "quantkit.pipeline",
+    "load_report": "quantkit.reporting",
+    "load_table": "quantkit.calibration.table",
+    "quantize": "quantkit.pipeline",
+    "save_table": "quantkit.calibration.table",
+    "write_report": "quantkit.reporting",
+    "write_tensorrt_cache": "quantkit.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

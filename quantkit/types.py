@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
     "QdqEdge",
     "QdqPlan",
     "QuantParams",
+    "QuantizedModel",
     "Report",
     "Resize",
     "Runner",
@@ -409,6 +411,26 @@ class QdqPlan:
         for group in self.groups:
             used.update(dict.fromkeys(sorted(group)))
         return tuple(used)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """An INT8 model on disk; wherever a path is taken, it can be given.
+
+    Attributes:
+        path: the ONNX file.
+        num_quantized: operators whose weight is INT8.
+        num_weights: INT8 weights.
+        skipped: what stayed in float: name of a tensor or node → reason.
+    """
+
+    path: Path
+    num_quantized: int
+    num_weights: int
+    skipped: Mapping[str, str]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,7 @@ __all__ = [
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "check_model",
+    "float_precision",
     "input_specs",
     "load_model",
     "model_hash",
@@ -111,6 +112,15 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
         shape = tuple(d if isinstance(d, int) else (d.value or None) for d in value.shape)
         specs.append(TensorSpec(str(value.name), np.dtype(value.dtype.numpy()), shape))
     return tuple(specs)
+
+
+def float_precision(model: ir.Model) -> Literal["fp32", "fp16"]:
+    """"fp16" if most of the floating-point weights are, else "fp32"."""
+    sizes = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 0}
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype in sizes:
+            sizes[value.const_value.dtype] += value.const_value.size
+    return "fp16" if sizes[ir.DataType.FLOAT16] > sizes[ir.DataType.FLOAT] else "fp32"
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -14,7 +14,7 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -22,7 +22,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqEdge, QdqPlan
 
-__all__ = ["concat_groups", "excluded", "fused_source", "observable", "plan_tensorrt", "weight_axis"]
+__all__ = ["concat_groups", "excluded", "fused_source", "observable", "plan_tensorrt", "weight_axis", "without"]
 
 # What carries values on without changing them: a Concat's scale reaches the next operator through these.
 _COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
@@ -66,9 +66,10 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
         kept = next(iter(skipped.values()), "it has no Conv, ConvTranspose, Gemm or MatMul")
         raise ModelError(f"the model has no node to quantize: {kept}")
     weighted = {edge.node for edge in activations}
+    read_as_int8 = {edge.tensor for edge in activations}
     for node in model.graph:
         if is_standard(node, "Add") and _name(node) not in out:
-            edge = _skip_edge(node, weighted, skipped)
+            edge = _skip_edge(node, weighted, read_as_int8, skipped)
             if edge is not None:
                 activations.append(edge)
         elif _name(node) in out:
@@ -80,6 +81,23 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
         groups=concat_groups(model, quantized),
         skipped=skipped | _float_reasons(model, quantized, {edge.tensor for edge in weights}),
         target="tensorrt",
+    )
+
+
+def without(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
+    """The plan without the operators that read any of `tensors` (name → reason: those that calibration skipped).
+
+    An operator with one float input runs in float, so that its other inputs are not quantized either.
+    """
+    hit = {edge.node: tensors[edge.tensor] for edge in plan.activations if edge.tensor in tensors}
+    if not hit:
+        return plan
+    return QdqPlan(
+        activations=tuple(e for e in plan.activations if e.node not in hit),
+        weights=tuple(e for e in plan.weights if e.node not in hit),
+        groups=plan.groups,
+        skipped={**plan.skipped, **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()}},
+        target=plan.target,
     )
 
 
@@ -180,7 +198,7 @@ def _obstacle(node: ir.Node) -> str | None:
     return None
 
 
-def _skip_edge(node: ir.Node, weighted: set[str], skipped: dict[str, str]) -> QdqEdge | None:
+def _skip_edge(node: ir.Node, weighted: set[str], read_as_int8: set[str], skipped: dict[str, str]) -> QdqEdge | None:
     """The operand of a residual Add that has to be quantized, if `node` is one."""
     values = list(node.inputs)
     if any(v is None or v.dtype not in FLOAT_TYPES or constant_of(v) is not None for v in values):
@@ -191,8 +209,12 @@ def _skip_edge(node: ir.Node, weighted: set[str], skipped: dict[str, str]) -> Qd
         return None
     main = candidates[0] if len(candidates) == 1 else _longer_branch(values)
     skip = 1 - main
+    source = sources[main]
     if _is_normalized(node.outputs[0]):
         skipped[_name(node)] = "residual stream that is normalized: it fuses in float"
+        return None
+    if source is not None and source.op_type in ("MatMul", "Gemm") and _name(node.outputs[0]) not in read_as_int8:
+        skipped[_name(node)] = "residual stream that no quantized operator reads: it stays in float"
         return None
     return QdqEdge(_name(values[skip]), _name(node), skip)
 

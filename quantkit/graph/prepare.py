@@ -13,6 +13,7 @@ import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
+from quantkit.graph.naming import Names
 
 __all__ = ["FLOAT_TYPES", "WEIGHTED_OPS", "constant_of", "has_qdq", "is_standard", "prepare"]
 
@@ -42,7 +43,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = _OLDEST_QDQ_OPSET) -> ir
         passes.RemoveInitializersFromInputsPass()(model)
         if model.opset_imports[""] < opset:
             _convert_opset(model, name, opset)
-        passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
         _materialize_weights(model)
         try:
@@ -104,6 +105,7 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _materialize_weights(model: ir.Model) -> None:
     """Turns a weight that reaches its operator through Identity, Transpose, Cast, ... into an initializer."""
+    names = Names(model)
     folded: dict[ir.Value, ir.Value] = {}
     for node in model.graph:
         if not is_standard(node, *WEIGHTED_OPS):
@@ -116,7 +118,7 @@ def _materialize_weights(model: ir.Model) -> None:
                 array = _evaluate(value)
                 if array is None:
                     continue
-                folded[value] = _add_initializer(model.graph, f"{value.name}_folded", array)
+                folded[value] = names.initializer(f"{value.name}_folded", array)
             node.replace_input_with(index, folded[value])
     if folded:
         passes.RemoveUnusedNodesPass()(model)
@@ -135,7 +137,8 @@ def _evaluate(value: ir.Value | None) -> np.ndarray | None:
         return None
     from onnx.reference import ReferenceEvaluator
 
-    opset = node.graph.opset_imports[""] if isinstance(node.graph, ir.Graph) else _OLDEST_QDQ_OPSET
+    graph_of_node = node.graph
+    opset = graph_of_node.opset_imports.get("", 0) if isinstance(graph_of_node, ir.Graph) else 0
     proto = ir.to_proto(node)
     graph = onnx.helper.make_graph(
         [proto],
@@ -143,14 +146,6 @@ def _evaluate(value: ir.Value | None) -> np.ndarray | None:
         [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.input],
         [onnx.helper.make_value_info(proto.output[0], onnx.TypeProto())],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(proto.input, arguments, strict=True)))[0])
-
-
-def _add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset or _OLDEST_QDQ_OPSET)])
+    results = ReferenceEvaluator(model).run(None, dict(zip(list(proto.input), arguments, strict=True)))
+    return np.asarray(next(iter(results)))

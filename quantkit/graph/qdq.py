@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from quantkit.affine import quantize, weight_params
 from quantkit.errors import ModelError
+from quantkit.graph.naming import Names
 from quantkit.graph.params import fp16_params
 from quantkit.graph.prepare import constant_of
 from quantkit.types import QdqEdge, QdqPlan, QuantParams
@@ -43,7 +44,7 @@ def insert_qdq(
         value = node.inputs[edge.index] if node is not None else None
         if value is None or value.name != edge.tensor:
             raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
-    names = _Names(model)
+    names = Names(model)
     round_scale = fp16_params if fp16_scales else _unchanged
     dequantized: dict[str, ir.Value] = {}
     for edge in plan.activations:
@@ -63,11 +64,11 @@ def _unchanged(params: QuantParams) -> QuantParams:
     return params
 
 
-def _quantize_activation(value: ir.Value, params: QuantParams, names: _Names) -> ir.Value:
+def _quantize_activation(value: ir.Value, params: QuantParams, names: Names) -> ir.Value:
     constants = _parameters(str(value.name), params, value.dtype, names)
     codes = ir.DataType.from_numpy(params.dtype)
     quantized = ir.Value(name=names.new(f"{value.name}_quantized"), shape=value.shape, type=ir.TensorType(codes))
-    restored = ir.Value(name=names.new(f"{value.name}_dequantized"), shape=value.shape, type=value.type)
+    restored = ir.Value(name=names.new(f"{value.name}_dequantized"), shape=value.shape, type=_float(value))
     name = str(value.name)
     q = ir.node("QuantizeLinear", [value, *constants], outputs=[quantized], name=names.new(f"{name}_QuantizeLinear"))
     dq = ir.node(
@@ -85,7 +86,7 @@ def _quantize_weight(
     node: ir.Node,
     edge: QdqEdge,
     stored: dict[tuple[str, int | None], tuple[ir.Value, ...]],
-    names: _Names,
+    names: Names,
     round_scale: Rounding,
 ) -> None:
     value = node.inputs[edge.index]
@@ -97,9 +98,8 @@ def _quantize_weight(
         params = round_scale(weight_params(array, edge.axis))
         codes = names.initializer(f"{edge.tensor}_quantized", quantize(array, params))
         stored[edge.tensor, edge.axis] = (codes, *_parameters(edge.tensor, params, value.dtype, names))
-    restored = ir.Value(
-        name=names.new(f"{edge.tensor}_dequantized"), shape=ir.Shape(tensor.numpy().shape), type=value.type
-    )
+    shape = ir.Shape(tensor.numpy().shape)
+    restored = ir.Value(name=names.new(f"{edge.tensor}_dequantized"), shape=shape, type=_float(value))
     dq = ir.node(
         "DequantizeLinear",
         list(stored[edge.tensor, edge.axis]),
@@ -111,9 +111,12 @@ def _quantize_weight(
     node.replace_input_with(edge.index, restored)
 
 
-def _parameters(
-    tensor: str, params: QuantParams, dtype: ir.DataType | None, names: _Names
-) -> tuple[ir.Value, ir.Value]:
+def _float(value: ir.Value) -> ir.TensorType:
+    # A type of its own: a later conversion changes types in place.
+    return ir.TensorType(value.dtype or ir.DataType.FLOAT)
+
+
+def _parameters(tensor: str, params: QuantParams, dtype: ir.DataType | None, names: Names) -> tuple[ir.Value, ir.Value]:
     # The zero point is written although it may be omitted: TensorRT 8.6 requires it.
     scale_type = np.float16 if dtype is ir.DataType.FLOAT16 else np.float32
     scale = names.initializer(f"{tensor}_scale", params.scale.astype(scale_type))
@@ -124,28 +127,3 @@ def _parameters(
 def _drop_unused_initializers(model: ir.Model) -> None:
     for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
         del model.graph.initializers[name]
-
-
-class _Names:
-    """New names that no node and no value of the graph has, and initializers under them."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.graph = model.graph
-        self._taken = {v.name for v in model.graph.inputs} | set(model.graph.initializers)
-        for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            self._taken |= {node.name, *(v.name for v in node.outputs)}
-
-    def new(self, wanted: str) -> str:
-        name, suffix = wanted, 1
-        while name in self._taken:
-            suffix += 1
-            name = f"{wanted}_{suffix}"
-        self._taken.add(name)
-        return name
-
-    def initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        name = self.new(name)
-        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value

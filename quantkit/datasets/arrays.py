@@ -1,0 +1,189 @@
+"""Arrays that are model inputs already: .npy for one input, .npz by input name. Nothing is normalised here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.labels import index_labels
+from quantkit.errors import DatasetError
+from quantkit.types import Array, Preprocessing, Sample, TensorSpec
+
+__all__ = ["ARRAY_SUFFIXES", "ArrayRows", "open_arrays"]
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+_LABEL_KEYS = ("labels", "targets")
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """A `Dataset` whose sample i is row i of an array for each input.
+
+    Attributes:
+        path: the file, for messages.
+        arrays: [N, ...] by input name, as stored.
+        dtypes: the model's types by input name.
+        ids: the row numbers.
+        targets: class index per row, None without labels.
+        classes: class names by index, empty where there are none.
+    """
+
+    path: Path
+    arrays: Mapping[str, Array]
+    dtypes: Mapping[str, np.dtype]
+    ids: Sequence[str]
+    targets: Sequence[int] | None
+    classes: Sequence[str]
+    kind: str = "arrays"
+    preprocessing: Preprocessing | None = None
+    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Copies one row. Raises `DatasetError` where it holds NaN or infinity, or what the model's type cannot."""
+        name = self.ids[index]
+        inputs = {
+            key: _cast(np.asarray(array[index]), self.dtypes[key], f"{name}: row {name} of {self.path}, input {key!r}")
+            for key, array in self.arrays.items()
+        }
+        return Sample(id=name, inputs=inputs, target=None if self.targets is None else self.targets[index])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the row numbers and the stored values of all inputs; independent of where the file lies."""
+        return compute_fingerprint(self)
+
+    def content_hash(self, index: int) -> str:
+        """SHA-256 of the row's names, types, shapes and values, computed once."""
+        if index not in self._hashes:
+            digest = hashlib.sha256()
+            for name, array in sorted(self.arrays.items()):
+                row = np.asarray(array[index])
+                digest.update(f"{name}\n{row.dtype.str}\n{row.shape}\n".encode())
+                digest.update(row.tobytes())
+            self._hashes[index] = digest.hexdigest()
+        return self._hashes[index]
+
+
+def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[str] | None = None) -> ArrayRows:
+    """Opens .npy (memory-mapped; one input) or .npz (arrays named as the inputs, labels as "labels" or "targets").
+
+    Floats are cast to the input's float type; integers to float types that hold each of their values, and to narrower
+    integer types where the values fit. Pickled objects are refused.
+
+    Args:
+        path: the file; each array has shape [N, ...] with the N of all others.
+        inputs: the model's inputs; their first dimension is the batch.
+        classes: class names by index.
+
+    Raises:
+        DatasetError: an input without an array, a type or shape that does not fit, different N.
+    """
+    stored, found = _load(path, {*(spec.name for spec in inputs), *_LABEL_KEYS})
+    if isinstance(stored, np.ndarray):
+        if len(inputs) != 1:
+            names = ", ".join(repr(spec.name) for spec in inputs)
+            raise DatasetError(f"{path} holds one array, but the model has inputs {names}: save them by name as .npz")
+        stored = {inputs[0].name: stored}
+    if missing := next((spec for spec in inputs if spec.name not in stored), None):
+        held = ", ".join(map(repr, found)) or "nothing"
+        raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}")
+    arrays = {spec.name: stored[spec.name] for spec in inputs}
+    count = _count(arrays, path)
+    for spec in inputs:
+        _check(spec, arrays[spec.name], path)
+    key = next((k for k in _LABEL_KEYS if k in stored and k not in arrays), None)
+    targets, names_by_index = (None, ()) if key is None else _targets(stored[key], key, count, path, classes)
+    return ArrayRows(
+        path=path,
+        arrays=arrays,
+        dtypes={spec.name: spec.dtype for spec in inputs},
+        ids=[str(i) for i in range(count)],
+        targets=targets,
+        classes=names_by_index,
+    )
+
+
+def _load(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
+    """The array of .npy, or the wanted arrays of .npz and the names of all."""
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, ()
+        with loaded:
+            return {name: loaded[name] for name in loaded.files if name in wanted}, loaded.files
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DatasetError(
+            f"{path} cannot be read as arrays of numbers ({reason}): write it with numpy.save or numpy.savez"
+        ) from error
+
+
+def _count(arrays: Mapping[str, Array], path: Path) -> int:
+    counts = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise DatasetError(f"{path}: the arrays hold different numbers of samples: {listed}")
+    count = min(counts.values())
+    if count == 0:
+        raise DatasetError(f"{path} holds no sample: the first dimension of an array counts them")
+    return count
+
+
+def _check(spec: TensorSpec, array: Array, path: Path) -> None:
+    where = f"{path}: array {array.dtype} {list(array.shape)} for input {spec.name!r}"
+    wanted = f"[{', '.join('?' if n is None else str(n) for n in spec.shape)}]"
+    fits = array.ndim == len(spec.shape) and all(
+        want == have for want, have in zip(spec.shape[1:], array.shape[1:], strict=True) if isinstance(want, int)
+    )
+    if not fits:
+        raise DatasetError(f"{where} does not fit its shape {wanted}; the first dimension counts the samples")
+    if not _castable(array.dtype, spec.dtype):
+        raise DatasetError(f"{where} of type {spec.dtype}: the cast is not safe; convert it with .astype({spec.dtype})")
+
+
+def _castable(have: np.dtype, want: np.dtype) -> bool:
+    if have.newbyteorder("=") == want.newbyteorder("="):
+        return True
+    if have.kind == "f" and want.kind == "f":
+        return True
+    if have.kind in "iu" and want.kind in "iu":
+        return True  # the values of each row are checked
+    # numpy calls int64 to float64 safe, but 2**53 + 1 is lost
+    return have.kind in "iu" and want.kind == "f" and np.can_cast(have, want, "safe") and have.itemsize < want.itemsize
+
+
+def _cast(row: Array, dtype: np.dtype, where: str) -> Array:
+    with np.errstate(over="ignore"):
+        result = np.array(row, dtype=dtype, order="C")
+    if dtype.kind == "f" and not np.isfinite(result).all():
+        overflow = " as " + str(dtype) if row.dtype.kind == "f" and np.isfinite(row).all() else ""
+        raise DatasetError(f"{where} holds NaN or infinity{overflow}")
+    if dtype.kind in "iu" and row.dtype != dtype and not (result == row).all():
+        raise DatasetError(f"{where} holds values of {row.dtype} that {dtype} cannot")
+    return result
+
+
+def _targets(
+    labels: Array, key: str, count: int, path: Path, classes: Sequence[str] | None
+) -> tuple[list[int], tuple[str, ...]]:
+    if labels.shape != (count,) or labels.dtype.kind not in "iuU":
+        raise DatasetError(
+            f"{path}: {key!r} is {labels.dtype} {list(labels.shape)}, but must be {count} class indices or names"
+        )
+    words = [str(label) for label in labels.tolist()]
+    places: dict[str, str] = {}
+    for row, word in enumerate(words):
+        places.setdefault(word, f"{path}, {key!r} row {row}")
+    indices, names = index_labels(places, classes)
+    return [indices[word] for word in words], names

@@ -1,0 +1,57 @@
+"""What identifies the samples of a data set: a hash of their ids and contents, independent of folder and order."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
+
+from quantkit.errors import DatasetError
+from quantkit.types import Dataset
+
+__all__ = ["HashesContents", "compute_fingerprint", "content_hash", "count_cpus"]
+
+
+@runtime_checkable
+class HashesContents(Protocol):
+    """A data set that hashes the stored bytes of a sample without decoding it."""
+
+    def content_hash(self, index: int) -> str:
+        """SHA-256 of what is stored for the sample, hexadecimal, or a word where that cannot be read."""
+
+
+def compute_fingerprint(dataset: Dataset) -> str:
+    """SHA-256, hexadecimal, over the sorted pairs of id and content hash. Contents are hashed by several threads."""
+    with ThreadPoolExecutor(count_cpus()) as pool:
+        hashes = list(pool.map(lambda index: content_hash(dataset, index), range(len(dataset))))
+    digest = hashlib.sha256()
+    for name, content in sorted(zip(dataset.ids, hashes, strict=True)):
+        encoded = name.encode()
+        # The length in front keeps an id from running into the hash that follows it.
+        digest.update(b"%d:%s%s\n" % (len(encoded), encoded, content.encode()))
+    return digest.hexdigest()
+
+
+def content_hash(dataset: Dataset, index: int) -> str:
+    """Hash of one sample's stored contents; of its decoded inputs for a data set that cannot say."""
+    if isinstance(dataset, HashesContents):
+        return dataset.content_hash(index)
+    try:
+        sample = dataset[index]
+    except DatasetError:
+        return "unreadable"
+    digest = hashlib.sha256()
+    for name, array in sorted(sample.inputs.items()):
+        digest.update(f"{name}\n{array.dtype.str}\n{array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def count_cpus() -> int:
+    """CPUs that this process may use."""
+    import os
+
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

@@ -1,0 +1,96 @@
+"""A folder of images, read recursively; sub-folders become classes. Decoding is left to `image_files`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
+from quantkit.datasets.labels import index_labels
+from quantkit.errors import DatasetError
+from quantkit.types import Preprocessing, TensorSpec
+
+__all__ = ["open_image_folder"]
+
+
+def open_image_folder(
+    folder: Path, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
+) -> ImageFiles:
+    """Finds the images of a folder and its sub-folders, in the order of their relative paths.
+
+    Hidden files and folders are left out; links are followed, but not in circles. Where every image lies in a
+    sub-folder, the first level of sub-folders are the classes: their index is the sorted order of their names, or the
+    name itself where all are numbers, or the place in `classes`. A class without an image keeps its index.
+
+    Args:
+        folder: where to look.
+        spec: the model's only input.
+        preprocessing: how an image becomes that input.
+        classes: names by index, instead of the order of the folders.
+
+    Raises:
+        DatasetError: no image there, a folder that cannot be listed, or one that is not in `classes`.
+    """
+    files = sorted(_walk(folder))
+    images = [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise DatasetError(_explain_no_image(folder, files))
+    targets: list[int] | None = None
+    names: tuple[str, ...] = ()
+    if all("/" in image for image in images):
+        of_image = [image.partition("/")[0] for image in images]
+        # A folder of other things (annotations) is no class; an empty one is, or the indices after it would shift.
+        others = {f.partition("/")[0] for f in files if "/" in f} - set(of_image)
+        folders = [f for f in _folders(folder) if f not in others]
+        indices, names = index_labels({f: f"folder {folder / f}" for f in folders}, classes)
+        targets = [indices[f] for f in of_image]
+    return ImageFiles(
+        kind="image folder",
+        paths=[folder / image for image in images],
+        ids=name_samples(images),
+        targets=targets,
+        classes=names,
+        input_name=spec.name,
+        preprocessing=preprocessing,
+    )
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative paths, with "/", of all files that are not hidden."""
+    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset([_identity(root)]))]
+    while stack:
+        prefix, ancestors = stack.pop()
+        for name in _list(root / prefix):
+            path, relative = root / prefix / name, f"{prefix}{name}"
+            if os.path.isdir(path):
+                identity = _identity(path)
+                if identity not in ancestors:
+                    stack.append((f"{relative}/", ancestors | {identity}))
+            elif os.path.isfile(path) or os.path.islink(path):
+                yield relative  # a link to nothing too: reading it reports what would be lost silently
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(name for name in _list(root) if os.path.isdir(root / name))
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _explain_no_image(folder: Path, files: Sequence[str]) -> str:
+    if not files:
+        return f"{folder} is empty: --data needs images ({' '.join(IMAGE_SUFFIXES)})"
+    suffixes = Counter(PurePosixPath(f).suffix.lower() or "without an extension" for f in files)
+    found = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+    return f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)}); found: {found}"

@@ -1,0 +1,187 @@
+"""From a Pillow image to a model input, exactly as `Preprocessing` says. Reading files is left to `image_files`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from quantkit.errors import DatasetError
+from quantkit.types import Array, Preprocessing
+
+__all__ = ["pixel_table", "preprocess"]
+
+# EXIF 2.32, tag 0x0112: what brings the stored pixels upright, by value of the tag. 1 is upright already.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+# Twice Pillow's limit for a warning: where Pillow itself refuses to read an image.
+_MAX_RESIZED_PIXELS = 2 * 89_478_485
+# Fewer levels than this out of 256 mean that float values were sent to an integer input.
+_MIN_LEVELS = 16
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
+    """Turns an image into one sample of a model's input.
+
+    The EXIF orientation is applied, the colors are converted to RGB or grey (ITU-R 601-2, as Pillow's "L"), the image
+    is resized by Pillow on 8-bit pixels, and each pixel goes through `pixel_table`.
+
+    Alpha is dropped, as `convert("RGB")` does: transparent pixels keep the color that is stored under them.
+    16-bit greys (I;16*, and I, which holds them in some Pillow versions) are divided by 257; pixels of mode F are
+    taken as 0 to 255. CMYK, YCbCr, LAB and HSV are converted by Pillow without a color profile.
+
+    Args:
+        image: of any Pillow mode and size; it is not changed.
+        preprocessing: what to do.
+
+    Returns:
+        C-contiguous array of `preprocessing.dtype`, shape [C, H, W] or [H, W, C].
+
+    Raises:
+        DatasetError: pixels whose range is not known, or an image too narrow to be resized in memory.
+    """
+    pixels = np.asarray(_resize(_colors(_upright(image), preprocessing), preprocessing))
+    pixels = pixels.reshape(*preprocessing.size, preprocessing.channels)
+    if preprocessing.color == "BGR":
+        pixels = pixels[:, :, ::-1]
+    table = pixel_table(preprocessing)
+    channels_first = preprocessing.layout == "NCHW"
+    height, width, channels = pixels.shape
+    result = np.empty((channels, height, width) if channels_first else pixels.shape, table.dtype)
+    for c in range(channels):
+        # uint8 is always within the 256 entries; mode "clip" spares numpy the check and a buffer.
+        values = np.take(table[c], pixels[:, :, c], mode="clip")
+        if channels_first:
+            result[c] = values
+        else:
+            result[:, :, c] = values
+    return result
+
+
+@lru_cache(maxsize=64)
+def pixel_table(preprocessing: Preprocessing) -> Array:
+    """Value of each pixel level: ``(v * scale - mean) / std`` in float64, rounded once to `preprocessing.dtype`.
+
+    Returns:
+        Read-only array [channels, 256].
+
+    Raises:
+        DatasetError: the type cannot hold a value, or an integer type keeps too few levels to show an image.
+    """
+    levels = np.arange(256, dtype=np.float64)[None, :]
+    mean, std = (_column(values, preprocessing.channels) for values in (preprocessing.mean, preprocessing.std))
+    exact = (levels * preprocessing.scale - mean) / std
+    dtype = np.dtype(preprocessing.dtype)
+    shown = f"preprocessing maps pixels to {exact.min():g} .. {exact.max():g}"
+    remedy = "take --preset none" + (" --mean 128" if dtype == np.int8 else "")
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            table = exact.astype(dtype)
+        if not np.isfinite(table).all():
+            raise DatasetError(f"{shown}, which {dtype} cannot hold: change scale, mean or std")
+    else:
+        rounded, info = np.rint(exact), np.iinfo(dtype)
+        if rounded.min() < info.min or rounded.max() > info.max:
+            raise DatasetError(
+                f"{shown}, outside the model's {dtype} input ({info.min} .. {info.max}): {remedy}, or change scale, "
+                "mean or std"
+            )
+        table = rounded.astype(dtype)
+        if min(len(np.unique(row)) for row in table) < _MIN_LEVELS:
+            raise DatasetError(f"{shown}, too few levels for the model's {dtype} input: {remedy}")
+    table.flags.writeable = False
+    return table
+
+
+def _column(values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]:
+    return np.broadcast_to(np.asarray(values, np.float64), (channels,))[:, None]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # TIFF turns itself upright on load and drops the tag
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises nearly anything on broken EXIF; the pixels are still good
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _colors(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Mode "L" or "RGB", 8 bits."""
+    wanted = "L" if preprocessing.color == "L" else "RGB"
+    if "transparency" in image.info:
+        image = image.copy()  # a color key or palette alpha is dropped, and convert would warn about it
+        del image.info["transparency"]
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode == "F":
+        image = Image.fromarray(_eight_bits_from_float(np.asarray(image)))
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "RGBa":
+        image = image.convert("RGBA")
+    elif wanted == "L" and image.mode not in ("1", "L", "LA", "RGB"):
+        image = image.convert("RGB")  # Pillow converts LAB to RGB only
+    return image if image.mode == wanted else image.convert(wanted)
+
+
+def _eight_bits(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 65535:
+        raise DatasetError(f"integer pixels from {low} to {high} are outside 0 .. 65535: save it with 8 or 16 bits")
+    # 257 = 65535 / 255. It is odd, so no value lies halfway between two.
+    scaled: npt.NDArray[np.float64] = pixels / 257
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _eight_bits_from_float(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 255):
+        raise DatasetError(f"float pixels from {low:g} to {high:g} are outside 0 .. 255: save it with 8 or 16 bits")
+    if 0 < high <= 1:
+        raise DatasetError("float pixels from 0 to 1 would be black, as 0 .. 255 is meant: save it with 8 or 16 bits")
+    rounded: npt.NDArray[np.floating] = np.rint(pixels)
+    return rounded.astype(np.uint8)
+
+
+def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    height, width = preprocessing.size
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    if preprocessing.resize == "stretch":
+        return image.resize((width, height), resample)
+    if preprocessing.resize == "crop":
+        assert preprocessing.shorter_side is not None
+        return _crop(image, preprocessing.shorter_side, (width, height), resample)
+    return _letterbox(image, (width, height), resample, preprocessing.pad_value)
+
+
+def _crop(image: Image.Image, shorter_side: int, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Shorter side to `shorter_side`, then the centre; rounding as torchvision's Resize and CenterCrop."""
+    short, long = min(image.size), max(image.size)
+    longer_side = int(shorter_side * long / short)
+    if shorter_side * longer_side > _MAX_RESIZED_PIXELS:
+        raise DatasetError(f"{image.width} x {image.height} pixels are too narrow to be resized for a crop")
+    portrait = image.width <= image.height
+    image = image.resize((shorter_side, longer_side) if portrait else (longer_side, shorter_side), resample)
+    left, top = (round((have - want) / 2) for have, want in zip(image.size, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _letterbox(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, pad_value: int) -> Image.Image:
+    """Fitted, centred, padded; an odd pixel of padding goes right and below, as in Ultralytics' LetterBox."""
+    ratio = min(size[0] / image.width, size[1] / image.height)
+    width, height = (max(1, min(want, round(have * ratio))) for have, want in zip(image.size, size, strict=True))
+    canvas = Image.new(image.mode, size, pad_value if image.mode == "L" else (pad_value,) * 3)
+    canvas.paste(image.resize((width, height), resample), ((size[0] - width) // 2, (size[1] - height) // 2))
+    return canvas

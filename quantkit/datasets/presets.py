@@ -1,0 +1,192 @@
+"""Named preprocessings, and how one is fitted to a model's input. Applying it is left to `preprocess`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantkit.datasets.preprocess import pixel_table
+from quantkit.errors import DatasetError
+from quantkit.types import ColorOrder, Interpolation, Layout, Preprocessing, Resize, TensorSpec
+
+__all__ = ["PRESETS", "Preset", "resolve_preprocessing"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A `Preprocessing` before the model's size, layout and type are known.
+
+    Attributes:
+        color, resize, interpolation, pad_value, scale: as in `Preprocessing`.
+        mean, std: likewise, in the order of `color`.
+        shorter_side_ratio: shorter side over the larger side of the crop, for "crop".
+    """
+
+    color: ColorOrder = "RGB"
+    resize: Resize = "stretch"
+    shorter_side_ratio: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    pad_value: int = 114
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+PRESETS: dict[str, Preset] = {
+    # torchvision, references/classification/presets.py: resize 256, crop 224, bilinear, mean and std of ImageNet.
+    "imagenet": Preset(
+        resize="crop",
+        shorter_side_ratio=256 / 224,
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    # Ultralytics, data/augment.py: LetterBox pads with 114; pixels / 255. Its resize does not smooth, Pillow's does.
+    "yolo": Preset(resize="letterbox", pad_value=114, scale=1 / 255),
+    # torchvision, transforms.ToTensor: pixels / 255.
+    "unit": Preset(scale=1 / 255),
+    # Models that normalise by themselves: pixels from 0 to 255.
+    "none": Preset(),
+    # Keras, applications/imagenet_utils.py, mode "tf": x / 127.5 - 1.
+    "tf": Preset(scale=1 / 127.5, mean=(1.0,)),
+    # openai/CLIP, clip/clip.py, _transform: bicubic resize of the shorter side to the size, centre crop.
+    "clip": Preset(
+        resize="crop",
+        interpolation="bicubic",
+        scale=1 / 255,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+    # Keras, applications/imagenet_utils.py, mode "caffe": BGR minus the mean of ImageNet, not scaled.
+    "caffe": Preset(color="BGR", mean=(103.939, 116.779, 123.68)),
+}
+
+
+def resolve_preprocessing(
+    spec: TensorSpec,
+    *,
+    preset: str | None = None,
+    color: ColorOrder | None = None,
+    resize: Resize | None = None,
+    size: int | tuple[int, int] | None = None,
+    shorter_side: int | None = None,
+    interpolation: Interpolation | None = None,
+    pad_value: int | None = None,
+    scale: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: Layout | None = None,
+) -> Preprocessing:
+    """Fits a preset to a model's input. What is given explicitly goes before the preset.
+
+    Without a preset, three channels take "imagenet", one channel "unit", and uint8 inputs "none". A preset's three
+    means and stds become their average for a one-channel input, and are reversed where `color` reverses its channels.
+    Explicit means and stds are in the order of `color`.
+
+    Args:
+        spec: the model's only input, of shape [N, C, H, W] or [N, H, W, C].
+        preset: a key of `PRESETS`.
+        color: order of the channels.
+        resize: how the image is brought to `size`.
+        size: (height, width) in pixels, or the side of a square; needed where the model leaves it open.
+        shorter_side: pixels, with resize "crop".
+        interpolation: Pillow's filter.
+        pad_value: 0 to 255, with resize "letterbox".
+        scale: factor applied to pixels from 0 to 255.
+        mean: one value, or one for each channel.
+        std: likewise.
+        layout: needed where the shape does not show it.
+
+    Raises:
+        DatasetError: an unknown preset, an input that images cannot fill, or a setting that contradicts the model.
+    """
+    channels, layout = _channels(spec, layout, color)
+    if preset is None:
+        preset = "none" if spec.dtype == "uint8" else ("imagenet" if channels == 3 else "unit")
+    base = _preset(preset)
+    color = color or (("RGB" if base.color == "L" else base.color) if channels == 3 else "L")
+    height, width = _size(spec, layout, size)
+    resize = resize or base.resize
+    if resize == "crop" and shorter_side is None:
+        shorter_side = round(max(height, width) * base.shorter_side_ratio)
+    dtype = spec.dtype.name
+    if dtype not in ("float32", "float16", "float64", "uint8", "int8"):
+        raise DatasetError(f"images cannot fill input {spec.name!r} of type {dtype}: save its samples as .npz")
+    preprocessing = Preprocessing(
+        size=(height, width),
+        color=color,
+        resize=resize,
+        shorter_side=shorter_side,
+        interpolation=interpolation or base.interpolation,
+        pad_value=base.pad_value if pad_value is None else pad_value,
+        scale=base.scale if scale is None else scale,
+        mean=_per_channel(base.mean, base.color, color) if mean is None else tuple(mean),
+        std=_per_channel(base.std, base.color, color) if std is None else tuple(std),
+        layout=layout,
+        dtype=dtype,
+    )
+    pixel_table(preprocessing)  # refuses a mapping that the type cannot hold, before any image is read
+    return preprocessing
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name.lower(), PRESETS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DatasetError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}{hint}")
+    return PRESETS[name]
+
+
+def _per_channel(values: tuple[float, ...], known: ColorOrder, wanted: ColorOrder) -> tuple[float, ...]:
+    if len(values) == 1:
+        return values
+    if wanted == "L":
+        return (sum(values) / len(values),)
+    return values if known == wanted else values[::-1]
+
+
+def _channels(spec: TensorSpec, layout: Layout | None, color: ColorOrder | None) -> tuple[int, Layout]:
+    shape, name = spec.shape, f"input {spec.name!r} of shape {_show(spec.shape)}"
+    if len(shape) != 4:
+        raise DatasetError(f"images cannot fill {name}: it is not [N, C, H, W] or [N, H, W, C]; use .npy or .npz data")
+    if layout is None:
+        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        if first and last:
+            raise DatasetError(f"{name} can be NCHW or NHWC: say which with --layout")
+        if not first and not last:
+            if any(isinstance(n, int) for n in (shape[1], shape[3])):
+                raise DatasetError(
+                    f"images cannot fill {name}: no dimension holds 1 or 3 channels; use .npy or .npz data"
+                )
+            raise DatasetError(f"{name} does not say where its channels are: use --layout NCHW or NHWC")
+        layout = "NCHW" if first else "NHWC"
+    count = shape[1 if layout == "NCHW" else 3]
+    if not isinstance(count, int):
+        count = 1 if color == "L" else 3
+    if count not in (1, 3):
+        raise DatasetError(f"images cannot fill {name}: {layout} gives it {count} channels; use .npy or .npz data")
+    if color is not None and (color == "L") != (count == 1):
+        raise DatasetError(f"color {color} has {1 if color == 'L' else 3} channels, but {name} has {count}")
+    return count, layout
+
+
+def _size(spec: TensorSpec, layout: Layout, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    dims = spec.shape[2:4] if layout == "NCHW" else spec.shape[1:3]
+    given = (size, size) if isinstance(size, int) else size
+    if given is None:
+        if not (isinstance(dims[0], int) and isinstance(dims[1], int)):
+            raise DatasetError(
+                f"input {spec.name!r} of shape {_show(spec.shape)} leaves the image size open: give --size"
+            )
+        return dims[0], dims[1]
+    if any(isinstance(dim, int) and dim != value for dim, value in zip(dims, given, strict=True)):
+        raise DatasetError(
+            f"--size {given[0]}x{given[1]} contradicts input {spec.name!r} of shape {_show(spec.shape)} ({layout}): "
+            "leave it out"
+        )
+    return given
+
+
+def _show(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"

@@ -1,0 +1,162 @@
+"""Latency and throughput of variants, measured fairly: one process, one input, the variants taking turns."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from quantkit.errors import EvaluationError
+from quantkit.types import Array, Latency, Runner
+
+__all__ = ["measure_latency", "percentile"]
+
+_BLOCK_NS = 30_000_000
+"""Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
+
+_MIN_CALLS_PER_BLOCK = 2
+
+
+def measure_latency(
+    runners: Mapping[str, Runner],
+    inputs: Mapping[str, Array],
+    *,
+    duration_s: float = 3.0,
+    min_iterations: int = 50,
+    warmup_s: float = 0.5,
+    threads: int = 0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, Latency]:
+    """Times calls of every runner on the same inputs.
+
+    After a warm-up of each, the runners take turns in blocks of about 30 ms; each round starts one runner later, so
+    none is always first. A fast runner begins its block with one call that is not timed, because the others have just
+    filled the caches. Garbage collection rests during a block. It ends when every runner has both its duration and its
+    iterations. What is timed is `Runner.run` on the host's clock: copies to and from a device are inside.
+
+    Args:
+        runners: by variant name.
+        inputs: one batch, [N, ...] each; it must have the batch size that the runners take.
+        duration_s: timed seconds per runner, at least.
+        min_iterations: timed calls per runner, at least.
+        warmup_s: seconds of untimed calls per runner, at least one call.
+        threads: as the runners were opened; only noted.
+        clock: nanoseconds.
+        on_progress: called after each round with the share that is done, 0 to 1.
+
+    Returns:
+        variant → latency, in the order of `runners`.
+
+    Raises:
+        EvaluationError: no runner, no input, or a duration that is negative.
+    """
+    if not runners or not inputs:
+        raise EvaluationError("latency needs at least one variant and one input")
+    if duration_s < 0 or warmup_s < 0 or min_iterations < 1:
+        raise EvaluationError(
+            f"latency: duration {duration_s} s, warm-up {warmup_s} s and {min_iterations} iterations must be positive"
+        )
+    calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
+    settle = {name: _warm_up(call, int(warmup_s * 1e9), clock) < _BLOCK_NS for name, call in calls.items()}
+    times: dict[str, list[int]] = {name: [] for name in calls}
+    totals = dict.fromkeys(calls, 0)
+    names, turn, done = list(calls), 0, 0.0
+    while done < 1:
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            block = _time_block(calls[name], clock, settle=settle[name])
+            times[name] += block
+            totals[name] += sum(block)
+        turn += 1
+        done = min(len(t) for t in times.values()) / min_iterations
+        if duration_s:
+            done = min(done, min(totals.values()) / (duration_s * 1e9))
+        if on_progress is not None:
+            on_progress(min(done, 1.0))
+    batch_size = len(next(iter(inputs.values())))
+    return {name: _summarize(t, batch_size=batch_size, threads=threads) for name, t in times.items()}
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Nearest-rank percentile as trtexec reports it: element ``max(n - 1 - int((1 - percent / 100) n), 0)``.
+
+    Source: NVIDIA/TensorRT, samples/common/sampleReporting.cpp.
+
+    >>> percentile([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 90)
+    9
+
+    Args:
+        ordered: at least one value, ascending.
+        percent: from 0 to 100.
+    """
+    excluded = int((100 - percent) * len(ordered) / 100)
+    return ordered[max(len(ordered) - 1 - excluded, 0)]
+
+
+def _make_call(runner: Runner, inputs: Mapping[str, Array]) -> Callable[[], object]:
+    wanted = {spec.name: spec.dtype for spec in runner.inputs}
+    ready = {
+        name: np.ascontiguousarray(array, wanted[name])
+        if name in wanted and np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted[name], np.floating)
+        else array
+        for name, array in inputs.items()
+    }
+    return lambda: runner.run(ready)
+
+
+def _warm_up(call: Callable[[], object], length_ns: int, clock: Callable[[], int]) -> int:
+    """Runs for `length_ns`, at least once; returns the time of the last call."""
+    begin = clock()
+    while True:
+        start = clock()
+        call()
+        end = clock()
+        if end - begin >= length_ns:
+            return end - start
+
+
+def _time_block(call: Callable[[], object], clock: Callable[[], int], *, settle: bool) -> list[int]:
+    times: list[int] = []
+    with _no_garbage_collection():
+        if settle:
+            call()
+        begin = clock()
+        while True:
+            start = clock()
+            call()
+            end = clock()
+            times.append(end - start)
+            if end - begin >= _BLOCK_NS and len(times) >= _MIN_CALLS_PER_BLOCK:
+                return times
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _summarize(times_ns: Sequence[int], *, batch_size: int, threads: int) -> Latency:
+    ordered = [t / 1e6 for t in sorted(times_ns)]
+    total_ms = sum(ordered)
+    return Latency(
+        batch_size=batch_size,
+        iterations=len(ordered),
+        threads=threads,
+        median_ms=statistics.median(ordered),
+        mean_ms=total_ms / len(ordered),
+        minimum_ms=ordered[0],
+        p90_ms=percentile(ordered, 90),
+        p99_ms=percentile(ordered, 99),
+        throughput=batch_size * len(ordered) / (total_ms / 1e3) if total_ms else 0.0,
+    )

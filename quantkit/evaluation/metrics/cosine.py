@@ -1,0 +1,69 @@
+"""Cosine similarity of an output with the baseline's: the angle between them, blind to gain."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.evaluation.metrics.metric import Scope
+from quantkit.types import Array
+
+__all__ = ["Cosine"]
+
+
+class Cosine:
+    """``cosine = sum x xq / sqrt(sum x^2 * sum xq^2)``, the sums over all elements of all samples.
+
+    Two outputs of zeros have cosine 1, one of zeros and one of anything else 0. An element that is NaN or infinite on
+    one side only, or differently, makes it 0; one that is the same on both sides is left to `NonFinite` to count.
+
+    >>> cosine = Cosine()
+    >>> cosine.update(np.array([[2.0, 0.0]]), reference=np.array([[1.0, 0.0]]))
+    >>> cosine.compute()
+    {'cosine': 1.0}
+    """
+
+    scope: ClassVar[Scope] = "floats"
+    compares: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.num_elements = 0
+        self.product = 0.0
+        self.reference_square = 0.0
+        self.values_square = 0.0
+        self.broken = False
+
+    def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
+        """Adds the variant's output and the baseline's, of one shape; `targets` is not used."""
+        x, xq = np.asarray(reference, np.float64).ravel(), np.asarray(values, np.float64).ravel()
+        self.num_elements += x.size
+        finite = np.isfinite(x) & np.isfinite(xq)
+        if not finite.all():
+            self.broken |= not np.array_equal(x[~finite], xq[~finite], equal_nan=True)
+            x, xq = x[finite], xq[finite]
+        self.product += float(np.dot(x, xq))
+        self.reference_square += float(np.dot(x, x))
+        self.values_square += float(np.dot(xq, xq))
+
+    def merge(self, other: Cosine) -> None:
+        """Adds what another accumulator has seen."""
+        self.num_elements += other.num_elements
+        self.product += other.product
+        self.reference_square += other.reference_square
+        self.values_square += other.values_square
+        self.broken |= other.broken
+
+    def compute(self) -> dict[str, float]:
+        """`cosine`, from -1 to 1; empty before the first element."""
+        if not self.num_elements:
+            return {}
+        if self.broken:
+            return {"cosine": 0.0}
+        norm = math.sqrt(self.reference_square) * math.sqrt(self.values_square)
+        if norm == 0:
+            return {"cosine": 1.0 if self.reference_square == self.values_square else 0.0}
+        return {"cosine": min(max(self.product / norm, -1.0), 1.0)}

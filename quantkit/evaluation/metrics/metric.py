@@ -1,0 +1,35 @@
+"""What `evaluate` asks of a metric."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.types import Array
+
+__all__ = ["Metric", "Scope"]
+
+Scope = Literal["floats", "others", "scores", "labels"]
+
+
+class Metric(Protocol):
+    """An accumulator of one or a few numbers about one output of one variant.
+
+    Attributes:
+        scope: what it is computed on: "floats" and "others" are every output of a floating or another type,
+            "scores" is the output with class scores, "labels" the same where every sample has a label.
+        compares: True where it has no meaning for the baseline itself.
+        additive: True where the numbers of several outputs are added up; otherwise the lowest stands for all.
+    """
+
+    scope: ClassVar[Scope]
+    compares: ClassVar[bool]
+    additive: ClassVar[bool]
+
+    def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
+        """Adds a batch: the variant's output, the baseline's, both [N, ...], and classes [N]."""
+
+    def compute(self) -> dict[str, float]:
+        """The numbers over everything seen, by name."""

@@ -1,0 +1,65 @@
+"""Signal to quantization noise ratio of an output, in dB."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.evaluation.metrics.metric import Scope
+from quantkit.types import Array
+
+__all__ = ["Sqnr"]
+
+
+class Sqnr:
+    """``SQNR = 10 log10(sum x^2 / sum (x - xq)^2)`` dB, both sums over all elements of all samples.
+
+    The sums are taken first: an average of dB would let a few easy samples hide a ruined one. Equal outputs give
+    ``inf``. An element that is NaN or infinite on one side only, or differently, is infinite noise: ``-inf``; one that
+    is the same on both sides is left to `NonFinite` to count.
+
+    >>> sqnr = Sqnr()
+    >>> sqnr.update(np.array([[9.0, 0.0]]), reference=np.array([[10.0, 0.0]]))
+    >>> sqnr.compute()
+    {'sqnr_db': 20.0}
+    """
+
+    scope: ClassVar[Scope] = "floats"
+    compares: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.num_elements = 0
+        self.signal = 0.0
+        self.noise = 0.0
+
+    def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
+        """Adds the variant's output and the baseline's, of one shape; `targets` is not used."""
+        x, xq = np.asarray(reference, np.float64).ravel(), np.asarray(values, np.float64).ravel()
+        self.num_elements += x.size
+        finite = np.isfinite(x) & np.isfinite(xq)
+        if not finite.all():
+            if not np.array_equal(x[~finite], xq[~finite], equal_nan=True):
+                self.noise = math.inf
+            x, xq = x[finite], xq[finite]
+        self.signal += float(np.dot(x, x))
+        self.noise += float(np.dot(x - xq, x - xq))
+
+    def merge(self, other: Sqnr) -> None:
+        """Adds what another accumulator has seen."""
+        self.num_elements += other.num_elements
+        self.signal += other.signal
+        self.noise += other.noise
+
+    def compute(self) -> dict[str, float]:
+        """`sqnr_db`; empty before the first element."""
+        if not self.num_elements:
+            return {}
+        if self.noise == 0:
+            return {"sqnr_db": math.inf}
+        if self.signal == 0 or math.isinf(self.noise):
+            return {"sqnr_db": -math.inf}
+        return {"sqnr_db": 10 * (math.log10(self.signal) - math.log10(self.noise))}

@@ -1,0 +1,214 @@
+"""Numbers of a report as text, the same in every form of it: which digits are shown is decided here alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantkit.types import Evaluation, Preprocessing, Report
+
+__all__ = [
+    "DEFINITIONS",
+    "MISSING",
+    "Row",
+    "facts_from_mapping",
+    "facts_from_preprocessing",
+    "format_difference",
+    "format_percent",
+    "format_significant",
+    "format_speedup",
+    "interval",
+    "one_line",
+    "rows",
+]
+
+MISSING = "–"
+
+DEFINITIONS: dict[str, str] = {
+    "Size": "Bytes of the model file with its external data; 1 MB is 10^6 bytes. The ratio is to the baseline.",
+    "Top-1": "Share of samples whose highest score is at their label's class. Equal scores count for the lower index.",
+    "Top-5": "Share of samples whose label's class is among the five highest scores.",
+    "Difference": "Top-1 minus the baseline's, in percentage points, on the same samples. The interval is the 95 % "
+    "adjusted Wald interval for paired proportions (Bonett and Price 2012). Where it holds 0 the two are not "
+    "distinguishable with this many samples, which does not prove them equal. Nothing is corrected for comparing "
+    "several variants.",
+    "Fixed / broken": "Samples that only the variant, or only the baseline, gets right. p is McNemar's exact two-sided "
+    "p-value: how often chance alone would make them at least this uneven.",
+    "Agreement": "Share of samples for which variant and baseline name the same class, right or wrong.",
+    "SQNR": "Signal to quantization noise ratio of the outputs in dB: 10 log10(sum x^2 / sum (x - xq)^2), x the "
+    "baseline's and xq the variant's values, over all elements of all samples; of several outputs the worst.",
+    "Cosine": "Cosine of the angle between the baseline's and the variant's outputs, all elements of all samples; of "
+    "several outputs the worst.",
+    "Latency": "Time of one call on one batch, by the host's clock, after warm-up: median, 90th and 99th percentile "
+    "(nearest rank, as trtexec).",
+    "Speed-up": "Median latency of the baseline over the variant's; above 1 is faster.",
+    "Throughput": "Samples per second: batch size times calls over the total time of the calls.",
+}
+"""What each number means, in the order of the tables."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant as text; `MISSING` where something was not measured."""
+
+    name: str
+    precision: str
+    backend: str
+    size_mb: str
+    size_ratio: str
+    top1: str
+    top5: str
+    difference: str
+    interval: str
+    plus_minus: str
+    flips: str
+    p_value: str
+    agreement: str
+    sqnr_db: str
+    cosine: str
+    median_ms: str
+    p90_ms: str
+    p99_ms: str
+    speedup: str
+    throughput: str
+    is_baseline: bool
+    representative: bool
+
+
+def rows(report: Report) -> tuple[Row, ...]:
+    """Every variant of the report as text, the baseline first."""
+    return tuple(_row(report, evaluation) for evaluation in report.evaluations)
+
+
+def interval(evaluation: Evaluation) -> tuple[float, float] | None:
+    """95 % interval of the top-1 difference from the baseline, fractions of 1; None where it was not computed."""
+    low, high = (evaluation.metrics.get(f"top1_difference_{end}") for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
+
+
+def format_percent(fraction: float | None) -> str:
+    """0.81034 → "81.03"."""
+    return MISSING if fraction is None else f"{100 * fraction:.2f}"
+
+
+def format_difference(fraction: float | None) -> str:
+    """-0.00103 → "-0.10", 0.002 → "+0.20"; what rounds to nothing has no sign."""
+    if fraction is None:
+        return MISSING
+    text = f"{100 * fraction:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def format_significant(value: float | None, digits: int = 3) -> str:
+    """Rounds to so many significant digits, never in exponents: 0.24549 → "0.245", 4081.6 → "4082"; inf → "∞"."""
+    if value is None:
+        return MISSING
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == 0:
+        return "0"
+    # Rounded first, because 9.996 has one digit before the point and its rounded form two.
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
+    return f"{value:.{decimals}f}"
+
+
+def format_speedup(ratio: float) -> str:
+    """2.0408 → "2.04", 0.8913 → "0.89", 12.34 → "12.3"."""
+    return f"{ratio:.2f}" if ratio < 9.995 else format_significant(ratio)
+
+
+def one_line(text: str) -> str:
+    """Text from outside (a file's or tensor's name) without line breaks, escape sequences and other control codes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
+def facts_from_mapping(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
+    """Keys and values for people: ``{"num_samples": 10000, "x": None}`` → ``{"num samples": "10000", "x": "–"}``."""
+    return {one_line(name.replace("_", " ")): _fact(value) for name, value in facts.items()}
+
+
+def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, str]:
+    """Preprocessing for people; empty for arrays, which are fed as they are."""
+    if preprocessing is None:
+        return {}
+    p = preprocessing
+    resize = {
+        "stretch": "stretched",
+        "crop": f"shorter side to {p.shorter_side} px, centre cropped",
+        "letterbox": f"letterboxed, padded with {p.pad_value}",
+    }[p.resize]
+    return {
+        "size": f"{p.size[0]} × {p.size[1]} px (height × width)",
+        "resize": f"{resize}, {p.interpolation}",
+        "color": {"L": "grey"}.get(p.color, p.color),
+        "values": f"(pixel × {p.scale:.6g} - mean) / std",
+        "mean": ", ".join(f"{v:.6g}" for v in p.mean),
+        "std": ", ".join(f"{v:.6g}" for v in p.std),
+        "input": f"{p.layout}, {p.dtype}",
+    }
+
+
+def _row(report: Report, evaluation: Evaluation) -> Row:
+    metrics, latency = evaluation.metrics, evaluation.latency
+    is_baseline = evaluation is report.baseline
+    bounds = interval(evaluation)
+    return Row(
+        name=one_line(evaluation.name),
+        precision=evaluation.precision,
+        backend=one_line(evaluation.backend),
+        size_mb=format_significant(evaluation.size_bytes / 1e6),
+        size_ratio=_ratio(evaluation.size_bytes, report.baseline.size_bytes),
+        top1=format_percent(metrics.get("top1")),
+        top5=format_percent(metrics.get("top5")),
+        difference=MISSING if is_baseline else format_difference(report.difference(evaluation, "top1")),
+        interval=MISSING if bounds is None else " to ".join(format_difference(end) for end in bounds),
+        plus_minus=MISSING if bounds is None else f"{50 * (bounds[1] - bounds[0]):.2f}",
+        flips=_flips(metrics),
+        p_value=_p_value(metrics.get("p_value")),
+        agreement=format_percent(metrics.get("agreement")),
+        sqnr_db=_sqnr(metrics.get("sqnr_db")),
+        cosine=MISSING if "cosine" not in metrics else f"{metrics['cosine']:.5f}",
+        median_ms=format_significant(latency.median_ms if latency else None),
+        p90_ms=format_significant(latency.p90_ms if latency else None),
+        p99_ms=format_significant(latency.p99_ms if latency else None),
+        speedup=MISSING if is_baseline else _times(report.speedup(evaluation)),
+        throughput=format_significant(latency.throughput if latency else None),
+        is_baseline=is_baseline,
+        representative=evaluation.representative,
+    )
+
+
+def _ratio(value: float, whole: float) -> str:
+    return f"{value / whole:.2f}x" if whole else MISSING
+
+
+def _times(speedup: float | None) -> str:
+    return MISSING if speedup is None else f"{format_speedup(speedup)}x"
+
+
+def _flips(metrics: Mapping[str, float]) -> str:
+    if "fixed" not in metrics or "broken" not in metrics:
+        return MISSING
+    return f"{metrics['fixed']:.0f} / {metrics['broken']:.0f}"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _sqnr(value: float | None) -> str:
+    return format_significant(value) if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def _fact(value: str | int | float | bool | None) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return one_line(f"{value:.6g}" if isinstance(value, float) else str(value))
