@@ -40,8 +40,8 @@ def dequantize(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[n
     return np.asarray((q.astype(np.int32) - zero_point) * scale, np.float32)
 
 
-def weight_params(weight: npt.NDArray[np.floating], axis: int | None) -> QuantParams:
-    """Symmetric INT8 parameters of a weight: amax / 127 per slice of `axis`, or of the whole tensor.
+def weight_params(weight: npt.NDArray[np.floating], axis: int | None, *, levels: int = 127) -> QuantParams:
+    """Symmetric INT8 parameters of a weight: amax / levels per slice of `axis`, or of the whole tensor.
 
     A slice of zeros gets the mean scale of the others, because TensorRT refuses a scale that is not positive
     and a tiny one would make the products underflow in FP16.
@@ -49,6 +49,7 @@ def weight_params(weight: npt.NDArray[np.floating], axis: int | None) -> QuantPa
     Args:
         weight: float array.
         axis: output-channel axis, None for one scale.
+        levels: the largest code; 63 leaves a bit to processors that add two products in 16 bits.
 
     Returns:
         Parameters with `scale` of shape [weight.shape[axis]] or [].
@@ -56,10 +57,10 @@ def weight_params(weight: npt.NDArray[np.floating], axis: int | None) -> QuantPa
     magnitude = np.abs(np.asarray(weight, np.float32))
     if axis is None:
         amax = magnitude.max() if magnitude.size else np.float32(0)
-        scale = np.asarray(amax / np.float32(127), np.float32)
+        scale = np.asarray(amax / np.float32(levels), np.float32)
         return QuantParams(scale=np.where(scale > _SMALLEST_SCALE, scale, np.float32(1)), narrow=True)
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
-    scale = np.asarray(magnitude.max(axis=others) / np.float32(127), np.float32)
+    scale = np.asarray(magnitude.max(axis=others) / np.float32(levels), np.float32)
     used = scale > _SMALLEST_SCALE
     fill = np.float32(scale[used].mean()) if used.any() else np.float32(1)
     return QuantParams(scale=np.where(used, scale, fill).astype(np.float32), axis=axis, narrow=True)

@@ -10,14 +10,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import CalibrationError, DatasetError, EvaluationError, StaleTableError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
+    "OLDEST_QDQ_OPSET",
     "Array",
     "Batch",
     "CalibrationTable",
@@ -195,7 +199,7 @@ class Dataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over ids and contents in order, hexadecimal; independent of where the files lie."""
+        """SHA-256 over the sorted ids and contents, hexadecimal; independent of order and of where the files lie."""
 
     def __len__(self) -> int: ...
 
@@ -223,7 +227,7 @@ class Runner(Protocol):
     def close(self) -> None:
         """Frees what the runner holds; calling it twice is fine."""
 
-    def __enter__(self) -> Runner: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -364,6 +368,9 @@ class QuantParams:
 
 
 # ---------------------------------------------------------------------------------------------------------- placing
+
+OLDEST_QDQ_OPSET = 13
+"""QuantizeLinear and DequantizeLinear know an axis from ONNX opset 13 on."""
 
 
 @dataclass(frozen=True, order=True)

@@ -83,7 +83,7 @@ def pixel_table(preprocessing: Preprocessing) -> Array:
     exact = (levels * preprocessing.scale - mean) / std
     dtype = np.dtype(preprocessing.dtype)
     shown = f"preprocessing maps pixels to {exact.min():g} .. {exact.max():g}"
-    remedy = "take --preset none" + (" --mean 128" if dtype == np.int8 else "")
+    remedy = "take --preprocess none" + (" --mean 128" if dtype == np.int8 else "")
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             table = exact.astype(dtype)

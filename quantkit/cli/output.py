@@ -1,0 +1,62 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import typer
+
+from quantkit.types import CalibrationTable, QuantizedModel
+
+__all__ = ["print_calibration", "print_quantized"]
+
+_SHOWN_REASONS = 8
+
+
+def print_calibration(
+    model: Path, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
+) -> None:
+    """A short table, and the paths of what was written."""
+    method = table.method if table.settings.get("percentile") is None else f"percentile {table.settings['percentile']}"
+    rows = [
+        ("samples", str(table.num_samples)),
+        ("method", f"{method}, {table.settings['histogram']} histogram"),
+        ("tensors with a range", str(len(table.tensors))),
+    ]
+    for label, value in rows + _quantized_rows(model, quantized):
+        typer.echo(f"  {label:24}{value}")
+    cache = cache_path.read_text(encoding="utf-8").partition("\n")[0]
+    typer.echo(f"wrote {table_path}  calibration table")
+    typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
+    typer.echo(f"wrote {quantized.path}  INT8 model")
+
+
+def print_quantized(model: Path, quantized: QuantizedModel, *, list_float: bool) -> None:
+    """What is INT8, what is not and why, and the path."""
+    for label, value in _quantized_rows(model, quantized):
+        typer.echo(f"  {label:24}{value}")
+    if list_float:
+        for name, reason in quantized.skipped.items():
+            typer.echo(f"  {name}: {reason}")
+    else:
+        counts = Counter(quantized.skipped.values()).most_common()
+        for reason, count in counts[:_SHOWN_REASONS]:
+            typer.echo(f"  {count:6} left in float: {reason}")
+        if len(counts) > _SHOWN_REASONS:
+            typer.echo(f"         and {sum(c for _, c in counts[_SHOWN_REASONS:])} more: --list-float names each")
+    typer.echo(f"wrote {quantized.path}")
+
+
+def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, str]]:
+    from quantkit.graph.model import size_bytes
+
+    before, after = size_bytes(model), size_bytes(quantized.path)
+    return [
+        ("operators in INT8", str(quantized.num_quantized)),
+        ("model size", f"{_megabytes(before)} → {_megabytes(after)} ({before / after:.1f}x smaller)"),
+    ]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"

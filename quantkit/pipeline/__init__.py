@@ -1,0 +1,31 @@
+"""The story of quantkit: images and a model → calibration table → INT8 model → report.
+
+Wires the stages and shows progress; what a stage does is left to the stage, and nothing here touches a tensor's values.
+"""
+
+from quantkit.pipeline.calibration import calibrate
+from quantkit.pipeline.data import ImageOptions, Order, Tell
+from quantkit.pipeline.evaluation import VARIANTS, evaluate
+from quantkit.pipeline.quantization import (
+    DEFAULT_TENSORRT_VERSION,
+    HighPrecision,
+    Target,
+    check_quantizable,
+    quantize,
+    write_tensorrt_cache,
+)
+
+__all__ = [
+    "DEFAULT_TENSORRT_VERSION",
+    "VARIANTS",
+    "HighPrecision",
+    "ImageOptions",
+    "Order",
+    "Target",
+    "Tell",
+    "calibrate",
+    "check_quantizable",
+    "evaluate",
+    "quantize",
+    "write_tensorrt_cache",
+]

@@ -1,0 +1,240 @@
+"""Variants of a model, side by side on the same data: made or taken, run, timed, reported."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from quantkit.errors import EvaluationError
+from quantkit.pipeline.data import (
+    ImageOptions,
+    PathLike,
+    Tell,
+    describe_choice,
+    describe_skipped,
+    make_batches,
+    open_samples,
+    show_progress,
+    stay_silent,
+)
+from quantkit.pipeline.quantization import Target, make_int8, open_table
+from quantkit.types import CalibrationTable, Dataset, Evaluation, Preprocessing, Report
+
+__all__ = ["VARIANTS", "evaluate"]
+
+VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
+"""What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86."""
+
+
+def evaluate(
+    model: PathLike,
+    data: PathLike,
+    *,
+    table: CalibrationTable | PathLike | None = None,
+    variants: Sequence[str] | None = None,
+    models: Mapping[str, PathLike] | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    preprocessing: Preprocessing | ImageOptions | str | None = None,
+    classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    latency_s: float = 3.0,
+    latency_batch_size: int = 1,
+    threads: int = 0,
+    strict: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Report:
+    """Compares variants of a model on the same data: accuracy, agreement with FP32, latency, size.
+
+    Args:
+        model: the FP32 model: the baseline.
+        data: what to evaluate on; labels, if there are any, give accuracy.
+        table: calibration for the INT8 variants that are made here; None leaves them out.
+        variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
+            the table allows. "fp32" is always there.
+        models: finished models to compare too, by name.
+        num_samples: how many samples; None takes all.
+        seed: of the choice.
+        batch_size: samples run at once for accuracy.
+        preprocessing: of images; None takes the table's, else the default for the model's input.
+        classes: class names by index.
+        exclude: what the INT8 variants leave in float, as in `quantize`.
+        latency_s: timed seconds for each variant; 0 leaves latency out.
+        latency_batch_size: samples a call.
+        threads: of ONNX Runtime within a call; 0 lets it choose.
+        strict: fail on the first image that cannot be read.
+        workers: decoding threads.
+        progress: show progress bars on a terminal.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        The report; `quantkit.reporting.write_report` writes it.
+
+    Raises:
+        QuantKitError: one line that names the file, tensor or option, and the fix.
+    """
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.evaluation import describe_environment, measure_latency
+    from quantkit.evaluation import evaluate as measure_metrics
+    from quantkit.graph.model import load_model, model_hash
+
+    say = tell or stay_silent
+    table = None if table is None else open_table(table)
+    graph = load_model(model)
+    identity = model_hash(graph)
+    if table is not None:
+        table.check_model(identity, Path(model).name)
+        preprocessing = table.preprocessing if preprocessing is None else preprocessing
+    chosen = _choose_variants(variants, table)
+    dataset = open_samples(graph, data, preprocessing, classes, num_samples=num_samples, seed=seed, order="shuffled")
+    describe_choice(dataset, data, seed, say)
+    warnings = _preprocessing_warnings(table, dataset)
+    skipped_files: dict[str, str] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
+        paths, left = _make_variants(Path(model), table, chosen, exclude, folder)
+        paths |= _given_models(models or {}, paths)
+        runners = {
+            name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
+            for name, path in paths.items()
+        }
+        bar = stack.enter_context(show_progress(None, "evaluating", len(dataset), progress))
+        batches = make_batches(dataset, batch_size, strict=strict, workers=workers, skipped=skipped_files)
+        metrics = measure_metrics(runners, batches, baseline="fp32", on_batch=bar.update)
+        bar.close()
+        latencies = {}
+        if latency_s:
+            inputs = _latency_inputs(dataset, runners["fp32"], latency_batch_size, strict=strict, workers=workers)
+            bar = stack.enter_context(show_progress(None, "timing", 100, progress))
+            latencies = measure_latency(
+                runners,
+                inputs,
+                duration_s=latency_s,
+                threads=threads,
+                on_progress=lambda share: bar.update(round(100 * share) - bar.n) and None,
+            )
+            bar.close()
+        evaluations = tuple(
+            _evaluation(name, path, metrics[name], latencies.get(name), len(dataset) - len(skipped_files))
+            for name, path in paths.items()
+        )
+    if skipped_files:
+        warnings.append(describe_skipped(skipped_files))
+        say(f"warning: {warnings[-1]}")
+    return Report(
+        model_name=Path(model).name,
+        model_hash=identity,
+        evaluations=evaluations,
+        dataset={
+            "name": Path(data).name,
+            "num_samples": len(dataset) - len(skipped_files),
+            "num_skipped": len(skipped_files),
+            "num_classes": len(dataset.classes),
+            "fingerprint": dataset.fingerprint,
+        },
+        preprocessing=dataset.preprocessing,
+        calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
+        environment=describe_environment(),
+        skipped=left,
+        warnings=tuple(warnings),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _choose_variants(variants: Sequence[str] | None, table: CalibrationTable | None) -> tuple[str, ...]:
+    if variants is None:
+        return VARIANTS if table is not None else ("fp32", "fp16")
+    if unknown := [name for name in variants if name not in VARIANTS]:
+        raise EvaluationError(f"there is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
+    if table is None and any(name.startswith("int8") for name in variants):
+        raise EvaluationError("INT8 variants need a calibration table: run quantkit calibrate, or give --table")
+    return tuple(name for name in VARIANTS if name == "fp32" or name in variants)
+
+
+def _make_variants(
+    model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
+) -> tuple[dict[str, Path], Mapping[str, str]]:
+    """Paths of the variants by name, and what the INT8 model leaves in float."""
+    from quantkit.graph.fp16 import FP16_OPSET, to_fp16
+    from quantkit.graph.model import load_model, save_model
+    from quantkit.graph.prepare import prepare
+
+    paths = {"fp32": model}
+    left: Mapping[str, str] = {}
+    for name in chosen[1:]:
+        paths[name] = folder / f"{name}.onnx"
+        if name == "fp16":
+            graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
+        elif table is not None:
+            target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
+            graph, plan = make_int8(model, table, target=target, high_precision="fp32", exclude=exclude)
+            left = plan.skipped if target == "tensorrt" else left
+        save_model(graph, paths[name])
+    return paths, left
+
+
+def _given_models(models: Mapping[str, PathLike], taken: Mapping[str, Path]) -> dict[str, Path]:
+    from quantkit.graph.model import load_model
+
+    for name, path in models.items():
+        if name in taken:
+            raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
+        load_model(path)
+    return {name: Path(path) for name, path in models.items()}
+
+
+def _latency_inputs(
+    dataset: Dataset, runner: Any, batch_size: int, *, strict: bool, workers: int | None
+) -> Mapping[str, Any]:
+    """Inputs of the first samples, as many as are timed at once, repeated where there are too few."""
+    import numpy as np
+
+    from quantkit.feeding import fixed_batch_size
+
+    size = fixed_batch_size(runner) or batch_size
+    if size < 1:
+        raise EvaluationError(f"--latency-batch-size {batch_size} must be at least 1")
+    batch = next(iter(make_batches(dataset, size, strict=strict, workers=workers, skipped={})))
+    return {n: np.ascontiguousarray(a[np.arange(size) % len(batch)]) for n, a in batch.inputs.items()}
+
+
+def _evaluation(name: str, path: Path, metrics: Mapping[str, float], latency: Any, num_samples: int) -> Evaluation:
+    from quantkit.backends.onnxruntime import runtime_version
+    from quantkit.evaluation import metric_notes
+    from quantkit.graph.model import float_precision, load_model, size_bytes
+    from quantkit.graph.prepare import has_qdq
+
+    graph = load_model(path)
+    precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
+    notes = list(metric_notes(metrics))
+    representative = True
+    if precision == "fp16":
+        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
+        representative = False
+    elif name == "int8":
+        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
+        representative = False
+    return Evaluation(
+        name=name,
+        precision=precision,
+        backend=f"onnxruntime {runtime_version()} CPU",
+        size_bytes=size_bytes(path),
+        num_samples=num_samples,
+        metrics=metrics,
+        latency=latency,
+        notes=tuple(notes),
+        representative=representative,
+    )
+
+
+def _preprocessing_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
+    if table is None or table.preprocessing == dataset.preprocessing:
+        return []
+    return ["the data were prepared otherwise than for calibration: the INT8 ranges may not fit"]

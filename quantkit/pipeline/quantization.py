@@ -1,0 +1,184 @@
+"""From a table to an INT8 model, and to TensorRT's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quantkit.errors import ModelError
+from quantkit.pipeline.data import PathLike, Tell, list_some, stay_silent
+from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, QdqPlan, QuantizedModel
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = [
+    "DEFAULT_TENSORRT_VERSION",
+    "HighPrecision",
+    "Target",
+    "check_quantizable",
+    "make_int8",
+    "open_table",
+    "quantize",
+    "write_tensorrt_cache",
+]
+
+Target = Literal["tensorrt", "cpu"]
+HighPrecision = Literal["fp32", "fp16"]
+
+DEFAULT_TENSORRT_VERSION = "10.16.1"
+"""The last TensorRT with calibrators: header of a cache where no TensorRT is installed."""
+
+
+def quantize(
+    model: PathLike,
+    table: CalibrationTable | PathLike,
+    output: PathLike,
+    *,
+    target: Target = "tensorrt",
+    high_precision: HighPrecision = "fp32",
+    exclude: Sequence[str] = (),
+    tell: Tell | None = None,
+) -> QuantizedModel:
+    """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
+
+    Args:
+        model: the ONNX model that the table was made from.
+        table: a calibration table, or its path.
+        output: path of the INT8 model.
+        target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
+        high_precision: of what stays in float; "fp16" needs opset 19, to which an older model is converted.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        Where it is, and what stayed in float, with the reason.
+
+    Raises:
+        StaleTableError: the table belongs to another model.
+        ModelError: no node can be quantized, or an exclusion matches nothing.
+    """
+    from quantkit.graph.model import check_model, save_model
+
+    say = tell or stay_silent
+    table = open_table(table)
+    graph, plan = make_int8(model, table, target=target, high_precision=high_precision, exclude=exclude)
+    check_model(graph, Path(output).name)
+    save_model(graph, output)
+    if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
+        say(f"left in float as excluded: {list_some(excluded)}")
+    return QuantizedModel(
+        path=Path(output),
+        num_quantized=len({edge.node for edge in plan.weights}),
+        num_weights=len(plan.weights),
+        skipped=plan.skipped,
+    )
+
+
+def write_tensorrt_cache(
+    model: PathLike, table: CalibrationTable, output: PathLike, *, tensorrt_version: str | None = None
+) -> Path:
+    """Writes the table as TensorRT's calibration cache, with the ranges that TensorRT inherits filled in.
+
+    Args:
+        model: the model that the table was made from.
+        table: its calibration.
+        output: where to.
+        tensorrt_version: of the library that will read it, which ignores any other; None takes the installed one,
+            else `DEFAULT_TENSORRT_VERSION`.
+
+    Returns:
+        `output`.
+    """
+    from quantkit.calibration.tensorrt_cache import cache_text
+    from quantkit.graph.inheritance import implicit_ranges
+    from quantkit.storage import write_text
+
+    graph = _prepared(model, table)
+    amax = implicit_ranges(graph, {name: r.amax for name, r in table.tensors.items()})
+    algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
+    version = tensorrt_version or _installed_tensorrt() or DEFAULT_TENSORRT_VERSION
+    write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
+    return Path(output)
+
+
+def check_quantizable(
+    model: PathLike, *, exclude: Sequence[str] = (), target: Target = "tensorrt", high_precision: HighPrecision = "fp32"
+) -> None:
+    """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
+    from quantkit.graph.model import load_model
+    from quantkit.graph.placement import plan_tensorrt
+    from quantkit.graph.prepare import has_qdq, prepare
+
+    _check_choices(target, high_precision)
+    graph = load_model(model)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model")
+    plan_tensorrt(prepare(graph, name=Path(model).name), exclude=exclude)
+
+
+def make_int8(
+    model: PathLike,
+    table: CalibrationTable,
+    *,
+    target: Target,
+    high_precision: HighPrecision,
+    exclude: Sequence[str],
+) -> tuple[ir.Model, QdqPlan]:
+    """The INT8 graph and its plan."""
+    from quantkit.graph.fp16 import FP16_OPSET, to_fp16
+    from quantkit.graph.params import activation_params
+    from quantkit.graph.placement import plan_tensorrt, without
+    from quantkit.graph.qdq import insert_qdq
+
+    _check_choices(target, high_precision)
+    half = high_precision == "fp16"
+    if target == "cpu":
+        from quantkit.graph.cpu import quantize_for_cpu
+
+        return quantize_for_cpu(_prepared(model, table), table.tensors, exclude=exclude, skipped=table.skipped)
+    graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
+    plan = without(plan_tensorrt(graph, exclude=exclude), table.skipped)
+    insert_qdq(graph, plan, activation_params(plan, table.tensors), fp16_scales=half)
+    return (to_fp16(graph) if half else graph), plan
+
+
+def open_table(table: CalibrationTable | PathLike) -> CalibrationTable:
+    """The table itself, read first where a path is given."""
+    from quantkit.calibration.table import load_table
+
+    return table if isinstance(table, CalibrationTable) else load_table(table)
+
+
+def _check_choices(target: str, high_precision: str) -> None:
+    if high_precision not in ("fp32", "fp16"):
+        raise ModelError(f"there is no high precision {high_precision!r}: choose fp32 or fp16")
+    if target not in ("tensorrt", "cpu"):
+        raise ModelError(f"there is no target {target!r}: choose tensorrt or cpu")
+    if target == "cpu" and high_precision == "fp16":
+        raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
+
+
+def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
+    """The model of a table, prepared; refuses another one."""
+    from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.prepare import has_qdq, prepare
+
+    graph = load_model(model)
+    table.check_model(model_hash(graph), Path(model).name)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model")
+    return (
+        prepare(graph, name=Path(model).name) if opset is None else prepare(graph, name=Path(model).name, opset=opset)
+    )
+
+
+def _installed_tensorrt() -> str | None:
+    from importlib import metadata
+
+    try:
+        version = metadata.version("tensorrt")
+    except metadata.PackageNotFoundError:
+        return None
+    return version if int(version.split(".")[0]) <= 10 else None

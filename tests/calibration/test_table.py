@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantkit.calibration.table import differing_fields, load_table, save_table, table_json
+from quantkit.errors import CalibrationError, OutputError, StaleTableError
+from quantkit.types import CalibrationTable, Preprocessing, TensorRange
+
+TEXT = st.text(max_size=20).filter(lambda s: "\ud800" <= "\udfff" and s.isprintable())
+POSITIVE = st.floats(min_value=1e-30, max_value=1e30)
+
+
+@st.composite
+def tables(draw):
+    names = draw(st.lists(TEXT, min_size=1, max_size=8, unique=True))
+    split = draw(st.integers(1, len(names)))
+    ranges = {}
+    for name in names[:split]:
+        low, high = sorted(draw(st.tuples(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))))
+        ranges[name] = TensorRange(amax=draw(POSITIVE), minimum=low, maximum=high)
+    return CalibrationTable(
+        tensors=ranges,
+        skipped=dict.fromkeys(names[split:], "zero on every sample"),
+        model_hash="a" * 64,
+        model_name=draw(TEXT),
+        dataset_fingerprint="b" * 64,
+        num_samples=draw(st.integers(1, 10**9)),
+        preprocessing=draw(st.sampled_from([None, Preprocessing(size=(4, 5)), PREPROCESSING])),
+        settings={"method": "entropy", "percentile": draw(st.none() | POSITIVE), "all": draw(st.booleans())},
+        versions={"quantkit": "0.1.0"},
+    )
+
+
+PREPROCESSING = Preprocessing(
+    size=(224, 320), color="BGR", resize="crop", shorter_side=366, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), scale=1 / 255
+)
+TABLE = CalibrationTable(
+    tensors={"x": TensorRange(1.5, -1.5, 1.0), "y: 1": TensorRange(2.0, 0.0, 3.0)},
+    model_hash="a" * 64,
+    model_name="net.onnx",
+    dataset_fingerprint="b" * 64,
+    num_samples=10,
+    preprocessing=PREPROCESSING,
+    settings={"method": "entropy", "seed": 0},
+)
+
+
+@given(tables())
+def test_round_trip(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("table") / "t.json"
+    save_table(table, path)
+    loaded = load_table(path)
+    assert loaded == table
+    assert list(loaded.tensors) == list(table.tensors)
+    assert table_json(loaded) == path.read_text(encoding="utf-8")
+
+
+def test_one_line_for_each_tensor(tmp_path):
+    lines = table_json(TABLE).splitlines()
+    assert '    "x": {"amax": 1.5, "minimum": -1.5, "maximum": 1.0},' in lines
+    assert json.loads(table_json(TABLE))["tensors"]["y: 1"]["amax"] == 2.0
+
+
+def damaged(text):
+    data = json.loads(text)
+    data["tensors"]["x"]["amax"] = 1.6
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "is not a calibration table"),
+        (lambda text: "", "is not a calibration table"),
+        (lambda text: "[1, 2]", "does not say format"),
+        (lambda text: '{"format": "other"}', "does not say format"),
+        (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "format version 99.*upgrade"),
+        (damaged, "was changed after it was written"),
+        (lambda text: text.replace('"tensors"', '"tensor"'), "was changed"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(tmp_path, damage, message):
+    path = tmp_path / "net.calib.json"
+    path.write_text(damage(table_json(TABLE)), encoding="utf-8")
+    with pytest.raises(CalibrationError, match=message) as error:
+        load_table(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_one_clear_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("fuzz") / "t.json"
+    path.write_bytes(content)
+    with pytest.raises(CalibrationError):
+        load_table(path)
+
+
+def test_missing_file_and_unwritable_folder(tmp_path):
+    with pytest.raises(CalibrationError, match="cannot read calibration table"):
+        load_table(tmp_path / "none.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        save_table(TABLE, tmp_path / "file" / "t.json")
+
+
+def test_another_model_is_refused_with_both_hashes():
+    TABLE.check_model("a" * 64, "net.onnx")
+    with pytest.raises(StaleTableError, match=r"aaaaaaaaaaaa.*cccccccccccc") as error:
+        TABLE.check_model("c" * 64, "other.onnx")
+    assert error.value.exit_code == 4
+
+
+def test_differing_fields_name_both_values():
+    wanted = {
+        "model_hash": "a" * 64,
+        "dataset_fingerprint": "c" * 64,
+        "preprocessing": dataclasses.replace(PREPROCESSING, color="RGB", pad_value=0),
+        "method": "mse",
+        "seed": 0,
+    }
+    assert differing_fields(TABLE, wanted) == [
+        "dataset fingerprint: bbbbbbbbbbbb → cccccccccccc",
+        "preprocessing color: BGR → RGB",
+        "preprocessing pad_value: 114 → 0",
+        "method: entropy → mse",
+    ]
+    assert differing_fields(TABLE, {"model_hash": "a" * 64, "preprocessing": PREPROCESSING, "method": "entropy"}) == []
+    assert differing_fields(TABLE, {"preprocessing": None}) == [f"preprocessing: {PREPROCESSING} → None"]
