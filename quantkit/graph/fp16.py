@@ -9,12 +9,9 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.graph.naming import Names
-from quantkit.graph.prepare import is_standard
+from quantkit.graph.prepare import FP16_OPSET, is_standard
 
 __all__ = ["FP16_OPSET", "to_fp16"]
-
-FP16_OPSET = 19
-"""First opset whose QuantizeLinear takes FP16 scales."""
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -95,6 +92,8 @@ class _Conversion:
         self.names = Names(model)
         self.full: dict[ir.Value, ir.Value] = {}
         self.kept: set[ir.Value] = set()
+        values = [*self.graph.inputs, *self.graph.initializers.values(), *(v for n in self.graph for v in n.outputs)]
+        self.half_before = {value for value in values if value.dtype is ir.DataType.FLOAT16}
 
     def cast_inputs(self) -> None:
         for value in list(self.graph.inputs):
@@ -152,7 +151,7 @@ class _Conversion:
 
     def _full(self, value: ir.Value, reader: ir.Node) -> ir.Value | None:
         """The FP32 form of a value, made before its first reader; None if it never was FP32 or still is."""
-        if value in self.kept:
+        if value in self.kept or value in self.half_before:
             return None
         if value in self.full:
             return self.full[value]

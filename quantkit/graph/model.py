@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,11 +64,13 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelError(f"{file} is not an ONNX model: {_first_line(error)}") from error
     if len(model.graph) == 0:
         raise ModelError(f"{file} is not an ONNX model, or has no node")
+    if "ai.onnx" in model.opset_imports:  # the other name of the standard domain
+        model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     opset = model.opset_imports.get("", 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
         raise ModelError(f"{file}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
-    for value in model.graph.initializers.values():
+    for value in _external_weights(model):
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
             raise ModelError(f"{file}: the external data file {tensor.location} of weight {value.name!r} is missing")
@@ -90,7 +92,9 @@ def model_hash(model: ir.Model) -> str:
 
     feed("quantkit model 1", sorted(model.opset_imports.items()))
     for function in sorted(model.functions.values(), key=lambda f: str(f.identifier())):
-        feed("function", function.identifier(), [v.name for v in function.inputs], [v.name for v in function.outputs])
+        feed("function", function.identifier(), sorted(function.opset_imports.items()))
+        feed([v.name for v in function.inputs], [v.name for v in function.outputs])
+        _feed_attributes(function.attributes, feed)
         for node in function:
             _feed_node(node, feed)
     _feed_graph(model.graph, feed)
@@ -117,9 +121,11 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
 def float_precision(model: ir.Model) -> Literal["fp32", "fp16"]:
     """"fp16" if most of the floating-point weights are, else "fp32"."""
     sizes = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 0}
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype in sizes:
-            sizes[value.const_value.dtype] += value.const_value.size
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    tensors += [ir.convenience.get_const_tensor(n.outputs[0]) for n in model.graph if n.op_type == "Constant"]
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype in sizes:
+            sizes[tensor.dtype] += tensor.size
     return "fp16" if sizes[ir.DataType.FLOAT16] > sizes[ir.DataType.FLOAT] else "fp32"
 
 
@@ -132,11 +138,8 @@ def size_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a model on disk, external data files included."""
     file = Path(path)
     model = ir.load(file)
-    outside = {
-        Path(v.const_value.path)
-        for v in model.graph.initializers.values()
-        if isinstance(v.const_value, ir.ExternalTensor)
-    }
+    tensors = [value.const_value for value in _external_weights(model)]
+    outside = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
     return file.stat().st_size + sum(p.stat().st_size for p in outside)
 
 
@@ -209,10 +212,16 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _external_weights(model: ir.Model) -> list[ir.Value]:
+    """Initializers of all graphs, sub-graphs included, whose values are in another file."""
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return [value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
+
+
 def _serialized(model: ir.Model) -> bytes:
     # External weights are loaded first: a serialized external tensor would keep its reference to the old file.
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
+    for value in _external_weights(model):
+        if value.const_value is not None:
             value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
     return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
@@ -232,9 +241,15 @@ def _feed_graph(graph: ir.Graph, feed: Feed) -> None:
 def _feed_node(node: ir.Node, feed: Feed) -> None:
     feed(node.domain, node.op_type, node.overload)
     feed([v.name if v is not None else "" for v in node.inputs], [v.name for v in node.outputs])
-    for name in sorted(node.attributes):
-        attribute = node.attributes[name]
-        if attribute.type is ir.AttributeType.GRAPH:
+    _feed_attributes(node.attributes, feed)
+
+
+def _feed_attributes(attributes: Mapping[str, ir.Attr], feed: Feed) -> None:
+    for name in sorted(attributes):
+        attribute = attributes[name]
+        if attribute.is_ref():
+            feed(name, str(attribute.type), attribute.ref_attr_name, None)
+        elif attribute.type is ir.AttributeType.GRAPH:
             feed(name, "graph")
             _feed_graph(attribute.as_graph(), feed)
         elif attribute.type is ir.AttributeType.GRAPHS:
@@ -243,12 +258,17 @@ def _feed_node(node: ir.Node, feed: Feed) -> None:
                 _feed_graph(graph, feed)
         elif attribute.type is ir.AttributeType.TENSOR:
             feed(name, *_tensor_words(attribute.as_tensor()))
+        elif attribute.type is ir.AttributeType.TENSORS:
+            for tensor in attribute.as_tensors():
+                feed(name, *_tensor_words(tensor))
         else:
-            feed(name, str(attribute.type), attribute.ref_attr_name, attribute.value)
+            feed(name, str(attribute.type), None, attribute.value)
 
 
 def _tensor_words(tensor: ir.TensorProtocol) -> Iterable[object]:
     shape = tuple(int(d) if isinstance(d, int) else str(d) for d in tensor.shape)
+    if tensor.dtype is ir.DataType.STRING:
+        return (str(tensor.dtype), shape, tensor.numpy().tolist())
     return (str(tensor.dtype), shape, hashlib.sha256(tensor.tobytes()).hexdigest())
 
 

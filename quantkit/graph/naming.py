@@ -13,7 +13,10 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
-        self._taken = {v.name for v in model.graph.inputs} | set(model.graph.initializers)
+        self._taken: set[str | None] = set()
+        # Names of sub-graphs too: a value of the main graph must not be shadowed there.
+        for graph in model.graphs():
+            self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
             self._taken |= {node.name, *(v.name for v in node.outputs)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy as np
 from quantkit.errors import CalibrationError
 from quantkit.types import QdqPlan, QuantParams, TensorRange
 
-__all__ = ["SMALLEST_FP16_SCALE", "activation_params", "fp16_params", "shared_ranges"]
+__all__ = ["SMALLEST_FP16_SCALE", "activation_params", "cpu_params", "fp16_params", "shared_ranges"]
 
 SMALLEST_FP16_SCALE = 2.0**-24
 """Smallest positive FP16 number: a scale below it would become 0, which TensorRT refuses."""
+
+_SMALLEST_SCALE = np.float32(2.0**-100)
 
 
 def activation_params(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, QuantParams]:
@@ -23,6 +26,33 @@ def activation_params(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[
     """
     shared = shared_ranges(plan, ranges)
     return {edge.tensor: QuantParams.from_amax(shared[edge.tensor].amax) for edge in plan.activations}
+
+
+def cpu_params(value_range: TensorRange, *, low: float = -math.inf, high: float = math.inf) -> QuantParams:
+    """UINT8 parameters of one activation for ONNX Runtime's x86 kernels, which multiply UINT8 by INT8.
+
+    The range is what was seen, clipped to amax and to [low, high], and always holds 0. A range from 0 upwards gets zero
+    point 0, so that saturation does the work of a Relu; the last code never lies above `high`, so that it does that of
+    a Clip. A range below 0 is spread over all 256 codes, 0 exactly on one of them.
+
+    Args:
+        value_range: calibrated.
+        low: no code is needed below it; at most 0.
+        high: no code is needed above it; at least 0.
+    """
+    minimum = min(0.0, max(value_range.minimum, -value_range.amax, low))
+    maximum = max(0.0, min(value_range.maximum, value_range.amax, high))
+    if maximum == minimum:
+        maximum = value_range.amax if high >= value_range.amax else high or 1.0
+    scale = np.float32((maximum - minimum) / 255)
+    if minimum == 0.0 and scale * np.float32(255) > np.float32(high):
+        scale = np.nextafter(scale, np.float32(0))
+    scale = max(scale, _SMALLEST_SCALE)
+    return QuantParams(
+        scale=np.asarray(scale, np.float32),
+        zero_point=int(np.clip(np.rint(-minimum / scale), 0, 255)),
+        dtype=np.dtype(np.uint8),
+    )
 
 
 def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:

@@ -9,6 +9,8 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
    layer: it is quantized; the edge from the convolution to the Add is not.
 3. A residual stream that is normalized (transformers) stays in float: it fuses with the normalization instead.
 4. Inputs and output of a Concat share one scale as far as they are quantized, so that the Concat itself moves INT8.
+5. One projection for query, key and value gets one scale for its whole weight: TensorRT-RTX moves the cut into heads
+   ahead of the product, and with a scale for each channel it then multiplies in float.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from quantkit.errors import ModelError
 from quantkit.graph.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqEdge, QdqPlan
 
-__all__ = ["concat_groups", "excluded", "fused_source", "observable", "plan_tensorrt", "weight_axis", "without"]
+__all__ = [
+    "concat_groups",
+    "excluded",
+    "fused_source",
+    "observable",
+    "plan_tensorrt",
+    "probabilities",
+    "weight_axis",
+    "without",
+]
 
 # What carries values on without changing them: a Concat's scale reaches the next operator through these.
 _COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
@@ -61,7 +72,8 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
             if constant_of(value) is None:
                 activations.append(QdqEdge(_name(value), _name(node), index))
             else:
-                weights.append(QdqEdge(_name(value), _name(node), index, weight_axis(node, index)))
+                axis = None if _is_cut_into_heads(node) else weight_axis(node, index)
+                weights.append(QdqEdge(_name(value), _name(node), index, axis))
     if not activations:
         kept = next(iter(skipped.values()), "it has no Conv, ConvTranspose, Gemm or MatMul")
         raise ModelError(f"the model has no node to quantize: {kept}")
@@ -79,7 +91,8 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
         activations=tuple(activations),
         weights=tuple(weights),
         groups=concat_groups(model, quantized),
-        skipped=skipped | _float_reasons(model, quantized, {edge.tensor for edge in weights}),
+        # Node names may equal tensor names: then what was decided about the node says more.
+        skipped=_float_reasons(model, quantized, weights) | skipped,
         target="tensorrt",
     )
 
@@ -92,11 +105,22 @@ def without(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     hit = {edge.node: tensors[edge.tensor] for edge in plan.activations if edge.tensor in tensors}
     if not hit:
         return plan
+    activations = tuple(e for e in plan.activations if e.node not in hit)
+    weights = tuple(e for e in plan.weights if e.node not in hit)
+    quantized = {e.tensor for e in activations}
+    groups = (frozenset(group & quantized) for group in plan.groups)
+    left = {e.tensor: e.node for e in (*plan.activations, *plan.weights) if e.node in hit}
+    for edge in (*activations, *weights):
+        left.pop(edge.tensor, None)
     return QdqPlan(
-        activations=tuple(e for e in plan.activations if e.node not in hit),
-        weights=tuple(e for e in plan.weights if e.node not in hit),
-        groups=plan.groups,
-        skipped={**plan.skipped, **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()}},
+        activations=activations,
+        weights=weights,
+        groups=tuple(group for group in groups if len(group) > 1),
+        skipped={
+            **plan.skipped,
+            **{tensor: tensors.get(tensor, f"read by {node}, which runs in float") for tensor, node in left.items()},
+            **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()},
+        },
         target=plan.target,
     )
 
@@ -110,7 +134,9 @@ def excluded(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for pattern in patterns:
         names = [
-            _name(node) for node in model.graph if pattern == node.op_type or fnmatch.fnmatchcase(_name(node), pattern)
+            _name(node)
+            for node in model.graph
+            if pattern in (node.op_type, _name(node)) or fnmatch.fnmatchcase(_name(node), pattern)
         ]
         if not names:
             raise ModelError(f"--exclude {pattern!r} matches no node name and no operator type of the model")
@@ -122,7 +148,8 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
     """Output-channel axis of a constant input; None where one scale serves the whole tensor.
 
     Conv [C_out, C_in / g, ...]: 0. ConvTranspose [C_in, C_out / g, ...]: 1. Gemm B: 0 if transB else 1.
-    MatMul B [..., K, N]: the last. A constant left operand [..., M, K] has its output rows in the last but one.
+    MatMul B [K, N]: 1; a stack of several gets one scale, because ONNX Runtime has no kernel for a scale per column
+    of those. A constant left operand [..., M, K] has its output rows in the last but one.
     """
     tensor = constant_of(node.inputs[index])
     rank = len(tensor.shape) if tensor is not None else 0
@@ -135,7 +162,9 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
     if node.op_type == "Gemm":
         transposed = node.attributes.get_int("transB" if index == 1 else "transA", 0)
         return (0 if transposed else 1) if index == 1 else (1 if transposed else 0)
-    return rank - 1 if index == 1 else rank - 2
+    if index == 1:
+        return 1 if rank == 2 else None
+    return rank - 2
 
 
 def fused_source(value: ir.Value | None) -> ir.Node | None:
@@ -173,6 +202,15 @@ def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str],
     return tuple(frozenset(g) for g in groups if len(g) > 1)
 
 
+def probabilities(model: ir.Model) -> frozenset[str]:
+    """Names of the tensors that hold a Softmax's output, copies included: from 0 to 1, most of them near 0."""
+    found: set[str] = set()
+    for node in model.graph:
+        if is_standard(node, "Softmax"):
+            found |= _reached_by_copies(node.outputs[0])
+    return frozenset(found)
+
+
 def observable(model: ir.Model) -> tuple[str, ...]:
     """Names of all float activations of the main graph, model inputs included, in network order."""
     values = [v for v in model.graph.inputs if v.dtype in FLOAT_TYPES]
@@ -183,8 +221,11 @@ def observable(model: ir.Model) -> tuple[str, ...]:
 def _obstacle(node: ir.Node) -> str | None:
     indices = WEIGHTED_OPS[node.op_type]
     values = [node.inputs[i] for i in indices]
-    if any(v is None or v.dtype not in FLOAT_TYPES for v in values):
-        return "its inputs are not FP32 or FP16"
+    for value in values:
+        if value is None or value.dtype is None:
+            return "the type of its inputs is unknown: an operator before it is not ONNX's own"
+        if value.dtype not in FLOAT_TYPES:
+            return f"its inputs are {value.dtype.name}, not FP32 or FP16"
     constants = [constant_of(v) is not None for v in values]
     if all(constants):
         return "both inputs are constants"
@@ -205,7 +246,7 @@ def _skip_edge(node: ir.Node, weighted: set[str], read_as_int8: set[str], skippe
         return None
     sources = [fused_source(v) for v in values]
     candidates = [i for i, source in enumerate(sources) if source is not None and _name(source) in weighted]
-    if not candidates or values[0] is values[1]:
+    if not candidates or values[0] is values[1] or not _may_be_equal(*(v.shape for v in values if v is not None)):
         return None
     main = candidates[0] if len(candidates) == 1 else _longer_branch(values)
     skip = 1 - main
@@ -217,6 +258,32 @@ def _skip_edge(node: ir.Node, weighted: set[str], read_as_int8: set[str], skippe
         skipped[_name(node)] = "residual stream that no quantized operator reads: it stays in float"
         return None
     return QdqEdge(_name(values[skip]), _name(node), skip)
+
+
+def _may_be_equal(first: ir.Shape | None, second: ir.Shape | None) -> bool:
+    """Whether two shapes can be the same as far as they are known: a broadcast operand is no skip connection."""
+    if first is None or second is None:
+        return True
+    known = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(first) == len(second) and all(a == b for a, b in known)
+
+
+def _is_cut_into_heads(node: ir.Node) -> bool:
+    """Whether the output is cut into at least two operands of attention's products: query, key, value in one."""
+    operands: set[tuple[ir.Node, int]] = set()
+    cuts = 0
+    stack = [node.outputs[0]]
+    while stack:
+        value = stack.pop()
+        for user, index in value.uses():
+            if is_standard(user, "MatMul") and all(constant_of(v) is None for v in user.inputs):
+                operands.add((user, index))
+            elif (index == 0 and is_standard(user, *_COPY_OPS, "Gather")) or (
+                is_standard(user, "Add", "Mul", "Div") and constant_of(user.inputs[1 - index]) is not None
+            ):
+                cuts += is_standard(user, "Split", "Slice", "Gather")
+                stack.extend(user.outputs)
+    return cuts > 0 and len(operands) > 1
 
 
 def _longer_branch(values: Sequence[ir.Value | None]) -> int:
@@ -258,14 +325,16 @@ def _reached_by_copies(value: ir.Value) -> set[str]:
     return reached
 
 
-def _float_reasons(model: ir.Model, quantized: set[str], weights: set[str]) -> dict[str, str]:
+def _float_reasons(model: ir.Model, quantized: set[str], weights: Sequence[QdqEdge]) -> dict[str, str]:
     """Every float tensor of the main graph that stays float → why."""
     reasons: dict[str, str] = {}
-    constants = [v for v in model.graph.initializers.values() if v.dtype in FLOAT_TYPES and v.uses()]
-    for value in constants:
-        if _name(value) not in weights:
-            users = sorted({user.op_type for user, _ in value.uses()})
-            is_bias = all(is_standard(u, *WEIGHTED_OPS) and i == 2 for u, i in value.uses())
+    edges = {(edge.node, edge.index) for edge in weights}
+    for value in model.graph.initializers.values():
+        # A weight that something else reads too is stored twice: as INT8 and, for the others, in float.
+        uses = [(user, i) for user, i in value.uses() if (_name(user), i) not in edges]
+        if value.dtype in FLOAT_TYPES and uses:
+            users = sorted({user.op_type for user, _ in uses})
+            is_bias = all(is_standard(u, *WEIGHTED_OPS) and i == 2 for u, i in uses)
             reasons[_name(value)] = "bias: added in float" if is_bias else f"constant of {', '.join(users)}"
     for name in observable(model):
         if name not in quantized:

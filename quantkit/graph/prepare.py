@@ -1,6 +1,6 @@
 """Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
 
-After `prepare`: functions are inlined, the opset is at least the wanted one, every weight of a weighted operator is an
+After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one, every weight of a weighted operator is an
 initializer, every node has a unique name, and element types are inferred. Fusing and folding are left to the runtimes.
 """
 
@@ -14,26 +14,29 @@ import onnx_ir.passes.common as passes
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
 from quantkit.graph.naming import Names
+from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = ["FLOAT_TYPES", "WEIGHTED_OPS", "constant_of", "has_qdq", "is_standard", "prepare"]
+__all__ = ["FLOAT_TYPES", "FP16_OPSET", "WEIGHTED_OPS", "constant_of", "has_qdq", "is_standard", "prepare"]
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and their inputs that are; the bias stays in float."""
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
+FP16_OPSET = 19
+"""First opset whose QuantizeLinear takes FP16 scales."""
+
 _FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-_OLDEST_QDQ_OPSET = 13
-"""QuantizeLinear and DequantizeLinear know an axis from opset 13 on."""
 
 
-def prepare(model: ir.Model, *, name: str, opset: int = _OLDEST_QDQ_OPSET) -> ir.Model:
+def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
     """Normalizes `model` in place and returns it.
 
     Args:
         model: as read by `load_model`.
         name: for messages.
-        opset: the oldest opset that will do; a newer model keeps its own. FP16 scales need 19.
+        opset: the oldest opset that will do; a newer model keeps its own. A model with FP16 weights gets at least
+            `FP16_OPSET` in any case.
 
     Raises:
         ModelError: the opset cannot be converted.
@@ -41,6 +44,11 @@ def prepare(model: ir.Model, *, name: str, opset: int = _OLDEST_QDQ_OPSET) -> ir
     with quiet():
         passes.InlinePass()(model)
         passes.RemoveInitializersFromInputsPass()(model)
+        model.graph.sort()
+        # Before the opset is converted, so that one name means one node whatever the opset.
+        _name_nodes(model.graph)
+        if _is_half(model):
+            opset = max(opset, FP16_OPSET)
         if model.opset_imports[""] < opset:
             _convert_opset(model, name, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -92,15 +100,25 @@ def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
     model.ir_version = max(model.ir_version or 0, oldest_ir)
 
 
+def _is_half(model: ir.Model) -> bool:
+    """Whether any weight or input is FP16: QuantizeLinear takes those only from `FP16_OPSET` on."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    constants = [node.outputs[0] for node in model.graph if is_standard(node, "Constant")]
+    tensors = [ir.convenience.get_const_tensor(value) for value in constants]
+    return ir.DataType.FLOAT16 in {v.dtype for v in values} | {t.dtype for t in tensors if t is not None}
+
+
 def _name_nodes(graph: ir.Graph) -> None:
     """Names nameless and equally named nodes by operator and position, the same for the same file."""
-    taken: set[str] = set()
+    given = {node.name for node in graph}
+    seen: set[str] = set()
     for position, node in enumerate(graph):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in seen:
             node.name = f"{node.op_type}_{position}"
-            while node.name in taken:
+            while node.name in given:
                 node.name += "_"
-        taken.add(node.name)
+            given.add(node.name)
+        seen.add(node.name)
 
 
 def _materialize_weights(model: ir.Model) -> None:
@@ -146,6 +164,6 @@ def _evaluate(value: ir.Value | None) -> np.ndarray | None:
         [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.input],
         [onnx.helper.make_value_info(proto.output[0], onnx.TypeProto())],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset or _OLDEST_QDQ_OPSET)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset or OLDEST_QDQ_OPSET)])
     results = ReferenceEvaluator(model).run(None, dict(zip(list(proto.input), arguments, strict=True)))
     return np.asarray(next(iter(results)))

@@ -20,7 +20,12 @@ Rounding = Callable[[QuantParams], QuantParams]
 
 
 def insert_qdq(
-    model: ir.Model, plan: QdqPlan, activations: Mapping[str, QuantParams], *, fp16_scales: bool = False
+    model: ir.Model,
+    plan: QdqPlan,
+    activations: Mapping[str, QuantParams],
+    *,
+    fp16_scales: bool = False,
+    weight_levels: int = 127,
 ) -> ir.Model:
     """Inserts the plan's Q/DQ into a prepared `model`, in place, and returns it.
 
@@ -34,9 +39,10 @@ def insert_qdq(
         plan: where.
         activations: parameters by tensor name, per tensor.
         fp16_scales: round every scale to one that FP16 holds, for a model that is converted to FP16 afterwards.
+        weight_levels: the largest code of a weight.
 
     Raises:
-        ModelError: the plan belongs to another graph.
+        ModelError: the plan belongs to another graph, or a weight is not finite.
     """
     nodes = {node.name: node for node in model.graph}
     for edge in (*plan.activations, *plan.weights):
@@ -45,19 +51,25 @@ def insert_qdq(
         if value is None or value.name != edge.tensor:
             raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
     names = Names(model)
-    round_scale = fp16_params if fp16_scales else _unchanged
+    every = fp16_params if fp16_scales else _unchanged
     dequantized: dict[str, ir.Value] = {}
     for edge in plan.activations:
         node = nodes[edge.node]
         value = node.inputs[edge.index]
         if value is not None and edge.tensor not in dequantized:
-            dequantized[edge.tensor] = _quantize_activation(value, round_scale(activations[edge.tensor]), names)
+            params = _rounding(value, every)(activations[edge.tensor])
+            dequantized[edge.tensor] = _quantize_activation(value, params, names)
         node.replace_input_with(edge.index, dequantized[edge.tensor])
     stored: dict[tuple[str, int | None], tuple[ir.Value, ...]] = {}
     for edge in plan.weights:
-        _quantize_weight(nodes[edge.node], edge, stored, names, round_scale)
+        _quantize_weight(nodes[edge.node], edge, stored, names, every, weight_levels)
     _drop_unused_initializers(model)
     return model
+
+
+def _rounding(value: ir.Value, every: Rounding) -> Rounding:
+    # A tensor that is FP16 already has FP16 scales, whatever happens to the rest of the model.
+    return fp16_params if value.dtype is ir.DataType.FLOAT16 else every
 
 
 def _unchanged(params: QuantParams) -> QuantParams:
@@ -87,7 +99,8 @@ def _quantize_weight(
     edge: QdqEdge,
     stored: dict[tuple[str, int | None], tuple[ir.Value, ...]],
     names: Names,
-    round_scale: Rounding,
+    every: Rounding,
+    levels: int,
 ) -> None:
     value = node.inputs[edge.index]
     tensor = constant_of(value)
@@ -95,7 +108,9 @@ def _quantize_weight(
         raise ModelError(f"the plan does not fit the model: {edge.tensor!r} is no constant")
     if (edge.tensor, edge.axis) not in stored:
         array = tensor.numpy()
-        params = round_scale(weight_params(array, edge.axis))
+        if not np.isfinite(array).all():
+            raise ModelError(f"weight {edge.tensor!r} of node {edge.node!r} holds NaN or infinity: repair the model")
+        params = _rounding(value, every)(weight_params(array, edge.axis, levels=levels))
         codes = names.initializer(f"{edge.tensor}_quantized", quantize(array, params))
         stored[edge.tensor, edge.axis] = (codes, *_parameters(edge.tensor, params, value.dtype, names))
     shape = ir.Shape(tensor.numpy().shape)

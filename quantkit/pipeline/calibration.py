@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,15 @@ from quantkit.pipeline.data import (
     show_progress,
     stay_silent,
 )
-from quantkit.types import CalibrationTable, Dataset, HistogramRule, Preprocessing, TensorRange, TensorStatistics
+from quantkit.types import (
+    CalibrationTable,
+    Dataset,
+    HistogramRule,
+    Method,
+    Preprocessing,
+    TensorRange,
+    TensorStatistics,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -97,7 +105,7 @@ def calibrate(
     name = Path(model).name
     graph = load_model(model)
     identity = model_hash(graph)
-    tensors = _observed_tensors(graph, name, all_tensors=all_tensors)
+    tensors, unclipped = _observed_tensors(graph, name, all_tensors=all_tensors)
     dataset = open_samples(graph, data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order)
     describe_choice(dataset, data, seed, say)
     settings: dict[str, str | int | float | bool | None] = {
@@ -135,7 +143,10 @@ def calibrate(
         tell=say,
         name=name,
     )
-    ranges, skipped = _ranges(collector.statistics, find_method(method, percent=percentile), progress)
+    # Nearly all probabilities are near 0, where KL divergence wants the range to end; the few large ones carry attention.
+    # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
+    kept = unclipped if method == "entropy" and histogram == "exact" else frozenset()
+    ranges, skipped = _ranges(collector.statistics, find_method(method, percent=percentile), kept, progress)
     if histogram == "tensorrt":
         ranges = _as_tensorrt_inherits(model, name, ranges)
     table = CalibrationTable(
@@ -158,20 +169,21 @@ def calibrate(
     return table
 
 
-def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple[str, ...]:
-    """What calibration has to observe, in network order: what either target quantizes, or everything."""
+def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What calibration has to observe, in network order, and which of it are probabilities.
+
+    Observed is what either target quantizes, or everything.
+    """
     from quantkit.graph.cpu import cpu_tensors
-    from quantkit.graph.placement import observable, plan_tensorrt
+    from quantkit.graph.placement import observable, plan_tensorrt, probabilities
     from quantkit.graph.prepare import has_qdq, prepare
 
     if has_qdq(graph):
         raise ModelError(f"{name} is quantized already: give the float model")
     prepare(graph, name=name)
     names = observable(graph)
-    if all_tensors:
-        return names
-    wanted = {*plan_tensorrt(graph).tensors, *cpu_tensors(graph)}
-    return tuple(tensor for tensor in names if tensor in wanted)
+    wanted = set(names) if all_tensors else {*plan_tensorrt(graph).tensors, *cpu_tensors(graph)}
+    return tuple(tensor for tensor in names if tensor in wanted), probabilities(graph)
 
 
 def _load_exposed(model: PathLike, name: str, tensors: Sequence[str]) -> ir.Model:
@@ -252,12 +264,15 @@ def _collect(
 
 
 def _ranges(
-    statistics: Mapping[str, TensorStatistics], method: Callable[[TensorStatistics], float], progress: bool
+    statistics: Mapping[str, TensorStatistics],
+    method: Method,
+    unclipped: frozenset[str],
+    progress: bool,
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """Calibrated ranges, and the tensors that were always zero with the reason."""
     ranges, skipped = {}, {}
     for name, tensor in show_progress(statistics.items(), "choosing ranges", len(statistics), progress):
-        amax = method(tensor) if tensor.amax > 0 else 0.0
+        amax = 0.0 if tensor.amax == 0 else tensor.amax if name in unclipped else method(tensor)
         if amax > 0:
             ranges[name] = TensorRange(amax=amax, minimum=tensor.minimum, maximum=tensor.maximum)
         else:

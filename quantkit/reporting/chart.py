@@ -101,7 +101,7 @@ def nice_ticks(low: float, high: float, target: int) -> list[float]:
     """About `target` multiples of 1, 2 or 5 times a power of ten, of which the first and last enclose the range.
 
     >>> nice_ticks(0.0, 0.53, 5)
-    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    [0.0, 0.2, 0.4, 0.6]
     """
     span = max(high - low, 1e-9)
     rough = span / target
@@ -142,12 +142,15 @@ def _height(report: Report, evaluation: Evaluation) -> float | None:
         value = evaluation.metrics.get("top1")
     else:
         value = 1.0 if evaluation is report.baseline else evaluation.metrics.get("agreement")
-    return None if value is None else 100 * value
+    # A share of 1 by definition; a number that is none, from a metric of another's making, has no place on the axis.
+    return 100 * value if value is not None and 0 <= value <= 1 else None
 
 
 def _bounds(base: float, evaluation: Evaluation) -> tuple[float, float] | None:
     pair = interval(evaluation)
-    return None if pair is None else (base + 100 * pair[0], base + 100 * pair[1])
+    if pair is None or not -1 <= pair[0] <= pair[1] <= 1:
+        return None
+    return base + 100 * pair[0], base + 100 * pair[1]
 
 
 def _point(

@@ -14,6 +14,7 @@ __all__ = [
     "Row",
     "facts_from_mapping",
     "facts_from_preprocessing",
+    "format_decibels",
     "format_difference",
     "format_percent",
     "format_significant",
@@ -101,7 +102,7 @@ def format_difference(fraction: float | None) -> str:
 
 
 def format_significant(value: float | None, digits: int = 3) -> str:
-    """Rounds to so many significant digits, never in exponents: 0.24549 → "0.245", 4081.6 → "4082"; inf → "∞"."""
+    """Rounds to significant digits, plainly from 1e-6 to 1e10: 0.24549 → "0.245", 4081.6 → "4082"; inf → "∞"."""
     if value is None:
         return MISSING
     if math.isnan(value):
@@ -110,10 +111,15 @@ def format_significant(value: float | None, digits: int = 3) -> str:
         return "∞" if value > 0 else "-∞"
     if value == 0:
         return "0"
-    # Rounded first, because 9.996 has one digit before the point and its rounded form two.
-    rounded = float(f"{value:.{digits - 1}e}")
-    decimals = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
-    return f"{value:.{decimals}f}"
+    # The exponent of the rounded number, because 9.996 has one digit before the point and "10.0" two.
+    scientific = f"{value:.{digits - 1}e}"
+    exponent = int(scientific.rpartition("e")[2])
+    return f"{value:.{max(digits - 1 - exponent, 0)}f}" if -7 < exponent < 10 else scientific
+
+
+def format_decibels(value: float | None) -> str:
+    """24.87 → "24.9"; inf, of equal outputs, → "∞"."""
+    return format_significant(value) if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
 def format_speedup(ratio: float) -> str:
@@ -170,7 +176,7 @@ def _row(report: Report, evaluation: Evaluation) -> Row:
         flips=_flips(metrics),
         p_value=_p_value(metrics.get("p_value")),
         agreement=format_percent(metrics.get("agreement")),
-        sqnr_db=_sqnr(metrics.get("sqnr_db")),
+        sqnr_db=format_decibels(metrics.get("sqnr_db")),
         cosine=MISSING if "cosine" not in metrics else f"{metrics['cosine']:.5f}",
         median_ms=format_significant(latency.median_ms if latency else None),
         p90_ms=format_significant(latency.p90_ms if latency else None),
@@ -200,10 +206,6 @@ def _p_value(value: float | None) -> str:
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _sqnr(value: float | None) -> str:
-    return format_significant(value) if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
 def _fact(value: str | int | float | bool | None) -> str:

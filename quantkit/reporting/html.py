@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from quantkit.reporting.chart import make_chart
 from quantkit.reporting.figures import (
@@ -18,6 +20,9 @@ from quantkit.reporting.figures import (
 )
 from quantkit.reporting.verdict import remarks, verdicts
 from quantkit.types import Report
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["report_html"]
 
@@ -49,18 +54,11 @@ _CAPTIONS = {
 
 def report_html(report: Report) -> str:
     """Writes a report as a self-contained HTML page; everything that comes from outside is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["typographic"] = _typographic
-    template = files("quantkit.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     table = rows(report)
     judged = verdicts(report)
     measured = [e.latency for e in report.evaluations if e.latency is not None]
     iterations = [latency.iterations for latency in measured]
-    return environment.from_string(template).render(
+    return _load_template().render(
         model_name=one_line(report.model_name),
         model_hash=one_line(report.model_hash),
         created=one_line(report.created),
@@ -84,6 +82,19 @@ def report_html(report: Report) -> str:
         },
         skipped={one_line(name): one_line(reason) for name, reason in report.skipped.items()},
         definitions=DEFINITIONS,
+    )
+
+
+@cache
+def _load_template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["typographic"] = _typographic
+    return environment.from_string(
+        files("quantkit.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.reporting.figures import (
+    format_decibels,
     format_difference,
     format_percent,
     format_significant,
@@ -110,7 +111,7 @@ def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone,
         words = f"names the same class as {base} for {format_percent(agreement)} % of the samples"
         return words, "neutral", "There are no labels, so whether the changed answers are better or worse is not known."
     if (sqnr := evaluation.metrics.get("sqnr_db")) is not None:
-        words = f"follows {base}'s outputs with {format_significant(sqnr)} dB SQNR"
+        words = f"follows {base}'s outputs with {format_decibels(sqnr)} dB SQNR"
         return words, "neutral", "Accuracy was not measured: the model has no class scores."
     return "was not compared in accuracy", "neutral", ""
 

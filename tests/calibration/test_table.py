@@ -35,7 +35,13 @@ def tables(draw):
 
 
 PREPROCESSING = Preprocessing(
-    size=(224, 320), color="BGR", resize="crop", shorter_side=366, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), scale=1 / 255
+    size=(224, 320),
+    color="BGR",
+    resize="crop",
+    shorter_side=366,
+    mean=(0.1, 0.2, 0.3),
+    std=(1.0, 2.0, 3.0),
+    scale=1 / 255,
 )
 TABLE = CalibrationTable(
     tensors={"x": TensorRange(1.5, -1.5, 1.0), "y: 1": TensorRange(2.0, 0.0, 3.0)},

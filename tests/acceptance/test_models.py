@@ -1,0 +1,35 @@
+"""The main job on four trained models: INT8 keeps the accuracy, TensorRT's kind and the CPU's."""
+
+import json
+
+import pytest
+
+from quantkit.cli import main
+
+MODELS = ("resnet20", "mobilenetv2", "efficientnet_b0", "vit_tiny")
+IMAGES = ["--preprocess", "imagenet", "--resize", "stretch"]
+MARGIN = 0.03
+"""On 1,000 images of which 3 % flip, two standard errors of the difference are 1.1 points; a wrong scale costs 10."""
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert not stop.value.code
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_keeps_the_accuracy(shared, tmp_path, name):
+    model = shared / "models" / f"{name}_cifar10.onnx"
+    data = shared / "data" / "cifar10"
+    run("calibrate", "--data", data / "calib", model, "-o", tmp_path, "--num-samples", 300, *IMAGES, "-q")
+    run(
+        "evaluate", "--data", data / "test", model, "--table", tmp_path / f"{name}_cifar10.calib.json", "-o", tmp_path,
+        "--num-samples", 1000, "--latency-s", 0, "--variants", "fp32,int8,int8-cpu", "-q",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "report.json").read_text())
+    top1 = {e["name"]: e["metrics"]["top1"] for e in report["evaluations"]}
+    size = {e["name"]: e["size_bytes"] for e in report["evaluations"]}
+    assert top1["int8"] > top1["fp32"] - MARGIN
+    assert top1["int8-cpu"] > top1["fp32"] - MARGIN
+    assert size["int8"] < size["fp32"] * 0.32

@@ -1,0 +1,91 @@
+"""The command line, run in this process: exit code, standard output and error output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from quantkit.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+DIGITS = REPOSITORY / "examples" / "digits.onnx"
+CALIB = REPOSITORY / "calib_data" / "digits" / "calib"
+VAL = REPOSITORY / "calib_data" / "digits" / "val"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def quantkit(capsys):
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path) -> Path:
+    """The demo model alone in a folder."""
+    path = tmp_path / "digits.onnx"
+    path.write_bytes(DIGITS.read_bytes())
+    return path
+
+
+def conv_model(
+    path: Path,
+    *,
+    shape=("n", 3, 8, 8),
+    opset=17,
+    weight=None,
+    extra_input=False,
+    dtype=TensorProto.FLOAT,
+) -> Path:
+    """Conv → Relu → GlobalAveragePool → Flatten → Gemm with seeded weights."""
+    rng = np.random.default_rng(3)
+    channels = shape[1] if isinstance(shape[1], int) else 3
+    weight = rng.standard_normal((8, channels, 3, 3)).astype(np.float32) if weight is None else weight
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], name="conv"),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "v"], ["y"], name="fc"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", dtype, shape)]
+    if extra_input:
+        nodes.insert(0, helper.make_node("Add", ["x0", "x1"], ["x"], name="sum"))
+        inputs = [helper.make_tensor_value_info(f"x{i}", dtype, shape) for i in (0, 1)]
+    tensors = {"w": weight, "b": np.zeros(8, np.float32), "v": rng.standard_normal((8, 5)).astype(np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 5])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def write_images(folder: Path, count=4, *, mode="RGB", size=(8, 8), seed=0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03}.png")
+    return folder

@@ -1,0 +1,158 @@
+"""Reports for the tests of this folder: one that is plausible, one of hostile names, and any that can exist."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from quantkit.types import Evaluation, Latency, Preprocessing, Report
+
+CPU = "onnxruntime 1.31.1 CPU"
+HOSTILE = "<script>alert('x')</script>|`a`*b*\n[red]\x1b[31m&\u202e"
+
+
+def latency(median_ms: float) -> Latency:
+    return Latency(
+        batch_size=4,
+        iterations=1234,
+        threads=1,
+        median_ms=median_ms,
+        mean_ms=median_ms * 1.03,
+        minimum_ms=median_ms * 0.9,
+        p90_ms=median_ms * 1.1,
+        p99_ms=median_ms * 1.3,
+        throughput=4000 / median_ms,
+    )
+
+
+def metrics(top1: float, *, low: float, high: float, sqnr_db: float = 24.87) -> dict[str, float]:
+    return {
+        "top1": top1,
+        "top5": 0.9875,
+        "num_classes": 10.0,
+        "fixed": 78.0,
+        "broken": 88.0,
+        "p_value": 0.4853,
+        "top1_difference_low": low,
+        "top1_difference_high": high,
+        "agreement": 0.9748,
+        "cosine": 0.998379,
+        "sqnr_db": sqnr_db,
+        "non_finite": 0.0,
+    }
+
+
+def make_report(**changes: object) -> Report:
+    base = {"top1": 0.8103, "top5": 0.988, "num_classes": 10.0, "non_finite": 0.0}
+    report = Report(
+        model_name="resnet20.onnx",
+        model_hash="9f2c7c0a",
+        evaluations=(
+            Evaluation("fp32", "fp32", CPU, 1_104_213, 10_000, base, latency(0.5)),
+            Evaluation(
+                "fp16",
+                "fp16",
+                CPU,
+                561_022,
+                10_000,
+                metrics(0.8104, low=-0.0003, high=0.0005),
+                latency(0.561),
+                ("computed by casting",),
+                representative=False,
+            ),
+            Evaluation("int8", "int8", CPU, 331_022, 10_000, metrics(0.8093, low=-0.0035, high=0.0015), latency(0.245)),
+        ),
+        dataset={"name": "cifar10/test", "num_samples": 10_000, "missing": None},
+        environment={"cpu": "Some CPU", "python": "3.11.7"},
+        preprocessing=Preprocessing(size=(32, 32), scale=1 / 255, mean=(0.5,), std=(0.25,)),
+        calibration={"method": "entropy", "num_samples": 512, "percentile": None, "shuffled": True},
+        skipped={"Softmax_41": "keeps float precision"},
+        warnings=("Calibration and evaluation share 12 samples.",),
+        created="2026-11-22T14:03:11Z",
+    )
+    return replace(report, **changes)  # type: ignore[arg-type]
+
+
+def make_unlabelled() -> Report:
+    report = make_report()
+    evaluations = []
+    for evaluation in report.evaluations:
+        kept = ("agreement", "cosine", "sqnr_db", "non_finite")
+        evaluations.append(
+            replace(evaluation, metrics={k: v for k, v in evaluation.metrics.items() if k in kept}, latency=None)
+        )
+    return replace(report, evaluations=tuple(evaluations))
+
+
+def make_hostile() -> Report:
+    report = make_report()
+    first, *others = report.evaluations
+    last = replace(others[-1], name=HOSTILE, backend=HOSTILE, notes=(HOSTILE,))
+    return replace(
+        report,
+        model_name=HOSTILE,
+        model_hash=HOSTILE,
+        evaluations=(first, others[0], last),
+        dataset={HOSTILE: HOSTILE},
+        environment={HOSTILE: HOSTILE},
+        calibration={HOSTILE: HOSTILE},
+        skipped={HOSTILE: HOSTILE},
+        warnings=(HOSTILE,),
+        created=HOSTILE,
+    )
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_FINITE = st.floats(allow_nan=False, allow_infinity=False)
+_POSITIVE = st.floats(0, 1e6, allow_nan=False)
+_INTEGER = st.integers(-(2**53), 2**53)
+
+_LATENCIES = st.builds(
+    Latency,
+    batch_size=st.integers(1, 512),
+    iterations=st.integers(1, 10**6),
+    threads=st.integers(0, 64),
+    median_ms=st.floats(1e-6, 1e6),
+    mean_ms=_POSITIVE,
+    minimum_ms=_POSITIVE,
+    p90_ms=_POSITIVE,
+    p99_ms=_POSITIVE,
+    throughput=_POSITIVE,
+)
+
+_KEYS = st.sampled_from(["top1", "agreement", "sqnr_db", "cosine", "fixed", "broken", "p_value", "sqnr_db[y]"]) | _TEXT
+
+_EVALUATIONS = st.builds(
+    Evaluation,
+    name=_TEXT,
+    precision=st.sampled_from(["fp32", "fp16", "int8"]),
+    backend=_TEXT,
+    size_bytes=st.integers(0, 2**50),
+    num_samples=st.integers(0, 10**9),
+    metrics=st.dictionaries(_KEYS, _FINITE | st.sampled_from([math.inf, -math.inf]), max_size=5),
+    latency=st.none() | _LATENCIES,
+    notes=st.lists(_TEXT, max_size=2).map(tuple),
+    representative=st.booleans(),
+)
+
+any_report = st.builds(
+    Report,
+    model_name=_TEXT,
+    model_hash=_TEXT,
+    evaluations=st.lists(_EVALUATIONS, min_size=1, max_size=3, unique_by=lambda e: e.name).map(tuple),
+    dataset=st.dictionaries(_TEXT, _TEXT | _INTEGER | _FINITE | st.none(), max_size=3),
+    environment=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    preprocessing=st.none()
+    | st.builds(
+        Preprocessing,
+        size=st.tuples(st.integers(1, 512), st.integers(1, 512)),
+        scale=st.floats(1e-6, 10),
+        mean=st.tuples(*[st.floats(-10, 300)] * 3),
+    ),
+    calibration=st.dictionaries(_TEXT, _TEXT | _INTEGER | _FINITE | st.booleans() | st.none(), max_size=3),
+    skipped=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    warnings=st.lists(_TEXT, max_size=2).map(tuple),
+    created=_TEXT,
+)

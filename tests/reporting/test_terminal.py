@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from rich.console import Console
+
+from quantkit.reporting import print_report
+
+from .reports import any_report, make_hostile, make_report, make_unlabelled
+
+
+def printed(report, *, encoding="utf-8", **options):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, newline="")
+    print_report(report, Console(file=file, **{"width": 80, **options}))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def test_numbers_stand_in_their_rows_within_80_columns():
+    text = printed(make_report())
+    assert max(map(len, text.splitlines())) <= 80
+    accuracy, speed = (line.split() for line in text.splitlines() if line.strip().startswith("int8  "))
+    assert accuracy == ["int8", "0.331", "0.30x", "80.93", "-0.10", "±", "0.25", "97.48", "24.9"]
+    assert speed == ["int8", "0.245", "0.270", "0.319", "2.04x", "16327"]
+    assert "int8 is not distinguishable from fp32" in text
+    assert "- fp16: computed by casting" in text
+    assert "* fp16: timed on a device that the variant is not made for" in text
+
+
+def test_piped_output_is_plain():
+    assert "\x1b" not in printed(make_report())
+    assert "\x1b" in printed(make_report(), force_terminal=True)
+
+
+def test_an_ascii_terminal_gets_ascii():
+    assert "-0.10 +/- 0.25" in printed(make_report(), encoding="ascii")
+    printed(make_hostile(), encoding="ascii")
+
+
+def test_what_was_not_measured_is_not_shown():
+    text = printed(make_unlabelled())
+    assert "median" not in text
+    assert "top-1" not in text
+    assert "97.48" in text
+
+
+def test_hostile_names_are_shown_and_change_nothing():
+    text = printed(make_hostile())
+    assert "\x1b" not in text
+    assert "[red]" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@given(any_report)
+def test_any_report_prints(width, report):
+    printed(report, width=width)

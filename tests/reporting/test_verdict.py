@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from quantkit.reporting.verdict import remarks, verdicts
+
+from .reports import any_report, latency, make_report, make_unlabelled, metrics
+
+
+def judge(**changes):
+    report = make_report()
+    int8 = replace(report.evaluations[2], **changes)
+    return verdicts(replace(report, evaluations=(report.baseline, int8)))[0]
+
+
+def test_the_representative_int8_variant_leads():
+    assert [v.variant for v in verdicts(make_report())] == ["int8", "fp16"]
+
+
+def test_an_interval_around_zero_is_neither_a_loss_nor_proof_of_none():
+    verdict = judge()
+    assert verdict.headline == "int8 is not distinguishable from fp32 in accuracy and runs 2.04x as fast on this CPU"
+    assert "a difference of -0.10 points (95 % interval -0.35 to +0.15, 10,000 samples)" in verdict.sentences[0]
+    assert "a loss of up to 0.35 points cannot be ruled out" in verdict.sentences[0]
+    assert verdict.tone == "good"
+
+
+def test_an_interval_below_zero_is_a_loss_however_fast_it_is():
+    verdict = judge(metrics=metrics(0.80, low=-0.014, high=-0.006))
+    assert verdict.headline.startswith("int8 is less accurate than fp32 (-1.03 points) and runs 2.04x")
+    assert verdict.tone == "bad"
+
+
+def test_an_interval_above_zero_is_a_gain():
+    assert "is more accurate than fp32 (+0.47 points)" in judge(metrics=metrics(0.815, low=0.001, high=0.008)).headline
+
+
+def test_slower_is_said():
+    verdict = judge(latency=latency(1.0))
+    assert "is slower on this CPU: 0.50x the speed" in verdict.headline
+    assert verdict.tone == "bad"
+    assert "is no faster on this CPU" in judge(latency=latency(0.505)).headline
+
+
+def test_a_latency_that_does_not_count_is_in_no_headline():
+    verdict = judge(representative=False)
+    assert verdict.headline == "int8 is not distinguishable from fp32 in accuracy"
+    assert "say nothing about the device that it is made for" in verdict.sentences[1]
+    assert verdict.tone == "neutral"
+
+
+@pytest.mark.parametrize(
+    ("backend", "place"),
+    [("TensorRT 10.13 CUDA", "this GPU"), ("onnxruntime CPU", "this CPU"), ("odd", "this machine")],
+)
+def test_the_place_is_named(backend, place):
+    assert judge(backend=backend).headline.endswith(place)
+
+
+def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
+    first = verdicts(make_unlabelled())[0]
+    assert first.headline == "int8 names the same class as fp32 for 97.48 % of the samples"
+    assert "no labels" in first.sentences[0]
+    assert "speed was not measured" in first.sentences[1]
+
+
+def test_non_finite_outputs_are_broken_whatever_else_is_true():
+    verdict = judge(metrics={**metrics(0.81, low=-0.01, high=0.01), "non_finite": 3.0})
+    assert "is broken" in verdict.headline
+    assert verdict.tone == "bad"
+
+
+def test_a_baseline_at_chance_is_called_out():
+    report = make_report()
+    poor = replace(report.baseline, metrics={**report.baseline.metrics, "top1": 0.104})
+    (remark,) = remarks(replace(report, evaluations=(poor,)))
+    assert "fp32 itself is right on 10.40 % of the samples, which guessing (10.00 %) could reach too" in remark
+    assert remarks(report) == ()
+
+
+def test_different_backends_and_bad_outputs_are_called_out():
+    report = make_report()
+    other = replace(
+        report.evaluations[2],
+        backend="TensorRT 10.13",
+        metrics={**metrics(0.8, low=-0.02, high=0.0), "non_finite": 2.0},
+    )
+    found = remarks(replace(report, evaluations=(report.baseline, other)))
+    assert found[0].startswith("int8 puts out NaN or infinite values (2 elements)")
+    assert "different backends" in found[1]
+
+
+@given(any_report)
+def test_any_report_has_a_verdict_for_each_variant(report):
+    assert len(verdicts(report)) == len(report.evaluations) - 1
+    remarks(report)
