@@ -6,12 +6,14 @@ What a number is, is left to `quantkit.evaluation.metrics`; time, to `quantkit.e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
+from quantkit.feeding import fixed_batch_size, run_batch
 from quantkit.types import Array, Batch, Runner
 
 __all__ = ["evaluate", "feed", "metric_notes"]
@@ -71,8 +73,7 @@ def evaluate(
 def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
     """Runs a batch of any size, also through a model with a fixed batch size, and returns its N samples' outputs.
 
-    For a fixed size B the batch is cut into chunks of B; the last is filled up with its last sample, and what comes out
-    for the filling is dropped. Floating inputs are cast to the type that the runner takes.
+    Floating inputs are cast to the type that the runner takes.
 
     Args:
         runner: the model.
@@ -84,23 +85,16 @@ def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
     Raises:
         EvaluationError: an output without a batch dimension, where the batch had to be cut or filled.
     """
-    inputs = _cast(runner, batch.inputs)
-    size = _fixed_batch_size(runner)
-    count = len(batch)
-    if size is None or size == count:
-        return runner.run(inputs)
-    chunks = []
-    for start in range(0, count, size):
-        chunk = {name: array[start : start + size] for name, array in inputs.items()}
-        outputs = runner.run({name: _fill(array, size) for name, array in chunk.items()})
+    outputs = run_batch(runner, replace(batch, inputs=_cast(runner, batch.inputs)))
+    size = fixed_batch_size(runner)
+    if size is not None and size != len(batch):
         for name, array in outputs.items():
-            if array.shape[:1] != (size,):
+            if array.shape[:1] != (len(batch),):
                 raise EvaluationError(
-                    f"output {name!r} has shape {array.shape} for a fixed batch of {size}: "
+                    f"output {name!r} does not have a row for each of the {size} samples of the model's fixed batch: "
                     "its samples cannot be told apart; use a batch size that divides the number of samples"
                 )
-        chunks.append({name: array[: count - start] for name, array in outputs.items()})
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return outputs
 
 
 def metric_notes(metrics: Mapping[str, float]) -> tuple[str, ...]:
@@ -203,15 +197,3 @@ def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
         else array
         for name, array in inputs.items()
     }
-
-
-def _fixed_batch_size(runner: Runner) -> int | None:
-    for spec in runner.inputs:
-        if spec.shape and isinstance(spec.shape[0], int) and spec.shape[0] > 0:
-            return spec.shape[0]
-    return None
-
-
-def _fill(array: Array, size: int) -> Array:
-    missing = size - len(array)
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else np.ascontiguousarray(array)

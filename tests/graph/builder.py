@@ -57,7 +57,18 @@ class Builder:
         return results[0]
 
     def conv(
-        self, x: str, channels_in: int, channels: int, kernel=3, *, stride=1, groups=1, bias=True, rank=2, weight="", name=None
+        self,
+        x: str,
+        channels_in: int,
+        channels: int,
+        kernel=3,
+        *,
+        stride=1,
+        groups=1,
+        bias=True,
+        rank=2,
+        weight="",
+        name=None,
     ) -> str:
         """A convolution that pads to the same size."""
         weight = weight or self.weight(channels, channels_in // groups, *(kernel,) * rank)
@@ -87,7 +98,9 @@ class Builder:
 
     def norm(self, x: str, features: int) -> str:
         """LayerNormalization over the last axis."""
-        return self.op("LayerNormalization", x, self.constant(np.ones(features)), self.constant(np.zeros(features)), axis=-1)
+        return self.op(
+            "LayerNormalization", x, self.constant(np.ones(features)), self.constant(np.zeros(features)), axis=-1
+        )
 
     def batch_norm(self, x: str, channels: int) -> str:
         shift, mean = (self.constant(self.random.standard_normal(channels) * 0.1) for _ in range(2))
@@ -99,12 +112,20 @@ class Builder:
 
     def model(self, *outputs: str, types: Sequence[type] = ()) -> onnx.ModelProto:
         """The finished model, with shapes inferred for its outputs."""
-        kinds = [*(helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in types)] or [ELEMENT_TYPES[self.dtype]] * len(outputs)
-        results = [onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(k, None)) for o, k in zip(outputs, kinds, strict=True)]
+        kinds = [*(helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in types)] or [ELEMENT_TYPES[self.dtype]] * len(
+            outputs
+        )
+        results = [
+            onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(k, None))
+            for o, k in zip(outputs, kinds, strict=True)
+        ]
         graph = helper.make_graph(self.nodes, "graph", self.inputs, results, self.initializers)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, v) for d, v in self.domains.items())]
         model = helper.make_model(
-            graph, opset_imports=opsets, functions=self.functions, ir_version=max(helper.find_min_ir_version_for(opsets[:1]), 8)
+            graph,
+            opset_imports=opsets,
+            functions=self.functions,
+            ir_version=max(helper.find_min_ir_version_for(opsets[:1]), 8),
         )
         return onnx.shape_inference.infer_shapes(model)
 

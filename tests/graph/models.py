@@ -203,7 +203,9 @@ def matmul_batched_constant(**options) -> onnx.ModelProto:
 @model
 def matmul_constant_left(**options) -> onnx.ModelProto:
     g = Builder(**options)
-    return g.model(g.op("Relu", g.op("MatMul", g.constant(g.random.standard_normal((32, 64)) / 8), g.input("x", 64, 32))))
+    return g.model(
+        g.op("Relu", g.op("MatMul", g.constant(g.random.standard_normal((32, 64)) / 8), g.input("x", 64, 32)))
+    )
 
 
 @model
@@ -266,8 +268,10 @@ def resize(**options) -> onnx.ModelProto:
     y = g.op("Relu", g.conv(image(g), 32, 32))
     scales = "scales"
     g.initializers.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), scales))
+    # Before opset 13 the region of interest could not be left out.
+    region = "" if g.opset >= 13 else g.constant(np.zeros(0))
     y = g.op(
-        "Resize", y, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        "Resize", y, region, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )
     return g.model(g.conv(y, 32, 32))
 
@@ -326,7 +330,7 @@ def shared_weight(**options) -> onnx.ModelProto:
 
 @model
 def tied_embedding(**options) -> onnx.ModelProto:
-    """A table read by Gather and, transposed by nobody, multiplied with by MatMul."""
+    """A table that Gather reads and MatMul multiplies with."""
     g = Builder(**options)
     table = g.constant(g.random.standard_normal((64, 32)) / 6)
     looked_up = g.op("Gather", table, g.constant(np.array([1, 5, 9])))

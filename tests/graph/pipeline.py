@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,20 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.collect import collect
 from quantkit.graph.expose import expose
 from quantkit.graph.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.model import input_specs, load_model, save_model, serialize_model
+from quantkit.graph.model import input_specs, load_model, serialize_model
 from quantkit.graph.params import activation_params
 from quantkit.graph.placement import plan_tensorrt
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import insert_qdq
 from quantkit.types import Batch, QdqPlan, TensorRange
+
+from .models import MODELS
+
+
+@functools.cache
+def quantized(name: str, high_precision: str = "fp32") -> Quantized:
+    """The INT8 form of one of `MODELS`. It is shared between tests: leave it as it is."""
+    return quantize(MODELS[name](), high_precision=high_precision)
 
 
 @dataclass(frozen=True)
@@ -95,11 +104,6 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
     reference, other = (np.asarray(a, np.float64) for a in (reference, other))
     noise = float(np.square(reference - other).sum())
     return np.inf if noise == 0 else float(10 * np.log10(np.square(reference).sum() / noise))
-
-
-def saved(model: ir.Model, folder: Path) -> Path:
-    """The model as a file in `folder`."""
-    return save_model(model, folder / "saved.onnx")[0]
 
 
 class _Fixed:

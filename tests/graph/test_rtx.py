@@ -1,0 +1,54 @@
+"""TensorRT-RTX builds every kind of model for three generations of GPUs and computes in INT8 what the plan says."""
+
+from __future__ import annotations
+
+import pytest
+
+from .. import rtx
+from .models import FLOAT_ON_RTX, MODELS
+from .pipeline import Quantized, quantize, quantized
+
+
+def expect_int8(q: Quantized) -> None:
+    """Every planned product in INT8, transposed convolutions excepted, and no other."""
+    nodes = {node.name: node.op_type for node in q.graph.graph}
+    weighted = [name for name, op_type in nodes.items() if op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    layers = rtx.read_layers(rtx.build(q.proto.SerializeToString()))
+    planned = {e.node for e in q.plan.activations if nodes[e.node] != "Add"}
+    exceptions = {name for name in planned if nodes[name] == "ConvTranspose"}
+    found = rtx.int8_nodes(layers, weighted)
+    missing = planned - exceptions - found
+    assert not missing, {node: rtx.kernels_of(layers, node) for node in missing}
+    assert found == planned - exceptions
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_models(name: str, precision: str) -> None:
+    q = quantized(name, precision)
+    expect_int8(q)
+    has_exception = any(node.op_type == "ConvTranspose" for node in q.graph.graph)
+    assert has_exception == (name in FLOAT_ON_RTX)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 15, 19, 22, 24])
+@pytest.mark.parametrize("name", ["residual_identity", "mlp_gelu"])
+def test_opsets(name: str, opset: int) -> None:
+    expect_int8(quantize(MODELS[name](opset=opset)))
+
+
+@pytest.mark.parametrize("name", ["conv_relu", "attention"])
+def test_fixed_batch(name: str) -> None:
+    expect_int8(quantize(MODELS[name](batch=2)))
+
+
+def test_excluded_operators_stay_in_float() -> None:
+    q = quantize(MODELS["conv_relu"](), exclude=("Conv_2",))
+    assert [e.node for e in q.plan.activations] == [n.name for n in q.graph.graph if n.op_type == "Conv"][1:]
+    expect_int8(q)
+
+
+def test_float_models_have_no_int8() -> None:
+    model = MODELS["conv_relu"]()
+    names = [n.name for n in model.graph.node]
+    assert rtx.int8_nodes(rtx.read_layers(rtx.build(model.SerializeToString())), names) == set()
