@@ -23,6 +23,7 @@ from quantkit.cli.options import (
     PadOption,
     PresetOption,
     QuietOption,
+    ReduceRangeOption,
     ResizeOption,
     ScaleOption,
     SeedOption,
@@ -91,6 +92,7 @@ def calibrate(
         Target, typer.Option("--target", help="Whom the INT8 model is for; cpu: ONNX Runtime on x86.")
     ] = "tensorrt",
     high_precision: Annotated[HighPrecision, typer.Option("--high-precision", help="Of what stays in float.")] = "fp32",
+    reduce_range: ReduceRangeOption = None,
     tensorrt_version: Annotated[
         str | None,
         typer.Option("--tensorrt-version", help="That will read the calibration cache: it ignores any other's."),
@@ -173,6 +175,7 @@ def calibrate(
         target=target,
         high_precision=high_precision,
         exclude=exclude or (),
+        reduce_range=reduce_range,
         tell=say,
     )
     print_calibration(model, table, quantized, cache_path=cache_path, table_path=table_path)
@@ -192,6 +195,7 @@ def quantize(
     ] = "tensorrt",
     high_precision: Annotated[HighPrecision, typer.Option("--high-precision", help="Of what stays in float.")] = "fp32",
     exclude: ExcludeOption = None,
+    reduce_range: ReduceRangeOption = None,
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
@@ -208,6 +212,7 @@ def quantize(
         target=target,
         high_precision=high_precision,
         exclude=exclude or (),
+        reduce_range=reduce_range,
         tell=_printer(quiet),
     )
     print_quantized(model, quantized, list_float=list_float)

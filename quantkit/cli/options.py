@@ -86,6 +86,14 @@ ExcludeOption = Annotated[
     list[str] | None,
     typer.Option("--exclude", help="Node name, pattern (*), or operator type to leave in float. Repeatable."),
 ]
+ReduceRangeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--reduce-range/--no-reduce-range",
+        help="Weights of 7 bits, for target cpu (default: where this processor has no VNNI).",
+        show_default=False,
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and results.")]
 
 

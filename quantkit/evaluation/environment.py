@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from quantkit._version import __version__
+from quantkit.processor import CPUINFO, read_cpuinfo
 
 __all__ = ["describe_environment"]
 
@@ -18,7 +19,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8
 """Instructions that decide how fast INT8 runs on a CPU, and (VNNI, AMX, i8mm) whether its sums can saturate."""
 
 
-def describe_environment(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+def describe_environment(cpuinfo: Path = CPUINFO) -> dict[str, str]:
     """Describes this machine and process; what cannot be found out is left out.
 
     Args:
@@ -28,7 +29,7 @@ def describe_environment(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str
         Keys `cpu`, `cpu_cores` (logical, that this process may use), `cpu_flags`, `load_average` (1 minute), `os`,
         `python`, `quantkit` and the installed ones of numpy, onnx, onnxruntime and tensorrt.
     """
-    model, flags = _read_cpuinfo(cpuinfo)
+    model, flags = read_cpuinfo(cpuinfo)
     environment = {
         "cpu": model or platform.processor() or platform.machine(),
         "cpu_cores": str(_count_cores()),
@@ -42,19 +43,6 @@ def describe_environment(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str
         with contextlib.suppress(metadata.PackageNotFoundError):
             environment[package] = metadata.version(package)
     return {name: value for name, value in environment.items() if value}
-
-
-def _read_cpuinfo(path: Path) -> tuple[str, frozenset[str]]:
-    """Model name and flags of the first processor; empty elsewhere than on Linux."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", frozenset()
-    first: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        first.setdefault(key.strip(), value.strip())
-    return first.get("model name", ""), frozenset(first.get("flags", first.get("Features", "")).split())
 
 
 def _count_cores() -> int:

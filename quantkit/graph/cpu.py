@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,7 @@ from quantkit.graph.params import cpu_params, shared_ranges
 from quantkit.graph.placement_cpu import plan_cpu
 from quantkit.graph.qdq import insert_qdq
 from quantkit.graph.rewrites_cpu import rewrite_for_cpu
-from quantkit.graph.saturation import useful_ranges
+from quantkit.graph.saturation import bounded_tensors, useful_ranges
 from quantkit.types import QdqPlan, QuantParams, TensorRange
 
 __all__ = ["cpu_tensors", "quantize_for_cpu"]
@@ -45,6 +46,9 @@ def quantize_for_cpu(
     """
     plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude)
     known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in skipped or {}} | dict(ranges)
+    for name in bounded_tensors(model) & known.keys():
+        seen = known[name]
+        known[name] = replace(seen, amax=max(abs(seen.minimum), abs(seen.maximum), seen.amax))
     bounds = useful_ranges(model, plan)
     params: dict[str, QuantParams] = {}
     for name, value_range in shared_ranges(plan, known).items():

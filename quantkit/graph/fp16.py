@@ -24,17 +24,32 @@ _TYPE_ATTRIBUTES = {
     "RandomUniformLike": "dtype",
     "Bernoulli": "dtype",
     "DequantizeLinear": "output_dtype",
+    "BlackmanWindow": "output_datatype",
+    "HammingWindow": "output_datatype",
+    "HannWindow": "output_datatype",
+    "MelWeightMatrix": "output_datatype",
 }
 """Attributes that fix the element type of the output."""
+
+_FLOAT_BY_DEFAULT = (
+    "RandomNormal",
+    "RandomUniform",
+    "BlackmanWindow",
+    "HammingWindow",
+    "HannWindow",
+    "MelWeightMatrix",
+)
+"""Those whose output is FP32 where the attribute is missing."""
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
     """Converts every FP32 tensor of a prepared model (opset >= `FP16_OPSET`) to FP16, in place, and returns it.
 
     Model inputs and outputs keep FP32, through one Cast each. FP32 stays, between Casts: what an operator's schema
-    takes in FP32 only (the scales of Resize, NonMaxSuppression), operators of foreign domains and with sub-graphs,
-    and arithmetic on shapes, whose integers FP16 cannot count beyond 2048. Constants beyond FP16's range (attention
-    masks of -3e38) become its largest number, and positive ones below it its smallest.
+    takes in FP32 only (the scales of Resize, NonMaxSuppression), operators of foreign domains and what reads them,
+    operators with sub-graphs or on sequences, and arithmetic on shapes, whose integers FP16 cannot count beyond 2048.
+    Constants beyond FP16's range (attention masks of -3e38) become its largest number, and positive ones below it its
+    smallest.
 
     Args:
         model: with element types inferred (`prepare`).
@@ -65,7 +80,9 @@ class _Demand:
     @classmethod
     def of(cls, node: ir.Node, opset: int, *, whole: bool) -> _Demand:
         schema = _schema(node, opset)
-        whole = whole or schema is None or any(True for _ in _subgraphs(node))
+        whole = whole or any(True for _ in _subgraphs(node)) or not all(map(_is_tensor, (*node.inputs, *node.outputs)))
+        # The result of an unknown operator is what that made of FP32.
+        whole = whole or any(value is not None and value.dtype is None for value in node.inputs)
         if whole or schema is None:
             return cls(set(range(len(node.inputs))), set(range(len(node.outputs))), whole=True)
         allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
@@ -97,7 +114,7 @@ class _Conversion:
 
     def cast_inputs(self) -> None:
         for value in list(self.graph.inputs):
-            if value.dtype is ir.DataType.FLOAT and value.uses():
+            if _is(value, ir.DataType.FLOAT) and value.uses():
                 half = self._cast(value, ir.DataType.FLOAT16, f"{value.name}_fp16", before=self.graph[0])
                 self.full[half] = value
                 self.kept.add(value)
@@ -106,7 +123,7 @@ class _Conversion:
         """Leaves outputs in FP32 and gives their readers an FP16 twin."""
         for index in sorted(indices):
             value = node.outputs[index]
-            if value.dtype is ir.DataType.FLOAT:
+            if _is(value, ir.DataType.FLOAT):
                 half = self._cast(value, ir.DataType.FLOAT16, f"{value.name}_fp16", after=node)
                 self.full[half] = value
                 self.kept.add(value)
@@ -115,15 +132,15 @@ class _Conversion:
         """Feeds inputs, and what sub-graphs read from outside, in FP32."""
         for index in sorted(indices):
             value = node.inputs[index]
-            if value is not None and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            if value is not None and _is(value, ir.DataType.FLOAT, ir.DataType.FLOAT16):
                 replacement = self._full(value, node)
                 if replacement is not None:
                     node.replace_input_with(index, replacement)
         for graph in _subgraphs(node):
             for inner in ir.traversal.RecursiveGraphIterator(graph):
                 for index, value in enumerate(inner.inputs):
-                    outside = value is not None and (value.graph is self.graph)
-                    if value is not None and outside and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+                    outside = value is not None and value.graph is self.graph
+                    if value is not None and outside and _is(value, ir.DataType.FLOAT, ir.DataType.FLOAT16):
                         replacement = self._full(value, node)
                         if replacement is not None:
                             inner.replace_input_with(index, replacement)
@@ -136,12 +153,12 @@ class _Conversion:
                 value.dtype = ir.DataType.FLOAT16
         for node in self.graph:
             for value in node.outputs:
-                if value.dtype is ir.DataType.FLOAT and value not in self.kept:
+                if _is(value, ir.DataType.FLOAT) and value not in self.kept:
                     value.dtype = ir.DataType.FLOAT16
 
     def cast_outputs(self) -> None:
         for position, value in enumerate(list(self.graph.outputs)):
-            if value.dtype is not ir.DataType.FLOAT16:
+            if not _is(value, ir.DataType.FLOAT16) or value in self.half_before:
                 continue
             name = str(value.name)
             value.name = self.names.new(f"{name}_fp16")
@@ -215,6 +232,16 @@ def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
+def _is_tensor(value: ir.Value | None) -> bool:
+    """Whether a value is no sequence, map or optional."""
+    return value is None or value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _is(value: ir.Value | None, *dtypes: ir.DataType) -> bool:
+    """Whether a value is a tensor of one of these types."""
+    return value is not None and isinstance(value.type, ir.TensorType) and value.dtype in dtypes
+
+
 def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
@@ -226,7 +253,8 @@ def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 def _halve_attributes(node: ir.Node) -> None:
     """Element types and values that attributes state."""
     name = _TYPE_ATTRIBUTES.get(node.op_type)
-    if name is not None and node.attributes.get_int(name, 0) == ir.DataType.FLOAT:
+    default = int(ir.DataType.FLOAT) if node.op_type in _FLOAT_BY_DEFAULT else 0
+    if name is not None and node.attributes.get_int(name, default) == ir.DataType.FLOAT:
         node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT16))
     for key, attribute in list(node.attributes.items()):
         if attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype is ir.DataType.FLOAT:

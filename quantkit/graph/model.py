@@ -119,7 +119,7 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
 
 
 def float_precision(model: ir.Model) -> Literal["fp32", "fp16"]:
-    """"fp16" if most of the floating-point weights are, else "fp32"."""
+    """What most of the floating-point weights are: "fp16" or "fp32"."""
     sizes = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 0}
     tensors = [value.const_value for value in model.graph.initializers.values()]
     tensors += [ir.convenience.get_const_tensor(n.outputs[0]) for n in model.graph if n.op_type == "Constant"]

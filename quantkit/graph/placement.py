@@ -213,9 +213,12 @@ def probabilities(model: ir.Model) -> frozenset[str]:
 
 def observable(model: ir.Model) -> tuple[str, ...]:
     """Names of all float activations of the main graph, model inputs included, in network order."""
-    values = [v for v in model.graph.inputs if v.dtype in FLOAT_TYPES]
-    values += [v for node in model.graph for v in node.outputs if v.dtype in FLOAT_TYPES and v.name]
-    return tuple(_name(v) for v in values if constant_of(v) is None)
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
+    return tuple(
+        _name(v)
+        for v in values
+        if v.dtype in FLOAT_TYPES and isinstance(v.type, ir.TensorType) and constant_of(v) is None
+    )
 
 
 def _obstacle(node: ir.Node) -> str | None:

@@ -1,7 +1,8 @@
 """Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
 
-After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one, every weight of a weighted operator is an
-initializer, every node has a unique name, and element types are inferred. Fusing and folding are left to the runtimes.
+After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one, every
+weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred. Fusing
+and folding are left to the runtimes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 FP16_OPSET = 19
 """First opset whose QuantizeLinear takes FP16 scales."""
+
+_SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
 
 _FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
@@ -58,6 +61,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         except Exception as error:
             raise ModelError(f"{name}: shape inference failed: {str(error).strip().splitlines()[0][:200]}") from error
+        _mark_sequences(model.graph)
     return model
 
 
@@ -82,6 +86,15 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if producer is not None and is_standard(producer, "Constant"):
         return ir.convenience.get_const_tensor(value)
     return None
+
+
+def _mark_sequences(graph: ir.Graph) -> None:
+    # The inference pass takes a sequence of tensors for a tensor.
+    for node in graph:
+        if is_standard(node, *_SEQUENCE_OPS):
+            for value in node.outputs:
+                if isinstance(value.type, ir.TensorType):
+                    value.type = ir.SequenceType(value.type)
 
 
 def _convert_opset(model: ir.Model, name: str, opset: int) -> None:

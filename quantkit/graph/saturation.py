@@ -9,9 +9,10 @@ import onnx_ir as ir
 from quantkit.graph.prepare import constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["clip_bounds", "useful_ranges"]
+__all__ = ["bounded_tensors", "clip_bounds", "useful_ranges"]
 
 _GATES = ("Sigmoid", "HardSigmoid")
+_BOUNDED_OPS = (*_GATES, "Tanh", "Softmax")
 
 
 def useful_ranges(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, float]]:
@@ -37,6 +38,15 @@ def useful_ranges(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, floa
         shared = max(low for low, _ in members), min(high for _, high in members)
         bounds |= {name: shared for name in group if name in bounds}
     return {name: bound for name, bound in bounds.items() if bound != (-math.inf, math.inf)}
+
+
+def bounded_tensors(model: ir.Model) -> frozenset[str]:
+    """Outputs of operators that have no outliers to clip, by name.
+
+    A method that clips takes the tail of a gate for outliers: with entropy the gates of an EfficientNet were cut at 0.12
+    to 1, and its top-1 fell from 0.86 to 0.19.
+    """
+    return frozenset(_name(v) for node in model.graph if is_standard(node, *_BOUNDED_OPS) for v in node.outputs)
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float]:
@@ -67,9 +77,7 @@ def _read_bounds(value: ir.Value) -> tuple[float, float]:
         bound = _saturation(node)
         if bound is None and is_standard(node, "Mul"):
             gates = [v.producer() for v in node.inputs if v is not None and v is not value]
-            gated = [
-                g for g in gates if g is not None and g.inputs[0] is value and is_standard(g, "Sigmoid", "HardSigmoid")
-            ]
+            gated = [g for g in gates if g is not None and g.inputs[0] is value and is_standard(g, *_GATES)]
             bound = ((_saturation(gated[0]) or (-math.inf, 0))[0], math.inf) if gated else None
         if bound is None:
             return -math.inf, math.inf

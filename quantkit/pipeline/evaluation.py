@@ -22,6 +22,7 @@ from quantkit.pipeline.data import (
     stay_silent,
 )
 from quantkit.pipeline.quantization import Target, make_int8, open_table
+from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Preprocessing, Report
 
 __all__ = ["VARIANTS", "evaluate"]
@@ -174,7 +175,14 @@ def _make_variants(
             graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
         elif table is not None:
             target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-            graph, plan = make_int8(model, table, target=target, high_precision="fp32", exclude=exclude)
+            graph, plan = make_int8(
+                model,
+                table,
+                target=target,
+                high_precision="fp32",
+                exclude=exclude,
+                reduce_range=target == "cpu" and products_saturate(),
+            )
             left = plan.skipped if target == "tensorrt" else left
         save_model(graph, paths[name])
     return paths, left

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import ModelError
 from quantkit.pipeline.data import PathLike, Tell, list_some, stay_silent
+from quantkit.processor import products_saturate
 from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, QdqPlan, QuantizedModel
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def quantize(
     target: Target = "tensorrt",
     high_precision: HighPrecision = "fp32",
     exclude: Sequence[str] = (),
+    reduce_range: bool | None = None,
     tell: Tell | None = None,
 ) -> QuantizedModel:
     """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
@@ -50,6 +52,7 @@ def quantize(
         target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
         high_precision: of what stays in float; "fp16" needs opset 19, to which an older model is converted.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
+        reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
         tell: called with one line for each thing that a user may want to know.
 
     Returns:
@@ -63,7 +66,13 @@ def quantize(
 
     say = tell or stay_silent
     table = open_table(table)
-    graph, plan = make_int8(model, table, target=target, high_precision=high_precision, exclude=exclude)
+    if reduce_range is None:
+        reduce_range = target == "cpu" and products_saturate()
+        if reduce_range:
+            say("weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)")
+    graph, plan = make_int8(
+        model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
+    )
     check_model(graph, Path(output).name)
     save_model(graph, output)
     if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
@@ -125,6 +134,7 @@ def make_int8(
     target: Target,
     high_precision: HighPrecision,
     exclude: Sequence[str],
+    reduce_range: bool = False,
 ) -> tuple[ir.Model, QdqPlan]:
     """The INT8 graph and its plan."""
     from quantkit.graph.fp16 import FP16_OPSET, to_fp16
@@ -132,12 +142,18 @@ def make_int8(
     from quantkit.graph.placement import plan_tensorrt, without
     from quantkit.graph.qdq import insert_qdq
 
-    _check_choices(target, high_precision)
+    _check_choices(target, high_precision, reduce_range)
     half = high_precision == "fp16"
     if target == "cpu":
         from quantkit.graph.cpu import quantize_for_cpu
 
-        return quantize_for_cpu(_prepared(model, table), table.tensors, exclude=exclude, skipped=table.skipped)
+        return quantize_for_cpu(
+            _prepared(model, table),
+            table.tensors,
+            exclude=exclude,
+            skipped=table.skipped,
+            reduce_range=reduce_range,
+        )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
     plan = without(plan_tensorrt(graph, exclude=exclude), table.skipped)
     insert_qdq(graph, plan, activation_params(plan, table.tensors), fp16_scales=half)
@@ -151,13 +167,15 @@ def open_table(table: CalibrationTable | PathLike) -> CalibrationTable:
     return table if isinstance(table, CalibrationTable) else load_table(table)
 
 
-def _check_choices(target: str, high_precision: str) -> None:
+def _check_choices(target: str, high_precision: str, reduce_range: bool | None = None) -> None:
     if high_precision not in ("fp32", "fp16"):
         raise ModelError(f"there is no high precision {high_precision!r}: choose fp32 or fp16")
     if target not in ("tensorrt", "cpu"):
         raise ModelError(f"there is no target {target!r}: choose tensorrt or cpu")
     if target == "cpu" and high_precision == "fp16":
         raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
+    if target != "cpu" and reduce_range:
+        raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
 
 
 def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:

@@ -127,7 +127,15 @@ class Builder:
             functions=self.functions,
             ir_version=max(helper.find_min_ir_version_for(opsets[:1]), 8),
         )
-        return onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        known = {v.name: v for v in inferred.graph.input}
+        for value in inferred.graph.output:
+            if value.name in known:
+                value.type.CopyFrom(known[value.name].type)
+            elif not value.type.tensor_type.HasField("shape"):
+                value.type.tensor_type.shape.SetInParent()
+                value.type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(2))
+        return inferred
 
     def _fresh(self, prefix: str) -> str:
         self._count += 1

@@ -165,6 +165,16 @@ def inception_concat(**options) -> onnx.ModelProto:
 
 
 @model
+def concat_of_read_inputs(**options) -> onnx.ModelProto:
+    """Branches that are quantized for themselves and joined, as in a feature pyramid."""
+    g = Builder(**options)
+    a = g.op("Relu", g.conv(image(g), 32, 32))
+    b = g.op("Relu", g.conv(a, 32, 32))
+    joined = g.op("Concat", a, g.op("MaxPool", b, kernel_shape=[3, 3], pads=[1] * 4), b, axis=1)
+    return g.model(g.op("Relu", g.conv(joined, 96, 32, 1)), g.conv(b, 32, 16))
+
+
+@model
 def average_pool_classifier(**options) -> onnx.ModelProto:
     g = Builder(**options)
     y = g.op("AveragePool", g.op("Relu", g.conv(image(g), 32, 32)), kernel_shape=[2, 2], strides=[2, 2])

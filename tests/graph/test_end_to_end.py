@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from quantkit.graph.model import check_model
 from quantkit.graph.placement import observable
-from quantkit.graph.prepare import FLOAT_TYPES, WEIGHTED_OPS, is_standard
+from quantkit.graph.prepare import FLOAT_TYPES, WEIGHTED_OPS, is_standard, prepare
 
 from .builder import Builder
 from .models import MODELS
 from .pipeline import Quantized, load, quantize, quantized, run, sqnr_db
 
 PRECISIONS = ("fp32", "fp16")
-ENTERING = {"Cast"}
-"""What may stand between a DequantizeLinear and its reader: nothing but the Casts of a float conversion."""
 
 
 def every(test):
@@ -136,8 +134,6 @@ def test_weights_shrink_fourfold(name: str, precision: str) -> None:
 def test_everything_in_float_has_a_reason(name: str, precision: str) -> None:
     q = quantized(name, precision)
     graph = load(MODELS[name]())
-    from quantkit.graph.prepare import prepare
-
     prepare(graph, name=name)
     quantized_tensors = {e.tensor for e in (*q.plan.activations, *q.plan.weights)}
     constants = {n for n, v in graph.graph.initializers.items() if v.dtype in FLOAT_TYPES}
@@ -145,7 +141,7 @@ def test_everything_in_float_has_a_reason(name: str, precision: str) -> None:
         assert q.plan.skipped.get(tensor), tensor
 
 
-@pytest.mark.parametrize("name", ["dense_concat", "inception_concat"])
+@pytest.mark.parametrize("name", ["dense_concat", "concat_of_read_inputs"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_one_scale_across_a_concat(name: str, precision: str) -> None:
     q = quantized(name, precision)

@@ -177,6 +177,21 @@ def test_squeeze_and_excite_scales_codes(gate: str, tmp_path: Path) -> None:
     assert sqnr > 25
 
 
+def test_a_gate_is_never_clipped() -> None:
+    net = Net()
+    conv = net.conv("x")
+    gate = net.op("Sigmoid", conv)
+    model = net.model(classifier(net, net.conv(net.op("Mul", conv, gate))))
+    x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    ranges = ranges_of(model, x)
+    maximum = ranges[gate].maximum
+    ranges[gate] = TensorRange(amax=maximum / 8, minimum=0.0, maximum=maximum)
+    result, _ = quantize_for_cpu(model, ranges)
+    scale = result.graph.initializers[f"{gate}_scale"].const_value
+    assert scale is not None
+    np.testing.assert_allclose(scale.numpy() * 255, maximum, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["HardSwish", "Tanh", "Elu", "Softplus"])
 def test_a_float_activation_leaves_the_convolutions_around_it_in_integers(kind: str, tmp_path: Path) -> None:
     net = Net()
