@@ -5,15 +5,8 @@ from quantkit.processor import products_saturate, read_cpuinfo
 
 def cpuinfo(folder, flags, key="flags"):
     path = folder / "cpuinfo"
-    path.write_text(
-        f"processor	: 0
-model name	: Some CPU @ 3 GHz
-{key}		: {flags}
-
-processor	: 1
-{key}	: other
-"
-    )
+    lines = ["processor\t: 0", "model name\t: Some CPU @ 3 GHz", f"{key}\t\t: {flags}", "", f"{key}\t: other"]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 

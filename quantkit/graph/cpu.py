@@ -60,6 +60,6 @@ def quantize_for_cpu(
     return model, plan
 
 
-def cpu_tensors(model: ir.Model) -> tuple[str, ...]:
+def cpu_tensors(model: ir.Model, *, exclude: Sequence[str] = ()) -> tuple[str, ...]:
     """Tensors of a prepared `model` that `quantize_for_cpu` needs ranges of; the model stays as it is."""
-    return plan_cpu(rewrite_for_cpu(model.clone())).tensors
+    return plan_cpu(rewrite_for_cpu(model.clone()), exclude=exclude).tensors

@@ -15,31 +15,21 @@ __all__ = ["FP16_OPSET", "to_fp16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 
-_TYPE_ATTRIBUTES = {
-    "Cast": "to",
-    "EyeLike": "dtype",
-    "RandomNormal": "dtype",
-    "RandomNormalLike": "dtype",
-    "RandomUniform": "dtype",
-    "RandomUniformLike": "dtype",
-    "Bernoulli": "dtype",
-    "DequantizeLinear": "output_dtype",
-    "BlackmanWindow": "output_datatype",
-    "HammingWindow": "output_datatype",
-    "HannWindow": "output_datatype",
-    "MelWeightMatrix": "output_datatype",
-}
+_TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "DequantizeLinear": "output_dtype"}
 """Attributes that fix the element type of the output."""
 
-_FLOAT_BY_DEFAULT = (
-    "RandomNormal",
-    "RandomUniform",
+_KEPT_OPS = (
+    "Bernoulli",
     "BlackmanWindow",
     "HammingWindow",
     "HannWindow",
     "MelWeightMatrix",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
 )
-"""Those whose output is FP32 where the attribute is missing."""
+"""Sources of numbers, for which runtimes have no FP16 kernels although ONNX has the type."""
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
@@ -47,7 +37,7 @@ def to_fp16(model: ir.Model) -> ir.Model:
 
     Model inputs and outputs keep FP32, through one Cast each. FP32 stays, between Casts: what an operator's schema
     takes in FP32 only (the scales of Resize, NonMaxSuppression), operators of foreign domains and what reads them,
-    operators with sub-graphs or on sequences, and arithmetic on shapes, whose integers FP16 cannot count beyond 2048.
+    operators with sub-graphs or on sequences, sources of numbers, and arithmetic on shapes, whose integers FP16 cannot count beyond 2048.
     Constants beyond FP16's range (attention masks of -3e38) become its largest number, and positive ones below it its
     smallest.
 
@@ -81,6 +71,7 @@ class _Demand:
     def of(cls, node: ir.Node, opset: int, *, whole: bool) -> _Demand:
         schema = _schema(node, opset)
         whole = whole or any(True for _ in _subgraphs(node)) or not all(map(_is_tensor, (*node.inputs, *node.outputs)))
+        whole = whole or is_standard(node, *_KEPT_OPS)
         # The result of an unknown operator is what that made of FP32.
         whole = whole or any(value is not None and value.dtype is None for value in node.inputs)
         if whole or schema is None:
@@ -253,8 +244,7 @@ def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 def _halve_attributes(node: ir.Node) -> None:
     """Element types and values that attributes state."""
     name = _TYPE_ATTRIBUTES.get(node.op_type)
-    default = int(ir.DataType.FLOAT) if node.op_type in _FLOAT_BY_DEFAULT else 0
-    if name is not None and node.attributes.get_int(name, default) == ir.DataType.FLOAT:
+    if name is not None and node.attributes.get_int(name, 0) == ir.DataType.FLOAT:
         node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT16))
     for key, attribute in list(node.attributes.items()):
         if attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype is ir.DataType.FLOAT:

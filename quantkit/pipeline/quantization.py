@@ -116,6 +116,7 @@ def check_quantizable(
     model: PathLike, *, exclude: Sequence[str] = (), target: Target = "tensorrt", high_precision: HighPrecision = "fp32"
 ) -> None:
     """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
+    from quantkit.graph.cpu import cpu_tensors
     from quantkit.graph.model import load_model
     from quantkit.graph.placement import plan_tensorrt
     from quantkit.graph.prepare import has_qdq, prepare
@@ -124,7 +125,11 @@ def check_quantizable(
     graph = load_model(model)
     if has_qdq(graph):
         raise ModelError(f"{model} is quantized already: give the float model")
-    plan_tensorrt(prepare(graph, name=Path(model).name), exclude=exclude)
+    prepare(graph, name=Path(model).name)
+    if target == "cpu":
+        cpu_tensors(graph, exclude=exclude)
+    else:
+        plan_tensorrt(graph, exclude=exclude)
 
 
 def make_int8(

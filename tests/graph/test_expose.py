@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantkit.errors import ModelError
+from quantkit.graph.expose import expose
+from quantkit.graph.placement import observable
+from quantkit.graph.prepare import prepare
+
+from .models import MODELS
+from .pipeline import load, random_inputs, run
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_activation_can_be_observed(name: str) -> None:
+    graph = prepare(load(MODELS[name]()), name=name)
+    tensors = observable(graph)
+    inputs = random_inputs(graph)
+    plain = run(graph, inputs)
+    found = run(expose(graph, tensors), inputs)
+    assert list(found) == [t for t in tensors if t not in inputs]
+    for output, values in plain.items():
+        np.testing.assert_allclose(found[output], values, rtol=1e-5, atol=1e-6)
+
+
+def test_what_nothing_needs_is_removed() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    first = next(iter(graph.graph)).outputs[0].name
+    assert [n.op_type for n in expose(graph, [first]).graph] == ["Conv"]
+
+
+def test_inputs_alone_leave_the_outputs() -> None:
+    """A model whose only quantized tensor is its input has to be run all the same."""
+    model = MODELS["matmul_constant_left"]()
+    graph = expose(prepare(load(model), name="model"), ["x"])
+    assert [v.name for v in graph.graph.outputs] == [v.name for v in model.graph.output]
+
+
+def test_unknown_tensor() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    with pytest.raises(ModelError, match="no tensor 'nowhere'"):
+        expose(graph, ["x", "nowhere"])
