@@ -28,8 +28,8 @@ def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, frozenset[str]]:
 def products_saturate(path: Path = CPUINFO, machine: str | None = None) -> bool:
     """Whether sums of UINT8 x INT8 products saturate at 16 bits here: on x86 without VNNI and AMX, or if unknown.
 
-    Such a processor adds two products in 16 bits (VPMADDUBSW); 255 * 127 * 2 does not fit, and results are wrong
-    without a message. Weights of 7 bits fit (ONNX Runtime documentation, "Quantize ONNX models", "When to use reduce-range").
+    Such a processor adds two products in 16 bits (VPMADDUBSW), where 255 * 127 * 2 does not fit, and results are wrong
+    without a message. Weights of 7 bits fit (ONNX Runtime documentation, "Quantize ONNX models", reduce-range).
     """
     if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False

@@ -37,9 +37,9 @@ def to_fp16(model: ir.Model) -> ir.Model:
 
     Model inputs and outputs keep FP32, through one Cast each. FP32 stays, between Casts: what an operator's schema
     takes in FP32 only (the scales of Resize, NonMaxSuppression), operators of foreign domains and what reads them,
-    operators with sub-graphs or on sequences, sources of numbers, and arithmetic on shapes, whose integers FP16 cannot count beyond 2048.
-    Constants beyond FP16's range (attention masks of -3e38) become its largest number, and positive ones below it its
-    smallest.
+    operators with sub-graphs or on sequences, sources of numbers, and arithmetic on shapes, whose integers FP16 cannot
+    count beyond 2048. Constants beyond FP16's range (attention masks of -3e38) become its largest number, and positive
+    ones below it its smallest.
 
     Args:
         model: with element types inferred (`prepare`).

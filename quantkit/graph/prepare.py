@@ -1,8 +1,8 @@
 """Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
 
-After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one, every
-weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred. Fusing
-and folding are left to the runtimes.
+After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one,
+every weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred.
+Fusing and folding are left to the runtimes.
 """
 
 from __future__ import annotations

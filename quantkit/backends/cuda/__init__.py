@@ -1,0 +1,1 @@
+"""Device memory, streams and events through pycuda, in the device's primary context only."""

@@ -1,0 +1,89 @@
+"""Finding TensorRT or TensorRT-RTX, and what the one that was found can do: by asking for a name, never by version alone."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from quantkit.errors import BackendUnavailableError
+
+__all__ = ["OLDEST_VERSION", "Library", "LibraryName", "load_library", "parse_version"]
+
+LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+
+OLDEST_VERSION = (8, 6, 0)
+"""First version whose Python API has named tensors and execute_async_v3."""
+
+_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_PIP_LINES: dict[str, str] = {"tensorrt": "pip install quantkit[tensorrt]", "tensorrt-rtx": "pip install quantkit[rtx]"}
+
+
+@dataclass(frozen=True)
+class Library:
+    """An imported TensorRT.
+
+    Attributes:
+        module: the Python module; enums and classes are taken from it by name, since their values move between versions.
+        name: which of the two products it is.
+        version: major, minor, patch.
+    """
+
+    module: Any
+    name: LibraryName
+    version: tuple[int, int, int]
+
+    @property
+    def title(self) -> str:
+        """Name and version for messages and manifests."""
+        product = "TensorRT" if self.name == "tensorrt" else "TensorRT-RTX"
+        return f"{product} {'.'.join(map(str, self.version))}"
+
+    @property
+    def has_calibrators(self) -> bool:
+        """Whether it can calibrate by itself (TensorRT up to 10)."""
+        return hasattr(self.module, "IInt8EntropyCalibrator2")
+
+    @property
+    def has_precision_flags(self) -> bool:
+        """Whether FP16 and INT8 are builder flags (up to 10); else the network's own types decide."""
+        return hasattr(self.module.BuilderFlag, "INT8")
+
+    @property
+    def has_strong_typing(self) -> bool:
+        """Whether a network can be, or always is, strongly typed (10 and later)."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether it is TensorRT-RTX, which builds for named GPUs ahead of time, without one."""
+        return self.name == "tensorrt-rtx"
+
+
+def load_library(name: LibraryName = "tensorrt") -> Library:
+    """Imports TensorRT or TensorRT-RTX.
+
+    Raises:
+        BackendUnavailableError: it is not installed, cannot be loaded, or is too old; the message holds the pip line.
+    """
+    product, line = ("TensorRT" if name == "tensorrt" else "TensorRT-RTX"), _PIP_LINES[name]
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(f"{product} is not installed: {line}") from error
+    except (ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendUnavailableError(f"{product} is installed but does not load ({reason}): {line}") from error
+    version = parse_version(str(module.__version__))
+    if name == "tensorrt" and version < OLDEST_VERSION:
+        found = ".".join(map(str, version))
+        raise BackendUnavailableError(f"TensorRT {found} is too old: 8.6 or newer is needed: {line}")
+    return Library(module=module, name=name, version=version)
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """Major, minor and patch of a version such as "10.14.1.48.post1"."""
+    numbers = [int(n) for n in re.findall(r"\d+", text)[:3]]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return major, minor, patch

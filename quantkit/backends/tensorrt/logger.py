@@ -1,0 +1,54 @@
+"""TensorRT's messages, collected: they are the only place where it says why a build failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from quantkit.backends.tensorrt.library import Library
+
+__all__ = ["make_logger"]
+
+# Without a GPU, TensorRT-RTX follows every usage error by this, which has nothing to do with it.
+_MISLEADING = ("cudaError 35", "CUDA driver version is insufficient")
+
+
+def make_logger(library: Library, *, tell: Callable[[str], None] | None = None, verbose: bool = False) -> Any:
+    """A `trt.ILogger` that keeps what TensorRT says.
+
+    Args:
+        library: whose interface is implemented.
+        tell: called with each warning and error, and with everything if `verbose`, as it comes.
+        verbose: ask TensorRT for its verbose messages.
+
+    Returns:
+        The logger, with `messages: list[tuple[str, str]]` (severity name, text) and `errors() -> list[str]`.
+    """
+    trt = library.module
+
+    class CollectingLogger(trt.ILogger):  # type: ignore[misc, name-defined]
+        """Called from TensorRT's threads; an exception must not leave `log`."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[tuple[str, str]] = []
+            self._lock = threading.Lock()
+
+        def log(self, severity: Any, message: str) -> None:
+            name = str(getattr(severity, "name", severity))
+            if name == "VERBOSE" and not verbose:
+                return
+            with self._lock:
+                self.messages.append((name, message))
+            if tell is not None and (verbose or name in ("INTERNAL_ERROR", "ERROR", "WARNING")):
+                tell(f"TensorRT {name.lower()}: {message}")
+
+        def errors(self) -> list[str]:
+            """What it said as an error, one line each, without what is known to mislead."""
+            with self._lock:
+                texts = [text for name, text in self.messages if name in ("INTERNAL_ERROR", "ERROR")]
+            plain = [" ".join(text.split()) for text in texts if not any(word in text for word in _MISLEADING)]
+            return list(dict.fromkeys(plain))
+
+    return CollectingLogger()
