@@ -203,10 +203,10 @@ def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str],
 
 
 def probabilities(model: ir.Model) -> frozenset[str]:
-    """Names of the tensors that hold a Softmax's output, copies included: from 0 to 1, most of them near 0."""
+    """Names of the tensors that hold the output of a Softmax or a Sigmoid gate, copies included: from 0 to 1."""
     found: set[str] = set()
     for node in model.graph:
-        if is_standard(node, "Softmax"):
+        if is_standard(node, "Softmax", "Sigmoid", "HardSigmoid"):
             found |= _reached_by_copies(node.outputs[0])
     return frozenset(found)
 

@@ -143,7 +143,7 @@ def calibrate(
         tell=say,
         name=name,
     )
-    # Nearly all probabilities are near 0, where KL divergence wants the range to end; the few large ones matter.
+    # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
     # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
     kept = unclipped if method == "entropy" and histogram == "exact" else frozenset()
     ranges, skipped = _ranges(collector.statistics, find_method(method, percent=percentile), kept, progress)
