@@ -27,17 +27,19 @@ def quantize(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np
         An array of `x.shape` and `params.dtype`.
     """
     info = np.iinfo(params.dtype)
-    scale, zero_point = _broadcast(params, x.ndim)
-    codes = np.rint(np.asarray(x, np.float32) / scale) + zero_point
+    scale, zero_point = _broadcast(params, x.ndim), params.zero_point
+    # In place and in float32, which holds every code: a large weight is copied once, not four times.
+    codes = np.asarray(x, np.float32) / scale
+    codes = np.asarray(np.rint(codes, out=codes if codes.ndim else None))
+    codes += np.float32(zero_point)
     low = max(info.min, -info.max) if params.narrow else info.min
-    codes = np.clip(codes, low, info.max)
-    return np.asarray(codes, params.dtype)
+    return np.clip(codes, low, info.max).astype(params.dtype)
 
 
 def dequantize(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
     """Inverse of `quantize` up to rounding: ``(q - zero_point) * scale``, float32, shape of `q`."""
-    scale, zero_point = _broadcast(params, q.ndim)
-    return np.asarray((q.astype(np.int32) - zero_point) * scale, np.float32)
+    scale, zero_point = _broadcast(params, q.ndim), params.zero_point
+    return np.asarray((q.astype(np.int32) - np.int32(zero_point)) * scale, np.float32)
 
 
 def weight_params(weight: npt.NDArray[np.floating], axis: int | None, *, levels: int = 127) -> QuantParams:
@@ -66,10 +68,9 @@ def weight_params(weight: npt.NDArray[np.floating], axis: int | None, *, levels:
     return QuantParams(scale=np.where(used, scale, fill).astype(np.float32), axis=axis, narrow=True)
 
 
-def _broadcast(params: QuantParams, ndim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    scale, zero_point = params.scale, np.asarray(params.zero_point, np.int32)
+def _broadcast(params: QuantParams, ndim: int) -> npt.NDArray[np.float32]:
     if params.axis is None:
-        return scale, zero_point
+        return params.scale
     shape = [1] * ndim
     shape[params.axis] = -1
-    return scale.reshape(shape), zero_point
+    return params.scale.reshape(shape)

@@ -38,6 +38,7 @@ __all__ = [
     "QdqPlan",
     "QuantParams",
     "QuantizedModel",
+    "QueryTimes",
     "Report",
     "Resize",
     "Runner",
@@ -45,6 +46,7 @@ __all__ = [
     "TensorRange",
     "TensorSpec",
     "TensorStatistics",
+    "TimedRunner",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -230,6 +232,42 @@ class Runner(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class QueryTimes:
+    """Times in ms of consecutive queries on a device, one element for each query.
+
+    Attributes:
+        h2d_ms, compute_ms, d2h_ms: copy to the device, computation, copy back: by the device's own events.
+        enqueue_ms: how long the host needed to hand the computation over.
+        span_ms: from the first query's start to the last one's end, by the device's events.
+    """
+
+    h2d_ms: tuple[float, ...]
+    compute_ms: tuple[float, ...]
+    d2h_ms: tuple[float, ...]
+    enqueue_ms: tuple[float, ...]
+    span_ms: float
+
+    def __post_init__(self) -> None:
+        if not self.h2d_ms or len({len(t) for t in (self.h2d_ms, self.compute_ms, self.d2h_ms, self.enqueue_ms)}) != 1:
+            raise EvaluationError("query times need the same number of queries, at least one, in every part")
+
+    def __len__(self) -> int:
+        return len(self.compute_ms)
+
+
+@runtime_checkable
+class TimedRunner(Runner, Protocol):
+    """A runner that can time its queries on the device."""
+
+    @property
+    def uses_cuda_graph(self) -> bool:
+        """Whether queries replay a captured CUDA graph."""
+
+    def time_block(self, inputs: Mapping[str, Array], *, duration_ms: float, min_queries: int = 1) -> QueryTimes:
+        """Runs the same query again and again, at least so long and so often, without returning its outputs."""
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
@@ -445,7 +483,10 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one inference call on one batch, host clock, after warm-up. Throughput is samples per second.
+    """Time of one inference call on one batch, after warm-up. Throughput is samples per second.
+
+    By method "host", a call is `Runner.run` on the host's clock. By method "device", it is the copy to the device, the
+    computation and the copy back of one query, by the device's own events, as trtexec measures it.
 
     Attributes:
         batch_size: samples a call.
@@ -453,6 +494,12 @@ class Latency:
         threads: threads of the runtime within one call, 0 if it chose.
         median_ms, mean_ms, minimum_ms, p90_ms, p99_ms: over the timed calls.
         throughput: batch_size * iterations / total time of the timed calls, samples / s.
+        method: whose clock, "host" or "device".
+        compute_ms, compute_p99_ms: "device" only: median and 99th percentile of the computation alone.
+        compute_variation: "device" only: standard deviation of the computation's time over its mean.
+        h2d_ms, d2h_ms: "device" only: medians of the copies to the device and back.
+        enqueue_ms: "device" only: median time that the host needs to hand one computation over.
+        cuda_graph: whether the calls replayed a CUDA graph.
     """
 
     batch_size: int
@@ -464,14 +511,31 @@ class Latency:
     p90_ms: float
     p99_ms: float
     throughput: float
+    method: Literal["host", "device"] = "host"
+    compute_ms: float | None = None
+    compute_p99_ms: float | None = None
+    compute_variation: float | None = None
+    h2d_ms: float | None = None
+    d2h_ms: float | None = None
+    enqueue_ms: float | None = None
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.iterations < 1:
             raise EvaluationError("latency needs at least one sample and one iteration")
+        if (self.method == "device") != (self.compute_ms is not None):
+            raise EvaluationError(f"latency: compute_ms {self.compute_ms} does not go with method {self.method!r}")
         for f in fields(self):
             value = getattr(self, f.name)
-            if not math.isfinite(value) or value < 0:
+            if value is not None and not isinstance(value, str) and (not math.isfinite(value) or value < 0):
                 raise EvaluationError(f"latency: {f.name} {value} must be finite and not negative")
+
+    @property
+    def compared_ms(self) -> float:
+        """What a speed-up compares: the median computation where it was measured apart from the copies, which are the
+        same for every variant and overlap with it in a pipeline; else the median call.
+        """
+        return self.median_ms if self.compute_ms is None else self.compute_ms
 
 
 @dataclass(frozen=True)
@@ -548,8 +612,21 @@ class Report:
             return None
         return evaluation.metrics[metric] - self.baseline.metrics[metric]
 
-    def speedup(self, evaluation: Evaluation) -> float | None:
-        """Baseline's median latency over this one's (above 1 is faster); None where one was not measured."""
-        if evaluation.latency is None or self.baseline.latency is None:
+    def speed_reference(self, evaluation: Evaluation) -> Evaluation | None:
+        """What the speed of `evaluation` is compared with: the first variant timed by the same method on the same
+        backend, perhaps itself. None where it was not timed. Times of different devices are not comparable.
+        """
+        if evaluation.latency is None:
             return None
-        return self.baseline.latency.median_ms / evaluation.latency.median_ms
+        return next(
+            e
+            for e in self.evaluations
+            if e.latency and (e.backend, e.latency.method) == (evaluation.backend, evaluation.latency.method)
+        )
+
+    def speedup(self, evaluation: Evaluation) -> float | None:
+        """Time of `speed_reference` over this one's (above 1 is faster); None where it was not timed."""
+        reference = self.speed_reference(evaluation)
+        if evaluation.latency is None or reference is None or reference.latency is None:
+            return None
+        return reference.latency.compared_ms / evaluation.latency.compared_ms

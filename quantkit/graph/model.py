@@ -45,9 +45,11 @@ NEWEST_OPSET = 24
 LARGE_MODEL_BYTES = 1 << 30
 """From here on weights go to an external file: one protobuf message cannot exceed 2 GiB."""
 
+_SMALL_TENSOR_BYTES = 1 << 16
+
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Reads a model; external data stays on disk until it is used.
+    """Reads a model; large external data stays on disk until it is used.
 
     Raises:
         ModelError: the file is missing, no ONNX model, empty, of an unsupported opset, or its external data is missing.
@@ -74,6 +76,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
             raise ModelError(f"{file}: the external data file {tensor.location} of weight {value.name!r} is missing")
+    _load_small_weights(model)
     return model
 
 
@@ -216,6 +219,17 @@ def _external_weights(model: ir.Model) -> list[ir.Value]:
     """Initializers of all graphs, sub-graphs included, whose values are in another file."""
     values = (value for graph in model.graphs() for value in graph.initializers.values())
     return [value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
+
+
+def _load_small_weights(model: ir.Model) -> None:
+    """Reads the external values that onnx's checker and shape inference look at: they do not find the file.
+
+    Those are small ones of the main graph (shapes, axes; large ones are hidden from both) and all of sub-graphs.
+    """
+    for value in _external_weights(model):
+        tensor = value.const_value
+        if tensor is not None and (tensor.nbytes <= _SMALL_TENSOR_BYTES or value.graph is not model.graph):
+            value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
 
 
 def _serialized(model: ir.Model) -> bytes:

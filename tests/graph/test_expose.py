@@ -21,7 +21,7 @@ def test_every_activation_can_be_observed(name: str) -> None:
     found = run(expose(graph, tensors), inputs)
     assert list(found) == [t for t in tensors if t not in inputs]
     for output, values in plain.items():
-        np.testing.assert_allclose(found[output], values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-4)
 
 
 def test_what_nothing_needs_is_removed() -> None:
