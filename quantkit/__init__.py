@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING, Any
 from quantkit._version import __version__
 
 if TYPE_CHECKING:
+    from quantkit.backends.tensorrt.options import BuildOptions
     from quantkit.calibration.table import load_table, save_table
     from quantkit.errors import QuantKitError
-    from quantkit.pipeline import ImageOptions, calibrate, evaluate, quantize, write_tensorrt_cache
+    from quantkit.pipeline import ImageOptions, build, calibrate, evaluate, quantize, write_tensorrt_cache
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
 
 __all__ = [
+    "BuildOptions",
     "CalibrationTable",
     "ImageOptions",
     "Preprocessing",
     "QuantKitError",
     "Report",
     "__version__",
+    "build",
     "calibrate",
     "evaluate",
     "load_report",
@@ -41,11 +44,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BuildOptions": "quantkit.backends.tensorrt.options",
     "CalibrationTable": "quantkit.types",
     "ImageOptions": "quantkit.pipeline",
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",
+    "build": "quantkit.pipeline",
     "calibrate": "quantkit.pipeline",
     "evaluate": "quantkit.pipeline",
     "load_report": "quantkit.reporting",

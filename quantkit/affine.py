@@ -33,7 +33,7 @@ def quantize(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np
     codes = np.asarray(np.rint(codes, out=codes if codes.ndim else None))
     codes += np.float32(zero_point)
     low = max(info.min, -info.max) if params.narrow else info.min
-    return np.clip(codes, low, info.max).astype(params.dtype)
+    return np.asarray(np.clip(codes, low, info.max), params.dtype)
 
 
 def dequantize(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from quantkit._version import __version__
+from quantkit.cli.building import build
 from quantkit.cli.options import (
     DATA_PANEL,
     ClassesOption,
@@ -303,6 +304,9 @@ def evaluate(
     print_report(report, console)
     for path in paths.values():
         typer.echo(f"wrote {path}")
+
+
+app.command()(build)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from quantkit.evaluation.environment import describe_environment
 from quantkit.evaluation.evaluate import evaluate, feed, metric_notes
+from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
 from quantkit.evaluation.latency import measure_latency
 from quantkit.evaluation.metrics import METRICS
 from quantkit.evaluation.significance import difference_interval, mcnemar_p_value
@@ -12,7 +13,9 @@ __all__ = [
     "difference_interval",
     "evaluate",
     "feed",
+    "latency_notes",
     "mcnemar_p_value",
+    "measure_device_latency",
     "measure_latency",
     "metric_notes",
 ]

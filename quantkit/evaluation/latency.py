@@ -1,4 +1,7 @@
-"""Latency and throughput of variants, measured fairly: one process, one input, the variants taking turns."""
+"""Latency and throughput of variants, measured fairly: one process, one input, the variants taking turns.
+
+Here by the host's clock; by a device's own events in `quantkit.evaluation.gpu_latency`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 from quantkit.errors import EvaluationError
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["measure_latency", "percentile"]
+__all__ = ["measure_latency", "percentile", "take_turns"]
 
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
@@ -64,22 +67,51 @@ def measure_latency(
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
     settle = {name: _warm_up(call, int(warmup_s * 1e9), clock) < _BLOCK_NS for name, call in calls.items()}
     times: dict[str, list[int]] = {name: [] for name in calls}
-    totals = dict.fromkeys(calls, 0)
-    names, turn, done = list(calls), 0, 0.0
-    while done < 1:
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            block = _time_block(calls[name], clock, settle=settle[name])
-            times[name] += block
-            totals[name] += sum(block)
-        turn += 1
-        done = min(len(t) for t in times.values()) / min_iterations
-        if duration_s:
-            done = min(done, min(totals.values()) / (duration_s * 1e9))
-        if on_progress is not None:
-            on_progress(min(done, 1.0))
+
+    def time_block(name: str) -> tuple[int, float]:
+        block = _time_block(calls[name], clock, settle=settle[name])
+        times[name] += block
+        return len(block), sum(block) / 1e9
+
+    take_turns(list(calls), time_block, duration_s=duration_s, min_iterations=min_iterations, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
     return {name: _summarize(t, batch_size=batch_size, threads=threads) for name, t in times.items()}
+
+
+def take_turns(
+    names: Sequence[str],
+    time_block: Callable[[str], tuple[int, float]],
+    *,
+    duration_s: float,
+    min_iterations: int,
+    on_progress: Callable[[float], None] | None = None,
+) -> None:
+    """Times blocks of each variant in rounds, until each has its duration and its iterations.
+
+    Each round starts one variant later, so none is always first.
+
+    Args:
+        names: of the variants.
+        time_block: times one block of a variant; returns its calls and its seconds.
+        duration_s: timed seconds per variant, at least.
+        min_iterations: timed calls per variant, at least.
+        on_progress: called after each round with the share that is done, 0 to 1.
+    """
+    calls = dict.fromkeys(names, 0)
+    seconds = dict.fromkeys(names, 0.0)
+    turn, done = 0, 0.0
+    while done < 1:
+        first = turn % len(names)
+        for name in (*names[first:], *names[:first]):
+            count, length = time_block(name)
+            calls[name] += count
+            seconds[name] += length
+        turn += 1
+        done = min(calls.values()) / min_iterations
+        if duration_s:
+            done = min(done, min(seconds.values()) / duration_s)
+        if on_progress is not None:
+            on_progress(min(done, 1.0))
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -1,8 +1,9 @@
-"""The story of quantkit: images and a model → calibration table → INT8 model → report.
+"""The story of quantkit: images and a model → calibration table → INT8 model → engine, report.
 
 Wires the stages and shows progress; what a stage does is left to the stage, and nothing here touches a tensor's values.
 """
 
+from quantkit.pipeline.building import BuiltEngine, EngineLibrary, build
 from quantkit.pipeline.calibration import calibrate
 from quantkit.pipeline.data import ImageOptions, Order, Tell
 from quantkit.pipeline.evaluation import VARIANTS, evaluate
@@ -18,11 +19,14 @@ from quantkit.pipeline.quantization import (
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
     "VARIANTS",
+    "BuiltEngine",
+    "EngineLibrary",
     "HighPrecision",
     "ImageOptions",
     "Order",
     "Target",
     "Tell",
+    "build",
     "calibrate",
     "check_quantizable",
     "evaluate",
