@@ -10,6 +10,7 @@ import typer
 
 from quantkit._version import __version__
 from quantkit.cli.building import build
+from quantkit.cli.inspection import doctor, inspect
 from quantkit.cli.options import (
     DATA_PANEL,
     ClassesOption,
@@ -307,6 +308,8 @@ def evaluate(
 
 
 app.command()(build)
+app.command()(inspect)
+app.command()(doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:

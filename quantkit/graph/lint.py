@@ -132,17 +132,24 @@ def _lint_parameters(node: ir.Node) -> Iterator[Finding]:
     name = _name(node)
     codes = _code_type(node)
     if codes is ir.DataType.INT32:
-        text = "DQ of INT32 (a bias): TensorRT refuses the model; keep the bias in float (ONNX Runtime: QuantizeBias=False)"
+        text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
         yield Finding("int32 bias", name, "refused", text)
         return
     scale, zero = (_constant(node, i) for i in (1, 2))
     if zero is not None and np.any(zero != 0):
         text = "zero point is not 0: TensorRT refuses the model; quantize symmetrically"
         yield Finding("zero point", name, "refused", text)
-    elif codes is ir.DataType.UINT8:
+    elif _is_unsigned_by_default(node):
+        text = (
+            "no zero point: that is UINT8 for ONNX and INT8 for TensorRT, which computes other numbers; add one of INT8"
+        )
+        yield Finding("no zero point", name, "wrong", text)
+    elif codes is ir.DataType.UINT8 and not _is_unsigned_by_default(
+        node.inputs[0].producer() if node.inputs[0] else None
+    ):
         text = "UINT8: TensorRT warns and computes INT8 instead, so that codes above 127 are clipped; quantize to INT8"
         yield Finding("uint8", name, "wrong", text)
-    elif len(node.inputs) < 3 or node.inputs[2] is None:
+    elif codes is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
         yield Finding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
     if scale is None:
         yield Finding("computed scale", name, "refused", "scale is no constant: TensorRT refuses the model")
@@ -296,9 +303,14 @@ def _code_type(node: ir.Node) -> ir.DataType | None:
     if _is_dq(node):
         tensor = constant_of(node.inputs[0])
         return tensor.dtype if tensor is not None else _input(node, 0).dtype
-    stated = node.attributes.get_int("output_dtype", 0)
-    # ONNX's default is UINT8, but without a zero point TensorRT quantizes to INT8, as most exporters mean it.
-    return ir.DataType(stated) if stated in list(ir.DataType) else None
+    return ir.DataType(node.attributes.get_int("output_dtype", ir.DataType.UINT8) or ir.DataType.UINT8)
+
+
+def _is_unsigned_by_default(node: ir.Node | None) -> bool:
+    if node is None or not _is_q(node):
+        return False
+    has_zero_point = len(node.inputs) > 2 and node.inputs[2] is not None
+    return not has_zero_point and not node.attributes.get_int("output_dtype", 0)
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Finding TensorRT or TensorRT-RTX, and what the one that was found can do: by asking for a name, never by version alone."""
+"""Finding TensorRT or TensorRT-RTX, and what the one that was found can do: by asking for a name, not by version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Library:
     """An imported TensorRT.
 
     Attributes:
-        module: the Python module; enums and classes are taken from it by name, since their values move between versions.
+        module: the Python module; enums and classes are taken by name, since their values move between versions.
         name: which of the two products it is.
         version: major, minor, patch.
     """
@@ -54,6 +54,15 @@ class Library:
     def has_strong_typing(self) -> bool:
         """Whether a network can be, or always is, strongly typed (10 and later)."""
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def cache_version(self) -> int:
+        """The library's number in the header of a calibration cache: 8601 for 8.6.1, 101601 for 10.16.1.
+
+        Source: getInferLibVersion in NvInferRuntimeBase.h.
+        """
+        major, minor, patch = self.version
+        return major * (1000 if major < 10 else 10000) + minor * 100 + patch
 
     @property
     def is_rtx(self) -> bool:

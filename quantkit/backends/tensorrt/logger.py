@@ -23,7 +23,9 @@ def make_logger(library: Library, *, tell: Callable[[str], None] | None = None, 
         verbose: ask TensorRT for its verbose messages.
 
     Returns:
-        The logger, with `messages: list[tuple[str, str]]` (severity name, text) and `errors() -> list[str]`.
+        The logger, with `messages: list[tuple[str, str]]` (severity name, text), `errors() -> list[str]`, and
+        `check()`, to be called after a build: it raises what was raised in `log` (Ctrl-C, say), which the bindings
+        swallow.
     """
     trt = library.module
 
@@ -33,9 +35,22 @@ def make_logger(library: Library, *, tell: Callable[[str], None] | None = None, 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[str, str]] = []
+            self.error: BaseException | None = None
             self._lock = threading.Lock()
 
         def log(self, severity: Any, message: str) -> None:
+            try:
+                self._keep(severity, message)
+            except BaseException as error:
+                self.error = self.error or error
+
+        def check(self) -> None:
+            """Raises the first exception that `log` had to hold back."""
+            if self.error is not None:
+                error, self.error = self.error, None
+                raise error
+
+        def _keep(self, severity: Any, message: str) -> None:
             name = str(getattr(severity, "name", severity))
             if name == "VERBOSE" and not verbose:
                 return

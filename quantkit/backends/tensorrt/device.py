@@ -1,0 +1,49 @@
+"""Which GPU is there, asked of the driver alone: no CUDA package is needed, and no context is made."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+
+__all__ = ["Gpu", "find_gpu"]
+
+# CUdevice_attribute values of the driver API, cuda.h.
+_COMPUTE_CAPABILITY_MAJOR = 75
+_COMPUTE_CAPABILITY_MINOR = 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name, and its compute capability such as "8.6"."""
+
+    name: str
+    compute_capability: str
+
+    @property
+    def target(self) -> str:
+        """As TensorRT-RTX calls its generation: "sm86"."""
+        return f"sm{self.compute_capability.replace('.', '')}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.target})"
+
+
+def find_gpu() -> Gpu | None:
+    """The first GPU that CUDA offers (CUDA_VISIBLE_DEVICES decides), None where there is none or no driver."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    device, count = ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    name = ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDeviceGetName(name, len(name), device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    )
+    return None if failed else Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")

@@ -1,0 +1,136 @@
+"""Batches as TensorRT's calibrators want them: full, of one shape, FP32 or integers, finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from contextlib import ExitStack, closing
+from typing import Literal
+
+import numpy as np
+
+from quantkit.errors import CalibrationError, DatasetError
+from quantkit.types import Array, Batch, TensorSpec
+
+__all__ = ["FullBatches", "LastBatch"]
+
+LastBatch = Literal["complete", "drop"]
+
+_KEPT = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_))
+"""TensorRT calibrates every other input in FP32, whatever the network's type (NVIDIA's Polygraphy, calibrator.py)."""
+
+
+class FullBatches:
+    """Batches of exactly one shape and type, as often as they are asked for.
+
+    Args:
+        make_batches: reads the data from the start, in batches of `inputs`' batch size, the last one perhaps smaller.
+        inputs: what the network takes: name, type, and the full shape of the calibration profile.
+        num_samples: how many samples `make_batches` gives.
+        last: whether a partial last batch is completed, with the first samples again, or dropped.
+        skipped: samples that could not be read so far, filled by `make_batches` as it goes; they are not planned for.
+        tell: called with one line when a batch is completed or dropped.
+
+    Raises:
+        CalibrationError: a dimension is not fixed, inputs differ in batch size, or no full batch is left.
+    """
+
+    def __init__(
+        self,
+        make_batches: Callable[[], Iterable[Batch]],
+        inputs: Sequence[TensorSpec],
+        *,
+        num_samples: int,
+        last: LastBatch = "complete",
+        skipped: Sized = (),
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        for spec in inputs:
+            if not spec.shape or not all(isinstance(d, int) and d > 0 for d in spec.shape):
+                raise CalibrationError(f"input {spec.name!r} has no fixed shape to calibrate with: {list(spec.shape)}")
+        sizes = {spec.name: spec.shape[0] for spec in inputs}
+        if len(set(sizes.values())) != 1:
+            raise CalibrationError(f"inputs differ in batch size: {sizes}: TensorRT calibrates with one")
+        self.batch_size = int(str(inputs[0].shape[0]))
+        self.inputs = tuple(
+            TensorSpec(s.name, s.dtype if s.dtype in _KEPT else np.dtype(np.float32), s.shape) for s in inputs
+        )
+        self._make_batches = make_batches
+        self._num_samples = num_samples
+        self._last = last
+        self._skipped = skipped
+        self._tell = tell or (lambda _: None)
+        if len(self) == 0:
+            raise CalibrationError(
+                f"{num_samples} samples fill no batch of {self.batch_size}: give more, or a smaller --batch-size"
+            )
+
+    def __len__(self) -> int:
+        """How many batches there will be; fewer as soon as samples turn out to be unreadable."""
+        samples = max(0, self._num_samples - len(self._skipped))
+        return samples // self.batch_size if self._last == "drop" else -(-samples // self.batch_size)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """The batches from the start.
+
+        Raises:
+            CalibrationError: an input is missing, or has another shape per sample than the calibration profile.
+            DatasetError: a value is not finite or does not fit the input's type, naming sample and input.
+        """
+        first: Batch | None = None
+        batches = self._make_batches()
+        with ExitStack() as stack:
+            if isinstance(batches, Generator):
+                stack.enter_context(closing(batches))
+            for batch in batches:
+                if len(batch) > self.batch_size:
+                    raise CalibrationError(f"a batch of {len(batch)} samples where {self.batch_size} were planned")
+                missing = self.batch_size - len(batch)
+                if missing and self._last == "drop":
+                    self._tell(f"the last {len(batch)} samples are not used: they fill no batch of {self.batch_size}")
+                    return
+                converted = self._convert(batch)
+                if missing:
+                    self._tell(f"the last batch is completed with {missing} samples of the first")
+                    converted = _complete(converted, converted if first is None else first, self.batch_size)
+                first = converted if first is None else first
+                yield converted
+
+    def _convert(self, batch: Batch) -> Batch:
+        inputs: dict[str, Array] = {}
+        for spec in self.inputs:
+            if spec.name not in batch.inputs:
+                have = ", ".join(map(repr, batch.inputs))
+                raise CalibrationError(f"the network takes input {spec.name!r}, but the data have {have}")
+            array = batch.inputs[spec.name]
+            if array.shape[1:] != spec.shape[1:]:
+                raise CalibrationError(
+                    f"input {spec.name!r}: samples of shape {list(array.shape[1:])} do not fit the calibration "
+                    f"profile {list(spec.shape)}"
+                )
+            inputs[spec.name] = _cast(array, spec, batch.ids)
+        return Batch(inputs=inputs, ids=batch.ids, targets=batch.targets)
+
+
+def _cast(array: Array, spec: TensorSpec, ids: Sequence[str]) -> Array:
+    """`array` in the input's type; raises where that changes a value beyond rounding."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(array, dtype=spec.dtype)
+    if spec.dtype.kind == "f":
+        wrong = ~np.isfinite(result)
+        what = "NaN or infinite in FP32"
+    elif result.dtype == array.dtype:
+        return result
+    else:
+        wrong = result != array
+        what = f"no {spec.dtype}"
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0])
+        raise DatasetError(f"{ids[row]}: input {spec.name!r} has a value that is {what}: {array[wrong][0]}")
+    return result
+
+
+def _complete(batch: Batch, first: Batch, size: int) -> Batch:
+    """`batch` filled up to `size` samples with the first samples of `first`, over and over."""
+    rows = np.arange(size - len(batch)) % len(first)
+    inputs = {name: np.concatenate([array, first.inputs[name][rows]]) for name, array in batch.inputs.items()}
+    return Batch(inputs=inputs, ids=(*batch.ids, *(first.ids[row] for row in rows)))

@@ -1,0 +1,173 @@
+"""What stands next to an engine: of which model, table, library, GPU and options it was made, as JSON.
+
+An engine itself says little of that, and TensorRT refuses one of another version or GPU without naming either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.library import Library
+from quantkit.errors import BackendError
+from quantkit.storage import write_text
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Manifest",
+    "check_loadable",
+    "differing_facts",
+    "is_engine_of",
+    "load_manifest",
+    "manifest_path",
+    "save_manifest",
+]
+
+FORMAT = "quantkit engine"
+FORMAT_VERSION = 1
+
+_NOT_DECIDING = ("engine_sha256", "engine_size_bytes", "model_name", "created", "format", "format_version")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine was made of.
+
+    Attributes:
+        model_name, model_hash: the ONNX model (`quantkit.graph.model.model_hash`).
+        precision: "fp32", "fp16" or "int8".
+        mode: "explicit" (the model's own types and Q/DQ) or "implicit" (ranges and builder flags).
+        high_precision: of what stays in float beside INT8; None where that is not asked or the model says it.
+        exclude: what was kept out of INT8.
+        library, library_version: "tensorrt" or "tensorrt-rtx", and which.
+        gpu: of the machine, which TensorRT builds for; None for TensorRT-RTX, whose targets are among the options.
+        table: of the calibration: its own hash, the data's fingerprint, method, number of samples; empty without one.
+        options: what else was asked for (`BuildOptions.facts`).
+        quantkit_version: that made the graph.
+        engine_sha256, engine_size_bytes: of the engine.
+        created: ISO 8601, UTC.
+    """
+
+    model_name: str
+    model_hash: str
+    precision: str
+    mode: str
+    library: str
+    library_version: str
+    gpu: str | None
+    quantkit_version: str
+    high_precision: str | None = None
+    exclude: tuple[str, ...] = ()
+    table: Mapping[str, str | int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    engine_sha256: str = ""
+    engine_size_bytes: int = 0
+    created: str = ""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+
+def manifest_path(engine: str | os.PathLike[str]) -> Path:
+    """model.int8.engine → model.int8.engine.json."""
+    return Path(f"{os.fspath(engine)}.json")
+
+
+def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
+    """Writes the manifest atomically."""
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    write_text(path, json.dumps({**head, **asdict(manifest)}, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        BackendError: the file is missing, no manifest, or of a newer format.
+    """
+    file = Path(path)
+    try:
+        data = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BackendError(f"{file} is no engine manifest: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise BackendError(f"{file} is no engine manifest: it does not say format {FORMAT!r}")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise BackendError(f"{file} has format version {data.get('format_version')!r}, not {FORMAT_VERSION}")
+    try:
+        return msgspec.convert(data, Manifest)
+    except msgspec.ValidationError as error:
+        raise BackendError(f"{file} is no valid engine manifest: {error}") from error
+
+
+def differing_facts(stored: Manifest, wanted: Manifest) -> list[str]:
+    """Names of what decides an engine and differs, each with both values."""
+    before, after = _facts(stored), _facts(wanted)
+    names = dict.fromkeys([*before, *after])
+    return [f"{n}: {_short(before.get(n))} → {_short(after.get(n))}" for n in names if before.get(n) != after.get(n)]
+
+
+def is_engine_of(manifest: Manifest, engine: str | os.PathLike[str]) -> bool:
+    """Whether the file `engine` is the one that the manifest was written for."""
+    try:
+        content = Path(engine).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content).hexdigest() == manifest.engine_sha256
+
+
+def check_loadable(manifest: Manifest, library: Library, gpu: Gpu | None, *, name: str) -> None:
+    """Refuses an engine of another library, version or GPU, where TensorRT itself would only return nothing.
+
+    Args:
+        manifest: of the engine.
+        library: that is to load it.
+        gpu: that is to run it.
+        name: of the engine, for the message.
+
+    Raises:
+        BackendError: naming what the engine was built for, and what is here.
+    """
+    version = ".".join(map(str, library.version))
+    fix = "build it again here with quantkit build"
+    if manifest.library != library.name:
+        raise BackendError(f"{name} was built with {manifest.library}, not for {library.title}: {fix}")
+    compatible = manifest.options.get("version_compatible", False)
+    same_major = manifest.library_version.split(".")[0] == version.split(".")[0]
+    if manifest.library_version != version and not (compatible and same_major):
+        raise BackendError(f"{name} was built with version {manifest.library_version}, this is {library.title}: {fix}")
+    if gpu is None:
+        return
+    targets = manifest.options.get("targets", [])
+    if targets and gpu.target not in targets:
+        raise BackendError(f"{name} was built for {', '.join(targets)}, this is {gpu}: add --target {gpu.target}")
+    portable = manifest.options.get("hardware_compatibility")
+    if manifest.gpu is not None and manifest.gpu != str(gpu) and portable is None:
+        raise BackendError(f"{name} was built for {manifest.gpu}, this is {gpu}: {fix}")
+
+
+def _facts(manifest: Manifest) -> dict[str, object]:
+    """What decides the engine, flat: options and table by their own names."""
+    facts: dict[str, object] = {}
+    for f in fields(Manifest):
+        value = getattr(manifest, f.name)
+        if f.name in ("table", "options"):
+            facts |= {f"{f.name} {key.replace('_', ' ')}": inner for key, inner in value.items()}
+        elif f.name not in _NOT_DECIDING:
+            facts[f.name.replace("_", " ")] = list(value) if isinstance(value, tuple) else value
+    return facts
+
+
+def _short(value: object) -> str:
+    text = "none" if value in (None, [], ()) else str(value)
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,175 @@
+"""Optimisation profiles: the shapes that an engine accepts, from a user's words, checked against the model's inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from quantkit.errors import BackendError
+
+__all__ = ["DEFAULT_BATCHES", "Profile", "ShapeRange", "parse_profiles", "parse_shapes", "resolve_profiles"]
+
+DEFAULT_BATCHES = (1, 8, 32)
+"""Smallest, best and largest batch where only the batch is dynamic and nobody says more."""
+
+Shapes = Mapping[str, tuple[int | str | None, ...]]
+"""Shape by input name; a dimension that is not an int is dynamic."""
+
+# trtexec writes 1x3x224x224, Polygraphy [1,3,224,224]. A name may hold colons (TensorFlow's "input_1:0").
+_SHAPE = re.compile(r"\s*(?P<name>[^,]+?)\s*:\s*(?P<shape>\[[\d\s,]*\]|\d+(?:x\d+)*)\s*(?:,|$)")
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Smallest, best and largest shape of one input."""
+
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.minimum) == len(self.optimum) == len(self.maximum):
+            raise BackendError(f"minimum, optimum and maximum have different ranks: {self}")
+        for low, best, high in zip(self.minimum, self.optimum, self.maximum, strict=True):
+            if not 0 <= low <= best <= high:
+                raise BackendError(f"minimum <= optimum <= maximum does not hold in every dimension: {self}")
+
+    def __str__(self) -> str:
+        shapes = (self.optimum,) if self.minimum == self.maximum else (self.minimum, self.optimum, self.maximum)
+        return " / ".join("x".join(map(str, shape)) for shape in shapes)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimisation profile: the range of every dynamic input."""
+
+    shapes: Mapping[str, ShapeRange]
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            raise BackendError("an optimisation profile needs at least one input")
+
+
+def parse_profiles(minimum: Sequence[str], optimum: Sequence[str], maximum: Sequence[str]) -> tuple[Profile, ...]:
+    """Profiles from the words of --min-shapes, --opt-shapes and --max-shapes; the i-th of each make the i-th profile.
+
+    Args:
+        minimum: such as "input:1x3x224x224" or "input:[1,3,224,224],mask:[1,224]"; empty takes the optimum.
+        optimum: likewise, one for each profile.
+        maximum: likewise; empty takes the optimum.
+
+    Raises:
+        BackendError: naming the option and what is wrong.
+    """
+    for option, given in (("--min-shapes", minimum), ("--max-shapes", maximum)):
+        if given and not optimum:
+            raise BackendError(f"{option} needs --opt-shapes too: the shapes that the engine is tuned for")
+        if given and len(given) != len(optimum):
+            raise BackendError(
+                f"{option} is given {len(given)} times, --opt-shapes {len(optimum)}: give each once a profile"
+            )
+    profiles = []
+    for i, text in enumerate(optimum):
+        best = parse_shapes(text, "--opt-shapes")
+        low = parse_shapes(minimum[i], "--min-shapes") if minimum else best
+        high = parse_shapes(maximum[i], "--max-shapes") if maximum else best
+        for option, shapes in (("--min-shapes", low), ("--max-shapes", high)):
+            if different := shapes.keys() ^ best.keys():
+                raise BackendError(f"input {min(different)!r} is in only one of {option} and --opt-shapes")
+        ranges = {}
+        for name in best:
+            try:
+                ranges[name] = ShapeRange(low[name], best[name], high[name])
+            except BackendError as error:
+                raise BackendError(f"shapes of input {name!r}: {error}") from None
+        profiles.append(Profile(ranges))
+    return tuple(profiles)
+
+
+def parse_shapes(text: str, option: str) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name from "a:1x3x8x8,b:[1,8]".
+
+    Raises:
+        BackendError: naming `option`.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    position = 0
+    while position < len(text):
+        match = _SHAPE.match(text, position)
+        if match is None:
+            raise BackendError(f"{option} {text!r} is not of the form input:1x3x224x224 or input:[1,3,224,224]")
+        if match["name"] in shapes:
+            raise BackendError(f"{option} {text!r} names input {match['name']!r} twice")
+        shapes[match["name"]] = tuple(int(number) for number in re.findall(r"\d+", match["shape"]))
+        position = match.end()
+    if not shapes:
+        raise BackendError(f"{option} is empty: write input:1x3x224x224")
+    return shapes
+
+
+def resolve_profiles(
+    inputs: Shapes, profiles: Sequence[Profile], *, known: Mapping[str, Sequence[int | None]] | None = None
+) -> tuple[Profile, ...]:
+    """The profiles that a model needs: those given, checked; or one for a dynamic batch where none is given.
+
+    Args:
+        inputs: shapes of the model's inputs.
+        profiles: as the user wants them.
+        known: dimensions by input name that other sources fix, such as the size of the calibrated images.
+
+    Returns:
+        Profiles over exactly the dynamic inputs; none for a model without any.
+
+    Raises:
+        BackendError: naming the input, and what to write.
+    """
+    dynamic = {name: shape for name, shape in inputs.items() if not all(isinstance(d, int) for d in shape)}
+    if profiles:
+        checked = [_check(profile, inputs, dynamic) for profile in profiles]
+        return tuple(profile for profile in checked if profile is not None)
+    ranges = {name: _default_range(name, shape, (known or {}).get(name, ())) for name, shape in dynamic.items()}
+    return (Profile(ranges),) if ranges else ()
+
+
+def _check(profile: Profile, inputs: Shapes, dynamic: Shapes) -> Profile | None:
+    for name, wanted in profile.shapes.items():
+        if name not in inputs:
+            raise BackendError(f"the model has no input {name!r}: its inputs are {', '.join(map(repr, inputs))}")
+        shape = inputs[name]
+        if len(wanted.optimum) != len(shape):
+            raise BackendError(
+                f"input {name!r} has {len(shape)} dimensions {_text(shape)}, its profile {len(wanted.optimum)}"
+            )
+        for i, size in enumerate(shape):
+            if isinstance(size, int) and not wanted.minimum[i] == wanted.maximum[i] == size:
+                raise BackendError(
+                    f"input {name!r} is {_text(shape)}: dimension {i} is fixed to {size}, which the profile {wanted} "
+                    "leaves; export the model with that dimension dynamic, or give its size"
+                )
+    if missing := [name for name in dynamic if name not in profile.shapes]:
+        raise BackendError(
+            f"input {missing[0]!r} {_text(dynamic[missing[0]])} is dynamic and the profile has no shapes for it: "
+            f"add it to --min-shapes, --opt-shapes and --max-shapes"
+        )
+    return Profile({name: profile.shapes[name] for name in dynamic}) if dynamic else None
+
+
+def _default_range(name: str, shape: tuple[int | str | None, ...], known: Sequence[int | None]) -> ShapeRange:
+    sizes: list[int | None] = [size if isinstance(size, int) else None for size in shape]
+    if len(known) == len(sizes):
+        sizes = [size if size is not None else other for size, other in zip(sizes, known, strict=True)]
+    rest = [size for size in sizes[1:] if size is not None]
+    if len(rest) != len(sizes) - 1:
+        example = "x".join(str(size if size is not None else 1) for size in sizes)
+        raise BackendError(
+            f"input {name!r} {_text(shape)} is dynamic beyond its batch: give its shapes, --opt-shapes "
+            f"{name}:{example} with your sizes, and --min-shapes and --max-shapes unless they are all the same"
+        )
+    batches = DEFAULT_BATCHES if sizes[0] is None else (sizes[0],) * 3
+    low, best, high = ((batch, *rest) for batch in batches)
+    return ShapeRange(low, best, high)
+
+
+def _text(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version
+from quantkit.errors import BackendError, BackendUnavailableError
+
+from .runner_contract import RunnerContract, X, Y
+
+onnx = pytest.importorskip("onnx")
+
+
+def affine_model() -> bytes:
+    """y = relu(2 x + 1) over [N, 3]."""
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "two"], ["a"]),
+            helper.make_node("Add", ["a", "one"], ["b"]),
+            helper.make_node("Relu", ["b"], ["y"]),
+        ],
+        "affine",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("two", 2), ("one", 1))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+class TestOnnxRuntimeRunner(RunnerContract):
+    def open(self):
+        return OnnxRuntimeRunner(affine_model(), threads=1, spinning=False)
+
+
+def test_a_path_does_as_well(tmp_path):
+    path = tmp_path / "affine.onnx"
+    path.write_bytes(affine_model())
+    with OnnxRuntimeRunner(path, threads=1) as runner:
+        np.testing.assert_array_equal(runner.run({"x": X})["y"], Y)
+        assert runner.inputs[0].shape == ("N", 3)
+
+
+def test_what_is_no_model_is_named():
+    with pytest.raises(BackendError, match="cannot load the odd one: "):
+        OnnxRuntimeRunner(b"nonsense", name="the odd one")
+
+
+def test_a_provider_that_is_not_there_is_named():
+    with pytest.raises(BackendUnavailableError, match="no provider MoonExecutionProvider"):
+        OnnxRuntimeRunner(affine_model(), providers=["MoonExecutionProvider"])
+
+
+def test_the_version_is_known():
+    assert runtime_version()[0].isdigit()

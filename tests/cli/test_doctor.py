@@ -1,0 +1,88 @@
+"""`quantkit doctor`: says what is there, and survives what is broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from quantkit.pipeline.doctor import examine, probe
+
+
+def package(folder, name: str, code: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(code)
+
+
+def test_text_and_json_agree(quantkit):
+    outcome = quantkit("doctor", "--json")
+    assert outcome.code == 0
+    data = json.loads(outcome.out)
+    parts = {part["name"]: part for part in data["parts"]}
+    assert parts["quantkit"]["status"] == parts["packages"]["status"] == parts["ONNX Runtime"]["status"] == "ok"
+    assert "CPU" in parts["ONNX Runtime"]["detail"]
+    assert all(part["fix"] for part in data["parts"] if part["status"] != "ok" and part["name"] != "GPU")
+    works = {ability["name"]: ability["works"] for ability in data["abilities"]}
+    assert works["quantize"]
+    assert works["calibrate, evaluate"]
+    has_rtx = importlib.util.find_spec("tensorrt_rtx") is not None
+    assert works["build a TensorRT-RTX engine"] == has_rtx
+    text = quantkit("doctor")
+    assert text.code == 0
+    for part in data["parts"]:
+        assert part["name"] in text.out
+        assert not part["fix"] or part["fix"] in text.out
+
+
+def test_80_columns(quantkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert all(len(line) <= 80 for line in quantkit("doctor").out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("raise ImportError('libnvinfer.so.10: cannot open shared object file')", "broken", "libnvinfer.so.10"),
+        ("raise OSError('wrong ELF class')", "broken", "wrong ELF class"),
+        ("raise RuntimeError('two\\nlines')", "broken", "two"),
+        ("import os; os.abort()", "broken", "ends the process (signal 6)"),
+        ("import sys; sys.exit(3)", "broken", "3"),
+        ("print('noise'); __version__ = '7.2.3'", "broken", "too old"),
+        ("import no_such_module_at_all", "missing", ""),
+        ("x = 1", "broken", "__version__"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_broken_installations_are_named_and_survived(tmp_path, monkeypatch, code, status, said):
+    package(tmp_path, "tensorrt", code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = probe("tensorrt")
+    assert list(found) == [status]
+    assert said in found[status]
+    assert "\n" not in found[status]
+
+
+def test_a_broken_onnx_runtime_is_not_the_end(tmp_path, monkeypatch):
+    package(tmp_path, "onnxruntime", "import os; os.abort()")
+    package(tmp_path, "tensorrt", _FAKE_TENSORRT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    diagnosis = examine()
+    parts = {part.name: part for part in diagnosis.parts}
+    assert parts["ONNX Runtime"].status == "broken"
+    assert "pip install onnxruntime" in parts["ONNX Runtime"].fix
+    assert (parts["TensorRT"].status, parts["TensorRT"].version) == ("ok", "10.3.0")
+    assert parts["TensorRT"].detail == "calibrates by itself"
+    abilities = {a.name: a for a in diagnosis.abilities}
+    assert not abilities["calibrate, evaluate"].works
+    assert "ONNX Runtime" in abilities["calibrate, evaluate"].detail
+    assert abilities["quantize"].works
+
+
+_FAKE_TENSORRT = """
+__version__ = "10.3.0.26.post1"
+class BuilderFlag: INT8 = 0
+class NetworkDefinitionCreationFlag: STRONGLY_TYPED = 1
+class IInt8EntropyCalibrator2: pass
+"""
