@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py --calib CALIB --test TEST MODEL [MODEL ...] [--methods entropy,minmax] [--num-samples 1000]
 
-CALIB and TEST are folders of images by class. Images are stretched to the model's input, /255, ImageNet mean and std.
+CALIB and TEST are folders of images by class. Images are stretched to the input, /255, ImageNet mean and std.
 Prints one Markdown table row for each model and variant; the interval is the 95 % interval of the paired difference.
 """
 

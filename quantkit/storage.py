@@ -57,11 +57,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raises `OutputError` now, rather than after minutes of work, where nothing can be written to `folder`."""
+    """Raises `OutputError` now, rather than after minutes of work, where nothing can be written to `folder`.
+
+    Nothing is made: a folder that is missing is asked for in the nearest one that is there.
+    """
     target = Path(folder)
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target):
+        nearest = next(path for path in (target, *target.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {target}: {error.strerror or error}") from error

@@ -464,14 +464,14 @@ class QuantizedModel:
 
     Attributes:
         path: the ONNX file.
-        num_quantized: operators whose weight is INT8.
-        num_weights: INT8 weights.
+        num_quantized: how many of them compute on INT8.
+        num_weighted: Conv, ConvTranspose, Gemm and MatMul operators of the model.
         skipped: what stayed in float: name of a tensor or node → reason.
     """
 
     path: Path
     num_quantized: int
-    num_weights: int
+    num_weighted: int
     skipped: Mapping[str, str]
 
     def __fspath__(self) -> str:

@@ -65,6 +65,8 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         content = file.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
+    if content.startswith(b"TRT-"):
+        raise CalibrationError(f"{file} is TensorRT's cache, not the calibration table: give the .calib.json beside it")
     try:
         data = msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError) as error:

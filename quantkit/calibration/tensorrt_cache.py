@@ -59,10 +59,10 @@ def library_version(version: str) -> int:
     Raises:
         CalibrationError: the version is not of that form, or TensorRT has no calibrator in it.
     """
-    match = re.match(r"^(\d+)\.(\d+)(?:\.(\d+))?", version)
+    match = re.match(r"^(\d+)\.(\d+)\.(\d+)", version)
     if match is None:
-        raise CalibrationError(f"--tensorrt-version {version!r} is not a version such as 8.6.1 or 10.3.0")
-    major, minor, patch = int(match[1]), int(match[2]), int(match[3] or 0)
+        raise CalibrationError(f"--tensorrt-version {version!r} is not a whole version such as 8.6.1 or 10.3.0")
+    major, minor, patch = int(match[1]), int(match[2]), int(match[3])
     if not 5 <= major <= 10:
         raise CalibrationError(
             f"--tensorrt-version {version}: calibration caches exist for TensorRT 5 to 10; "

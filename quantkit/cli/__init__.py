@@ -39,6 +39,7 @@ from quantkit.cli.options import (
     read_classes,
 )
 from quantkit.cli.output import print_calibration, print_quantized
+from quantkit.cli.text import visible
 from quantkit.errors import QuantKitError
 from quantkit.pipeline import HighPrecision, Order, Target, Tell
 from quantkit.types import HistogramRule
@@ -59,6 +60,7 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = 130
 _SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
 
@@ -138,6 +140,8 @@ def calibrate(
     from quantkit.storage import check_writable
 
     folder = output or model.parent
+    if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
     table_path, cache_path = folder / f"{model.stem}.calib.json", folder / f"{model.stem}.calib"
     int8_path = folder / f"{model.stem}.{'int8' if target == 'tensorrt' else 'int8-cpu'}.onnx"
     images = image_options(
@@ -317,15 +321,26 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="quantkit")
     except QuantKitError as error:
-        typer.echo(f"quantkit: error: {error}", err=True)
+        typer.echo(f"quantkit: error: {visible(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except OSError as error:  # what concerns a file of the user's is an OutputError by now
+        typer.echo(f"quantkit: error: cannot print: {error.strerror or error}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
         typer.echo("quantkit: interrupted: files that were there are as they were", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def _printer(quiet: bool) -> Tell:
-    return (lambda line: None) if quiet else (lambda line: typer.echo(line, err=True))
+    """Prints a line to stderr; if quiet, warnings only."""
+
+    def say(line: str) -> None:
+        if not quiet or line.startswith("warning:"):
+            typer.echo(visible(line), err=True)
+
+    return say
 
 
 def _find_table(model: Path, table: Path | None, say: Tell) -> Path | None:

@@ -86,7 +86,10 @@ def inspect(
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Shows what is installed, which commands will work here, and what to install for the rest."""
+    """Shows what is installed, which commands will work here, and what to install for the rest.
+
+    Ends with exit code 0 unless a package that every command needs is broken.
+    """
     from dataclasses import asdict
 
     from quantkit.cli.text import make_console, print_line, print_table
@@ -95,7 +98,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     diagnosis = examine()
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
-        return
+        raise typer.Exit(0 if diagnosis.is_usable else 1)
     console = make_console()
     print_table(
         console,
@@ -113,6 +116,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         print_line(console, "for the rest:", style="bold")
         for fix in fixes:
             print_line(console, fix, indent=2)
+    raise typer.Exit(0 if diagnosis.is_usable else 1)
 
 
 def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:

@@ -173,5 +173,7 @@ def parse_variants(words: list[str]) -> dict[str, Path]:
         name, separator, path = word.partition("=")
         if not separator or not name or not path:
             raise typer.BadParameter(f"{word!r} is not NAME=PATH", param_hint="--variant")
+        if name in models:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint="--variant")
         models[name] = Path(path)
     return models

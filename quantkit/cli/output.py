@@ -48,10 +48,11 @@ def print_quantized(model: Path, quantized: QuantizedModel, *, list_float: bool)
             typer.echo(f"  {name}: {reason}")
     else:
         counts = Counter(quantized.skipped.values()).most_common()
+        typer.echo(f"  {len(quantized.skipped)} tensors stay in float, where INT8 gains nothing:")
         for reason, count in counts[:_SHOWN_REASONS]:
-            typer.echo(f"  {count:6} left in float: {reason}")
+            typer.echo(f"  {count:6}  {reason}")
         if len(counts) > _SHOWN_REASONS:
-            typer.echo(f"         and {sum(c for _, c in counts[_SHOWN_REASONS:])} more: --list-float names each")
+            typer.echo(f"  {sum(c for _, c in counts[_SHOWN_REASONS:]):6}  for other reasons (--list-float names each)")
     typer.echo(f"wrote {quantized.path}")
 
 
@@ -60,7 +61,10 @@ def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, s
 
     before, after = size_bytes(model), size_bytes(quantized.path)
     return [
-        ("operators in INT8", str(quantized.num_quantized)),
+        (
+            "operators in INT8",
+            f"{quantized.num_quantized} of {quantized.num_weighted}",
+        ),
         ("model size", f"{_megabytes(before)} → {_megabytes(after)} ({before / after:.1f}x smaller)"),
     ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.errors import ModelError
+from quantkit.errors import ModelError, OutputError
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import TensorSpec
 
@@ -25,6 +25,7 @@ __all__ = [
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "check_model",
+    "check_not_input",
     "float_precision",
     "input_specs",
     "load_model",
@@ -73,9 +74,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
         raise ModelError(f"{file}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
     for value in _external_weights(model):
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
-            raise ModelError(f"{file}: the external data file {tensor.location} of weight {value.name!r} is missing")
+        _check_external(value, file)
     _load_small_weights(model)
     return model
 
@@ -137,13 +136,19 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
+def check_not_input(output: str | os.PathLike[str], path: str | os.PathLike[str], model: ir.Model) -> None:
+    """Raises `OutputError` where writing `output` would replace the model at `path`, or its external weights."""
+    target = Path(output)
+    sources = [Path(path), *_external_files(model)]
+    if target.exists() and any(source.exists() and target.samefile(source) for source in sources):
+        raise OutputError(f"{target} belongs to the model itself: give another name with -o")
+
+
 def size_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a model on disk, external data files included."""
     file = Path(path)
     model = ir.load(file)
-    tensors = [value.const_value for value in _external_weights(model)]
-    outside = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
-    return file.stat().st_size + sum(p.stat().st_size for p in outside)
+    return file.stat().st_size + sum(p.stat().st_size for p in _external_files(model))
 
 
 def check_model(model: ir.Model, name: str) -> None:
@@ -219,6 +224,22 @@ def _external_weights(model: ir.Model) -> list[ir.Value]:
     """Initializers of all graphs, sub-graphs included, whose values are in another file."""
     values = (value for graph in model.graphs() for value in graph.initializers.values())
     return [value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
+
+
+def _external_files(model: ir.Model) -> set[Path]:
+    tensors = [value.const_value for value in _external_weights(model)]
+    return {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+
+
+def _check_external(value: ir.Value, file: Path) -> None:
+    tensor = value.const_value
+    if not isinstance(tensor, ir.ExternalTensor):
+        return
+    if not Path(tensor.path).is_file():
+        raise ModelError(f"{file}: the external data file {tensor.location} of weight {value.name!r} is missing")
+    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+    if Path(tensor.path).stat().st_size < end:
+        raise ModelError(f"{file}: the external data file {tensor.location} ends before weight {value.name!r} does")
 
 
 def _load_small_weights(model: ir.Model) -> None:

@@ -17,7 +17,16 @@ from quantkit.graph.model import quiet
 from quantkit.graph.naming import Names
 from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = ["FLOAT_TYPES", "FP16_OPSET", "WEIGHTED_OPS", "constant_of", "has_qdq", "is_standard", "prepare"]
+__all__ = [
+    "FLOAT_TYPES",
+    "FP16_OPSET",
+    "WEIGHTED_OPS",
+    "constant_of",
+    "has_qdq",
+    "is_standard",
+    "prepare",
+    "weighted_nodes",
+]
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and their inputs that are; the bias stays in float."""
@@ -63,6 +72,15 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             raise ModelError(f"{name}: shape inference failed: {str(error).strip().splitlines()[0][:200]}") from error
         _mark_sequences(model.graph)
     return model
+
+
+def weighted_nodes(model: ir.Model) -> frozenset[str]:
+    """Names of the main graph's Conv, ConvTranspose, Gemm and MatMul on floating-point numbers."""
+    return frozenset(
+        str(node.name)
+        for node in model.graph
+        if is_standard(node, *WEIGHTED_OPS) and node.outputs[0].dtype in (*FLOAT_TYPES, None)
+    )
 
 
 def has_qdq(model: ir.Model) -> bool:

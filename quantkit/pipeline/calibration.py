@@ -126,7 +126,15 @@ def calibrate(
             "dataset_fingerprint": fingerprint,
             "preprocessing": dataset.preprocessing,
         }
-        reused = _reuse(Path(table_path), wanted, settings, reuse_only=reuse_only, tell=say)
+        reused = _reuse(
+            Path(table_path),
+            wanted,
+            settings,
+            num_chosen=len(dataset),
+            strict=strict,
+            reuse_only=reuse_only,
+            tell=say,
+        )
         if reused is not None:
             return reused
     elif reuse_only:
@@ -161,7 +169,8 @@ def calibrate(
         versions=_versions(),
     )
     if collector.num_samples < _FEW_SAMPLES:
-        say(f"warning: {collector.num_samples} samples are few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
+        count = "1 sample is" if collector.num_samples == 1 else f"{collector.num_samples} samples are"
+        say(f"warning: {count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
     for tensor in skipped:
         say(f"warning: tensor {tensor!r} was zero on every sample: it stays in float")
     if table_path is not None:
@@ -199,6 +208,8 @@ def _reuse(
     wanted: Mapping[str, object],
     settings: Mapping[str, str | int | float | bool | None],
     *,
+    num_chosen: int,
+    strict: bool,
     reuse_only: bool,
     tell: Tell,
 ) -> CalibrationTable | None:
@@ -213,8 +224,8 @@ def _reuse(
         stored = load_table(path)
     except CalibrationError as error:
         if reuse_only:
-            raise
-        tell(f"calibrating again: {error}")
+            raise StaleTableError(str(error)) from error
+        tell(f"warning: {error}")
         return None
     deciding = ["method", "percentile", "histogram", "observed"]
     if settings["histogram"] == "tensorrt":
@@ -222,7 +233,12 @@ def _reuse(
     differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})
     if any(d.startswith("dataset fingerprint") for d in differences):
         differences += differing_fields(stored, {name: settings[name] for name in ("seed", "num_samples", "order")})
+    unreadable = num_chosen - stored.num_samples
+    if strict and unreadable:
+        differences.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
     if not differences:
+        if unreadable:
+            tell(f"warning: the table leaves out {unreadable} of {num_chosen} samples, which could not be read")
         tell(f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)")
         return stored
     if reuse_only:
@@ -259,7 +275,7 @@ def _collect(
         bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), progress))
         collector = collect(runner, count_samples(batches, bar), tensors, rule=rule)
     if skipped:
-        tell(f"warning: {describe_skipped(skipped)}")
+        tell(f"warning: {describe_skipped(skipped, dataset)}")
     return collector
 
 

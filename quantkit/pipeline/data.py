@@ -100,7 +100,7 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> N
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]
         classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
-    say(f"data: {chosen} samples of {data} (seed {seed}{classes})")
+    say(f"data: {chosen} samples of {data} (seed {seed}{classes or ', no labels'})")
     if dataset.preprocessing is not None:
         say(f"preprocessing: {describe_preprocessing(dataset.preprocessing)}")
 
@@ -134,11 +134,13 @@ def count_samples(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:
         bar.update(len(batch))
 
 
-def describe_skipped(skipped: Mapping[str, str]) -> str:
+def describe_skipped(skipped: Mapping[str, str], dataset: Dataset) -> str:
     """One sentence that counts what could not be read and names the first few."""
+    noun = "sample" if dataset.preprocessing is None else "image"
     listed = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in _first(skipped))
     more = f"; and {len(skipped) - _MANY_NAMES} more" if len(skipped) > _MANY_NAMES else ""
-    return f"{len(skipped)} unreadable {'image was' if len(skipped) == 1 else 'images were'} left out: {listed}{more}"
+    verb = f"{noun} was" if len(skipped) == 1 else f"{noun}s were"
+    return f"{len(skipped)} unreadable {verb} left out: {listed}{more}"
 
 
 def list_some(names: Sequence[str]) -> str:

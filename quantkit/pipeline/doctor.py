@@ -120,6 +120,11 @@ class Diagnosis:
     parts: tuple[Part, ...]
     abilities: tuple[Ability, ...]
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether quantkit itself works: all packages that every command needs are there."""
+        return all(part.status == "ok" for part in self.parts if part.name == "packages")
+
 
 def examine() -> Diagnosis:
     """Looks at this machine. Never raises for what is missing or broken; nothing is changed."""
@@ -254,7 +259,13 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
         ability("build a TensorRT engine", "", "TensorRT", "GPU"),
         ability("build a TensorRT-RTX engine", "no GPU is needed to build", "TensorRT-RTX"),
         ability("run and time a TensorRT engine", "", "TensorRT", "GPU", "pycuda"),
-        ability("run and time a TensorRT-RTX engine", _rtx_detail(found["cuda"].get("gpus", [])), "TensorRT-RTX", "GPU", "pycuda"),
+        ability(
+            "run and time a TensorRT-RTX engine",
+            _rtx_detail(found["cuda"].get("gpus", [])),
+            "TensorRT-RTX",
+            "GPU",
+            "pycuda",
+        ),
     )
 
 

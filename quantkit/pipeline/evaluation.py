@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from quantkit.errors import EvaluationError
+from quantkit.errors import EvaluationError, ModelError
 from quantkit.pipeline.data import (
     ImageOptions,
     PathLike,
@@ -23,7 +23,7 @@ from quantkit.pipeline.data import (
 )
 from quantkit.pipeline.quantization import Target, make_int8, open_table
 from quantkit.processor import products_saturate
-from quantkit.types import CalibrationTable, Dataset, Evaluation, Preprocessing, Report
+from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, Preprocessing, Report
 
 __all__ = ["VARIANTS", "evaluate"]
 
@@ -82,21 +82,27 @@ def evaluate(
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
     from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.datasets import holds_arrays
     from quantkit.evaluation import describe_environment, measure_latency
     from quantkit.evaluation import evaluate as measure_metrics
     from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.prepare import has_qdq
 
     say = tell or stay_silent
     table = None if table is None else open_table(table)
     graph = load_model(model)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
     identity = model_hash(graph)
     if table is not None:
         table.check_model(identity, Path(model).name)
-        preprocessing = table.preprocessing if preprocessing is None else preprocessing
+        if preprocessing is None and not holds_arrays(data):
+            preprocessing = table.preprocessing
     chosen = _choose_variants(variants, table)
+    environment = describe_environment()  # now: later the machine is busy with us
     dataset = open_samples(graph, data, preprocessing, classes, num_samples=num_samples, seed=seed, order="shuffled")
     describe_choice(dataset, data, seed, say)
-    warnings = _preprocessing_warnings(table, dataset)
+    warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
@@ -126,9 +132,10 @@ def evaluate(
             _evaluation(name, path, metrics[name], latencies.get(name), len(dataset) - len(skipped_files))
             for name, path in paths.items()
         )
+    warnings += _label_warnings(dataset, metrics["fp32"].get("num_classes"))
+    warnings += _timing_warnings(latencies, environment)
     if skipped_files:
-        warnings.append(describe_skipped(skipped_files))
-        say(f"warning: {warnings[-1]}")
+        warnings.append(describe_skipped(skipped_files, dataset))
     return Report(
         model_name=Path(model).name,
         model_hash=identity,
@@ -142,7 +149,7 @@ def evaluate(
         },
         preprocessing=dataset.preprocessing,
         calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
-        environment=describe_environment(),
+        environment=environment,
         skipped=left,
         warnings=tuple(warnings),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -213,7 +220,9 @@ def _latency_inputs(
     return {n: np.ascontiguousarray(a[np.arange(size) % len(batch)]) for n, a in batch.inputs.items()}
 
 
-def _evaluation(name: str, path: Path, metrics: Mapping[str, float], latency: Any, num_samples: int) -> Evaluation:
+def _evaluation(
+    name: str, path: Path, metrics: Mapping[str, float], latency: Latency | None, num_samples: int
+) -> Evaluation:
     from quantkit.backends.onnxruntime import runtime_version
     from quantkit.evaluation import metric_notes
     from quantkit.graph.model import float_precision, load_model, size_bytes
@@ -223,7 +232,9 @@ def _evaluation(name: str, path: Path, metrics: Mapping[str, float], latency: An
     precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
     notes = list(metric_notes(metrics))
     representative = True
-    if precision == "fp16":
+    if latency is None:
+        pass
+    elif precision == "fp16":
         notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
         representative = False
     elif name == "int8":
@@ -242,7 +253,38 @@ def _evaluation(name: str, path: Path, metrics: Mapping[str, float], latency: An
     )
 
 
-def _preprocessing_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
-    if table is None or table.preprocessing == dataset.preprocessing:
+def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
+    if table is None:
         return []
-    return ["the data were prepared otherwise than for calibration: the INT8 ranges may not fit"]
+    found = []
+    if dataset.fingerprint == table.dataset_fingerprint:
+        found.append("these are the images that calibration saw: INT8 will look better than on new ones")
+    if None not in (table.preprocessing, dataset.preprocessing) and table.preprocessing != dataset.preprocessing:
+        found.append("the data were prepared otherwise than for calibration: the INT8 ranges may not fit")
+    return found
+
+
+def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
+    """Class names that were numbered by their order, where the model knows other classes too."""
+    if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
+        return []
+    return [
+        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
+        "order of their names; give the model's own order by --classes if accuracy looks wrong"
+    ]
+
+
+def _timing_warnings(latencies: Mapping[str, Latency], environment: Mapping[str, str]) -> list[str]:
+    """Signs that other work disturbed the measurement."""
+    if not latencies:
+        return []
+    found = []
+    load, cores = float(environment.get("load_average", 0)), int(environment.get("cpu_cores", 1))
+    if load > cores:
+        found.append(f"the machine was busy (load {load:.1f} on {cores} cores): latencies are longer and less certain")
+    for name, latency in latencies.items():
+        if latency.mean_ms > 1.5 * latency.median_ms:
+            found.append(
+                f"{name}: calls were interrupted (mean {latency.mean_ms:.3g} ms, median {latency.median_ms:.3g} ms)"
+            )
+    return found

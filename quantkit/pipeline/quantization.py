@@ -62,7 +62,8 @@ def quantize(
         StaleTableError: the table belongs to another model.
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    from quantkit.graph.model import check_model, save_model
+    from quantkit.graph.model import check_model, check_not_input, load_model, save_model
+    from quantkit.graph.prepare import weighted_nodes
 
     say = tell or stay_silent
     table = open_table(table)
@@ -74,13 +75,15 @@ def quantize(
         model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
     )
     check_model(graph, Path(output).name)
+    check_not_input(output, model, load_model(model))
     save_model(graph, output)
+    weighted = weighted_nodes(graph)
     if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
         say(f"left in float as excluded: {list_some(excluded)}")
     return QuantizedModel(
         path=Path(output),
-        num_quantized=len({edge.node for edge in plan.weights}),
-        num_weights=len(plan.weights),
+        num_quantized=len(weighted & {edge.node for edge in plan.activations}),
+        num_weighted=len(weighted),
         skipped=plan.skipped,
     )
 

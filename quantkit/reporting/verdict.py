@@ -20,6 +20,9 @@ __all__ = ["Verdict", "remarks", "verdicts"]
 
 Tone = Literal["good", "neutral", "bad"]
 
+_CLOSE = 0.01
+"""MLPerf's wider gate: 99 % of the reference's accuracy."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -100,15 +103,23 @@ def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, 
         return f"is less accurate than {base} ({format_difference(difference)} points)", "bad", numbers + "."
     if low > 0:
         return f"is more accurate than {base} ({format_difference(difference)} points)", "good", numbers + "."
-    numbers += f"; a loss of up to {format_percent(max(-low, 0.0))} points cannot be ruled out."
-    return f"is not distinguishable from {base} in accuracy", "neutral", numbers
+    loss = max(-low, 0.0)
+    numbers += f"; a loss of up to {format_percent(loss)} points cannot be ruled out."
+    if loss <= _CLOSE * report.baseline.metrics["top1"]:
+        return f"is as accurate as {base} to within {format_percent(loss)} points", "neutral", numbers
+    words = (
+        f"cannot be told from {base}: {evaluation.num_samples:,} samples leave room for -{format_percent(loss)} points"
+    )
+    return words, "neutral", numbers
 
 
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Without labels nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
     base = one_line(report.baseline.name)
     if (agreement := evaluation.metrics.get("agreement")) is not None:
-        words = f"names the same class as {base} for {format_percent(agreement)} % of the samples"
+        words = (
+            f"names the same class as {base} for {format_percent(agreement)} % of {evaluation.num_samples:,} samples"
+        )
         return words, "neutral", "There are no labels, so whether the changed answers are better or worse is not known."
     if (sqnr := evaluation.metrics.get("sqnr_db")) is not None:
         words = f"follows {base}'s outputs with {format_decibels(sqnr)} dB SQNR"

@@ -24,10 +24,8 @@ def written(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lenet")
     golden = shared / "golden" / "lenet_mnist"
     with pytest.raises(SystemExit) as stop:
-        main(
-            f"calibrate --data {golden / 'images'} {golden / 'lenet.onnx'} -o {folder} --histogram tensorrt --order given"
-            " --batch-size 50 --all-tensors --tensorrt-version 7.2.2".split()
-        )
+        words = f"--data {golden / 'images'} {golden / 'lenet.onnx'} -o {folder} --histogram tensorrt --order given"
+        main(f"calibrate {words} --batch-size 50 --all-tensors --tensorrt-version 7.2.2".split())
     assert not stop.value.code
     return folder
 

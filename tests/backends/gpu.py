@@ -224,6 +224,10 @@ class Gpu:
 
         stream.put(operation)
 
+    def copy_between(self, target: Allocation, source: int, size: int, stream: Stream) -> None:
+        self.need_context()
+        stream.put(lambda: self.write(int(target), self.read(int(source), size)))
+
     def copy_out_now(self, target: np.ndarray, address: int) -> None:
         self.need_context()
         self.drain()
@@ -276,6 +280,7 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
     driver.pagelocked_empty = gpu.allocate_pinned
     driver.memcpy_htod_async = gpu.copy_in
     driver.memcpy_dtoh_async = gpu.copy_out
+    driver.memcpy_dtod_async = gpu.copy_between
     driver.memcpy_dtoh = gpu.copy_out_now
     driver.mem_get_info = lambda: (gpu.capacity - sum(map(len, gpu.memory.values())), gpu.capacity)
     driver.Stream = lambda flags=0: Stream(gpu, flags)

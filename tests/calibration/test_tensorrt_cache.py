@@ -39,13 +39,13 @@ def test_scale_is_amax_over_127_in_float32(amax):
 
 @pytest.mark.parametrize(
     ("version", "number"),
-    [("5.1.2", 5102), ("8.6.1", 8601), ("9.2.0", 9200), ("10.3.0", 100300), ("10.16.1.11", 101601), ("10.0", 100000)],
+    [("5.1.2", 5102), ("8.6.1", 8601), ("9.2.0", 9200), ("10.3.0", 100300), ("10.16.1.11", 101601), ("10.0.1", 100001)],
 )
 def test_version_numbers(version, number):
     assert library_version(version) == number
 
 
-@pytest.mark.parametrize("version", ["11.0.0", "4.0.1", "latest", "", "8"])
+@pytest.mark.parametrize("version", ["11.0.0", "4.0.1", "latest", "", "8", "8.6", "10.0"])
 def test_versions_without_calibrator_are_refused(version):
     with pytest.raises(CalibrationError, match="--tensorrt-version"):
         library_version(version)

@@ -224,7 +224,8 @@ def test_damaged_table_is_made_anew(quantkit, digits, tmp_path):
     table.write_text(whole[:-40])
     outcome = quantkit("calibrate", "--data", CALIB, digits)
     assert outcome.code == 0
-    assert "calibrating again" in outcome.err
+    assert "warning" in outcome.err
+    assert "is not a calibration table" in outcome.err
     assert table.read_text() == whole
 
 
@@ -282,7 +283,8 @@ def test_full_disk_leaves_the_old_files(quantkit, digits, tmp_path):
         (["--seed", "-1"], ["--seed"]),
         (["--exclude", "nothing*"], ["--exclude", "nothing*"]),
         (["--tensorrt-version", "eight"], ["--tensorrt-version", "eight"]),
-        (["--tensorrt-version", "11.0"], ["11.0", "Q/DQ"]),
+        (["--tensorrt-version", "11.0.0"], ["11.0.0", "Q/DQ"]),
+        (["--tensorrt-version", "8.6"], ["8.6", "8.6.1"]),
         (["--target", "cpu", "--high-precision", "fp16"], ["--high-precision"]),
         (["--std", "0"], ["std"]),
         (["--mean", "1,2"], ["mean"]),

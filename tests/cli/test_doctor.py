@@ -36,6 +36,15 @@ def test_text_and_json_agree(quantkit):
         assert not part["fix"] or part["fix"] in text.out
 
 
+def test_exit_code_says_whether_quantkit_itself_works(quantkit, tmp_path, monkeypatch):
+    package(tmp_path, "msgspec", "raise ImportError('half installed')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = quantkit("doctor")
+    assert outcome.code == 1
+    assert "msgspec: half installed" in outcome.out
+    assert "needs: packages" in outcome.out
+
+
 def test_80_columns(quantkit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert all(len(line) <= 80 for line in quantkit("doctor").out.splitlines())

@@ -59,6 +59,6 @@ class CalibratorDriver:
         ctypes.memset(memory, 0xDD, len(cache))
 
 
-def log(logger_address: int, severity: int, message: str) -> None:
-    """Calls ILogger::log, the first virtual function of a logger, on the C++ object at an address."""
-    virtual_function(logger_address, 0, None, ctypes.c_int32, ctypes.c_char_p)(severity, message.encode())
+def log(address: int, severity: int, message: str, *, major: int) -> None:
+    """Calls ILogger::log on the C++ object at an address; an interface with a version itself from TensorRT 11 on."""
+    virtual_function(address, 0 if major < 11 else 4, None, ctypes.c_int32, ctypes.c_char_p)(severity, message.encode())

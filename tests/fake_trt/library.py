@@ -145,7 +145,7 @@ class Builder(FakeObject):
 
     def log(self, severity: int, message: str) -> None:
         """Says something to the logger."""
-        driver.log(self.logger, severity, message)
+        driver.log(self.logger, severity, message, major=Abi.major)
 
     def _build(self, network: Network, config: Config) -> dict[str, Any] | None:
         if any(-1 in tensor.dims for tensor in network.inputs) and not config.profiles:

@@ -15,12 +15,14 @@ from .models import FLOAT_ON_RTX, MODELS
 from .pipeline import quantized
 
 WEIGHT = np.ones((4, 3, 3, 3), np.int8)
+_SCALE = np.float32(0.1)
+_ZERO = np.int8(0)
 
 
 def qdq_model(
     *,
-    scale=np.float32(0.1),
-    zero=np.int8(0),
+    scale=_SCALE,
+    zero=_ZERO,
     weight_scale=None,
     weight_axis=0,
     bias=None,

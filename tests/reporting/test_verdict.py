@@ -22,7 +22,7 @@ def test_the_representative_int8_variant_leads():
 
 def test_an_interval_around_zero_is_neither_a_loss_nor_proof_of_none():
     verdict = judge()
-    assert verdict.headline == "int8 is not distinguishable from fp32 in accuracy and runs 2.04x as fast on this CPU"
+    assert verdict.headline == "int8 is as accurate as fp32 to within 0.35 points and runs 2.04x as fast on this CPU"
     assert "a difference of -0.10 points (95 % interval -0.35 to +0.15, 10,000 samples)" in verdict.sentences[0]
     assert "a loss of up to 0.35 points cannot be ruled out" in verdict.sentences[0]
     assert verdict.tone == "good"
@@ -47,7 +47,7 @@ def test_slower_is_said():
 
 def test_a_latency_that_does_not_count_is_in_no_headline():
     verdict = judge(representative=False)
-    assert verdict.headline == "int8 is not distinguishable from fp32 in accuracy"
+    assert verdict.headline == "int8 is as accurate as fp32 to within 0.35 points"
     assert "say nothing about the device that it is made for" in verdict.sentences[1]
     assert verdict.tone == "neutral"
 
@@ -62,7 +62,7 @@ def test_the_place_is_named(backend, place):
 
 def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
     first = verdicts(make_unlabelled())[0]
-    assert first.headline == "int8 names the same class as fp32 for 97.48 % of the samples"
+    assert first.headline == "int8 names the same class as fp32 for 97.48 % of 10,000 samples"
     assert "no labels" in first.sentences[0]
     assert "speed was not measured" in first.sentences[1]
 

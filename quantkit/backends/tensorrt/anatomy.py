@@ -72,7 +72,7 @@ class EngineLayer:
         name: as the profiler reports it.
         kind: TensorRT's own word ("CaskConvolution", "Reformat", "kgen", "corrltn").
         onnx_nodes: names of the ONNX nodes that were fused into it, as far as TensorRT tells.
-        inputs, outputs: in TensorRT's order.
+        inputs, outputs: in TensorRT's order; of a TensorRT-RTX plan, constants last where nothing is multiplied.
         precision: of the multiplication; of the data where nothing is multiplied.
         weight_dtype: of the stored weight, None where the layer has none or TensorRT does not tell.
         tactic: name of the kernel; empty where it is not known.

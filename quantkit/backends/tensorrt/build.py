@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from quantkit.backends.tensorrt.precision import (
     choose_typing,
     constrain_to_float,
     has_qdq,
+    quiet_deprecations,
     set_flags,
     set_ranges,
 )
@@ -119,17 +119,11 @@ def build_engine(
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
     if ranges is not None:
-        used = set_ranges(library, build.network, ranges)
-        if used.missing:
-            total = used.num_set + len(used.missing)
-            say(f"{used.num_set} of {total} tensors have a range: layers at the others stay in float")
+        build.give(ranges, say)
     if calibrator is not None:
         build.attach(calibrator, calibration_shapes)
     if float_nodes:
-        half = "FP16" in typing.flags
-        how = options.precision_constraints
-        constrained = constrain_to_float(library, build.network, build.config, float_nodes, half=half, how=how)
-        say(f"{constrained} layers are kept in {'FP16' if half else 'FP32'}")
+        build.keep_float(float_nodes, typing, options, say)
     engine = build.run(on_progress, calibrator)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
@@ -202,11 +196,28 @@ class _Build:
                 raise ModelError(f"input {tensor.name!r} of {self.name} is a shape, not data: export it as a constant")
         return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
 
+    def give(self, ranges: Mapping[str, float], say: Callable[[str], None]) -> None:
+        """Sets the ranges of an implicit build."""
+        used = set_ranges(self.library, self.network, ranges)
+        if used.missing:
+            total = used.num_set + len(used.missing)
+            say(
+                f"{used.num_set} of {total} tensors have a range: layers at the others stay in float "
+                "(quantkit calibrate --all-tensors gives every tensor one)"
+            )
+
+    def keep_float(
+        self, nodes: Collection[str], typing: Typing, options: BuildOptions, say: Callable[[str], None]
+    ) -> None:
+        """Constrains the layers of ONNX nodes in an implicit build."""
+        half, how = "FP16" in typing.flags, options.precision_constraints
+        count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
+        say(f"{count} layers are kept in {'FP16' if half else 'FP32'}")
+
     def attach(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
         """Gives TensorRT a calibrator, and the shapes that it feeds."""
         dynamic = [name for name, shape in self.input_shapes().items() if None in shape]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with quiet_deprecations():
             self.config.int8_calibrator = calibrator
             if not dynamic:
                 return

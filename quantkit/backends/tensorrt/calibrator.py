@@ -104,7 +104,7 @@ class Calibrator:
         self._asked = True
         try:
             return self._next_pointers(names)
-        except BaseException as error:
+        except Exception as error:
             self._fail(error)
             return None
 
@@ -206,7 +206,8 @@ def make_calibrator(
         raise CalibrationError("a calibrator needs num_batches, or batches that have a length")
     if (num_batches is not None and num_batches < 1) or batch_size < 1:
         raise CalibrationError(f"{num_batches} batches of {batch_size} samples are nothing to calibrate with")
-    calibrator: Calibrator = _class(library, algorithm)(
+    name, base, _ = _ALGORITHMS[algorithm]
+    calibrator: Calibrator = _join(name, getattr(library.module, base))(
         batches,
         feed,
         batch_size=batch_size,
@@ -224,16 +225,14 @@ def cache_header(library: Library, algorithm: Algorithm = "entropy") -> str:
 
 
 @lru_cache
-def _class(library: Library, algorithm: str) -> Callable[..., Calibrator]:
-    name, base_name, _ = _ALGORITHMS[algorithm]
-    base: Any = getattr(library.module, base_name)
+def _join(name: str, base: Any) -> Callable[..., Calibrator]:
+    """A class of that name, of ours and TensorRT's."""
 
     def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
         base.__init__(self)  # the bindings refuse an object without it
         Calibrator.__init__(self, *args, **options)
 
     # Ours first: the bindings look methods up by name, and must not find the abstract ones.
-    made: Callable[..., Calibrator] = type(
-        name, (Calibrator, base), {"__init__": __init__, "__doc__": Calibrator.__doc__}
-    )
+    members = {"__init__": __init__, "__doc__": Calibrator.__doc__}
+    made: Callable[..., Calibrator] = type(name, (Calibrator, base), members)
     return made

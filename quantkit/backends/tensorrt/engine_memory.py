@@ -93,12 +93,15 @@ class EngineMemory:
         """Copies of the outputs; the stream has done everything."""
         return {t.binding.name: t.values.copy() for t in self._outputs}
 
-    def take_error(self) -> BaseException | None:
-        """What went wrong while TensorRT asked for memory, once."""
-        if self._allocator is None:
-            return None
+    def raise_error(self) -> None:
+        """Raises what went wrong while TensorRT asked for memory, once."""
+        if self._allocator is None or self._allocator.error is None:
+            return
         error, self._allocator.error = self._allocator.error, None
-        return error  # type: ignore[no-any-return]
+        try:
+            raise error
+        finally:
+            del error  # else this frame and the exception would hold each other, and what they know, for long
 
     def drop_context(self) -> None:
         """Lets go of TensorRT's context."""

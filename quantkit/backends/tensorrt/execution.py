@@ -137,8 +137,7 @@ class Execution:
             self._graph.launch(self._stream.handle)
             return
         done = self._context.execute_async_v3(self._stream.handle)
-        if (error := self._memory.take_error()) is not None:
-            raise error
+        self._memory.raise_error()
         if not done:
             raise BackendError(f"TensorRT cannot run {self._name}{describe_errors(self._logger)}")
         self._plain_layout = layout

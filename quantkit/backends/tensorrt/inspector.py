@@ -55,7 +55,8 @@ _IDLE = frozenset(
 
 _PRODUCT = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected|fully_connected|mha|attention")
 
-_FUSED_PRODUCT = re.compile(r"gemm|mha|xmma|fprop|cudnn|cutlass")
+_FUSED_PRODUCT = re.compile(r"gemm|mha|xmma|fprop|cudnn|cutlass|mulsum")
+"""In names of fused kernels; a product of one row (batch 1) is multiplied and summed up element by element."""
 
 _MOVES = re.compile(r"(?:__myl_)?(?:MulMinMaxRounCast|Move|Tran|Resh|Cast|Conc|Slic)+(?:_\w*)?")
 """Myelin's names list what is fused: these only quantize, convert or move."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,16 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.options import Mode, Precision, PrecisionConstraints
 from quantkit.errors import BackendError, EngineBuildError
 
-__all__ = ["RangesUsed", "Typing", "choose_typing", "constrain_to_float", "has_qdq", "set_flags", "set_ranges"]
+__all__ = [
+    "RangesUsed",
+    "Typing",
+    "choose_typing",
+    "constrain_to_float",
+    "has_qdq",
+    "quiet_deprecations",
+    "set_flags",
+    "set_ranges",
+]
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,9 @@ def choose_typing(
 
 def set_flags(library: Library, config: Any, typing: Typing) -> None:
     """Sets the precision flags of a weakly typed build."""
-    for flag in typing.flags:
-        config.set_flag(getattr(library.module.BuilderFlag, flag))
+    with quiet_deprecations():
+        for flag in typing.flags:
+            config.set_flag(getattr(library.module.BuilderFlag, flag))
 
 
 def has_qdq(library: Library, network: Any) -> bool:
@@ -94,8 +105,7 @@ def set_ranges(library: Library, network: Any, ranges: Mapping[str, float]) -> R
         EngineBuildError: none of the ranges is of a tensor of this network.
     """
     missing, num_set = [], 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from 10.1 on; there is no other way in implicit INT8
+    with quiet_deprecations():
         for tensor in _float_activations(library, network):
             amax = ranges.get(tensor.name)
             if amax is None:
@@ -129,20 +139,28 @@ def constrain_to_float(
     if not nodes:
         return 0
     wanted = trt.float16 if half else trt.float32
-    config.set_flag(getattr(trt.BuilderFlag, f"{how.upper()}_PRECISION_CONSTRAINTS"))
-    count = 0
-    for layer in _layers(network):
-        if not _belongs_to(layer, nodes) or layer.type in (trt.LayerType.CONSTANT, trt.LayerType.SHAPE):
-            continue
-        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-        if not any(_is_float(trt, tensor) for tensor in outputs):
-            continue
-        layer.precision = wanted
-        for i, tensor in enumerate(outputs):
-            if _is_float(trt, tensor):
-                layer.set_output_type(i, wanted)
-        count += 1
-    return count
+    with quiet_deprecations():
+        config.set_flag(getattr(trt.BuilderFlag, f"{how.upper()}_PRECISION_CONSTRAINTS"))
+        return sum(_constrain(trt, layer, wanted) for layer in _layers(network) if _belongs_to(layer, nodes))
+
+
+@contextmanager
+def quiet_deprecations() -> Iterator[None]:
+    """Silences what TensorRT 10 says of calls that 11 has no more: in an implicit build there are no others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _constrain(trt: Any, layer: Any, wanted: Any) -> bool:
+    outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+    floats = [i for i, tensor in enumerate(outputs) if _is_float(trt, tensor)]
+    if not floats or layer.type in (trt.LayerType.CONSTANT, trt.LayerType.SHAPE):
+        return False
+    layer.precision = wanted
+    for i in floats:
+        layer.set_output_type(i, wanted)
+    return True
 
 
 def _belongs_to(layer: Any, nodes: Collection[str]) -> bool:

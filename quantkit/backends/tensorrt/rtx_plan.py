@@ -7,7 +7,7 @@ is no tactic and no time. Read with TensorRT-RTX 1.7; where another version writ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from quantkit.backends.tensorrt.anatomy import Anatomy, EngineLayer, EngineTensor, find_nodes
@@ -93,9 +93,10 @@ def _graphs(plan: bytes) -> list[_Graph]:
 def _graph(head: str, body: str) -> _Graph:
     accelerators = re.search(r"accelerators=\{([^}]*)\}", head)
     tensors = {name: _tensor(name, dtype, line) for name, dtype, line in _tensor_lines(head)}
+    constants = {name for name, _, line in _tensor_lines(head) if "const_payload_size=" in line}
     starts = list(_ENTRY.finditer(body))
     ends = [entry.start() for entry in starts[1:]] + [len(body)] * bool(starts)
-    layers = [_layer(m[1], m[3], body[m.end() : end], tensors) for m, end in zip(starts, ends, strict=True)]
+    layers = [_layer(m[1], m[3], body[m.end() : end], tensors, constants) for m, end in zip(starts, ends, strict=True)]
     memory = {"weights": sum(int(size) for size in _CONSTANT.findall(head)), "activations": 0}
     for size, rest in _REGION.findall(head):
         if "place=accelerator" in rest and "constant=true" not in rest:
@@ -109,13 +110,22 @@ def _tensor_lines(head: str) -> list[tuple[str, str, str]]:
 
 def _tensor(name: str, dtype: str, line: str) -> EngineTensor:
     dims = re.search(r"\bdims=\{([-\d ]*)\}", line)
-    return EngineTensor(name, precision_from_text(dtype), shape=tuple(int(d) for d in re.findall(r"-?\d{1,18}", dims[1])) if dims else ())
+    return EngineTensor(
+        name,
+        precision_from_text(dtype),
+        shape=tuple(int(d) for d in re.findall(r"-?\d{1,18}", dims[1])) if dims else (),
+    )
 
 
-def _layer(kind: str, name: str, rest: str, tensors: Mapping[str, EngineTensor]) -> EngineLayer:
+def _layer(
+    kind: str, name: str, rest: str, tensors: Mapping[str, EngineTensor], constants: Collection[str]
+) -> EngineLayer:
     inputs, outputs = (_operands(rest, word, tensors) for word in ("input", "output"))
     stated = re.search(r'\blayers="([^\n]*?)"(?= |$)', rest)
-    is_weighted = kind in _PRODUCTS or "gemm" in name or "mha" in name or "backbone=" in rest
+    # A product of one row (batch 1) is multiplied and summed up element by element: MulSum.
+    is_weighted = kind in _PRODUCTS or any(w in name for w in ("gemm", "mha", "MulSum")) or "backbone=" in rest
+    if not is_weighted:  # the data first: constants (scales, bounds) say nothing about precision
+        inputs = tuple(sorted(inputs, key=lambda tensor: tensor.name in constants))
     is_reformat = not is_weighted and kind == "function" and _MOVES.fullmatch(name) is not None
     return EngineLayer(
         name=name,

@@ -93,7 +93,7 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(BackendError, match="libcuda.so.1.*driver installed"):
+    with pytest.raises(BackendError, match=r"libcuda\.so\.1.*driver installed"):
         load_driver()
 
 

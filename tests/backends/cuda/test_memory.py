@@ -64,6 +64,18 @@ def test_every_batch_arrives_in_order_and_stays_until_the_next(gpu, overlap, num
         assert taken == number
 
 
+def test_a_reader_may_only_queue_its_work(gpu, overlap):
+    batches = [make_batch(i) for i in range(5)]
+    seen = []
+    context = PrimaryContext()
+    with context:
+        stream = gpu.driver.Stream()
+    with DeviceFeed(INPUTS, context=context, overlap=overlap) as feed:
+        for pointers in feed.stream(batches):
+            stream.put(lambda pointers=pointers: seen.append(read(gpu, pointers)))
+    assert seen == [content(batch) for batch in batches]
+
+
 def gpu_settles():
     """Gives the copying thread the time to do whatever it wrongly might."""
     threading.Event().wait(0.002)
@@ -124,12 +136,16 @@ def test_leaving_early_closes_the_iterator_and_frees_everything(gpu, overlap, ta
         finally:
             closed.set()
 
+    def use():
+        with DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed:
+            stream = feed.stream(batches())
+            for _ in range(taken):
+                next(stream)
+            raise KeyboardInterrupt
+
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed:
-        stream = feed.stream(batches())
-        for _ in range(taken):
-            next(stream)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        use()
     assert closed.is_set() == (taken > 0)
     assert threading.active_count() == before
     assert not gpu.memory
@@ -166,7 +182,10 @@ def test_one_stream_at_a_time(gpu):
 )
 def test_a_batch_that_does_not_fit_is_refused(gpu, overlap, inputs, message):
     batch = Batch(inputs=inputs, ids=("a", "b"))
-    with DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed, pytest.raises(BackendError, match=message):
+    with (
+        DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed,
+        pytest.raises(BackendError, match=message),
+    ):
         next(feed.stream([batch]))
 
 
@@ -197,5 +216,5 @@ def test_an_error_while_copying_is_ours_and_leaks_nothing(gpu, overlap, monkeypa
 
     feed = DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap)
     monkeypatch.setattr(gpu.driver, "memcpy_htod_async", fail)
-    with feed, pytest.raises(BackendError, match="cannot copy a batch.*context is destroyed"):
+    with feed, pytest.raises(BackendError, match=r"cannot copy a batch.*context is destroyed"):
         next(feed.stream([make_batch(0)]))

@@ -38,26 +38,29 @@ def make_options(words: dict[str, Any]) -> BuildOptions:
     return BuildOptions(profiles=profiles, timing_cache=None if cache is None else Path(cache), **words)
 
 
-def interrupt_a_build(model: str) -> str:
-    """A build whose logger meets Ctrl-C: what comes out."""
-    from quantkit.backends.tensorrt.build import build_engine
-    from quantkit.backends.tensorrt.library import load_library
+def interrupt_a_build(model: str, cache: str, output: str) -> str:
+    """A build during which Ctrl-C comes while TensorRT logs something: what comes out of it."""
 
     def stop(line: str) -> None:
-        raise KeyboardInterrupt(line)
+        if line.startswith("TensorRT info"):
+            raise KeyboardInterrupt(line)
 
     try:
-        build_engine(load_library("tensorrt"), Path(model), precision="fp16", mode="implicit", tell=stop, verbose=True)
+        build(
+            model, precision="int8", library="tensorrt", calibration_cache=cache, output=output, verbose=True, tell=stop
+        )
     except BaseException as error:
         return type(error).__name__
     return "nothing"
 
 
-def warnings_of_an_implicit_build(model: str, table: str) -> list[str]:
-    """DeprecationWarnings that reach the user from an implicit INT8 build."""
+def warnings_of_implicit_builds(model: str, table: str, cache: str, output: str) -> list[str]:
+    """DeprecationWarnings that reach the user from implicit INT8 builds."""
     import warnings
 
+    words = {"precision": "int8", "mode": "implicit", "force": True, "exclude": ["Conv"], "output": output}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        build_engine(model, {"precision": "int8", "mode": "implicit", "table": table, "force": True}, {})
+        for source in ({"table": table}, {"calibration_cache": cache}):
+            assert "engine" in build_engine(model, {**words, **source}, {})
     return [str(w.message) for w in caught if w.category is DeprecationWarning]

@@ -338,9 +338,15 @@ def test_an_up_to_date_engine_is_reused(ask, material, release, tmp_path):
 
 
 @pytest.mark.parametrize("release", IMPLICIT)
-def test_deprecated_calls_do_not_warn_the_user(process, material, release):
-    bindings = process(release)
-    assert bindings.call(asked.warnings_of_an_implicit_build, str(material["net"]), str(material["table"])) == []
+def test_deprecated_calls_do_not_warn_the_user(process, material, release, tmp_path):
+    paths = (material["net"], material["table"], material[release], tmp_path / "net.engine")
+    assert process(release).call(asked.warnings_of_implicit_builds, *map(str, paths)) == []
+
+
+def test_ctrl_c_in_a_callback_ends_the_build_and_leaves_no_engine(process, material, tmp_path):
+    paths = (material["net"], material["10.16"], tmp_path / "net.engine")
+    assert process("10.16").call(asked.interrupt_a_build, *map(str, paths)) == "KeyboardInterrupt"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -58,7 +58,7 @@ def test_an_old_library_is_refused(monkeypatch):
     module = types.ModuleType("tensorrt")
     module.__version__ = "8.5.3.1"
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    with pytest.raises(BackendUnavailableError, match="TensorRT 8.5.3 is too old"):
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 8\.5\.3 is too old"):
         load_library()
 
 

@@ -28,9 +28,10 @@ def log_through_the_bindings(texts, interrupt_at):
         if len(told) == interrupt_at:
             raise KeyboardInterrupt
 
-    logger = make_logger(load_library(), tell=tell)
+    library = load_library()
+    logger = make_logger(library, tell=tell)
     for number, text in texts:
-        driver.log(driver.address_of(logger), number, text)
+        driver.log(driver.address_of(logger), number, text, major=library.version[0])
     try:
         logger.check()
         raised = None

@@ -1,5 +1,6 @@
 """The manifest: read as written, compared field by field, and able to say why an engine does not load here."""
 
+import hashlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -103,9 +104,11 @@ def test_every_deciding_field_is_named_with_both_values(tmp_path, change, named)
 def test_an_engine_belongs_to_its_manifest(tmp_path):
     path = tmp_path / "net.engine"
     path.write_bytes(b"engine")
-    digest = "3bf77ac8e63dd5bfda1a6a2cbc3d02a8f0c5ab3b1e6b2d7b2e3e3f2b2b2b2b2b"
-    assert not is_engine_of(replace(BUILT, engine_sha256=digest), path)
-    assert not is_engine_of(BUILT, tmp_path / "none.engine")
+    of_it = replace(BUILT, engine_sha256=hashlib.sha256(b"engine").hexdigest())
+    assert is_engine_of(of_it, path)
+    path.write_bytes(b"another")
+    assert not is_engine_of(of_it, path)
+    assert not is_engine_of(of_it, tmp_path / "none.engine")
 
 
 @pytest.mark.parametrize(

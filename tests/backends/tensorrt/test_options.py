@@ -1,6 +1,7 @@
 """Options: sizes and targets as users write them, what is refused, and what TensorRT-RTX has no use for."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from quantkit.backends.tensorrt.configuration import check_options, default_targ
 from quantkit.backends.tensorrt.device import Gpu, find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.options import BuildOptions, parse_size, parse_target
+from quantkit.backends.tensorrt.precision import Typing, choose_typing
 from quantkit.backends.tensorrt.profiles import Profile, ShapeRange
 from quantkit.backends.tensorrt.progress import Phases
 from quantkit.errors import BackendError
@@ -124,6 +126,40 @@ def test_rtx_builds_for_the_gpu_that_is_there(rtx):
     assert default_targets(rtx, Gpu("NVIDIA H100", "9.0")) == ()
     with pytest.raises(BackendError, match=r"RTX 2080 \(sm75\) is too old"):
         default_targets(rtx, Gpu("RTX 2080", "7.5"))
+
+
+def library_with(*flags, strong):
+    """A library that has these builder flags, and strong typing or not."""
+    creation = SimpleNamespace(**({"STRONGLY_TYPED": 1} if strong else {}))
+    module = SimpleNamespace(
+        BuilderFlag=SimpleNamespace(**dict.fromkeys(flags, 0)), NetworkDefinitionCreationFlag=creation
+    )
+    return Library(module=module, name="tensorrt", version=(10, 0, 0))
+
+
+OLD = library_with("INT8", "FP16", strong=False)
+BOTH = library_with("INT8", "FP16", strong=True)
+NEW = library_with(strong=True)
+
+
+@pytest.mark.parametrize(
+    ("library", "precision", "words", "typing"),
+    [
+        (OLD, "fp32", {}, Typing("explicit", strong=False, flags=())),
+        (OLD, "fp16", {}, Typing("explicit", strong=False, flags=("FP16",))),
+        (OLD, "int8", {}, Typing("explicit", strong=False, flags=("INT8", "FP16"))),
+        (OLD, "int8", {"high_precision": "fp32"}, Typing("explicit", strong=False, flags=("INT8",))),
+        (BOTH, "int8", {}, Typing("explicit", strong=True, flags=())),
+        (BOTH, "int8", {"mode": "implicit"}, Typing("implicit", strong=False, flags=("INT8", "FP16"))),
+        (BOTH, "int8", {"dla": True}, Typing("implicit", strong=False, flags=("INT8", "FP16"))),
+        (BOTH, "fp16", {"dla": True}, Typing("implicit", strong=False, flags=("FP16",))),
+        (BOTH, "int8", {"dla": True, "mode": "explicit"}, Typing("explicit", strong=True, flags=())),
+        (NEW, "fp16", {}, Typing("explicit", strong=True, flags=())),
+        (NEW, "int8", {"dla": True}, Typing("explicit", strong=True, flags=())),
+    ],
+)
+def test_flags_decide_only_where_types_do_not(library, precision, words, typing):
+    assert choose_typing(library, precision, **words) == typing
 
 
 def test_looking_for_a_gpu_never_fails():

@@ -70,12 +70,13 @@ def test_what_else_a_plan_says() -> None:
     assert anatomy.targets == ("sm86", "sm89", "sm120")
     assert anatomy.source.startswith("TensorRT-RTX 1.")
     assert anatomy.memory_bytes["file"] == len(plan)
-    weights = [i for i in onnx.shape_inference.infer_shapes(quantized("conv_relu").proto).graph.initializer]
+    weights = quantized("conv_relu").proto.graph.initializer
     stored = sum(len(i.raw_data) for i in weights if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4)
     assert anatomy.memory_bytes["weights"] >= stored
     assert anatomy.memory_bytes["activations"] > 0
     assert "undocumented" in anatomy.notes[0]
     assert anatomy.time_coverage is None
+    assert [x.conversion for x in anatomy.reformats][:1] == ["fp32 → int8"]
     assert all(t.shape for x in anatomy.weighted for t in x.inputs)
 
 

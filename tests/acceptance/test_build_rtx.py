@@ -1,0 +1,49 @@
+"""`quantkit build` on the trained models, from calibration to engines for three generations of GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+import quantkit
+from quantkit.backends.tensorrt.options import BuildOptions
+from quantkit.graph.model import load_model, model_hash
+from quantkit.graph.placement import observable
+from quantkit.graph.prepare import prepare
+from quantkit.types import CalibrationTable, TensorRange
+
+from .. import rtx
+
+pytest.importorskip("tensorrt_rtx")
+
+PRODUCTS = {"resnet20": 20, "mobilenetv2": 53, "efficientnet_b0": 82, "vit_tiny": 56}
+"""Convolutions and matrix products of each model; those of attention count as two."""
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", list(PRODUCTS))
+def test_engines_for_three_generations(name: str, precision: str, shared: Path, tmp_path: Path) -> None:
+    model = shared / "models" / f"{name}_cifar10.onnx"
+    table = invented_table(model) if precision == "int8" else None
+    options = BuildOptions(targets=("sm86", "sm89", "sm120"))
+    built = quantkit.build(model, precision=precision, table=table, output=tmp_path / "m.engine", options=options)
+    layers = rtx.read_layers(built.path.read_bytes())
+    weighted = {node.name for node in onnx.load(model).graph.node if node.op_type in WEIGHTED}
+    assert len(weighted) == PRODUCTS[name]
+    int8 = rtx.int8_nodes(layers, weighted)
+    assert int8 == (weighted if precision == "int8" else set())
+    assert (built.num_quantized is None) == (table is None)
+    assert any("half" in layer.inputs for layer in layers) == (precision != "fp32")
+
+
+def invented_table(model: Path) -> CalibrationTable:
+    """Ranges decide nothing about what runs in INT8: any will do."""
+    graph = load_model(model)
+    identity = model_hash(graph)
+    names = observable(prepare(graph, name=model.name))
+    ranges = {name: TensorRange(4.0, -4.0, 4.0) for name in names}
+    return CalibrationTable(ranges, identity, "f" * 64, 1, {"method": "minmax"}, model_name=model.name)
