@@ -7,6 +7,8 @@ and errors run as they would with TensorRT; only the computation is ours, so tha
 Prints a Markdown table; exits with 1 if a check fails.
 """
 
+# ruff: noqa: D101, D102  (the methods are TensorRT's)
+
 from __future__ import annotations
 
 import argparse
@@ -19,9 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pycuda
 import pycuda.driver as cuda
 
 from quantkit.backends.cuda.context import PrimaryContext
@@ -100,7 +103,7 @@ PLANS = {
 class KnownStream(cuda.Stream):
     """A stream that can be found by its handle, which is all that execute_async_v3 gets."""
 
-    by_handle: weakref.WeakValueDictionary[int, KnownStream] = weakref.WeakValueDictionary()
+    by_handle: ClassVar[weakref.WeakValueDictionary[int, KnownStream]] = weakref.WeakValueDictionary()
 
     def __init__(self, flags: int = 0) -> None:
         super().__init__(flags)
@@ -343,15 +346,17 @@ def check_memory(open_: Open, checks: Checks, context: PrimaryContext) -> None:
             runner.run({"x": batches[0]["x"][0, :300]})
 
     def refuse(engine: bytes, reason: str) -> None:
+        message = "nothing"
         try:
             open_(engine)
         except BackendError as error:
-            assert reason in str(error), error
-        else:
-            raise AssertionError(f"{engine!r} was not refused")
+            message = str(error)
+        if reason not in message:
+            raise RuntimeError(f"{engine!r} was to be refused for {reason}, and was for {message}")
 
     def measure(what: str, action: Callable[[], None], times: int) -> None:
-        action()
+        for _ in range(2):
+            action()
         gc.collect()
         before = context.memory_bytes()[0]
         for _ in range(times):
@@ -369,21 +374,20 @@ def check_memory(open_: Open, checks: Checks, context: PrimaryContext) -> None:
 
 def check_shortage(open_: Open, checks: Checks, context: PrimaryContext) -> None:
     rng = np.random.default_rng(4)
-    batch = make_batch(rng, 2)
+    batch, large = make_batch(rng, 2), make_batch(rng, 16384)  # 256 MiB in, as much out
     with open_(b"huge") as runner:
         runner.run(batch)
         with context:
             free = context.memory_bytes()[0]
-            hog = cuda.mem_alloc(free - (24 << 20))
+            hog = cuda.mem_alloc(free - (200 << 20))
         message = ""
         try:
-            runner.run(make_batch(rng, 4096))  # 64 MiB in, as much out
+            runner.run(large)
         except BackendError as error:
             message = str(error)
         again = np.array_equal(runner.run(batch)["y"], expected(batch["x"]))
         with context:
             hog.free()
-        large = make_batch(rng, 4096)
         later = np.array_equal(runner.run(large)["y"], expected(large["x"]))
     checks.add("out of memory is told, and the runner goes on", message, "out of memory" in message and again and later)
 
@@ -405,7 +409,7 @@ def check_events(open_: Open, checks: Checks, context: PrimaryContext, kernels: 
             times = runner.time_block(batch, duration_ms=200)
         compute, kernel = float(np.median(times.compute_ms)), float(np.median(alone))
         span = sum(map(sum, (times.h2d_ms, times.compute_ms, times.d2h_ms)))
-        passed = us / 1e3 <= compute < kernel + 0.05 and span <= 1.001 * times.span_ms + 0.1
+        passed = 0.98 * us / 1e3 <= compute < kernel + 0.05 and span <= 1.001 * times.span_ms + 0.1
         found = f"{1e3 * compute:.1f} us computation, kernel alone {1e3 * kernel:.1f} us, {len(times)} queries; "
         found += f"parts fill {100 * span / times.span_ms:.1f} % of the span"
         checks.add(f"events around a kernel of {us} us", found, passed)
@@ -487,8 +491,8 @@ def describe(context: PrimaryContext) -> str:
     device = cuda.Device(context.device)
     version = cuda.get_driver_version()
     return (
-        f"{device.name()}, {device.total_memory() >> 20} MiB, driver for CUDA {version // 1000}.{version % 1000 // 10}, "
-        f"pycuda {'.'.join(map(str, __import__('pycuda').VERSION))}, Python {sys.version.split()[0]}"
+        f"{device.name()}, {device.total_memory() >> 20} MiB; CUDA {version // 1000}.{version % 1000 // 10} by the "
+        f"driver; pycuda {'.'.join(map(str, pycuda.VERSION))}; Python {sys.version.split()[0]}"
     )
 
 

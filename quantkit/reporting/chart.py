@@ -65,18 +65,22 @@ class Chart:
 
 
 def make_chart(report: Report) -> Chart | None:
-    """Lays out the variants that have a latency and an accuracy (or agreement); None with fewer than two of them."""
+    """Lays out the variants that have an accuracy (or agreement) and comparable times; None with fewer than two.
+
+    Times of different backends are not comparable: the backend with the most variants is shown, the first of equals.
+    """
     labelled = "top1" in report.baseline.metrics
-    shown = [(e, value) for e in report.evaluations if e.latency and (value := _height(report, e)) is not None]
-    if len(shown) < 2 or shown[0][0] is not report.baseline:
+    base = _height(report, report.baseline)
+    shown = _comparable(report)
+    if len(shown) < 2 or base is None:
         return None
-    base = shown[0][1]
+    by_compute = all(e.latency and e.latency.compute_ms is not None for e, _ in shown)
     bounds = [_bounds(base, e) for e, _ in shown]
-    heights = [v for _, v in shown] + [end for pair in bounds if pair for end in pair]
+    heights = [base, *(v for _, v in shown)] + [end for pair in bounds if pair for end in pair]
     # At least a point tall: a smaller window would make a cliff of noise.
     middle, half = (min(heights) + max(heights)) / 2, max(max(heights) - min(heights), 1.0) * 0.6
     y_values = nice_ticks(max(middle - half, 0.0), min(middle + half, 100.0), 5)
-    x_values = nice_ticks(0.0, 1.08 * max(e.latency.median_ms for e, _ in shown if e.latency), 6)
+    x_values = nice_ticks(0.0, 1.08 * max(e.latency.compared_ms for e, _ in shown if e.latency), 6)
     x_scale = _Scale(x_values[0], x_values[-1], _LEFT, WIDTH - _RIGHT)
     y_scale = _Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP)
     points = [
@@ -85,10 +89,10 @@ def make_chart(report: Report) -> Chart | None:
     ]
     measure = "top-1 accuracy" if labelled else f"agreement with {one_line(report.baseline.name)}"
     return Chart(
-        title=f"{measure.capitalize()} over median latency",
+        title=f"{measure.capitalize()} over median {'compute time' if by_compute else 'latency'}",
         description="; ".join(f"{p.name}: {p.label}" for p in points) + ".",
         y_label=f"{measure.capitalize()}, %",
-        x_label="Median latency, ms (left is faster)",
+        x_label=f"Median {'GPU compute time' if by_compute else 'latency'}, ms (left is faster)",
         x_ticks=_ticks(x_values, x_scale),
         y_ticks=_ticks(y_values, y_scale),
         points=tuple(_place_labels(points)),
@@ -146,6 +150,16 @@ def _height(report: Report, evaluation: Evaluation) -> float | None:
     return 100 * value if value is not None and 0 <= value <= 1 else None
 
 
+def _comparable(report: Report) -> list[tuple[Evaluation, float]]:
+    """The largest group of variants with a height that were timed by one method on one backend."""
+    groups: dict[str, list[tuple[Evaluation, float]]] = {}
+    for evaluation in report.evaluations:
+        reference, height = report.speed_reference(evaluation), _height(report, evaluation)
+        if reference is not None and height is not None:
+            groups.setdefault(reference.name, []).append((evaluation, height))
+    return max(groups.values(), key=len, default=[])
+
+
 def _bounds(base: float, evaluation: Evaluation) -> tuple[float, float] | None:
     pair = interval(evaluation)
     if pair is None or not -1 <= pair[0] <= pair[1] <= 1:
@@ -162,7 +176,7 @@ def _point(
     *,
     is_baseline: bool,
 ) -> Point:
-    latency = evaluation.latency.median_ms if evaluation.latency else 0.0
+    latency = evaluation.latency.compared_ms if evaluation.latency else 0.0
     x, y = x_scale(latency), y_scale(value)
     low, high = (None, None) if pair is None else (round(y_scale(pair[0]), 2), round(y_scale(pair[1]), 2))
     return Point(

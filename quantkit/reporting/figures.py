@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantkit.types import Evaluation, Preprocessing, Report
+from quantkit.types import Evaluation, Latency, Preprocessing, Report
 
 __all__ = [
     "DEFINITIONS",
@@ -19,6 +19,7 @@ __all__ = [
     "format_percent",
     "format_significant",
     "format_speedup",
+    "how_measured",
     "interval",
     "one_line",
     "rows",
@@ -41,9 +42,14 @@ DEFINITIONS: dict[str, str] = {
     "baseline's and xq the variant's values, over all elements of all samples; of several outputs the worst.",
     "Cosine": "Cosine of the angle between the baseline's and the variant's outputs, all elements of all samples; of "
     "several outputs the worst.",
-    "Latency": "Time of one call on one batch, by the host's clock, after warm-up: median, 90th and 99th percentile "
-    "(nearest rank, as trtexec).",
-    "Speed-up": "Median latency of the baseline over the variant's; above 1 is faster.",
+    "Latency": "Time of one call on one batch, after warm-up: median, 90th and 99th percentile (nearest rank, as "
+    "trtexec). On the host's clock it is the whole call; by the device's events it is the copy to the device (H2D), the "
+    "computation and the copy back (D2H) of one query.",
+    "Compute": "The computation of one query alone, by events on the device; H2D, D2H and enqueue (the host's time to "
+    "hand the computation over) are medians too. Only where a device measures itself.",
+    "Speed-up": "Median time of the first variant timed by the same method on the same backend, over this one's; above "
+    "1 is faster. The computation alone is compared where it was measured, else the whole call. Times of different "
+    "devices are not comparable.",
     "Throughput": "Samples per second: batch size times calls over the total time of the calls.",
 }
 """What each number means, in the order of the tables."""
@@ -73,6 +79,11 @@ class Row:
     p99_ms: str
     speedup: str
     throughput: str
+    compute_ms: str
+    compute_p99_ms: str
+    h2d_ms: str
+    d2h_ms: str
+    enqueue_ms: str
     is_baseline: bool
     representative: bool
 
@@ -158,6 +169,41 @@ def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, s
     }
 
 
+def how_measured(report: Report) -> tuple[str, ...]:
+    """How the latencies of the report came about, one paragraph for each method that was used."""
+    latencies = [e.latency for e in report.evaluations if e.latency is not None]
+    host = [latency for latency in latencies if latency.method == "host"]
+    device = [latency for latency in latencies if latency.method == "device"]
+    paragraphs = []
+    if host:
+        threads = sorted({latency.threads for latency in host})
+        words = " or ".join("chosen by the runtime" if count == 0 else str(count) for count in threads)
+        paragraphs.append(
+            f"One call on a batch of {_range(latency.batch_size for latency in host)}, by the host's clock, copies to "
+            f"and from a device included; threads within a call: {words}. {_turns(host)}"
+        )
+    if device:
+        graph = "; queries were replayed from a CUDA graph" if all(latency.cuda_graph for latency in device) else ""
+        paragraphs.append(
+            f"One query on a batch of {_range(latency.batch_size for latency in device)}, by events on the GPU, as "
+            f"trtexec measures it: from page-locked memory to the GPU, the computation, and back, on one stream, two "
+            f"queries in flight, copies not overlapping with computation{graph}. {_turns(device)}"
+        )
+    return tuple(paragraphs)
+
+
+def _turns(latencies: Sequence[Latency]) -> str:
+    return (
+        "After a warm-up of each, the variants took turns in short blocks in one process, so that a slow moment of the "
+        f"machine hits all of them; {_range(latency.iterations for latency in latencies)} calls of each were timed."
+    )
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
 def _row(report: Report, evaluation: Evaluation) -> Row:
     metrics, latency = evaluation.metrics, evaluation.latency
     is_baseline = evaluation is report.baseline
@@ -181,8 +227,13 @@ def _row(report: Report, evaluation: Evaluation) -> Row:
         median_ms=format_significant(latency.median_ms if latency else None),
         p90_ms=format_significant(latency.p90_ms if latency else None),
         p99_ms=format_significant(latency.p99_ms if latency else None),
-        speedup=MISSING if is_baseline else _times(report.speedup(evaluation)),
+        speedup=MISSING if report.speed_reference(evaluation) is evaluation else _times(report.speedup(evaluation)),
         throughput=format_significant(latency.throughput if latency else None),
+        compute_ms=format_significant(latency.compute_ms if latency else None),
+        compute_p99_ms=format_significant(latency.compute_p99_ms if latency else None),
+        h2d_ms=format_significant(latency.h2d_ms if latency else None),
+        d2h_ms=format_significant(latency.d2h_ms if latency else None),
+        enqueue_ms=format_significant(latency.enqueue_ms if latency else None),
         is_baseline=is_baseline,
         representative=evaluation.representative,
     )

@@ -15,6 +15,7 @@ from quantkit.reporting.figures import (
     facts_from_mapping,
     facts_from_preprocessing,
     format_significant,
+    how_measured,
     one_line,
     rows,
 )
@@ -41,6 +42,11 @@ _COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("median_ms", "Median", "ms", "Speed"),
     ("p90_ms", "p90", "ms", "Speed"),
     ("p99_ms", "p99", "ms", "Speed"),
+    ("compute_ms", "Compute", "ms", "Speed"),
+    ("compute_p99_ms", "Compute p99", "ms", "Speed"),
+    ("h2d_ms", "H2D", "ms", "Speed"),
+    ("d2h_ms", "D2H", "ms", "Speed"),
+    ("enqueue_ms", "Enqueue", "ms", "Speed"),
     ("speedup", "Speed-up", "", "Speed"),
     ("throughput", "Throughput", "samples/s", "Speed"),
 )
@@ -48,7 +54,7 @@ _COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 
 _CAPTIONS = {
     "Accuracy": "Accuracy and size. Differences are to the first row, on the same samples.",
-    "Speed": "Latency of one call and throughput.",
+    "Speed": "Latency of one call and throughput. A speed-up is to the first variant of the same backend.",
 }
 
 
@@ -56,8 +62,6 @@ def report_html(report: Report) -> str:
     """Writes a report as a self-contained HTML page; everything that comes from outside is escaped."""
     table = rows(report)
     judged = verdicts(report)
-    measured = [e.latency for e in report.evaluations if e.latency is not None]
-    iterations = [latency.iterations for latency in measured]
     return _load_template().render(
         model_name=one_line(report.model_name),
         model_hash=one_line(report.model_hash),
@@ -69,9 +73,7 @@ def report_html(report: Report) -> str:
         tables=_tables(table),
         metrics=_all_metrics(report),
         chart=make_chart(report),
-        latencies=measured,
-        threads=sorted({latency.threads for latency in measured}),
-        calls=[f"{count:,}" for count in (min(iterations), max(iterations))] if iterations else [],
+        how_measured=how_measured(report),
         notes=[(one_line(e.name), one_line(note)) for e in report.evaluations for note in e.notes],
         warnings=[one_line(warning) for warning in report.warnings],
         facts={

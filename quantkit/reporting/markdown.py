@@ -11,6 +11,7 @@ from quantkit.reporting.figures import (
     Row,
     facts_from_mapping,
     facts_from_preprocessing,
+    how_measured,
     one_line,
     rows,
 )
@@ -32,7 +33,7 @@ def report_markdown(report: Report) -> str:
         parts.append(f"**{_escape(verdict.headline)}.** {_escape(' '.join(verdict.sentences))}")
     parts += ["## Accuracy and size", _accuracy_table(table)]
     if any(e.latency for e in report.evaluations):
-        parts += ["## Speed", _speed_table(table), _escape(_latency_sentence(report))]
+        parts += ["## Speed", _speed_table(table), *map(_escape, how_measured(report))]
     notes = [f"{e.name}: {note}" for e in report.evaluations for note in e.notes]
     if notes or report.warnings:
         parts += ["## Notes", _bullets([*report.warnings, *notes])]
@@ -74,6 +75,11 @@ def _speed_table(table: Sequence[Row]) -> str:
         "Median, ms": [r.median_ms for r in table],
         "p90, ms": [r.p90_ms for r in table],
         "p99, ms": [r.p99_ms for r in table],
+        "Compute, ms": [r.compute_ms for r in table],
+        "Compute p99, ms": [r.compute_p99_ms for r in table],
+        "H2D, ms": [r.h2d_ms for r in table],
+        "D2H, ms": [r.d2h_ms for r in table],
+        "Enqueue, ms": [r.enqueue_ms for r in table],
         "Speed-up": [r.speedup if r.representative else f"{r.speedup} (not representative)" for r in table],
         "Samples/s": [r.throughput for r in table],
         "Backend": [r.backend for r in table],
@@ -87,16 +93,6 @@ def _table(columns: Mapping[str, Sequence[str]]) -> str:
     lines = ["| " + " | ".join(shown) + " |", "|:--" + "|--:" * (len(shown) - 1) + "|"]
     lines += ["| " + " | ".join(_escape(cell) for cell in cells) + " |" for cells in zip(*shown.values(), strict=True)]
     return "\n".join(lines)
-
-
-def _latency_sentence(report: Report) -> str:
-    measured = [e.latency for e in report.evaluations if e.latency is not None]
-    threads = {"chosen by the runtime" if latency.threads == 0 else str(latency.threads) for latency in measured}
-    calls = [latency.iterations for latency in measured]
-    return (
-        f"Batch of {measured[0].batch_size}, threads: {' or '.join(sorted(threads))}, "
-        f"{min(calls):,} to {max(calls):,} timed calls of each variant after a warm-up, taking turns in one process."
-    )
 
 
 def _facts(report: Report) -> dict[str, dict[str, str]]:

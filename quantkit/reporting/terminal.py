@@ -59,6 +59,7 @@ def _speed_table(console: Console, table: Sequence[Row]) -> Table:
             "median ms": [r.median_ms for r in table],
             "p90": [r.p90_ms for r in table],
             "p99": [r.p99_ms for r in table],
+            "compute": [r.compute_ms for r in table],
             "speed-up": [f"{_mark(r)}{r.speedup}" for r in table],
             "samples/s": [r.throughput for r in table],
         },

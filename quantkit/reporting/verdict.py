@@ -64,7 +64,10 @@ def remarks(report: Report) -> tuple[str, ...]:
             )
     backends = {e.backend for e in report.evaluations if e.latency is not None}
     if len(backends) > 1:
-        found.append("Latencies were measured on different backends: a speed-up compares these too, not models alone.")
+        found.append(
+            f"Latencies were measured on different backends ({'; '.join(sorted(map(one_line, backends)))}) and are not "
+            "comparable between them: each speed-up is to the first variant of the same backend."
+        )
     return tuple(found)
 
 
@@ -128,21 +131,30 @@ def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone,
 
 
 def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
-    speedup = report.speedup(evaluation)
-    if speedup is None or evaluation.latency is None or report.baseline.latency is None:
+    speedup, reference = report.speedup(evaluation), report.speed_reference(evaluation)
+    if speedup is None or reference is None or evaluation.latency is None or reference.latency is None:
         return "", "neutral", "Its speed was not measured."
     place = _place(evaluation)
-    mine, base = (format_significant(e.latency.median_ms) for e in (evaluation, report.baseline) if e.latency)
-    name = one_line(report.baseline.name)
+    mine, base = (format_significant(latency.compared_ms) for latency in (evaluation.latency, reference.latency))
     if not evaluation.representative:
-        words = f"Its {mine} ms {place} ({base} ms in {name}) say nothing about the device that it is made for."
-        return "", "neutral", words
-    numbers = f"A batch of {evaluation.latency.batch_size} takes {mine} ms instead of {base} ms (medians, {place})"
+        words = f"Its {mine} ms {place} ({base} ms in {one_line(reference.name)}) say nothing about the device that it "
+        return "", "neutral", words + "is made for."
+    if reference is evaluation:
+        words = f"It takes {mine} ms {place}; {one_line(report.baseline.name)} was not timed there, so that their "
+        return "", "neutral", words + "speeds are not comparable."
+    compared = "medians" if evaluation.latency.compute_ms is None else "median computations"
+    than = "" if reference is report.baseline else f" as {one_line(reference.name)} takes"
+    numbers = (
+        f"A batch of {evaluation.latency.batch_size} takes {mine} ms instead of {base} ms{than} ({compared}, {place})"
+    )
+    against = "" if reference is report.baseline else f" as {one_line(reference.name)}"
     if speedup >= 1.02:
-        return f"runs {format_speedup(speedup)}x as fast {place}", "good", numbers + "."
+        return f"runs {format_speedup(speedup)}x as fast{against} {place}", "good", numbers + "."
     if speedup <= 1 / 1.02:
-        return f"is slower {place}: {format_speedup(speedup)}x the speed", "bad", numbers + "."
-    return f"is no faster {place}", "neutral", numbers + "."
+        of = "" if reference is report.baseline else f" of {one_line(reference.name)}"
+        return f"is slower {place}: {format_speedup(speedup)}x the speed{of}", "bad", numbers + "."
+    than = "" if reference is report.baseline else f" than {one_line(reference.name)}"
+    return f"is no faster{than} {place}", "neutral", numbers + "."
 
 
 def _size_sentence(report: Report, evaluation: Evaluation) -> str:

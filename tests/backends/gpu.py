@@ -283,8 +283,8 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
     driver.memcpy_dtod_async = gpu.copy_between
     driver.memcpy_dtoh = gpu.copy_out_now
     driver.mem_get_info = lambda: (gpu.capacity - sum(map(len, gpu.memory.values())), gpu.capacity)
-    driver.Stream = lambda flags=0: Stream(gpu, flags)
-    driver.Event = lambda flags=0: Event(gpu, flags)
+    driver.Stream = type("Stream", (Stream,), {"__init__": lambda self, flags=0: Stream.__init__(self, gpu, flags)})
+    driver.Event = type("Event", (Event,), {"__init__": lambda self, flags=0: Event.__init__(self, gpu, flags)})
     return driver
 
 

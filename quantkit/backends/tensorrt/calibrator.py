@@ -104,7 +104,7 @@ class Calibrator:
         self._asked = True
         try:
             return self._next_pointers(names)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
             return None
 
