@@ -41,7 +41,7 @@ from quantkit.cli.options import (
 from quantkit.cli.output import print_calibration, print_quantized
 from quantkit.cli.text import visible
 from quantkit.errors import QuantKitError
-from quantkit.pipeline import HighPrecision, Order, Target, Tell
+from quantkit.pipeline import CalibratorName, HighPrecision, Order, Target, Tell
 from quantkit.types import HistogramRule
 
 __all__ = ["app", "main"]
@@ -101,6 +101,10 @@ def calibrate(
         str | None,
         typer.Option("--tensorrt-version", help="That will read the calibration cache: it ignores any other's."),
     ] = None,
+    calibrator: Annotated[
+        CalibratorName,
+        typer.Option("--calibrator", help="auto: TensorRT's own (8.6 to 10, with a GPU), which builds the engine too."),
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Calibrate even if the table that is there fits.")] = False,
     reuse_only: Annotated[
         bool, typer.Option("--reuse-only", help="Fail (exit 4) if the table that is there does not fit.")
@@ -169,11 +173,15 @@ def calibrate(
         strict=strict,
         force=force,
         reuse_only=reuse_only,
+        calibrator=calibrator,
+        cache_path=cache_path,
+        engine_path=folder / f"{model.stem}.int8.engine",
         workers=workers,
         progress=not quiet,
         tell=say,
     )
-    pipeline.write_tensorrt_cache(model, table, cache_path, tensorrt_version=tensorrt_version)
+    if table.settings["calibrator"] == "quantkit" or not cache_path.exists():
+        pipeline.write_tensorrt_cache(model, table, cache_path, tensorrt_version=tensorrt_version)
     quantized = pipeline.quantize(
         model,
         table,
@@ -237,6 +245,10 @@ def evaluate(
     variant: Annotated[
         list[str] | None, typer.Option("--variant", help="A finished model to compare too: NAME=PATH. Repeatable.")
     ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option("--engine", help="A TensorRT engine to run and time on the GPU too: NAME=PATH. Repeatable."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder of the report (default: MODEL.report next to the model)."),
@@ -255,6 +267,7 @@ def evaluate(
     latency_s: Annotated[float, typer.Option("--latency-s", help="Timed seconds per variant; 0 skips.")] = 3.0,
     latency_batch_size: Annotated[int, typer.Option("--latency-batch-size", help="Samples per timed call.")] = 1,
     threads: Annotated[int, typer.Option("--threads", help="Of ONNX Runtime within a call; 0: it chooses.")] = 0,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay the engines from CUDA graphs.")] = False,
     preprocess: PresetOption = None,
     size: SizeOption = None,
     color: ColorOption = None,
@@ -290,6 +303,7 @@ def evaluate(
         table=_find_table(model, table, say),
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         models=parse_variants(variant or []),
+        engines=parse_variants(engine or [], option="--engine"),
         num_samples=num_samples,
         seed=seed,
         batch_size=batch_size,
@@ -299,6 +313,7 @@ def evaluate(
         latency_s=latency_s,
         latency_batch_size=latency_batch_size,
         threads=threads,
+        cuda_graph=cuda_graph,
         strict=strict,
         workers=workers,
         progress=not quiet,

@@ -166,13 +166,13 @@ def read_classes(path: Path | None) -> list[str] | None:
     return [name for name in names if name]
 
 
-def parse_variants(words: list[str]) -> dict[str, Path]:
+def parse_variants(words: list[str], *, option: str = "--variant") -> dict[str, Path]:
     """NAME=PATH words → path by name."""
     models = {}
     for word in words:
         name, separator, path = word.partition("=")
         if not separator or not name or not path:
-            raise typer.BadParameter(f"{word!r} is not NAME=PATH", param_hint="--variant")
+            raise typer.BadParameter(f"{word!r} is not NAME=PATH", param_hint=option)
         if name in models:
             raise typer.BadParameter(f"{name!r} is given twice", param_hint="--variant")
         models[name] = Path(path)

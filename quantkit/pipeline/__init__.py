@@ -7,6 +7,7 @@ from quantkit.pipeline.building import BuiltEngine, EngineLibrary, build
 from quantkit.pipeline.calibration import calibrate
 from quantkit.pipeline.data import ImageOptions, Order, Tell
 from quantkit.pipeline.evaluation import VARIANTS, evaluate
+from quantkit.pipeline.native_calibration import CalibratorName
 from quantkit.pipeline.quantization import (
     DEFAULT_TENSORRT_VERSION,
     HighPrecision,
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_TENSORRT_VERSION",
     "VARIANTS",
     "BuiltEngine",
+    "CalibratorName",
     "EngineLibrary",
     "HighPrecision",
     "ImageOptions",

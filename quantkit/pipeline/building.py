@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.manifest import Manifest
     from quantkit.backends.tensorrt.precision import Typing
 
-__all__ = ["BuiltEngine", "EngineLibrary", "build"]
+__all__ = ["BuiltEngine", "EngineLibrary", "build", "describe_engine"]
 
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 
@@ -145,6 +145,17 @@ def build(
     write_bytes(path, engine)
     save_manifest(manifest, manifest_path(path))
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
+
+
+def describe_engine(library: Library, model: PathLike, table: CalibrationTable) -> Manifest:
+    """The manifest, but for engine and time, of an engine that TensorRT built while it calibrated `table`."""
+    from quantkit.backends.tensorrt.device import find_gpu
+    from quantkit.backends.tensorrt.precision import choose_typing
+
+    source = open_source(model, "int8", table=table, cache=None, exclude=(), high_precision=None)
+    typing = choose_typing(library, "int8", mode="implicit", high_precision="fp16", dla=False)
+    options = _completed(BuildOptions(), library, source, find_gpu(), stay_silent)
+    return _wanted_manifest(source, library, typing, options, find_gpu())
 
 
 def _open_library(name: EngineLibrary, options: BuildOptions) -> Library:

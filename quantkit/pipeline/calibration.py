@@ -23,6 +23,12 @@ from quantkit.pipeline.data import (
     show_progress,
     stay_silent,
 )
+from quantkit.pipeline.native_calibration import (
+    CalibratorName,
+    calibrate_natively,
+    choose_calibrator,
+    write_engine,
+)
 from quantkit.types import (
     CalibrationTable,
     Dataset,
@@ -61,6 +67,9 @@ def calibrate(
     strict: bool = False,
     force: bool = False,
     reuse_only: bool = False,
+    calibrator: CalibratorName = "auto",
+    cache_path: PathLike | None = None,
+    engine_path: PathLike | None = None,
     workers: int | None = None,
     progress: bool = True,
     tell: Tell | None = None,
@@ -84,6 +93,9 @@ def calibrate(
         strict: fail on the first image that cannot be read, instead of leaving it out.
         force: calibrate again even if the table at `table_path` fits.
         reuse_only: raise `StaleTableError` instead of calibrating.
+        calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run.
+        cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
+        engine_path: where the engine goes that TensorRT builds while it calibrates.
         workers: decoding threads.
         progress: show progress bars on a terminal.
         tell: called with one line for each thing that a user may want to know.
@@ -95,8 +107,8 @@ def calibrate(
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
     from quantkit.calibration.methods import find_method
-    from quantkit.calibration.table import save_table
     from quantkit.graph.model import load_model, model_hash
+    from quantkit.storage import write_bytes
 
     say = tell or stay_silent
     find_method(method, percent=percentile)
@@ -105,18 +117,22 @@ def calibrate(
     name = Path(model).name
     graph = load_model(model)
     identity = model_hash(graph)
+    native, reason = choose_calibrator(calibrator, method=method, histogram=histogram)
     tensors, unclipped = _observed_tensors(graph, name, all_tensors=all_tensors)
     dataset = open_samples(graph, data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order)
     describe_choice(dataset, data, seed, say)
+    say(f"calibrator: {'quantkit' if native is None else native.title} ({reason})")
+    order_decides = histogram == "tensorrt" or native is not None
     settings: dict[str, str | int | float | bool | None] = {
+        "calibrator": "quantkit" if native is None else native.title,
         "method": method,
         "percentile": _percentile(method, percentile),
-        "histogram": histogram,
-        "observed": "all" if all_tensors else "quantized",
+        "histogram": "tensorrt" if order_decides else histogram,
+        "observed": "all" if all_tensors or native is not None else "quantized",
         "order": order,
         "seed": seed,
         "num_samples": num_samples,
-        "batch_size": batch_size if histogram == "tensorrt" else None,
+        "batch_size": batch_size if order_decides else None,
     }
     with show_progress(None, "hashing", len(dataset), progress and len(dataset) > 2000):
         fingerprint = dataset.fingerprint
@@ -139,6 +155,35 @@ def calibrate(
             return reused
     elif reuse_only:
         raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
+    if native is not None:
+        made = calibrate_natively(
+            native,
+            model,
+            dataset,
+            method=method,
+            batch_size=batch_size,
+            strict=strict,
+            workers=workers,
+            progress=progress,
+            tell=say,
+        )
+        table = CalibrationTable(
+            tensors=made.ranges,
+            skipped=made.skipped,
+            model_hash=identity,
+            model_name=name,
+            dataset_fingerprint=fingerprint,
+            num_samples=made.num_samples,
+            preprocessing=dataset.preprocessing,
+            settings=settings,
+            versions={"quantkit": __version__, native.name: ".".join(map(str, native.version))},
+        )
+        if cache_path is not None:
+            write_bytes(cache_path, made.cache)
+        if engine_path is not None:
+            write_engine(native, model, table, made.engine, engine_path)
+            say(f"engine: {engine_path}")
+        return _finish(table, table_path, say)
     collector = _collect(
         _load_exposed(model, name, tensors),
         dataset,
@@ -168,13 +213,20 @@ def calibrate(
         settings=settings,
         versions=_versions(),
     )
-    if collector.num_samples < _FEW_SAMPLES:
-        count = "1 sample is" if collector.num_samples == 1 else f"{collector.num_samples} samples are"
+    return _finish(table, table_path, say)
+
+
+def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> CalibrationTable:
+    """Says what a user should know of a new table, and writes it."""
+    from quantkit.calibration.table import save_table
+
+    if table.num_samples < _FEW_SAMPLES:
+        count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
         say(f"warning: {count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
-    for tensor in skipped:
+    for tensor in table.skipped:
         say(f"warning: tensor {tensor!r} was zero on every sample: it stays in float")
-    if table_path is not None:
-        save_table(table, table_path)
+    if path is not None:
+        save_table(table, path)
     return table
 
 
@@ -227,7 +279,7 @@ def _reuse(
             raise StaleTableError(str(error)) from error
         tell(f"warning: {error}")
         return None
-    deciding = ["method", "percentile", "histogram", "observed"]
+    deciding = ["calibrator", "method", "percentile", "histogram", "observed"]
     if settings["histogram"] == "tensorrt":
         deciding += ["order", "seed", "batch_size"]
     differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})

@@ -21,9 +21,10 @@ from quantkit.pipeline.data import (
     show_progress,
     stay_silent,
 )
+from quantkit.pipeline.engines import OpenEngine, is_engine, largest_batch, open_engine, time_variants
 from quantkit.pipeline.quantization import Target, make_int8, open_table
 from quantkit.processor import products_saturate
-from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, Preprocessing, Report
+from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, Preprocessing, Report, Runner
 
 __all__ = ["VARIANTS", "evaluate"]
 
@@ -38,6 +39,7 @@ def evaluate(
     table: CalibrationTable | PathLike | None = None,
     variants: Sequence[str] | None = None,
     models: Mapping[str, PathLike] | None = None,
+    engines: Mapping[str, PathLike] | None = None,
     num_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -47,6 +49,7 @@ def evaluate(
     latency_s: float = 3.0,
     latency_batch_size: int = 1,
     threads: int = 0,
+    cuda_graph: bool = False,
     strict: bool = False,
     workers: int | None = None,
     progress: bool = True,
@@ -60,7 +63,8 @@ def evaluate(
         table: calibration for the INT8 variants that are made here; None leaves them out.
         variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
             the table allows. "fp32" is always there.
-        models: finished models to compare too, by name.
+        models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
+        engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
         num_samples: how many samples; None takes all.
         seed: of the choice.
         batch_size: samples run at once for accuracy.
@@ -70,6 +74,7 @@ def evaluate(
         latency_s: timed seconds for each variant; 0 leaves latency out.
         latency_batch_size: samples a call.
         threads: of ONNX Runtime within a call; 0 lets it choose.
+        cuda_graph: replay the engines' queries from CUDA graphs.
         strict: fail on the first image that cannot be read.
         workers: decoding threads.
         progress: show progress bars on a terminal.
@@ -83,7 +88,7 @@ def evaluate(
     """
     from quantkit.backends.onnxruntime import OnnxRuntimeRunner
     from quantkit.datasets import holds_arrays
-    from quantkit.evaluation import describe_environment, measure_latency
+    from quantkit.evaluation import describe_environment
     from quantkit.evaluation import evaluate as measure_metrics
     from quantkit.graph.model import load_model, model_hash
     from quantkit.graph.prepare import has_qdq
@@ -105,13 +110,18 @@ def evaluate(
     warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
     with ExitStack() as stack:
+        models, opened = _open_engines(stack, models or {}, engines or {}, cuda_graph=cuda_graph)
+        batch_size = largest_batch(opened, batch_size)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
         paths, left = _make_variants(Path(model), table, chosen, exclude, folder)
-        paths |= _given_models(models or {}, paths)
-        runners = {
+        paths |= _given_models(models, paths)
+        runners: dict[str, Runner] = {
             name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
             for name, path in paths.items()
         }
+        if taken := runners.keys() & opened.keys():
+            raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
+        runners |= {name: engine.runner for name, engine in opened.items()}
         bar = stack.enter_context(show_progress(None, "evaluating", len(dataset), progress))
         batches = make_batches(dataset, batch_size, strict=strict, workers=workers, skipped=skipped_files)
         metrics = measure_metrics(runners, batches, baseline="fp32", on_batch=bar.update)
@@ -120,7 +130,7 @@ def evaluate(
         if latency_s:
             inputs = _latency_inputs(dataset, runners["fp32"], latency_batch_size, strict=strict, workers=workers)
             bar = stack.enter_context(show_progress(None, "timing", 100, progress))
-            latencies = measure_latency(
+            latencies = time_variants(
                 runners,
                 inputs,
                 duration_s=latency_s,
@@ -131,6 +141,16 @@ def evaluate(
         evaluations = tuple(
             _evaluation(name, path, metrics[name], latencies.get(name), len(dataset) - len(skipped_files))
             for name, path in paths.items()
+        )
+        evaluations += tuple(
+            engine.evaluation(
+                name,
+                metrics[name],
+                latencies.get(name),
+                num_samples=len(dataset) - len(skipped_files),
+                model_hash=identity,
+            )
+            for name, engine in opened.items()
         )
     warnings += _label_warnings(dataset, metrics["fp32"].get("num_classes"))
     warnings += _timing_warnings(latencies, environment)
@@ -154,6 +174,20 @@ def evaluate(
         warnings=tuple(warnings),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _open_engines(
+    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
+) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
+    """The models that are no engines, and the engines, which the stack closes."""
+    found = {name: path for name, path in models.items() if is_engine(path)}
+    if twice := found.keys() & engines.keys():
+        raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
+    opened: dict[str, OpenEngine] = {}
+    for name, path in {**found, **engines}.items():
+        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
+        stack.enter_context(opened[name].runner)
+    return {name: path for name, path in models.items() if name not in found}, opened
 
 
 def _choose_variants(variants: Sequence[str] | None, table: CalibrationTable | None) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ DEFINITIONS: dict[str, str] = {
     "Cosine": "Cosine of the angle between the baseline's and the variant's outputs, all elements of all samples; of "
     "several outputs the worst.",
     "Latency": "Time of one call on one batch, after warm-up: median, 90th and 99th percentile (nearest rank, as "
-    "trtexec). On the host's clock it is the whole call; by the device's events it is the copy to the device (H2D), the "
-    "computation and the copy back (D2H) of one query.",
+    "trtexec). On the host's clock it is the whole call; by the device's events it is the copy to the device (H2D), "
+    "the computation and the copy back (D2H) of one query.",
     "Compute": "The computation of one query alone, by events on the device; H2D, D2H and enqueue (the host's time to "
     "hand the computation over) are medians too. Only where a device measures itself.",
     "Speed-up": "Median time of the first variant timed by the same method on the same backend, over this one's; above "

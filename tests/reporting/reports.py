@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quantkit.types import Evaluation, Latency, Preprocessing, Report
 
 CPU = "onnxruntime 1.31.1 CPU"
+GPU = "TensorRT 10.16.1 NVIDIA H100"
 HOSTILE = "<script>alert('x')</script>|`a`*b*\n[red]\x1b[31m&\u202e"
 
 
@@ -24,6 +25,20 @@ def latency(median_ms: float) -> Latency:
         p90_ms=median_ms * 1.1,
         p99_ms=median_ms * 1.3,
         throughput=4000 / median_ms,
+    )
+
+
+def device_latency(compute_ms: float) -> Latency:
+    return replace(
+        latency(compute_ms + 0.75),
+        threads=0,
+        method="device",
+        compute_ms=compute_ms,
+        compute_p99_ms=compute_ms * 1.25,
+        compute_variation=0.01,
+        h2d_ms=0.5,
+        d2h_ms=0.25,
+        enqueue_ms=0.0625,
     )
 
 
@@ -75,6 +90,17 @@ def make_report(**changes: object) -> Report:
     return replace(report, **changes)  # type: ignore[arg-type]
 
 
+def make_engines() -> Report:
+    """FP32 on a CPU, and FP32 and INT8 engines on a GPU, which takes a fourth of the time."""
+    report = make_report()
+    fp32, _, int8 = report.evaluations
+    engines = (
+        replace(int8, name="trt-fp32", precision="fp32", backend=GPU, latency=device_latency(1.0)),
+        replace(int8, name="trt-int8", backend=GPU, latency=replace(device_latency(0.25), cuda_graph=True)),
+    )
+    return replace(report, evaluations=(fp32, *engines))
+
+
 def make_unlabelled() -> Report:
     report = make_report()
     evaluations = []
@@ -109,7 +135,7 @@ _FINITE = st.floats(allow_nan=False, allow_infinity=False)
 _POSITIVE = st.floats(0, 1e6, allow_nan=False)
 _INTEGER = st.integers(-(2**53), 2**53)
 
-_LATENCIES = st.builds(
+_BY_HOST = st.builds(
     Latency,
     batch_size=st.integers(1, 512),
     iterations=st.integers(1, 10**6),
@@ -120,6 +146,19 @@ _LATENCIES = st.builds(
     p90_ms=_POSITIVE,
     p99_ms=_POSITIVE,
     throughput=_POSITIVE,
+)
+
+_LATENCIES = _BY_HOST | st.builds(
+    replace,
+    _BY_HOST,
+    method=st.just("device"),
+    compute_ms=st.floats(1e-6, 1e6),
+    compute_p99_ms=st.none() | _POSITIVE,
+    compute_variation=st.none() | _POSITIVE,
+    h2d_ms=st.none() | _POSITIVE,
+    d2h_ms=st.none() | _POSITIVE,
+    enqueue_ms=st.none() | _POSITIVE,
+    cuda_graph=st.booleans(),
 )
 
 _KEYS = st.sampled_from(["top1", "agreement", "sqnr_db", "cosine", "fixed", "broken", "p_value", "sqnr_db[y]"]) | _TEXT

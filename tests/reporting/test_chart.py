@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quantkit.reporting.chart import make_chart, nice_ticks
 
-from .reports import any_report, latency, make_report, make_unlabelled
+from .reports import any_report, latency, make_engines, make_report, make_unlabelled
 
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-4, 1e4), st.integers(3, 8))
@@ -68,3 +68,11 @@ def test_without_labels_agreement_is_drawn_and_without_latency_nothing():
 @given(any_report)
 def test_any_report_has_a_chart_or_none(report):
     make_chart(report)
+
+
+def test_only_times_that_can_be_compared_are_drawn_together():
+    chart = make_chart(make_engines())
+    assert [p.name for p in chart.points] == ["trt-fp32", "trt-int8"]
+    assert chart.x_label == "Median GPU compute time, ms (left is faster)"
+    assert not any(p.is_baseline for p in chart.points)
+    assert chart.y_ticks[-1].at <= chart.baseline_y <= chart.y_ticks[0].at

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,13 @@ from quantkit.reporting.figures import (
     format_percent,
     format_significant,
     format_speedup,
+    how_measured,
     one_line,
     rows,
 )
 from quantkit.types import Preprocessing
 
-from .reports import HOSTILE, any_report, make_report
+from .reports import HOSTILE, any_report, make_engines, make_report, make_unlabelled
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,30 @@ def test_rows_show_what_the_report_holds():
     assert (int8.flips, int8.p_value, int8.agreement, int8.cosine) == ("78 / 88", "0.485", "97.48", "0.99838")
     assert (int8.median_ms, int8.p99_ms, int8.speedup, int8.size_mb) == ("0.245", "0.319", "2.04x", "0.331")
     assert not fp16.representative
+
+
+def test_rows_of_a_device_compare_computations_on_that_device():
+    fp32, trt_fp32, trt_int8 = rows(make_engines())
+    assert (fp32.compute_ms, fp32.speedup) == ("–", "–")
+    assert (trt_fp32.median_ms, trt_fp32.compute_ms, trt_fp32.speedup) == ("1.75", "1.00", "–")
+    assert (trt_int8.median_ms, trt_int8.compute_ms, trt_int8.speedup) == ("1.00", "0.250", "4.00x")
+    assert (trt_int8.h2d_ms, trt_int8.d2h_ms, trt_int8.enqueue_ms) == ("0.500", "0.250", "0.0625")
+    assert trt_int8.compute_p99_ms in ("0.312", "0.313")
+
+
+def test_how_it_was_measured_is_told_for_each_method():
+    (host,) = how_measured(make_report())
+    assert "by the host's clock" in host
+    assert "threads within a call: 1" in host
+    assert "1,234 calls of each" in host
+    both = how_measured(make_engines())
+    assert len(both) == 2
+    assert "by events on the GPU, as trtexec" in both[1]
+    assert "CUDA graph" not in both[1]
+    graphs = tuple(e for e in make_engines().evaluations if e.latency.cuda_graph)
+    (device,) = how_measured(replace(make_engines(), evaluations=graphs))
+    assert "replayed from a CUDA graph" in device
+    assert how_measured(make_unlabelled()) == ()
 
 
 @given(any_report)

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from quantkit.reporting import report_html
 from quantkit.reporting.figures import rows
 
-from .reports import HOSTILE, any_report, make_hostile, make_report, make_unlabelled
+from .reports import HOSTILE, any_report, make_engines, make_hostile, make_report, make_unlabelled
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -147,3 +147,14 @@ def test_a_baseline_alone_has_no_verdict():
 )  # shrinking pages takes minutes
 def test_any_report_is_a_page_that_nests(report):
     Page(report_html(report))
+
+
+def test_a_device_s_own_times_are_shown_where_there_are_any():
+    text = report_html(make_engines())
+    for heading in ("Compute", "H2D", "D2H", "Enqueue"):
+        assert f"{heading}" in text
+    assert "by events on the GPU" in text
+    assert "not comparable between them" in text
+    plain = report_html(make_report())
+    assert "by events on the GPU" not in plain
+    assert "enqueue_ms" not in plain

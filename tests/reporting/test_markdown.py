@@ -6,7 +6,7 @@ from hypothesis import given
 
 from quantkit.reporting import report_markdown
 
-from .reports import any_report, make_hostile, make_report, make_unlabelled
+from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
 
 
 def tables(text):
@@ -52,3 +52,14 @@ def test_tables_of_any_report_are_rectangular(report):
     for table in tables(report_markdown(report)):
         assert len({len(row) for row in table}) == 1
         assert len(table) == 2 + len(report.evaluations)
+
+
+def test_a_device_s_own_times_are_shown_where_there_are_any():
+    text = report_markdown(make_engines())
+    for heading in ("Compute", "H2D", "D2H", "Enqueue"):
+        assert f"{heading}, ms" in text
+    assert "by events on the GPU" in text
+    assert "not comparable between them" in text
+    plain = report_markdown(make_report())
+    assert "by events on the GPU" not in plain
+    assert "Enqueue, ms" not in plain

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from quantkit.reporting import print_report
 
-from .reports import any_report, make_hostile, make_report, make_unlabelled
+from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
 
 
 def printed(report, *, encoding="utf-8", **options):
@@ -58,3 +58,8 @@ def test_hostile_names_are_shown_and_change_nothing():
 @given(any_report)
 def test_any_report_prints(width, report):
     printed(report, width=width)
+
+
+def test_a_device_s_computation_has_a_column():
+    assert "compute" in printed(make_engines())
+    assert "compute " not in printed(make_report())

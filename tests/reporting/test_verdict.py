@@ -7,7 +7,7 @@ from hypothesis import given
 
 from quantkit.reporting.verdict import remarks, verdicts
 
-from .reports import any_report, latency, make_report, make_unlabelled, metrics
+from .reports import GPU, any_report, device_latency, latency, make_report, make_unlabelled, metrics
 
 
 def judge(**changes):
@@ -57,7 +57,30 @@ def test_a_latency_that_does_not_count_is_in_no_headline():
     [("TensorRT 10.13 CUDA", "this GPU"), ("onnxruntime CPU", "this CPU"), ("odd", "this machine")],
 )
 def test_the_place_is_named(backend, place):
-    assert judge(backend=backend).headline.endswith(place)
+    report = make_report()
+    there = tuple(replace(e, backend=backend) for e in report.evaluations)
+    assert verdicts(replace(report, evaluations=there))[0].headline.endswith(place)
+
+
+def test_speeds_of_different_devices_are_not_compared():
+    report = make_report()
+    verdict = judge(backend=GPU, latency=device_latency(0.25))
+    assert "fast" not in verdict.headline
+    assert verdict.sentences[1] == (
+        "It takes 0.250 ms on this GPU; fp32 was not timed there, so that their speeds are not comparable."
+    )
+    engines = tuple(
+        replace(report.evaluations[2], name=name, backend=GPU, latency=device_latency(ms))
+        for name, ms in (("trt-fp16", 1.0), ("trt-int8", 0.5), ("trt-other", 2.0), ("trt-same", 1.0))
+    )
+    found = {v.variant: v for v in verdicts(replace(report, evaluations=(report.baseline, *engines)))}
+    assert "fast" not in found["trt-fp16"].headline
+    assert found["trt-int8"].headline.endswith("and runs 2.00x as fast as trt-fp16 on this GPU")
+    assert found["trt-int8"].sentences[1] == (
+        "A batch of 4 takes 0.500 ms instead of 1.00 ms as trt-fp16 takes (median computations, on this GPU)."
+    )
+    assert found["trt-other"].headline.endswith("and is slower on this GPU: 0.50x the speed of trt-fp16")
+    assert found["trt-same"].headline.endswith("and is no faster than trt-fp16 on this GPU")
 
 
 def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
@@ -90,7 +113,7 @@ def test_different_backends_and_bad_outputs_are_called_out():
     )
     found = remarks(replace(report, evaluations=(report.baseline, other)))
     assert found[0].startswith("int8 puts out NaN or infinite values (2 elements)")
-    assert "different backends" in found[1]
+    assert "different backends (TensorRT 10.13; onnxruntime 1.31.1 CPU) and are not comparable" in found[1]
 
 
 @given(any_report)

@@ -132,6 +132,18 @@ class TensorRTRunner:
         with self._active("it cannot be timed"):
             return execution.time_queries(arrays, duration_s=duration_ms / 1e3, min_queries=min_queries)
 
+    def describe_layers(self) -> str:
+        """What TensorRT tells of the engine's layers, as JSON, for `quantkit.backends.tensorrt.inspector`.
+
+        Raises:
+            BackendError: the runner is closed.
+        """
+        if self._engine is None:
+            raise BackendError(f"{self._name}: the runner is closed")
+        with self._active("its layers cannot be listed"):
+            inspector = self._engine.create_engine_inspector()
+            return str(inspector.get_engine_information(self._library.module.LayerInformationFormat.JSON))
+
     def close(self) -> None:
         """Frees what the runner holds, on the GPU and beside it; calling it twice is fine."""
         primary, self._primary = self._primary, None

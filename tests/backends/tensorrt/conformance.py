@@ -30,6 +30,7 @@ CLASSES = {
     "self._engine": "ICudaEngine",
     "self._context": "IExecutionContext",
     "trt.IOutputAllocator": "IOutputAllocator",
+    "inspector": "EngineInspector",
 }
 """How the runner's source names TensorRT's objects; None is the module itself."""
 
@@ -142,8 +143,8 @@ def _scan() -> Iterator[tuple[str | None, str, int | None]]:
                 owner = ast.unparse(node.value)
                 if owner in CLASSES:
                     yield CLASSES[owner], node.attr, called.get(id(node))
-                elif re.fullmatch(r"trt\.\w+", owner):
-                    yield owner[4:], node.attr, None
+                elif match := re.fullmatch(r"(?:trt|self\._library\.module)\.(\w+)", owner):
+                    yield match[1], node.attr, None
 
 
 def _takes(function: object, count: int) -> bool:

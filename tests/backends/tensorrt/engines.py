@@ -52,6 +52,7 @@ class Plan:
     num_profiles: int = 1
     capturable: bool = True
     fails: bool = False
+    layers: str = '{"Layers": ["only a name"], "Bindings": []}'
     log: list[str] = field(default_factory=list)
 
 
@@ -113,6 +114,9 @@ class Engine:
         assert -1 in self.tensors[name].shape, "only dynamic inputs have a profile"
         assert profile_index < self.plan.num_profiles
         return [self.tensors[name].low, self.tensors[name].low, self.tensors[name].high]
+
+    def create_engine_inspector(self) -> types.SimpleNamespace:
+        return types.SimpleNamespace(get_engine_information=lambda form: self.plan.layers)
 
     def create_execution_context(self) -> ExecutionContext | None:
         self.gpu.need_context()
@@ -233,6 +237,7 @@ def make_library(gpu: Gpu, plans: Mapping[bytes, Plan]) -> Library:
     module.__version__ = "10.16.1.11"
     module.ILogger, module.IOutputAllocator = ILogger, IOutputAllocator
     module.Runtime = lambda logger: Runtime(plans, gpu, logger)
+    module.LayerInformationFormat = Enum("LayerInformationFormat", "ONELINE JSON")
     for kind in (TensorIOMode, TensorLocation, TensorFormat, DataType):
         setattr(module, kind.__name__, kind)
     return Library(module=module, name="tensorrt", version=(10, 16, 1))

@@ -66,6 +66,13 @@ def test_it_times_queries_and_names_library_and_gpu(gpu):
         assert runner.inputs[0].shape == (None, 3)
 
 
+def test_its_layers_are_listed_until_it_is_closed(gpu):
+    with open_plan(gpu, affine_plan()) as runner:
+        assert "only a name" in runner.describe_layers()
+    with pytest.raises(BackendError, match="closed"):
+        runner.describe_layers()
+
+
 def test_a_path_does_as_well_and_a_missing_one_is_named(gpu, tmp_path):
     library = make_library(gpu, {b"plan": affine_plan()})
     path = tmp_path / "e.engine"
