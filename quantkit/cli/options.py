@@ -174,6 +174,6 @@ def parse_variants(words: list[str], *, option: str = "--variant") -> dict[str, 
         if not separator or not name or not path:
             raise typer.BadParameter(f"{word!r} is not NAME=PATH", param_hint=option)
         if name in models:
-            raise typer.BadParameter(f"{name!r} is given twice", param_hint="--variant")
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
         models[name] = Path(path)
     return models

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.errors import BackendError, EvaluationError
+from quantkit.errors import BackendError
 from quantkit.types import Array, Evaluation, Latency, Runner, TimedRunner
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.manifest import Manifest
     from quantkit.backends.tensorrt.runner import TensorRTRunner
 
-__all__ = ["OpenEngine", "is_engine", "largest_batch", "open_engine", "time_variants"]
+__all__ = ["OpenEngine", "describe_gpu", "is_engine", "largest_batch", "open_engine", "time_variants"]
 
 _SUFFIXES = (".engine", ".plan", ".trt")
 
@@ -108,6 +108,14 @@ def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) ->
     )
 
 
+def describe_gpu() -> dict[str, str]:
+    """The GPU that engines run on, as a line of the report's environment."""
+    from quantkit.backends.tensorrt.device import find_gpu
+
+    gpu = find_gpu()
+    return {} if gpu is None else {"gpu": str(gpu)}
+
+
 def largest_batch(engines: Mapping[str, OpenEngine], batch_size: int) -> int:
     """The batch size, or what the engines take if that is less."""
     return min([batch_size, *(e.runner.max_batch_size or batch_size for e in engines.values())])
@@ -121,17 +129,11 @@ def time_variants(
     threads: int,
     on_progress: Callable[[float], None],
 ) -> dict[str, Latency]:
-    """Times those that measure themselves on their device, and the others by the host's clock, each among their kind.
-
-    Raises:
-        EvaluationError: an option that cannot be.
-    """
+    """Times the variants: engines by the device's events, the others by the host's clock, each kind among itself."""
     from quantkit.evaluation import measure_device_latency, measure_latency
 
     device = {name: runner for name, runner in runners.items() if isinstance(runner, TimedRunner)}
     host = {name: runner for name, runner in runners.items() if name not in device}
-    if not runners:
-        raise EvaluationError("there is nothing to time")
     found: dict[str, Latency] = {}
     share = len(host) / len(runners)
     if host:

@@ -21,7 +21,7 @@ from quantkit.pipeline.data import (
     show_progress,
     stay_silent,
 )
-from quantkit.pipeline.engines import OpenEngine, is_engine, largest_batch, open_engine, time_variants
+from quantkit.pipeline.engines import OpenEngine, describe_gpu, is_engine, largest_batch, open_engine, time_variants
 from quantkit.pipeline.quantization import Target, make_int8, open_table
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, Preprocessing, Report, Runner
@@ -112,6 +112,7 @@ def evaluate(
     with ExitStack() as stack:
         models, opened = _open_engines(stack, models or {}, engines or {}, cuda_graph=cuda_graph)
         batch_size = largest_batch(opened, batch_size)
+        environment |= describe_gpu() if opened else {}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
         paths, left = _make_variants(Path(model), table, chosen, exclude, folder)
         paths |= _given_models(models, paths)

@@ -26,6 +26,12 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def piped(monkeypatch):
+    """Lines are not wrapped, whatever terminal the tests run in: parallel workers are told a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def quantkit(capsys):
     def run(*words: object) -> Outcome:

@@ -219,18 +219,21 @@ class _Build:
         dynamic = [name for name, shape in self.input_shapes().items() if None in shape]
         with quiet_deprecations():
             self.config.int8_calibrator = calibrator
-            if not dynamic:
+            shapes = shapes or {}
+            if missing := [name for name in dynamic if name not in shapes]:
+                raise BackendError(f"input {missing[0]!r} is dynamic: calibration needs its shape")
+            if not shapes:
                 return
-            if shapes is None or set(dynamic) - shapes.keys():
-                raise BackendError(f"input {dynamic[0]!r} is dynamic: calibration needs its shape")
+            # Else TensorRT takes the OPT shape of a profile that was made for running, not the shape that is fed.
             profile = self.builder.create_optimization_profile()
-            for name in dynamic:
-                profile.set_shape(name, *(tuple(shapes[name]),) * 3)
+            for name in self.input_shapes():
+                if name in shapes:
+                    profile.set_shape(name, *(tuple(shapes[name]),) * 3)
             self.config.set_calibration_profile(profile)
 
     def run(self, on_progress: OnProgress | None, calibrator: Calibrator | None) -> bytes:
         """Builds. What a callback raised, Ctrl-C included, is raised here."""
-        monitor = make_monitor(self.library, on_progress)
+        monitor = make_monitor(self.library, _watching(calibrator, on_progress))
         if monitor is not None:
             self.config.progress_monitor = monitor
         plan = self.builder.build_serialized_network(self.network, self.config)
@@ -273,6 +276,21 @@ def _wrong_qdq(name: str, precision: Precision, typing: Typing) -> str:
 def _hint(errors: Sequence[str]) -> str:
     text = " ".join(errors).lower()
     return next((hint for word, hint in _HINTS if word in text), "--verbose shows all that it says")
+
+
+def _watching(calibrator: Calibrator | None, on_progress: OnProgress | None) -> OnProgress | None:
+    """Progress that ends the build as soon as the calibrator has failed: TensorRT would go on with what it got."""
+    if calibrator is None:
+        return on_progress
+
+    def watch(share: float, phase: str) -> None:
+        error = getattr(calibrator, "error", None)
+        if error is not None:
+            raise error
+        if on_progress is not None:
+            on_progress(share, phase)
+
+    return watch
 
 
 def _tell_warnings(logger: Any, say: Callable[[str], None]) -> None:

@@ -157,6 +157,11 @@ def test_outputs_whose_shape_the_data_decide(gpu):
     assert gpu.is_empty()
 
 
+def test_an_empty_batch_has_an_address_too(gpu):
+    with open_plan(gpu, nonzero_plan()) as runner:
+        assert runner.run({"x": np.empty(0, np.float32)})["positive"].shape == (0,)
+
+
 def test_no_memory_for_such_an_output_is_told(gpu):
     with open_plan(gpu, nonzero_plan()) as runner:
         runner.run({"x": np.ones(2, np.float32)})

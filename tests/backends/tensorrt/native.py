@@ -1,0 +1,126 @@
+"""Calibration by TensorRT, run in a process that has one release of NVIDIA's bindings, the fake library and a fake GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def install_gpu() -> Any:
+    """A fake GPU that pycuda and the driver both show."""
+    import quantkit.backends.tensorrt.build as build
+    import quantkit.backends.tensorrt.device as device
+    from tests.backends import gpu
+
+    class Patch:
+        def setitem(self, items: Any, key: str, value: object) -> None:
+            items[key] = value
+
+        def setattr(self, owner: object, name: str, value: object) -> None:
+            setattr(owner, name, value)
+
+    fake = gpu.Gpu(capacity=1 << 30)
+    gpu.install(fake, Patch())
+    device.find_gpu = build.find_gpu = lambda: device.Gpu("Fake GPU", "8.6")
+    return fake
+
+
+def live_bytes(fake: Any) -> int:
+    """Device and pinned memory that nobody freed."""
+    return sum(map(len, fake.memory.values())) + sum(p.content.nbytes for p in fake.pinned.values())
+
+
+def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`quantkit.calibrate` with everything that it writes, or its error."""
+    from quantkit.calibration.table import load_table
+    from quantkit.errors import QuantKitError
+    from quantkit.pipeline import calibrate
+
+    fake = install_gpu()
+    told: list[str] = []
+    out = Path(folder)
+    try:
+        table = calibrate(
+            model,
+            data,
+            table_path=out / "net.calib.json",
+            cache_path=out / "net.calib",
+            engine_path=out / "net.int8.engine",
+            progress=False,
+            tell=told.append,
+            **options,
+        )
+    except QuantKitError as error:
+        return {
+            "error": type(error).__name__,
+            "message": str(error),
+            "told": told,
+            "files": sorted(p.name for p in out.iterdir()),
+            "live_bytes": live_bytes(fake),
+        }
+    assert load_table(out / "net.calib.json") == table
+    cache, engine = out / "net.calib", out / "net.int8.engine"
+    return {
+        "told": told,
+        "settings": dict(table.settings),
+        "versions": dict(table.versions),
+        "num_samples": table.num_samples,
+        "amax": {name: r.amax for name, r in table.tensors.items()},
+        "cache": cache.read_text() if cache.exists() else None,
+        "engine": json.loads(engine.read_bytes()) if engine.exists() else None,
+        "files": sorted(p.name for p in out.iterdir()),
+        "live_bytes": live_bytes(fake),
+    }
+
+
+def calibrate_and_interrupt(model: str, data: str, folder: str) -> dict[str, Any]:
+    """Ctrl-C while the data are read."""
+    from quantkit.datasets.image_files import ImageFiles
+    from quantkit.pipeline import calibrate
+
+    fake = install_gpu()
+    original = ImageFiles.__getitem__
+
+    def interrupted(self: ImageFiles, index: int) -> Any:
+        if self.ids[index].startswith("009"):
+            raise KeyboardInterrupt
+        return original(self, index)
+
+    ImageFiles.__getitem__ = interrupted  # type: ignore[method-assign]
+    try:
+        calibrate(
+            model,
+            data,
+            table_path=Path(folder) / "net.calib.json",
+            engine_path=Path(folder) / "net.int8.engine",
+            order="given",
+            batch_size=4,
+            progress=False,
+        )
+    except BaseException as error:
+        raised = type(error).__name__
+    else:
+        raised = "nothing"
+    finally:
+        ImageFiles.__getitem__ = original  # type: ignore[method-assign]
+    return {"raised": raised, "files": sorted(p.name for p in Path(folder).iterdir()), "live_bytes": live_bytes(fake)}
+
+
+def build_again(model: str, table: str, engine: str) -> list[str]:
+    """`quantkit build` on the engine that calibration wrote."""
+    from quantkit.pipeline import build
+
+    install_gpu()
+    told: list[str] = []
+    build(
+        model,
+        precision="int8",
+        table=table,
+        output=engine,
+        library="tensorrt",
+        mode="implicit",
+        progress=False,
+        tell=told.append,
+    )
+    return told

@@ -1,0 +1,125 @@
+"""`quantkit.calibrate` with TensorRT's calibrator: NVIDIA's bindings, a fake library that calls it, a fake GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantkit.calibration.tensorrt_cache import parse_cache
+from quantkit.errors import BackendUnavailableError, CalibrationError
+from quantkit.pipeline.native_calibration import choose_calibrator
+
+from ...cli.conftest import conv_model, write_images
+from . import native
+
+
+@pytest.fixture
+def material(tmp_path):
+    (tmp_path / "out").mkdir()
+    return conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "imgs", 10), tmp_path / "out"
+
+
+def run(bindings, material, **options):
+    model, data, out = material
+    return bindings.call(native.calibrate, str(model), str(data), str(out), options)
+
+
+@pytest.mark.parametrize(("method", "algorithm"), [("entropy", "EntropyCalibration2"), ("minmax", "MinMaxCalibration")])
+def test_table_cache_and_engine_come_from_tensorrt(calibrating, material, method, algorithm):
+    result = run(calibrating, material, method=method, batch_size=4)
+    assert "error" not in result, result
+    cache = parse_cache(result["cache"])
+    assert cache.algorithm == algorithm
+    assert cache.version == calibrating.release.library_version
+    assert result["amax"] == {name: amax for name, amax in cache.amax.items() if amax > 0 and name in result["amax"]}
+    assert {"x", "r"} <= result["amax"].keys()
+    assert result["num_samples"] == 10
+    assert result["settings"]["calibrator"].startswith("TensorRT ")
+    assert result["settings"]["histogram"] == "tensorrt"
+    assert result["files"] == ["net.calib", "net.calib.json", "net.int8.engine", "net.int8.engine.json"]
+    assert result["live_bytes"] == 0
+    told = "\n".join(result["told"])
+    assert "it is installed, and there is a GPU" in told
+    assert "completed with 2 samples" in told
+
+
+def test_three_full_batches_of_the_calibration_profile(calibrating, material):
+    engine = run(calibrating, material, batch_size=4)["engine"]
+    assert engine["calibration"]["batches"] == 3
+    assert engine["calibration_profile"] == {"x": [4, 3, 8, 8]}
+
+
+def test_a_fixed_batch_size_goes_before_the_option(calibrating, tmp_path):
+    (tmp_path / "out").mkdir()
+    material = (
+        conv_model(tmp_path / "net.onnx", shape=(5, 3, 8, 8)),
+        write_images(tmp_path / "imgs", 10),
+        tmp_path / "out",
+    )
+    engine = run(calibrating, material, batch_size=4)["engine"]
+    assert engine["calibration"]["batches"] == 2
+    assert engine["calibration_profile"] == {"x": [5, 3, 8, 8]}
+
+
+def test_unreadable_images_are_left_out_of_the_plan(calibrating, material):
+    (material[1] / "004b.png").write_bytes(b"no image")
+    result = run(calibrating, material, batch_size=5)
+    assert result["num_samples"] == 10
+    assert result["engine"]["calibration"]["batches"] == 2
+    assert any("1 unreadable image was left out" in line for line in result["told"])
+
+
+def test_strict_raises_what_the_callback_met(calibrating, material):
+    (material[1] / "004b.png").write_bytes(b"no image")
+    result = run(calibrating, material, batch_size=5, strict=True)
+    assert result["error"] == "DatasetError"
+    assert "004b.png" in result["message"]
+    assert result["files"] == []
+    assert result["live_bytes"] == 0
+
+
+def test_ctrl_c_while_data_are_read(calibrating, material):
+    model, data, out = material
+    result = calibrating.call(native.calibrate_and_interrupt, str(model), str(data), str(out))
+    assert result == {"raised": "KeyboardInterrupt", "files": [], "live_bytes": 0}
+
+
+def test_a_second_run_reuses_the_table_and_build_reuses_the_engine(calibrating, material):
+    model, _, out = material
+    run(calibrating, material, batch_size=4)
+    again = run(calibrating, material, batch_size=4)
+    assert any(line.startswith("reusing") for line in again["told"])
+    told = calibrating.call(native.build_again, str(model), str(out / "net.calib.json"), str(out / "net.int8.engine"))
+    assert any(line.startswith("reusing") for line in told), told
+
+
+def test_other_methods_are_quantkits_own(calibrating, material):
+    result = run(calibrating, material, method="mse")
+    assert result["settings"]["calibrator"] == "quantkit"
+    assert result["files"] == ["net.calib.json"]
+    assert any("mse is no method of TensorRT's" in line for line in result["told"])
+
+
+def test_tensorrt_11_has_no_calibrators(bindings, material):
+    if bindings.release.major < 11:
+        pytest.skip("it has calibrators")
+    result = run(bindings, material, calibrator="tensorrt")
+    assert result["error"] == "BackendUnavailableError"
+    assert "no calibrators" in result["message"]
+
+
+def test_the_choice_is_explained_without_tensorrt():
+    library, reason = choose_calibrator("auto", method="entropy", histogram="exact")
+    if library is None:
+        assert "TensorRT" in reason or "GPU" in reason
+    assert choose_calibrator("quantkit", method="entropy", histogram="exact") == (None, "as asked")
+    assert choose_calibrator("auto", method="mse", histogram="exact")[0] is None
+    assert choose_calibrator("auto", method="entropy", histogram="tensorrt")[0] is None
+    with pytest.raises(CalibrationError, match="no method 'mse'"):
+        choose_calibrator("tensorrt", method="mse", histogram="exact")
+    with pytest.raises(CalibrationError, match="--histogram"):
+        choose_calibrator("tensorrt", method="entropy", histogram="tensorrt")
+    with pytest.raises(CalibrationError, match="choose auto"):
+        choose_calibrator("magic", method="entropy", histogram="exact")  # type: ignore[arg-type]
+    if library is None:
+        with pytest.raises(BackendUnavailableError, match="--calibrator"):
+            choose_calibrator("tensorrt", method="entropy", histogram="exact")
