@@ -1,6 +1,6 @@
 """INT8 top-1 against FP32 for each calibration method and each target, on the same test images.
 
-python benchmarks/accuracy.py --calib CALIB --test TEST MODEL [MODEL ...] [--methods entropy,minmax] [--num-samples 1000]
+python benchmarks/accuracy.py --calib CALIB --test TEST MODEL [MODEL ...] [--methods entropy,mse] [--num-samples N]
 
 CALIB and TEST are folders of images by class. Images are stretched to the input, /255, ImageNet mean and std.
 Prints one Markdown table row for each model and variant; the interval is the 95 % interval of the paired difference.

@@ -23,8 +23,8 @@ BINS = {
 def written(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lenet")
     golden = shared / "golden" / "lenet_mnist"
+    words = f"--data {golden / 'images'} {golden / 'lenet.onnx'} -o {folder} --histogram tensorrt --order given"
     with pytest.raises(SystemExit) as stop:
-        words = f"--data {golden / 'images'} {golden / 'lenet.onnx'} -o {folder} --histogram tensorrt --order given"
         main(f"calibrate {words} --batch-size 50 --all-tensors --tensorrt-version 7.2.2".split())
     assert not stop.value.code
     return folder

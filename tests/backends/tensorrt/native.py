@@ -1,4 +1,4 @@
-"""Calibration by TensorRT, run in a process that has one release of NVIDIA's bindings, the fake library and a fake GPU."""
+"""Calibration by TensorRT in a process that has one release of NVIDIA's bindings, a fake library and a fake GPU."""
 
 from __future__ import annotations
 
