@@ -29,7 +29,7 @@ def main() -> None:
     report = quantkit.evaluate(MODEL, VAL, table=table)
 
     print(f"{len(table.tensors)} tensors calibrated by {table.method} on {table.num_samples} images")
-    print(f"{int8_model}: {int8_model.stat().st_size} bytes, the FP32 model {MODEL.stat().st_size}")
+    print(f"{int8_model.path}: {int8_model.path.stat().st_size} bytes, the FP32 model {MODEL.stat().st_size}")
     show(report)
 
 

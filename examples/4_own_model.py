@@ -47,7 +47,7 @@ def main() -> None:
     int8_model = quantkit.quantize(model, table, out / "own.int8.onnx", exclude=exclude)
     report = quantkit.evaluate(model, DIGITS / "val", table=table, exclude=exclude)
 
-    print(f"{model}: {model.stat().st_size} bytes; {int8_model}: {int8_model.stat().st_size} bytes")
+    print(f"{model}: {model.stat().st_size} bytes; {int8_model.path}: {int8_model.path.stat().st_size} bytes")
     for name, reason in report.skipped.items():
         print(f"in float: {name} ({reason})")
     for evaluation in report.evaluations:
