@@ -7,6 +7,7 @@
     │   ├── StaleTableError          the table belongs to another model, data set or setting
     │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample
     ├── EvaluationError              variants that cannot be compared
+    │   └── GateFailedError          a variant breaks a limit; the message holds the line that failed
     ├── OutputError                  a file or folder that cannot be written
     └── BackendError                 a runtime failed
         ├── BackendUnavailableError  a runtime is not installed; the message holds the pip line
@@ -25,6 +26,7 @@ __all__ = [
     "DatasetError",
     "EngineBuildError",
     "EvaluationError",
+    "GateFailedError",
     "ModelError",
     "NonFiniteActivationError",
     "OutputError",
@@ -63,6 +65,12 @@ class NonFiniteActivationError(CalibrationError):
 
 class EvaluationError(QuantKitError):
     """Variants of a model that cannot be compared."""
+
+
+class GateFailedError(EvaluationError):
+    """A variant that breaks a limit of a gate."""
+
+    exit_code = 3
 
 
 class OutputError(QuantKitError):

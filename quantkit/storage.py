@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from quantkit.errors import OutputError
 
-__all__ = ["check_writable", "write_atomically", "write_bytes", "write_text"]
+__all__ = ["check_no_source", "check_writable", "exclusive", "write_atomically", "write_bytes", "write_text"]
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
@@ -56,7 +57,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     write_atomically(path, lambda temporary: _dump(temporary, content))
 
 
-def check_writable(folder: str | os.PathLike[str]) -> None:
+def check_no_source(output: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises `OutputError` where writing `output` would replace one of the files that it is made from."""
+    target = Path(output)
+    if not target.exists():
+        return
+    for source in map(Path, sources):
+        if source.exists() and target.samefile(source):
+            raise OutputError(f"{target} is what the output is made from: give another name with -o")
+
+
+def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -> None:
     """Raises `OutputError` now, rather than after minutes of work, where nothing can be written to `folder`.
 
     Nothing is made: a folder that is missing is asked for in the nearest one that is there.
@@ -66,8 +77,71 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         nearest = next(path for path in (target, *target.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
+        if blocked := next((path for path in files if path.is_dir()), None):
+            raise IsADirectoryError(errno.EISDIR, f"a folder {blocked.name} is there")
     except OSError as error:
         raise OutputError(f"cannot write to {target}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) -> Iterator[None]:
+    """Holds a lock, so that files that belong together are written by one process at a time.
+
+    The system frees the lock of a process that ends in any way. Windows and file systems without locks have none.
+
+    Args:
+        path: the lock file, there while somebody holds it; its folder is made if it is missing.
+        on_wait: called once if another process holds it.
+
+    Raises:
+        OutputError: the lock file cannot be made.
+    """
+    target = Path(path)
+    missing = [folder for folder in target.absolute().parents if not folder.exists()]
+    handle = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked(target, on_wait)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        if handle is not None:
+            target.unlink(missing_ok=True)
+            os.close(handle)
+        for folder in missing:
+            with contextlib.suppress(OSError):  # something was written to it
+                folder.rmdir()
+
+
+def _locked(target: Path, on_wait: Callable[[], object]) -> int | None:
+    """A descriptor that holds the lock, None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    while True:
+        handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            on_wait = _nothing
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            os.close(handle)
+            target.unlink(missing_ok=True)
+            return None
+        # Who held it before removed the file: a lock on what is not there any more keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(target)):
+                return handle
+        os.close(handle)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _dump(path: Path, content: bytes) -> None:

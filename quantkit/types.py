@@ -28,6 +28,7 @@ __all__ = [
     "ColorOrder",
     "Dataset",
     "Evaluation",
+    "GateCheck",
     "HistogramRule",
     "Interpolation",
     "Latency",
@@ -402,7 +403,8 @@ class QuantParams:
     @classmethod
     def from_amax(cls, amax: float) -> QuantParams:
         """Symmetric INT8: scale = amax / 127, zero point 0."""
-        return cls(scale=np.asarray(np.float32(amax) / np.float32(127), np.float32))
+        # Divided in double: a scale that was read from a cache as 127 * scale comes back bit for bit.
+        return cls(scale=np.asarray(float(amax) / 127, np.float32))
 
 
 # ---------------------------------------------------------------------------------------------------------- placing
@@ -630,3 +632,28 @@ class Report:
         if evaluation.latency is None or reference is None or reference.latency is None:
             return None
         return reference.latency.compared_ms / evaluation.latency.compared_ms
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One limit on one variant of a report, kept or broken.
+
+    Attributes:
+        variant: its name.
+        limit: the option that set it, for example "--max-drop 0.5pt".
+        passed: whether it is kept.
+        value: what was measured.
+        bound: what it was compared with, in the same unit.
+        undecided: the 95 % interval of `value` holds `bound`.
+        sentence: all of this for a person.
+        interval: of `value`; None where the report holds none.
+    """
+
+    variant: str
+    limit: str
+    passed: bool
+    value: float
+    bound: float
+    undecided: bool
+    sentence: str
+    interval: tuple[float, float] | None = None

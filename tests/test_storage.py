@@ -1,4 +1,5 @@
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from quantkit.errors import OutputError
-from quantkit.storage import check_writable, write_atomically, write_bytes, write_text
+from quantkit.storage import check_writable, exclusive, write_atomically, write_bytes, write_text
 
 
 def test_new_and_replaced(tmp_path):
@@ -68,3 +69,48 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
         process.stdout.close()
         content = path.read_bytes()
         assert content == old or (len(content) == size and len(set(content)) == 1)
+
+
+def waiting_for(path):
+    code = (
+        "import sys\nfrom quantkit.storage import exclusive\n"
+        "with exclusive(sys.argv[1], on_wait=lambda: print('waits', flush=True)):\n"
+        "    print('holds', flush=True)\n    sys.stdin.readline()\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+def test_one_process_at_a_time_and_a_killed_one_frees_the_lock(tmp_path):
+    path = tmp_path / "lock"
+    first = waiting_for(path)
+    assert first.stdout.readline() == "holds\n"
+    others = [waiting_for(path) for _ in range(2)]
+    assert [p.stdout.readline() for p in others] == ["waits\n"] * 2
+    first.kill()
+    ready = []
+    with selectors.DefaultSelector() as selector:
+        for process in others:
+            selector.register(process.stdout, selectors.EVENT_READ, process)
+        ready = [key.data for key, _ in selector.select()]
+    assert len(ready) == 1
+    assert ready[0].stdout.readline() == "holds\n"
+    ready[0].communicate("\n")
+    (last,) = (p for p in others if p is not ready[0])
+    assert last.communicate("\n")[0] == "holds\n"
+    first.communicate()
+    assert not path.exists()
+
+
+def test_a_lock_leaves_no_folder_that_nothing_was_written_to(tmp_path):
+    with exclusive(tmp_path / "a" / "b" / "lock", on_wait=pytest.fail):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with exclusive(tmp_path / "a" / "b" / "lock", on_wait=pytest.fail):
+        write_text(tmp_path / "a" / "x", "")
+    assert os.listdir(tmp_path / "a") == ["x"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"), exclusive(tmp_path / "file" / "lock", on_wait=pytest.fail):
+        pass

@@ -5,13 +5,13 @@ Memory is one batch of activations plus one histogram for each tensor, however m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import NonFiniteActivationError
-from quantkit.feeding import fixed_batch_size, run_batch
+from quantkit.feeding import fixed_batch_size
 from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
 
 __all__ = ["ACTIVATION_BUDGET_BYTES", "Collector", "collect", "fitting_batch_size"]
@@ -28,11 +28,44 @@ class Collector:
     Args:
         tensors: names to observe: outputs of the runner, or its inputs.
         rule: histogram rule of `quantkit.calibration.statistics`.
+        batch_first: tensors whose first dimension is known to be the batch.
+
+    Attributes:
+        statistics: by tensor name.
+        num_samples: samples added.
+        num_repeated: copies of samples that a fixed batch size was filled up with.
     """
 
-    def __init__(self, tensors: Sequence[str], *, rule: HistogramRule = "exact") -> None:
+    def __init__(
+        self, tensors: Sequence[str], *, rule: HistogramRule = "exact", batch_first: Container[str] = ()
+    ) -> None:
         self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
         self.num_samples = 0
+        self.num_repeated = 0
+        self._batch_first = batch_first
+
+    def observe(self, runner: Runner, batch: Batch) -> None:
+        """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
+
+        What the copies gave is cut off where the batch is known to come first. Another tensor keeps it: its range is
+        right, since copies are of real samples, but these count twice (`num_repeated`).
+
+        Raises:
+            NonFiniteActivationError: naming the tensor and the samples.
+        """
+        fixed = fixed_batch_size(runner)
+        if fixed is None:
+            self.add(batch, runner.run(batch.inputs))
+            return
+        for start in range(0, len(batch), fixed):
+            ids = batch.ids[start : start + fixed]
+            rows = start + np.arange(fixed) % len(ids)
+            outputs = runner.run({name: np.ascontiguousarray(array[rows]) for name, array in batch.inputs.items()})
+            if len(ids) < fixed:
+                outputs = {n: a[: len(ids)] if n in self._batch_first else a for n, a in outputs.items()}
+                self.num_repeated += fixed - len(ids)
+            piece = {name: np.ascontiguousarray(array[start : start + fixed]) for name, array in batch.inputs.items()}
+            self.add(Batch(inputs=piece, ids=ids), outputs)
 
     def add(self, batch: Batch, outputs: Mapping[str, Array]) -> None:
         """Adds one batch.
@@ -54,7 +87,12 @@ class Collector:
 
 
 def collect(
-    runner: Runner, batches: Iterable[Batch], tensors: Sequence[str], *, rule: HistogramRule = "exact"
+    runner: Runner,
+    batches: Iterable[Batch],
+    tensors: Sequence[str],
+    *,
+    rule: HistogramRule = "exact",
+    batch_first: Container[str] = (),
 ) -> Collector:
     """Runs every batch and collects the statistics of `tensors`.
 
@@ -63,6 +101,7 @@ def collect(
         batches: of samples that fit the runner's inputs.
         tensors: names to observe.
         rule: histogram rule.
+        batch_first: tensors whose first dimension is known to be the batch.
 
     Returns:
         The collector with all statistics.
@@ -70,9 +109,9 @@ def collect(
     Raises:
         NonFiniteActivationError: naming the tensor and the samples.
     """
-    collector = Collector(tensors, rule=rule)
+    collector = Collector(tensors, rule=rule, batch_first=batch_first)
     for batch in batches:
-        collector.add(batch, run_batch(runner, batch))
+        collector.observe(runner, batch)
     return collector
 
 
@@ -90,7 +129,7 @@ def fitting_batch_size(runner: Runner, batch: Batch) -> int:
 
 def _describe_non_finite(name: str, values: Array, batch: Batch) -> str:
     where = ""
-    if values.ndim and values.shape[0] and values.shape[0] % len(batch) == 0:
+    if values.ndim and values.shape[0] == len(batch):
         rows = values.reshape(len(batch), -1)
         bad = [batch.ids[i] for i in np.flatnonzero(~np.isfinite(rows).all(axis=1))]
         if bad:

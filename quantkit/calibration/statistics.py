@@ -55,7 +55,7 @@ def update(statistics: TensorStatistics, values: npt.NDArray[np.floating]) -> No
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     if flat.size == 0:
         return
-    low, high = float(flat.min()), float(flat.max())
+    low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # which zero comes first must not decide the sign
     if not (math.isfinite(low) and math.isfinite(high)):
         raise FloatingPointError("NaN or infinity")
     _widen(statistics, max(-low, high))

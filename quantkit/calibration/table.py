@@ -19,7 +19,7 @@ from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, Preprocessing
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "differing_fields", "load_table", "save_table", "table_json"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "differing_fields", "load_table", "save_table", "table_checksum", "table_json"]
 
 FORMAT = "quantkit calibration table"
 FORMAT_VERSION = 1
@@ -27,21 +27,16 @@ FORMAT_VERSION = 1
 
 def table_json(table: CalibrationTable) -> str:
     """The table as JSON text: one line for each tensor, so that two tables can be compared with diff."""
-    head: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": table.format_version,
-        "model": {"name": table.model_name, "hash": table.model_hash},
-        "dataset": {"fingerprint": table.dataset_fingerprint, "num_samples": table.num_samples},
-        "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
-        "settings": dict(table.settings),
-        "versions": dict(table.versions),
-        "skipped": dict(table.skipped),
-    }
-    tensors = {name: asdict(r) for name, r in table.tensors.items()}
+    head, tensors = _head(table), {name: asdict(r) for name, r in table.tensors.items()}
     head["checksum"] = _checksum(head, tensors)
     lines = [f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(value)}" for name, value in tensors.items()]
     text = json.dumps(head, indent=2, ensure_ascii=False)
     return text[: text.rindex("\n}")] + ',\n  "tensors": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def table_checksum(table: CalibrationTable) -> str:
+    """The checksum that the table's file holds: names the table in what is made from it."""
+    return _checksum(_head(table), {name: asdict(r) for name, r in table.tensors.items()})
 
 
 def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
@@ -108,6 +103,19 @@ def differing_fields(stored: CalibrationTable, wanted: Mapping[str, object]) -> 
 
 
 _TABLE_FIELDS = frozenset(f.name for f in fields(CalibrationTable))
+
+
+def _head(table: CalibrationTable) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": table.format_version,
+        "model": {"name": table.model_name, "hash": table.model_hash},
+        "dataset": {"fingerprint": table.dataset_fingerprint, "num_samples": table.num_samples},
+        "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
+        "settings": dict(table.settings),
+        "versions": dict(table.versions),
+        "skipped": dict(table.skipped),
+    }
 
 
 def _short(value: object) -> str:

@@ -59,7 +59,7 @@ def library_version(version: str) -> int:
     Raises:
         CalibrationError: the version is not of that form, or TensorRT has no calibrator in it.
     """
-    match = re.match(r"^(\d+)\.(\d+)\.(\d+)", version)
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(\.\d+)*(\.post\d+)?", version)
     if match is None:
         raise CalibrationError(f"--tensorrt-version {version!r} is not a whole version such as 8.6.1 or 10.3.0")
     major, minor, patch = int(match[1]), int(match[2]), int(match[3])
@@ -88,7 +88,8 @@ def cache_text(amax: Mapping[str, float], *, tensorrt_version: str, algorithm: s
     for name, value in amax.items():
         if "\n" in name or "\r" in name:
             raise CalibrationError(f"tensor name {name!r} has a line break: a TensorRT cache cannot hold it")
-        scale = np.float32(value) / np.float32(127)
+        with np.errstate(over="ignore"):
+            scale = np.float32(float(value) / 127)
         if not (np.isfinite(scale) and scale >= 0):
             raise CalibrationError(f"tensor {name!r}: amax {value} is no range")
         bits[name] = int(struct.unpack(">I", struct.pack(">f", scale))[0])

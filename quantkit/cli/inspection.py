@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         TensorRow,
     )
 
-__all__ = ["doctor", "inspect"]
+__all__ = ["doctor", "inspect", "print_tensors"]
 
 _SHOWN = 10
 _SHOWN_ALIKE = 3
@@ -303,7 +303,7 @@ def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[Te
     print_table(console, ("", ""), rows)
     for sentence in result.meaning:
         print_line(console, f"- {sentence}")
-    _print_tensors(console, tensors)
+    print_tensors(console, tensors)
 
 
 def _print_calibration_table(console: Console, result: TableInspection, tensors: Sequence[TensorRow]) -> None:
@@ -323,10 +323,11 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
         rows.append(("images", f"{p.color} {p.layout} {p.size[0]}x{p.size[1]}, {p.resize}, {p.interpolation}"))
         rows.append(("pixels", f"* {p.scale:.6g} - ({mean}) / ({std})"))
     print_table(console, ("", ""), rows)
-    _print_tensors(console, tensors)
+    print_tensors(console, tensors)
 
 
-def _print_tensors(console: Console, tensors: Sequence[TensorRow]) -> None:
+def print_tensors(console: Console, tensors: Sequence[TensorRow]) -> None:
+    """Ranges and scales, one tensor a row."""
     from quantkit.cli.text import print_table
 
     rows = [(t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag) for t in tensors]

@@ -19,7 +19,7 @@ from quantkit.pipeline.inspection import (
     select_tensors,
 )
 
-__all__ = ["json_from_inspection"]
+__all__ = ["json_from_inspection", "json_from_tensors"]
 
 
 def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None)
             "tensorrt_version": result.tensorrt_version,
             "algorithm": result.algorithm,
             "meaning": list(result.meaning),
-            "tensors": _tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+            "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
         }
     return _table(result, sort, pattern)
 
@@ -93,11 +93,12 @@ def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str
         "settings": dict(table.settings),
         "versions": dict(table.versions),
         "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
-        "tensors": _tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+        "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
     }
 
 
-def _tensors(rows: Sequence[TensorRow]) -> list[dict[str, Any]]:
+def json_from_tensors(rows: Sequence[TensorRow]) -> list[dict[str, Any]]:
+    """Ranges and scales, one dictionary for each tensor."""
     # JSON has no infinity: a cache may hold any 32 bits.
     return [
         {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(row).items()}

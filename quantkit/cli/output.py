@@ -7,9 +7,11 @@ from pathlib import Path
 
 import typer
 
+from quantkit.cli.text import visible
+from quantkit.pipeline import Tell
 from quantkit.types import CalibrationTable, QuantizedModel
 
-__all__ = ["print_calibration", "print_quantized"]
+__all__ = ["make_printer", "print_calibration", "print_quantized"]
 
 _SHOWN_REASONS = 8
 
@@ -71,3 +73,13 @@ def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, s
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def make_printer(quiet: bool) -> Tell:
+    """Prints a line to stderr; if quiet, warnings only."""
+
+    def say(line: str) -> None:
+        if not quiet or line.startswith("warning:"):
+            typer.echo(visible(line), err=True)
+
+    return say

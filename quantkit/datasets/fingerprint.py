@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from quantkit.errors import DatasetError
 from quantkit.types import Dataset
 
-__all__ = ["HashesContents", "compute_fingerprint", "content_hash", "count_cpus"]
+__all__ = ["HashesContents", "compute_fingerprint", "content_hash", "count_cpus", "fingerprint_of"]
 
 
 @runtime_checkable
@@ -24,8 +25,13 @@ def compute_fingerprint(dataset: Dataset) -> str:
     """SHA-256, hexadecimal, over the sorted pairs of id and content hash. Contents are hashed by several threads."""
     with ThreadPoolExecutor(count_cpus()) as pool:
         hashes = list(pool.map(lambda index: content_hash(dataset, index), range(len(dataset))))
+    return fingerprint_of(zip(dataset.ids, hashes, strict=True))
+
+
+def fingerprint_of(contents: Iterable[tuple[str, str]]) -> str:
+    """The fingerprint of samples of which only id and content hash are known."""
     digest = hashlib.sha256()
-    for name, content in sorted(zip(dataset.ids, hashes, strict=True)):
+    for name, content in sorted(contents):
         encoded = name.encode()
         # The length in front keeps an id from running into the hash that follows it.
         digest.update(b"%d:%s%s\n" % (len(encoded), encoded, content.encode()))

@@ -20,11 +20,11 @@ from quantkit.datasets.preprocess import preprocess
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFiles", "name_samples"]
+__all__ = ["IMAGE_SUFFIXES", "READ_FORMATS", "ImageFiles", "name_samples"]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _PIL_MODULES = re.compile(r"PIL\.")
 _CHUNK_BYTES = 1 << 20
 
@@ -90,7 +90,7 @@ def _decode(path: Path, name: str, preprocessing: Preprocessing) -> Array:
     _silence_pillow()
     try:
         # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=READ_FORMATS) as image:
             return preprocess(image, preprocessing)
     except DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
@@ -119,7 +119,7 @@ def _explain_unidentified(path: Path) -> str:
         return "the file is empty"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the image: run git lfs pull"
-    return f"not an image ({', '.join(_FORMATS)} are read)"
+    return f"not an image ({', '.join(READ_FORMATS)} are read)"
 
 
 def _first_line(error: BaseException) -> str:

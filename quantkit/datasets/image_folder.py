@@ -12,7 +12,7 @@ from quantkit.datasets.labels import index_labels
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 
-__all__ = ["open_image_folder"]
+__all__ = ["open_image_folder", "walk"]
 
 
 def open_image_folder(
@@ -33,7 +33,7 @@ def open_image_folder(
     Raises:
         DatasetError: no image there, a folder that cannot be listed, or one that is not in `classes`.
     """
-    files = sorted(_walk(folder))
+    files = sorted(walk(folder))
     images = [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DatasetError(_explain_no_image(folder, files))
@@ -57,7 +57,7 @@ def open_image_folder(
     )
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
     """Relative paths, with "/", of all files that are not hidden."""
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset([_identity(root)]))]
     while stack:

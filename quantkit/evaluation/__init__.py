@@ -2,6 +2,8 @@
 
 from quantkit.evaluation.environment import describe_environment
 from quantkit.evaluation.evaluate import evaluate, feed, metric_notes
+from quantkit.evaluation.fit import Fit, advantage, is_clearly_better, measure_fit
+from quantkit.evaluation.gate import Limits, check_limits, parse_drop, require_passed
 from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
 from quantkit.evaluation.latency import measure_latency
 from quantkit.evaluation.metrics import METRICS
@@ -9,13 +11,21 @@ from quantkit.evaluation.significance import difference_interval, mcnemar_p_valu
 
 __all__ = [
     "METRICS",
+    "Fit",
+    "Limits",
+    "advantage",
+    "check_limits",
     "describe_environment",
     "difference_interval",
     "evaluate",
     "feed",
+    "is_clearly_better",
     "latency_notes",
     "mcnemar_p_value",
     "measure_device_latency",
+    "measure_fit",
     "measure_latency",
     "metric_notes",
+    "parse_drop",
+    "require_passed",
 ]

@@ -16,7 +16,7 @@ from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.feeding import fixed_batch_size, run_batch
 from quantkit.types import Array, Batch, Runner
 
-__all__ = ["evaluate", "feed", "metric_notes"]
+__all__ = ["evaluate", "feed", "find_scores", "metric_notes"]
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
     for batch in batches:
         reference = feed(runners[baseline], batch)
         if labelled is None:
-            scores, labelled = _find_scores(reference), batch.targets is not None
+            scores, labelled = find_scores(reference), batch.targets is not None
         if labelled != (batch.targets is not None):
             raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
         if scores is not None:
@@ -108,6 +108,16 @@ def metric_notes(metrics: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def find_scores(outputs: Mapping[str, Array]) -> str | None:
+    """Name of the first output that can be class scores: floating, [N, C] with C >= 2, or [N, C, 1, 1]; else None."""
+    fitting = (
+        name
+        for name, array in outputs.items()
+        if _is_float(array) and array.ndim >= 2 and array.shape[1] >= 2 and all(d == 1 for d in array.shape[2:])
+    )
+    return next(islice(fitting, 1), None)
+
+
 class _Tally:
     """The accumulators of one variant: per metric on the scores, per metric and output on the outputs."""
 
@@ -153,15 +163,6 @@ def _is_float(array: Array) -> bool:
 
 def _as_scores(array: Array) -> Array:
     return array.reshape(array.shape[:2])
-
-
-def _find_scores(outputs: Mapping[str, Array]) -> str | None:
-    fitting = (
-        name
-        for name, array in outputs.items()
-        if _is_float(array) and array.ndim >= 2 and array.shape[1] >= 2 and all(d == 1 for d in array.shape[2:])
-    )
-    return next(islice(fitting, 1), None)
 
 
 def _check_targets(batch: Batch, scores: Array, output: str) -> None:

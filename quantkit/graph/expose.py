@@ -8,7 +8,35 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 
-__all__ = ["expose"]
+__all__ = ["batch_first", "expose"]
+
+_BATCH = "quantkit_batch"
+
+
+def batch_first(model: ir.Model) -> frozenset[str]:
+    """Names of the tensors whose first dimension is the batch, as far as shape inference can tell.
+
+    A fixed batch size is replaced by a symbol for it, in a copy: what comes out with that symbol in front follows it.
+    """
+    import onnx_ir.passes.common as passes
+
+    from quantkit.graph.model import quiet
+
+    copy = model.clone()
+    for node in copy.graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in copy.graph.inputs:
+        if value.shape is not None and len(value.shape) and value.name not in copy.graph.initializers:
+            value.shape = ir.Shape([_BATCH, *list(value.shape)[1:]])
+    with quiet():
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    return frozenset(
+        str(value.name)
+        for node in copy.graph
+        for value in node.outputs
+        if value.shape is not None and len(value.shape) and str(value.shape[0]) == _BATCH
+    )
 
 
 def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.errors import ModelError, OutputError
+from quantkit.errors import ModelError
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import TensorSpec
 
@@ -25,7 +26,6 @@ __all__ = [
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "check_model",
-    "check_not_input",
     "float_precision",
     "input_specs",
     "load_model",
@@ -34,6 +34,7 @@ __all__ = [
     "save_model",
     "serialize_model",
     "size_bytes",
+    "source_files",
     "weight_bytes",
 ]
 
@@ -62,7 +63,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         )
     try:
         with quiet():
-            model = ir.load(file)
+            model = ir.load(file, format="protobuf")
     except Exception as error:
         raise ModelError(f"{file} is not an ONNX model: {_first_line(error)}") from error
     if len(model.graph) == 0:
@@ -136,18 +137,15 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def check_not_input(output: str | os.PathLike[str], path: str | os.PathLike[str], model: ir.Model) -> None:
-    """Raises `OutputError` where writing `output` would replace the model at `path`, or its external weights."""
-    target = Path(output)
-    sources = [Path(path), *_external_files(model)]
-    if target.exists() and any(source.exists() and target.samefile(source) for source in sources):
-        raise OutputError(f"{target} belongs to the model itself: give another name with -o")
+def source_files(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files that a model at `path` consists of: itself, and its external data."""
+    return (Path(path), *sorted(_external_files(model)))
 
 
 def size_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a model on disk, external data files included."""
     file = Path(path)
-    model = ir.load(file)
+    model = ir.load(file, format="protobuf")
     return file.stat().st_size + sum(p.stat().st_size for p in _external_files(model))
 
 
@@ -200,8 +198,9 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...
         written.append(data)
 
     write_atomically(target, write_model)
-    for stale in target.parent.glob(f"{target.name}.*.data"):
-        if stale != data:
+    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{12}\.data")
+    for stale in target.parent.iterdir():
+        if stale != data and ours.fullmatch(stale.name):
             stale.unlink(missing_ok=True)
     return (target, *written)
 

@@ -22,6 +22,7 @@ __all__ = [
     "FP16_OPSET",
     "WEIGHTED_OPS",
     "constant_of",
+    "has_int8_activations",
     "has_qdq",
     "is_standard",
     "prepare",
@@ -87,6 +88,14 @@ def has_qdq(model: ir.Model) -> bool:
     """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
     quantized = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
     return any(node.op_type in quantized for node in ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def has_int8_activations(model: ir.Model) -> bool:
+    """Whether some activation is quantized to INT8, as TensorRT takes it, and not to UINT8, as x86 kernels want it."""
+    zero_points = [
+        node.inputs[2] if len(node.inputs) > 2 else None for node in model.graph if node.op_type == "QuantizeLinear"
+    ]
+    return any(value is not None and value.dtype is ir.DataType.INT8 for value in zero_points)
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:

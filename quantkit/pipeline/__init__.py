@@ -7,6 +7,7 @@ from quantkit.pipeline.building import BuiltEngine, EngineLibrary, build
 from quantkit.pipeline.calibration import calibrate
 from quantkit.pipeline.data import ImageOptions, Order, Tell
 from quantkit.pipeline.evaluation import VARIANTS, evaluate
+from quantkit.pipeline.merging import merge_statistics
 from quantkit.pipeline.native_calibration import CalibratorName
 from quantkit.pipeline.quantization import (
     DEFAULT_TENSORRT_VERSION,
@@ -32,6 +33,7 @@ __all__ = [
     "calibrate",
     "check_quantizable",
     "evaluate",
+    "merge_statistics",
     "quantize",
     "write_tensorrt_cache",
 ]

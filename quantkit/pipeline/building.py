@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,8 @@ def build(
     from quantkit.backends.tensorrt.device import find_gpu
     from quantkit.backends.tensorrt.manifest import manifest_path, save_manifest
     from quantkit.backends.tensorrt.precision import choose_typing
-    from quantkit.storage import check_writable, write_bytes
+    from quantkit.graph.model import source_files
+    from quantkit.storage import check_no_source, check_writable, write_bytes
 
     say = tell or stay_silent
     options = options or BuildOptions()
@@ -110,6 +112,9 @@ def build(
     options = _completed(options, found, source, gpu, say)
     path = Path(output) if output is not None else _default_path(Path(model), precision)
     check_writable(path.parent)
+    given = [p for p in (table, calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)]
+    for written in (path, manifest_path(path)):
+        check_no_source(written, (*source_files(source.graph, model), *given))
     wanted = _wanted_manifest(source, found, typing, options, gpu)
     if not force and (reused := _reuse(path, wanted, say)) is not None:
         return reused
@@ -147,14 +152,15 @@ def build(
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
 
 
-def describe_engine(library: Library, model: PathLike, table: CalibrationTable) -> Manifest:
+def describe_engine(
+    library: Library, model: PathLike, table: CalibrationTable, options: BuildOptions, exclude: Sequence[str]
+) -> Manifest:
     """The manifest, but for engine and time, of an engine that TensorRT built while it calibrated `table`."""
     from quantkit.backends.tensorrt.device import find_gpu
     from quantkit.backends.tensorrt.precision import choose_typing
 
-    source = open_source(model, "int8", table=table, cache=None, exclude=(), high_precision=None)
+    source = open_source(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
     typing = choose_typing(library, "int8", mode="implicit", high_precision="fp16", dla=False)
-    options = _completed(BuildOptions(), library, source, find_gpu(), stay_silent)
     return _wanted_manifest(source, library, typing, options, find_gpu())
 
 
@@ -174,8 +180,8 @@ def _open_library(name: EngineLibrary, options: BuildOptions) -> Library:
         if "not installed" not in str(error):
             raise
         raise BackendUnavailableError(
-            "neither TensorRT nor TensorRT-RTX is installed: pip install quantkit[tensorrt] for the GPU of this "
-            "machine, or pip install quantkit[rtx], which builds without one"
+            "neither TensorRT nor TensorRT-RTX is installed: pip install tensorrt pycuda for the GPU of this "
+            "machine, or pip install tensorrt-rtx, which builds without one"
         ) from error
 
 
@@ -213,6 +219,9 @@ def _wanted_manifest(
     from quantkit.backends.tensorrt.manifest import Manifest
 
     facts = options.facts()
+    if source.exclude:
+        # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
+        facts["excluded"] = _hit(source)
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints
     return Manifest(
@@ -229,6 +238,18 @@ def _wanted_manifest(
         options=facts,
         quantkit_version=__version__,
     )
+
+
+def _hit(source: EngineSource) -> str:
+    """Hash of the tensors that the excluded nodes make."""
+    from quantkit.graph.model import load_model
+    from quantkit.graph.placement import excluded
+    from quantkit.graph.prepare import prepare
+
+    graph = prepare(load_model(source.path), name=source.name)
+    names = excluded(graph, source.exclude)
+    outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
+    return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]
 
 
 def _beside(source: EngineSource, typing: Typing) -> HighPrecision | None:

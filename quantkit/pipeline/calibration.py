@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +13,7 @@ from quantkit.pipeline.data import (
     Order,
     PathLike,
     Tell,
-    count_samples,
     describe_choice,
-    describe_skipped,
-    make_batches,
     open_samples,
     show_progress,
     stay_silent,
@@ -29,20 +24,19 @@ from quantkit.pipeline.native_calibration import (
     choose_calibrator,
     write_engine,
 )
-from quantkit.types import (
-    CalibrationTable,
-    Dataset,
-    HistogramRule,
-    Method,
-    Preprocessing,
-    TensorRange,
-    TensorStatistics,
+from quantkit.pipeline.statistics import (
+    checkpoint_path,
+    choose_ranges,
+    collect_statistics,
+    find_checkpoint,
+    find_statistics,
+    statistics_path,
+    used_percentile,
 )
+from quantkit.types import CalibrationTable, HistogramRule, Preprocessing, TensorRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from quantkit.calibration.collect import Collector
 
 __all__ = ["calibrate"]
 
@@ -67,9 +61,12 @@ def calibrate(
     strict: bool = False,
     force: bool = False,
     reuse_only: bool = False,
+    keep_statistics: bool = False,
+    resume: bool = False,
     calibrator: CalibratorName = "auto",
     cache_path: PathLike | None = None,
     engine_path: PathLike | None = None,
+    exclude: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
     tell: Tell | None = None,
@@ -93,9 +90,13 @@ def calibrate(
         strict: fail on the first image that cannot be read, instead of leaving it out.
         force: calibrate again even if the table at `table_path` fits.
         reuse_only: raise `StaleTableError` instead of calibrating.
+        keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
+            needs no run of the model then, and statistics of parts of the data merge.
+        resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
         calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run.
         cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
         engine_path: where the engine goes that TensorRT builds while it calibrates.
+        exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
         workers: decoding threads.
         progress: show progress bars on a terminal.
         tell: called with one line for each thing that a user may want to know.
@@ -107,13 +108,20 @@ def calibrate(
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
     from quantkit.calibration.methods import find_method
+    from quantkit.calibration.statistics_file import StatisticsOrigin, save_statistics
+    from quantkit.datasets.fingerprint import content_hash
     from quantkit.graph.model import load_model, model_hash
     from quantkit.storage import write_bytes
 
     say = tell or stay_silent
+    for option, count in (("--batch-size", batch_size), ("--workers", workers)):
+        if count is not None and count < 1:
+            raise CalibrationError(f"{option} {count} must be at least 1")
     find_method(method, percent=percentile)
     if histogram not in ("exact", "tensorrt"):
         raise CalibrationError(f"there is no histogram {histogram!r}: choose exact or tensorrt")
+    if keep_statistics or resume:
+        calibrator = _check_keeping(calibrator, table_path)
     name = Path(model).name
     graph = load_model(model)
     identity = model_hash(graph)
@@ -126,7 +134,7 @@ def calibrate(
     settings: dict[str, str | int | float | bool | None] = {
         "calibrator": "quantkit" if native is None else native.title,
         "method": method,
-        "percentile": _percentile(method, percentile),
+        "percentile": used_percentile(method, percentile),
         "histogram": "tensorrt" if order_decides else histogram,
         "observed": "all" if all_tensors or native is not None else "quantized",
         "order": order,
@@ -136,7 +144,21 @@ def calibrate(
     }
     with show_progress(None, "hashing", len(dataset), progress and len(dataset) > 2000):
         fingerprint = dataset.fingerprint
-    if table_path is not None and not force:
+    origin = StatisticsOrigin(
+        model_hash=identity,
+        model_name=name,
+        contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
+        preprocessing=dataset.preprocessing,
+        settings={key: value for key, value in settings.items() if key not in ("method", "percentile")},
+        versions=_versions(),
+        unclipped=unclipped & set(tensors),
+    )
+    kept = None
+    if table_path is not None and native is None and not force and not reuse_only:
+        kept = find_statistics(statistics_path(table_path), origin, tensors, strict=strict, tell=say)
+    if reuse_only and (force or table_path is None):
+        raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
+    if table_path is not None and not force and (kept is not None or reuse_only or not keep_statistics):
         wanted = {
             "model_hash": identity,
             "dataset_fingerprint": fingerprint,
@@ -153,8 +175,6 @@ def calibrate(
         )
         if reused is not None:
             return reused
-    elif reuse_only:
-        raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
     if native is not None:
         made = calibrate_natively(
             native,
@@ -162,6 +182,7 @@ def calibrate(
             dataset,
             method=method,
             batch_size=batch_size,
+            exclude=exclude,
             strict=strict,
             workers=workers,
             progress=progress,
@@ -181,25 +202,35 @@ def calibrate(
         if cache_path is not None:
             write_bytes(cache_path, made.cache)
         if engine_path is not None:
-            write_engine(native, model, table, made.engine, engine_path)
+            write_engine(native, model, table, made, engine_path, exclude=exclude)
             say(f"engine: {engine_path}")
         return _finish(table, table_path, say)
-    collector = _collect(
-        _load_exposed(model, name, tensors),
-        dataset,
-        tensors,
-        rule=histogram,
-        batch_size=batch_size,
-        strict=strict,
-        workers=workers,
-        progress=progress,
-        tell=say,
-        name=name,
-    )
-    # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
-    # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
-    kept = unclipped if method == "entropy" and histogram == "exact" else frozenset()
-    ranges, skipped = _ranges(collector.statistics, find_method(method, percent=percentile), kept, progress)
+    checkpoint = None if table_path is None else checkpoint_path(table_path)
+    if kept is not None:
+        say(f"using the statistics kept in {statistics_path(table_path or '')}: the model need not run")
+    else:
+        resumed = None
+        if resume and checkpoint is not None:
+            resumed = find_checkpoint(checkpoint, origin, tensors, batch_size=batch_size, strict=strict, tell=say)
+        elif checkpoint is not None and checkpoint.exists():
+            say(f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew")
+        kept = collect_statistics(
+            _load_exposed(model, name, tensors),
+            dataset,
+            tensors,
+            origin,
+            rule=histogram,
+            batch_size=batch_size,
+            resumed=resumed,
+            checkpoint=checkpoint,
+            strict=strict,
+            workers=workers,
+            progress=progress,
+            tell=say,
+        )
+        if keep_statistics and table_path is not None:
+            save_statistics(kept, statistics_path(table_path))
+    ranges, skipped = choose_ranges(kept, method, percentile, progress)
     if histogram == "tensorrt":
         ranges = _as_tensorrt_inherits(model, name, ranges)
     table = CalibrationTable(
@@ -208,12 +239,24 @@ def calibrate(
         model_hash=identity,
         model_name=name,
         dataset_fingerprint=fingerprint,
-        num_samples=collector.num_samples,
+        num_samples=kept.num_samples,
         preprocessing=dataset.preprocessing,
         settings=settings,
-        versions=_versions(),
+        versions=kept.origin.versions,
     )
-    return _finish(table, table_path, say)
+    _finish(table, table_path, say)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return table
+
+
+def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> CalibratorName:
+    """The calibrator that has statistics to keep: quantkit's."""
+    if calibrator == "tensorrt":
+        raise CalibrationError("TensorRT's calibrator keeps no statistics: --keep-statistics and --resume exclude it")
+    if table_path is None:
+        raise CalibrationError("statistics are kept next to the table: give table_path")
+    return "quantkit"
 
 
 def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> CalibrationTable:
@@ -243,7 +286,14 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
         raise ModelError(f"{name} is quantized already: give the float model")
     prepare(graph, name=name)
     names = observable(graph)
-    wanted = set(names) if all_tensors else {*plan_tensorrt(graph).tensors, *cpu_tensors(graph)}
+    wanted, refusals = set(names) if all_tensors else set(), []
+    for target in ("tensorrt", "cpu"):
+        try:
+            wanted |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
+        except ModelError as error:  # a ConvTranspose is for TensorRT only, say
+            refusals.append(error)
+    if len(refusals) == 2:
+        raise refusals[0]
     return tuple(tensor for tensor in names if tensor in wanted), probabilities(graph)
 
 
@@ -299,57 +349,6 @@ def _reuse(
     return None
 
 
-def _collect(
-    exposed: ir.Model,
-    dataset: Dataset,
-    tensors: Sequence[str],
-    *,
-    rule: HistogramRule,
-    batch_size: int | None,
-    strict: bool,
-    workers: int | None,
-    progress: bool,
-    tell: Tell,
-    name: str,
-) -> Collector:
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.calibration.collect import collect, fitting_batch_size
-    from quantkit.graph.model import serialize_model
-
-    skipped: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, ExitStack() as stack:
-        serialized = serialize_model(exposed, folder)
-        runner = stack.enter_context(OnnxRuntimeRunner(serialized, name=name, spinning=False))
-        if batch_size is None:
-            first = next(iter(make_batches(dataset, 1, strict=strict, workers=1, skipped={})))
-            batch_size = fitting_batch_size(runner, first)
-        batches = make_batches(dataset, batch_size, strict=strict, workers=workers, skipped=skipped)
-        bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), progress))
-        collector = collect(runner, count_samples(batches, bar), tensors, rule=rule)
-    if skipped:
-        tell(f"warning: {describe_skipped(skipped, dataset)}")
-    return collector
-
-
-def _ranges(
-    statistics: Mapping[str, TensorStatistics],
-    method: Method,
-    unclipped: frozenset[str],
-    progress: bool,
-) -> tuple[dict[str, TensorRange], dict[str, str]]:
-    """Calibrated ranges, and the tensors that were always zero with the reason."""
-    ranges, skipped = {}, {}
-    for name, tensor in show_progress(statistics.items(), "choosing ranges", len(statistics), progress):
-        amax = 0.0 if tensor.amax == 0 else tensor.amax if name in unclipped else method(tensor)
-        if amax > 0:
-            ranges[name] = TensorRange(amax=amax, minimum=tensor.minimum, maximum=tensor.maximum)
-        else:
-            skipped[name] = "zero on every sample"
-    if not ranges:
-        raise CalibrationError("every observed tensor was zero on every sample: check model and preprocessing")
-    return ranges, skipped
-
-
 def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
     from quantkit.graph.inheritance import implicit_ranges
     from quantkit.graph.model import load_model
@@ -358,12 +357,6 @@ def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, Tenso
     graph = prepare(load_model(model), name=name)
     amax = implicit_ranges(graph, {tensor: r.amax for tensor, r in ranges.items()})
     return {t: TensorRange(amax=amax[t], minimum=r.minimum, maximum=r.maximum) for t, r in ranges.items()}
-
-
-def _percentile(method: str, percent: float | None) -> float | None:
-    from quantkit.calibration.methods import DEFAULT_PERCENTILE
-
-    return (percent if percent is not None else DEFAULT_PERCENTILE) if method == "percentile" else None
 
 
 def _versions() -> dict[str, str]:

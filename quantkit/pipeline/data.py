@@ -115,7 +115,7 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     }[p.resize]
     scale = f"1/{1 / p.scale:g}" if p.scale < 1 else f"{p.scale:g}"
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))
-    return f"{p.color}, {resize} {p.interpolation}, pixel * {scale} - [{mean}] / [{std}], {p.layout} {p.dtype}"
+    return f"{p.color}, {resize} {p.interpolation}, (pixel * {scale} - [{mean}]) / [{std}], {p.layout} {p.dtype}"
 
 
 def make_batches(

@@ -133,11 +133,11 @@ def examine() -> Diagnosis:
     gpu = _gpu_part(found["cuda"])
     parts = (
         Part("quantkit", "ok", __version__, f"Python {platform.python_version()}, {platform.system()}"),
-        _part("packages", found["packages"], "pip install --force-reinstall quantkit", lambda data: str(data["shown"])),
+        _part("packages", found["packages"], "pip install --force-reinstall .", lambda data: str(data["shown"])),
         _processor_part(),
         _part("ONNX Runtime", found["onnxruntime"], "pip install onnxruntime", _providers),
-        _part("TensorRT", found["tensorrt"], "pip install quantkit[tensorrt]", _calibrators),
-        _part("TensorRT-RTX", found["tensorrt-rtx"], "pip install quantkit[rtx]", lambda data: "builds without a GPU"),
+        _part("TensorRT", found["tensorrt"], "pip install tensorrt pycuda", _calibrators),
+        _part("TensorRT-RTX", found["tensorrt-rtx"], "pip install tensorrt-rtx", lambda data: "builds without a GPU"),
         _driver_part(found["cuda"]),
         gpu,
         _part("pycuda", found["pycuda"], "pip install pycuda  (compiles: needs the CUDA toolkit)", lambda data: ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -94,6 +95,8 @@ def evaluate(
     from quantkit.graph.prepare import has_qdq
 
     say = tell or stay_silent
+    if not (math.isfinite(latency_s) and latency_s >= 0):
+        raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
     table = None if table is None else open_table(table)
     graph = load_model(model)
     if has_qdq(graph):
@@ -114,7 +117,10 @@ def evaluate(
         batch_size = largest_batch(opened, batch_size)
         environment |= describe_gpu() if opened else {}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
-        paths, left = _make_variants(Path(model), table, chosen, exclude, folder)
+        paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
+        if refused and variants is not None:
+            raise next(iter(refused.values()))
+        warnings += [f"{name} is left out: {error}" for name, error in refused.items()]
         paths |= _given_models(models, paths)
         runners: dict[str, Runner] = {
             name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
@@ -203,31 +209,36 @@ def _choose_variants(variants: Sequence[str] | None, table: CalibrationTable | N
 
 def _make_variants(
     model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
-) -> tuple[dict[str, Path], Mapping[str, str]]:
-    """Paths of the variants by name, and what the INT8 model leaves in float."""
+) -> tuple[dict[str, Path], Mapping[str, str], dict[str, ModelError]]:
+    """Paths of the variants by name, what the INT8 model leaves in float, and which variants the model cannot have."""
     from quantkit.graph.fp16 import FP16_OPSET, to_fp16
     from quantkit.graph.model import load_model, save_model
     from quantkit.graph.prepare import prepare
 
     paths = {"fp32": model}
     left: Mapping[str, str] = {}
+    refused: dict[str, ModelError] = {}
     for name in chosen[1:]:
+        try:
+            if name == "fp16":
+                graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
+            elif table is not None:
+                target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
+                graph, plan = make_int8(
+                    model,
+                    table,
+                    target=target,
+                    high_precision="fp32",
+                    exclude=exclude,
+                    reduce_range=target == "cpu" and products_saturate(),
+                )
+                left = plan.skipped if target == "tensorrt" else left
+        except ModelError as error:
+            refused[name] = error
+            continue
         paths[name] = folder / f"{name}.onnx"
-        if name == "fp16":
-            graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
-        elif table is not None:
-            target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-            graph, plan = make_int8(
-                model,
-                table,
-                target=target,
-                high_precision="fp32",
-                exclude=exclude,
-                reduce_range=target == "cpu" and products_saturate(),
-            )
-            left = plan.skipped if target == "tensorrt" else left
         save_model(graph, paths[name])
-    return paths, left
+    return paths, left, refused
 
 
 def _given_models(models: Mapping[str, PathLike], taken: Mapping[str, Path]) -> dict[str, Path]:
@@ -261,7 +272,7 @@ def _evaluation(
     from quantkit.backends.onnxruntime import runtime_version
     from quantkit.evaluation import metric_notes
     from quantkit.graph.model import float_precision, load_model, size_bytes
-    from quantkit.graph.prepare import has_qdq
+    from quantkit.graph.prepare import has_int8_activations, has_qdq
 
     graph = load_model(path)
     precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
@@ -272,7 +283,7 @@ def _evaluation(
     elif precision == "fp16":
         notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
         representative = False
-    elif name == "int8":
+    elif has_int8_activations(graph):
         notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
         representative = False
     return Evaluation(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from quantkit.errors import BackendError, CalibrationError, ModelError, QuantKitError
 from quantkit.pipeline.data import PathLike
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantkit.backends.tensorrt.anatomy import Anatomy
+    from quantkit.calibration.ranges import CachedRange
     from quantkit.graph.lint import Finding, Operator
 
 __all__ = [
@@ -33,6 +31,7 @@ __all__ = [
     "TableInspection",
     "TensorRow",
     "inspect",
+    "rows_from_ranges",
     "select_tensors",
 ]
 
@@ -193,6 +192,11 @@ def select_tensors(
     return rows
 
 
+def rows_from_ranges(ranges: Mapping[str, CachedRange]) -> tuple[TensorRow, ...]:
+    """Ranges of any origin as rows."""
+    return tuple(TensorRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.flag) for n, r in ranges.items())
+
+
 def _read(file: Path, size: int = -1) -> bytes:
     try:
         with open(file, "rb") as stream:
@@ -312,6 +316,8 @@ def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
 
 
 def _inspect_cache(file: Path) -> CacheInspection:
+    from quantkit.calibration.formats import ranges_from_bits
+    from quantkit.calibration.ranges import version_from_number
     from quantkit.calibration.tensorrt_cache import parse_cache
 
     try:
@@ -319,21 +325,15 @@ def _inspect_cache(file: Path) -> CacheInspection:
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{file} is no TensorRT calibration cache: it is not UTF-8 text") from error
     cache = parse_cache(text, name=str(file))
-    version = _version_of(cache.version)
+    version = version_from_number(cache.version)
     return CacheInspection(
         path=file,
         header=text.partition("\n")[0],
         tensorrt_version=version,
         algorithm=cache.algorithm,
         meaning=_cache_meaning(version, cache.algorithm, list(cache.scale_bits.values())),
-        tensors=tuple(_row_from_bits(name, bits) for name, bits in cache.scale_bits.items()),
+        tensors=rows_from_ranges(ranges_from_bits(cache.scale_bits)),
     )
-
-
-def _version_of(number: int) -> str:
-    """8601 → "8.6.1", 101601 → "10.16.1" (getInferLibVersion)."""
-    base = 1000 if number < 10000 else 10000
-    return f"{number // base}.{number % base // 100}.{number % 100}"
 
 
 def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, ...]:
@@ -358,28 +358,9 @@ def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, 
     return tuple(sentences)
 
 
-def _row_from_bits(name: str, bits: int) -> TensorRow:
-    scale = np.float32(struct.unpack(">f", struct.pack(">I", bits))[0])
-    flag = ""
-    if not np.isfinite(scale) or scale < 0:
-        flag = "no range"
-    elif scale == 0:
-        flag = "zero"
-    with np.errstate(over="ignore", invalid="ignore"):
-        return TensorRow(name, float(np.float32(127) * scale), float(scale), f"{bits:x}", flag)
-
-
 def _inspect_table(file: Path) -> TableInspection:
+    from quantkit.calibration.formats import cache_from_table
     from quantkit.calibration.table import load_table
 
     table = load_table(file)
-    rows = []
-    for name, value in table.tensors.items():
-        with np.errstate(over="ignore"):
-            scale = np.float32(value.amax) / np.float32(127)
-        seen = max(-value.minimum, value.maximum)
-        clipped = f"seen to {seen:.6g}" if seen > value.amax * 1.0005 else ""
-        bits = struct.unpack(">I", struct.pack(">f", scale))[0]
-        rows.append(TensorRow(name, value.amax, float(scale), f"{bits:x}", clipped))
-    rows += [TensorRow(name, 0.0, 0.0, "0", reason) for name, reason in table.skipped.items()]
-    return TableInspection(file, table, tuple(rows))
+    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors))

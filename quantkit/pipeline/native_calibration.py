@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -20,6 +20,7 @@ from quantkit.types import CalibrationTable, Dataset, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
+    from quantkit.backends.tensorrt.options import BuildOptions
 
 __all__ = ["CalibratorName", "NativeCalibration", "calibrate_natively", "choose_calibrator", "write_engine"]
 
@@ -38,6 +39,7 @@ class NativeCalibration:
         skipped: tensors that were zero on every sample → reason.
         cache: its calibration cache, byte for byte.
         engine: the serialized engine.
+        options: that it was built with.
         num_samples: samples that it saw.
     """
 
@@ -45,6 +47,7 @@ class NativeCalibration:
     skipped: Mapping[str, str]
     cache: bytes
     engine: bytes
+    options: BuildOptions
     num_samples: int
 
 
@@ -90,6 +93,7 @@ def calibrate_natively(
     *,
     method: str,
     batch_size: int | None,
+    exclude: Sequence[str] = (),
     strict: bool,
     workers: int | None,
     progress: bool,
@@ -109,9 +113,10 @@ def calibrate_natively(
     from quantkit.backends.tensorrt.calibrator import make_calibrator
     from quantkit.backends.tensorrt.full_batches import FullBatches
     from quantkit.backends.tensorrt.options import BuildOptions
+    from quantkit.backends.tensorrt.profiles import resolve_profiles
     from quantkit.calibration.tensorrt_cache import parse_cache
     from quantkit.graph.model import input_specs, load_model, serialize_model
-    from quantkit.graph.placement import observable
+    from quantkit.graph.placement import excluded, observable
     from quantkit.graph.prepare import prepare
 
     name = Path(model).name
@@ -126,6 +131,11 @@ def calibrate_natively(
         tell=tell,
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
+    float_nodes = tuple(excluded(graph, exclude))
+    # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
+    dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
+    sizes: dict[str, list[int | None]] = {name: [None, *shape[1:]] for name, shape in shapes.items()}
+    options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=sizes))
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:
@@ -140,11 +150,12 @@ def calibrate_natively(
                 engine = build_engine(
                     library,
                     serialize_model(graph, folder),
-                    options=BuildOptions(),
+                    options=options,
                     precision="int8",
                     mode="implicit",
                     calibrator=calibrator,
                     calibration_shapes=shapes,
+                    float_nodes=float_nodes,
                     name=name,
                     node_titles=[str(node.name) for node in graph.graph],
                     on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
@@ -163,23 +174,32 @@ def calibrate_natively(
         skipped={t: "zero on every sample" for t, a in amax.items() if a == 0 and t in known},
         cache=calibrator.cache,
         engine=engine,
+        options=options,
         num_samples=len(dataset) - len(skipped),
     )
 
 
-def write_engine(library: Library, model: PathLike, table: CalibrationTable, engine: bytes, output: PathLike) -> Path:
+def write_engine(
+    library: Library,
+    model: PathLike,
+    table: CalibrationTable,
+    made: NativeCalibration,
+    output: PathLike,
+    *,
+    exclude: Sequence[str] = (),
+) -> Path:
     """Writes the engine of a native calibration, and its manifest, so that `quantkit build` knows it."""
     from quantkit.backends.tensorrt.manifest import manifest_path, save_manifest
     from quantkit.pipeline.building import describe_engine
     from quantkit.storage import write_bytes
 
     manifest = replace(
-        describe_engine(library, model, table),
-        engine_sha256=hashlib.sha256(engine).hexdigest(),
-        engine_size_bytes=len(engine),
+        describe_engine(library, model, table, made.options, exclude),
+        engine_sha256=hashlib.sha256(made.engine).hexdigest(),
+        engine_size_bytes=len(made.engine),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    write_bytes(output, engine)
+    write_bytes(output, made.engine)
     save_manifest(manifest, manifest_path(Path(output)))
     return Path(output)
 

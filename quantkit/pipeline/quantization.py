@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
+    "TABLE_KEY",
     "HighPrecision",
     "Target",
     "check_quantizable",
+    "installed_tensorrt",
     "make_int8",
     "open_table",
     "quantize",
@@ -27,6 +29,9 @@ __all__ = [
 
 Target = Literal["tensorrt", "cpu"]
 HighPrecision = Literal["fp32", "fp16"]
+
+TABLE_KEY = "quantkit.calibration_table"
+"""Metadata of an INT8 model: the checksum of the table that it was made from."""
 
 DEFAULT_TENSORRT_VERSION = "10.16.1"
 """The last TensorRT with calibrators: header of a cache where no TensorRT is installed."""
@@ -62,11 +67,13 @@ def quantize(
         StaleTableError: the table belongs to another model.
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    from quantkit.graph.model import check_model, check_not_input, load_model, save_model
+    from quantkit.calibration.table import table_checksum
+    from quantkit.graph.model import check_model, load_model, save_model, source_files
     from quantkit.graph.prepare import weighted_nodes
+    from quantkit.storage import check_no_source
 
     say = tell or stay_silent
-    table = open_table(table)
+    table_given, table = table, open_table(table)
     if reduce_range is None:
         reduce_range = target == "cpu" and products_saturate()
         if reduce_range:
@@ -74,8 +81,10 @@ def quantize(
     graph, plan = make_int8(
         model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
     )
+    graph.metadata_props[TABLE_KEY] = table_checksum(table)
     check_model(graph, Path(output).name)
-    check_not_input(output, model, load_model(model))
+    given = () if isinstance(table_given, CalibrationTable) else (table_given,)
+    check_no_source(output, (*source_files(load_model(model), model), *given))
     save_model(graph, output)
     weighted = weighted_nodes(graph)
     if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
@@ -110,13 +119,18 @@ def write_tensorrt_cache(
     graph = _prepared(model, table)
     amax = implicit_ranges(graph, {name: r.amax for name, r in table.tensors.items()})
     algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
-    version = tensorrt_version or _installed_tensorrt() or DEFAULT_TENSORRT_VERSION
+    version = tensorrt_version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION
     write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
     return Path(output)
 
 
 def check_quantizable(
-    model: PathLike, *, exclude: Sequence[str] = (), target: Target = "tensorrt", high_precision: HighPrecision = "fp32"
+    model: PathLike,
+    *,
+    exclude: Sequence[str] = (),
+    target: Target = "tensorrt",
+    high_precision: HighPrecision = "fp32",
+    reduce_range: bool | None = None,
 ) -> None:
     """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
     from quantkit.graph.cpu import cpu_tensors
@@ -124,7 +138,7 @@ def check_quantizable(
     from quantkit.graph.placement import plan_tensorrt
     from quantkit.graph.prepare import has_qdq, prepare
 
-    _check_choices(target, high_precision)
+    _check_choices(target, high_precision, reduce_range)
     graph = load_model(model)
     if has_qdq(graph):
         raise ModelError(f"{model} is quantized already: give the float model")
@@ -153,13 +167,15 @@ def make_int8(
     _check_choices(target, high_precision, reduce_range)
     half = high_precision == "fp16"
     if target == "cpu":
+        from quantkit.calibration.ranges import NOT_LISTED
         from quantkit.graph.cpu import quantize_for_cpu
 
+        # What is skipped counts as always zero there; what a cache did not list is not.
         return quantize_for_cpu(
             _prepared(model, table),
             table.tensors,
             exclude=exclude,
-            skipped=table.skipped,
+            skipped={name: reason for name, reason in table.skipped.items() if reason != NOT_LISTED},
             reduce_range=reduce_range,
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
@@ -200,7 +216,8 @@ def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_Q
     )
 
 
-def _installed_tensorrt() -> str | None:
+def installed_tensorrt() -> str | None:
+    """Version of the installed TensorRT if it has calibrators (up to 10)."""
     from importlib import metadata
 
     try:

@@ -7,12 +7,25 @@ from pathlib import Path
 
 from quantkit.reporting.html import report_html
 from quantkit.reporting.json import load_report, report_json
+from quantkit.reporting.junit import gate_json, gate_junit, gate_markdown
 from quantkit.reporting.markdown import report_markdown
 from quantkit.reporting.terminal import print_report
+from quantkit.reporting.verdict import remarks
 from quantkit.storage import write_text
 from quantkit.types import Report
 
-__all__ = ["load_report", "print_report", "report_html", "report_json", "report_markdown", "write_report"]
+__all__ = [
+    "gate_json",
+    "gate_junit",
+    "gate_markdown",
+    "load_report",
+    "print_report",
+    "remarks",
+    "report_html",
+    "report_json",
+    "report_markdown",
+    "write_report",
+]
 
 
 def write_report(report: Report, folder: str | os.PathLike[str]) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from quantkit.reporting.figures import (
 from quantkit.reporting.verdict import remarks, verdicts
 from quantkit.types import Report
 
-__all__ = ["report_markdown"]
+__all__ = ["escape", "report_markdown"]
 
 
 def report_markdown(report: Report) -> str:
@@ -27,13 +27,13 @@ def report_markdown(report: Report) -> str:
     Names of files, tensors and variants are escaped: they cannot make markup.
     """
     table = rows(report)
-    parts = [f"# Quantization report: {_escape(report.model_name)}"]
-    parts += [f"**Caution:** {_escape(remark)}" for remark in remarks(report)]
+    parts = [f"# Quantization report: {escape(report.model_name)}"]
+    parts += [f"**Caution:** {escape(remark)}" for remark in remarks(report)]
     for verdict in verdicts(report):
-        parts.append(f"**{_escape(verdict.headline)}.** {_escape(' '.join(verdict.sentences))}")
+        parts.append(f"**{escape(verdict.headline)}.** {escape(' '.join(verdict.sentences))}")
     parts += ["## Accuracy and size", _accuracy_table(table)]
     if any(e.latency for e in report.evaluations):
-        parts += ["## Speed", _speed_table(table), *map(_escape, how_measured(report))]
+        parts += ["## Speed", _speed_table(table), *map(escape, how_measured(report))]
     notes = [f"{e.name}: {note}" for e in report.evaluations for note in e.notes]
     if notes or report.warnings:
         parts += ["## Notes", _bullets([*report.warnings, *notes])]
@@ -49,6 +49,11 @@ def report_markdown(report: Report) -> str:
         ]
     parts += ["## Definitions", _bullets([f"{name}: {words}" for name, words in DEFINITIONS.items()])]
     return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text on one line that cannot make markup: a backslash takes the meaning from any ASCII punctuation."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", one_line(text))
 
 
 def _accuracy_table(table: Sequence[Row]) -> str:
@@ -91,7 +96,7 @@ def _table(columns: Mapping[str, Sequence[str]]) -> str:
     """A table of the columns in which something was measured; all but the first are aligned to the right."""
     shown = {name: cells for name, cells in columns.items() if any(cell != MISSING for cell in cells)}
     lines = ["| " + " | ".join(shown) + " |", "|:--" + "|--:" * (len(shown) - 1) + "|"]
-    lines += ["| " + " | ".join(_escape(cell) for cell in cells) + " |" for cells in zip(*shown.values(), strict=True)]
+    lines += ["| " + " | ".join(escape(cell) for cell in cells) + " |" for cells in zip(*shown.values(), strict=True)]
     return "\n".join(lines)
 
 
@@ -110,9 +115,4 @@ def _identity(report: Report) -> dict[str, str]:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_escape(line)}" for line in lines)
-
-
-def _escape(text: str) -> str:
-    """CommonMark lets a backslash take the meaning from any ASCII punctuation."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", one_line(text))
+    return "\n".join(f"- {escape(line)}" for line in lines)

@@ -47,7 +47,7 @@ def expected(values):
 @pytest.mark.parametrize("batch", ["n", 4, 16])
 def test_inputs_and_outputs_are_observed_and_filling_is_not(batch):
     runner = Doubler(batch)
-    collector = collect(runner, batches_of(VALUES, 4), ["x", "y"])
+    collector = collect(runner, batches_of(VALUES, 4), ["x", "y"], batch_first={"y"})
     assert collector.num_samples == 10
     np.testing.assert_array_equal(collector.statistics["x"].histogram, expected(VALUES).histogram)
     np.testing.assert_array_equal(collector.statistics["y"].histogram, expected(2 * VALUES).histogram)
@@ -76,3 +76,25 @@ def test_a_collector_takes_tensors_that_do_not_depend_on_the_batch():
     collector = Collector(["c"])
     collector.add(Batch(inputs={"x": VALUES}, ids=tuple("abcdefghij")), {"c": np.float32(3)})
     assert collector.statistics["c"].count == 1
+
+
+class SequenceFirst(Doubler):
+    """A model of a fixed batch size whose output has the batch second: [4, batch, 1]."""
+
+    def run(self, inputs):
+        self.fed.append(len(inputs["x"]))
+        return {"y": 2 * inputs["x"].T[:, :, None]}
+
+
+@pytest.mark.parametrize("fixed", [3, 4, 7])
+@pytest.mark.parametrize("fed_at_once", [4, 10])
+def test_no_sample_is_lost_where_the_batch_comes_second(fixed, fed_at_once):
+    values = VALUES.copy()
+    values[-1, -1] = 50  # in the last, partial piece
+    collector = collect(SequenceFirst(fixed), batches_of(values, fed_at_once), ["y"])
+    assert collector.statistics["y"].maximum == 100
+    whole = expected(2 * values)
+    assert collector.statistics["y"].bin_width == whole.bin_width
+    # Copies that filled a piece up are counted too, and nothing else.
+    assert (collector.statistics["y"].histogram >= whole.histogram).all()
+    assert collector.statistics["y"].count == whole.count + 4 * collector.num_repeated

@@ -34,7 +34,9 @@ def test_known_lines():
 def test_scale_is_amax_over_127_in_float32(amax):
     value = cache_text({"x": amax}, tensorrt_version="10.3.0").splitlines()[1].partition(": ")[2]
     scale = struct.unpack(">f", struct.pack(">I", int(value, 16)))[0]
-    assert scale == np.float32(amax) / np.float32(127)
+    assert scale == np.float32(amax / 127)
+    rounded = np.float32(amax)
+    assert np.float32(float(rounded) / 127) == rounded / np.float32(127)
 
 
 @pytest.mark.parametrize(

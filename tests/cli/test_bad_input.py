@@ -335,3 +335,49 @@ def test_another_model_as_variant(quantkit, digits, tmp_path):
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     outcome = quantkit("evaluate", "--data", VAL, digits, "--variant", f"other={other}", "--latency-s", "0")
     assert_refused(outcome, 1, "other")
+
+
+# ------------------------------------------------------------------------------------------------ the user's own files
+
+
+def test_nothing_that_an_output_is_made_from_is_overwritten(quantkit, digits, tmp_path):
+    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    table, model = tmp_path / "digits.calib.json", digits.read_bytes()
+    kept = table.read_bytes()
+    for output in (digits, table):
+        outcome = quantkit("quantize", digits, "--table", table, "-o", output)
+        assert_refused(outcome, 1, output.name, "-o")
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert rtx
+    for output in (digits, table):
+        outcome = quantkit("build", digits, "--precision", "int8", "--target", "sm89", "--table", table, "-o", output)
+        assert_refused(outcome, 1, output.name, "-o")
+    assert digits.read_bytes() == model
+    assert table.read_bytes() == kept
+
+
+def test_names_with_line_breaks_stay_on_one_line(quantkit, digits, tmp_path):
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "imgs" / "a\nb.png").write_bytes(b"no image")
+    outcome = quantkit("calibrate", "--data", tmp_path / "imgs", digits, "--strict")
+    assert_refused(outcome, 1, r"a\nb.png")
+
+
+def test_a_folder_in_the_place_of_an_output(quantkit, digits, tmp_path):
+    (tmp_path / "digits.int8.onnx").mkdir()
+    outcome = quantkit("calibrate", "--data", CALIB, digits)
+    assert_refused(outcome, 1, "digits.int8.onnx", folder=tmp_path, kept=["digits.int8.onnx", "digits.onnx"])
+
+
+def test_an_output_folder_that_is_named_like_a_file(quantkit, digits, tmp_path):
+    assert_usage(quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "new.onnx", "folder")
+
+
+def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):
+    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert_refused(quantkit("evaluate", "--data", VAL, tmp_path / "digits.int8.onnx"), 1, "--variant", "float model")
+
+
+def test_latency_seconds(quantkit, digits):
+    for word in ("inf", "nan", "-1"):
+        assert_refused(quantkit("evaluate", "--data", VAL, digits, f"--latency-s={word}"), 1, "--latency-s")

@@ -229,3 +229,43 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "LOADED []" in result.stdout
     assert "calibrate" in result.stdout
+
+
+def test_a_model_that_only_one_target_can_quantize(quantkit, tmp_path):
+    """ONNX Runtime has no integer kernel for ConvTranspose; TensorRT's placement takes it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="up", strides=[2, 2])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 16, 16])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    folder = write_images(tmp_path / "imgs", 8)
+    outcome = quantkit("calibrate", "--data", folder, tmp_path / "net.onnx")
+    assert outcome.code == 0, outcome.err
+    outcome = quantkit("evaluate", "--data", folder, tmp_path / "net.onnx", "--latency-s", "0")
+    assert outcome.code == 0, outcome.err
+    assert "int8-cpu is left out" in outcome.out
+    refused = quantkit("calibrate", "--data", folder, tmp_path / "net.onnx", "--target", "cpu")
+    assert refused.code == 1
+
+
+def test_strict_is_not_satisfied_by_a_table_that_left_images_out(quantkit, tmp_path):
+    model = conv_model(tmp_path / "net.onnx")
+    folder = write_images(tmp_path / "imgs", 10)
+    (folder / "bad.png").write_bytes(b"no image")
+    assert quantkit("calibrate", "--data", folder, model).code == 0
+    again = quantkit("calibrate", "--data", folder, model)
+    assert "leaves out 1 of 11 samples" in again.err
+    assert quantkit("calibrate", "--data", folder, model, "--strict").code == 1
+
+
+def test_evaluating_on_the_calibration_images_is_said(quantkit, digits):
+    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    outcome = quantkit("evaluate", "--data", CALIB, digits, "--latency-s", "0", "--variants", "fp32,int8")
+    assert "these are the images that calibration saw" in outcome.out

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PrimaryContext", "load_driver"]
 
-_PIP_LINE = "pip install quantkit[tensorrt]"
+_PIP_LINE = "pip install pycuda"
 
 
 class PrimaryContext:

@@ -163,7 +163,7 @@ class _Build:
             said = "; ".join(logger.errors()[:_SHOWN_ERRORS]) or "no CUDA driver"
             raise BackendUnavailableError(
                 f"{library.title} cannot start, it needs an NVIDIA GPU ({said}); TensorRT-RTX builds without one: "
-                "pip install quantkit[rtx] and --library rtx"
+                "pip install tensorrt-rtx and --library rtx"
             ) from error
         flags = trt.NetworkDefinitionCreationFlag
         bits = 0

@@ -36,7 +36,7 @@ def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = 
     if options.targets:
         raise BackendError(
             f"--target is for TensorRT-RTX: {library.title} builds for the GPU of this machine; "
-            "pip install quantkit[rtx] and --library rtx build for others"
+            "pip install tensorrt-rtx and --library rtx build for others"
         )
     flags = library.module.BuilderFlag
     if options.strip_weights and not hasattr(flags, "STRIP_PLAN"):

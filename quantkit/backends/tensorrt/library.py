@@ -17,7 +17,7 @@ OLDEST_VERSION = (8, 6, 0)
 """First version whose Python API has named tensors and execute_async_v3."""
 
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_PIP_LINES: dict[str, str] = {"tensorrt": "pip install quantkit[tensorrt]", "tensorrt-rtx": "pip install quantkit[rtx]"}
+_PIP_LINES: dict[str, str] = {"tensorrt": "pip install tensorrt pycuda", "tensorrt-rtx": "pip install tensorrt-rtx"}
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,14 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
     """`quantkit.calibrate` with everything that it writes, or its error."""
     from quantkit.calibration.table import load_table
     from quantkit.errors import QuantKitError
-    from quantkit.pipeline import calibrate
+    from quantkit.pipeline import ImageOptions, calibrate
 
     fake = install_gpu()
     told: list[str] = []
     out = Path(folder)
+    if "preprocessing" in options:
+        words = {name: tuple(value) for name, value in options["preprocessing"].items()}
+        options = {**options, "preprocessing": ImageOptions(**words)}
     try:
         table = calibrate(
             model,

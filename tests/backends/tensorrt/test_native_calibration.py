@@ -60,6 +60,22 @@ def test_a_fixed_batch_size_goes_before_the_option(calibrating, tmp_path):
     assert engine["calibration_profile"] == {"x": [5, 3, 8, 8]}
 
 
+def test_dynamic_height_and_width_take_the_size_of_the_images(calibrating, tmp_path):
+    (tmp_path / "out").mkdir()
+    model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
+    material = (model, write_images(tmp_path / "imgs", 10), tmp_path / "out")
+    result = run(calibrating, material, batch_size=4, preprocessing={"size": [8, 16]})
+    assert "error" not in result, result
+    assert result["engine"]["calibration_profile"] == {"x": [4, 3, 8, 16]}
+    assert result["engine"]["profiles"][0]["x"][2][1:] == [3, 8, 16]
+
+
+def test_exclusions_reach_the_engine(calibrating, material):
+    result = run(calibrating, material, batch_size=4, exclude=["Gemm"])
+    assert "error" not in result, result
+    assert result["engine"]["precisions"]
+
+
 def test_unreadable_images_are_left_out_of_the_plan(calibrating, material):
     (material[1] / "004b.png").write_bytes(b"no image")
     result = run(calibrating, material, batch_size=5)

@@ -1,0 +1,154 @@
+"""Files of ranges, told apart by their content. Models with Q/DQ are left to `quantkit.graph.scales`."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quantkit.calibration.aimet import parse_encodings
+from quantkit.calibration.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
+from quantkit.calibration.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.calibration.table import FORMAT, load_table
+from quantkit.calibration.tensorrt_cache import parse_cache
+from quantkit.errors import CalibrationError
+from quantkit.types import CalibrationTable
+
+__all__ = ["RANGES_FORMAT", "cache_from_table", "ranges_from_bits", "ranges_json", "read_ranges"]
+
+RANGES_FORMAT = "quantkit ranges"
+
+_METHODS = {
+    "EntropyCalibration2": "entropy",
+    "EntropyCalibration": "entropy",
+    "MinMaxCalibration": "minmax",
+    "LegacyCalibration": "percentile",
+}
+
+
+def read_ranges(path: Path) -> RangeCache:
+    """Reads a calibration table, TensorRT's cache, a table of ONNX Runtime, AIMET's encodings, or `ranges_json`.
+
+    Raises:
+        CalibrationError: it is none of them, or is broken; the message names the file.
+    """
+    cache = _read(path)
+    try:
+        "".join(cache.tensors).encode()
+    except UnicodeEncodeError as error:
+        raise CalibrationError(f"{path}: a tensor's name is no Unicode text ({error.reason})") from error
+    return cache
+
+
+def ranges_from_bits(scale_bits: Mapping[str, int]) -> dict[str, CachedRange]:
+    """Ranges from the scales of TensorRT's cache."""
+    found = {}
+    for tensor, bits in scale_bits.items():
+        amax = amax_from_bits(bits)
+        flag = "zero" if amax == 0 else "" if math.isfinite(amax) and amax > 0 else "no range"
+        found[tensor] = CachedRange(amax, bits, flag=flag)
+    return found
+
+
+def _read(path: Path) -> RangeCache:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read {path}: {error.strerror or error}") from error
+    if content.startswith(b"TRT-"):
+        return _from_tensorrt(_decoded(content, path), path.name)
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return _from_json(content, path)
+    if b"\x00" in content:
+        return RangeCache(path.name, "ort-flatbuffers", parse_flatbuffers_table(content, name=str(path)))
+    return RangeCache(path.name, "ort-text", parse_text_table(_decoded(content, path), name=str(path)))
+
+
+def cache_from_table(table: CalibrationTable, *, name: str) -> RangeCache:
+    """A calibration table in the common form; what it skipped is listed with the reason."""
+    tensors = {}
+    for tensor, r in table.tensors.items():
+        seen = max(-r.minimum, r.maximum)
+        flag = f"seen to {seen:.6g}" if seen > r.amax * 1.0005 else ""
+        tensors[tensor] = CachedRange(r.amax, bits_from_amax(r.amax), r.minimum, r.maximum, flag)
+    tensors |= {tensor: CachedRange(0.0, 0, flag=reason) for tensor, reason in table.skipped.items()}
+    return RangeCache(name, "table", tensors, method=table.method, table=table)
+
+
+def ranges_json(cache: RangeCache) -> str:
+    """Everything that is known of each tensor as JSON, one tensor a line."""
+    head = {"format": RANGES_FORMAT, "source": cache.name, "made_by": cache.title, "method": cache.method}
+    lines = []
+    for tensor, r in cache.tensors.items():
+        entry = {
+            "amax": r.amax if math.isfinite(r.amax) else None,
+            "scale": r.scale if math.isfinite(r.scale) else None,
+            "hex": f"{r.scale_bits:x}",
+            "minimum": r.minimum,
+            "maximum": r.maximum,
+            "flag": r.flag,
+        }
+        lines.append(f"    {json.dumps(tensor, ensure_ascii=False)}: {json.dumps(entry)}")
+    text = json.dumps(head, indent=2, ensure_ascii=False)
+    return text[: text.rindex("\n}")] + ',\n  "tensors": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is not UTF-8 text, nor any cache that quantkit knows") from error
+
+
+def _from_tensorrt(text: str, name: str) -> RangeCache:
+    cache = parse_cache(text, name=name)
+    return RangeCache(
+        name=name,
+        form="tensorrt",
+        tensors=ranges_from_bits(cache.scale_bits),
+        method=_METHODS.get(cache.algorithm, "unknown"),
+        version=cache.version,
+        algorithm=cache.algorithm,
+    )
+
+
+def _from_json(content: bytes, path: Path) -> RangeCache:
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(f"{path} is no JSON: {str(error)[:200]}") from error
+    if not isinstance(data, dict):
+        raise CalibrationError(f"{path} holds no ranges: its JSON is a list")
+    if data.get("format") == FORMAT:
+        return cache_from_table(load_table(path), name=path.name)
+    if data.get("format") == RANGES_FORMAT:
+        return _from_ranges_json(data, path)
+    if data.get("CLS") == "TensorsData":
+        tensors, method = parse_json_table(data, name=str(path))
+        return RangeCache(path.name, "ort-json", tensors, method=method)
+    if "activation_encodings" in data:
+        tensors, notes = parse_encodings(data, name=str(path))
+        return RangeCache(path.name, "aimet", tensors, notes=notes)
+    raise CalibrationError(f"{path} holds no ranges: no calibration table, none of ONNX Runtime, no encodings")
+
+
+def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
+    tensors = {}
+    listed = data.get("tensors")
+    for tensor, entry in listed.items() if isinstance(listed, dict) else ():
+        try:
+            bits = int(entry["hex"], 16)
+            amax = amax_from_bits(bits) if entry["amax"] is None else float(entry["amax"])
+            low, high = (None if entry[k] is None else float(entry[k]) for k in ("minimum", "maximum"))
+            same = entry["amax"] is None or bits == bits_from_amax(amax)
+            tensors[tensor] = CachedRange(amax, bits, low, high, str(entry["flag"]))
+        except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
+            raise CalibrationError(f"{path}: tensor {tensor!r} is incomplete or no range") from error
+        if not same:
+            raise CalibrationError(f"{path}: tensor {tensor!r}: amax {amax} and hex {bits:x} differ: repair one")
+    if not tensors:
+        raise CalibrationError(f"{path} lists no tensor")
+    return RangeCache(path.name, "json", tensors, method=str(data.get("method", "unknown")))

@@ -1,0 +1,339 @@
+"""The commands under `quantkit cache`: files of calibrated ranges, of quantkit and of other tools."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from quantkit.cli.options import (
+    ColorOption,
+    InterpolationOption,
+    LayoutOption,
+    MeanOption,
+    PadOption,
+    PresetOption,
+    ResizeOption,
+    ScaleOption,
+    SeedOption,
+    ShorterSideOption,
+    SizeOption,
+    StdOption,
+    image_options,
+)
+from quantkit.errors import StaleTableError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.pipeline.cache_checks import Verification
+
+__all__ = ["cache"]
+
+cache = typer.Typer(
+    name="cache",
+    help="Calibrated ranges of any origin: shows, checks, compares and converts them.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+_SHOWN = 20
+
+CacheArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Calibration table, TensorRT cache, ONNX Runtime's table, AIMET's encodings, or ONNX model with Q/DQ.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllOption = Annotated[bool, typer.Option("--all", help=f"Every tensor instead of the first {_SHOWN}.")]
+
+
+@cache.command()
+def show(
+    path: CacheArgument,
+    sort: Annotated[
+        Literal["network", "amax", "name"], typer.Option("--sort", help="Order of the tensors.")
+    ] = "network",
+    pattern: Annotated[
+        str | None, typer.Option("--filter", help="Tensors whose name matches, such as 'layer1*'.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows each tensor's range, its scale, the scale's bits as TensorRT's cache has them, and the method."""
+    from quantkit.cli.inspection import print_tensors
+    from quantkit.cli.inspection_json import json_from_tensors
+    from quantkit.cli.text import make_console, print_line, print_table
+    from quantkit.pipeline.caches import open_cache
+    from quantkit.pipeline.inspection import rows_from_ranges, select_tensors
+
+    found = open_cache(path)
+    rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
+    if as_json:
+        facts = {"path": str(path), "form": found.form, "made_by": found.title, "method": found.method}
+        _echo_json({**facts, "notes": list(found.notes), "tensors": json_from_tensors(rows)})
+        return
+    console = make_console()
+    count = f"{len(rows)} of {len(found.tensors)}" if len(rows) < len(found.tensors) else str(len(rows))
+    print_line(console, f"{path}: {found.title}, {count} tensors", style="bold")
+    print_table(console, ("", ""), [("method", found.method)])
+    for note in found.notes:
+        print_line(console, f"note: {note}")
+    print_tensors(console, rows)
+
+
+@cache.command()
+def diff(
+    first: CacheArgument,
+    second: CacheArgument,
+    all_rows: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compares two files of any form: ratio of the ranges, second over first, the furthest apart first."""
+    from quantkit.cli.text import make_console, print_line, print_table
+    from quantkit.pipeline.caches import diff_caches
+
+    found = diff_caches(first, second)
+    if as_json:
+        tensors = [
+            {"name": t.name, "first": t.first.amax, "second": t.second.amax, "ratio": t.ratio, "bins": t.bins}
+            for t in found.tensors
+        ]
+        only = {"only_first": found.only_first, "only_second": found.only_second}
+        _echo_json({"is_same": found.is_same, "num_identical": found.num_identical, **only, "tensors": tensors})
+        return
+    console = make_console()
+    differing = [t for t in found.tensors if not t.is_identical]
+    print_line(
+        console,
+        f"{len(found.tensors)} common tensors: {found.num_identical} with the same scale bit for bit, "
+        f"{len(differing)} different",
+        style="bold",
+    )
+    if differing:
+        ratios = sorted(t.ratio for t in differing)
+        print_line(
+            console,
+            f"ratio second / first: {ratios[0]:.4g} to {ratios[-1]:.4g}, median {ratios[len(ratios) // 2]:.4g}; "
+            f"at most {max(t.bins for t in differing):.4g} bins of 2048 apart",
+        )
+        rows = [
+            (t.name, f"{t.first.amax:.6g}", f"{t.second.amax:.6g}", f"{t.ratio:.6g}", f"{t.bins:.3g}")
+            for t in (differing if all_rows else differing[:_SHOWN])
+        ]
+        print_table(console, ("tensor", "first", "second", "ratio", "bins apart"), rows, right=(1, 2, 3, 4))
+        if len(rows) < len(differing):
+            print_line(console, f"and {len(differing) - len(rows)} more (--all)")
+    for label, names in (("first", found.only_first), ("second", found.only_second)):
+        if names:
+            print_line(console, f"only in the {label}: {len(names)}", style="bold")
+        for name in names if all_rows else names[:_SHOWN]:
+            print_line(console, name, indent=2)
+        if not all_rows and len(names) > _SHOWN:
+            print_line(console, f"and {len(names) - _SHOWN} more (--all)", indent=2)
+
+
+@cache.command()
+def verify(
+    path: CacheArgument,
+    model: Annotated[Path, typer.Option("--model", help="The float ONNX model that it is for.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A sample as calibrate takes it: do the ranges still fit?", show_default=False),
+    ] = None,
+    tensorrt_version: Annotated[
+        str | None, typer.Option("--tensorrt-version", help="That would read it (default: the installed one).")
+    ] = None,
+    old_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--old-model", help="The model that it was made for, where names changed since.", show_default=False
+        ),
+    ] = None,
+    write_map: Annotated[
+        Path | None,
+        typer.Option("--write-map", help="Where the proposed new names go, for convert --map.", show_default=False),
+    ] = None,
+    largest_clipped: Annotated[
+        float,
+        typer.Option("--max-clipped", help="Share of a tensor's values beyond its range that still fits, 0 to 1."),
+    ] = 0.05,
+    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Of the data.")] = 128,
+    seed: SeedOption = 0,
+    preset: PresetOption = None,
+    size: SizeOption = None,
+    color: ColorOption = None,
+    resize: ResizeOption = None,
+    shorter_side: ShorterSideOption = None,
+    interpolation: InterpolationOption = None,
+    pad_value: PadOption = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    layout: LayoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
+    from quantkit.cli.text import make_console
+    from quantkit.pipeline.cache_checks import verify_cache
+    from quantkit.storage import write_text
+
+    images = image_options(
+        preset, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
+    )
+    found = verify_cache(
+        path,
+        model,
+        data=data,
+        old_model=old_model,
+        tensorrt_version=tensorrt_version,
+        preprocessing=images,
+        num_samples=num_samples,
+        seed=seed,
+        largest_clipped=largest_clipped,
+    )
+    if write_map is not None:
+        write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
+    if as_json:
+        _echo_json(_json_from_verification(found, path))
+    else:
+        _print_verification(make_console(), found, path, write_map)
+    raise typer.Exit(StaleTableError.exit_code if found.is_stale else 0)
+
+
+@cache.command()
+def convert(
+    path: CacheArgument,
+    target: Annotated[
+        Literal["tensorrt", "table", "qdq", "ort", "ort-json", "ort-text", "json"],
+        typer.Option(
+            "--to",
+            help="tensorrt: its cache; table: quantkit's; qdq: the INT8 model; ort: ONNX Runtime's flatbuffers; "
+            "ort-json, ort-text: its other two; json: all that is known.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="What is written.", show_default=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="The float ONNX model (for table and qdq, and advised for tensorrt)."),
+    ] = None,
+    tensorrt_version: Annotated[
+        str | None, typer.Option("--tensorrt-version", help="That will read the cache (default: as it is).")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option("--map", help="JSON object of old name → new name, applied first.")
+    ] = None,
+    high_precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option("--high-precision", help="Of what stays in float, for qdq.")
+    ] = "fp32",
+) -> None:
+    """Writes the ranges in another form, scales bit for bit where it can hold them, and says what it cannot."""
+    from quantkit.cli.text import count_text, make_console, print_line
+    from quantkit.pipeline.caches import convert_cache, read_map
+
+    done = convert_cache(
+        path,
+        output,
+        target=target,
+        model=model,
+        tensorrt_version=tensorrt_version,
+        names=None if names is None else read_map(names),
+        high_precision=high_precision,
+    )
+    console = make_console()
+    for sentence in done.remarks:
+        print_line(console, f"- {sentence}")
+    print_line(console, f"wrote {done.path}  {count_text(done.num_tensors, 'tensor')}")
+
+
+def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
+    from quantkit.cli.text import print_line, print_table
+
+    fit = found.fit
+    print_line(console, f"{path}: {found.cache.title}, for {found.model}", style="bold")
+    rows = [
+        ("tensors that INT8 reads", f"{len(fit.needed) - len(fit.missing)} of {len(fit.needed)} have a range"),
+        ("matched", str(len(fit.matched))),
+        ("inherited from a pool's or copy's input", str(len(fit.inherited))),
+        ("not in the file", f"{len(fit.missing)} that INT8 reads, {len(fit.unlisted)} others"),
+        ("foreign to the model", str(len(fit.foreign))),
+        ("operators that fall back to float", str(len(fit.float_operators))),
+        ("TensorRT", f"{found.acceptance}: {found.acceptance_reason}"),
+    ]
+    print_table(console, ("", ""), rows)
+    for label, lines in (
+        ("in float for want of a range", [f"{node}: {tensor}" for node, tensor in fit.float_operators.items()]),
+        ("foreign", list(fit.foreign)),
+        (f"proposed new names, by {found.proposal_ground}", [f"{a} → {b}" for a, b in found.proposal.items()]),
+    ):
+        if lines:
+            print_line(console, label, style="bold")
+        for line in lines[:_SHOWN]:
+            print_line(console, line, indent=2)
+        if len(lines) > _SHOWN:
+            print_line(console, f"and {len(lines) - _SHOWN} more (--json)", indent=2)
+    if write_map is not None:
+        print_line(console, f"wrote {write_map}: check it, then apply it with convert --map")
+    if found.checks is not None:
+        print_line(console, f"most clipped on {found.num_samples} samples", style="bold")
+        checks = [
+            (
+                c.name,
+                f"{c.amax:.6g}",
+                f"{c.reached:.6g}",
+                "" if c.seen is None else f"{c.seen:.6g}",
+                f"{100 * c.clipped:.3g}",
+                "" if c.is_read else "not read by INT8",
+            )
+            for c in found.checks[:_SHOWN]
+        ]
+        headings = ("tensor", "amax", "reached", "when calibrated", "clipped %", "")
+        print_table(console, headings, checks, right=(1, 2, 3, 4))
+    for note in found.notes:
+        print_line(console, f"note: {note}")
+    for problem in found.problems:
+        print_line(console, f"stale: {problem}")
+    if not found.problems:
+        print_line(console, "it fits")
+
+
+def _json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
+    fit = found.fit
+    return {
+        "path": str(path),
+        "made_by": found.cache.title,
+        "model": str(found.model),
+        "is_stale": found.is_stale,
+        "problems": found.problems,
+        "notes": found.notes,
+        "tensorrt": {"verdict": found.acceptance, "reason": found.acceptance_reason},
+        "needed": fit.needed,
+        "matched": fit.matched,
+        "inherited": fit.inherited,
+        "missing": list(fit.missing),
+        "unlisted": fit.unlisted,
+        "foreign": fit.foreign,
+        "float_operators": dict(fit.float_operators),
+        "proposal": {"ground": found.proposal_ground, "names": dict(found.proposal)},
+        "num_samples": found.num_samples,
+        "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
+    }
+
+
+def _echo_json(data: dict[str, Any]) -> None:
+    """Prints JSON, which has no infinity: null stands for it."""
+    typer.echo(json.dumps(_finite(data), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,152 @@
+"""The commands about data alone: data check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantkit.cli.options import (
+    ClassesOption,
+    ColorOption,
+    DataOption,
+    InterpolationOption,
+    LayoutOption,
+    MeanOption,
+    ModelArgument,
+    PadOption,
+    PresetOption,
+    QuietOption,
+    ResizeOption,
+    ScaleOption,
+    SeedOption,
+    ShorterSideOption,
+    SizeOption,
+    StdOption,
+    WorkersOption,
+    image_options,
+    read_classes,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.pipeline.data_check import DataCheck, Probe
+
+__all__ = ["data_app"]
+
+_SHOWN = 5
+
+data_app = typer.Typer(help="Looks at data before they are used.", no_args_is_help=True)
+
+
+@data_app.callback()
+def _data() -> None:
+    """Looks at data before they are used."""
+
+
+@data_app.command()
+def check(
+    model: ModelArgument,
+    data: DataOption,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Other data that must share no sample with these: validation.")
+    ] = None,
+    probe_samples: Annotated[
+        int,
+        typer.Option("--probe-samples", help="Samples run under each other preprocessing; 0 leaves that out."),
+    ] = 256,
+    seed: SeedOption = 0,
+    classes: ClassesOption = None,
+    workers: WorkersOption = None,
+    preprocess: PresetOption = None,
+    size: SizeOption = None,
+    color: ColorOption = None,
+    resize: ResizeOption = None,
+    shorter_side: ShorterSideOption = None,
+    interpolation: InterpolationOption = None,
+    pad_value: PadOption = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    layout: LayoutOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Looks for what spoils a calibration, and tries whether another preprocessing fits the model better.
+
+    Unreadable files, duplicates, classes, value range, images shared with --against; swapped channels, a missing /255,
+    other mean and std. Ends with exit code 1 where something is wrong, 0 for warnings and notes.
+    """
+    from quantkit.cli.text import make_console, visible
+    from quantkit.pipeline.data_check import check_data
+
+    images = image_options(
+        preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
+    )
+    result = check_data(
+        model,
+        data,
+        against=against,
+        preprocessing=images,
+        classes=read_classes(classes),
+        probe_samples=probe_samples,
+        seed=seed,
+        workers=workers,
+        progress=not quiet,
+        tell=None if quiet else lambda line: typer.echo(visible(line), err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(_json(result), indent=2))
+    else:
+        _print(make_console(), result)
+    raise typer.Exit(1 if result.has_errors else 0)
+
+
+def _json(result: DataCheck) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"passed": not result.has_errors, **asdict(result)}
+
+
+def _print(console: Console, result: DataCheck) -> None:
+    from quantkit.cli.text import count_text, print_line, print_table
+
+    facts = result.facts
+    rows = [
+        ("samples", f"{facts.num_samples - len(facts.unreadable)} of {facts.num_samples} readable"),
+        ("classes", str(result.num_classes) if result.num_classes else "no labels"),
+        ("model inputs", f"{facts.minimum:.4g} to {facts.maximum:.4g}, mean {facts.mean:.4g}"),
+    ]
+    if facts.sizes is not None:
+        (small_w, small_h), (large_w, large_h) = facts.sizes
+        rows.append(("image sizes", f"{small_w}x{small_h} to {large_w}x{large_h} (width x height)"))
+        rows.append(("color modes", ", ".join(f"{count} {mode}" for mode, count in facts.modes.items())))
+    rows.append(("preprocessing", _probe_words(result.probe, result.probe_reason)))
+    print_table(console, ("", ""), rows)
+    for finding in result.findings:
+        print_line(console, f"{finding.severity}: {finding.check}: {finding.what}", style=_STYLES[finding.severity])
+        for place in finding.where[:_SHOWN]:
+            print_line(console, place, indent=4)
+        if len(finding.where) > _SHOWN:
+            print_line(console, f"and {len(finding.where) - _SHOWN} more (--json lists them)", indent=4)
+        if finding.fix:
+            print_line(console, f"fix: {finding.fix}", indent=4)
+    counts = [count_text(sum(f.severity == s for f in result.findings), s) for s in _STYLES]
+    print_line(console, ", ".join(counts) if result.findings else "nothing found")
+
+
+_STYLES = {"error": "red", "warning": "yellow", "note": ""}
+
+
+def _probe_words(probe: Probe | None, reason: str) -> str:
+    if probe is None:
+        return f"no other was tried: {reason}"
+    fit = f"{probe.declared.information:.2f} nats of information"
+    if probe.declared.top1 is not None:
+        fit = f"top-1 {100 * probe.declared.top1:.1f} %, {fit}"
+    better = sum(trial.is_better for trial in probe.others)
+    verdict = f"{better} fit clearly better" if better else "none fits clearly better"
+    return f"{fit} on {probe.num_samples} samples; of {len(probe.others)} others {verdict}"

@@ -1,0 +1,161 @@
+"""The command `evaluate`: variants of a model side by side, in one report, and a gate on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.comparison import (
+    ConfidentOption,
+    GateVariantOption,
+    MaxDropOption,
+    MaxSizeOption,
+    MinAgreementOption,
+    MinSpeedupOption,
+    gate,
+    make_limits,
+)
+from quantkit.cli.options import (
+    DATA_PANEL,
+    ClassesOption,
+    ColorOption,
+    DataOption,
+    ExcludeOption,
+    InterpolationOption,
+    LayoutOption,
+    MeanOption,
+    ModelArgument,
+    PadOption,
+    PresetOption,
+    QuietOption,
+    ResizeOption,
+    ScaleOption,
+    SeedOption,
+    ShorterSideOption,
+    SizeOption,
+    StdOption,
+    StrictOption,
+    WorkersOption,
+    image_options,
+    parse_variants,
+    read_classes,
+)
+from quantkit.cli.output import make_printer
+from quantkit.pipeline import Tell
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: ModelArgument,
+    data: DataOption,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="Calibration table (default: MODEL.calib.json next to the model).")
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option("--variants", help="To make and compare: fp32,fp16,int8,int8-cpu (default: all).")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="A finished model to compare too: NAME=PATH. Repeatable.")
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option("--engine", help="A TensorRT engine to run and time on the GPU too: NAME=PATH. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the report (default: MODEL.report next to the model)."),
+    ] = None,
+    exclude: ExcludeOption = None,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", help="Samples (default: all).", rich_help_panel=DATA_PANEL)
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Samples run at once for accuracy.", rich_help_panel=DATA_PANEL)
+    ] = 32,
+    classes: ClassesOption = None,
+    strict: StrictOption = False,
+    workers: WorkersOption = None,
+    latency_s: Annotated[float, typer.Option("--latency-s", help="Timed seconds per variant; 0 skips.")] = 3.0,
+    latency_batch_size: Annotated[int, typer.Option("--latency-batch-size", help="Samples per timed call.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="Of ONNX Runtime within a call; 0: it chooses.")] = 0,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay the engines from CUDA graphs.")] = False,
+    preprocess: PresetOption = None,
+    size: SizeOption = None,
+    color: ColorOption = None,
+    resize: ResizeOption = None,
+    shorter_side: ShorterSideOption = None,
+    interpolation: InterpolationOption = None,
+    pad_value: PadOption = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    layout: LayoutOption = None,
+    max_drop: MaxDropOption = None,
+    min_speedup: MinSpeedupOption = None,
+    min_agreement: MinAgreementOption = None,
+    max_size_ratio: MaxSizeOption = None,
+    confident: ConfidentOption = False,
+    gate_variant: GateVariantOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Shows FP32, FP16 and INT8 side by side: accuracy, agreement, latency, size, in one report.
+
+    Images are prepared as for calibration unless options say otherwise. Writes report.html, report.md and report.json.
+    With a limit, such as --max-drop, ends with exit code 3 where it is broken, after the report is written.
+    """
+    from rich.console import Console
+
+    from quantkit import pipeline
+    from quantkit.reporting import print_report, write_report
+    from quantkit.storage import check_writable
+
+    images = image_options(
+        preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
+    )
+    limits = make_limits(max_drop, min_speedup, min_agreement, max_size_ratio, confident)
+    folder = output or model.with_name(f"{model.stem}.report")
+    check_writable(folder)
+    say = make_printer(quiet)
+    result = pipeline.evaluate(
+        model,
+        data,
+        table=_find_table(model, table, say),
+        variants=None if variants is None else [name.strip() for name in variants.split(",")],
+        models=parse_variants(variant or []),
+        engines=parse_variants(engine or [], option="--engine"),
+        num_samples=num_samples,
+        seed=seed,
+        batch_size=batch_size,
+        preprocessing=images,
+        classes=read_classes(classes),
+        exclude=exclude or (),
+        latency_s=latency_s,
+        latency_batch_size=latency_batch_size,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        strict=strict,
+        workers=workers,
+        progress=not quiet,
+        tell=say,
+    )
+    paths = write_report(result, folder)
+    console = Console()
+    print_report(result, console)
+    for path in paths.values():
+        typer.echo(f"wrote {path}")
+    gate(result, limits, variants=gate_variant or ())
+
+
+def _find_table(model: Path, table: Path | None, say: Tell) -> Path | None:
+    beside = model.with_name(f"{model.stem}.calib.json")
+    if table is not None:
+        return table
+    if beside.is_file():
+        say(f"calibration: {beside}")
+        return beside
+    say(f"no calibration table {beside}: INT8 is left out; run quantkit calibrate first, or give --table")
+    return None

@@ -1,0 +1,301 @@
+"""Whether a file of ranges still belongs to a model, a TensorRT and data. Nothing is changed."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from quantkit.calibration.ranges import RangeCache
+from quantkit.errors import CalibrationError
+from quantkit.pipeline.caches import Fit, fit_to_model, load_float_model, open_cache
+from quantkit.pipeline.data import (
+    ImageOptions,
+    PathLike,
+    count_samples,
+    list_some,
+    make_batches,
+    open_samples,
+    show_progress,
+)
+from quantkit.types import Preprocessing, TensorStatistics
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Acceptance", "RangeCheck", "Verification", "verify_cache"]
+
+Acceptance = Literal["accepts", "recalibrates", "ignores", "unknown"]
+
+_WIDE = 8
+"""Times what was seen: three of eight bits are lost."""
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """A range against a sample of data.
+
+    Attributes:
+        name: of the tensor.
+        amax: its range.
+        reached: largest magnitude on the sample.
+        clipped: share of the sample's values, 0 to 1, that lie further beyond the range than rounding errs.
+        seen: largest magnitude when it was calibrated, where the file says so.
+        is_read: whether INT8 reads the tensor.
+    """
+
+    name: str
+    amax: float
+    reached: float
+    clipped: float
+    seen: float | None
+    is_read: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What holds of a cache, and what does not.
+
+    Attributes:
+        cache: as it was read.
+        model: file of the float model.
+        fit: names against the model.
+        acceptance: what TensorRT does with the file.
+        acceptance_reason: one sentence.
+        checks: ranges against data; None where no data was given.
+        num_samples: of that data.
+        proposal: foreign name → name in the model; nothing applies it.
+        proposal_ground: what the proposal rests on, "structure" or "order".
+        problems: why the cache is stale, one sentence each; empty if it is not.
+        notes: what is worth knowing, one sentence each.
+    """
+
+    cache: RangeCache
+    model: Path
+    fit: Fit
+    acceptance: Acceptance
+    acceptance_reason: str
+    checks: tuple[RangeCheck, ...] | None
+    num_samples: int
+    proposal: Mapping[str, str]
+    proposal_ground: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it should not be used as it is."""
+        return bool(self.problems)
+
+
+def verify_cache(
+    path: PathLike,
+    model: PathLike,
+    *,
+    data: PathLike | None = None,
+    old_model: PathLike | None = None,
+    tensorrt_version: str | None = None,
+    preprocessing: Preprocessing | ImageOptions | str | None = None,
+    num_samples: int = 128,
+    seed: int = 0,
+    largest_clipped: float = 0.05,
+    progress: bool = True,
+) -> Verification:
+    """Lays a file of ranges over a model and, if given, over data.
+
+    Args:
+        path: any file that `open_cache` reads.
+        model: the float ONNX model that it is to be used with.
+        data: a sample, as `calibrate` takes it: do the ranges fit what the tensors reach?
+        old_model: the model that the cache was made for, where names changed: the mapping comes from both graphs.
+        tensorrt_version: of the TensorRT that would read it; None takes the installed one.
+        preprocessing: of images; None takes that of a quantkit table, else the default for the model's input.
+        num_samples: how many samples of the data.
+        seed: of the choice of samples.
+        largest_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        QuantKitError: a file cannot be read; what does not fit is in the result.
+    """
+    if not 0 <= largest_clipped <= 1:
+        raise CalibrationError(f"a share of clipped values is from 0 to 1, not {largest_clipped}")
+    cache = open_cache(path)
+    graph, identity = load_float_model(model)
+    fit = fit_to_model(cache, graph)
+    problems = _model_problems(cache, fit, identity, Path(model).name)
+    acceptance, reason = _acceptance(cache, tensorrt_version)
+    if acceptance in ("recalibrates", "ignores") and cache.form == "tensorrt":
+        problems.append(reason)
+    proposal, ground = _proposal(cache, fit, graph, old_model)
+    checks = None
+    count = 0
+    if data is not None:
+        images = preprocessing or (cache.table.preprocessing if cache.table is not None else None)
+        checks, count = _check_data(
+            model, graph, fit, data, images, num_samples=num_samples, seed=seed, progress=progress
+        )
+        problems += [
+            f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
+            for c in checks
+            if c.is_read and c.clipped > largest_clipped
+        ]
+    return Verification(
+        cache=cache,
+        model=Path(model),
+        fit=fit,
+        acceptance=acceptance,
+        acceptance_reason=reason,
+        checks=checks,
+        num_samples=count,
+        proposal=proposal,
+        proposal_ground=ground,
+        problems=tuple(problems),
+        notes=tuple(_notes(cache, fit, checks)),
+    )
+
+
+def _model_problems(cache: RangeCache, fit: Fit, identity: str, name: str) -> list[str]:
+    problems = []
+    table = cache.table
+    if table is not None and table.model_hash != identity:
+        problems.append(
+            f"it was made for model {table.model_name!r} (hash {table.model_hash[:12]}), not for {name!r} "
+            f"(hash {identity[:12]}): calibrate again"
+        )
+    if fit.missing:
+        count = f"{len(fit.missing)} of {len(fit.needed)}"
+        problems.append(f"{count} tensors that INT8 reads are not in it: {list_some(list(fit.missing))}")
+    return problems
+
+
+def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -> list[str]:
+    notes = list(cache.notes)
+    if cache.form in ("ort-flatbuffers", "ort-text"):
+        notes.append(
+            "ONNX Runtime writes max(lowest, highest) here: where negative values are the larger ones, it is too small"
+        )
+    unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_usable]
+    if unusable:
+        notes.append(f"no usable range for {list_some(unusable)}: {fit.ranges[unusable[0]].flag or 'not a number'}")
+    wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
+    if wide:
+        notes.append(f"{len(wide)} ranges are more than {_WIDE} times what the sample reaches: {list_some(wide)}")
+    beyond = [c.name for c in checks or () if c.is_read and c.seen is not None and c.reached > 1.1 * c.seen]
+    if beyond:
+        notes.append(f"{len(beyond)} tensors reach more than when they were calibrated: {list_some(beyond)}")
+    return notes
+
+
+def _acceptance(cache: RangeCache, version: str | None) -> tuple[Acceptance, str]:
+    from quantkit.calibration.ranges import version_from_number
+    from quantkit.calibration.tensorrt_cache import ALGORITHMS, library_version
+
+    if cache.form == "qdq":
+        return "accepts", "a model with Q/DQ needs no cache: every TensorRT since 8 takes its scales"
+    if cache.version is None:
+        return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
+    version = version or _any_tensorrt()
+    if version is None:
+        return "unknown", f"TensorRT {version_from_number(cache.version)} takes it; name yours with --tensorrt-version"
+    major = version.split(".")[0]
+    if major.isdigit() and int(major) >= 11:
+        return "ignores", f"TensorRT {version} has no calibrators and takes no cache: convert it with --to qdq"
+    if cache.algorithm not in ALGORITHMS:
+        return "recalibrates", f"{cache.algorithm} is no algorithm of TensorRT's calibrators"
+    wanted = library_version(version)
+    if wanted == cache.version:
+        return "accepts", f"TensorRT {version} takes it with the calibrator of {cache.algorithm}"
+    return "recalibrates", (
+        f"TensorRT {version} calibrates again: its caches begin with TRT-{wanted}, this one with TRT-{cache.version}; "
+        f"convert it with --to tensorrt --tensorrt-version {version}"
+    )
+
+
+def _any_tensorrt() -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version("tensorrt")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _proposal(
+    cache: RangeCache, fit: Fit, graph: ir.Model, old_model: PathLike | None
+) -> tuple[dict[str, str], Literal["structure", "order", ""]]:
+    from quantkit.graph.mapping import match_by_order, match_by_structure
+    from quantkit.graph.placement import observable
+
+    free = {*fit.missing, *fit.unlisted, *fit.inherited}
+    foreign = set(fit.foreign)
+    if old_model is not None:
+        old, _ = load_float_model(old_model)
+        found = match_by_structure(old, graph)
+        return {a: b for a, b in found.items() if a in foreign and b in free}, "structure"
+    # TensorRT's names of its own layers are of no ONNX tensor.
+    listed = [n for n in cache.tensors if not n.startswith("(Unnamed ")]
+    found = match_by_order(listed, observable(graph)) if cache.form in ("tensorrt", "table") else {}
+    found = {a: b for a, b in found.items() if a in foreign and b in free}
+    return found, "order" if found else ""
+
+
+def _check_data(
+    model: PathLike,
+    graph: ir.Model,
+    fit: Fit,
+    data: PathLike,
+    preprocessing: Preprocessing | ImageOptions | str | None,
+    *,
+    num_samples: int,
+    seed: int,
+    progress: bool,
+) -> tuple[tuple[RangeCheck, ...], int]:
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.calibration.collect import collect, fitting_batch_size
+    from quantkit.graph.expose import expose
+    from quantkit.graph.model import serialize_model
+
+    tensors = [name for name, r in fit.ranges.items() if r.is_usable]
+    if not tensors:
+        return (), 0
+    dataset = open_samples(graph, data, preprocessing, None, num_samples=num_samples, seed=seed, order="shuffled")
+    skipped: dict[str, str] = {}
+    exposed = expose(load_float_model(model)[0], tensors)
+    with (
+        tempfile.TemporaryDirectory(prefix="quantkit-") as folder,
+        OnnxRuntimeRunner(serialize_model(exposed, folder), name=Path(model).name, spinning=False) as runner,
+        show_progress(None, "checking", len(dataset), progress) as bar,
+    ):
+        first = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
+        batches = make_batches(dataset, fitting_batch_size(runner, first), strict=False, workers=None, skipped=skipped)
+        collector = collect(runner, count_samples(batches, bar), tensors)
+    checks = [
+        RangeCheck(
+            name=name,
+            amax=fit.ranges[name].amax,
+            reached=statistics.amax,
+            clipped=_clipped(statistics, fit.ranges[name].amax),
+            seen=fit.ranges[name].seen,
+            is_read=name in fit.needed,
+        )
+        for name, statistics in collector.statistics.items()
+    ]
+    checks.sort(key=lambda c: -c.clipped)
+    return tuple(checks), collector.num_samples
+
+
+def _clipped(statistics: TensorStatistics, amax: float) -> float:
+    """Share of the values that clipping moves by more than rounding does: half a step of amax / 127.
+
+    Known to within one bin of 8,192: only bins that lie beyond as a whole are counted.
+    """
+    if statistics.count == 0 or statistics.bin_width == 0:
+        return 0.0
+    first = min(math.ceil(amax * (1 + 0.5 / 127) / statistics.bin_width), statistics.histogram.size)
+    return float(np.sum(statistics.histogram[first:]) / statistics.count)

@@ -1,0 +1,100 @@
+"""Reports of several runs joined into one, so that backends, GPUs or releases stand side by side. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from quantkit.errors import EvaluationError
+from quantkit.types import Evaluation, Report
+
+__all__ = ["join_reports"]
+
+_PAIRED = ("fixed", "broken", "p_value", "top1_difference_low", "top1_difference_high")
+"""Metrics that hold only against the baseline of the same run."""
+
+
+def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Report:
+    """Puts the variants of several reports on one model and the same samples into one, as ``run/variant``.
+
+    Accuracies are compared with the first report's baseline; a paired interval is kept only where the run's own
+    baseline has exactly the same accuracy. Times are compared within a run alone: each backend is named with its run,
+    so that no speed-up is between numbers of different runs. Agreement and SQNR stay against the run's own baseline.
+
+    Args:
+        reports: at least two, by a name for the run.
+        force: join reports of different models, data or preprocessing too, with a warning in the result.
+
+    Raises:
+        EvaluationError: fewer than two reports, or different models, data or preprocessing.
+    """
+    if len(reports) < 2:
+        raise EvaluationError("joining needs at least two reports")
+    (first_name, first), *others = reports.items()
+    differences = [d for name, report in others for d in _differences(first_name, first, name, report)]
+    if differences and not force:
+        raise EvaluationError(
+            f"the reports cannot stand side by side: {differences[0]}; --force joins them all the same"
+        )
+    warnings = [f"joined by force: {difference}" for difference in differences]
+    warnings.append("speed-ups are within one run: times of different runs are not compared")
+    warnings.append("agreement, SQNR and cosine are against the baseline of the variant's own run")
+    warnings += [f"{name}: {warning}" for name, report in reports.items() for warning in report.warnings]
+    return Report(
+        model_name=first.model_name,
+        model_hash=first.model_hash,
+        evaluations=tuple(
+            _rename(name, report, evaluation, first)
+            for name, report in reports.items()
+            for evaluation in report.evaluations
+        ),
+        dataset=first.dataset,
+        environment=_merge({name: report.environment for name, report in reports.items()}),
+        preprocessing=first.preprocessing,
+        calibration=_merge({name: _texts(report.calibration) for name, report in reports.items()}),
+        skipped=_merge({name: report.skipped for name, report in reports.items()}),
+        warnings=tuple(warnings),
+        created=max(report.created for report in reports.values()),
+    )
+
+
+def _differences(first_name: str, first: Report, name: str, report: Report) -> list[str]:
+    found = []
+    if report.model_hash != first.model_hash:
+        found.append(
+            f"{first_name} is of model {first.model_name} ({first.model_hash[:12]}), "
+            f"{name} of {report.model_name} ({report.model_hash[:12]})"
+        )
+    if report.dataset.get("fingerprint") != first.dataset.get("fingerprint"):
+        found.append(f"{first_name} is on data {_describe_data(first)}, {name} on {_describe_data(report)}")
+    if report.preprocessing != first.preprocessing:
+        found.append(f"{first_name} and {name} prepared the images differently")
+    return found
+
+
+def _describe_data(report: Report) -> str:
+    facts = report.dataset
+    return f"{facts.get('name')} ({facts.get('num_samples')} samples, {str(facts.get('fingerprint'))[:12]})"
+
+
+def _rename(name: str, report: Report, evaluation: Evaluation, first: Report) -> Evaluation:
+    metrics = evaluation.metrics
+    if report.baseline.metrics.get("top1") != first.baseline.metrics.get("top1"):
+        metrics = {key: value for key, value in metrics.items() if key not in _PAIRED}
+    return replace(
+        evaluation, name=f"{name}/{evaluation.name}", backend=f"{evaluation.backend} (run {name})", metrics=metrics
+    )
+
+
+def _merge(mappings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A value that all runs share as it is; otherwise each run's."""
+    merged = {}
+    for key in dict.fromkeys(key for mapping in mappings.values() for key in mapping):
+        values = {name: mapping[key] for name, mapping in mappings.items() if key in mapping}
+        same = len(values) == len(mappings) and len(set(values.values())) == 1
+        merged[key] = next(iter(values.values())) if same else "; ".join(f"{n}: {v}" for n, v in values.items())
+    return merged
+
+
+def _texts(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
+    return {key: str(value) for key, value in facts.items()}

@@ -1,0 +1,178 @@
+"""From the statistics of parts of the data to the calibration table of the whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from quantkit.errors import CalibrationError
+from quantkit.pipeline.data import PathLike, Tell, list_some, stay_silent
+from quantkit.pipeline.statistics import choose_ranges, used_percentile
+from quantkit.types import CalibrationTable
+
+if TYPE_CHECKING:
+    from quantkit.calibration.statistics_file import KeptStatistics, Setting
+
+__all__ = ["merge_statistics"]
+
+
+def merge_statistics(
+    paths: Sequence[PathLike],
+    table_path: PathLike | None = None,
+    *,
+    method: str = "entropy",
+    percentile: float | None = None,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> CalibrationTable:
+    """The table that one run over all parts would give.
+
+    The merge is exact. Whether the activations of a sample were the same bits as in one run is up to the runtime: it
+    adds up in another order for another batch size and on another kind of processor.
+
+    Args:
+        paths: statistics files (MODEL.calib.stats) of disjoint parts of the data, in any order.
+        table_path: where the table goes.
+        method: a name in `quantkit.calibration.methods.METHODS`.
+        percentile: for method "percentile", in percent.
+        progress: show a progress bar on a terminal.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        The table; written to `table_path` if that is given.
+
+    Raises:
+        CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
+            rule, or samples that are in two parts.
+    """
+    from quantkit.calibration.methods import find_method
+    from quantkit.calibration.statistics_file import load_statistics
+    from quantkit.calibration.table import save_table
+    from quantkit.datasets.fingerprint import fingerprint_of
+
+    say = tell or stay_silent
+    find_method(method, percent=percentile)
+    if not paths:
+        raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
+    parts: dict[str, KeptStatistics] = {}
+    for name in [os.fspath(path) for path in paths]:
+        if name in parts:
+            raise CalibrationError(f"{name} is given twice: each part counts once")
+        parts[name] = load_statistics(name)
+    _check_alike(parts)
+    _check_disjoint(parts, say)
+    whole = _merged(list(parts.values()))
+    if len({part.batch_size for part in parts.values()}) > 1:
+        sizes = sorted({part.batch_size for part in parts.values()})
+        listed = list_some([str(size) for size in sizes])
+        say(f"warning: the parts ran in batches of {listed}: the last bits of their activations may differ")
+    ranges, skipped = choose_ranges(whole, method, percentile, progress)
+    table = CalibrationTable(
+        tensors=ranges,
+        skipped=skipped,
+        model_hash=whole.origin.model_hash,
+        model_name=whole.origin.model_name,
+        dataset_fingerprint=fingerprint_of(whole.origin.contents),
+        num_samples=whole.num_samples,
+        preprocessing=whole.origin.preprocessing,
+        settings=_settings(whole.origin.settings, method, used_percentile(method, percentile)),
+        versions=whole.origin.versions,
+    )
+    if table_path is not None:
+        save_table(table, table_path)
+    return table
+
+
+def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
+    """Refuses what cannot be parts of one run."""
+    (first_name, first), *others = parts.items()
+    for name, part in parts.items():
+        if not part.is_complete:
+            raise CalibrationError(f"{name} is unfinished: finish its run with --resume first")
+        if part.rule != "exact":
+            raise CalibrationError(f"{name} has TensorRT's histogram, which does not merge: use --histogram exact")
+    for name, part in others:
+        for what, mine, other in (
+            ("model", first.origin.model_hash[:12], part.origin.model_hash[:12]),
+            ("preprocessing", _preprocessing_text(first, part), _preprocessing_text(part, first)),
+            ("observed tensors", list(first.tensors), list(part.tensors)),
+            ("unclipped tensors", sorted(first.origin.unclipped), sorted(part.origin.unclipped)),
+        ):
+            if mine != other:
+                shown = f" ({other} and {mine})" if isinstance(mine, str) else ""
+                raise CalibrationError(f"{name} and {first_name} have different {what}{shown}: they do not merge")
+
+
+def _preprocessing_text(part: KeptStatistics, other: KeptStatistics) -> str:
+    """What a part's preprocessing has that the other's has not: "" where they are alike."""
+    mine, theirs = part.origin.preprocessing, other.origin.preprocessing
+    if mine is None or theirs is None:
+        return "" if mine == theirs else "arrays" if mine is None else "images"
+    return ", ".join(
+        f"{f.name} {getattr(mine, f.name)}" for f in fields(mine) if getattr(mine, f.name) != getattr(theirs, f.name)
+    )
+
+
+def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+    """Refuses a sample of the same id and content in two parts; warns of the same content under two ids."""
+    owners: dict[tuple[str, str], str] = {}
+    names: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    for name, part in parts.items():
+        if shared := [sample for sample in part.origin.contents if sample in owners]:
+            samples = list_some([identity for identity, _ in shared])
+            raise CalibrationError(f"{name} and {owners[shared[0]]} both hold {samples}: each sample counts once")
+        renamed.update({i: names[content] for i, content in part.origin.contents if content in names})
+        owners.update(dict.fromkeys(part.origin.contents, name))
+        names.update({content: i for i, content in part.origin.contents if content != "unreadable"})
+    if renamed:
+        listed = list_some([f"{new} ({old})" for new, old in renamed.items()])
+        say(f"warning: the same content is in two parts under other names, and counts twice: {listed}")
+
+
+def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
+    """Statistics of all parts. The result does not depend on their order, but for the order of the samples."""
+    from quantkit.calibration.statistics import merge
+    from quantkit.calibration.statistics_file import KeptStatistics
+
+    first = parts[0]
+    versions = {
+        key: ", ".join(sorted({part.origin.versions.get(key, "unknown") for part in parts}))
+        for key in {key: None for part in parts for key in part.origin.versions}
+    }
+    settings = {
+        key: value if all(part.origin.settings.get(key) == value for part in parts) else None
+        for key, value in first.origin.settings.items()
+    }
+    origin = replace(
+        first.origin,
+        model_name=min(part.origin.model_name for part in parts),
+        contents=tuple(sample for part in parts for sample in part.origin.contents),
+        settings=settings,
+        versions=versions,
+    )
+    return KeptStatistics(
+        origin=origin,
+        tensors={name: reduce(merge, (part.tensors[name] for part in parts)) for name in first.tensors},
+        num_read=sum(part.num_read for part in parts),
+        num_samples=sum(part.num_samples for part in parts),
+        unreadable={
+            f"{name} (part {number})": reason
+            for number, part in enumerate(parts, 1)
+            for name, reason in part.unreadable.items()
+        },
+        batch_size=first.batch_size,
+    )
+
+
+def _settings(collected: Mapping[str, Setting], method: str, percentile: float | None) -> dict[str, Setting]:
+    """Settings of a table, in the order that `calibrate` gives them."""
+    settings: dict[str, Setting] = {}
+    for name, value in collected.items():
+        settings[name] = value
+        if name == "calibrator":
+            settings |= {"method": method, "percentile": percentile}
+    return settings

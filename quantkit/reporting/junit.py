@@ -1,0 +1,72 @@
+"""The checks of a gate as JUnit XML, which every CI shows, and as JSON and Markdown for programs and pull requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from xml.etree import ElementTree
+
+from quantkit.reporting.figures import one_line
+from quantkit.reporting.markdown import escape
+from quantkit.types import GateCheck, Report
+
+__all__ = ["gate_json", "gate_junit", "gate_markdown"]
+
+
+def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
+    """Writes a test suite named after the model, with a test case for each check; a broken limit is a failure.
+
+    Names are text of others: what XML does not allow in them becomes U+FFFD.
+    """
+    failures = sum(not check.passed for check in checks)
+    suite = ElementTree.Element(
+        "testsuite",
+        name=one_line(f"quantkit {report.model_name}"),
+        tests=str(len(checks)),
+        failures=str(failures),
+        errors="0",
+        skipped="0",
+    )
+    if report.created:
+        suite.set("timestamp", one_line(report.created).split("+")[0].removesuffix("Z"))
+    for check in checks:
+        name = f"{check.variant} {check.limit}"
+        case = ElementTree.SubElement(suite, "testcase", classname="quantkit.compare", name=one_line(name))
+        if check.passed:
+            ElementTree.SubElement(case, "system-out").text = one_line(check.sentence)
+        else:
+            ElementTree.SubElement(case, "failure", message=one_line(check.sentence), type="gate")
+    root = ElementTree.Element("testsuites", tests=str(len(checks)), failures=str(failures))
+    root.append(suite)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def gate_json(report: Report, checks: Sequence[GateCheck]) -> str:
+    """Writes `passed`, the model's name and hash, and each check field by field."""
+    content = {
+        "passed": all(check.passed for check in checks),
+        "model_name": report.model_name,
+        "model_hash": report.model_hash,
+        "checks": [asdict(check) for check in checks],
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def gate_markdown(report: Report, checks: Sequence[GateCheck], *, cautions: Sequence[str] = ()) -> str:
+    """Writes a heading, a table of the checks and the cautions, for a job summary or a comment on GitHub."""
+    passed = all(check.passed for check in checks)
+    lines = [
+        f"## {'✅' if passed else '❌'} INT8 gate {'passed' if passed else 'failed'}: {escape(report.model_name)}",
+        "",
+        "| | Variant | Limit | Measured |",
+        "|:--|:--|:--|:--|",
+    ]
+    for check in checks:
+        sign = "❌" if not check.passed else "⚠️" if check.undecided else "✅"
+        cells = (check.variant, check.limit, check.sentence.removeprefix(f"{check.variant}: "))
+        lines.append(f"| {sign} | " + " | ".join(escape(cell) for cell in cells) + " |")
+    for caution in cautions:
+        lines += ["", f"**Caution:** {escape(caution)}"]
+    return "\n".join(lines) + "\n"

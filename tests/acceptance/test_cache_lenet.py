@@ -1,0 +1,65 @@
+"""A cache that TensorRT 7.2.2 wrote, made into an INT8 model that works."""
+
+import numpy as np
+import pytest
+
+from quantkit.calibration.formats import read_ranges
+from quantkit.calibration.ranges import difference
+from quantkit.graph.model import input_specs, load_model
+from quantkit.pipeline.caches import convert_cache, open_cache
+
+
+def test_every_cache_from_the_wild_is_rewritten_byte_for_byte(shared, tmp_path):
+    files = [p for p in sorted((shared / "tensorrt" / "caches").glob("*.cache")) if "NOT_TRT" not in p.name]
+    assert len(files) >= 20
+    for path in files:
+        convert_cache(path, tmp_path / path.name, target="tensorrt")
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+        convert_cache(path, tmp_path / "x.json", target="json")
+        one, other = read_ranges(path), read_ranges(tmp_path / "x.json")
+        assert {n: r.scale_bits for n, r in one.tensors.items()} == {n: r.scale_bits for n, r in other.tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def int8(shared, tmp_path_factory):
+    golden = shared / "golden" / "lenet_mnist"
+    path = tmp_path_factory.mktemp("lenet") / "lenet.int8.onnx"
+    convert_cache(golden / "tensorrt_7.2.2.cache", path, target="qdq", model=golden / "lenet.onnx")
+    return path
+
+
+def test_its_scales_are_tensorrts(shared, int8):
+    theirs = open_cache(shared / "golden" / "lenet_mnist" / "tensorrt_7.2.2.cache").tensors
+    ours = open_cache(int8).tensors
+    sources = {"data": "data", "pool1": "pool1", "flat": "pool2", "ip1": "ip1"}
+    assert {n: r.scale_bits for n, r in ours.items()} == {n: theirs[s].scale_bits for n, s in sources.items()}
+
+
+def test_fp16_rounds_its_scales_up_by_less_than_fp16_holds(shared, int8, tmp_path):
+    golden = shared / "golden" / "lenet_mnist"
+    half = tmp_path / "half.onnx"
+    convert_cache(
+        golden / "tensorrt_7.2.2.cache", half, target="qdq", model=golden / "lenet.onnx", high_precision="fp16"
+    )
+    found = difference(open_cache(int8), open_cache(half))
+    assert not found.only_first
+    assert not found.only_second
+    assert all(1 <= t.ratio <= 1 + 2**-10 for t in found.tensors)
+
+
+def test_it_works(shared, int8):
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.datasets import iterate_batches, open_dataset
+
+    golden = shared / "golden" / "lenet_mnist"
+    dataset = open_dataset(golden / "images", input_specs(load_model(golden / "lenet.onnx")))
+    outputs = {}
+    for name, model in (("fp32", golden / "lenet.onnx"), ("int8", int8)):
+        with OnnxRuntimeRunner(model) as runner:
+            batches = [runner.run(batch.inputs)["prob"] for batch in iterate_batches(dataset, 50)]
+        outputs[name] = np.concatenate(batches)
+    assert len(outputs["fp32"]) == 500
+    agreement = np.mean(outputs["fp32"].argmax(1) == outputs["int8"].argmax(1))
+    noise = np.sum((outputs["fp32"] - outputs["int8"]) ** 2)
+    assert agreement >= 0.99
+    assert 10 * np.log10(np.sum(outputs["fp32"] ** 2) / noise) > 25

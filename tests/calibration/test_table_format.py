@@ -1,0 +1,168 @@
+"""docs/table_format.md and docs/table.schema.json, held to what is written."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from quantkit.calibration.statistics_file import save_statistics
+from quantkit.calibration.table import load_table, table_checksum, table_json
+from quantkit.datasets.fingerprint import fingerprint_of
+from tests.calibration.test_statistics_file import KEPT
+from tests.calibration.test_table import TABLE, tables
+
+DOCS = Path(__file__).parents[2] / "docs"
+SCHEMA = json.loads((DOCS / "table.schema.json").read_text())
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "number": (int, float),
+    "integer": int,
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def violations(value, schema, where="table"):
+    """What a value breaks of a schema, for the words that this schema uses; an unknown word fails."""
+    known = {"$schema", "$defs", "$ref", "title", "description", "type", "required", "properties", "const", "enum"}
+    known |= {"additionalProperties", "minProperties", "items", "minItems", "maxItems", "pattern", "anyOf"}
+    known |= {"minimum", "maximum", "exclusiveMinimum"}
+    assert schema.keys() <= known, schema.keys() - known
+    if "$ref" in schema:
+        return violations(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], where)
+    if "anyOf" in schema:
+        return [] if any(not violations(value, s, where) for s in schema["anyOf"]) else [f"{where}: none of anyOf"]
+    found = []
+    if "type" in schema:
+        names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        fits = [isinstance(value, TYPES[n]) and (n == "boolean" or not isinstance(value, bool)) for n in names]
+        if not any(fits):
+            return [f"{where}: {value!r} is no {names}"]
+    broken = {
+        "const": lambda s: value != s,
+        "enum": lambda s: value not in s,
+        "pattern": lambda s: re.search(s, value) is None,
+        "minimum": lambda s: value is not None and value < s,
+        "maximum": lambda s: value > s,
+        "exclusiveMinimum": lambda s: value <= s,
+        "minItems": lambda s: len(value) < s,
+        "maxItems": lambda s: len(value) > s,
+        "minProperties": lambda s: len(value) < s,
+        "required": lambda s: set(s) - set(value),
+    }
+    found += [f"{where}: {word}" for word, breaks in broken.items() if word in schema and breaks(schema[word])]
+    if isinstance(value, list):
+        found += [v for i, item in enumerate(value) for v in violations(item, schema.get("items", {}), f"{where}[{i}]")]
+    if isinstance(value, dict):
+        rest = schema.get("additionalProperties", {})
+        for key, item in value.items():
+            found += violations(item, schema.get("properties", {}).get(key, rest), f"{where}.{key}")
+    return found
+
+
+def reader(name):
+    """A function that the document shows."""
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "table_format.md").read_text(), re.DOTALL):
+        exec(block, scope)
+    return scope[name]
+
+
+@given(tables())
+def test_every_table_keeps_the_schema_and_the_shown_reader_reads_it(tmp_path_factory, table):
+    text = table_json(table)
+    assert violations(json.loads(text), SCHEMA) == []
+    path = tmp_path_factory.mktemp("t") / "t.json"
+    path.write_text(text, encoding="utf-8")
+    read = reader("read_table")(path)
+    assert {n: r["amax"] for n, r in read["tensors"].items()} == {n: r.amax for n, r in table.tensors.items()}
+
+
+def put(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(data):
+        for key in keys:
+            data = data[key]
+        data[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("format", "other"),
+        put("format_version", 2),
+        put("model", "hash", "A" * 64),
+        put("dataset", "num_samples", 1.5),
+        put("preprocessing", "size", [1]),
+        put("preprocessing", "color", "CMYK"),
+        put("settings", "seed", [1]),
+        put("settings", {}),
+        put("versions", "quantkit", 1),
+        put("tensors", {}),
+        put("tensors", "x", "amax", 0),
+        put("tensors", "x", {"amax": 1.0}),
+        lambda data: data.pop("skipped"),
+    ],
+)
+def test_the_schema_refuses(change):
+    data = json.loads(table_json(TABLE))
+    assert violations(data, SCHEMA) == []
+    change(data)
+    assert violations(data, SCHEMA) != []
+
+
+def test_the_schema_is_one():
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(table_json(TABLE)), SCHEMA)
+
+
+def test_the_shown_reader_reads_statistics(tmp_path):
+    path = save_statistics(KEPT, tmp_path / "a.stats")
+    header = reader("read_statistics")(path)
+    for tensor in header["tensors"]:
+        histogram = KEPT.tensors[tensor["name"]].histogram
+        assert np.array_equal(tensor["bins"], np.flatnonzero(histogram))
+        assert np.array_equal(tensor["counts"], histogram[tensor["bins"]])
+        assert tensor["bin_width"] == KEPT.tensors[tensor["name"]].bin_width
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut short"):
+        reader("read_statistics")(path)
+
+
+def test_the_shown_reader_refuses_an_edited_table(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(table_json(TABLE).replace("1.5", "1.25"))
+    with pytest.raises(ValueError, match="was changed"):
+        reader("read_table")(path)
+
+
+def test_the_fingerprint_is_as_described():
+    import hashlib
+
+    lines = "".join(f"{len(i.encode())}:{i}{c}\n" for i, c in sorted([("é/b", "1" * 64), ("a", "2" * 64)]))
+    assert fingerprint_of([("é/b", "1" * 64), ("a", "2" * 64)]) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_later_members_are_ignored_and_the_checksum_names_the_table(tmp_path):
+    import hashlib
+
+    data = json.loads(table_json(TABLE))
+    assert data["checksum"] == table_checksum(TABLE)
+    del data["checksum"]
+    data["later"] = {"a": 1}
+    data["tensors"]["x"]["later"] = 2
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    data["checksum"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    assert dataclasses.replace(load_table(tmp_path / "t.json"), versions=TABLE.versions) == TABLE
+    assert violations(data, SCHEMA) == []

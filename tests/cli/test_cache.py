@@ -1,0 +1,277 @@
+"""`quantkit cache` as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quantkit.calibration.tensorrt_cache import TensorRTCache, parse_cache
+from quantkit.errors import QuantKitError
+from quantkit.pipeline.caches import open_cache
+
+from .conftest import CALIB, DIGITS
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """The demo model with everything that calibrate writes."""
+    from quantkit.cli import main
+
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "digits.onnx").write_bytes(DIGITS.read_bytes())
+    words = f"calibrate --data {CALIB} {folder / 'digits.onnx'} --all-tensors --tensorrt-version 8.6.1 --quiet"
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert not stop.value.code
+    return folder
+
+
+def test_show_every_form(quantkit, calibrated):
+    shown = {}
+    for name in ("digits.calib.json", "digits.calib", "digits.int8.onnx"):
+        data = json.loads(quantkit("cache", "show", calibrated / name, "--json").out)
+        shown[data["form"]] = {t["name"]: t["hex"] for t in data["tensors"]}
+    assert set(shown) == {"table", "tensorrt", "qdq"}
+    for name, bits in shown["qdq"].items():
+        assert shown["table"][name] == bits
+    text = quantkit("cache", "show", calibrated / "digits.calib", "--sort", "amax", "--filter", "*relu*")
+    assert "TensorRT 8.6.1 cache" in text.out
+    assert "entropy" in text.out
+
+
+def test_show_sorts_and_filters(quantkit, calibrated):
+    words = ("cache", "show", calibrated / "digits.calib.json", "--json")
+    everything = json.loads(quantkit(*words).out)["tensors"]
+    by_amax = json.loads(quantkit(*words, "--sort", "amax").out)["tensors"]
+    assert [t["amax"] for t in by_amax] == sorted((t["amax"] for t in everything), reverse=True)
+    first = everything[0]["name"]
+    assert [t["name"] for t in json.loads(quantkit(*words, "--filter", first).out)["tensors"]] == [first]
+
+
+def test_diff(quantkit, calibrated, tmp_path):
+    same = quantkit("cache", "diff", calibrated / "digits.calib", calibrated / "digits.calib")
+    assert "0 different" in same.out
+    cache = parse_cache((calibrated / "digits.calib").read_text())
+    name = list(cache.scale_bits)[1]
+    other = TensorRTCache(
+        cache.version, cache.algorithm, {**cache.scale_bits, name: cache.scale_bits[name] + (1 << 23)}
+    )
+    (tmp_path / "b").write_text(other.text())
+    found = json.loads(quantkit("cache", "diff", calibrated / "digits.calib", tmp_path / "b", "--json").out)
+    assert (found["tensors"][0]["name"], found["tensors"][0]["ratio"]) == (name, 2.0)
+    assert found["num_identical"] == len(cache.scale_bits) - 1
+    text = quantkit("cache", "diff", calibrated / "digits.calib", tmp_path / "b").out
+    assert "1 different" in text
+    assert "bins of 2048" in text
+
+
+def test_tensorrt_text_gets_another_header_and_nothing_else(quantkit, calibrated, tmp_path):
+    out = tmp_path / "ten.calib"
+    words = ("cache", "convert", calibrated / "digits.calib", "--to", "tensorrt", "-o", out)
+    assert quantkit(*words, "--tensorrt-version", "10.16.1").code == 0
+    before, after = (p.read_bytes().partition(b"\n") for p in (calibrated / "digits.calib", out))
+    assert (before[0], after[0]) == (b"TRT-8601-EntropyCalibration2", b"TRT-101601-EntropyCalibration2")
+    assert before[2] == after[2]
+    assert quantkit(*words).code == 0
+    assert out.read_bytes() == (calibrated / "digits.calib").read_bytes()
+
+
+def test_table_to_tensorrt_is_what_calibrate_writes(quantkit, calibrated, tmp_path):
+    out = tmp_path / "t.calib"
+    words = ("--to", "tensorrt", "--model", calibrated / "digits.onnx", "--tensorrt-version", "8.6.1", "-o", out)
+    outcome = quantkit("cache", "convert", calibrated / "digits.calib.json", *words)
+    assert out.read_bytes() == (calibrated / "digits.calib").read_bytes()
+    assert "scales only" in outcome.out
+
+
+def test_cache_to_int8_model_has_the_scales_of_the_cache(quantkit, calibrated, tmp_path):
+    out = tmp_path / "d.int8.onnx"
+    model = calibrated / "digits.onnx"
+    outcome = quantkit("cache", "convert", calibrated / "digits.calib", "--to", "qdq", "--model", model, "-o", out)
+    assert outcome.code == 0, outcome.err
+    onnx.checker.check_model(onnx.load(out))
+    made, cache = open_cache(out), open_cache(calibrated / "digits.calib")
+    assert len(made.tensors) >= 10
+    for name, value in made.tensors.items():
+        assert value.scale_bits == cache.tensors[name].scale_bits
+    assert "10 of 10 weighted operators are INT8" in outcome.out
+
+
+@pytest.mark.parametrize("target", ["ort", "ort-json", "ort-text", "json", "table"])
+def test_there_and_back_keeps_every_scale(quantkit, calibrated, tmp_path, target):
+    model = calibrated / "digits.onnx"
+    there, back = tmp_path / "there", tmp_path / "back"
+    assert (
+        quantkit("cache", "convert", calibrated / "digits.calib", "--to", target, "--model", model, "-o", there).code
+        == 0
+    )
+    assert quantkit("cache", "convert", there, "--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", back).code == 0
+    one, other = (parse_cache(p.read_text()).scale_bits for p in (calibrated / "digits.calib", back))
+    assert one == other
+
+
+def test_table_from_a_cache_quantizes(quantkit, calibrated, tmp_path):
+    table = tmp_path / "c.calib.json"
+    model = calibrated / "digits.onnx"
+    quantkit("cache", "convert", calibrated / "digits.calib", "--to", "table", "--model", model, "-o", table)
+    data = json.loads(table.read_text())
+    assert data["settings"]["calibrator"] == "TensorRT 8.6.1 cache"
+    assert data["dataset"] == {"fingerprint": "", "num_samples": 0}
+    for target in ("tensorrt", "cpu"):
+        out = tmp_path / f"{target}.onnx"
+        outcome = quantkit("quantize", model, "--table", table, "--target", target, "-o", out)
+        assert outcome.code == 0, outcome.err
+    assert quantkit("inspect", table).code == 0
+    assert quantkit("cache", "verify", table, "--model", model).code == 0
+
+
+def without_tensor(calibrated, tmp_path, name: str):
+    cache = parse_cache((calibrated / "digits.calib").read_text())
+    bits = {n: b for n, b in cache.scale_bits.items() if n != name}
+    path = tmp_path / "less.calib"
+    path.write_text(TensorRTCache(cache.version, cache.algorithm, bits).text())
+    return path
+
+
+def test_a_missing_tensor_is_stale_and_named(quantkit, calibrated, tmp_path):
+    model = calibrated / "digits.onnx"
+    needed = json.loads(quantkit("cache", "verify", calibrated / "digits.calib", "--model", model, "--json").out)[
+        "needed"
+    ]
+    less = without_tensor(calibrated, tmp_path, needed[1])
+    outcome = quantkit("cache", "verify", less, "--model", model, "--json")
+    data = json.loads(outcome.out)
+    assert outcome.code == 4
+    assert data["missing"] == [needed[1]]
+    assert needed[1] in data["float_operators"].values()
+    # Made into a model, those operators stay in float; the CPU's plan needs the range and says so.
+    out = tmp_path / "m.onnx"
+    outcome = quantkit("cache", "convert", less, "--to", "qdq", "--model", model, "-o", out)
+    assert outcome.code == 0
+    assert "operators stay in float" in outcome.out
+    assert needed[1] not in open_cache(out).tensors
+    table = tmp_path / "less.calib.json"
+    quantkit("cache", "convert", less, "--to", "table", "--model", model, "-o", table)
+    outcome = quantkit("quantize", model, "--table", table, "--target", "cpu", "-o", out)
+    assert outcome.code == 1
+    assert needed[1] in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "verdict"),
+    [("8.6.1", 0, "accepts"), ("8.6.0", 4, "recalibrates"), ("10.16.1", 4, "recalibrates"), ("11.0.0", 4, "ignores")],
+)
+def test_versions(quantkit, calibrated, version, code, verdict):
+    words = ("cache", "verify", calibrated / "digits.calib", "--model", calibrated / "digits.onnx", "--json")
+    outcome = quantkit(*words, "--tensorrt-version", version)
+    assert outcome.code == code
+    assert json.loads(outcome.out)["tensorrt"]["verdict"] == verdict
+
+
+def test_data_that_the_ranges_fit_and_data_that_they_do_not(quantkit, calibrated):
+    words = (
+        "cache",
+        "verify",
+        calibrated / "digits.calib.json",
+        "--model",
+        calibrated / "digits.onnx",
+        "--data",
+        CALIB,
+    )
+    outcome = quantkit(*words)
+    assert outcome.code == 0, outcome.out
+    assert "it fits" in outcome.out
+    outcome = quantkit(*words, "--preprocess", "none")  # 0 to 255 instead of 0 to 1
+    assert outcome.code == 4
+    assert "are beyond" in outcome.out
+    data = json.loads(quantkit(*words, "--json").out)
+    assert all(c["seen"] is not None for c in data["ranges"])
+
+
+def rename_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
+    constants = {t.name for t in model.graph.initializer}
+    outside = {v.name for v in (*model.graph.input, *model.graph.output)}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [n if not n or n in constants | outside else f"r/{n}" for n in names]
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("with_old_model", [True, False])
+def test_new_names_are_proposed_and_only_applied_when_asked(quantkit, calibrated, tmp_path, with_old_model):
+    model, cache, names = tmp_path / "renamed.onnx", calibrated / "digits.calib", tmp_path / "map.json"
+    onnx.save(rename_tensors(onnx.load(calibrated / "digits.onnx")), model)
+    words = ["--old-model", calibrated / "digits.onnx"] if with_old_model else []
+    outcome = quantkit("cache", "verify", cache, "--model", model, "--write-map", names, *words)
+    assert outcome.code == 4
+    assert f"by {'structure' if with_old_model else 'order'}" in outcome.out
+    proposal = json.loads(names.read_text())
+    assert proposal
+    assert all(b == f"r/{a}" for a, b in proposal.items())
+    out = tmp_path / "r.int8.onnx"
+    unasked = quantkit("cache", "convert", cache, "--to", "qdq", "--model", model, "-o", out)
+    assert unasked.code == 4 or "stay in float" in unasked.out
+    asked = quantkit("cache", "convert", cache, "--to", "qdq", "--model", model, "-o", out, "--map", names)
+    assert asked.code == 0, asked.err
+    assert "10 of 10 weighted operators" in asked.out
+
+
+def test_an_asymmetric_range_is_said_to_be_made_symmetric(quantkit, calibrated, tmp_path):
+    unsigned, out = tmp_path / "cpu.onnx", tmp_path / "o.calib"
+    table = calibrated / "digits.calib.json"
+    quantkit("quantize", calibrated / "digits.onnx", "--table", table, "--target", "cpu", "-o", unsigned)
+    outcome = quantkit("cache", "convert", unsigned, "--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", out)
+    assert outcome.code == 0, outcome.err
+    assert "the larger side is kept" in outcome.out
+    assert parse_cache(out.read_text()).version == 8601
+
+
+def test_mistakes_are_one_line(quantkit, calibrated, tmp_path):
+    cache, model = calibrated / "digits.calib", calibrated / "digits.onnx"
+    (tmp_path / "map").write_text("[]")
+    (tmp_path / "map2").write_text('{"nobody": "x"}')
+    for words in (
+        ("show", tmp_path / "nothing"),
+        ("show", model),
+        ("show", tmp_path),
+        ("convert", cache, "--to", "qdq", "-o", tmp_path / "o"),
+        ("convert", cache, "--to", "json", "-o", cache),
+        ("convert", cache, "--to", "json", "-o", tmp_path / "o", "--map", tmp_path / "map"),
+        ("convert", cache, "--to", "json", "-o", tmp_path / "o", "--map", tmp_path / "map2"),
+        ("convert", cache, "--to", "tensorrt", "-o", tmp_path / "o", "--tensorrt-version", "11.0.0"),
+        ("verify", cache, "--model", calibrated / "digits.int8.onnx"),
+        ("verify", cache, "--model", model, "--max-clipped", "7"),
+    ):
+        outcome = quantkit("cache", *words)
+        assert outcome.code == 1, words
+        assert outcome.err.count("\n") == 1, words
+        assert outcome.err.startswith("quantkit: error: "), words
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_table_of_another_model_is_stale(quantkit, calibrated, tmp_path):
+    model = onnx.load(calibrated / "digits.onnx")
+    weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    array = onnx.numpy_helper.to_array(weight) * np.float32(2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    outcome = quantkit("cache", "verify", calibrated / "digits.calib.json", "--model", tmp_path / "other.onnx")
+    assert outcome.code == 4
+    assert "was made for model" in outcome.out
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300), suffix=st.sampled_from(["", ".onnx", ".calib", ".flatbuffers"]))
+def test_any_file_is_ranges_or_one_line(tmp_path, content, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    try:
+        open_cache(path)
+    except QuantKitError as error:
+        assert "\n" not in str(error)  # noqa: PT017

@@ -1,0 +1,108 @@
+"""The gate on reports as a CI runs it, and at the end of evaluate."""
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from quantkit.reporting import report_json
+from tests.cli.conftest import CALIB, VAL
+from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabelled
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(report=None):
+        path = tmp_path / "report.json"
+        path.write_text(report_json(report or make_report()), encoding="utf-8")
+        return path
+
+    return save
+
+
+def test_kept_limits_end_with_0_and_a_line_each(quantkit, saved):
+    outcome = quantkit("compare", saved(), "--max-drop", "0.5pt", "--min-speedup", 2, "--min-agreement", 0.97)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["passed"] * 3
+    assert "keeps --max-drop 0.5pt" in lines[0]
+
+
+def test_a_broken_limit_ends_with_3_and_the_line_that_failed(quantkit, saved, tmp_path):
+    junit, markdown = tmp_path / "out" / "gate.xml", tmp_path / "gate.md"
+    outcome = quantkit(
+        "compare", saved(), "--max-drop", "0.5%", "--min-speedup", 3, "--junit", junit, "--markdown", markdown
+    )
+    assert outcome.code == 3
+    assert outcome.err.startswith("quantkit: error: gate failed: int8: speed-up 2.04x over fp32")
+    assert outcome.err.count("\n") == 1
+    assert "--max-drop" not in outcome.err
+    assert ElementTree.parse(junit).getroot().get("failures") == "1"
+    assert "| ❌ | int8 | --min-speedup 3 |" in markdown.read_text()
+
+
+def test_json_on_stdout_is_json_alone(quantkit, saved):
+    outcome = quantkit("compare", saved(), "--min-speedup", 3, "--json")
+    assert outcome.code == 3
+    assert json.loads(outcome.out)["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--max-drop", "1pt"], "no labels"),
+        (["--min-speedup", "1"], "not timed"),
+        (["--min-agreement", "0.5", "--variant", "int9"], "int9"),
+    ],
+)
+def test_a_missing_number_is_an_error_not_a_pass(quantkit, saved, words, named):
+    outcome = quantkit("compare", saved(make_unlabelled()), *words)
+    assert outcome.code == 1
+    assert named in outcome.err
+
+
+def test_speed_that_says_nothing_is_refused(quantkit, saved):
+    outcome = quantkit("compare", saved(), "--min-speedup", 0.1, "--variant", "fp16")
+    assert outcome.code == 1
+    assert "not made for" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--max-drop", "much"], ["--min-agreement", "98"], ["--confident"], ["--min-speedup", "-1"]]
+)
+def test_wrong_limits_are_usage_errors(quantkit, saved, words):
+    assert quantkit("compare", saved(), *words).code == 2
+
+
+def test_a_baseline_that_guesses_is_a_caution(quantkit, saved):
+    report = make_report()
+    fp32, *others = report.evaluations
+    fp32 = replace(fp32, metrics={**fp32.metrics, "top1": 0.1})
+    outcome = quantkit("compare", saved(replace(report, evaluations=(fp32, *others))), "--max-drop", "1pt")
+    assert "caution" in outcome.out
+    assert "guessing" in outcome.out
+
+
+def test_hostile_names_cannot_write_to_the_terminal(quantkit, saved):
+    outcome = quantkit("compare", saved(make_hostile()), "--max-drop", "0pt", "--variant", HOSTILE)
+    assert outcome.code == 3
+    assert "\x1b" not in outcome.out + outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_evaluate_gates_after_the_report_is_written(quantkit, digits, tmp_path):
+    quantkit("calibrate", "--data", CALIB, digits, "-q")
+    words = ["evaluate", "--data", VAL, digits, "--num-samples", 100, "--variants", "int8", "-q", "-o", tmp_path / "r"]
+    kept = quantkit(*words, "--latency-s", 0, "--max-drop", "5pt", "--max-size-ratio", 0.9)
+    assert kept.code == 0, kept.err
+    assert kept.out.count("passed  int8") == 2
+    (tmp_path / "r" / "report.json").unlink()
+    broken = quantkit(*words, "--latency-s", 0, "--max-size-ratio", 0.01)
+    assert broken.code == 3
+    assert "breaks --max-size-ratio 0.01" in broken.err
+    assert (tmp_path / "r" / "report.json").is_file()
+    timed = quantkit(*words, "--latency-s", 0.01, "--min-speedup", 0.001)
+    assert timed.code == 1
+    assert "not made for" in timed.err
+    assert quantkit(*words, "--max-drop", "x").code == 2

@@ -1,0 +1,72 @@
+"""`quantkit cache merge`, as a user types it."""
+
+import shutil
+
+import pytest
+
+from tests.cli.conftest import CALIB
+
+
+@pytest.fixture
+def part(quantkit, digits, tmp_path):
+    """Calibrates with the images of some classes and returns the kept statistics."""
+
+    def run(name, classes, *words):
+        data, names = tmp_path / f"data-{name}", tmp_path / "classes.txt"
+        names.write_text("\n".join(map(str, range(10))))
+        for number in classes:
+            shutil.copytree(CALIB / str(number), data / str(number))
+        options = ["--batch-size", "10", "--classes", names, "--keep-statistics", "--calibrator", "quantkit"]
+        outcome = quantkit("calibrate", "--data", data, digits, "-o", tmp_path / name, *options, *words)
+        assert outcome.code == 0, outcome.err
+        return tmp_path / name / "digits.calib.stats"
+
+    return run
+
+
+def test_parts_give_the_table_of_the_whole_and_the_model_follows(quantkit, part, digits, tmp_path):
+    whole = part("whole", range(10))
+    parts = [part("a", range(3)), part("b", [3]), part("c", range(4, 10))]
+    table = tmp_path / "out" / "digits.calib.json"
+    outcome = quantkit("cache", "merge", *parts, "-o", table)
+    assert outcome.code == 0, outcome.err
+    assert f"wrote {table}" in outcome.out
+    assert "300 in 3 parts" in outcome.out
+    assert table.read_bytes() == whole.with_name("digits.calib.json").read_bytes()
+    made = quantkit("quantize", digits, "--table", table, "-o", tmp_path / "out" / "int8.onnx")
+    assert made.code == 0
+    assert (tmp_path / "out" / "int8.onnx").read_bytes() == whole.with_name("digits.int8.onnx").read_bytes()
+    other = quantkit("cache", "merge", *parts, "-o", table, "--method", "percentile", "--percentile", "99.5")
+    assert other.code == 0
+    assert table.read_bytes() != whole.with_name("digits.calib.json").read_bytes()
+
+
+def test_what_does_not_merge_is_one_line(quantkit, part, tmp_path):
+    first, second = part("a", [0, 1]), part("b", [1, 2])
+    table = tmp_path / "t.json"
+    overlap = quantkit("cache", "merge", first, second, "-o", table)
+    assert overlap.code == 1
+    assert "both hold 1/" in overlap.err
+    assert "each sample counts once" in overlap.err
+    other = quantkit("cache", "merge", first, part("c", [3], "--all-tensors"), "-o", table)
+    assert "different observed tensors" in other.err
+    foreign = quantkit("cache", "merge", first, first.with_name("digits.calib.json"), "-o", table)
+    assert "digits.calib.json is not a statistics file" in foreign.err
+    missing = quantkit("cache", "merge", first, tmp_path / "none.stats", "-o", table)
+    assert "cannot read statistics" in missing.err
+    for outcome in (overlap, other, foreign, missing):
+        assert outcome.code == 1
+        assert outcome.err.strip().count("\n") == 0
+    assert not table.exists()
+    assert quantkit("cache", "merge", first, "-o", tmp_path).code == 2
+
+
+def test_calibrate_options_are_told(quantkit, part, digits, tmp_path):
+    stats = part("a", [0, 1])
+    data, names = tmp_path / "data-a", tmp_path / "classes.txt"
+    words = ["calibrate", "--data", data, digits, "-o", stats.parent, "--classes", names, "--calibrator", "quantkit"]
+    outcome = quantkit(*words, "--method", "mse")
+    assert "the model need not run" in outcome.err
+    resumed = quantkit(*words, "--force", "--resume")
+    assert "nothing to resume" in resumed.err
+    assert resumed.code == 0

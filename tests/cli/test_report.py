@@ -1,0 +1,64 @@
+"""Reports rendered again, and joined."""
+
+from dataclasses import replace
+
+from quantkit.reporting import load_report, report_json
+from tests.reporting.reports import make_report
+
+
+def save(path, report):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_json(report), encoding="utf-8")
+    return path
+
+
+def test_one_report_is_rendered_next_to_itself(quantkit, tmp_path):
+    path = save(tmp_path / "old.json", make_report())
+    before = path.read_bytes()
+    outcome = quantkit("report", path)
+    assert outcome.code == 0, outcome.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.html", "old.json", "old.md"]
+    assert path.read_bytes() == before
+    assert f"wrote {tmp_path / 'old.html'}" in outcome.out
+
+
+def test_several_join_into_a_folder(quantkit, tmp_path):
+    first, second = save(tmp_path / "a.json", make_report()), save(tmp_path / "b.json", make_report())
+    assert quantkit("report", first, second).code == 2
+    outcome = quantkit("report", first, second, "-o", tmp_path / "joined")
+    assert outcome.code == 0, outcome.err
+    joined = load_report(tmp_path / "joined" / "report.json")
+    assert [e.name for e in joined.evaluations][2:4] == ["a/int8", "b/fp32"]
+    assert quantkit("compare", tmp_path / "joined" / "report.json", "--min-speedup", 2).code == 0
+
+
+def test_reports_of_one_name_are_called_by_their_folder_or_as_told(quantkit, tmp_path):
+    paths = [save(tmp_path / name / "report.json", make_report()) for name in ("h100", "l4")]
+    quantkit("report", *paths, "-o", tmp_path / "joined")
+    names = [e.name for e in load_report(tmp_path / "joined" / "report.json").evaluations]
+    assert names[0] == "h100/fp32"
+    assert names[-1] == "l4/int8"
+    outcome = quantkit("report", f"v1={paths[0]}", f"v2={paths[0]}", "-o", tmp_path / "joined")
+    assert outcome.code == 0, outcome.err
+    assert load_report(tmp_path / "joined" / "report.json").baseline.name == "v1/fp32"
+    assert quantkit("report", paths[0], paths[0], "-o", tmp_path / "joined").code == 2
+
+
+def test_other_models_are_refused_and_can_be_forced(quantkit, tmp_path):
+    first = save(tmp_path / "a.json", make_report())
+    second = save(tmp_path / "b.json", replace(make_report(), model_hash="ff", model_name="other.onnx"))
+    outcome = quantkit("report", first, second, "-o", tmp_path / "joined")
+    assert outcome.code == 1
+    assert "other.onnx" in outcome.err
+    assert not (tmp_path / "joined").exists()
+    outcome = quantkit("report", first, second, "-o", tmp_path / "joined", "--force")
+    assert outcome.code == 0
+    assert "joined by force" in outcome.out
+
+
+def test_a_file_that_is_no_report_is_named(quantkit, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+    outcome = quantkit("report", path)
+    assert outcome.code == 1
+    assert "x.json" in outcome.err

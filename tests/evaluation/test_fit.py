@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation import Fit, advantage, is_clearly_better, measure_fit
+from quantkit.types import Batch, TensorSpec
+
+CLASSES = 10
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def made(share_right, *, seed=0, count=200, sharpness=5.0, labels=True):
+    """Predictions that are right on that share of samples, others at random."""
+    rng = np.random.default_rng(7)
+    targets = rng.integers(0, CLASSES, count)
+    rng = np.random.default_rng(seed)
+    seen = np.where(rng.random(count) < share_right, targets, rng.integers(0, CLASSES, count))
+    scores = rng.standard_normal((count, CLASSES))
+    scores[np.arange(count), seen] += sharpness
+    return Fit(softmax(scores), targets if labels else None)
+
+
+class Echo:
+    """A model whose output is its input."""
+
+    inputs = (TensorSpec("x", np.dtype(np.float32), ("n", 3)),)
+
+    def run(self, inputs):
+        return {"y": inputs["x"]}
+
+
+def batch(rows, targets=None):
+    x = np.asarray(rows, np.float32)
+    targets = None if targets is None else np.asarray(targets, np.int64)
+    return Batch({"x": x}, tuple(map(str, range(len(x)))), targets)
+
+
+def test_scores_become_probabilities_and_probabilities_stay():
+    fit = measure_fit(Echo(), [batch([[1, 2, 3], [0, 0, 0]], [2, 0]), batch([[9, 0, 0]], [1])])
+    assert fit.probabilities.sum(axis=1) == pytest.approx([1, 1, 1])
+    assert fit.right.tolist() == [True, True, False]
+    assert fit.losses[1] == pytest.approx(np.log(3))
+    rows = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]]
+    assert measure_fit(Echo(), [batch(rows)]).probabilities == pytest.approx(np.array(rows), abs=1e-6)
+
+
+def test_scores_that_are_no_numbers_count_as_nothing():
+    fit = measure_fit(Echo(), [batch([[np.nan, np.inf, -np.inf]])])
+    assert np.isfinite(fit.probabilities).all()
+
+
+def test_a_model_without_scores_is_refused():
+    class Boxes(Echo):
+        def run(self, inputs):
+            return {"y": np.zeros((len(inputs["x"]), 4, 5), np.float32)}
+
+    with pytest.raises(EvaluationError, match="class scores"):
+        measure_fit(Boxes(), [batch([[1, 2, 3]])])
+    with pytest.raises(EvaluationError, match="no samples"):
+        measure_fit(Echo(), [])
+
+
+def test_information_is_high_for_sure_and_various_predictions_only():
+    various = Fit(np.eye(CLASSES).repeat(3, axis=0), None)
+    one_class = Fit(np.eye(CLASSES)[np.zeros(30, int)], None)
+    unsure = Fit(np.full((30, CLASSES), 1 / CLASSES), None)
+    assert various.information == pytest.approx(np.log(CLASSES))
+    assert one_class.information == pytest.approx(0, abs=1e-9)
+    assert unsure.information == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_clear_gain_is_seen_and_never_the_other_way_round(labels):
+    good, bad = made(0.9, labels=labels), made(0.3, seed=1, sharpness=5.0 if labels else 1.0, labels=labels)
+    assert is_clearly_better(good, bad)
+    assert not is_clearly_better(bad, good)
+    assert advantage(good, bad) == pytest.approx(-advantage(bad, good))
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_equal_models_are_never_told_apart(seed, labels):
+    first, second = made(0.8, seed=2 * seed, labels=labels), made(0.8, seed=2 * seed + 1, labels=labels)
+    assert not is_clearly_better(first, second)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_model_is_not_better_than_itself(labels):
+    fit = made(0.8, labels=labels)
+    assert advantage(fit, fit) == 0
+    assert not is_clearly_better(fit, fit)
+
+
+def test_more_confidence_in_the_same_answers_is_not_better():
+    assert not is_clearly_better(made(0.8, sharpness=9.0), made(0.8, sharpness=5.0))

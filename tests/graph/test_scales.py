@@ -1,0 +1,84 @@
+"""Scales read back out of a model with Q/DQ are those that went in."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from quantkit.graph.params import activation_params
+from quantkit.graph.placement import plan_tensorrt
+from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq import insert_qdq
+from quantkit.graph.scales import activation_scales
+from quantkit.types import TensorRange
+
+from .models import MODELS
+
+
+@pytest.mark.parametrize("name", ["conv_relu", "residual_downsample", "dense_concat", "attention", "gemm_plain"])
+def test_what_was_inserted_is_read(name):
+    model = prepare(ir.from_proto(MODELS[name]()), name=name)
+    plan = plan_tensorrt(model)
+    ranges = {t: TensorRange(1.1 + i, -1.0, 1.0 + i) for i, t in enumerate(plan.tensors)}
+    params = activation_params(plan, ranges)
+    found, unread = activation_scales(insert_qdq(model, plan, params))
+    assert unread == {}
+    assert found.keys() == params.keys()
+    for tensor, read in found.items():
+        assert np.float32(read.scale) == params[tensor].scale
+        assert read.is_symmetric
+        assert (read.minimum, read.maximum) == (-127 * read.scale, 127 * read.scale)
+
+
+def qdq(zero=None, scale=0.5, *, dtype=np.int8, times=1, scales=()) -> ir.Model:
+    scale = np.array(scale, np.float32)
+    tensors = [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(np.array(2.0, np.float32), "other")]
+    inputs = ["x", "s"]
+    if zero is not None:
+        tensors.append(numpy_helper.from_array(np.full(scale.shape, zero, dtype), "z"))
+        inputs.append("z")
+    nodes = [helper.make_node("QuantizeLinear", inputs, ["q"])]
+    if times == 2:
+        nodes.append(helper.make_node("QuantizeLinear", ["x", "other", *inputs[2:]], ["q2"]))
+    kind = TensorProto.INT8 if dtype is np.int8 and zero is not None else TensorProto.UINT8
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 2])],
+        [helper.make_tensor_value_info("q", kind, [4, 2])],
+        tensors,
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_zero_points_shift_the_range():
+    found, _ = activation_scales(qdq(3))
+    assert (found["x"].minimum, found["x"].maximum) == ((-128 - 3) * 0.5, (127 - 3) * 0.5)
+    assert not found["x"].is_symmetric
+    found, _ = activation_scales(qdq(128, dtype=np.uint8))
+    assert (found["x"].minimum, found["x"].maximum) == (-64.0, 63.5)
+    found, _ = activation_scales(qdq())
+    assert (found["x"].minimum, found["x"].maximum) == (0.0, 127.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (qdq(0, times=2), "quantized twice"),
+        (qdq(0, scale=[0.5, 0.25]), "2 scales"),
+        (qdq(0, scale=0.0), "not positive"),
+        (qdq(0, scale=np.inf), "not positive"),
+        (qdq(0, dtype=np.int16), "8 bits"),
+    ],
+)
+def test_what_cannot_be_read_says_why(model, reason):
+    found, unread = activation_scales(model)
+    assert found == {}
+    assert reason in unread["x"]
+
+
+def test_weights_are_left_out():
+    model = MODELS["conv_relu"]()
+    assert activation_scales(ir.from_proto(model)) == ({}, {})
+    assert isinstance(model, onnx.ModelProto)

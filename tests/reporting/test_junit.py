@@ -1,0 +1,67 @@
+import json
+from xml.etree import ElementTree
+
+from hypothesis import given
+
+from quantkit.evaluation import Limits, check_limits
+from quantkit.evaluation.gate import Drop
+from quantkit.reporting import gate_json, gate_junit, gate_markdown
+from quantkit.types import GateCheck
+from tests.reporting.reports import HOSTILE, any_report, make_hostile, make_report
+
+LIMITS = Limits(max_drop=Drop(0.002, False), min_speedup=3)
+
+
+def checks_of(report):
+    return check_limits(report, LIMITS)
+
+
+def test_junit_counts_cases_and_failures():
+    report = make_report()
+    root = ElementTree.fromstring(gate_junit(report, checks_of(report)))
+    assert root.tag == "testsuites"
+    (suite,) = root
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    assert suite.get("timestamp") == "2026-11-22T14:03:11"
+    drop, speed = suite
+    assert drop.get("name") == "int8 --max-drop 0.2pt"
+    assert drop.find("failure") is None
+    assert "breaks --min-speedup 3" in speed.find("failure").get("message")
+
+
+def test_json_holds_every_check():
+    report = make_report()
+    content = json.loads(gate_json(report, checks_of(report)))
+    assert content["passed"] is False
+    assert content["model_hash"] == report.model_hash
+    assert [c["passed"] for c in content["checks"]] == [True, False]
+    assert content["checks"][1]["bound"] == 3
+
+
+def test_markdown_is_a_table_with_a_row_for_each_check():
+    report = make_report()
+    text = gate_markdown(report, checks_of(report), cautions=["mind the | pipe"])
+    assert text.startswith("## ❌ INT8 gate failed: resnet20.onnx")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert rows[2].startswith("| ⚠️ | int8 | --max-drop 0.2pt | ")
+    assert rows[3].startswith("| ❌ | int8 | --min-speedup 3 | ")
+    assert "mind the \\| pipe" in text
+    assert "✅ INT8 gate passed" in gate_markdown(report, checks_of(report)[:1])
+
+
+def test_hostile_names_stay_text():
+    report = make_hostile()
+    check = GateCheck(HOSTILE, HOSTILE, False, 0.0, 1.0, False, f"{HOSTILE}: {HOSTILE}")
+    root = ElementTree.fromstring(gate_junit(report, [check]))
+    assert len(root[0]) == 1
+    assert "\x1b" not in gate_junit(report, [check])
+    markdown = gate_markdown(report, [check], cautions=[HOSTILE])
+    assert "<script" not in markdown.replace("\\<script", "")
+    assert len([line for line in markdown.splitlines() if line.startswith("|")]) == 3
+
+
+@given(any_report)
+def test_any_names_make_well_formed_xml(report):
+    checks = [GateCheck(e.name, e.backend, True, 1.0, 1.0, False, e.name) for e in report.evaluations]
+    assert ElementTree.fromstring(gate_junit(report, checks))[0].get("failures") == "0"
