@@ -370,7 +370,7 @@ def test_a_folder_in_the_place_of_an_output(quantkit, digits, tmp_path):
 
 
 def test_an_output_folder_that_is_named_like_a_file(quantkit, digits, tmp_path):
-    assert_usage(quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "new.onnx", "folder")
+    assert_usage(quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "give a folder")
 
 
 def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):

@@ -145,5 +145,5 @@ def test_names_and_files_that_do_not_fit_are_refused(gpu, engines, tmp_path):
 
 def test_without_tensorrt_the_pip_line_is_told(gpu, engines, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install quantkit\[tensorrt\]"):
+    with pytest.raises(BackendUnavailableError, match=r"pip install tensorrt pycuda"):
         run(engines=engines)

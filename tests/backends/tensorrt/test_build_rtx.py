@@ -211,5 +211,5 @@ def test_tensorrt_without_a_gpu_says_what_to_install(library):
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     broken_library = replace(library, module=NoGpu(library.module))
-    with pytest.raises(BackendUnavailableError, match=r"NVIDIA GPU .*pip install quantkit\[rtx\]"):
+    with pytest.raises(BackendUnavailableError, match=r"NVIDIA GPU .*pip install tensorrt-rtx"):
         build_engine(broken_library, serialized("conv_relu"))

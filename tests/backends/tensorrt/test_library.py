@@ -42,7 +42,7 @@ def test_what_each_release_can_do(bindings):
 
 def test_missing_library_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(BackendUnavailableError, match=r"TensorRT is not installed: pip install quantkit\[tensorrt\]"):
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT is not installed: pip install tensorrt pycuda"):
         load_library()
 
 
