@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -38,6 +38,9 @@ app = typer.Typer(
 
 _INTERRUPTED = 130
 
+# click's, which typer brings under a name that changes between versions.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -67,15 +70,31 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
     try:
-        app(args=arguments, prog_name="quantkit")
+        code = app(args=arguments, prog_name="quantkit", standalone_mode=False)
     except QuantKitError as error:
-        typer.echo(f"quantkit: error: {visible(str(error))}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except _UsageError as error:
+        _explain(error)
     except OSError as error:  # what concerns a file of the user's is an OutputError by now
-        typer.echo(f"quantkit: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
-            raise
-        typer.echo("quantkit: interrupted: files that were there are as they were", err=True)
-        sys.exit(_INTERRUPTED)
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _fail("interrupted: files that were there are as they were", _INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"quantkit: error: {visible(message)}", err=True)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> NoReturn:
+    """One line for a mistyped command; the help where nothing was typed."""
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "quantkit")
+    message = str(getattr(error, "format_message", lambda: error)()).replace("Value error, ", "")
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        typer.echo(context.get_help() or "", err=True, nl=False)
+        sys.exit(2)
+    _fail(f"{' '.join(message.split()).rstrip('.')} ({path} --help)", 2)

@@ -27,6 +27,9 @@ def assert_refused(outcome, code, *words, folder=None, kept=()):
 
 def assert_usage(outcome, *words):
     assert outcome.code == 2
+    lines = outcome.err.splitlines()
+    assert [line.startswith("quantkit: error:") for line in lines].count(True) == 1, outcome.err
+    assert lines[-1].startswith("quantkit: error:"), outcome.err
     text = " ".join(outcome.err.replace("│", " ").split())
     for word in words:
         assert word in text, text
@@ -337,7 +340,7 @@ def test_another_model_as_variant(quantkit, digits, tmp_path):
     assert_refused(outcome, 1, "other")
 
 
-# ------------------------------------------------------------------------------------------------ the user's own files
+# --------------------------------------------------------------------------------------------- the user's own files
 
 
 def test_nothing_that_an_output_is_made_from_is_overwritten(quantkit, digits, tmp_path):
@@ -370,7 +373,9 @@ def test_a_folder_in_the_place_of_an_output(quantkit, digits, tmp_path):
 
 
 def test_an_output_folder_that_is_named_like_a_file(quantkit, digits, tmp_path):
-    assert_usage(quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "give a folder")
+    assert_usage(
+        quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "give a folder"
+    )
 
 
 def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):
