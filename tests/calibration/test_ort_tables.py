@@ -33,7 +33,7 @@ def written(tmp_path):
     from onnxruntime.quantization.quant_utils import write_calibration_table
 
     values = {"x:0": (-3.0, 1.5), "é b": (0.0, 2.64), "aa": (-1.0, 127.25), "z": (0.0, 0.0)}
-    arrays = {n: (np.float32(low), np.array([high], np.float32)) for n, (low, high) in values.items()}
+    arrays = {n: (np.array(low, np.float32), np.array([high], np.float32)) for n, (low, high) in values.items()}
     write_calibration_table(TensorsData(CalibrationMethod.MinMax, arrays), str(tmp_path))
     return tmp_path
 
