@@ -94,10 +94,12 @@ def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) ->
     file = Path(path)
     try:
         with file.open("rb") as opened:
-            is_rtx = opened.read(len(MAGIC)) == MAGIC
+            start = opened.read(len(MAGIC))
     except OSError as error:
         raise BackendError(f"--engine {name}: cannot read {file}: {error.strerror or error}") from error
-    library = load_library("tensorrt-rtx" if is_rtx else "tensorrt")
+    if not start:
+        raise BackendError(f"--engine {name}: {file} is empty: build the engine again")
+    library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
     manifest = load_manifest(manifest_path(file)) if manifest_path(file).is_file() else None
     if manifest is not None and not is_engine_of(manifest, file):
         manifest = None

@@ -282,3 +282,10 @@ def test_any_content_is_shown_or_refused(tmp_path, content, suffix):
     except QuantKitError as error:
         said = str(error)
     assert "\n" not in said
+
+
+def test_an_empty_engine(quantkit, tmp_path):
+    (tmp_path / "net.engine").write_bytes(b"")
+    outcome = quantkit("inspect", tmp_path / "net.engine")
+    assert outcome.code == 1
+    assert "net.engine is empty" in outcome.err

@@ -40,6 +40,8 @@ def read_engine(content: bytes, *, name: str, measure: bool = False) -> Anatomy:
     Raises:
         BackendError: TensorRT is not here or refuses the engine, and the file does not say itself what is in it.
     """
+    if not content:
+        raise BackendError(f"{name} is empty: build the engine again")
     content = _without_metadata(content)
     is_rtx = content[:4] == MAGIC
     plan = read_plan(content) if is_rtx else None
