@@ -211,7 +211,8 @@ def test_real_caches_are_all_read(quantkit, shared):
 @pytest.mark.parametrize(
     ("name", "content", "words", "said"),
     [
-        ("x.engine", b"", [], "cannot be read here"),
+        ("x.engine", b"", [], "is empty"),
+        ("x.engine", b"rubbish", [], "cannot be read here"),
         ("x.engine", b"ftrt" + bytes(64), [], "exportLayerInfo"),
         ("x.json", b"{", [], "no JSON"),
         ("x.json", b"{}", [], "no list named Layers"),
