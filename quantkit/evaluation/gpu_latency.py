@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
-from quantkit.errors import EvaluationError
-from quantkit.evaluation.latency import percentile, take_turns
+from quantkit.evaluation.latency import check_measurement, percentile, take_turns
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
 __all__ = ["latency_notes", "measure_device_latency"]
@@ -50,12 +49,7 @@ def measure_device_latency(
     Raises:
         EvaluationError: no runner, no input, or a duration that is negative.
     """
-    if not runners or not inputs:
-        raise EvaluationError("latency needs at least one variant and one input")
-    if duration_s < 0 or warmup_s < 0 or min_iterations < 1:
-        raise EvaluationError(
-            f"latency: duration {duration_s} s, warm-up {warmup_s} s and {min_iterations} iterations must be positive"
-        )
+    check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
     for runner in runners.values():
         runner.time_block(inputs, duration_ms=1e3 * warmup_s)
     blocks: dict[str, list[QueryTimes]] = {name: [] for name in runners}

@@ -16,7 +16,7 @@ import numpy as np
 from quantkit.errors import EvaluationError
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["measure_latency", "percentile", "take_turns"]
+__all__ = ["check_measurement", "measure_latency", "percentile", "take_turns"]
 
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
@@ -58,12 +58,7 @@ def measure_latency(
     Raises:
         EvaluationError: no runner, no input, or a duration that is negative.
     """
-    if not runners or not inputs:
-        raise EvaluationError("latency needs at least one variant and one input")
-    if duration_s < 0 or warmup_s < 0 or min_iterations < 1:
-        raise EvaluationError(
-            f"latency: duration {duration_s} s, warm-up {warmup_s} s and {min_iterations} iterations must be positive"
-        )
+    check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
     settle = {name: _warm_up(call, int(warmup_s * 1e9), clock) < _BLOCK_NS for name, call in calls.items()}
     times: dict[str, list[int]] = {name: [] for name in calls}
@@ -112,6 +107,23 @@ def take_turns(
             done = min(done, min(seconds.values()) / duration_s)
         if on_progress is not None:
             on_progress(min(done, 1.0))
+
+
+def check_measurement(
+    runners: Mapping[str, object],
+    inputs: Mapping[str, Array],
+    *,
+    duration_s: float,
+    min_iterations: int,
+    warmup_s: float,
+) -> None:
+    """Raises `EvaluationError` where there is nothing to time, or no time to do it in; for either method."""
+    if not runners or not inputs:
+        raise EvaluationError("latency needs at least one variant and one input")
+    if duration_s < 0 or warmup_s < 0 or min_iterations < 1:
+        raise EvaluationError(
+            f"latency: duration {duration_s} s, warm-up {warmup_s} s and {min_iterations} iterations must be positive"
+        )
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -211,9 +211,7 @@ def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_Q
     table.check_model(model_hash(graph), Path(model).name)
     if has_qdq(graph):
         raise ModelError(f"{model} is quantized already: give the float model")
-    return (
-        prepare(graph, name=Path(model).name) if opset is None else prepare(graph, name=Path(model).name, opset=opset)
-    )
+    return prepare(graph, name=Path(model).name, opset=opset)
 
 
 def installed_tensorrt() -> str | None:
