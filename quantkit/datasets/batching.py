@@ -118,8 +118,10 @@ def _stack(samples: Sequence[Sample]) -> Batch:
     for name in first.inputs:
         inputs[name] = np.stack([sample.inputs[name] for sample in samples])
     targets = [sample.target for sample in samples if sample.target is not None]
+    sizes = [sample.image_size for sample in samples if sample.image_size is not None]
     return Batch(
         inputs=inputs,
         ids=tuple(sample.id for sample in samples),
         targets=np.asarray(targets, np.int64) if len(targets) == len(samples) else None,
+        image_sizes=tuple(sizes) if len(sizes) == len(samples) else None,
     )

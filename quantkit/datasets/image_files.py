@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from quantkit.datasets.fingerprint import compute_fingerprint
-from quantkit.datasets.preprocess import preprocess
+from quantkit.datasets.preprocess import preprocess, upright_size
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample
 
@@ -59,8 +59,8 @@ class ImageFiles:
         """Decodes one file. Raises `DatasetError` naming it where it is not a whole image."""
         name = self.ids[index]
         target = None if self.targets is None else self.targets[index]
-        array = _decode(self.paths[index], name, self.preprocessing)
-        return Sample(id=name, inputs={self.input_name: array}, target=target)
+        array, size = _decode(self.paths[index], name, self.preprocessing)
+        return Sample(id=name, inputs={self.input_name: array}, target=target, image_size=size)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,12 +86,13 @@ def name_samples(paths: Iterable[str]) -> list[str]:
     return names
 
 
-def _decode(path: Path, name: str, preprocessing: Preprocessing) -> Array:
+def _decode(path: Path, name: str, preprocessing: Preprocessing) -> tuple[Array, tuple[int, int]]:
+    """The model input, and (height, width) of the image."""
     _silence_pillow()
     try:
         # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
         with Image.open(path, formats=READ_FORMATS) as image:
-            return preprocess(image, preprocessing)
+            return preprocess(image, preprocessing), upright_size(image)
     except DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
     except UnidentifiedImageError:

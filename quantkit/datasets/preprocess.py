@@ -11,7 +11,7 @@ from PIL import Image
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing
 
-__all__ = ["pixel_table", "preprocess"]
+__all__ = ["pixel_table", "preprocess", "upright_size"]
 
 # EXIF 2.32, tag 0x0112: what brings the stored pixels upright, by value of the tag. 1 is upright already.
 _UPRIGHT = {
@@ -23,6 +23,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset((5, 6, 7, 8))
 _ORIENTATION = 0x0112
 # Twice Pillow's limit for a warning: where Pillow itself refuses to read an image.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
@@ -68,6 +69,12 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     return result
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) in pixels of an image as it is to be seen, its EXIF orientation applied."""
+    width, height = image.size
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
 @lru_cache(maxsize=64)
 def pixel_table(preprocessing: Preprocessing) -> Array:
     """Value of each pixel level: ``(v * scale - mean) / std`` in float64, rounded once to `preprocessing.dtype`.
@@ -108,13 +115,17 @@ def _column(values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
     image.load()  # TIFF turns itself upright on load and drops the tag
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # Pillow raises nearly anything on broken EXIF; the pixels are still good
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _colors(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

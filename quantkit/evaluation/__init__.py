@@ -1,31 +1,40 @@
 """Measuring variants of a model: accuracy against labels and the baseline, latency side by side, and the machine."""
 
+from quantkit.evaluation.bootstrap import draw_weights, mean_difference_interval, percentile_interval
 from quantkit.evaluation.environment import describe_environment
-from quantkit.evaluation.evaluate import evaluate, feed, metric_notes
+from quantkit.evaluation.evaluate import Measurement, evaluate, feed, metric_notes
 from quantkit.evaluation.fit import Fit, advantage, is_clearly_better, measure_fit
 from quantkit.evaluation.gate import Limits, check_limits, parse_drop, require_passed
 from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
 from quantkit.evaluation.latency import measure_latency
 from quantkit.evaluation.metrics import METRICS
 from quantkit.evaluation.significance import difference_interval, mcnemar_p_value
+from quantkit.evaluation.tasks import Classification, Fidelity, Task
 
 __all__ = [
     "METRICS",
+    "Classification",
+    "Fidelity",
     "Fit",
     "Limits",
+    "Measurement",
+    "Task",
     "advantage",
     "check_limits",
     "describe_environment",
     "difference_interval",
+    "draw_weights",
     "evaluate",
     "feed",
     "is_clearly_better",
     "latency_notes",
     "mcnemar_p_value",
+    "mean_difference_interval",
     "measure_device_latency",
     "measure_fit",
     "measure_latency",
     "metric_notes",
     "parse_drop",
+    "percentile_interval",
     "require_passed",
 ]

@@ -1,22 +1,39 @@
-"""Accuracy of the variants of a model: the same batches through every runner, compared with labels and the baseline.
+"""Accuracy of the variants of a model: the same batches through every runner, judged by a task, compared by metrics.
 
-What a number is, is left to `quantkit.evaluation.metrics`; time, to `quantkit.evaluation.latency`.
+What outputs mean is left to `quantkit.evaluation.tasks`, what a number is to `quantkit.evaluation.metrics`; time, to
+`quantkit.evaluation.latency`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
+from quantkit.evaluation.tasks import Task
+from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores
 from quantkit.feeding import fixed_batch_size, run_batch
 from quantkit.types import Array, Batch, Runner
 
-__all__ = ["evaluate", "feed", "find_scores", "metric_notes"]
+__all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `evaluate` found; the task that was given holds the rest (classes, changes).
+
+    Attributes:
+        metrics: variant → metric → value. Accuracies are fractions of 1; SQNR is in dB, ``inf`` for equal outputs.
+        num_samples: how many samples went through every runner.
+        is_partial: whether it was stopped before the last batch.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]]
+    num_samples: int
+    is_partial: bool = False
 
 
 def evaluate(
@@ -24,50 +41,58 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     baseline: str,
+    task: Task | None = None,
     metrics: Mapping[str, type[Metric]] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> dict[str, dict[str, float]]:
+    should_stop: Callable[[], bool] | None = None,
+) -> Measurement:
     """Runs every batch through every runner and computes the metrics of each.
 
-    The class scores are the baseline's first floating output of shape [N, C] with C >= 2 (or [N, C, 1, 1]). A model
-    with several outputs gets the worst of them under a metric's plain name (for counts, the sum), and each one's under
-    ``name[output]``, so the worst is named.
+    A model with several outputs gets the worst of them under a metric's plain name (for counts, the sum), and each
+    one's under ``name[output]``, so the worst is named.
 
     Args:
         runners: by variant name; each must give the same outputs.
         batches: read once; nothing of a batch is kept.
         baseline: the runner that the others are compared with.
-        metrics: accumulators by name, `METRICS` if not given.
+        task: what the outputs mean, not used before; `Classification` if not given.
+        metrics: accumulators by name, those of `METRICS` that the task asks for if not given.
         on_batch: called after each batch with its number of samples.
+        should_stop: asked after each batch: whether to end here, with every runner at the same sample.
 
     Returns:
-        variant → metric → value. Accuracies are fractions of 1; SQNR is in dB, ``inf`` for equal outputs.
+        The metrics, those of the task among them.
 
     Raises:
         EvaluationError: no samples; outputs that cannot be compared; labels that do not fit the scores.
     """
     if baseline not in runners:
         raise EvaluationError(f"baseline {baseline!r} is not among the variants {', '.join(runners)}")
-    tallies = {name: _Tally(metrics or METRICS, is_baseline=name == baseline) for name in runners}
-    scores: str | None = None
-    labelled: bool | None = None
+    task = task or Classification()
+    chosen = metrics if metrics is not None else {name: METRICS[name] for name in task.metrics}
+    tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
+    order = [baseline, *(name for name in runners if name != baseline)]
+    count, stopped = 0, False
     for batch in batches:
-        reference = feed(runners[baseline], batch)
-        if labelled is None:
-            scores, labelled = find_scores(reference), batch.targets is not None
-        if labelled != (batch.targets is not None):
-            raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
-        if scores is not None:
-            _check_targets(batch, reference[scores], scores)
-        for name, runner in runners.items():
-            outputs = reference if name == baseline else feed(runner, batch)
-            _check_outputs(name, outputs, baseline, reference)
-            tallies[name].update(outputs, reference, scores, batch)
+        outputs = {name: feed(runners[name], batch) for name in order}
+        reference = outputs[baseline]
+        for name in order[1:]:
+            _check_outputs(name, outputs[name], baseline, reference, same_shape=bool(chosen))
+        task.update(batch, outputs)
+        scores = find_scores(reference)
+        for name in runners:
+            tallies[name].update(outputs[name], reference, scores, batch)
+        count += len(batch)
         if on_batch is not None:
             on_batch(len(batch))
-    if labelled is None:
+        if should_stop is not None and should_stop():
+            stopped = True
+            break
+    if not count:
         raise EvaluationError("there are no samples to evaluate on")
-    return {name: tally.compute() for name, tally in tallies.items()}
+    judged = task.compute()
+    found = {name: {**tally.compute(), **judged.get(name, {})} for name, tally in tallies.items()}
+    return Measurement(metrics=found, num_samples=count, is_partial=stopped)
 
 
 def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
@@ -108,16 +133,6 @@ def metric_notes(metrics: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def find_scores(outputs: Mapping[str, Array]) -> str | None:
-    """Name of the first output that can be class scores: floating, [N, C] with C >= 2, or [N, C, 1, 1]; else None."""
-    fitting = (
-        name
-        for name, array in outputs.items()
-        if _is_float(array) and array.ndim >= 2 and array.shape[1] >= 2 and all(d == 1 for d in array.shape[2:])
-    )
-    return next(islice(fitting, 1), None)
-
-
 class _Tally:
     """The accumulators of one variant: per metric on the scores, per metric and output on the outputs."""
 
@@ -132,7 +147,7 @@ class _Tally:
             for output in _outputs_in_scope(metric, reference, scores, labelled=batch.targets is not None):
                 values, expected = outputs[output], reference[output]
                 if metric.scope in ("scores", "labels"):
-                    values, expected = _as_scores(values), _as_scores(expected)
+                    values, expected = as_scores(values), as_scores(expected)
                 accumulator = self._accumulators[name].setdefault(output, metric())
                 accumulator.update(values, reference=expected, targets=batch.targets)
 
@@ -161,32 +176,17 @@ def _is_float(array: Array) -> bool:
     return bool(np.issubdtype(array.dtype, np.floating))
 
 
-def _as_scores(array: Array) -> Array:
-    return array.reshape(array.shape[:2])
-
-
-def _check_targets(batch: Batch, scores: Array, output: str) -> None:
-    if batch.targets is None:
-        return
-    classes = scores.shape[1]
-    wrong = np.flatnonzero((batch.targets < 0) | (batch.targets >= classes))
-    if wrong.size:
-        first = int(wrong[0])
-        raise EvaluationError(
-            f"sample {batch.ids[first]!r} is of class {batch.targets[first]}, but output {output!r} scores {classes} "
-            f"classes, 0 to {classes - 1}: give the model's class names in its order with --classes"
-        )
-
-
-def _check_outputs(name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array]) -> None:
+def _check_outputs(
+    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, same_shape: bool
+) -> None:
     if outputs.keys() != reference.keys():
         odd = sorted(outputs.keys() ^ reference.keys())[0]
         raise EvaluationError(f"output {odd!r} is in only one of {baseline!r} and {name!r}: they are not one model")
     for output, array in outputs.items():
-        if array.shape != reference[output].shape:
+        if same_shape and array.shape != reference[output].shape:
             raise EvaluationError(
                 f"output {output!r} has shape {array.shape} in {name!r} and {reference[output].shape} in {baseline!r}: "
-                "they cannot be compared element by element; cut the model before the node that makes it (NMS?)"
+                "they cannot be compared element by element; if it makes detections, say so by --task detect"
             )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.evaluate import feed, find_scores
+from quantkit.evaluation.evaluate import feed
 from quantkit.evaluation.significance import mcnemar_p_value
+from quantkit.evaluation.tasks.classification import find_scores
 from quantkit.types import Array, Batch, Runner
 
 __all__ = ["Fit", "advantage", "is_clearly_better", "measure_fit"]

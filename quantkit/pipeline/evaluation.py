@@ -131,7 +131,7 @@ def evaluate(
         runners |= {name: engine.runner for name, engine in opened.items()}
         bar = stack.enter_context(show_progress(None, "evaluating", len(dataset), progress))
         batches = make_batches(dataset, batch_size, strict=strict, workers=workers, skipped=skipped_files)
-        metrics = measure_metrics(runners, batches, baseline="fp32", on_batch=bar.update)
+        metrics = measure_metrics(runners, batches, baseline="fp32", on_batch=bar.update).metrics
         bar.close()
         latencies = {}
         if latency_s:

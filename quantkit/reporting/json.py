@@ -15,7 +15,9 @@ from quantkit.types import Report
 
 __all__ = ["load_report", "report_json"]
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
+"""Version 2 added fields with defaults: task, score, classes, changes, tensors, layers, intervals of latencies."""
 
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 """JSON has no such numbers. A metric may be one (the SQNR of equal outputs is inf): it is written as this string."""
@@ -84,9 +86,9 @@ def _refuse_non_finite(content: Any, where: str) -> None:
 
 def _check_format_version(content: Any) -> None:
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version is not None and version != _FORMAT_VERSION:
+    if version is not None and version not in _READ_VERSIONS:
         raise EvaluationError(
-            f"format_version {version} is not {_FORMAT_VERSION}: read it with the quantkit that wrote it"
+            f"format_version {version} is not 1 to {_FORMAT_VERSION}: read it with the quantkit that wrote it"
         )
 
 

@@ -61,7 +61,9 @@ def noisy(x):
 
 
 def test_metrics_of_the_whole_set_are_numpys():
-    result = evaluate({"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}, batches(), baseline="fp32")
+    result = evaluate(
+        {"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}, batches(), baseline="fp32"
+    ).metrics
     y = noisy(X)
     right, was_right = y.argmax(1) == TARGETS, X.argmax(1) == TARGETS
     assert result["fp32"] == {
@@ -84,15 +86,15 @@ def test_metrics_of_the_whole_set_are_numpys():
 @pytest.mark.parametrize("size", [1, 7, 25])
 def test_batch_size_changes_nothing(size):
     variants = {"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}
-    whole = evaluate(variants, batches(25), baseline="fp32")
-    assert evaluate(variants, batches(size), baseline="fp32")["int8"] == pytest.approx(whole["int8"], rel=1e-5)
+    whole = evaluate(variants, batches(25), baseline="fp32").metrics
+    assert evaluate(variants, batches(size), baseline="fp32").metrics["int8"] == pytest.approx(whole["int8"], rel=1e-5)
 
 
 @pytest.mark.parametrize("fixed", [1, 3, 10, 40])
 def test_fixed_batch_models_give_the_same_numbers(fixed):
     runner = FunctionRunner(noisy, batch_size=fixed)
-    free = evaluate({"fp32": FunctionRunner(identity), "v": FunctionRunner(noisy)}, batches(), baseline="fp32")
-    bound = evaluate({"fp32": FunctionRunner(identity), "v": runner}, batches(), baseline="fp32")
+    free = evaluate({"fp32": FunctionRunner(identity), "v": FunctionRunner(noisy)}, batches(), baseline="fp32").metrics
+    bound = evaluate({"fp32": FunctionRunner(identity), "v": runner}, batches(), baseline="fp32").metrics
     assert bound["v"] == pytest.approx(free["v"], rel=1e-5)
     assert set(runner.sizes) == {fixed}
 
@@ -119,7 +121,7 @@ def test_output_without_a_batch_dimension_is_refused_only_where_it_matters():
 
 def test_without_labels_there_is_agreement_but_no_accuracy():
     variants = {"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}
-    result = evaluate(variants, batches(targets=None), baseline="fp32")
+    result = evaluate(variants, batches(targets=None), baseline="fp32").metrics
     assert result["fp32"] == {"non_finite": 0}
     assert set(result["int8"]) == {"agreement", "cosine", "sqnr_db", "non_finite"}
 
@@ -131,7 +133,7 @@ def test_the_worst_output_counts_and_every_output_is_named():
     def worse(x):
         return {"ids": np.zeros(len(x), np.int64), "boxes": x.reshape(-1, 2, 3) * 0.5, "logits": x * 0.99}
 
-    result = evaluate({"a": FunctionRunner(heads), "b": FunctionRunner(worse)}, batches(), baseline="a")["b"]
+    result = evaluate({"a": FunctionRunner(heads), "b": FunctionRunner(worse)}, batches(), baseline="a").metrics["b"]
     assert result["sqnr_db[boxes]"] == pytest.approx(20 * math.log10(2), abs=1e-5)
     assert result["sqnr_db[logits]"] == pytest.approx(40, abs=1e-3)
     assert result["sqnr_db"] == result["sqnr_db[boxes]"]
@@ -145,12 +147,12 @@ def test_scores_may_have_trailing_ones_and_a_single_column_is_no_score():
         return {"confidence": x[:, :1], "map": x[:, :, None, None]}
 
     runner = FunctionRunner(squeezed)
-    assert evaluate({"a": runner}, batches(), baseline="a")["a"]["top1"] == (X.argmax(1) == TARGETS).mean()
+    assert evaluate({"a": runner}, batches(), baseline="a").metrics["a"]["top1"] == (X.argmax(1) == TARGETS).mean()
 
 
 def test_equal_outputs_are_infinitely_good():
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(identity)}
-    result = evaluate(variants, batches(), baseline="a")["b"]
+    result = evaluate(variants, batches(), baseline="a").metrics["b"]
     assert (result["sqnr_db"], result["cosine"], result["agreement"]) == (math.inf, 1.0, 1.0)
     assert (result["fixed"], result["broken"], result["p_value"]) == (0, 0, 1)
 
@@ -161,7 +163,9 @@ def test_non_finite_outputs_are_counted_wrong_and_noted():
         y[:, 2] = np.nan
         return y
 
-    result = evaluate({"a": FunctionRunner(identity), "b": FunctionRunner(broken)}, batches(), baseline="a")["b"]
+    result = evaluate({"a": FunctionRunner(identity), "b": FunctionRunner(broken)}, batches(), baseline="a").metrics[
+        "b"
+    ]
     assert result["non_finite"] == 25
     assert (result["top1"], result["agreement"], result["sqnr_db"]) == (0, 0, -math.inf)
     (note,) = metric_notes(result)
@@ -172,7 +176,7 @@ def test_non_finite_outputs_are_counted_wrong_and_noted():
 def test_own_metrics_and_progress():
     seen: list[int] = []
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(noisy)}
-    result = evaluate(variants, batches(), baseline="a", metrics={"sqnr": Sqnr}, on_batch=seen.append)
+    result = evaluate(variants, batches(), baseline="a", metrics={"sqnr": Sqnr}, on_batch=seen.append).metrics
     assert result["a"] == {}
     assert set(result["b"]) == {"sqnr_db"}
     assert seen == [10, 10, 5]

@@ -68,7 +68,7 @@ def broken(change):
         (broken(lambda c: c["preprocessing"].update(std=[0.0])), "std"),
         (broken(lambda c: c.update(warnigns=[])), "unknown field `warnigns` - at `\\$`"),
         (broken(lambda c: c["evaluations"][1].update(nots=[])), r"`nots` - at `\$\.evaluations\[1\]`"),
-        (broken(lambda c: c.update(format_version=2)), "format_version 2 is not 1"),
+        (broken(lambda c: c.update(format_version=3)), "format_version 3 is not 1 to 2"),
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line_with_file_and_field(tmp_path, text, words):

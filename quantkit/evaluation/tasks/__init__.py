@@ -1,0 +1,9 @@
+"""What a model's outputs mean, one task a file: the score of each variant, of each class, and what changed."""
+
+from __future__ import annotations
+
+from quantkit.evaluation.tasks.classification import Classification
+from quantkit.evaluation.tasks.fidelity import Fidelity
+from quantkit.evaluation.tasks.task import Task
+
+__all__ = ["Classification", "Fidelity", "Task"]

@@ -1,0 +1,180 @@
+"""One class a sample: which output holds the scores, labels that fit, accuracy of each class, answers that changed.
+
+Top-1, top-5, flips and agreement are metrics (`quantkit.evaluation.metrics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.metrics.accuracy import predict_classes, rank_targets
+from quantkit.evaluation.tasks.changes import Changes
+from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Score, TaskName
+
+__all__ = ["Classification", "as_scores", "find_scores"]
+
+
+class Classification:
+    """Top-1 accuracy where samples have labels; what changed from the baseline's answers in any case.
+
+    The scores are the baseline's first floating output of shape [N, C] with C >= 2 (or [N, C, 1, 1]). A model without
+    such an output is compared by its outputs alone.
+
+    Args:
+        class_names: by index; empty where they are not known.
+    """
+
+    name: ClassVar[TaskName] = "classify"
+
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
+        self._names = tuple(class_names)
+        self._labelled: bool | None = None
+        self._has_scores = False
+        self._right: dict[str, npt.NDArray[np.int64]] = {}
+        self._counts = np.zeros(0, np.int64)
+        self._changes = Changes()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All."""
+        return ("accuracy", "flips", "agreement", "cosine", "sqnr", "equality", "non_finite")
+
+    @property
+    def score(self) -> Score | None:
+        """Top-1, where there are scores and labels."""
+        return TOP1 if self._labelled and self._has_scores else None
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+
+        Raises:
+            EvaluationError: a label that the scores have no class for, or labels on some samples alone.
+        """
+        (baseline, reference), *others = outputs.items()
+        if self._labelled is None:
+            self._labelled = batch.targets is not None
+        if self._labelled != (batch.targets is not None):
+            raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
+        output = find_scores(reference)
+        if output is None:
+            return
+        self._has_scores = True
+        expected = as_scores(reference[output])
+        _check_targets(batch, expected, output)
+        self._count(baseline, expected, batch.targets, is_baseline=True)
+        for name, found in others:
+            scores = as_scores(found[output])
+            self._count(name, scores, batch.targets, is_baseline=False)
+            self._note_changes(name, batch, expected, scores)
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """Nothing: the metrics say it."""
+        return {}
+
+    def classes(self) -> tuple[ClassScore, ...]:
+        """Share of the samples of each class that are right; classes without a sample are left out."""
+        return tuple(
+            ClassScore(
+                label=self._name(index),
+                count=int(total),
+                scores={variant: int(right[index]) / int(total) for variant, right in self._right.items()},
+            )
+            for index, total in enumerate(self._counts)
+            if total
+        )
+
+    def changes(self) -> tuple[ChangedSample, ...]:
+        """Samples that the variant puts into another class; severity: what the baseline's class lost in probability."""
+        return self._changes.worst()
+
+    def num_changes(self) -> dict[str, dict[str, int]]:
+        """Variant → kind → number of samples."""
+        return self._changes.counts()
+
+    def _count(self, variant: str, scores: Array, targets: npt.NDArray[np.int64] | None, *, is_baseline: bool) -> None:
+        if targets is None:
+            return
+        size = scores.shape[1]
+        right = self._right.setdefault(variant, np.zeros(size, np.int64))
+        right += np.bincount(targets[rank_targets(scores, targets) == 0], minlength=size)
+        if is_baseline:
+            self._counts = np.bincount(targets, minlength=size) + (self._counts if self._counts.size else 0)
+
+    def _note_changes(self, variant: str, batch: Batch, expected: Array, scores: Array) -> None:
+        before, after = predict_classes(expected), predict_classes(scores)
+        rows = np.flatnonzero(before != after)
+        if not rows.size:
+            return
+        was, now = _probabilities(expected[rows]), _probabilities(scores[rows])
+        for i, row in enumerate(rows.tolist()):
+            target = None if batch.targets is None else int(batch.targets[row])
+            kind: Literal["broken", "fixed", "changed"] = "changed"
+            if target is not None and target in (before[row], after[row]):
+                kind = "broken" if target == before[row] else "fixed"
+            lost = was[i, before[row]] - now[i, before[row]] if before[row] >= 0 else 0.0
+            self._changes.add(
+                ChangedSample(
+                    variant=variant,
+                    sample=batch.ids[row],
+                    kind=kind,
+                    truth="" if target is None else self._name(target),
+                    before=self._answer(int(before[row]), was[i]),
+                    after=self._answer(int(after[row]), now[i]),
+                    severity=float(lost) if np.isfinite(lost) else 1.0,
+                )
+            )
+
+    def _answer(self, index: int, probabilities: npt.NDArray[np.float64]) -> str:
+        return "no number (NaN)" if index < 0 else f"{self._name(index)} ({100 * probabilities[index]:.0f} %)"
+
+    def _name(self, index: int) -> str:
+        return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+def find_scores(outputs: Mapping[str, Array]) -> str | None:
+    """Name of the first output that can be class scores: floating, [N, C] with C >= 2, or [N, C, 1, 1]; else None."""
+    fitting = (
+        name
+        for name, array in outputs.items()
+        if _is_float(array) and array.ndim >= 2 and array.shape[1] >= 2 and all(d == 1 for d in array.shape[2:])
+    )
+    return next(islice(fitting, 1), None)
+
+
+def as_scores(array: Array) -> Array:
+    """[N, C, 1, 1] → [N, C]."""
+    return array.reshape(array.shape[:2])
+
+
+def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
+    """Rows that are probabilities already as they are, others through softmax: [N, C] → [N, C]."""
+    values = np.asarray(scores, np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2):
+        return values
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def _is_float(array: Array) -> bool:
+    return bool(np.issubdtype(array.dtype, np.floating))
+
+
+def _check_targets(batch: Batch, scores: Array, output: str) -> None:
+    if batch.targets is None:
+        return
+    classes = scores.shape[1]
+    wrong = np.flatnonzero((batch.targets < 0) | (batch.targets >= classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise EvaluationError(
+            f"sample {batch.ids[first]!r} is of class {batch.targets[first]}, but output {output!r} scores {classes} "
+            f"classes, 0 to {classes - 1}: give the model's class names in its order with --classes"
+        )

@@ -1,0 +1,86 @@
+"""The types that the stages of quantkit pass to each other. numpy only; everything refuses nonsense when it is made.
+
+How a value is computed is left to the stage that computes it; how it is stored, to `quantkit.calibration.table` and
+`quantkit.reporting`.
+"""
+
+from __future__ import annotations
+
+from quantkit.types.calibration import (
+    CalibrationTable,
+    HistogramRule,
+    Method,
+    QuantParams,
+    TensorRange,
+    TensorStatistics,
+)
+from quantkit.types.data import (
+    Array,
+    Batch,
+    BoxAnnotations,
+    Boxes,
+    ColorOrder,
+    Dataset,
+    Interpolation,
+    Layout,
+    MaskAnnotations,
+    Preprocessing,
+    Resize,
+    Sample,
+    TensorSpec,
+)
+from quantkit.types.evaluation import (
+    TOP1,
+    ChangedSample,
+    ClassScore,
+    Evaluation,
+    GateCheck,
+    Latency,
+    LayerPlacement,
+    Report,
+    Score,
+    TaskName,
+    TensorQuality,
+)
+from quantkit.types.quantization import OLDEST_QDQ_OPSET, QdqEdge, QdqPlan, QuantizedModel
+from quantkit.types.running import QueryTimes, Runner, TimedRunner
+
+__all__ = [
+    "OLDEST_QDQ_OPSET",
+    "TOP1",
+    "Array",
+    "Batch",
+    "BoxAnnotations",
+    "Boxes",
+    "CalibrationTable",
+    "ChangedSample",
+    "ClassScore",
+    "ColorOrder",
+    "Dataset",
+    "Evaluation",
+    "GateCheck",
+    "HistogramRule",
+    "Interpolation",
+    "Latency",
+    "LayerPlacement",
+    "Layout",
+    "MaskAnnotations",
+    "Method",
+    "Preprocessing",
+    "QdqEdge",
+    "QdqPlan",
+    "QuantParams",
+    "QuantizedModel",
+    "QueryTimes",
+    "Report",
+    "Resize",
+    "Runner",
+    "Sample",
+    "Score",
+    "TaskName",
+    "TensorQuality",
+    "TensorRange",
+    "TensorSpec",
+    "TensorStatistics",
+    "TimedRunner",
+]

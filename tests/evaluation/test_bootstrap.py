@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from quantkit.evaluation.bootstrap import draw_weights, mean_difference_interval, percentile_interval
+
+
+def test_draws_are_the_same_for_both_sides_of_a_difference():
+    first, second = list(draw_weights(7, num_draws=20, seed=3)), list(draw_weights(7, num_draws=20, seed=3))
+    assert all((a == b).all() and a.sum() == 7 for a, b in zip(first, second, strict=True))
+    assert any((a != b).any() for a, b in zip(first, draw_weights(7, num_draws=20, seed=4), strict=True))
+
+
+def test_every_sample_is_drawn_equally_often():
+    total = sum(draw_weights(10, num_draws=4000))
+    assert np.abs(total / 4000 - 1).max() < 5 * math.sqrt(0.9 / 4000)
+
+
+def test_interval_of_a_mean_is_the_normal_one_for_many_samples():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 2000)
+    variant = base + rng.normal(-0.1, 0.5, 2000)
+    low, high = mean_difference_interval(base, variant, num_draws=2000)
+    d = variant - base
+    half = 1.96 * d.std() / math.sqrt(2000)
+    assert low == pytest.approx(d.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(d.mean() + half, abs=0.15 * half)
+
+
+def test_interval_holds_the_truth_in_about_95_of_100_runs():
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(300):
+        d = rng.binomial(1, 0.3, 80).astype(float)
+        low, high = mean_difference_interval(np.zeros(80), d, num_draws=300)
+        held += low <= 0.3 <= high
+    assert 0.89 < held / 300 < 0.99
+
+
+def test_draws_without_a_number_are_left_out():
+    assert percentile_interval([1.0, math.nan, 1.0]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="no draw"):
+        percentile_interval([math.nan])
+    with pytest.raises(ValueError, match="shape"):
+        mean_difference_interval(np.zeros(0), np.zeros(0))
