@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.errors import DatasetError
+from quantkit.geometry import fit_image
 from quantkit.types import Array, Preprocessing
 
 __all__ = ["pixel_table", "preprocess", "upright_size"]
@@ -167,32 +168,17 @@ def _eight_bits_from_float(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.u
 
 
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    height, width = preprocessing.size
     resample = Image.Resampling[preprocessing.interpolation.upper()]
-    if preprocessing.resize == "stretch":
-        return image.resize((width, height), resample)
-    if preprocessing.resize == "crop":
-        assert preprocessing.shorter_side is not None
-        return _crop(image, preprocessing.shorter_side, (width, height), resample)
-    return _letterbox(image, (width, height), resample, preprocessing.pad_value)
-
-
-def _crop(image: Image.Image, shorter_side: int, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """Shorter side to `shorter_side`, then the centre; rounding as torchvision's Resize and CenterCrop."""
-    short, long = min(image.size), max(image.size)
-    longer_side = int(shorter_side * long / short)
-    if shorter_side * longer_side > _MAX_RESIZED_PIXELS:
+    fit = fit_image((image.height, image.width), preprocessing)
+    (height, width), (top, left) = fit.resized, fit.offset
+    if height * width > _MAX_RESIZED_PIXELS:
         raise DatasetError(f"{image.width} x {image.height} pixels are too narrow to be resized for a crop")
-    portrait = image.width <= image.height
-    image = image.resize((shorter_side, longer_side) if portrait else (longer_side, shorter_side), resample)
-    left, top = (round((have - want) / 2) for have, want in zip(image.size, size, strict=True))
-    return image.crop((left, top, left + size[0], top + size[1]))
-
-
-def _letterbox(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, pad_value: int) -> Image.Image:
-    """Fitted, centred, padded; an odd pixel of padding goes right and below, as in Ultralytics' LetterBox."""
-    ratio = min(size[0] / image.width, size[1] / image.height)
-    width, height = (max(1, min(want, round(have * ratio))) for have, want in zip(image.size, size, strict=True))
-    canvas = Image.new(image.mode, size, pad_value if image.mode == "L" else (pad_value,) * 3)
-    canvas.paste(image.resize((width, height), resample), ((size[0] - width) // 2, (size[1] - height) // 2))
+    image = image.resize((width, height), resample)
+    if preprocessing.resize == "stretch":
+        return image
+    if preprocessing.resize == "crop":
+        return image.crop((-left, -top, preprocessing.size[1] - left, preprocessing.size[0] - top))
+    pad = preprocessing.pad_value
+    canvas = Image.new(image.mode, preprocessing.size[::-1], pad if image.mode == "L" else (pad,) * 3)
+    canvas.paste(image, (left, top))
     return canvas
