@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.options import BuildOptions
     from quantkit.calibration.table import load_table, save_table
     from quantkit.errors import QuantKitError
-    from quantkit.pipeline import ImageOptions, build, calibrate, evaluate, quantize, write_tensorrt_cache
+    from quantkit.pipeline import ImageOptions, TaskOptions, build, calibrate, evaluate, quantize, write_tensorrt_cache
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
 
@@ -31,6 +31,7 @@ __all__ = [
     "Preprocessing",
     "QuantKitError",
     "Report",
+    "TaskOptions",
     "__version__",
     "build",
     "calibrate",
@@ -50,6 +51,7 @@ _HOMES = {
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",
+    "TaskOptions": "quantkit.pipeline",
     "build": "quantkit.pipeline",
     "calibrate": "quantkit.pipeline",
     "evaluate": "quantkit.pipeline",

@@ -17,6 +17,7 @@ from quantkit.cli.data import data_app
 from quantkit.cli.evaluation import evaluate
 from quantkit.cli.inspection import doctor, inspect
 from quantkit.cli.merging import merge
+from quantkit.cli.output import INTERRUPTED
 from quantkit.cli.text import visible
 from quantkit.errors import QuantKitError
 
@@ -35,8 +36,6 @@ app = typer.Typer(
     },
 )
 
-
-_INTERRUPTED = 130
 
 # click's, which typer brings under a name that changes between versions.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -78,9 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # what concerns a file of the user's is an OutputError by now
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        code = _INTERRUPTED
-    if code == _INTERRUPTED:
-        _fail("interrupted: files that were there are as they were", _INTERRUPTED)
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _fail("interrupted: files that were there are as they were", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,15 @@ MaxDropOption = Annotated[
     str | None,
     typer.Option(
         "--max-drop",
-        help="Largest loss of top-1 against FP32: 0.5pt (or 0.5) is points, 1% is of FP32's top-1.",
+        help="How much worse than FP32's the score may be: 0.5pt (or 0.5) is points, 1% is of FP32's score.",
+        rich_help_panel=_PANEL,
+    ),
+]
+GateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        help="mlperf-99 or mlperf-99.9: the score is at least 99 % (99.9 %) of FP32's. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -27,6 +36,14 @@ MinSpeedupOption = Annotated[
     float | None,
     typer.Option(
         "--min-speedup", help="Over the float model on the same backend, such as 1.2.", rich_help_panel=_PANEL
+    ),
+]
+AtBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--at-batch",
+        help="Batch size of --min-speedup (default: the first that was timed).",
+        rich_help_panel=_PANEL,
     ),
 ]
 MinAgreementOption = Annotated[
@@ -41,7 +58,8 @@ ConfidentOption = Annotated[
     bool,
     typer.Option(
         "--confident",
-        help="The worse end of the 95 % interval must keep --max-drop and --min-agreement.",
+        help="The worse end of the 95 % interval must keep the limit: of --max-drop, --gate, --min-speedup and "
+        "--min-agreement.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -55,6 +73,12 @@ GateVariantOption = Annotated[
 ]
 
 
+AllowPartialOption = Annotated[
+    bool,
+    typer.Option("--allow-partial", help="Judge the report of an interrupted evaluation too.", rich_help_panel=_PANEL),
+]
+
+
 def compare(
     path: Annotated[Path, typer.Argument(metavar="REPORT", help="report.json of evaluate.", show_default=False)],
     variant: Annotated[
@@ -62,10 +86,13 @@ def compare(
         typer.Option("--variant", help="Whom the limits concern (default: every INT8 variant). Repeatable."),
     ] = None,
     max_drop: MaxDropOption = None,
+    named_gates: GateOption = None,
     min_speedup: MinSpeedupOption = None,
+    at_batch: AtBatchOption = None,
     min_agreement: MinAgreementOption = None,
     max_size_ratio: MaxSizeOption = None,
     confident: ConfidentOption = False,
+    allow_partial: AllowPartialOption = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a summary in Markdown there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -76,9 +103,18 @@ def compare(
     """
     from quantkit.reporting import load_report
 
-    limits = make_limits(max_drop, min_speedup, min_agreement, max_size_ratio, confident)
+    limits = make_limits(
+        max_drop,
+        min_speedup,
+        min_agreement,
+        max_size_ratio,
+        confident,
+        gates=named_gates or (),
+        at_batch=at_batch,
+        allow_partial=allow_partial,
+    )
     if limits is None:
-        raise typer.BadParameter("give --max-drop, --min-speedup, --min-agreement or --max-size-ratio")
+        raise typer.BadParameter("give --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio")
     gate(load_report(path), limits, variants=variant or (), junit=junit, markdown=markdown, as_json=as_json)
 
 
@@ -128,6 +164,10 @@ def make_limits(
     min_agreement: float | None,
     max_size_ratio: float | None,
     confident: bool,
+    *,
+    gates: Sequence[str] = (),
+    at_batch: int | None = None,
+    allow_partial: bool = False,
 ) -> Limits | None:
     """The limits as given, None without one; a wrong one is a usage error, before anything is measured."""
     from quantkit.errors import EvaluationError
@@ -140,6 +180,9 @@ def make_limits(
             min_agreement=min_agreement,
             max_size_ratio=max_size_ratio,
             confident=confident,
+            gates=tuple(gates),
+            at_batch=at_batch,
+            allow_partial=allow_partial,
         )
     except EvaluationError as error:
         raise typer.BadParameter(str(error)) from None

@@ -19,30 +19,40 @@ from quantkit.cli.comparison import (
 )
 from quantkit.cli.options import (
     DATA_PANEL,
+    BinaryOption,
     ClassesOption,
     ColorOption,
     DataOption,
+    DetectionsOption,
     ExcludeOption,
+    IgnoredOption,
     InterpolationOption,
+    IouThresholdOption,
+    LabelsOption,
     LayoutOption,
+    MaxDetectionsOption,
     MeanOption,
+    MetricOption,
     ModelArgument,
     PadOption,
+    PostprocessOption,
     PresetOption,
     QuietOption,
     ResizeOption,
     ScaleOption,
+    ScoreThresholdOption,
     SeedOption,
     ShorterSideOption,
     SizeOption,
     StdOption,
     StrictOption,
+    TaskOption,
     WorkersOption,
     image_options,
     parse_variants,
     read_classes,
 )
-from quantkit.cli.output import make_printer
+from quantkit.cli.output import INTERRUPTED, command_line, make_printer
 from quantkit.pipeline import Tell
 
 __all__ = ["evaluate"]
@@ -69,6 +79,16 @@ def evaluate(
         typer.Option("--output", "-o", help="Folder of the report (default: MODEL.report next to the model)."),
     ] = None,
     exclude: ExcludeOption = None,
+    task: TaskOption = "classify",
+    labels: LabelsOption = None,
+    detections: DetectionsOption = None,
+    score_threshold: ScoreThresholdOption = None,
+    iou_threshold: IouThresholdOption = None,
+    max_detections: MaxDetectionsOption = None,
+    ignored: IgnoredOption = None,
+    binary: BinaryOption = None,
+    postprocess: PostprocessOption = None,
+    metric: MetricOption = None,
     num_samples: Annotated[
         int | None, typer.Option("--num-samples", help="Samples (default: all).", rich_help_panel=DATA_PANEL)
     ] = None,
@@ -79,10 +99,17 @@ def evaluate(
     classes: ClassesOption = None,
     strict: StrictOption = False,
     workers: WorkersOption = None,
-    latency_s: Annotated[float, typer.Option("--latency-s", help="Timed seconds per variant; 0 skips.")] = 3.0,
-    latency_batch_size: Annotated[int, typer.Option("--latency-batch-size", help="Samples per timed call.")] = 1,
+    latency_s: Annotated[
+        float, typer.Option("--latency-s", help="Timed seconds per variant and batch size; 0 skips.")
+    ] = 3.0,
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-sizes", help="Samples per timed call, one or more: 1,8,32. The first one leads.")
+    ] = "1",
     threads: Annotated[int, typer.Option("--threads", help="Of ONNX Runtime within a call; 0: it chooses.")] = 0,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay the engines from CUDA graphs.")] = False,
+    layer_samples: Annotated[
+        int, typer.Option("--layer-samples", help="Samples to compare the activations of INT8 models on; 0 skips.")
+    ] = 64,
     preprocess: PresetOption = None,
     size: SizeOption = None,
     color: ColorOption = None,
@@ -117,6 +144,18 @@ def evaluate(
         preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
     )
     limits = make_limits(max_drop, min_speedup, min_agreement, max_size_ratio, confident)
+    options = pipeline.TaskOptions(
+        task=task,
+        labels=labels,
+        detections=detections,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        ignored=ignored,
+        binary=binary,
+        postprocess=postprocess,
+        metric=metric,
+    )
     folder = output or model.with_name(f"{model.stem}.report")
     check_writable(folder)
     say = make_printer(quiet)
@@ -124,6 +163,7 @@ def evaluate(
         model,
         data,
         table=_find_table(model, table, say),
+        task=options,
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         models=parse_variants(variant or []),
         engines=parse_variants(engine or [], option="--engine"),
@@ -134,11 +174,14 @@ def evaluate(
         classes=read_classes(classes),
         exclude=exclude or (),
         latency_s=latency_s,
-        latency_batch_size=latency_batch_size,
+        batch_sizes=_parse_sizes(batch_sizes),
         threads=threads,
         cuda_graph=cuda_graph,
+        layer_samples=layer_samples,
         strict=strict,
         workers=workers,
+        on_interrupt="report",
+        command=command_line(),
         progress=not quiet,
         tell=say,
     )
@@ -147,7 +190,15 @@ def evaluate(
     print_report(result, console)
     for path in paths.values():
         typer.echo(f"wrote {path}")
+    if result.is_partial:
+        raise SystemExit(INTERRUPTED)
     gate(result, limits, variants=gate_variant or ())
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    from quantkit.evaluation.latency import parse_batch_sizes
+
+    return parse_batch_sizes(text)
 
 
 def _find_table(model: Path, table: Path | None, say: Tell) -> Path | None:

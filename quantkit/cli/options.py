@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from quantkit.pipeline import ImageOptions
-from quantkit.types import ColorOrder, Interpolation, Layout, Resize
+from quantkit.types import ColorOrder, Interpolation, Layout, Resize, TaskName
 
 MethodName = Literal["entropy", "minmax", "percentile", "mse"]
 
@@ -93,6 +93,55 @@ ReduceRangeOption = Annotated[
         help="Weights of 7 bits, for target cpu (default: where this processor has no VNNI).",
         show_default=False,
     ),
+]
+_TASK = "Task"
+TaskOption = Annotated[
+    TaskName,
+    typer.Option(
+        "--task", help="What the outputs mean; none: they are compared with FP32's alone.", rich_help_panel=_TASK
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="detect: COCO's JSON or a folder in YOLO's format; segment: a folder of PNG masks.",
+        rich_help_panel=_TASK,
+    ),
+]
+DetectionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--detections", help="How a detector's outputs are laid out: yolov5, yolov8, detr, ...", rich_help_panel=_TASK
+    ),
+]
+ScoreThresholdOption = Annotated[
+    float | None, typer.Option("--score-threshold", help="detect: what is surer counts.", rich_help_panel=_TASK)
+]
+IouThresholdOption = Annotated[
+    float | None, typer.Option("--iou-threshold", help="detect: of non-maximum suppression.", rich_help_panel=_TASK)
+]
+MaxDetectionsOption = Annotated[
+    int | None, typer.Option("--max-detections", help="detect: of an image, the surest.", rich_help_panel=_TASK)
+]
+IgnoredOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ignored",
+        help="segment: value in a mask that counts for nothing (255); -1: every pixel counts.",
+        rich_help_panel=_TASK,
+    ),
+]
+BinaryOption = Annotated[
+    Literal["logits", "probabilities"] | None,
+    typer.Option("--binary", help="segment: what a single output channel holds.", rich_help_panel=_TASK),
+]
+PostprocessOption = Annotated[
+    str | None,
+    typer.Option("--postprocess", help="custom: file.py:function, outputs to predictions.", rich_help_panel=_TASK),
+]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", help="custom: file.py:Class, the score.", rich_help_panel=_TASK)
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and results.")]
 

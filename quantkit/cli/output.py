@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from quantkit.cli.text import visible
 from quantkit.pipeline import Tell
 from quantkit.types import CalibrationTable, QuantizedModel
 
-__all__ = ["make_printer", "print_calibration", "print_quantized"]
+__all__ = ["INTERRUPTED", "command_line", "make_printer", "print_calibration", "print_quantized"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 _SHOWN_REASONS = 8
 
@@ -73,6 +78,13 @@ def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, s
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def command_line() -> str | None:
+    """What was typed, None where this is no command."""
+    program = Path(sys.argv[0])
+    is_command = program.stem == "quantkit" or (program.name == "__main__.py" and program.parent.name == "quantkit")
+    return shlex.join(["quantkit", *sys.argv[1:]]) if is_command else None
 
 
 def make_printer(quiet: bool) -> Tell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,11 +116,19 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
 def _load(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
     """The array of .npy, or the wanted arrays of .npz and the names of all."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, ()
-        with loaded:
-            return {name: loaded[name] for name in loaded.files if name in wanted}, loaded.files
+        with open(path, "rb") as file:  # numpy leaves a damaged archive open that it opened itself
+            is_archive = file.read(2) == b"PK"
+            file.seek(0)
+            with warnings.catch_warnings():  # of Python's parser, about the header
+                warnings.simplefilter("ignore")
+                if not is_archive:
+                    return np.load(path, mmap_mode="r", allow_pickle=False), ()
+                with np.load(file, allow_pickle=False) as loaded:
+                    arrays = {name: loaded[name] for name in loaded.files if name in wanted}
+                    names = loaded.files
+        if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{foreign[0]!r} is no array")  # numpy returns the bytes of what it does not know
+        return arrays, names
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
@@ -181,7 +190,10 @@ def _targets(
         raise DatasetError(
             f"{path}: {key!r} is {labels.dtype} {list(labels.shape)}, but must be {count} class indices or names"
         )
-    words = [str(label) for label in labels.tolist()]
+    try:
+        words = [str(label) for label in labels.tolist()]
+    except (SystemError, ValueError) as error:  # code points beyond Unicode
+        raise DatasetError(f"{path}: {key!r} holds names that are no Unicode text: save it again") from error
     places: dict[str, str] = {}
     for row, word in enumerate(words):
         places.setdefault(word, f"{path}, {key!r} row {row}")

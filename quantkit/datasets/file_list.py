@@ -98,7 +98,7 @@ def _split(line: str, source: Path, classes: frozenset[str]) -> tuple[str, str |
         return match["path"], match["label"]
     # No image suffix to go by: the last word is a label only if it can be one, and if it is not part of the name.
     match = _TOKEN_AT_END.fullmatch(line)
-    if match and not (source.parent / line).exists() and (match["label"].isdigit() or match["label"] in classes):
+    if match and not _is_there(source.parent / line) and (match["label"].isdigit() or match["label"] in classes):
         return match["path"], match["label"]
     return line, None
 
@@ -170,12 +170,21 @@ def _locate(entry: _Entry, source: Path) -> Path:
     if not entry.path or "\0" in entry.path:
         raise DatasetError(f"{where}: no file is named")
     path = source.parent / entry.path
-    if not path.is_file() and os.sep == "/" and "\\" in entry.path:
+    if os.sep == "/" and "\\" in entry.path and not _is_there(path):
         path = source.parent / entry.path.replace("\\", "/")  # a list that was written on Windows
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no such file"
-        raise DatasetError(f"{where}: {entry.path!r} is {kind} (looked in {source.parent.resolve()})")
+    if not (_is_there(path) and path.is_file()):
+        kind = "no file" if _is_there(path) else "no such file"
+        kind = "a folder" if _is_there(path) and path.is_dir() else kind
+        raise DatasetError(f"{where}: {entry.path[:200]!r} is {kind} (looked in {source.parent.resolve()})")
     return path
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the system finds something of that name; what it refuses to look for (too long, locked) it does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _relative(entries: Sequence[_Entry], paths: Sequence[Path]) -> list[str]:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from quantkit.errors import DatasetError
 from quantkit.geometry import fit_image
-from quantkit.types import Array, Preprocessing
+from quantkit.types import Array, ColorOrder, Preprocessing
 
-__all__ = ["pixel_table", "preprocess", "upright_size"]
+__all__ = ["pixel_table", "preprocess", "show_colors", "upright", "upright_size"]
 
 # EXIF 2.32, tag 0x0112: what brings the stored pixels upright, by value of the tag. 1 is upright already.
 _UPRIGHT = {
@@ -52,7 +52,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     Raises:
         DatasetError: pixels whose range is not known, or an image too narrow to be resized in memory.
     """
-    pixels = np.asarray(_resize(_colors(_upright(image), preprocessing), preprocessing))
+    pixels = np.asarray(_resize(_colors(upright(image), preprocessing.color), preprocessing))
     pixels = pixels.reshape(*preprocessing.size, preprocessing.channels)
     if preprocessing.color == "BGR":
         pixels = pixels[:, :, ::-1]
@@ -68,6 +68,18 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
         else:
             result[:, :, c] = values
     return result
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as it is to be seen, its EXIF orientation applied."""
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def show_colors(image: Image.Image) -> Image.Image:
+    """The image in mode "L" or "RGB", as `preprocess` sees it."""
+    grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+    return _colors(image, "L" if grey else "RGB")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -115,11 +127,6 @@ def _column(values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]
     return np.broadcast_to(np.asarray(values, np.float64), (channels,))[:, None]
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    method = _UPRIGHT.get(_orientation(image))
-    return image if method is None else image.transpose(method)
-
-
 def _orientation(image: Image.Image) -> int:
     image.load()  # TIFF turns itself upright on load and drops the tag
     try:
@@ -129,9 +136,9 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _colors(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _colors(image: Image.Image, color: ColorOrder) -> Image.Image:
     """Mode "L" or "RGB", 8 bits."""
-    wanted = "L" if preprocessing.color == "L" else "RGB"
+    wanted = "L" if color == "L" else "RGB"
     if "transparency" in image.info:
         image = image.copy()  # a color key or palette alpha is dropped, and convert would warn about it
         del image.info["transparency"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,16 +25,19 @@ class Selection:
     Attributes:
         dataset: what is looked at.
         indices: which samples of it.
+        labelled: False where its labels mean nothing: samples then have none, and there are no classes.
     """
 
     dataset: Dataset
     indices: tuple[int, ...]
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
+        sample = self.dataset[self.indices[index]]
+        return sample if self.labelled else replace(sample, target=None)
 
     @cached_property
     def ids(self) -> Sequence[str]:
@@ -44,13 +47,13 @@ class Selection:
     @cached_property
     def targets(self) -> Sequence[int] | None:
         """Class index of the chosen samples."""
-        targets = self.dataset.targets
+        targets = self.dataset.targets if self.labelled else None
         return None if targets is None else tuple(targets[i] for i in self.indices)
 
     @property
     def classes(self) -> Sequence[str]:
         """Class names of the whole data set."""
-        return self.dataset.classes
+        return self.dataset.classes if self.labelled else ()
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -73,7 +76,12 @@ class Selection:
 
 
 def select(
-    dataset: Dataset, *, num_samples: int | None = None, seed: int = 0, order: Literal["shuffled", "given"] = "shuffled"
+    dataset: Dataset,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    order: Literal["shuffled", "given"] = "shuffled",
+    labelled: bool = True,
 ) -> Selection:
     """Chooses samples: as many of each class as the data allows where there are labels, any otherwise.
 
@@ -85,6 +93,7 @@ def select(
         num_samples: how many; None, or more than there are, takes all.
         seed: 0 or more; has no effect with order "given".
         order: "shuffled", or "given": the first samples of each class, in the order of the data set.
+        labelled: False takes samples without regard to their labels, and drops these.
 
     Raises:
         DatasetError: fewer than one sample, or a negative seed.
@@ -100,11 +109,11 @@ def select(
     # Sorting random keys is a shuffle that, unlike Generator.permutation, no numpy version may change.
     keys = np.random.PCG64(seed).random_raw(total) if order == "shuffled" else np.zeros(total, np.uint64)
     ranking = np.argsort(keys, kind="stable")
-    if dataset.targets is None or count == total:
+    if dataset.targets is None or count == total or not labelled:
         chosen = ranking[:count]
     else:
         chosen = _choose_evenly(np.asarray(dataset.targets, np.int64)[ranking], ranking, count)
-    return Selection(dataset, tuple(int(i) for i in chosen))
+    return Selection(dataset, tuple(int(i) for i in chosen), labelled)
 
 
 def describe(dataset: Dataset) -> dict[str, str | int]:

@@ -4,14 +4,17 @@ from quantkit.evaluation.bootstrap import draw_weights, mean_difference_interval
 from quantkit.evaluation.environment import describe_environment
 from quantkit.evaluation.evaluate import Measurement, evaluate, feed, metric_notes
 from quantkit.evaluation.fit import Fit, advantage, is_clearly_better, measure_fit
-from quantkit.evaluation.gate import Limits, check_limits, parse_drop, require_passed
+from quantkit.evaluation.gate import check_limits, require_passed
+from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
-from quantkit.evaluation.latency import measure_latency
+from quantkit.evaluation.latency import measure_latency, parse_batch_sizes
+from quantkit.evaluation.limits import GATES, Limits, parse_drop
 from quantkit.evaluation.metrics import METRICS
-from quantkit.evaluation.significance import difference_interval, mcnemar_p_value
+from quantkit.evaluation.significance import difference_interval, mcnemar_p_value, samples_needed
 from quantkit.evaluation.tasks import Classification, Fidelity, Task
 
 __all__ = [
+    "GATES",
     "METRICS",
     "Classification",
     "Fidelity",
@@ -22,6 +25,7 @@ __all__ = [
     "advantage",
     "check_limits",
     "describe_environment",
+    "describe_gpu_settings",
     "difference_interval",
     "draw_weights",
     "evaluate",
@@ -34,7 +38,9 @@ __all__ = [
     "measure_fit",
     "measure_latency",
     "metric_notes",
+    "parse_batch_sizes",
     "parse_drop",
     "percentile_interval",
     "require_passed",
+    "samples_needed",
 ]

@@ -186,7 +186,8 @@ def _check_outputs(
         if same_shape and array.shape != reference[output].shape:
             raise EvaluationError(
                 f"output {output!r} has shape {array.shape} in {name!r} and {reference[output].shape} in {baseline!r}: "
-                "they cannot be compared element by element; if it makes detections, say so by --task detect"
+                "they cannot be compared element by element; a detector needs --task detect, a metric of your own "
+                "compares_outputs = False"
             )
 
 

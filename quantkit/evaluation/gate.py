@@ -1,97 +1,28 @@
-"""Limits that a variant must keep, checked on a report: the gate of a continuous integration. Runs nothing itself."""
+"""Limits checked on a report: the gate of a continuous integration. Runs nothing itself."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quantkit.errors import EvaluationError, GateFailedError
-from quantkit.types import Evaluation, GateCheck, Report
+from quantkit.evaluation.limits import GATES, Drop, Limits
+from quantkit.types import Evaluation, GateCheck, Report, Score
+from quantkit.verdicts import loss_interval, samples_to_tell, samples_to_tell_score
 
-__all__ = ["Drop", "Limits", "check_limits", "parse_drop", "require_passed"]
+__all__ = ["check_limits", "require_passed"]
 
-_DROP = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pt|%|)")
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
 
 _NORMAL_975 = 1.959963984540054
 
 
-@dataclass(frozen=True)
-class Drop:
-    """How much top-1 accuracy may be lost.
-
-    Attributes:
-        fraction: 0.005 is half a point, or half a percent of the baseline's accuracy.
-        is_relative: whether `fraction` is of the baseline's accuracy, as in MLPerf's "99 % of FP32".
-    """
-
-    fraction: float
-    is_relative: bool
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction <= 1:
-            raise EvaluationError(f"--max-drop {self} must be from 0 to 100")
-
-    def __str__(self) -> str:
-        return f"{100 * self.fraction:g}{'%' if self.is_relative else 'pt'}"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a variant must keep; None is no limit.
-
-    Attributes:
-        max_drop: largest loss of top-1 accuracy against the baseline.
-        min_speedup: smallest speed-up over the first variant of the same backend.
-        min_agreement: smallest share of samples with the baseline's class, a fraction of 1.
-        max_size_ratio: largest size over the baseline's.
-        confident: the worse end of the 95 % interval must keep `max_drop` and `min_agreement`, not the estimate alone.
-    """
-
-    max_drop: Drop | None = None
-    min_speedup: float | None = None
-    min_agreement: float | None = None
-    max_size_ratio: float | None = None
-    confident: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("min_speedup", "max_size_ratio"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise EvaluationError(f"--{name.replace('_', '-')} {value} must be a positive number")
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise EvaluationError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
-        if self.confident and self.max_drop is None and self.min_agreement is None:
-            raise EvaluationError("--confident needs a limit that has an interval: --max-drop or --min-agreement")
-
-    def __bool__(self) -> bool:
-        return any(v is not None for v in (self.max_drop, self.min_speedup, self.min_agreement, self.max_size_ratio))
-
-
-def parse_drop(text: str) -> Drop:
-    """Reads "0.5pt" or "0.5" (points of top-1) and "1%" (of the baseline's top-1).
-
-    >>> parse_drop("0.5pt"), parse_drop("1%")
-    (Drop(fraction=0.005, is_relative=False), Drop(fraction=0.01, is_relative=True))
-
-    Raises:
-        EvaluationError: another spelling, or a number above 100.
-    """
-    match = _DROP.fullmatch(text.strip())
-    if match is None:
-        raise EvaluationError(
-            f"--max-drop {text!r} is neither points of top-1, such as 0.5pt, nor relative, such as 1%"
-        )
-    return Drop(float(match["number"]) / 100, is_relative=match["unit"] == "%")
-
-
 def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()) -> tuple[GateCheck, ...]:
     """Checks each limit on each variant.
 
-    A number that is missing is an error, never a pass; so is a speed on a device that the variant is not made for.
+    A number that is missing is an error, never a pass; so are a speed on a device that the variant is not made for and
+    a report that is partial.
 
     Args:
         report: what was measured.
@@ -99,20 +30,29 @@ def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()
         variants: names; none takes every INT8 variant.
 
     Raises:
-        EvaluationError: no limit, no such variant, or a limit whose number the report does not hold.
+        EvaluationError: no limit, no such variant, a limit whose number the report does not hold, a partial report.
     """
     if not limits:
         raise EvaluationError(
-            "the gate has no limit: give --max-drop, --min-speedup, --min-agreement or --max-size-ratio"
+            "the gate has no limit: give --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio"
+        )
+    if report.is_partial and not limits.allow_partial:
+        raise EvaluationError(
+            f"the report of {report.model_name} is partial: it was interrupted after {report.baseline.num_samples} of "
+            f"{report.planned_samples} samples; evaluate again, or give --allow-partial"
         )
     checks = []
     for evaluation in _choose(report, variants):
         if limits.max_drop is not None:
-            checks.append(_check_drop(report, evaluation, limits.max_drop, confident=limits.confident))
+            option = f"--max-drop {limits.max_drop}"
+            checks.append(_check_drop(report, evaluation, limits.max_drop, option, confident=limits.confident))
+        for name in dict.fromkeys(limits.gates):
+            drop = Drop(100 * GATES[name], "%")
+            checks.append(_check_drop(report, evaluation, drop, f"--gate {name}", confident=limits.confident))
         if limits.min_agreement is not None:
             checks.append(_check_agreement(report, evaluation, limits.min_agreement, confident=limits.confident))
         if limits.min_speedup is not None:
-            checks.append(_check_speedup(report, evaluation, limits.min_speedup))
+            checks.append(_check_speedup(report, evaluation, limits.min_speedup, limits))
         if limits.max_size_ratio is not None:
             checks.append(_check_size(report, evaluation, limits.max_size_ratio))
     return tuple(checks)
@@ -142,44 +82,88 @@ def _choose(report: Report, variants: Sequence[str]) -> list[Evaluation]:
     return chosen
 
 
-def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, *, confident: bool) -> GateCheck:
-    base = _metric(report, report.baseline, "top1", "max-drop", "the data had no labels")
-    top1 = _metric(report, evaluation, "top1", "max-drop", "the data had no labels")
-    if limit.is_relative and base <= 0:
-        raise EvaluationError(f"--max-drop {limit}: {report.baseline.name} has no sample right, of which to take 1 %")
-    unit = base if limit.is_relative else 1.0
-    interval: tuple[float, float] | None = None
-    ends = [evaluation.metrics.get(f"top1_difference_{end}") for end in ("high", "low")]
-    if confident or None not in ends:
-        why = "the report holds no interval"
-        low, high = (_metric(report, evaluation, f"top1_difference_{e}", "confident", why) for e in ("high", "low"))
-        interval = (-low / unit, -high / unit)
-    drop, mark = (base - top1) / unit, "%" if limit.is_relative else "pt"
-    compared = interval[1] if confident and interval else drop
-    words = f"top-1 drop {_hundredths(drop)}{mark} (from {_hundredths(base)} % to {_hundredths(top1)} %"
-    if interval:
-        words += f", 95 % interval {_hundredths(interval[0])} to {_hundredths(interval[1])}{mark}"
-    return _judge(evaluation, f"--max-drop {limit}", words + ")", drop, limit.fraction, interval, compared=compared)
+def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str, *, confident: bool) -> GateCheck:
+    score = report.score
+    if score is None:
+        raise EvaluationError(
+            f"{option}: the report of {report.model_name} has no score: the data had no labels, or the task was none"
+        )
+    why = "the data had no labels" if score.name == "top1" else "the task did not compute it"
+    base, value = (_metric(report, e, score.name, option, why) for e in (report.baseline, evaluation))
+    mark = limit.mark(score)
+    if mark == "%" and base <= 0:
+        raise EvaluationError(
+            f"{option}: {report.baseline.name} has {score.label} {_show(score, base)}, of which no part can be taken"
+        )
+    part, hundred = (base if mark == "%" else 1.0), (100 if mark else 1)
+    loss, bound = (base - value if score.higher_is_better else value - base) / part, limit.number / hundred
+    interval, remedy = loss_interval(report, evaluation), None
+    if interval is None and confident:
+        raise EvaluationError(f"--confident: {evaluation.name} has no {score.label} interval in the report")
+    words = f"{score.label} {'drop' if score.higher_is_better else 'rise'} {_digits(hundred * loss, mark)}{mark}"
+    words += f" (from {_show(score, base)} to {_show(score, value)}"
+    if interval is not None:
+        interval = interval[0] / part, interval[1] / part
+        words += f", 95 % interval {' to '.join(_digits(hundred * end, mark) for end in interval)}{mark}"
+        distance, width = _way(loss, bound, interval)
+        remedy = samples_to_tell_score(report, evaluation, distance * part, width * part)
+    compared = interval[1] if confident and interval else loss
+    return _judge(evaluation, option, f"{words})", loss, bound, interval, compared=compared, remedy=_samples(remedy))
 
 
 def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, confident: bool) -> GateCheck:
-    agreement = _metric(report, evaluation, "agreement", "min-agreement", "the model has no class scores")
+    option = f"--min-agreement {limit:g}"
+    agreement = _metric(report, evaluation, "agreement", option, "the model has no class scores")
     interval = _wilson(agreement, evaluation.num_samples)
     words = (
         f"agreement with {report.baseline.name} {agreement:.4f} "
         f"(95 % interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
     )
     compared = interval[0] if confident else agreement
+    distance, width = _way(agreement, limit, interval)
+    remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
     return _judge(
-        evaluation, f"--min-agreement {limit:g}", words, agreement, limit, interval, compared=compared, at_least=True
+        evaluation, option, words, agreement, limit, interval, compared=compared, at_least=True, remedy=remedy
     )
 
 
-def _check_speedup(report: Report, evaluation: Evaluation, limit: float) -> GateCheck:
-    option = f"--min-speedup {limit:g}"
-    speedup, reference = report.speedup(evaluation), report.speed_reference(evaluation)
-    if speedup is None or reference is None:
+def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits: Limits) -> GateCheck:
+    option = f"--min-speedup {limit:g}" + ("" if limits.at_batch is None else f" --at-batch {limits.at_batch}")
+    latency = report.latency_at(evaluation, limits.at_batch)
+    speedup = report.speedup(evaluation, limits.at_batch)
+    reference = report.speed_reference(evaluation, limits.at_batch)
+    if latency is None or speedup is None or reference is None:
+        timed = ", ".join(str(timed.batch_size) for timed in evaluation.latencies)
+        if timed:
+            raise EvaluationError(
+                f"{option}: {evaluation.name} was timed at batch sizes {timed} alone: evaluate with --batch-sizes"
+            )
         raise EvaluationError(f"{option}: {evaluation.name} was not timed: evaluate without --latency-s 0")
+    _check_comparable(evaluation, reference, option)
+    interval = latency.speedup_interval
+    if interval is None and limits.confident:
+        raise EvaluationError(
+            f"--confident: the report holds no interval of {evaluation.name}'s speed-up: evaluate with a longer "
+            "--latency-s"
+        )
+    words = f"speed-up {speedup:.3g}x over {reference.name} on {evaluation.backend}"
+    details = [] if limits.at_batch is None else [f"batch size {latency.batch_size}"]
+    details += [] if interval is None else [f"95 % interval {interval[0]:.3g} to {interval[1]:.3g}"]
+    compared = interval[0] if limits.confident and interval else speedup
+    return _judge(
+        evaluation,
+        option,
+        words + (f" ({', '.join(details)})" if details else ""),
+        speedup,
+        limit,
+        interval,
+        compared=compared,
+        at_least=True,
+        remedy="a longer --latency-s",
+    )
+
+
+def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str) -> None:
     if not evaluation.representative:
         raise EvaluationError(
             f"{option}: {evaluation.name} was timed on a device that it is not made for ({evaluation.backend}), which "
@@ -195,8 +179,6 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float) -> Gate
             f"{option}: {reference.name}, with which {evaluation.name} is compared, was timed on a device that it is "
             "not made for: put the float variant that you would ship first"
         )
-    words = f"speed-up {speedup:.3g}x over {reference.name} on {evaluation.backend}"
-    return _judge(evaluation, option, words, speedup, limit, None, compared=speedup, at_least=True)
 
 
 def _check_size(report: Report, evaluation: Evaluation, limit: float) -> GateCheck:
@@ -217,16 +199,17 @@ def _judge(
     *,
     compared: float,
     at_least: bool = False,
+    remedy: str = "more samples",
 ) -> GateCheck:
     """`compared` is the estimate, or the end of its interval that must keep the limit."""
-    passed = compared >= bound - _ROUNDING if at_least else compared <= bound + _ROUNDING
-    undecided = interval is not None and interval[0] < bound - _ROUNDING and interval[1] > bound + _ROUNDING
-    verdict = "keeps" if passed else "breaks"
-    sentence = f"{evaluation.name}: {words} {verdict} {limit}"
-    if undecided and compared == value:
-        sentence += "; the interval crosses the limit: more samples would decide"
-    elif compared != value:
+    slack = _ROUNDING * max(1.0, abs(bound))
+    passed = compared >= bound - slack if at_least else compared <= bound + slack
+    undecided = interval is not None and interval[0] < bound - slack and interval[1] > bound + slack
+    sentence = f"{evaluation.name}: {words} {'keeps' if passed else 'breaks'} {limit}"
+    if compared != value:
         sentence += " at the end of the interval (--confident)"
+    if undecided:
+        sentence += f"; the interval crosses the limit: {remedy} would decide"
     return GateCheck(
         variant=evaluation.name,
         limit=limit,
@@ -239,12 +222,21 @@ def _judge(
     )
 
 
+def _way(value: float, bound: float, interval: tuple[float, float]) -> tuple[float, float]:
+    """From the value to the bound, and to the end of its interval on that side."""
+    return abs(value - bound), interval[1] - value if value < bound else value - interval[0]
+
+
+def _samples(needed: int | None) -> str:
+    return "more samples" if needed is None else f"about {needed:,} samples"
+
+
 def _metric(report: Report, evaluation: Evaluation, name: str, option: str, why: str) -> float:
     value = evaluation.metrics.get(name)
     if value is None or not math.isfinite(value):
         state = "no" if value is None else f"{name} {value}, which is no"
         raise EvaluationError(
-            f"--{option}: {evaluation.name} has {state} {name if value is None else 'number'} in the report of "
+            f"{option}: {evaluation.name} has {state} {name if value is None else 'number'} in the report of "
             f"{report.model_name}: {why}"
         )
     return value
@@ -260,9 +252,14 @@ def _wilson(share: float, num_samples: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _hundredths(fraction: float) -> str:
-    text = f"{100 * fraction:.2f}"
-    return "0.00" if text == "-0.00" else text
+def _show(score: Score, value: float) -> str:
+    return f"{_digits(100 * value, '%')} %" if score.is_fraction else _digits(value, "")
+
+
+def _digits(number: float, mark: str) -> str:
+    """Two decimals of percent and points; of a score's own unit four digits."""
+    text = f"{number:.2f}" if mark else f"{number:.4g}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
 
 
 def _list(names: Sequence[str] | dict[str, Evaluation]) -> str:

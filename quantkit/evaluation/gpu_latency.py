@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from quantkit.evaluation.latency import check_measurement, percentile, take_turns
+from quantkit.evaluation.latency_intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
 __all__ = ["latency_notes", "measure_device_latency"]
@@ -26,6 +28,7 @@ def measure_device_latency(
     duration_s: float = 3.0,
     min_iterations: int = 10,
     warmup_s: float = 0.2,
+    backends: Mapping[str, str] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Latency]:
     """Times queries of every runner on the same inputs, as trtexec does: the defaults are its own.
@@ -41,6 +44,7 @@ def measure_device_latency(
         duration_s: timed seconds per runner, at least.
         min_iterations: timed queries per runner, at least.
         warmup_s: seconds of untimed queries per runner.
+        backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         on_progress: called after each round with the share that is done, 0 to 1.
 
     Returns:
@@ -61,8 +65,13 @@ def measure_device_latency(
 
     take_turns(list(runners), time_block, duration_s=duration_s, min_iterations=min_iterations, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
+    compute = {name: [block.compute_ms for block in timed] for name, timed in blocks.items()}
+    speedups = speedup_intervals(compute, find_references(list(runners), backends))
     return {
-        name: _summarize(timed, batch_size=batch_size, cuda_graph=runners[name].uses_cuda_graph)
+        name: replace(
+            _summarize(timed, batch_size=batch_size, cuda_graph=runners[name].uses_cuda_graph),
+            speedup_interval=speedups[name],
+        )
         for name, timed in blocks.items()
     }
 
@@ -89,7 +98,8 @@ def _summarize(blocks: Sequence[QueryTimes], *, batch_size: int, cuda_graph: boo
         list(chain.from_iterable(getattr(block, part) for block in blocks))
         for part in ("h2d_ms", "compute_ms", "d2h_ms", "enqueue_ms")
     )
-    latencies = sorted(map(sum, zip(h2d, compute, d2h, strict=True)))
+    rounds = [list(map(sum, zip(b.h2d_ms, b.compute_ms, b.d2h_ms, strict=True))) for b in blocks]
+    latencies = sorted(chain.from_iterable(rounds))
     mean = statistics.fmean(compute)
     span_s = sum(block.span_ms for block in blocks) / 1e3
     return Latency(
@@ -110,4 +120,7 @@ def _summarize(blocks: Sequence[QueryTimes], *, batch_size: int, cuda_graph: boo
         d2h_ms=statistics.median(d2h),
         enqueue_ms=statistics.median(enqueue),
         cuda_graph=cuda_graph,
+        median_interval_ms=rank_interval(rounds, 50),
+        p90_interval_ms=rank_interval(rounds, 90),
+        p99_interval_ms=rank_interval(rounds, 99),
     )

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from quantkit.errors import EvaluationError
+from quantkit.evaluation.latency_intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["check_measurement", "measure_latency", "percentile", "take_turns"]
+__all__ = ["check_measurement", "measure_latency", "parse_batch_sizes", "percentile", "take_turns"]
 
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
@@ -29,9 +33,10 @@ def measure_latency(
     inputs: Mapping[str, Array],
     *,
     duration_s: float = 3.0,
-    min_iterations: int = 50,
+    min_iterations: int = 20,
     warmup_s: float = 0.5,
     threads: int = 0,
+    backends: Mapping[str, str] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Latency]:
@@ -49,6 +54,7 @@ def measure_latency(
         min_iterations: timed calls per runner, at least.
         warmup_s: seconds of untimed calls per runner, at least one call.
         threads: as the runners were opened; only noted.
+        backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         clock: nanoseconds.
         on_progress: called after each round with the share that is done, 0 to 1.
 
@@ -61,16 +67,20 @@ def measure_latency(
     check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
     settle = {name: _warm_up(call, int(warmup_s * 1e9), clock) < _BLOCK_NS for name, call in calls.items()}
-    times: dict[str, list[int]] = {name: [] for name in calls}
+    rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
 
     def time_block(name: str) -> tuple[int, float]:
         block = _time_block(calls[name], clock, settle=settle[name])
-        times[name] += block
+        rounds[name].append([ns / 1e6 for ns in block])
         return len(block), sum(block) / 1e9
 
     take_turns(list(calls), time_block, duration_s=duration_s, min_iterations=min_iterations, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
-    return {name: _summarize(t, batch_size=batch_size, threads=threads) for name, t in times.items()}
+    speedups = speedup_intervals(rounds, find_references(list(rounds), backends))
+    return {
+        name: replace(_summarize(times, batch_size=batch_size, threads=threads), speedup_interval=speedups[name])
+        for name, times in rounds.items()
+    }
 
 
 def take_turns(
@@ -142,6 +152,26 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(len(ordered) - 1 - excluded, 0)]
 
 
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """Reads "1,8,32": the sizes at which latency is timed, in that order; the first is the one that is compared.
+
+    >>> parse_batch_sizes("1, 8,32")
+    (1, 8, 32)
+
+    Raises:
+        EvaluationError: something else than whole numbers from 1 on, or a size twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not re.fullmatch("0*[1-9][0-9]{0,8}", word)]:
+        raise EvaluationError(
+            f"--batch-sizes {text!r}: {wrong[0]!r} is no batch size; give whole numbers from 1 on, such as 1,8,32"
+        )
+    sizes = tuple(map(int, words))
+    if twice := [size for size in sizes if sizes.count(size) > 1]:
+        raise EvaluationError(f"--batch-sizes {text!r}: {twice[0]} is there twice")
+    return sizes
+
+
 def _make_call(runner: Runner, inputs: Mapping[str, Array]) -> Callable[[], object]:
     wanted = {spec.name: spec.dtype for spec in runner.inputs}
     ready = {
@@ -190,8 +220,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _summarize(times_ns: Sequence[int], *, batch_size: int, threads: int) -> Latency:
-    ordered = [t / 1e6 for t in sorted(times_ns)]
+def _summarize(rounds: Sequence[Sequence[float]], *, batch_size: int, threads: int) -> Latency:
+    ordered = sorted(chain.from_iterable(rounds))
     total_ms = sum(ordered)
     return Latency(
         batch_size=batch_size,
@@ -203,4 +233,7 @@ def _summarize(times_ns: Sequence[int], *, batch_size: int, threads: int) -> Lat
         p90_ms=percentile(ordered, 90),
         p99_ms=percentile(ordered, 99),
         throughput=batch_size * len(ordered) / (total_ms / 1e3) if total_ms else 0.0,
+        median_interval_ms=rank_interval(rounds, 50),
+        p90_interval_ms=rank_interval(rounds, 90),
+        p99_interval_ms=rank_interval(rounds, 99),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["difference_interval", "mcnemar_p_value"]
+from quantkit.verdicts import paired_half_width, samples_needed
 
-_NORMAL_975 = 1.959963984540054
+__all__ = ["difference_interval", "mcnemar_p_value", "samples_needed"]
 
 
 def mcnemar_p_value(fixed: int, broken: int) -> float:
@@ -41,8 +41,9 @@ def difference_interval(fixed: int, broken: int, *, num_samples: int) -> tuple[f
 
     The adjusted Wald interval of Bonett and Price (2012, J. Educ. Behav. Stat. 37, 479-488): with
     ``f = (fixed + 1) / (N + 2)`` and ``b = (broken + 1) / (N + 2)`` it is
-    ``f - b ± 1.96 sqrt((f + b - (f - b)^2) / (N + 2))``. The plain Wald interval would be ±0 where the models never
-    differ, which no finite number of samples can show.
+    ``f - b ± 1.96 sqrt((f + b - (f - b)^2) / (N + 2))``. Where some dozens of samples differ it agrees with a bootstrap
+    over the samples. Where few or none do, the bootstrap (as the plain Wald interval) is too short, down to ±0 where
+    the models never differ, which no finite number of samples can show; this one is not.
 
     >>> low, high = difference_interval(20, 30, num_samples=10_000)
     >>> round(100 * low, 2), round(100 * high, 2)
@@ -60,7 +61,7 @@ def difference_interval(fixed: int, broken: int, *, num_samples: int) -> tuple[f
         raise ValueError(f"{fixed} fixed and {broken} broken of {num_samples} samples")
     n = num_samples + 2
     f, b = (fixed + 1) / n, (broken + 1) / n
-    half = _NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)
+    half = paired_half_width(fixed, broken, num_samples=num_samples)
     return max(f - b - half, -1.0), min(f - b + half, 1.0)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
 
-__all__ = ["batch_first", "expose"]
+__all__ = ["activation_bytes", "batch_first", "expose"]
 
 _BATCH = "quantkit_batch"
+
+_UNKNOWN_BYTES = 4 << 20
+"""A tensor whose shape cannot be inferred is taken to be so large: the first one of a classifier of images is."""
 
 
 def batch_first(model: ir.Model) -> frozenset[str]:
@@ -18,25 +22,27 @@ def batch_first(model: ir.Model) -> frozenset[str]:
 
     A fixed batch size is replaced by a symbol for it, in a copy: what comes out with that symbol in front follows it.
     """
-    import onnx_ir.passes.common as passes
-
-    from quantkit.graph.model import quiet
-
-    copy = model.clone()
-    for node in copy.graph:
-        for value in node.outputs:
-            value.shape = None
-    for value in copy.graph.inputs:
-        if value.shape is not None and len(value.shape) and value.name not in copy.graph.initializers:
-            value.shape = ir.Shape([_BATCH, *list(value.shape)[1:]])
-    with quiet():
-        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    known = {str(v.name): v.shape for v in model.graph.inputs if v.shape is not None and len(v.shape)}
+    copy = _inferred(model, {name: ir.Shape([_BATCH, *list(shape)[1:]]) for name, shape in known.items()})
     return frozenset(
         str(value.name)
         for node in copy.graph
         for value in node.outputs
         if value.shape is not None and len(value.shape) and str(value.shape[0]) == _BATCH
     )
+
+
+def activation_bytes(model: ir.Model, tensors: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Bytes of each of `tensors` as a runtime will return it, as far as shape inference can tell.
+
+    Args:
+        model: prepared.
+        tensors: names in its main graph.
+        shapes: what will be fed, by input.
+    """
+    copy = _inferred(model, {name: ir.Shape(shape) for name, shape in shapes.items()})
+    values = {str(v.name): v for v in copy.graph.inputs} | {str(v.name): v for n in copy.graph for v in n.outputs}
+    return {name: _bytes(values[name]) if name in values else _UNKNOWN_BYTES for name in tensors}
 
 
 def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
@@ -60,3 +66,28 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
         model.graph.outputs.extend(wanted)
     passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def _inferred(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:
+    """A copy with other shapes of its inputs and what follows from them."""
+    import onnx_ir.passes.common as passes
+
+    from quantkit.graph.model import quiet
+
+    copy = model.clone()
+    for node in copy.graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in copy.graph.inputs:
+        shape = shapes.get(str(value.name))
+        if shape is not None and value.name not in copy.graph.initializers:
+            value.shape = shape
+    with quiet():
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    return copy
+
+
+def _bytes(value: ir.Value) -> int:
+    if value.shape is None or value.dtype is None or not all(isinstance(d, int) for d in value.shape):
+        return _UNKNOWN_BYTES
+    return math.prod(int(d) for d in value.shape if isinstance(d, int)) * math.ceil(value.dtype.itemsize)

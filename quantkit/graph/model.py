@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.graph.damage import check_content
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import TensorSpec
 
@@ -74,9 +76,13 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
         raise ModelError(f"{file}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
+    check_content(model, str(file))
     for value in _external_weights(model):
         _check_external(value, file)
-    _load_small_weights(model)
+    try:
+        _load_small_weights(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: a weight in an external data file cannot be read: {_first_line(error)}") from error
     return model
 
 
@@ -117,7 +123,11 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
         if value.dtype is None or value.shape is None:
             raise ModelError(f"input {value.name!r} has no type or an unknown rank: export the model with shapes")
         shape = tuple(d if isinstance(d, int) else (d.value or None) for d in value.shape)
-        specs.append(TensorSpec(str(value.name), np.dtype(value.dtype.numpy()), shape))
+        try:
+            dtype = np.dtype(value.dtype.numpy())
+        except TypeError as error:
+            raise ModelError(f"input {value.name!r} has a type that no array has ({value.dtype.name})") from error
+        specs.append(TensorSpec(str(value.name), dtype, shape))
     return tuple(specs)
 
 
@@ -213,7 +223,9 @@ def quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -234,11 +246,18 @@ def _check_external(value: ir.Value, file: Path) -> None:
     tensor = value.const_value
     if not isinstance(tensor, ir.ExternalTensor):
         return
-    if not Path(tensor.path).is_file():
-        raise ModelError(f"{file}: the external data file {tensor.location} of weight {value.name!r} is missing")
-    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-    if Path(tensor.path).stat().st_size < end:
-        raise ModelError(f"{file}: the external data file {tensor.location} ends before weight {value.name!r} does")
+    where = f"{file}: the external data file {str(tensor.location)!r}"
+    if not os.path.isfile(tensor.path):  # Path would take "weights/" for "weights"
+        raise ModelError(f"{where} of weight {value.name!r} is missing")
+    offset, length = tensor.offset or 0, tensor.length
+    try:
+        needed = tensor.nbytes
+    except TypeError as error:  # no element type
+        raise ModelError(f"{file}: weight {value.name!r} has no type") from error
+    if offset < 0 or needed < 0 or (length is not None and length < needed):
+        raise ModelError(f"{where} has {length} bytes from {offset} for weight {value.name!r}, which takes {needed}")
+    if Path(tensor.path).stat().st_size < offset + (length or needed):
+        raise ModelError(f"{where} ends before weight {value.name!r} does")
 
 
 def _load_small_weights(model: ir.Model) -> None:
@@ -257,7 +276,8 @@ def _serialized(model: ir.Model) -> bytes:
     for value in _external_weights(model):
         if value.const_value is not None:
             value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    with quiet():
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def _feed_graph(graph: ir.Graph, feed: Feed) -> None:

@@ -55,9 +55,12 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         ModelError: the opset cannot be converted.
     """
     with quiet():
-        passes.InlinePass()(model)
-        passes.RemoveInitializersFromInputsPass()(model)
-        model.graph.sort()
+        try:
+            passes.InlinePass()(model)
+            passes.RemoveInitializersFromInputsPass()(model)
+            model.graph.sort()
+        except Exception as error:  # a call that does not fit its function, a cycle
+            raise ModelError(f"{name}: the graph is broken: {_first_line(error)}") from error
         # Before the opset is converted, so that one name means one node whatever the opset.
         _name_nodes(model.graph)
         if _is_half(model):
@@ -66,11 +69,14 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             _convert_opset(model, name, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
-        _materialize_weights(model)
+        try:
+            _materialize_weights(model)
+        except Exception as error:
+            raise ModelError(f"{name}: a weight cannot be computed: {_first_line(error)}") from error
         try:
             passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         except Exception as error:
-            raise ModelError(f"{name}: shape inference failed: {str(error).strip().splitlines()[0][:200]}") from error
+            raise ModelError(f"{name}: shape inference failed: {_first_line(error)}") from error
         _mark_sequences(model.graph)
     return model
 
@@ -113,6 +119,14 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if producer is not None and is_standard(producer, "Constant"):
         return ir.convenience.get_const_tensor(value)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    """Of the exception that it began with: passes wrap it in their own."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _mark_sequences(graph: ir.Graph) -> None:

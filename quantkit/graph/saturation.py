@@ -9,7 +9,7 @@ import onnx_ir as ir
 from quantkit.graph.prepare import constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["bounded_tensors", "clip_bounds", "useful_ranges"]
+__all__ = ["bounded_tensors", "clip_bounds", "produced_bounds", "useful_ranges"]
 
 _GATES = ("Sigmoid", "HardSigmoid")
 _BOUNDED_OPS = (*_GATES, "Tanh", "Softmax")
@@ -28,7 +28,7 @@ def useful_ranges(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, floa
     values = {_name(value): value for value in every if _name(value) in wanted}
     bounds: dict[str, tuple[float, float]] = {}
     for name, value in values.items():
-        low, high = _produced_bounds(value)
+        low, high = produced_bounds(value)
         if name not in grouped:
             read_low, read_high = _read_bounds(value)
             low, high = max(low, min(read_low, 0.0)), min(high, max(read_high, 0.0))
@@ -58,7 +58,8 @@ def clip_bounds(node: ir.Node) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
-def _produced_bounds(value: ir.Value) -> tuple[float, float]:
+def produced_bounds(value: ir.Value) -> tuple[float, float]:
+    """What a Relu or Clip that makes `value` bounds it to; infinite for any other producer."""
     node = value.producer()
     if node is not None and is_standard(node, "Relu"):
         return 0.0, math.inf

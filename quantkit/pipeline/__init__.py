@@ -17,6 +17,7 @@ from quantkit.pipeline.quantization import (
     quantize,
     write_tensorrt_cache,
 )
+from quantkit.pipeline.tasks import TaskOptions
 
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
@@ -28,6 +29,7 @@ __all__ = [
     "ImageOptions",
     "Order",
     "Target",
+    "TaskOptions",
     "Tell",
     "build",
     "calibrate",

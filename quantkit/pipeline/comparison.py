@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quantkit.errors import EvaluationError
-from quantkit.types import Evaluation, Report
+from quantkit.types import ClassScore, Evaluation, Report
 
 __all__ = ["join_reports"]
 
-_PAIRED = ("fixed", "broken", "p_value", "top1_difference_low", "top1_difference_high")
-"""Metrics that hold only against the baseline of the same run."""
+_PAIRED = ("fixed", "broken", "p_value")
+"""Metrics that hold only against the baseline of the same run, besides the interval of the score's difference."""
 
 
 def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Report:
@@ -55,6 +55,30 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         skipped=_merge({name: report.skipped for name, report in reports.items()}),
         warnings=tuple(warnings),
         created=max(report.created for report in reports.values()),
+        task=first.task,
+        score=first.score,
+        classes=_join_classes(reports),
+        changes=tuple(
+            replace(change, variant=f"{name}/{change.variant}")
+            for name, report in reports.items()
+            for change in report.changes
+        ),
+        num_changes={
+            f"{name}/{variant}": counts
+            for name, report in reports.items()
+            for variant, counts in report.num_changes.items()
+        },
+        tensors=tuple(
+            replace(tensor, variant=f"{name}/{tensor.variant}")
+            for name, report in reports.items()
+            for tensor in report.tensors
+        ),
+        layers=tuple(
+            replace(layer, variant=f"{name}/{layer.variant}")
+            for name, report in reports.items()
+            for layer in report.layers
+        ),
+        commands=tuple(dict.fromkeys(command for report in reports.values() for command in report.commands)),
     )
 
 
@@ -69,7 +93,29 @@ def _differences(first_name: str, first: Report, name: str, report: Report) -> l
         found.append(f"{first_name} is on data {_describe_data(first)}, {name} on {_describe_data(report)}")
     if report.preprocessing != first.preprocessing:
         found.append(f"{first_name} and {name} prepared the images differently")
+    if (report.task, report.score) != (first.task, first.score):
+        found.append(f"{first_name} is judged by {_describe_score(first)}, {name} by {_describe_score(report)}")
+    for label, one in ((first_name, first), (name, report)):
+        if one.is_partial:
+            found.append(
+                f"{label} is partial: {one.baseline.num_samples} of {one.planned_samples} samples; evaluate it again"
+            )
     return found
+
+
+def _describe_score(report: Report) -> str:
+    return f"{'nothing' if report.score is None else report.score.label} (task {report.task})"
+
+
+def _join_classes(reports: Mapping[str, Report]) -> tuple[ClassScore, ...]:
+    """The classes of all runs by label, in the order in which they are met."""
+    joined: dict[str, ClassScore] = {}
+    for name, report in reports.items():
+        for one in report.classes:
+            scores = {f"{name}/{variant}": score for variant, score in one.scores.items()}
+            known = joined.get(one.label)
+            joined[one.label] = replace(one, scores={**(known.scores if known else {}), **scores})
+    return tuple(joined.values())
 
 
 def _describe_data(report: Report) -> str:
@@ -79,8 +125,10 @@ def _describe_data(report: Report) -> str:
 
 def _rename(name: str, report: Report, evaluation: Evaluation, first: Report) -> Evaluation:
     metrics = evaluation.metrics
-    if report.baseline.metrics.get("top1") != first.baseline.metrics.get("top1"):
-        metrics = {key: value for key, value in metrics.items() if key not in _PAIRED}
+    score = "top1" if first.score is None else first.score.name
+    if report.baseline.metrics.get(score) != first.baseline.metrics.get(score):
+        paired = {*_PAIRED, f"{score}_difference_low", f"{score}_difference_high"}
+        metrics = {key: value for key, value in metrics.items() if key not in paired}
     return replace(
         evaluation, name=f"{name}/{evaluation.name}", backend=f"{evaluation.backend} (run {name})", metrics=metrics
     )

@@ -70,8 +70,9 @@ def open_samples(
     num_samples: int | None,
     seed: int,
     order: Order,
+    labelled: bool = True,
 ) -> Dataset:
-    """Opens `data` for the inputs of a model and chooses samples."""
+    """Opens `data` for the inputs of a model and chooses samples; without labels if they mean nothing here."""
     from quantkit.datasets import holds_arrays, open_dataset, resolve_preprocessing, select
     from quantkit.graph.model import input_specs
 
@@ -86,7 +87,7 @@ def open_samples(
         else:
             raise DatasetError(f"{data}: image options have no meaning for arrays or a model with several inputs")
     dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
-    return select(dataset, num_samples=num_samples, seed=seed, order=order)
+    return select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled)
 
 
 def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> None:

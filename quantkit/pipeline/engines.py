@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,21 +32,27 @@ class OpenEngine:
     manifest: Manifest | None
 
     def evaluation(
-        self, name: str, metrics: Mapping[str, float], latency: Latency | None, *, num_samples: int, model_hash: str
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        latencies: Sequence[Latency],
+        *,
+        num_samples: int,
+        model_hash: str,
     ) -> Evaluation:
         """What was measured of it.
 
         Args:
             name: of the variant.
             metrics: of its outputs.
-            latency: None where it was not timed.
+            latencies: at each batch size; empty where it was not timed.
             num_samples: behind the metrics.
             model_hash: of the baseline, which the engine should be made of.
         """
         from quantkit.evaluation import latency_notes, metric_notes
 
         precision, notes = self._precision(name)
-        notes += [*metric_notes(metrics), *self.runner.notes, *(latency_notes(latency) if latency else ())]
+        notes += [*metric_notes(metrics), *self.runner.notes, *(latency_notes(latencies[0]) if latencies else ())]
         if self.manifest is not None and self.manifest.model_hash != model_hash:
             notes.append(f"it was built from {self.manifest.model_name!r}, which is not the baseline's file")
         return Evaluation(
@@ -56,7 +62,8 @@ class OpenEngine:
             size_bytes=os.path.getsize(self.path),
             num_samples=num_samples,
             metrics=metrics,
-            latency=latency,
+            latency=latencies[0] if latencies else None,
+            sweep=tuple(latencies[1:]),
             notes=tuple(notes),
         )
 
@@ -111,11 +118,12 @@ def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) ->
 
 
 def describe_gpu() -> dict[str, str]:
-    """The GPU that engines run on, as a line of the report's environment."""
-    from quantkit.backends.tensorrt.device import find_gpu
+    """The GPU that engines run on and how it is set, as lines of the report's environment."""
+    from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
+    from quantkit.evaluation import describe_gpu_settings
 
     gpu = find_gpu()
-    return {} if gpu is None else {"gpu": str(gpu)}
+    return {} if gpu is None else {"gpu": str(gpu), **describe_gpu_settings(find_gpu_address())}
 
 
 def largest_batch(engines: Mapping[str, OpenEngine], batch_size: int) -> int:
@@ -148,6 +156,7 @@ def time_variants(
             inputs,
             duration_s=duration_s,
             min_iterations=_MINIMUM_QUERIES,
+            backends={name: str(getattr(runner, "backend", "")) for name, runner in device.items()},
             on_progress=lambda done: on_progress(share + (1 - share) * done),
         )
     return {name: found[name] for name in runners}

@@ -1,16 +1,16 @@
-"""Variants of a model, side by side on the same data: made or taken, run, timed, reported."""
+"""Variants of a model, side by side on the same data: made or taken, run, timed, looked into, reported."""
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import EvaluationError, ModelError
+from quantkit.pipeline.commands import calibrate_command
 from quantkit.pipeline.data import (
     ImageOptions,
     PathLike,
@@ -22,15 +22,19 @@ from quantkit.pipeline.data import (
     show_progress,
     stay_silent,
 )
-from quantkit.pipeline.engines import OpenEngine, describe_gpu, is_engine, largest_batch, open_engine, time_variants
-from quantkit.pipeline.quantization import Target, make_int8, open_table
-from quantkit.processor import products_saturate
-from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, Preprocessing, Report, Runner
+from quantkit.pipeline.engines import describe_gpu, largest_batch
+from quantkit.pipeline.interruption import stop_on_interrupt
+from quantkit.pipeline.layers import Insight, look_into
+from quantkit.pipeline.quantization import open_table
+from quantkit.pipeline.tasks import TaskOptions, open_task, wants_class_labels
+from quantkit.pipeline.timing import Timing, time_batches, timing_warnings
+from quantkit.pipeline.variants import VARIANTS, choose_variants, open_variants
+from quantkit.types import CalibrationTable, ChangedSample, Dataset, Preprocessing, Report, TaskName
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["VARIANTS", "evaluate"]
-
-VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
-"""What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86."""
 
 
 def evaluate(
@@ -38,6 +42,7 @@ def evaluate(
     data: PathLike,
     *,
     table: CalibrationTable | PathLike | None = None,
+    task: TaskName | TaskOptions = "classify",
     variants: Sequence[str] | None = None,
     models: Mapping[str, PathLike] | None = None,
     engines: Mapping[str, PathLike] | None = None,
@@ -48,20 +53,24 @@ def evaluate(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     latency_s: float = 3.0,
-    latency_batch_size: int = 1,
+    batch_sizes: Sequence[int] = (1,),
     threads: int = 0,
     cuda_graph: bool = False,
+    layer_samples: int = 64,
     strict: bool = False,
     workers: int | None = None,
+    on_interrupt: Literal["raise", "report"] = "raise",
+    command: str | None = None,
     progress: bool = True,
     tell: Tell | None = None,
 ) -> Report:
-    """Compares variants of a model on the same data: accuracy, agreement with FP32, latency, size.
+    """Compares variants of a model on the same data: its score by the task, agreement with FP32, latency, size.
 
     Args:
         model: the FP32 model: the baseline.
         data: what to evaluate on; labels, if there are any, give accuracy.
         table: calibration for the INT8 variants that are made here; None leaves them out.
+        task: what the outputs mean; "detect", "segment" and "custom" need `TaskOptions`.
         variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
             the table allows. "fp32" is always there.
         models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
@@ -72,12 +81,15 @@ def evaluate(
         preprocessing: of images; None takes the table's, else the default for the model's input.
         classes: class names by index.
         exclude: what the INT8 variants leave in float, as in `quantize`.
-        latency_s: timed seconds for each variant; 0 leaves latency out.
-        latency_batch_size: samples a call.
+        latency_s: timed seconds for each variant and batch size; 0 leaves latency out.
+        batch_sizes: samples a timed call; the first is what speed-ups are told by.
         threads: of ONNX Runtime within a call; 0 lets it choose.
         cuda_graph: replay the engines' queries from CUDA graphs.
+        layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
         strict: fail on the first image that cannot be read.
         workers: decoding threads.
+        on_interrupt: "report": the first Ctrl-C ends the measurement, and the report says that it is partial.
+        command: what was typed, for the report.
         progress: show progress bars on a terminal.
         tell: called with one line for each thing that a user may want to know.
 
@@ -87,80 +99,94 @@ def evaluate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.datasets import holds_arrays
     from quantkit.evaluation import describe_environment
-    from quantkit.evaluation import evaluate as measure_metrics
-    from quantkit.graph.model import load_model, model_hash
-    from quantkit.graph.prepare import has_qdq
+    from quantkit.evaluation import evaluate as measure
 
     say = tell or stay_silent
-    if not (math.isfinite(latency_s) and latency_s >= 0):
-        raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
+    _check_numbers(latency_s, layer_samples, batch_sizes)
+    options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     table = None if table is None else open_table(table)
-    graph = load_model(model)
-    if has_qdq(graph):
-        raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
-    identity = model_hash(graph)
-    if table is not None:
-        table.check_model(identity, Path(model).name)
-        if preprocessing is None and not holds_arrays(data):
-            preprocessing = table.preprocessing
-    chosen = _choose_variants(variants, table)
+    graph, identity = _open_float_model(model, table)
+    choose_variants(variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us
-    dataset = open_samples(graph, data, preprocessing, classes, num_samples=num_samples, seed=seed, order="shuffled")
+    dataset = open_samples(
+        graph,
+        data,
+        _preprocessing_of(table, data) if preprocessing is None else preprocessing,
+        classes if wants_class_labels(options) else None,
+        num_samples=num_samples,
+        seed=seed,
+        order="shuffled",
+        labelled=wants_class_labels(options),
+    )
+    judge = open_task(options, dataset, data, classes)
     describe_choice(dataset, data, seed, say)
     warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
-    with ExitStack() as stack:
-        models, opened = _open_engines(stack, models or {}, engines or {}, cuda_graph=cuda_graph)
-        batch_size = largest_batch(opened, batch_size)
-        environment |= describe_gpu() if opened else {}
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
-        paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
-        if refused and variants is not None:
-            raise next(iter(refused.values()))
-        warnings += [f"{name} is left out: {error}" for name, error in refused.items()]
-        paths |= _given_models(models, paths)
-        runners: dict[str, Runner] = {
-            name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
-            for name, path in paths.items()
-        }
-        if taken := runners.keys() & opened.keys():
-            raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
-        runners |= {name: engine.runner for name, engine in opened.items()}
-        bar = stack.enter_context(show_progress(None, "evaluating", len(dataset), progress))
-        batches = make_batches(dataset, batch_size, strict=strict, workers=workers, skipped=skipped_files)
-        metrics = measure_metrics(runners, batches, baseline="fp32", on_batch=bar.update).metrics
-        bar.close()
-        latencies = {}
-        if latency_s:
-            inputs = _latency_inputs(dataset, runners["fp32"], latency_batch_size, strict=strict, workers=workers)
-            bar = stack.enter_context(show_progress(None, "timing", 100, progress))
-            latencies = time_variants(
-                runners,
-                inputs,
+    with (
+        open_variants(
+            model,
+            table,
+            variants=variants,
+            models=models or {},
+            engines=engines or {},
+            exclude=exclude,
+            threads=threads,
+            cuda_graph=cuda_graph,
+        ) as opened,
+        stop_on_interrupt(on_interrupt == "report") as should_stop,
+    ):
+        environment |= describe_gpu() if opened.engines else {}
+        warnings += opened.warnings
+        size = largest_batch(opened.engines, batch_size)
+        with show_progress(None, "evaluating", len(dataset), progress) as bar:
+            found = measure(
+                opened.runners,
+                make_batches(dataset, size, strict=strict, workers=workers, skipped=skipped_files),
+                baseline="fp32",
+                task=judge.task,
+                on_batch=bar.update,
+                should_stop=should_stop,
+            )
+        timing = Timing({}, ())
+        if latency_s and not should_stop():
+            timing = time_batches(
+                opened.runners,
+                dataset,
+                batch_sizes,
                 duration_s=latency_s,
                 threads=threads,
-                on_progress=lambda share: bar.update(round(100 * share) - bar.n) and None,
+                strict=strict,
+                workers=workers,
+                progress=progress,
+                should_stop=should_stop,
             )
-            bar.close()
-        evaluations = tuple(
-            _evaluation(name, path, metrics[name], latencies.get(name), len(dataset) - len(skipped_files))
-            for name, path in paths.items()
-        )
-        evaluations += tuple(
-            engine.evaluation(
-                name,
-                metrics[name],
-                latencies.get(name),
-                num_samples=len(dataset) - len(skipped_files),
-                model_hash=identity,
+        insight = Insight()
+        if layer_samples and not should_stop():
+            insight = look_into(
+                model,
+                dataset,
+                variants=opened.paths,
+                engines=opened.engines,
+                skipped=opened.skipped,
+                num_samples=layer_samples,
+                threads=threads,
+                workers=workers,
+                progress=progress,
+                should_stop=should_stop,
             )
-            for name, engine in opened.items()
+        evaluations = opened.describe(
+            found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=identity
         )
-    warnings += _label_warnings(dataset, metrics["fp32"].get("num_classes"))
-    warnings += _timing_warnings(latencies, environment)
+    if found.is_partial:
+        say(f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial")
+    warnings += _label_warnings(dataset, found.metrics["fp32"].get("num_classes"))
+    warnings += [
+        *judge.task.notes,
+        *timing.warnings,
+        *insight.warnings,
+        *timing_warnings(timing.latencies, environment),
+    ]
     if skipped_files:
         warnings.append(describe_skipped(skipped_files, dataset))
     return Report(
@@ -169,134 +195,70 @@ def evaluate(
         evaluations=evaluations,
         dataset={
             "name": Path(data).name,
-            "num_samples": len(dataset) - len(skipped_files),
+            "num_samples": found.num_samples,
             "num_skipped": len(skipped_files),
-            "num_classes": len(dataset.classes),
+            "num_classes": len(judge.class_names),
             "fingerprint": dataset.fingerprint,
+            **judge.facts,
         },
         preprocessing=dataset.preprocessing,
         calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
         environment=environment,
-        skipped=left,
+        skipped=opened.skipped.get("int8") or opened.skipped.get("int8-cpu") or {},
         warnings=tuple(warnings),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=options.task,
+        score=judge.task.score,
+        planned_samples=len(dataset) if found.is_partial else None,
+        classes=judge.task.classes(),
+        changes=_with_thumbnails(judge.task.changes(), dataset),
+        num_changes=judge.task.num_changes(),
+        tensors=insight.tensors,
+        layers=insight.layers,
+        commands=_commands(table, model, command),
     )
 
 
-def _open_engines(
-    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
-) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
-    """The models that are no engines, and the engines, which the stack closes."""
-    found = {name: path for name, path in models.items() if is_engine(path)}
-    if twice := found.keys() & engines.keys():
-        raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
-    opened: dict[str, OpenEngine] = {}
-    for name, path in {**found, **engines}.items():
-        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
-        stack.enter_context(opened[name].runner)
-    return {name: path for name, path in models.items() if name not in found}, opened
+def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[int]) -> None:
+    if not (math.isfinite(latency_s) and latency_s >= 0):
+        raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
+    if layer_samples < 0:
+        raise EvaluationError(f"--layer-samples {layer_samples} must be 0 or more")
+    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
+        raise EvaluationError(f"--batch-sizes {','.join(map(str, batch_sizes))} must be different sizes of at least 1")
 
 
-def _choose_variants(variants: Sequence[str] | None, table: CalibrationTable | None) -> tuple[str, ...]:
-    if variants is None:
-        return VARIANTS if table is not None else ("fp32", "fp16")
-    if unknown := [name for name in variants if name not in VARIANTS]:
-        raise EvaluationError(f"there is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
-    if table is None and any(name.startswith("int8") for name in variants):
-        raise EvaluationError("INT8 variants need a calibration table: run quantkit calibrate, or give --table")
-    return tuple(name for name in VARIANTS if name == "fp32" or name in variants)
+def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[ir.Model, str]:
+    """The model and its hash; a model with Q/DQ, or of another table, is refused."""
+    from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.prepare import has_qdq
+
+    graph = load_model(model)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
+    identity = model_hash(graph)
+    if table is not None:
+        table.check_model(identity, Path(model).name)
+    return graph, identity
 
 
-def _make_variants(
-    model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
-) -> tuple[dict[str, Path], Mapping[str, str], dict[str, ModelError]]:
-    """Paths of the variants by name, what the INT8 model leaves in float, and which variants the model cannot have."""
-    from quantkit.graph.fp16 import FP16_OPSET, to_fp16
-    from quantkit.graph.model import load_model, save_model
-    from quantkit.graph.prepare import prepare
+def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:
+    from quantkit.datasets import holds_arrays
 
-    paths = {"fp32": model}
-    left: Mapping[str, str] = {}
-    refused: dict[str, ModelError] = {}
-    for name in chosen[1:]:
-        try:
-            if name == "fp16":
-                graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
-            elif table is not None:
-                target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-                graph, plan = make_int8(
-                    model,
-                    table,
-                    target=target,
-                    high_precision="fp32",
-                    exclude=exclude,
-                    reduce_range=target == "cpu" and products_saturate(),
-                )
-                left = plan.skipped if target == "tensorrt" else left
-        except ModelError as error:
-            refused[name] = error
-            continue
-        paths[name] = folder / f"{name}.onnx"
-        save_model(graph, paths[name])
-    return paths, left, refused
+    return None if table is None or holds_arrays(data) else table.preprocessing
 
 
-def _given_models(models: Mapping[str, PathLike], taken: Mapping[str, Path]) -> dict[str, Path]:
-    from quantkit.graph.model import load_model
+def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:
+    from quantkit.datasets.thumbnails import thumbnail
 
-    for name, path in models.items():
-        if name in taken:
-            raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
-        load_model(path)
-    return {name: Path(path) for name, path in models.items()}
+    wanted = {change.sample for change in changes}
+    pictures = {name: thumbnail(dataset, index) for index, name in enumerate(dataset.ids) if name in wanted}
+    return tuple(replace(change, thumbnail=pictures.get(change.sample, "")) for change in changes)
 
 
-def _latency_inputs(
-    dataset: Dataset, runner: Any, batch_size: int, *, strict: bool, workers: int | None
-) -> Mapping[str, Any]:
-    """Inputs of the first samples, as many as are timed at once, repeated where there are too few."""
-    import numpy as np
-
-    from quantkit.feeding import fixed_batch_size
-
-    size = fixed_batch_size(runner) or batch_size
-    if size < 1:
-        raise EvaluationError(f"--latency-batch-size {batch_size} must be at least 1")
-    batch = next(iter(make_batches(dataset, size, strict=strict, workers=workers, skipped={})))
-    return {n: np.ascontiguousarray(a[np.arange(size) % len(batch)]) for n, a in batch.inputs.items()}
-
-
-def _evaluation(
-    name: str, path: Path, metrics: Mapping[str, float], latency: Latency | None, num_samples: int
-) -> Evaluation:
-    from quantkit.backends.onnxruntime import runtime_version
-    from quantkit.evaluation import metric_notes
-    from quantkit.graph.model import float_precision, load_model, size_bytes
-    from quantkit.graph.prepare import has_int8_activations, has_qdq
-
-    graph = load_model(path)
-    precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
-    notes = list(metric_notes(metrics))
-    representative = True
-    if latency is None:
-        pass
-    elif precision == "fp16":
-        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
-        representative = False
-    elif has_int8_activations(graph):
-        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
-        representative = False
-    return Evaluation(
-        name=name,
-        precision=precision,
-        backend=f"onnxruntime {runtime_version()} CPU",
-        size_bytes=size_bytes(path),
-        num_samples=num_samples,
-        metrics=metrics,
-        latency=latency,
-        notes=tuple(notes),
-        representative=representative,
-    )
+def _commands(table: CalibrationTable | None, model: PathLike, command: str | None) -> tuple[str, ...]:
+    made = None if table is None else calibrate_command(table, str(model))
+    return tuple(line for line in (made, command) if line)
 
 
 def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
@@ -318,19 +280,3 @@ def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
         f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
         "order of their names; give the model's own order by --classes if accuracy looks wrong"
     ]
-
-
-def _timing_warnings(latencies: Mapping[str, Latency], environment: Mapping[str, str]) -> list[str]:
-    """Signs that other work disturbed the measurement."""
-    if not latencies:
-        return []
-    found = []
-    load, cores = float(environment.get("load_average", 0)), int(environment.get("cpu_cores", 1))
-    if load > cores:
-        found.append(f"the machine was busy (load {load:.1f} on {cores} cores): latencies are longer and less certain")
-    for name, latency in latencies.items():
-        if latency.mean_ms > 1.5 * latency.median_ms:
-            found.append(
-                f"{name}: calls were interrupted (mean {latency.mean_ms:.3g} ms, median {latency.median_ms:.3g} ms)"
-            )
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -200,9 +200,10 @@ class BoxAnnotations:
     Attributes:
         source: file or folder that they were read from, for messages.
         boxes: by sample id; every sample of the data set has an entry, an image without objects an empty one.
-        classes: class names by index.
+        classes: class names by index; empty where they are not known.
         is_relative: whether corners are fractions of the image's width and height (YOLO's format) instead of pixels.
         fingerprint: SHA-256 over the annotations, hexadecimal.
+        image_sizes: (height, width) of the images that the annotations were made for, by sample id, where they say.
     """
 
     source: str
@@ -210,6 +211,7 @@ class BoxAnnotations:
     classes: tuple[str, ...]
     is_relative: bool
     fingerprint: str
+    image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ __all__ = [
     "ClassScore",
     "Evaluation",
     "GateCheck",
+    "Interval",
     "Latency",
     "LayerPlacement",
     "Report",
@@ -28,6 +29,7 @@ TaskName = Literal["classify", "detect", "segment", "custom", "none"]
 """What a model's outputs are: "none" compares them with the baseline's alone."""
 
 Interval = tuple[float, float]
+"""Lower and upper end."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,9 @@ class TensorQuality:
         sqnr_db: 10 log10(sum x^2 / sum (x - xq)^2), x the baseline's and xq the variant's values before this tensor's
             own Q/DQ: the error that has come up to here. None where there is no error at all.
         own_sqnr_db: the same where xq is x through this tensor's own Q/DQ alone: the error that it adds itself.
-        amax: magnitude at which it is clipped.
+        amax: magnitude at which it is clipped; of an asymmetric range the farther end.
         minimum, maximum: extremes of the baseline's values.
-        clipped: share of the baseline's values beyond `amax`, 0 to 1.
+        clipped: share of the baseline's values more than half a step beyond the range of the codes, 0 to 1.
         histogram: counts of the baseline's magnitudes in bins of equal width from 0 to `histogram_top`.
         histogram_top: upper edge of the last bin.
     """

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quantkit.datasets import iterate_batches, open_dataset
 from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.errors import DatasetError
-from quantkit.types import Preprocessing, Sample
+from quantkit.types import Preprocessing, Sample, TensorSpec
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
@@ -203,3 +204,14 @@ def test_the_file_is_closed(
     with pytest.raises(DatasetError):
         read(path, plain)
     path.unlink()
+
+
+def test_a_sample_knows_the_size_of_its_image_as_it_is_to_be_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("L", (40, 20)).save(tmp_path / "turned.png", exif=exif)
+    Image.new("L", (50, 30)).save(tmp_path / "upright.png")
+    dataset = open_dataset(tmp_path, [TensorSpec("x", np.dtype(np.float32), ("n", 1, 8, 8))])
+    assert [dataset[i].image_size for i in range(2)] == [(40, 20), (30, 50)]
+    (batch,) = iterate_batches(dataset, 2)
+    assert batch.image_sizes == ((40, 20), (30, 50))

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from quantkit.datasets import describe, select
+from quantkit.datasets import describe, open_dataset, select
 from quantkit.datasets.arrays import ArrayRows
 from quantkit.errors import DatasetError
-from quantkit.types import Dataset, Sample
+from quantkit.types import Dataset, Sample, TensorSpec
 
 
 def rows(targets: list[int] | None, count: int = 0) -> ArrayRows:
@@ -150,3 +151,13 @@ def test_describe() -> None:
 def test_nonsense_is_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         select(rows(None, 3), **options)  # type: ignore[arg-type]
+
+
+def test_labels_that_mean_nothing_are_dropped(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
+    dataset = open_dataset(tmp_path, [TensorSpec("x", np.dtype(np.float32), ("n", 1, 4, 4))])
+    chosen = select(dataset, labelled=False)
+    assert (chosen.targets, tuple(chosen.classes), chosen[0].target) == (None, (), None)
+    assert select(dataset).targets is not None

@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
-from quantkit.evaluation.gate import Drop
+from quantkit.evaluation.limits import GATES, Drop
+from quantkit.types import Score
+from quantkit.verdicts import mlperf, samples_needed
 from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
+
+PERPLEXITY = Score("perplexity", "Perplexity", is_fraction=False, higher_is_better=False)
 
 
 def only(report, limits, *, variants=("int8",)):
@@ -16,14 +20,34 @@ def only(report, limits, *, variants=("int8",)):
     return check
 
 
+def with_scores(score, baseline, variant, *, interval=None):
+    """The report with another score than top-1."""
+    report = make_report()
+    fp32, _, int8 = report.evaluations
+    ends = {} if interval is None else dict(zip(("low", "high"), interval, strict=True))
+    found = {score.name: variant} | {f"{score.name}_difference_{end}": value for end, value in ends.items()}
+    return replace(
+        report,
+        score=score,
+        task="custom",
+        evaluations=(replace(fp32, metrics={score.name: baseline}), replace(int8, metrics=found)),
+    )
+
+
+def with_speedup_interval(report, interval):
+    *others, last = report.evaluations
+    return replace(
+        report, evaluations=(*others, replace(last, latency=replace(last.latency, speedup_interval=interval)))
+    )
+
+
 @pytest.mark.parametrize(
-    ("text", "fraction", "relative"),
-    [("0.5pt", 0.005, False), ("0.5", 0.005, False), ("1%", 0.01, True), (" .1 % ", 0.001, True), ("0pt", 0, False)],
+    ("text", "number", "unit"),
+    [("0.5pt", 0.5, "pt"), ("0.5", 0.5, ""), ("1%", 1, "%"), (" .1 % ", 0.1, "%"), ("0pt", 0, "pt"), ("120", 120, "")],
 )
-def test_both_spellings_of_a_drop(text, fraction, relative):
+def test_all_spellings_of_a_drop(text, number, unit):
     drop = parse_drop(text)
-    assert drop.fraction == pytest.approx(fraction)
-    assert drop.is_relative == relative
+    assert (drop.number, drop.unit) == (number, unit)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1pp", "0,5", "nan", "1e-3", "half", "101%", "pt"])
@@ -32,10 +56,10 @@ def test_other_spellings_are_refused(text):
         parse_drop(text)
 
 
-@given(st.floats(0, 100), st.booleans())
-def test_a_drop_prints_as_it_is_read(number, relative):
-    drop = Drop(number / 100, relative)
-    assert parse_drop(f"{number:f}{'%' if relative else 'pt'}").fraction == pytest.approx(drop.fraction, abs=1e-8)
+@given(st.floats(0, 100), st.sampled_from(["pt", "%", ""]))
+def test_a_drop_prints_as_it_is_read(number, unit):
+    assert parse_drop(f"{number:f}{unit}").number == pytest.approx(Drop(number, unit).number, abs=1e-6)
+    assert str(parse_drop("0.25" + unit)) == "0.25" + unit
 
 
 def test_points_and_percent_are_two_limits():
@@ -43,6 +67,13 @@ def test_points_and_percent_are_two_limits():
     assert only(make_report(), Limits(max_drop=parse_drop("0.11pt"))).passed
     assert not only(make_report(), Limits(max_drop=parse_drop("0.11%"))).passed
     assert only(make_report(), Limits(max_drop=parse_drop("0.13%"))).passed
+
+
+def test_a_bare_number_is_in_points_of_a_share():
+    bare, points = (only(make_report(), Limits(max_drop=parse_drop(text))) for text in ("0.2", "0.2pt"))
+    assert replace(bare, limit="", sentence="") == replace(points, limit="", sentence="")
+    with pytest.raises(EvaluationError, match="of which there are 100 points"):
+        check_limits(make_report(), Limits(max_drop=parse_drop("120")))
 
 
 def test_a_limit_that_is_just_kept_is_kept():
@@ -55,7 +86,7 @@ def test_confident_takes_the_worse_end_of_the_interval():
     estimate = only(make_report(), limits)
     assert estimate.passed
     assert estimate.undecided
-    assert "more samples would decide" in estimate.sentence
+    assert "about 130,000 samples would decide" in estimate.sentence
     assert not only(make_report(), replace(limits, confident=True)).passed
     assert only(make_report(), Limits(max_drop=parse_drop("0.36pt"), confident=True)).passed
     agreement = Limits(min_agreement=0.973)
@@ -135,7 +166,10 @@ def test_variants_that_cannot_be_gated(name):
         {"max_size_ratio": -1},
         {"min_agreement": 98},
         {"confident": True},
-        {"confident": True, "min_speedup": 1},
+        {"confident": True, "max_size_ratio": 1},
+        {"gates": ["mlperf-98"]},
+        {"at_batch": 8},
+        {"at_batch": 0, "min_speedup": 1},
     ],
 )
 def test_nonsense_limits(wrong):
@@ -151,7 +185,7 @@ def test_no_limit_is_an_error():
 def test_failure_names_every_broken_limit():
     limits = Limits(max_drop=parse_drop("0pt"), min_speedup=9, min_agreement=0.5)
     checks = check_limits(make_report(), limits, variants=["int8"])
-    with pytest.raises(GateFailedError, match=r"top-1 drop 0\.10pt.*breaks --max-drop 0pt; .*speed-up") as caught:
+    with pytest.raises(GateFailedError, match=r"Top-1 drop 0\.10pt.*breaks --max-drop 0pt; .*speed-up") as caught:
         require_passed(checks)
     assert caught.value.exit_code == 3
     assert "agreement" not in str(caught.value)
@@ -160,7 +194,9 @@ def test_failure_names_every_broken_limit():
 
 @given(any_report, st.floats(0, 1), st.booleans())
 def test_any_report_is_judged_or_refused(report, bound, confident):
-    limits = Limits(max_drop=Drop(bound, False), min_agreement=bound, min_speedup=1, confident=confident)
+    limits = Limits(
+        max_drop=Drop(100 * bound), gates=["mlperf-99"], min_agreement=bound, min_speedup=1, confident=confident
+    )
     try:
         checks = check_limits(report, limits)
     except EvaluationError:
@@ -168,3 +204,113 @@ def test_any_report_is_judged_or_refused(report, bound, confident):
     for check in checks:
         json.dumps(check.passed)
         assert "\n" not in check.limit
+
+
+def test_points_and_shares_of_any_score():
+    score = Score("map", "mAP")
+    report = with_scores(score, 0.40, 0.39, interval=(-0.018, -0.002))
+    check = only(report, Limits(max_drop=parse_drop("1.5pt")))
+    assert check.passed
+    assert check.value == pytest.approx(0.01)
+    assert check.interval == pytest.approx((0.002, 0.018))
+    assert "mAP drop 1.00pt (from 40.00 % to 39.00 %, 95 % interval 0.20 to 1.80pt)" in check.sentence
+    relative = only(report, Limits(max_drop=parse_drop("2.4%")))
+    assert not relative.passed
+    assert (relative.value, relative.bound) == pytest.approx((0.025, 0.024))
+    assert relative.interval == pytest.approx((0.005, 0.045))
+
+
+def test_where_less_is_better_a_rise_is_what_is_lost():
+    report = with_scores(PERPLEXITY, 20.0, 20.5, interval=(0.1, 0.9))
+    check = only(report, Limits(max_drop=parse_drop("0.6")))
+    assert check.passed
+    assert check.undecided
+    assert (check.value, check.bound, *check.interval) == pytest.approx((0.5, 0.6, 0.1, 0.9))
+    assert "Perplexity rise 0.5 (from 20 to 20.5, 95 % interval 0.1 to 0.9) keeps --max-drop 0.6" in check.sentence
+    assert not only(report, Limits(max_drop=parse_drop("0.6"), confident=True)).passed
+    assert not only(report, Limits(max_drop=parse_drop("2%"))).passed
+    assert only(report, Limits(max_drop=parse_drop("3%"))).value == pytest.approx(0.025)
+    gained = with_scores(PERPLEXITY, 20.0, 19.5)
+    assert only(gained, Limits(max_drop=parse_drop("0"))).value == -0.5
+    with pytest.raises(EvaluationError, match="Perplexity is no share"):
+        check_limits(report, Limits(max_drop=parse_drop("1pt")))
+
+
+def test_a_score_that_is_missing_is_an_error():
+    limits = Limits(max_drop=parse_drop("1%"))
+    with pytest.raises(EvaluationError, match="has no score"):
+        check_limits(replace(make_report(), score=None, task="none"), limits)
+    with pytest.raises(EvaluationError, match="no part can be taken"):
+        check_limits(with_scores(PERPLEXITY, 0.0, 1.0), limits)
+    with pytest.raises(EvaluationError, match="--confident: int8 has no Perplexity interval"):
+        check_limits(with_scores(PERPLEXITY, 2.0, 2.0), replace(limits, confident=True))
+
+
+@pytest.mark.parametrize(
+    ("variant", "interval"),
+    [
+        (0.80, (-0.001, 0.001)),
+        (0.7925, (-0.009, -0.006)),
+        (0.7995, (-0.0007, 0)),
+        (0.78, (-0.03, -0.01)),
+        (0.792, None),
+    ],
+)
+def test_named_gates_are_mlperfs_and_those_of_the_verdict(variant, interval):
+    report = with_scores(Score("miou", "mIoU"), 0.80, variant, interval=interval)
+    checks = check_limits(report, Limits(gates=list(GATES)))
+    assert [check.limit for check in checks] == ["--gate mlperf-99", "--gate mlperf-99.9"]
+    assert [check.passed for check in checks] == [variant >= 0.99 * 0.80 - 1e-12, variant >= 0.999 * 0.80 - 1e-12]
+    words = mlperf(report, report.evaluations[1])
+    for check, word in zip(checks, words.values(), strict=True):
+        assert word == ("undecided" if check.undecided else "passed" if check.passed else "failed")
+
+
+def test_speed_at_a_batch_size():
+    report = make_report()
+    *others, int8 = (
+        replace(e, sweep=(replace(e.latency, batch_size=32, median_ms=8 * e.latency.median_ms**2),))
+        for e in report.evaluations
+    )
+    report = replace(report, evaluations=(*others, int8))
+    check = only(report, Limits(min_speedup=4, at_batch=32))
+    assert check.passed
+    assert check.value == pytest.approx((0.5 / 0.245) ** 2)
+    assert check.limit == "--min-speedup 4 --at-batch 32"
+    assert "(batch size 32)" in check.sentence
+    assert only(report, Limits(min_speedup=2, at_batch=4)).value == only(report, Limits(min_speedup=2)).value
+    assert not only(report, Limits(min_speedup=4)).passed
+    with pytest.raises(EvaluationError, match="timed at batch sizes 4, 32 alone: evaluate with --batch-sizes"):
+        check_limits(report, Limits(min_speedup=1, at_batch=8))
+
+
+def test_confident_speed_takes_the_lower_end():
+    report = with_speedup_interval(make_report(), (1.9, 2.2))
+    estimate = only(report, Limits(min_speedup=2))
+    assert estimate.passed
+    assert estimate.undecided
+    assert estimate.interval == (1.9, 2.2)
+    assert "95 % interval 1.9 to 2.2" in estimate.sentence
+    assert "a longer --latency-s would decide" in estimate.sentence
+    assert not only(report, Limits(min_speedup=2, confident=True)).passed
+    assert only(report, Limits(min_speedup=1.9, confident=True)).passed
+    with pytest.raises(EvaluationError, match="no interval of int8's speed-up"):
+        check_limits(make_report(), Limits(min_speedup=1, confident=True))
+
+
+def test_a_partial_report_is_refused_unless_it_is_asked_for():
+    report = replace(make_report(), planned_samples=50_000)
+    with pytest.raises(EvaluationError, match="after 10000 of 50000 samples; evaluate again, or give --allow-partial"):
+        check_limits(report, Limits(max_size_ratio=1))
+    assert only(report, Limits(max_size_ratio=1, allow_partial=True)).passed
+
+
+def test_models_that_never_differ_need_fewer_samples_than_the_interval_says():
+    """Of top-1 the number comes of the samples that differ, of which a hundred times as many hold no more."""
+    report = make_report()
+    *others, int8 = report.evaluations
+    same = {"top1": 0.8103, "fixed": 0.0, "broken": 0.0, "top1_difference_low": -0.0046, "top1_difference_high": 0.0046}
+    report = replace(report, evaluations=(*others, replace(int8, metrics=same, num_samples=600)))
+    needed = samples_needed(0, 0, num_samples=600, margin=0.001 * 0.8103)
+    assert 1000 < needed < 10_000
+    assert f"about {needed:,} samples would decide" in only(report, Limits(gates=["mlperf-99.9"])).sentence

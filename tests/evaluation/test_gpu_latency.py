@@ -133,3 +133,27 @@ def test_progress_rises_to_one():
     shares: list[float] = []
     measure(ScriptedRunner(99.25), min_iterations=4, on_progress=shares.append)
     assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_intervals_are_of_the_whole_query_and_the_ratio_is_of_the_computations():
+    rng = np.random.default_rng(0)
+    slow, fast = ScriptedRunner(*rng.lognormal(1, 0.1, 997), name="a"), ScriptedRunner(*rng.lognormal(0, 0.1, 997))
+    fast.name = "b"
+    result = measure(slow, fast, duration_s=2.0)
+    for latency in result.values():
+        low, high = latency.median_interval_ms
+        assert low <= latency.median_ms <= high < 1.1 * low
+        assert latency.p90_interval_ms[0] <= latency.p90_ms <= latency.p90_interval_ms[1]
+    assert result["a"].speedup_interval is None
+    low, high = result["b"].speedup_interval
+    assert low <= result["a"].compute_ms / result["b"].compute_ms <= high
+    assert low == pytest.approx(np.e, rel=0.05)
+    assert result["a"].median_ms / result["b"].median_ms < low
+
+
+def test_engines_of_another_library_are_compared_among_themselves():
+    runners = [ScriptedRunner(ms, name=name) for name, ms in (("t32", 4.0), ("r32", 3.0), ("t8", 2.0), ("r8", 1.0))]
+    backends = {"t32": "TensorRT", "t8": "TensorRT", "r32": "RTX", "r8": "RTX"}
+    result = measure(*runners, duration_s=1.0, backends=backends)
+    found = {name: latency.speedup_interval for name, latency in result.items()}
+    assert found == {"t32": None, "r32": None, "t8": (2, 2), "r8": (3, 3)}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.latency import measure_latency, percentile
+from quantkit.evaluation.latency import measure_latency, parse_batch_sizes, percentile
 from quantkit.types import TensorSpec
 
 MS = 1_000_000
@@ -166,3 +166,47 @@ def test_percentile_is_a_value_with_so_many_above_it(values, percent):
     value = percentile(ordered, percent)
     assert value in ordered
     assert sum(v > value for v in ordered) <= (100 - percent) * len(ordered) / 100
+
+
+def test_intervals_hold_their_percentiles_and_the_reference_has_no_ratio():
+    clock = VirtualClock()
+    rng = np.random.default_rng(0)
+    a, b = (TimedRunner(clock, name, *rng.lognormal(mean, 0.1, 3000)) for name, mean in (("a", 1.0), ("b", 0.3)))
+    result = measure(clock, [a, b], min_iterations=1200)
+    for latency in result.values():
+        for value, interval in (
+            (latency.median_ms, latency.median_interval_ms),
+            (latency.p90_ms, latency.p90_interval_ms),
+            (latency.p99_ms, latency.p99_interval_ms),
+        ):
+            assert interval[0] <= value <= interval[1]
+            assert interval[1] - interval[0] < 0.2 * value
+    assert result["a"].speedup_interval is None
+    low, high = result["b"].speedup_interval
+    assert low <= result["a"].median_ms / result["b"].median_ms <= high
+    assert low == pytest.approx(np.exp(0.7), rel=0.02)
+
+
+def test_a_speedup_is_over_the_first_of_the_same_backend():
+    clock = VirtualClock()
+    runners = [TimedRunner(clock, name, ms) for name, ms in (("a", 12), ("b", 6), ("c", 2))]
+    result = measure(clock, runners, min_iterations=40, backends={"a": "x", "b": "y", "c": "y"})
+    assert [latency.speedup_interval for latency in result.values()] == [None, None, (3, 3)]
+
+
+def test_a_short_measurement_has_no_intervals():
+    clock = VirtualClock()
+    latency = measure(clock, [TimedRunner(clock, "a", 10), TimedRunner(clock, "b", 5)], min_iterations=12)["b"]
+    assert latency.median_interval_ms is None
+    assert latency.speedup_interval is None
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("1", (1,)), ("1,8,32", (1, 8, 32)), (" 32 , 1", (32, 1)), ("08", (8,))])
+def test_batch_sizes(text, sizes):
+    assert parse_batch_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "1,", "0", "-1", "1.5", "1;8", "eight", "1,8,1", "8,08", "1" * 12, "１"])
+def test_wrong_batch_sizes_name_the_option(text):
+    with pytest.raises(EvaluationError, match="--batch-sizes"):
+        parse_batch_sizes(text)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantkit.evaluation.bootstrap import mean_difference_interval
 from quantkit.evaluation.significance import difference_interval, mcnemar_p_value
 
 
@@ -66,3 +67,29 @@ def test_interval_covers_the_truth_about_95_times_in_100():
 def test_more_flips_than_samples_are_refused():
     with pytest.raises(ValueError, match="5 fixed and 6 broken of 10"):
         difference_interval(5, 6, num_samples=10)
+
+
+@pytest.mark.parametrize(("samples", "fixed", "broken"), [(1000, 30, 45), (10_000, 150, 180), (500, 12, 20)])
+def test_interval_is_the_bootstraps_where_many_samples_differ(samples, fixed, broken):
+    changed = np.zeros(samples)
+    changed[:fixed], changed[fixed : fixed + broken] = 1, -1
+    resampled = np.array(mean_difference_interval(np.zeros(samples), changed, num_draws=2000))
+    found = np.array(difference_interval(fixed, broken, num_samples=samples))
+    assert found == pytest.approx(resampled, abs=0.15 * (found[1] - found[0]) / 2 + 1 / samples)
+
+
+def test_interval_is_better_than_the_bootstraps_where_few_samples_differ():
+    """The bootstrap of no change is ±0: it leaves out the truth in most runs; this one does not."""
+    samples, truth = 1000, np.array([0.0005, 0.001, 0.9985])
+    assert mean_difference_interval(np.zeros(50), np.zeros(50), num_draws=50) == (0, 0)
+    rng = np.random.default_rng(0)
+    held = resampled = 0
+    for fixed, broken, _ in rng.multinomial(samples, truth, size=300):
+        low, high = difference_interval(int(fixed), int(broken), num_samples=samples)
+        held += low <= -0.0005 <= high
+        shares = np.array([fixed, broken, samples - fixed - broken]) / samples
+        drawn = rng.multinomial(samples, shares, size=300)
+        low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / samples, (0.025, 0.975))
+        resampled += low <= -0.0005 <= high
+    assert held >= 0.95 * 300
+    assert resampled < 0.8 * 300

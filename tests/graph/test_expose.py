@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import ModelError
-from quantkit.graph.expose import expose
+from quantkit.graph.expose import activation_bytes, expose
 from quantkit.graph.placement import observable
 from quantkit.graph.prepare import prepare
 
@@ -41,3 +41,17 @@ def test_unknown_tensor() -> None:
     graph = prepare(load(MODELS["conv_relu"]()), name="model")
     with pytest.raises(ModelError, match="no tensor 'nowhere'"):
         expose(graph, ["x", "nowhere"])
+
+
+@pytest.mark.parametrize("name", ["residual_identity", "stem_maxpool"])
+def test_bytes_are_those_of_the_outputs(name: str) -> None:
+    graph = prepare(load(MODELS[name]()), name=name)
+    tensors = [t for t in observable(graph) if t != "x"]
+    inputs = random_inputs(graph, batch=3)
+    sizes = activation_bytes(graph, tensors, {k: v.shape for k, v in inputs.items()})
+    assert sizes == {t: v.nbytes for t, v in run(expose(graph, tensors), inputs).items()}
+
+
+def test_an_unknown_shape_is_taken_for_large() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    assert min(activation_bytes(graph, ["not there"], {}).values()) > 1 << 20

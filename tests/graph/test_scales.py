@@ -28,6 +28,7 @@ def test_what_was_inserted_is_read(name):
     for tensor, read in found.items():
         assert np.float32(read.scale) == params[tensor].scale
         assert read.is_symmetric
+        assert read.source == tensor
         assert (read.minimum, read.maximum) == (-127 * read.scale, 127 * read.scale)
 
 
@@ -57,7 +58,8 @@ def test_zero_points_shift_the_range():
     assert (found["x"].minimum, found["x"].maximum) == ((-128 - 3) * 0.5, (127 - 3) * 0.5)
     assert not found["x"].is_symmetric
     found, _ = activation_scales(qdq(128, dtype=np.uint8))
-    assert (found["x"].minimum, found["x"].maximum) == (-64.0, 63.5)
+    # The codes of INT8 with zero point 0, moved by 128.
+    assert (found["x"].minimum, found["x"].maximum, found["x"].is_symmetric) == (-63.5, 63.5, True)
     found, _ = activation_scales(qdq())
     assert (found["x"].minimum, found["x"].maximum) == (0.0, 127.5)
 
@@ -82,3 +84,59 @@ def test_weights_are_left_out():
     model = MODELS["conv_relu"]()
     assert activation_scales(ir.from_proto(model)) == ({}, {})
     assert isinstance(model, onnx.ModelProto)
+
+
+def test_an_output_that_onnx_runtime_renamed_has_its_own_name():
+    tensors = [numpy_helper.from_array(np.array(0.5, np.float32), "s"), numpy_helper.from_array(np.int8([0])[0], "z")]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y_QuantizeLinear_Input"]),
+        helper.make_node("QuantizeLinear", ["y_QuantizeLinear_Input", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found, unread = activation_scales(ir.from_proto(model))
+    assert (list(found), unread) == (["y"], {})
+
+
+def test_a_graph_as_nncf_writes_it():
+    """UINT8 activations with zero points, INT8 weights with a scale for each channel, axes on Q and DQ, own names."""
+    rng = np.random.default_rng(2)
+    tensors = {
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "scale_x_1": np.array(0.02, np.float32),
+        "zero_point_x_1": np.array(114, np.uint8),
+        "scale_w_1": np.full(4, 0.01, np.float32),
+        "zero_point_w_1": np.zeros(4, np.int8),
+        "scale_r_1": np.array(0.05, np.float32),
+        "zero_point_r_1": np.array(0, np.uint8),
+    }
+
+    def pair(edge, axis):
+        scales = [f"scale_{edge}_1", f"zero_point_{edge}_1"]
+        names = {"name": f"QuantizeLinear_{edge}_1", "axis": axis}, {"name": f"DequantizeLinear_{edge}_1", "axis": axis}
+        return [
+            helper.make_node("QuantizeLinear", [edge, *scales], [f"q_output_{edge}_1"], **names[0]),
+            helper.make_node("DequantizeLinear", [f"q_output_{edge}_1", *scales], [f"dq_output_{edge}_1"], **names[1]),
+        ]
+
+    nodes = [
+        *pair("x", None),
+        *pair("w", 0),
+        helper.make_node("Conv", ["dq_output_x_1", "dq_output_w_1"], ["c"], name="/conv"),
+        helper.make_node("Relu", ["c"], ["r"], name="/relu"),
+        *pair("r", None),
+        helper.make_node("GlobalAveragePool", ["dq_output_r_1"], ["y"], name="/pool"),
+    ]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", c, None, None]) for n, c in (("x", 3), ("y", 4))
+    ]
+    weights = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    found, unread = activation_scales(ir.from_proto(model))
+    assert (list(found), unread) == (["x", "r"], {})
+    assert (found["x"].minimum, found["x"].maximum) == pytest.approx((-114 * 0.02, 141 * 0.02))
+    assert (found["r"].minimum, found["r"].maximum) == pytest.approx((0, 255 * 0.05))

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Gpu", "find_gpu"]
+__all__ = ["Gpu", "find_gpu", "find_gpu_address"]
 
 # CUdevice_attribute values of the driver API, cuda.h.
 _COMPUTE_CAPABILITY_MAJOR = 75
@@ -31,13 +31,10 @@ class Gpu:
 
 def find_gpu() -> Gpu | None:
     """The first GPU that CUDA offers (CUDA_VISIBLE_DEVICES decides), None where there is none or no driver."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    cuda = _load_driver()
+    if cuda is None:
         return None
-    device, count = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
+    device = ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
     failed = (
@@ -47,3 +44,25 @@ def find_gpu() -> Gpu | None:
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
     )
     return None if failed else Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+
+
+def find_gpu_address() -> str:
+    """PCI bus number of the same GPU, "0000:01:00.0", by which other tools know it; empty where it is not known.
+
+    CUDA numbers the GPUs by speed and by CUDA_VISIBLE_DEVICES; nvidia-smi by bus.
+    """
+    cuda = _load_driver()
+    device, address = ctypes.c_int(), ctypes.create_string_buffer(32)
+    if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), 0):
+        return ""
+    return "" if cuda.cuDeviceGetPCIBusId(address, len(address), device) else address.value.decode(errors="replace")
+
+
+def _load_driver() -> ctypes.CDLL | None:
+    """The driver, initialised; None where there is none, or no GPU."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int()
+    return None if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value else cuda

@@ -259,14 +259,23 @@ def _times(text: str | bytes, name: str) -> list[tuple[str, float]]:
     for item in data:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             continue
-        mean, total = item.get("averageMs"), item.get("timeMs")
-        value = mean if isinstance(mean, (int, float)) else total / runs if isinstance(total, (int, float)) else None
-        if value is None or not math.isfinite(value) or value < 0:
+        mean, total = _number(item.get("averageMs")), _number(item.get("timeMs"))
+        value = mean if mean is not None else None if total is None else total / runs
+        if value is None or value < 0:
             raise BackendError(f"{name}: layer {item['name'][:80]!r} has no time in milliseconds")
-        times.append((item["name"], float(value)))
+        times.append((item["name"], value))
     if not times:
         raise BackendError(f"{name} is no layer profile: it lists no layer (trtexec --exportProfile writes one)")
     return times
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, None for anything else."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _text(value: Any) -> str:

@@ -98,16 +98,20 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
         data = msgspec.json.decode(file.read_bytes())
     except OSError as error:
         raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackendError(f"{file} is no engine manifest: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BackendError(f"{file} is no engine manifest: it does not say format {FORMAT!r}")
     if data.get("format_version") != FORMAT_VERSION:
         raise BackendError(f"{file} has format version {data.get('format_version')!r}, not {FORMAT_VERSION}")
     try:
-        return msgspec.convert(data, Manifest)
+        manifest = msgspec.convert(data, Manifest)
     except msgspec.ValidationError as error:
         raise BackendError(f"{file} is no valid engine manifest: {error}") from error
+    targets = manifest.options.get("targets", [])
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise BackendError(f"{file} is no valid engine manifest: its targets are no list of names")
+    return manifest
 
 
 def differing_facts(stored: Manifest, wanted: Manifest) -> list[str]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.evaluation.metrics.dot import dot
 from quantkit.evaluation.metrics.metric import Scope
 from quantkit.types import Array
 
@@ -45,9 +46,9 @@ class Cosine:
         if not finite.all():
             self.broken |= not np.array_equal(x[~finite], xq[~finite], equal_nan=True)
             x, xq = x[finite], xq[finite]
-        self.product += float(np.dot(x, xq))
-        self.reference_square += float(np.dot(x, x))
-        self.values_square += float(np.dot(xq, xq))
+        self.product += dot(x, xq)
+        self.reference_square += dot(x, x)
+        self.values_square += dot(xq, xq)
 
     def merge(self, other: Cosine) -> None:
         """Adds what another accumulator has seen."""

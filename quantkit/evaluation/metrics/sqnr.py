@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.evaluation.metrics.dot import dot
 from quantkit.evaluation.metrics.metric import Scope
 from quantkit.types import Array
 
@@ -45,8 +46,8 @@ class Sqnr:
             if not np.array_equal(x[~finite], xq[~finite], equal_nan=True):
                 self.noise = math.inf
             x, xq = x[finite], xq[finite]
-        self.signal += float(np.dot(x, x))
-        self.noise += float(np.dot(x - xq, x - xq))
+        self.signal += dot(x, x)
+        self.noise += dot(x - xq, x - xq)
 
     def merge(self, other: Sqnr) -> None:
         """Adds what another accumulator has seen."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from quantkit.evaluation.tasks.classification import Classification
+from quantkit.evaluation.tasks.custom import Custom, load_symbol
+from quantkit.evaluation.tasks.detection import Detection
 from quantkit.evaluation.tasks.fidelity import Fidelity
+from quantkit.evaluation.tasks.segmentation import Segmentation
 from quantkit.evaluation.tasks.task import Task
 
-__all__ = ["Classification", "Fidelity", "Task"]
+__all__ = ["Classification", "Custom", "Detection", "Fidelity", "Segmentation", "Task", "load_symbol"]

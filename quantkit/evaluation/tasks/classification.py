@@ -50,6 +50,11 @@ class Classification:
         """Top-1, where there are scores and labels."""
         return TOP1 if self._labelled and self._has_scores else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
 

@@ -25,6 +25,11 @@ class Fidelity:
         """None."""
         return None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Does nothing: the metrics compare the outputs."""
 

@@ -30,7 +30,11 @@ class Task(Protocol):
 
     @property
     def score(self) -> Score | None:
-        """What the variants are judged by; None where there is nothing (no labels). Known after an update."""
+        """What the variants are judged by; None where there is nothing (no labels). Known after `compute`."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know before using the numbers, one sentence each. Known after `compute`."""
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.

@@ -1,0 +1,208 @@
+"""Segmentation masks next to a data set: which file belongs to which sample, and the class of every pixel in it."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
+from quantkit.datasets.image_folder import walk
+from quantkit.errors import DatasetError
+from quantkit.types import Array, Dataset, MaskAnnotations
+
+__all__ = ["MaskFiles", "open_masks"]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# PNG specification, section 11.2.1 (IHDR): bit depth and color type follow signature, length, type, width and height.
+_BIT_DEPTH, _COLOR_TYPE, _HEADER_BYTES = 24, 25, 26
+_GREY = 0
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".webp")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFiles:
+    """`MaskAnnotations` of PNG files, decoded on access.
+
+    Attributes:
+        source: the folder.
+        paths: by sample id.
+        classes: class names by index, empty where they are not known.
+        ignored: the value of pixels that count for nothing, or None.
+        reduce_zero_label: whether the files count classes from 1, and 0 is ignored.
+    """
+
+    source: str
+    paths: Mapping[str, Path]
+    classes: Sequence[str] = ()
+    ignored: int | None = 255
+    reduce_zero_label: bool = False
+
+    def __getitem__(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """Class of every pixel, uint8 [height, width]. Raises `DatasetError` naming the file."""
+        if sample_id not in self.paths:
+            raise DatasetError(f"{self.source}: no mask was found for {sample_id!r}")
+        mask = _read(self.paths[sample_id])
+        if self.reduce_zero_label and self.ignored is not None:
+            kept = (mask != 0) & (mask != self.ignored)
+            mask = np.where(kept, mask - np.uint8(1), np.uint8(self.ignored))
+        return mask
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted pairs of sample id and SHA-256 of its file, and over what the values mean."""
+        with ThreadPoolExecutor(count_cpus()) as pool:
+            hashes = list(pool.map(_hash_file, self.paths.values()))
+        meaning = ("values", f"ignored {self.ignored}, from {int(self.reduce_zero_label)}")
+        return fingerprint_of([*zip(self.paths, hashes, strict=True), meaning])
+
+
+def open_masks(
+    labels: Path,
+    dataset: Dataset,
+    *,
+    classes: Sequence[str] | None = None,
+    ignored: int | None = 255,
+    rename: tuple[str, str] | None = None,
+    reduce_zero_label: bool = False,
+) -> MaskAnnotations:
+    """Finds the mask of every sample: the PNG file of the same relative path below `labels`.
+
+    A mask is grey or has a palette (the index is the class) with up to 8 bits, or is grey with 16 bits and values up
+    to 255; one with three equal channels is taken as grey. Nothing is read before it is asked for.
+
+    Args:
+        labels: folder of the masks.
+        dataset: whose samples need one; `ids` tell their paths.
+        classes: names by index.
+        ignored: the value of pixels that count for nothing; None or -1 if every pixel counts.
+        rename: how the name of a mask differs from its image's, both without extension: the end of the image's name
+            and what stands there instead. ("_leftImg8bit", "_gtFine_labelTrainIds") for Cityscapes, ("", "_mask") where
+            something is appended.
+        reduce_zero_label: for files that count classes from 1 (ADE20K): 0 becomes `ignored`, and n becomes n - 1.
+
+    Raises:
+        DatasetError: no such folder, or a sample without a mask.
+    """
+    if not labels.is_dir():
+        what = "is a file" if labels.exists() else "does not exist"
+        raise DatasetError(f"{labels} {what}: --labels takes the folder of the masks (PNG)")
+    ignored = None if ignored == -1 else ignored
+    if ignored is not None and not 0 <= ignored <= 255:
+        raise DatasetError(f"--ignored {ignored} must be a value from 0 to 255, or -1 if every pixel counts")
+    if reduce_zero_label and ignored is None:
+        raise DatasetError("masks that count classes from 1 need an ignored value, which 0 becomes: 255, for example")
+    files = sorted(walk(labels))
+    masks = {_without_suffix(file): labels / file for file in files if file.lower().endswith(".png")}
+    wanted = {sample: _mask_name(sample, rename) for sample in dataset.ids}
+    if missing := [sample for sample, name in wanted.items() if name not in masks]:
+        raise DatasetError(_explain_missing(labels, files, wanted, missing))
+    return MaskFiles(
+        source=str(labels),
+        paths={sample: masks[name] for sample, name in wanted.items()},
+        classes=tuple(classes or ()),
+        ignored=ignored,
+        reduce_zero_label=reduce_zero_label,
+    )
+
+
+def _without_suffix(path: str) -> str:
+    # As `name_samples` makes ids; a number after an id that comes again is part of the suffix.
+    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())
+
+
+def _mask_name(sample: str, rename: tuple[str, str] | None) -> str:
+    name = _without_suffix(sample)
+    if rename is None:
+        return name
+    old, new = rename
+    if not name.endswith(old):
+        raise DatasetError(f"the name of {sample!r} does not end in {old!r}, which its mask has {new!r} for")
+    return name.removesuffix(old) + new
+
+
+def _explain_missing(labels: Path, files: Sequence[str], wanted: Mapping[str, str], missing: Sequence[str]) -> str:
+    name = wanted[missing[0]]
+    text = f"{labels} holds no mask for {missing[0]!r}: {name}.png is not there"
+    if len(missing) > 1:
+        text += f", nor are those of {len(missing) - 1} more of {len(wanted)} samples"
+    stem = PurePosixPath(name).name
+    for file in files:
+        found = PurePosixPath(_without_suffix(file))
+        if found.as_posix() == name and file.lower().endswith(_LOSSY):
+            return f"{text}; {file} is no PNG, and lossy compression changes classes"
+        if found.name == stem and file.lower().endswith(".png"):
+            return f"{text}, but {file} is: paths below --labels must be those below --data"
+    beginning = [file for file in files if _without_suffix(file).startswith(name)]
+    if beginning:
+        return f"{text}, but {beginning[0]} is: declare what the names of masks have at their end"
+    return text
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+            if not header.startswith(_PNG_SIGNATURE):
+                raise DatasetError(f"{path}: {_explain_no_png(header)}")
+            file.seek(0)
+            with Image.open(file, formats=("PNG",)) as image:
+                image.load()
+                pixels, mode = np.asarray(image), image.mode
+    except DatasetError:
+        raise
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or _first_line(error)})") from error
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
+        raise DatasetError(f"{path}: cannot be read ({_first_line(error)})") from error
+    values = _one_channel(path, pixels)
+    if mode == "L" and header[_COLOR_TYPE] == _GREY and header[_BIT_DEPTH] < 8:
+        # Pillow spreads 2- and 4-bit greys over 0 to 255; the class is what the file holds.
+        values = values // (255 // ((1 << header[_BIT_DEPTH]) - 1))
+    if values.size and (highest := int(values.max())) > 255:
+        raise DatasetError(f"{path}: holds the value {highest}, and class indices go up to 255: is it an instance map?")
+    return values.astype(np.uint8)
+
+
+def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
+    """[height, width] of what was decoded; alpha is dropped."""
+    values: npt.NDArray[np.integer] = pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels  # type: ignore[assignment]
+    if values.ndim == 2:
+        return values
+    colors = values[:, :, : 1 if values.shape[2] == 2 else 3]
+    if (colors != colors[:, :, :1]).any():
+        row, column = np.argwhere((colors != colors[:, :, :1]).any(axis=2))[0]
+        shown = ", ".join(str(v) for v in colors[row, column])
+        raise DatasetError(
+            f"{path}: is in color ({shown} at row {row}, column {column}), and what class a color means is not known: "
+            "save it with class indices, in grey or with a palette"
+        )
+    return colors[:, :, 0]
+
+
+def _explain_no_png(start: bytes) -> str:
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the mask: run git lfs pull"
+    return "is no PNG image"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"  # reported when the mask is read

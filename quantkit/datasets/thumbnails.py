@@ -1,0 +1,51 @@
+"""Small pictures of samples, for people to look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from quantkit.datasets.image_files import READ_FORMATS
+from quantkit.datasets.preprocess import show_colors, upright
+from quantkit.types import Dataset
+
+__all__ = ["thumbnail"]
+
+_SIDE = 112
+"""Pixels: 56 on a screen of double density."""
+
+_LOSSLESS_SIDE = 48
+"""Images up to here are kept as they are: a JPEG of 32 x 32 pixels is mud."""
+
+
+def thumbnail(dataset: Dataset, index: int) -> str:
+    """A picture of sample `index` as data URI, at most 112 pixels wide and high; empty where there is none.
+
+    Nothing that goes wrong here is worth an error: the sample was read before.
+    """
+    while hasattr(dataset, "indices"):  # a selection of another
+        index, dataset = dataset.indices[index], dataset.dataset  # type: ignore[attr-defined]
+    paths = getattr(dataset, "paths", None)
+    if paths is None:
+        return ""
+    try:
+        return _encode(Path(paths[index]))
+    except Exception:  # on damaged files Pillow raises nearly anything
+        return ""
+
+
+def _encode(path: Path) -> str:
+    with Image.open(path, formats=READ_FORMATS) as opened:
+        image = show_colors(upright(opened))
+    buffer = io.BytesIO()
+    if max(image.size) <= _LOSSLESS_SIDE:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=None)
+        image.save(buffer, "JPEG", quality=80, optimize=True)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

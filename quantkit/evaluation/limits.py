@@ -1,0 +1,121 @@
+"""Limits that a variant must keep, as the command line gives them. Checking a report is left to `gate`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from quantkit.errors import EvaluationError
+from quantkit.types import Score
+from quantkit.verdicts import MLPERF
+
+__all__ = ["GATES", "Drop", "Limits", "parse_drop"]
+
+Unit = Literal["pt", "%", ""]
+
+GATES = {f"mlperf-{name.removesuffix(' %')}": share for name, share in MLPERF.items()}
+"""Gates by name, and the share of the baseline's score that each lets go."""
+
+_DROP = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pt|%|)")
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much worse than the baseline's a score may be.
+
+    Attributes:
+        number: in the unit.
+        unit: "pt": hundredths of a score that is a fraction, percentage points. "%": hundredths of the baseline's
+            score, as in MLPerf's "99 % of FP32". Empty: points of a fraction; of any other score, its own unit.
+    """
+
+    number: float
+    unit: Unit = "pt"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.number) and self.number >= 0) or (self.unit and self.number > 100):
+            raise EvaluationError(f"--max-drop {self} must be from 0 to 100")
+
+    def __str__(self) -> str:
+        return f"{self.number:g}{self.unit}"
+
+    def mark(self, score: Score) -> str:
+        """The unit in which a loss of this score is compared with it, to stand behind a number.
+
+        Raises:
+            EvaluationError: there are no points of this score, or not so many.
+        """
+        if self.unit == "pt" and not score.is_fraction:
+            raise EvaluationError(
+                f"--max-drop {self}: {score.label} is no share, which alone has points: give a part of the baseline's, "
+                "such as 1%, or a plain number in its own unit"
+            )
+        if score.is_fraction and self.number > 100:
+            raise EvaluationError(f"--max-drop {self}: {score.label} is a share, of which there are 100 points")
+        return "pt" if score.is_fraction and not self.unit else self.unit
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a variant must keep; None is no limit.
+
+    Attributes:
+        max_drop: by how much the report's score may be worse than the baseline's.
+        gates: names of `GATES`.
+        min_speedup: smallest speed-up over the first variant of the same backend.
+        min_agreement: smallest share of samples with the baseline's class, a fraction of 1.
+        max_size_ratio: largest size over the baseline's.
+        confident: the worse end of the 95 % interval must keep the limit, not the estimate alone; the size has none.
+        at_batch: the batch size at which `min_speedup` holds; None is the first that was timed.
+        allow_partial: judge the report of an interrupted run too.
+    """
+
+    max_drop: Drop | None = None
+    min_speedup: float | None = None
+    min_agreement: float | None = None
+    max_size_ratio: float | None = None
+    confident: bool = False
+    gates: Sequence[str] = ()
+    at_batch: int | None = None
+    allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("min_speedup", "max_size_ratio"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise EvaluationError(f"--{name.replace('_', '-')} {value} must be a positive number")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise EvaluationError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
+        if unknown := [name for name in self.gates if name not in GATES]:
+            raise EvaluationError(f"--gate {unknown[0]}: there is no such gate: choose from {', '.join(GATES)}")
+        if self.at_batch is not None and (self.at_batch < 1 or self.min_speedup is None):
+            raise EvaluationError(f"--at-batch {self.at_batch} must be a batch size of at least 1, with --min-speedup")
+        with_interval = (self.max_drop, self.min_speedup, self.min_agreement)
+        if self.confident and not self.gates and all(limit is None for limit in with_interval):
+            raise EvaluationError(
+                "--confident needs a limit that has an interval: --max-drop, --gate, --min-speedup or --min-agreement"
+            )
+
+    def __bool__(self) -> bool:
+        limits = (self.max_drop, self.min_speedup, self.min_agreement, self.max_size_ratio)
+        return bool(self.gates) or any(limit is not None for limit in limits)
+
+
+def parse_drop(text: str) -> Drop:
+    """Reads "0.5pt" (points), "1%" (of the baseline's score) and "0.5" (points, or the score's own unit).
+
+    >>> parse_drop("0.5pt"), parse_drop("1%")
+    (Drop(number=0.5, unit='pt'), Drop(number=1.0, unit='%'))
+
+    Raises:
+        EvaluationError: anything else.
+    """
+    match = _DROP.fullmatch(text.strip())
+    if match is None:
+        raise EvaluationError(
+            f"--max-drop {text!r} is neither points, such as 0.5pt, nor a part of the baseline's score, such as 1%"
+        )
+    return Drop(float(match["number"]), cast(Unit, match["unit"]))

@@ -1,0 +1,380 @@
+"""A task that a user writes in Python: what outputs mean, and a metric. The user's errors are told by file and line."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.bootstrap import mean_difference_interval
+from quantkit.evaluation.tasks.changes import Changes
+from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
+
+__all__ = ["Custom", "load_symbol"]
+
+CHANGED_SHARE = 0.01
+"""Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
+
+_ATTRIBUTES: dict[str, tuple[type, str]] = {
+    "name": (str, "a string that is not empty"),
+    "label": (str, "a string that is not empty"),
+    "definition": (str, "a string that is not empty"),
+    "is_fraction": (bool, "True or False"),
+    "higher_is_better": (bool, "True or False"),
+    "compares_outputs": (bool, "True or False"),
+}
+
+
+class Custom:
+    """Judges by a metric of the user's.
+
+    The metric is a class that is made without arguments, once for each variant, with two methods:
+
+    - ``update(predictions, ids, targets)``, called for every batch: what `postprocess` returned (without one, the
+      outputs by name), the ids of the N samples, and their classes, int64 [N], or None. It returns None, or a score
+      for each of the N samples.
+    - ``compute()``: a number, or numbers by name, of which the first, or the one called `name`, is the score.
+
+    and, if it likes, the attributes ``name`` (default: the class's name in lower case), ``label`` (default: `name`),
+    ``is_fraction`` (False), ``higher_is_better`` (True), ``definition``, and ``compares_outputs`` (True), False where
+    the outputs of two variants may have different shapes.
+
+    Scores of samples give the samples that changed, and, where `compute` is their mean, the interval of the difference
+    from the baseline by a paired bootstrap.
+
+    Args:
+        postprocess: ``postprocess(outputs, ids)`` with outputs [N, ...] by name: something with one item for each of
+            the N samples. Arrays cannot be written to: copy them.
+        metric: the class.
+
+    Raises:
+        EvaluationError: it is no such class.
+    """
+
+    name: ClassVar[TaskName] = "custom"
+
+    def __init__(self, postprocess: Callable[..., Any] | None, metric: Callable[[], Any] | None) -> None:
+        if metric is None:
+            raise EvaluationError("--task custom needs --metric file.py:Class: nothing else says what is good")
+        if postprocess is not None and not callable(postprocess):
+            raise EvaluationError(f"--postprocess: {postprocess!r} is no function")
+        self._metric_name = _check_metric(metric)
+        self._postprocess = postprocess
+        self._make_metric = metric
+        self._is_fraction = bool(getattr(metric, "is_fraction", False))
+        self._higher_is_better = bool(getattr(metric, "higher_is_better", True))
+        self._score: Score | None = None
+        self._metrics: dict[str, Any] = {}
+        self._sample_scores: dict[str, list[npt.NDArray[np.float64]]] = {}
+        self._scores_samples: bool | None = None
+        self._has_interval = True
+        self._changes = Changes()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of raw outputs, unless the metric says that these cannot be compared."""
+        compares = getattr(self._make_metric, "compares_outputs", True)
+        return ("cosine", "sqnr", "equality", "non_finite") if compares else ()
+
+    @property
+    def score(self) -> Score | None:
+        """What the metric says of itself; known after `compute`, which may name it."""
+        return self._score
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """When a sample counts as changed, and why there is no interval; known after `compute`."""
+        if not self._scores_samples:
+            return ()
+        least = "a point" if self._is_fraction else "one percent"
+        told = [f"A sample changed where its own score moves by {least} or more."]
+        if self._score is not None and not self._has_interval:
+            told.append(f"There is no interval: {self._score.label} is not the mean of the samples' scores.")
+        return tuple(told)
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+
+        Raises:
+            EvaluationError: the user's code failed, by file and line, or returned something else than was asked for.
+        """
+        expected: npt.NDArray[np.float64] | None = None
+        for position, (variant, found) in enumerate(outputs.items()):
+            if variant not in self._metrics:
+                self._metrics[variant] = self._make()
+            predictions = self._predict(found, batch)
+            returned = _call(
+                f"update(predictions, ids, targets) of {self._metric_name}",
+                self._metrics[variant].update,
+                predictions,
+                batch.ids,
+                None if batch.targets is None else _read_only(batch.targets),
+            )
+            scores = self._check_sample_scores(returned, batch)
+            if scores is None:
+                continue
+            self._sample_scores.setdefault(variant, []).append(scores)
+            if position == 0:
+                expected = scores
+            elif expected is not None:
+                self._note_changes(variant, batch, expected, scores)
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """The numbers of the metric, and the interval of the score's difference from the baseline.
+
+        Raises:
+            EvaluationError: the user's code failed, or returned something that is no finite number.
+        """
+        result = {variant: self._compute(variant, metric) for variant, metric in self._metrics.items()}
+        (baseline, first), *others = result.items()
+        for variant, numbers in others:
+            if numbers.keys() != first.keys():
+                odd = sorted(numbers.keys() ^ first.keys())[0]
+                raise EvaluationError(
+                    f"compute() of {self._metric_name} gives {odd!r} for only one of {baseline!r} and {variant!r}"
+                )
+        self._score = score = self._make_score(first)
+        for variant, numbers in others:
+            if (interval := self._interval(baseline, variant, result, score.name)) is not None:
+                numbers[f"{score.name}_difference_low"], numbers[f"{score.name}_difference_high"] = interval
+        return result
+
+    def classes(self) -> tuple[ClassScore, ...]:
+        """None are known."""
+        return ()
+
+    def changes(self) -> tuple[ChangedSample, ...]:
+        """Samples whose score moves by a point (of a fraction) or by one percent, if `update` returns scores."""
+        return self._changes.worst()
+
+    def num_changes(self) -> dict[str, dict[str, int]]:
+        """Variant → kind → number of samples."""
+        return self._changes.counts()
+
+    def _make(self) -> Any:
+        metric = _call(f"{self._metric_name}()", self._make_metric)
+        for method in ("update", "compute"):
+            if not callable(getattr(metric, method, None)):
+                raise EvaluationError(f"--metric {self._metric_name} has no method {method}")
+        return metric
+
+    def _predict(self, outputs: Mapping[str, Array], batch: Batch) -> Any:
+        frozen = {name: _read_only(array) for name, array in outputs.items()}
+        if self._postprocess is None:
+            return frozen
+        name = getattr(self._postprocess, "__name__", "postprocess")
+        predictions = _call(f"{name}(outputs, ids)", self._postprocess, frozen, batch.ids)
+        try:
+            count = len(predictions)
+        except TypeError:
+            raise EvaluationError(
+                f"{name} returned {type(predictions).__name__}: an array or a list with one item for each of the "
+                f"{len(batch)} samples is needed"
+            ) from None
+        if count != len(batch):
+            raise EvaluationError(f"{name} returned {count} items for a batch of {len(batch)} samples")
+        return predictions
+
+    def _check_sample_scores(self, returned: Any, batch: Batch) -> npt.NDArray[np.float64] | None:
+        what = f"update of {self._metric_name}"
+        if self._scores_samples is None:
+            self._scores_samples = returned is not None
+        if self._scores_samples != (returned is not None):
+            raise EvaluationError(f"{what} returned scores for some batches and None for others")
+        if returned is None:
+            return None
+        try:
+            scores = np.array(returned, np.float64)  # a copy: the user's may be used again
+        except (TypeError, ValueError):
+            raise EvaluationError(
+                f"{what} returned {type(returned).__name__}: None or {len(batch)} numbers are needed, one a sample"
+            ) from None
+        if scores.shape != (len(batch),):
+            raise EvaluationError(f"{what} returned scores of shape {list(scores.shape)} for {len(batch)} samples")
+        return scores
+
+    def _note_changes(
+        self, variant: str, batch: Batch, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
+    ) -> None:
+        with np.errstate(invalid="ignore"):
+            moved = np.abs(after - before)
+        least = CHANGED_SHARE * (1.0 if self._is_fraction else np.maximum(np.abs(before), np.abs(after)))
+        for row in np.flatnonzero(np.isfinite(moved) & (moved > 0) & (moved >= least)).tolist():
+            self._changes.add(
+                ChangedSample(
+                    variant=variant,
+                    sample=batch.ids[row],
+                    kind="fixed" if (after[row] > before[row]) == self._higher_is_better else "broken",
+                    truth="",
+                    before=self._show(before[row]),
+                    after=self._show(after[row]),
+                    severity=float(moved[row]),
+                )
+            )
+
+    def _show(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self._is_fraction else f"{value:.4g}"
+
+    def _compute(self, variant: str, metric: Any) -> dict[str, float]:
+        what = f"compute() of {self._metric_name}"
+        returned = _call(what, metric.compute)
+        numbers = returned if isinstance(returned, Mapping) else {self._default_name(): returned}
+        if not numbers:
+            raise EvaluationError(f"{what} returned an empty dict: a number, or numbers by name, are needed")
+        found = {}
+        for name, value in numbers.items():
+            if not isinstance(name, str) or not name:
+                raise EvaluationError(f"{what} returned the name {name!r}: names must be strings")
+            if not hasattr(value, "__float__"):
+                raise EvaluationError(f"{what} returned {type(value).__name__} for {name!r}, which is no number")
+            found[name] = float(_call(what, float, value))
+            if not math.isfinite(found[name]):
+                # Every limit is kept by NaN: a gate would let a broken model pass.
+                raise EvaluationError(
+                    f"{what} returned {found[name]} for {name!r} of {variant!r}: return the worst value where there is "
+                    "nothing to count"
+                )
+        return found
+
+    def _default_name(self) -> str:
+        return str(getattr(self._make_metric, "name", self._metric_name.lower()))
+
+    def _make_score(self, numbers: Mapping[str, float]) -> Score:
+        declared = getattr(self._make_metric, "name", None)
+        if declared is not None and declared not in numbers:
+            raise EvaluationError(
+                f"compute() of {self._metric_name} returned {', '.join(numbers)}, but not its score {declared!r}"
+            )
+        name = next(iter(numbers)) if declared is None else declared
+        if self._is_fraction and not 0 <= numbers[name] <= 1:
+            raise EvaluationError(
+                f"{self._metric_name}: {name} is {numbers[name]:g}, but is_fraction says that it is from 0 to 1"
+            )
+        return Score(
+            name=name,
+            label=getattr(self._make_metric, "label", name),
+            is_fraction=self._is_fraction,
+            higher_is_better=self._higher_is_better,
+            definition=getattr(self._make_metric, "definition", ""),
+        )
+
+    def _interval(
+        self, baseline: str, variant: str, result: Mapping[str, Mapping[str, float]], name: str
+    ) -> tuple[float, float] | None:
+        """Of the mean of the samples' scores: only where that is what `compute` returned."""
+        if not self._scores_samples:
+            return None
+        mine, theirs = (np.concatenate(self._sample_scores[v]) for v in (variant, baseline))
+        for values, of in ((mine, variant), (theirs, baseline)):
+            if not math.isclose(float(values.mean()), result[of][name], rel_tol=1e-6, abs_tol=1e-9):
+                self._has_interval = False
+                return None
+        return mean_difference_interval(theirs, mine) if len(mine) > 1 else None
+
+
+def load_symbol(spec: str) -> Any:
+    """What `spec`, "file.py:name", names. The file is run once, however many of its names are asked for.
+
+    Modules next to the file can be imported by it while it is loaded.
+
+    Raises:
+        EvaluationError: no such file or name, or an error in the file, by its line.
+    """
+    file, _, name = spec.rpartition(":")
+    if not file or not name or not file.endswith(".py"):
+        raise EvaluationError(f"{spec!r} does not name something in a Python file: write file.py:name")
+    module = _load_module(Path(file))
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        close = difflib.get_close_matches(name, known, n=1)
+        raise EvaluationError(f"{file} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    return getattr(module, name)
+
+
+def _load_module(path: Path) -> types.ModuleType:
+    try:
+        source, status = path.read_bytes(), path.stat()
+    except OSError as error:
+        raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
+    # A file that was edited is another module: a long-lived session sees the edit. dataclasses look modules up by name.
+    identity = hashlib.sha256(f"{path.resolve()}\n{status.st_mtime_ns}\n".encode() + source).hexdigest()
+    name = f"quantkit_custom_{identity[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    folder = str(path.resolve().parent)
+    sys.modules[name] = module
+    sys.path.insert(0, folder)
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise EvaluationError(_explain(error, f"loading {path}")) from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+    return module
+
+
+def _check_metric(metric: Callable[[], Any]) -> str:
+    """The metric's name, after a look at what a class says of itself before anything runs."""
+    if not callable(metric):
+        raise EvaluationError(f"--metric: {metric!r} is no class")
+    name = str(getattr(metric, "__name__", type(metric).__name__))
+    if isinstance(metric, type):
+        for method in ("update", "compute"):
+            if not callable(getattr(metric, method, None)):
+                raise EvaluationError(f"--metric {name} has no method {method}")
+    for attribute, (wanted, described) in _ATTRIBUTES.items():
+        value = getattr(metric, attribute, None)
+        if value is not None and (not isinstance(value, wanted) or value == ""):
+            raise EvaluationError(f"--metric {name}: {attribute} is {value!r}, it must be {described}")
+    return name
+
+
+def _read_only(array: Array) -> Array:
+    """The same memory, which other metrics and variants read too."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the user's code; what it raises becomes one line, with the original as its cause."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise EvaluationError(_explain(error, what)) from error
+
+
+def _explain(error: BaseException, what: str) -> str:
+    lines = str(error).splitlines()
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    place = _locate(error)
+    text = f"{what} raised {type(error).__name__}" + (f": {lines[0]}" if lines else "")
+    return f"{place}: {text}" if place else text
+
+
+def _locate(error: BaseException) -> str:
+    """File and line in the user's file where it happened, "" if it was not reached (a wrong number of arguments)."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    if not frames:
+        return ""
+    # What the user wrote is in the file that was called first; deeper files are libraries.
+    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f"{last.filename}:{last.lineno}"

@@ -1,0 +1,313 @@
+"""Objects in images: mAP of each variant with its interval, AP of each class, images on which fewer are found.
+
+What the outputs mean is left to `quantkit.evaluation.detections`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.bootstrap import NUM_DRAWS
+from quantkit.evaluation.detections.average_precision import (
+    WeightedPrecision,
+    difference_intervals,
+    mean_of,
+    plan_draws,
+)
+from quantkit.evaluation.detections.declared import Bound, parse_layout
+from quantkit.evaluation.detections.decoding import Candidates, Frame
+from quantkit.evaluation.detections.matching import ImageMatches, check_available, match_images
+from quantkit.evaluation.detections.suppression import suppress
+from quantkit.evaluation.tasks.changes import Changes
+from quantkit.geometry import fit_image
+from quantkit.types import (
+    Array,
+    Batch,
+    BoxAnnotations,
+    Boxes,
+    ChangedSample,
+    ClassScore,
+    Preprocessing,
+    Score,
+    TaskName,
+)
+
+__all__ = ["MAP", "SHOWN_SCORE", "Detection"]
+
+MAP = Score(
+    "map",
+    "mAP",
+    definition="Average precision by COCO's rules (101 recalls, at most 100 detections of a class in an image), mean "
+    "over classes and over the IoU thresholds 0.50, 0.55, ... 0.95; computed with pycocotools.",
+)
+
+SHOWN_SCORE = 0.25
+"""Detections from this score on are what a person would be shown: changed images are told by them, at IoU 0.5."""
+
+
+class Detection:
+    """mAP where objects are annotated by boxes.
+
+    Args:
+        annotations: of every sample that will come.
+        preprocessing: how images become inputs; boxes are carried back to the image through it.
+        layout: what `--detections` takes, see `quantkit.evaluation.detections.parse_layout`.
+        score_threshold: detections must be above it. mAP wants nearly all of them, so it is low.
+        iou_threshold: of non-maximum suppression, where the layout leaves it to the reader: boxes of a class that
+            overlap more are one object. 0.7 is Ultralytics'; YOLOv5 and YOLOX are published with 0.6 and 0.65.
+        max_detections: in one image, those with the highest scores.
+        class_names: of the model by index, where the annotations do not know them.
+
+    Raises:
+        BackendUnavailableError: pycocotools is not installed.
+        EvaluationError: a layout or a number that makes no sense.
+    """
+
+    name: ClassVar[TaskName] = "detect"
+
+    def __init__(
+        self,
+        annotations: BoxAnnotations,
+        preprocessing: Preprocessing,
+        *,
+        layout: str,
+        score_threshold: float = 0.001,
+        iou_threshold: float = 0.7,
+        max_detections: int = 300,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        for option, value in (("score threshold", score_threshold), ("IoU threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise EvaluationError(f"{option} {value} must be from 0 to 1")
+        if max_detections < 1:
+            raise EvaluationError(f"{max_detections} detections an image: at least 1 is needed")
+        check_available()
+        self._declared = parse_layout(layout)
+        self._annotations = annotations
+        self._preprocessing = preprocessing
+        self._score_threshold = score_threshold
+        self._iou_threshold = iou_threshold
+        self._max_detections = max_detections
+        self._names = annotations.classes or tuple(class_names)
+        largest = max((int(b.classes.max(initial=-1)) for b in annotations.boxes.values()), default=-1)
+        self._num_classes = max(len(self._names), largest + 1)
+        self._bound: Bound | None = None
+        self._matches: dict[str, list[ImageMatches]] = {}
+        self._non_finite: Counter[str] = Counter()
+        self._precisions: dict[str, WeightedPrecision] = {}
+        self._num_draws = NUM_DRAWS
+        self._changes = Changes()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Fidelity of the raw outputs, where a row means the same in every variant; else none."""
+        return ("cosine", "sqnr", "non_finite") if self._declared.layout.is_aligned else ()
+
+    @property
+    def score(self) -> Score | None:
+        """mAP, where there is an object to be found."""
+        found = next(iter(self._matches.values()), [])
+        return MAP if any(image.object_classes.size for image in found) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the numbers, one sentence each. Complete after `compute`."""
+        told = f"An image changed where other objects are found, or others falsely, at IoU 0.5 and score {SHOWN_SCORE}."
+        if self._num_draws < NUM_DRAWS:
+            return (told, f"The interval of mAP is from {self._num_draws} draws instead of {NUM_DRAWS}, to save time.")
+        return (told,)
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Adds a batch: outputs by variant and name, the baseline first.
+
+        Raises:
+            EvaluationError: outputs that are not laid out as declared, another number of classes than annotated, an
+                image without annotations or of another size than they say.
+        """
+        if batch.image_sizes is None:
+            raise EvaluationError(f"{batch.ids[0]!r} is no image: boxes can only be found in images")
+        sizes = batch.image_sizes
+        truths = [self._truth(name, size) for name, size in zip(batch.ids, sizes, strict=True)]
+        (baseline, reference), *_ = outputs.items()
+        if self._bound is None:
+            self._bound = self._declared.bind(reference, num_samples=len(batch), num_classes=len(self._names) or None)
+            self._check_classes(self._bound.num_classes)
+        frame = Frame(len(batch), self._preprocessing.size, self._score_threshold, self._declared.options)
+        for variant, found in outputs.items():
+            candidates = self._declared.decode(found, self._bound, frame, is_checked=variant == baseline)
+            if variant == baseline:
+                self._check_labels(candidates)
+            self._non_finite[variant] += sum(c.non_finite for c in candidates)
+            boxes = [self._finish(c, size) for c, size in zip(candidates, sizes, strict=True)]
+            matches = match_images(truths, boxes)
+            self._matches.setdefault(variant, []).extend(matches)
+            if variant != baseline:
+                expected = self._matches[baseline][-len(batch) :]
+                for name, before, after in zip(batch.ids, expected, matches, strict=True):
+                    self._note_change(variant, name, before, after)
+        self._precisions.clear()
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """mAP, mAP at IoU 0.5, the number of detections; the interval of the difference in mAP from the baseline.
+
+        Scores that are NaN or infinite are counted as `non_finite` where no metric of the raw outputs does that.
+        """
+        scores = self._scores()
+        result: dict[str, dict[str, float]] = {}
+        for variant, score in scores.items():
+            found = result[variant] = {"num_detections": float(sum(len(m.scores) for m in self._matches[variant]))}
+            if not self.metrics:
+                found["non_finite"] = float(self._non_finite[variant])
+            if self.score is not None:
+                precisions = score.compute()
+                found |= {"map": mean_of(precisions), "map50": mean_of(precisions[0])}
+        if self.score is not None and len(scores) > 1:
+            self._num_draws = plan_draws(scores)
+            for variant, (low, high) in difference_intervals(scores, num_draws=self._num_draws).items():
+                result[variant] |= {"map_difference_low": low, "map_difference_high": high}
+        return result
+
+    def classes(self) -> tuple[ClassScore, ...]:
+        """AP of each class, mean over the IoU thresholds, and how many objects of it are annotated."""
+        precisions = {variant: score.compute().mean(axis=0) for variant, score in self._scores().items()}
+        counts: Counter[int] = Counter()
+        for image in next(iter(self._matches.values()), []):
+            counts.update(image.object_classes.tolist())
+        return tuple(
+            ClassScore(
+                label=self._label(index),
+                count=count,
+                scores={variant: float(values[index]) for variant, values in precisions.items()},
+            )
+            for index, count in sorted(counts.items())
+        )
+
+    def changes(self) -> tuple[ChangedSample, ...]:
+        """Images whose detections of score 0.25 or more differ at IoU 0.5; severity: the difference in F1."""
+        return self._changes.worst()
+
+    def num_changes(self) -> dict[str, dict[str, int]]:
+        """Variant → kind → number of images: "broken" where F1 fell, "fixed" where it rose, "changed" otherwise."""
+        return self._changes.counts()
+
+    def _scores(self) -> dict[str, WeightedPrecision]:
+        if not self._precisions:
+            self._precisions = {
+                variant: WeightedPrecision(matches, self._num_classes) for variant, matches in self._matches.items()
+            }
+        return self._precisions
+
+    def _truth(self, sample: str, size: tuple[int, int]) -> Boxes:
+        """The annotated boxes of an image of (height, width) pixels, in pixels."""
+        source = self._annotations.source
+        boxes = self._annotations.boxes.get(sample)
+        if boxes is None:
+            raise EvaluationError(f"{source} has no boxes for {sample!r}")
+        height, width = size
+        if self._annotations.is_relative:
+            return Boxes(boxes.corners * np.array([width, height, width, height]), boxes.classes, crowds=boxes.crowds)
+        said = self._annotations.image_sizes.get(sample, size)
+        if said != size:
+            turned = "; its EXIF orientation turns it" if said == size[::-1] else ""
+            raise EvaluationError(
+                f"{source} was made for {sample!r} of {said[1]} x {said[0]} pixels, but it has {width} x {height}"
+                f"{turned}"
+            )
+        x, y = boxes.corners.reshape(-1, 2, 2).mean(axis=1).T
+        if len(boxes) and (max(x) > width or max(y) > height or min(x) < 0 or min(y) < 0):
+            raise EvaluationError(
+                f"{source}: the centre of a box is outside of {sample!r}, which has {width} x {height} pixels: was it "
+                "made for images of another size?"
+            )
+        return boxes
+
+    def _check_classes(self, scored: int | None) -> None:
+        if scored is not None and self._num_classes > scored:
+            raise EvaluationError(
+                f"{self._annotations.source} has objects of class {self._num_classes - 1}, but the model scores "
+                f"{scored} classes, 0 to {scored - 1}"
+            )
+
+    def _check_labels(self, found: Sequence[Candidates]) -> None:
+        largest = max((int(c.classes.max(initial=-1)) for c in found), default=-1)
+        if self._names and largest >= len(self._names):
+            raise EvaluationError(
+                f"the model finds class {largest}, but {self._annotations.source} has {len(self._names)} classes, 0 to "
+                f"{len(self._names) - 1}: give the model's class names in its order with --classes"
+            )
+
+    def _finish(self, found: Candidates, size: tuple[int, int]) -> Boxes:
+        """Candidates without duplicates, the best ones, in pixels of the image of (height, width)."""
+        if self._declared.layout.suppresses:
+            rows = suppress(
+                found.corners,
+                found.scores,
+                found.classes,
+                iou_threshold=self._iou_threshold,
+                max_detections=self._max_detections,
+            )
+        else:
+            rows = np.argsort(-found.scores, kind="stable")[: self._max_detections]
+        fit = fit_image(size, self._preprocessing)
+        corners = fit.image_from_input(found.corners[rows].astype(np.float64))
+        return Boxes(corners, found.classes[rows], found.scores[rows].astype(np.float64))
+
+    def _note_change(self, variant: str, sample: str, before: ImageMatches, after: ImageMatches) -> None:
+        was, now = _Shown(before), _Shown(after)
+        if was.found == now.found and was.num_false == now.num_false:
+            return
+        kind: Literal["broken", "fixed", "changed"] = "changed"
+        if was.f1 != now.f1:
+            kind = "broken" if now.f1 < was.f1 else "fixed"
+        self._changes.add(
+            ChangedSample(
+                variant=variant,
+                sample=sample,
+                kind=kind,
+                truth=self._describe(before.object_classes),
+                before=was.describe(),
+                after=now.describe(),
+                severity=abs(was.f1 - now.f1),
+            )
+        )
+
+    def _describe(self, classes: npt.NDArray[np.int32]) -> str:
+        """``3 objects: 2 dog, 1 cat``."""
+        if not len(classes):
+            return "no object"
+        counts = Counter(classes.tolist()).most_common()
+        shown = ", ".join(f"{count} {self._label(index)}" for index, count in counts[:3])
+        more = f" and {len(counts) - 3} more classes" if len(counts) > 3 else ""
+        return f"{len(classes)} object{'s' if len(classes) > 1 else ''}: {shown}{more}"
+
+    def _label(self, index: int) -> str:
+        return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+class _Shown:
+    """What a person would be shown of one image: which objects are found, and how many boxes are on none."""
+
+    def __init__(self, image: ImageMatches) -> None:
+        # Matching goes from the highest score down, so what is below the shown score has taken nothing away.
+        shown = image.scores >= SHOWN_SCORE
+        is_found = np.array([place >= 0 and shown[place] for place in image.found_by.tolist()], np.bool_)
+        self.found = frozenset(image.objects[is_found].tolist())
+        self.num_objects = len(image.objects)
+        self.num_false = int((shown & ~((image.matched | image.ignored) & 1).astype(np.bool_)).sum())
+
+    @property
+    def f1(self) -> float:
+        """2 found / (objects + boxes); 1 where there is neither."""
+        either = self.num_objects + len(self.found) + self.num_false
+        return 2 * len(self.found) / either if either else 1.0
+
+    def describe(self) -> str:
+        """``5 of 6 found, 1 false``."""
+        found = f"{len(self.found)} of {self.num_objects} found" if self.num_objects else "nothing to find"
+        return f"{found}, {self.num_false} false"

@@ -1,0 +1,350 @@
+"""A class for every pixel: mIoU with its paired interval, pixel accuracy, IoU of each class, images that changed.
+
+How an output becomes the class of each pixel of an image is left to `class_maps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.bootstrap import draw_weights, percentile_interval
+from quantkit.evaluation.tasks.changes import Changes
+from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
+from quantkit.geometry import Fit, fit_image
+from quantkit.types import (
+    Array,
+    Batch,
+    ChangedSample,
+    ClassScore,
+    MaskAnnotations,
+    Preprocessing,
+    Score,
+    TaskName,
+)
+
+__all__ = ["MIOU", "Segmentation"]
+
+MIOU = Score(
+    "miou",
+    "mIoU",
+    definition="Mean over the classes of intersection over union, TP / (TP + FP + FN), of the pixels of all images "
+    "together; a class that is neither in the masks nor predicted is left out.",
+)
+
+CHANGED_POINTS = 0.01
+"""Images whose own mIoU moves by less are not listed: some pixel changes in every image."""
+
+_RIGHT, _TRUE, _PREDICTED = 0, 1, 2
+_IMAGES_AT_ONCE = 1024
+_VALUES_AT_ONCE = 1 << 22
+_NAMED_CLASSES = 3
+
+Counts = tuple[npt.NDArray[np.int16], npt.NDArray[np.uint32]]
+"""Of one image: the classes in it, [k], and how many of their pixels are right, true and predicted, [3, k]: diagonal,
+row sums and column sums of its confusion matrix (rows are the truth), which is all that IoU takes. Kept for every
+image, so the types are small."""
+
+
+class Segmentation:
+    """mIoU against masks, at the masks' own resolution.
+
+    The output is the first one of shape [N, C, h, w] with scores (the highest wins; [N, h, w, C] where the
+    preprocessing's layout is NHWC), [N, h, w] or [N, 1, h, w] with integer class indices, or [N, 1, h, w] or [N, h, w]
+    with one floating value, which `binary` must declare. Pixels that the mask ignores, and those that the
+    preprocessing crops away, count for nothing.
+
+    Args:
+        annotations: the masks. Where there are two classes and nothing is ignored, 255 stands for class 1.
+        preprocessing: how images were fitted into the input; None for arrays that masks cover exactly.
+        class_names: by index, those of the annotations if empty; there must be one for each channel.
+        binary: what a single output channel holds: "logits" (class 1 above 0) or "probabilities" (above 0.5).
+        output: name of the output, where it is not the first that fits.
+        upsampling: how an output of another size than the mask is read, see `class_maps.read_classes`.
+    """
+
+    name: ClassVar[TaskName] = "segment"
+
+    def __init__(
+        self,
+        annotations: MaskAnnotations,
+        preprocessing: Preprocessing | None,
+        *,
+        class_names: Sequence[str] = (),
+        binary: str | None = None,
+        output: str | None = None,
+        upsampling: Literal["nearest", "bilinear"] = "nearest",
+    ) -> None:
+        if binary not in (None, "logits", "probabilities"):
+            raise EvaluationError(f"binary {binary!r} is not one of logits, probabilities")
+        self._annotations = annotations
+        self._preprocessing = preprocessing
+        self._names = tuple(class_names or annotations.classes)
+        self._binary = binary
+        self._output = output
+        self._upsampling = upsampling
+        self._head: Head | None = None
+        self._counts: dict[str, list[Counts]] = {}
+        self._same: dict[str, int] = {}
+        self._pixels = 0
+        self._ignored_pixels = 0
+        self._cropped_pixels = 0
+        self._changes = Changes()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of raw outputs; agreement is counted here, in pixels."""
+        return ("cosine", "sqnr", "equality", "non_finite")
+
+    @property
+    def score(self) -> Score | None:
+        """The mIoU."""
+        return MIOU
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """When an image counts as changed, and how much of the masks was not judged."""
+        told = ["An image changed where its own mIoU, over the classes in its mask, moves by a point or more."]
+        if self._cropped_pixels:
+            share = self._cropped_pixels / (self._cropped_pixels + self._ignored_pixels + self._pixels)
+            told.append(
+                f"{100 * share:.1f} % of the masks' pixels were cut off by the crop and are not judged: other ways to "
+                "resize (stretch, letterbox) show the model whole images."
+            )
+        return tuple(told)
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+
+        Raises:
+            DatasetError: a mask that cannot be read.
+            EvaluationError: outputs that are no class map; a mask of another size or with other classes than the model.
+        """
+        if self._head is None:
+            self._head = self._find_head(next(iter(outputs.values())))
+        for row, sample in enumerate(batch.ids):
+            mask = self._annotations[sample]
+            view = view_image(self._fit(mask, sample, batch, row))
+            truth, counted = self._truth(mask[view.rows, view.columns], sample, self._head)
+            self._pixels += truth.size
+            self._ignored_pixels += counted.size - truth.size
+            self._cropped_pixels += mask.size - counted.size
+            predicted = {
+                variant: self._predict(found, row, self._head, view)[counted] for variant, found in outputs.items()
+            }
+            self._add_image(sample, self._head, truth, predicted)
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """mIoU, pixel accuracy, share of pixels with the baseline's class, and the interval of the mIoU's difference.
+
+        Raises:
+            EvaluationError: masks in which nothing is to be found.
+        """
+        self._check_masks()
+        weights = self._draw()
+        result: dict[str, dict[str, float]] = {}
+        expected: npt.NDArray[np.float64] | None = None
+        for variant, images in self._counts.items():
+            totals = _weighted_totals(images, weights, self._num_classes())
+            mious = _mean_iou(totals)
+            right, true = totals[0, _RIGHT].sum(), totals[0, _TRUE].sum()
+            found = result[variant] = {"miou": float(mious[0]), "pixel_accuracy": float(right / true)}
+            if expected is None:
+                expected = mious
+                continue
+            found["agreement"] = self._same[variant] / self._pixels
+            if len(images) > 1:
+                low, high = percentile_interval((mious - expected)[1:].tolist())
+                found |= {"miou_difference_low": low, "miou_difference_high": high}
+        return result
+
+    def classes(self) -> tuple[ClassScore, ...]:
+        """IoU of each class and how many pixels the masks have of it; the mean of a variant's scores is its mIoU."""
+        num_classes = self._num_classes()
+        one = {
+            variant: _weighted_totals(images, np.ones((1, len(images)), np.uint16), num_classes)[0]
+            for variant, images in self._counts.items()
+        }
+        ious = {variant: _iou(totals) for variant, totals in one.items()}
+        true = next(iter(one.values()))[_TRUE] if one else np.zeros(0)
+        found = (
+            ClassScore(
+                label=self._name(index),
+                count=int(true[index]),
+                scores={variant: float(iou[index]) for variant, iou in ious.items() if not np.isnan(iou[index])},
+            )
+            for index in range(num_classes)
+        )
+        return tuple(score for score in found if score.scores)
+
+    def changes(self) -> tuple[ChangedSample, ...]:
+        """Images whose own mIoU, over the classes in their masks, moves by a point or more; severity: by how much."""
+        return self._changes.worst()
+
+    def num_changes(self) -> dict[str, dict[str, int]]:
+        """Variant → kind → number of images."""
+        return self._changes.counts()
+
+    def _find_head(self, outputs: Mapping[str, Array]) -> Head:
+        layout = "NCHW" if self._preprocessing is None else self._preprocessing.layout
+        head = find_head(outputs, layout=layout, binary=self._binary, output=self._output)
+        names = len(self._names)
+        if head.num_classes is None:
+            return replace(head, num_classes=names or None)
+        if names and names != head.num_classes:
+            shape = list(outputs[head.output].shape)
+            raise EvaluationError(
+                f"output {head.output!r} {shape} has {head.num_classes} classes as {layout}, but {names} class names "
+                "are given: give one for each, or check --layout"
+            )
+        return head
+
+    def _fit(self, mask: npt.NDArray[np.uint8], sample: str, batch: Batch, row: int) -> Fit:
+        height, width = mask.shape
+        if self._preprocessing is None:
+            return Fit((height, width), (height, width), (0, 0), (height, width))
+        size = (height, width) if batch.image_sizes is None else batch.image_sizes[row]
+        if size != (height, width):
+            turned = ": the image is turned by its EXIF orientation, the mask is not" if size == (width, height) else ""
+            raise EvaluationError(
+                f"{self._annotations.source}: the mask of {sample!r} is {width} x {height} pixels, the image "
+                f"{size[1]} x {size[0]}{turned or ': both must have one size'}"
+            )
+        return fit_image(size, self._preprocessing)
+
+    def _truth(
+        self, mask: npt.NDArray[np.uint8], sample: str, head: Head
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Classes of the pixels that count, [P], and which these are, [rows, columns]."""
+        ignored = self._annotations.ignored
+        counted = np.ones(mask.shape, bool) if ignored is None else mask != ignored
+        truth = mask[counted]
+        if ignored is None and head.num_classes == 2:
+            truth = np.where(truth == 255, np.uint8(1), truth)  # black and white, the usual form of binary masks
+        if head.num_classes is not None and truth.size and (highest := int(truth.max())) >= head.num_classes:
+            hint = "; if it counts for nothing, say --ignored 255" if highest == 255 else ""
+            raise EvaluationError(
+                f"{self._annotations.source}: the mask of {sample!r} holds class {highest}, but output {head.output!r} "
+                f"has {head.num_classes} classes, 0 to {head.num_classes - 1}{hint}"
+            )
+        return truth, counted
+
+    def _predict(self, outputs: Mapping[str, Array], row: int, head: Head, view: View) -> npt.NDArray[np.int16]:
+        return read_classes(outputs[head.output][row], head, view, upsampling=self._upsampling)
+
+    def _add_image(
+        self, sample: str, head: Head, truth: npt.NDArray[np.uint8], predicted: Mapping[str, npt.NDArray[np.int16]]
+    ) -> None:
+        true = np.bincount(truth, minlength=max(256, head.num_classes or 0))
+        (baseline, expected), *_ = predicted.items()
+        before = 0.0
+        for variant, classes in predicted.items():
+            counts = _count(truth, true, classes)
+            self._counts.setdefault(variant, []).append(counts)
+            after = _mean_over_truth(counts)
+            if variant == baseline:
+                before = after
+                continue
+            same = (classes == expected) & (classes != NO_CLASS)
+            self._same[variant] = self._same.get(variant, 0) + int(np.count_nonzero(same))
+            if truth.size and abs(after - before) >= CHANGED_POINTS:
+                self._changes.add(
+                    ChangedSample(
+                        variant=variant,
+                        sample=sample,
+                        kind="broken" if after < before else "fixed",
+                        truth=self._describe(true),
+                        before=f"mIoU {100 * before:.1f} %",
+                        after=f"{100 * after:.1f} %",
+                        severity=abs(after - before),
+                    )
+                )
+
+    def _describe(self, true: npt.NDArray[np.int64]) -> str:
+        """The largest classes of a mask by name."""
+        largest = [int(i) for i in np.argsort(-true, kind="stable") if true[i]]
+        names = [self._name(index) for index in largest[:_NAMED_CLASSES]]
+        more = len(largest) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more else "")
+
+    def _check_masks(self) -> None:
+        source = self._annotations.source
+        if not self._pixels:
+            raise EvaluationError(
+                f"{source}: no pixel of the masks counts: all are {self._annotations.ignored}, ignored"
+            )
+        images = next(iter(self._counts.values()))
+        only_zero = all(not counts[_TRUE, classes != 0].any() for classes, counts in images)
+        is_binary = self._head is not None and self._head.num_classes == 2
+        if is_binary and only_zero and self._ignored_pixels and self._annotations.ignored is not None:
+            raise EvaluationError(
+                f"{source}: the masks hold 0 and the ignored value {self._annotations.ignored} alone: if that is the "
+                "foreground, say --ignored -1"
+            )
+
+    def _draw(self) -> npt.NDArray[np.uint16]:
+        """How often each image counts: once in the first row, then in each draw; [1 + draws, N]."""
+        count = len(next(iter(self._counts.values())))
+        draws = (weights.astype(np.uint16) for weights in (draw_weights(count) if count > 1 else ()))
+        return np.stack([np.ones(count, np.uint16), *draws])
+
+    def _num_classes(self) -> int:
+        if self._head is not None and self._head.num_classes is not None:
+            return self._head.num_classes
+        found = (int(classes[-1]) for images in self._counts.values() for classes, _ in images if classes.size)
+        return max(found, default=-1) + 1
+
+    def _name(self, index: int) -> str:
+        return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+def _count(truth: npt.NDArray[np.uint8], true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int16]) -> Counts:
+    right = np.bincount(truth[truth == predicted], minlength=len(true))
+    found = np.bincount(predicted[predicted != NO_CLASS], minlength=len(true))
+    present = np.flatnonzero(true + found)
+    return present.astype(np.int16), np.stack([right, true, found])[:, present].astype(np.uint32)
+
+
+def _mean_over_truth(counts: Counts) -> float:
+    """IoU, mean over the classes that the image's mask has: one stray pixel of another class must not halve it."""
+    _, numbers = counts
+    there = numbers[:, numbers[_TRUE] > 0]
+    return float(_iou(there).mean()) if there.size else 0.0
+
+
+def _weighted_totals(
+    images: Sequence[Counts], weights: npt.NDArray[np.uint16], num_classes: int
+) -> npt.NDArray[np.float64]:
+    """Counts over the set for each row of weights, [rows, 3, num_classes], in blocks of images; sums are exact."""
+    totals = np.zeros((len(weights), 3 * num_classes))
+    step = max(1, min(_IMAGES_AT_ONCE, _VALUES_AT_ONCE // (3 * num_classes)))
+    for start in range(0, len(images), step):
+        block = images[start : start + step]
+        dense = np.zeros((len(block), 3, num_classes))
+        for image, (classes, counts) in zip(dense, block, strict=True):
+            image[:, classes] = counts
+        totals += weights[:, start : start + step].astype(np.float64) @ dense.reshape(len(block), -1)
+    return totals.reshape(len(weights), 3, num_classes)
+
+
+def _iou(totals: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
+    """[..., 3, C] → [..., C], NaN for a class that is nowhere."""
+    right = totals[..., _RIGHT, :]
+    union = totals[..., _TRUE, :] + totals[..., _PREDICTED, :] - right
+    with np.errstate(invalid="ignore"):
+        ious: npt.NDArray[np.float64] = np.true_divide(right, union)
+    return ious
+
+
+def _mean_iou(totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[..., 3, C] → [...], over the classes that are somewhere; NaN where none is."""
+    ious = _iou(totals)
+    somewhere = ~np.isnan(ious)
+    with np.errstate(invalid="ignore"):
+        mean: npt.NDArray[np.float64] = np.where(somewhere, ious, 0).sum(axis=-1) / somewhere.sum(axis=-1)
+    return mean

@@ -1,0 +1,130 @@
+"""What a damaged file may hold though protobuf reads it. Whether a sound model can be INT8 is left to others.
+
+Of onnx.checker's rules these are the ones that ONNX Runtime enforces too, and that everything after relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+
+__all__ = ["check_content"]
+
+_STANDARD = ("", "ai.onnx")
+
+
+def check_content(model: ir.Model, name: str) -> None:
+    """Refuses names that are no text, nodes that no operator's definition allows, and weights without their values.
+
+    Args:
+        model: as read.
+        name: of its file, for messages.
+
+    Raises:
+        ModelError: naming the node or weight.
+    """
+    for words in _names(model):
+        if odd := [word for word in words if not isinstance(word, str | None)]:
+            raise ModelError(f"{name}: the name {odd[0]!r} is no Unicode text: the file is damaged, or no ONNX model")
+    for part in _parts(model):
+        opsets = part.opset_imports
+        for node in ir.traversal.RecursiveGraphIterator(part):
+            reason = _broken_rule(node, opsets.get("", opsets.get("ai.onnx", 1)))
+            if reason is not None:
+                raise ModelError(f"{name}: node {node.name!r} ({node.op_type}) {reason}")
+    for weight, tensor in _tensors(model):
+        if reason := _unreadable(tensor):
+            raise ModelError(f"{name}: weight {weight!r} {reason}")
+
+
+def _names(model: ir.Model) -> Iterator[list[object]]:
+    for graph in model.graphs():
+        yield [graph.name, *(value.name for value in (*graph.inputs, *graph.outputs)), *graph.initializers]
+        yield [
+            value.const_value.location
+            for value in graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ]
+    for node in _nodes(model):
+        yield [node.name, node.op_type, node.domain, node.overload, *node.attributes]
+        yield [value.name for value in (*node.inputs, *node.outputs) if value is not None]
+    yield [*model.metadata_props, *model.metadata_props.values()]
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for part in _parts(model):
+        yield from ir.traversal.RecursiveGraphIterator(part)
+
+
+def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    return [model.graph, *model.functions.values()]
+
+
+def _broken_rule(node: ir.Node, opset: int) -> str | None:
+    """Which rule of its operator's definition a node breaks; None for operators that are not ONNX's own."""
+    untyped = next((a.name for a in node.attributes.values() if a.type is ir.AttributeType.UNDEFINED), None)
+    if untyped is not None:
+        return f"has an attribute {untyped!r} without a type"
+    if node.domain not in _STANDARD or not onnx.defs.has(node.op_type, opset, ""):
+        return None
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    if not schema.min_input <= len(node.inputs) <= schema.max_input:
+        return f"has {len(node.inputs)} inputs, the operator takes {schema.min_input} to {schema.max_input}"
+    if not schema.min_output <= len(node.outputs) <= schema.max_output:
+        return f"has {len(node.outputs)} outputs, the operator has {schema.min_output} to {schema.max_output}"
+    required = onnx.defs.OpSchema.FormalParameterOption.Single
+    for value, parameter in zip(node.inputs, schema.inputs, strict=False):
+        if value is None and parameter.option == required:
+            return f"has no input {parameter.name!r}"
+    for value, parameter in zip(node.outputs, schema.outputs, strict=False):
+        if not value.name and parameter.option == required:
+            return f"has no name for its output {parameter.name!r}"
+    for attribute in node.attributes.values():
+        known = schema.attributes.get(attribute.name)
+        if known is None:
+            return f"has an attribute {attribute.name!r} that the operator does not have"
+        if attribute.type != getattr(known.type, "value", None):  # onnx's stubs do not know that it is an enumeration
+            return f"has an attribute {attribute.name!r} of type {attribute.type.name}, not its own"
+    if missing := [n for n, a in schema.attributes.items() if a.required and n not in node.attributes]:
+        return f"has no attribute {missing[0]!r}"
+    if node.op_type == "Constant" and len(node.attributes) != 1:
+        return f"has {len(node.attributes)} values"
+    return None
+
+
+def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                yield name, value.const_value
+    for node in _nodes(model):
+        for attribute in node.attributes.values():
+            # Not as_tensor: it fails on a tensor without a type.
+            if attribute.type is ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield f"{node.name}.{attribute.name}", attribute.value
+            elif attribute.type is ir.AttributeType.TENSORS and not attribute.is_ref():
+                yield from ((f"{node.name}.{attribute.name}", tensor) for tensor in attribute.value)
+
+
+def _unreadable(tensor: ir.TensorProtocol) -> str | None:
+    try:
+        dtype = tensor.dtype
+    except ValueError:  # a number that names none
+        dtype = ir.DataType.UNDEFINED
+    if dtype is ir.DataType.UNDEFINED:
+        return "has no type that ONNX knows"
+    shape = tuple(tensor.shape)
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        return "has no shape of whole numbers from 0"
+    if isinstance(tensor, ir.ExternalTensor):
+        return None
+    try:
+        values = tensor.numpy()
+    except Exception as error:  # numpy and onnx_ir raise nearly anything on data of another length
+        reason = str(error).strip().splitlines()
+        return f"cannot be read: {reason[0][:200] if reason else type(error).__name__}"
+    return None if values.shape == shape else f"has shape {list(values.shape)}, not {list(shape)} as it says"

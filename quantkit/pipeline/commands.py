@@ -1,0 +1,51 @@
+"""The command lines that make an artefact again, from what it says of itself."""
+
+from __future__ import annotations
+
+import shlex
+
+from quantkit.types import CalibrationTable, Preprocessing
+
+__all__ = ["calibrate_command"]
+
+
+def calibrate_command(table: CalibrationTable, model: str) -> str | None:
+    """The `quantkit calibrate` that gives the ranges of `table` again, DATA standing for the images.
+
+    None for a table that no calibration of quantkit's own made (a converted cache, merged statistics).
+
+    Args:
+        table: what it says of its settings is what it was made with.
+        model: path of the model, as it is to be typed.
+    """
+    settings = table.settings
+    if settings.get("method") not in ("entropy", "minmax", "percentile", "mse") or not table.dataset_fingerprint:
+        return None
+    if settings.get("calibrator", "quantkit") != "quantkit" or settings.get("merged"):
+        return None
+    words = ["quantkit", "calibrate", "--data", "DATA", model, "--method", str(settings["method"])]
+    for name in ("percentile", "histogram", "order", "seed", "num_samples", "batch_size"):
+        value = settings.get(name)
+        if value is not None and value != _DEFAULTS.get(name):
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+    if settings.get("tensors") == "all":
+        words.append("--all-tensors")
+    if table.preprocessing is not None:
+        words += _image_words(table.preprocessing)
+    return shlex.join(words)
+
+
+_DEFAULTS = {"histogram": "exact", "order": "shuffled", "seed": 0}
+
+
+def _image_words(p: Preprocessing) -> list[str]:
+    words = ["--preprocess", "none", "--size", f"{p.size[0]}x{p.size[1]}", "--color", p.color, "--resize", p.resize]
+    if p.shorter_side is not None:
+        words += ["--shorter-side", f"{p.shorter_side}"]
+    words += ["--interpolation", p.interpolation]
+    if p.resize == "letterbox":
+        words += ["--pad-value", f"{p.pad_value}"]
+    numbers = {"--scale": (p.scale,), "--mean": p.mean, "--std": p.std}
+    for option, values in numbers.items():
+        words += [option, ",".join(repr(value) for value in values)]
+    return [*words, "--layout", p.layout]

@@ -1,0 +1,47 @@
+"""Ctrl-C as a request: a long measurement ends after what it is at, and what it has found is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["stop_on_interrupt"]
+
+_MESSAGE = b"\ninterrupted: finishing this batch for a partial report; Ctrl-C again ends at once\n"
+
+
+@contextmanager
+def stop_on_interrupt(active: bool = True) -> Iterator[Callable[[], bool]]:
+    """Takes the first Ctrl-C as a wish to stop; the second raises `KeyboardInterrupt` as always.
+
+    Only Python's main thread gets signals: elsewhere, or where SIGINT has a handler of its own, nothing changes.
+
+    Args:
+        active: whether to do it at all.
+
+    Yields:
+        A function that tells whether to stop.
+    """
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if not active or threading.current_thread() is not threading.main_thread() or before is not _PYTHONS:
+        yield asked.is_set
+        return
+
+    def ask(_: int, __: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        os.write(2, _MESSAGE)  # print could be in the middle of printing
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_PYTHONS = signal.default_int_handler

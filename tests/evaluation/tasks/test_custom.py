@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.datasets import iterate_batches, open_dataset, resolve_preprocessing
+from quantkit.errors import EvaluationError
+from quantkit.evaluation import evaluate
+from quantkit.evaluation.bootstrap import mean_difference_interval
+from quantkit.evaluation.tasks import Custom, load_symbol
+from quantkit.types import Batch, Score
+
+from ...segmenter import write_metric, write_scenes, write_segmenter
+
+BEFORE = np.array([0.9, 0.5, 0.7, 0.2], np.float32)
+AFTER = np.array([0.4, 0.8, 0.7, 0.2], np.float32)
+
+
+class Mean:
+    """Mean of the output, per sample."""
+
+    is_fraction = True
+    definition = "Mean."
+
+    def __init__(self):
+        self.values = []
+
+    def update(self, predictions, ids, targets):
+        self.values += predictions["y"].tolist()
+        return predictions["y"]
+
+    def compute(self):
+        return float(np.mean(self.values))
+
+
+class Declared(Mean):
+    name, label, higher_is_better, is_fraction = "loss", "Loss", False, False
+
+    def compute(self):
+        return {"count": len(self.values), "loss": super().compute()}
+
+
+class Silent(Mean):
+    def update(self, predictions, ids, targets):
+        super().update(predictions, ids, targets)
+
+
+def batches(targets=None, sizes=(3, 1)):
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        ids = tuple(f"{i}.png" for i in range(4))[part]
+        yield Batch({"x": np.zeros((size, 1))}, ids, None if targets is None else np.array(targets[part])), part
+        start += size
+
+
+def run(metric, *, postprocess=None, before=BEFORE, after=AFTER, targets=None, sizes=(3, 1)):
+    task = Custom(postprocess, metric)
+    for batch, part in batches(targets, sizes):
+        task.update(batch, {"fp32": {"y": before[part].copy()}, "int8": {"y": after[part].copy()}})
+    return task
+
+
+def test_a_number_is_the_score_under_the_name_of_the_class():
+    task = run(Mean)
+    found = task.compute()
+    assert found["fp32"] == {"mean": pytest.approx(0.575)}
+    assert task.score == Score("mean", "mean", is_fraction=True, definition="Mean.")
+    assert task.notes == ("A sample changed where its own score moves by a point or more.",)
+    low, high = mean_difference_interval(BEFORE, AFTER)
+    assert found["int8"] == {
+        "mean": pytest.approx(0.525),
+        "mean_difference_low": pytest.approx(low),
+        "mean_difference_high": pytest.approx(high),
+    }
+    assert low < -0.05 < high
+
+
+def test_numbers_by_name_and_what_the_class_says_of_itself():
+    task = run(Declared)
+    found = task.compute()
+    assert task.score == Score("loss", "Loss", is_fraction=False, higher_is_better=False, definition="Mean.")
+    assert found["fp32"] == {"count": 4, "loss": pytest.approx(0.575)}
+    assert list(found["int8"]) == ["count", "loss", "loss_difference_low", "loss_difference_high"]
+
+
+def test_the_first_of_several_numbers_is_the_score_where_none_is_named():
+    class Several(Silent):
+        is_fraction = False
+
+        def compute(self):
+            return {"psnr": np.float32(31.5), "n": np.int64(4)}
+
+    task = run(Several)
+    assert task.compute()["int8"] == {"psnr": 31.5, "n": 4}
+    assert task.score == Score("psnr", "psnr", is_fraction=False, definition="Mean.")
+
+
+def test_samples_that_changed_by_more_than_a_point():
+    task = run(Mean, after=AFTER + np.array([0, 0, 0.004, 0], np.float32))
+    worst, fixed = task.changes()
+    assert (worst.sample, worst.kind, worst.before, worst.after) == ("0.png", "broken", "90.0 %", "40.0 %")
+    assert worst.severity == pytest.approx(0.5)
+    assert (fixed.sample, fixed.kind) == ("1.png", "fixed")
+    assert task.num_changes() == {"int8": {"broken": 1, "fixed": 1}}
+    assert task.classes() == ()
+
+
+def test_less_is_better_where_the_class_says_so():
+    by_sample = {c.sample: (c.kind, c.before, c.after) for c in run(Declared).changes()}
+    assert by_sample == {"0.png": ("fixed", "0.9", "0.4"), "1.png": ("broken", "0.5", "0.8")}
+
+
+def test_a_score_that_is_no_mean_of_the_samples_gets_no_interval_of_their_mean():
+    class Root(Mean):
+        def compute(self):
+            return math.sqrt(super().compute())
+
+    task = run(Root)
+    assert task.compute()["int8"].keys() == {"root"}
+    assert task.changes()
+    assert task.notes[1] == "There is no interval: root is not the mean of the samples' scores."
+
+
+def test_without_scores_of_samples_there_is_no_interval_and_nothing_changed():
+    task = run(Silent)
+    assert task.compute()["int8"].keys() == {"silent"}
+    assert (task.changes(), task.num_changes(), task.notes) == ((), {}, ())
+
+
+def test_samples_without_a_score_are_no_change():
+    class Holes(Mean):
+        is_fraction = False
+
+        def compute(self):
+            return 1
+
+    after = AFTER.copy()
+    after[0] = np.nan
+    task = run(Holes, after=after)
+    assert [c.sample for c in task.changes()] == ["1.png"]
+    assert task.compute()["int8"] == {"holes": 1}
+
+
+def test_each_variant_has_its_metric_and_targets_arrive():
+    seen = []
+
+    class Spy(Silent):
+        def update(self, predictions, ids, targets):
+            super().update(predictions, ids, targets)
+            seen.append((id(self), ids, None if targets is None else targets.tolist()))
+
+    run(Spy, targets=[5, 6, 7, 8])
+    assert len({metric for metric, _, _ in seen}) == 2
+    assert [(ids, targets) for _, ids, targets in seen[::2]] == [
+        (("0.png", "1.png", "2.png"), [5, 6, 7]),
+        (("3.png",), [8]),
+    ]
+
+
+def test_postprocess_makes_the_predictions():
+    class Length(Silent):
+        is_fraction = False
+
+        def update(self, predictions, ids, targets):
+            self.values += [len(boxes) for boxes in predictions]
+
+    def boxes(outputs, ids):
+        return [[name] * int(10 * y) for name, y in zip(ids, outputs["y"], strict=True)]
+
+    assert run(Length, postprocess=boxes).compute()["fp32"]["length"] == pytest.approx((9 + 5 + 7 + 2) / 4)
+
+
+def test_outputs_and_targets_cannot_be_changed():
+    class Greedy(Silent):
+        def update(self, predictions, ids, targets):
+            predictions["y"] *= 2
+
+    class Labels(Silent):
+        def update(self, predictions, ids, targets):
+            targets[0] = 0
+
+    for metric in (Greedy, Labels):
+        with pytest.raises(EvaluationError, match=r"test_custom\.py:\d+: update\(.* raised ValueError: .*read-only"):
+            run(metric, targets=[1, 2, 3, 4])
+
+
+def test_outputs_are_compared_unless_the_metric_says_that_they_vary():
+    class Varying(Mean):
+        compares_outputs = False
+
+    assert Custom(None, Mean).metrics == ("cosine", "sqnr", "equality", "non_finite")
+    assert Custom(None, Varying).metrics == ()
+
+
+def raises(metric, match, **options):
+    with pytest.raises(EvaluationError, match=match) as caught:
+        run(metric, **options).compute()
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", None, np.zeros(2), {}, {"a": "b"}, {3: 1.0}, 1j])
+def test_what_compute_returns_must_be_finite_numbers(value):
+    class Odd(Silent):
+        is_fraction = False
+
+        def compute(self):
+            return value
+
+    raises(Odd, r"compute\(\) of Odd (returned|raised)")
+
+
+def test_nan_names_the_variant_and_what_to_do():
+    class Odd(Silent):
+        def compute(self):
+            return math.nan if self.values[0] < 0.5 else 0.5
+
+    raises(Odd, "returned nan for 'odd' of 'int8': return the worst value")
+
+
+def test_a_fraction_is_from_0_to_1():
+    class Percent(Silent):
+        def compute(self):
+            return 87.3
+
+    raises(Percent, "percent is 87.3, but is_fraction says that it is from 0 to 1")
+
+
+def test_names_must_be_the_same_for_all_and_hold_the_score():
+    class Growing(Silent):
+        def compute(self):
+            return {"a": 1, **({"b": 2} if self.values[0] < 0.5 else {})}
+
+    class Misnamed(Silent):
+        name = "map"
+
+        def compute(self):
+            return {"ap": 1}
+
+    raises(Growing, r"gives 'b' for only one of 'fp32' and 'int8'")
+    raises(Misnamed, "returned ap, but not its score 'map'")
+
+
+@pytest.mark.parametrize(
+    ("returned", "match"),
+    [
+        ([1.0], r"scores of shape \[1\] for 3 samples"),
+        (np.zeros((3, 2)), r"scores of shape \[3, 2\] for 3 samples"),
+        ("abc", "returned str: None or 3 numbers"),
+        ([1, [2], 3], "returned list"),
+    ],
+)
+def test_update_returns_a_number_for_each_sample(returned, match):
+    class Odd(Silent):
+        def update(self, predictions, ids, targets):
+            return returned
+
+    raises(Odd, match)
+
+
+def test_update_returns_scores_always_or_never():
+    class Sometimes(Mean):
+        def update(self, predictions, ids, targets):
+            return [0.5] * len(ids) if len(ids) > 1 else None
+
+    raises(Sometimes, "for some batches and None for others")
+
+
+@pytest.mark.parametrize(
+    ("predictions", "match"),
+    [
+        (np.zeros((2, 3)), "half returned 2 items for a batch of 3 samples"),
+        (None, "half returned NoneType: an array or a list with one item for each of the 3 samples"),
+    ],
+)
+def test_postprocess_returns_an_item_for_each_sample(predictions, match):
+    def half(outputs, ids):
+        return predictions
+
+    raises(Silent, match, postprocess=half)
+
+
+def test_what_is_no_metric_is_refused_before_anything_runs():
+    class NoCompute:
+        def update(self, predictions, ids, targets): ...
+
+    class Wrong(Mean):
+        higher_is_better = "no"
+
+    class Nameless(Mean):
+        name = ""
+
+    for metric, match in [
+        (None, "needs --metric"),
+        (3, "3 is no class"),
+        (NoCompute, "NoCompute has no method compute"),
+        (Wrong, "higher_is_better is 'no', it must be True or False"),
+        (Nameless, "name is '', it must be a string that is not empty"),
+    ]:
+        with pytest.raises(EvaluationError, match=match):
+            Custom(None, metric)
+    with pytest.raises(EvaluationError, match="'f' is no function"):
+        Custom("f", Mean)
+    with pytest.raises(EvaluationError, match="has no method update"):
+        run(lambda: object())
+
+
+def test_a_wrong_number_of_arguments_says_what_is_called():
+    class Short(Silent):
+        def update(self, predictions): ...
+
+    class Arguments(Silent):
+        def __init__(self, path): ...
+
+    raises(Short, r"^update\(predictions, ids, targets\) of Short raised TypeError: .*positional argument")
+    raises(Arguments, r"^Arguments\(\) raised TypeError")
+
+
+USER = '''\
+"""A metric."""
+from __future__ import annotations
+import json
+from dataclasses import dataclass
+
+@dataclass
+class Pair:
+    left: int
+
+class Broken:
+    def update(self, predictions, ids, targets):
+        helper(predictions)
+
+    def compute(self):
+        return json.loads("{")
+
+def helper(predictions):
+    assert "nothing" in predictions
+'''
+
+
+@pytest.fixture
+def user(tmp_path):
+    def write(text, name="user.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_error_of_the_user_is_named_by_the_line_of_his_file(user):
+    path = user(USER)
+    metric = load_symbol(f"{path}:Broken")
+    error = raises(metric, rf"^{path}:18: update\(predictions, ids, targets\) of Broken raised AssertionError$")
+    assert isinstance(error.__cause__, AssertionError)
+    metric.update = lambda *_: None
+    error = raises(metric, rf"^{path}:15: compute\(\) of Broken raised JSONDecodeError: Expecting property name")
+    assert isinstance(error.__cause__, ValueError)
+
+
+def test_a_file_is_run_once_until_it_is_edited(user):
+    path = user("runs = []\nruns.append(1)\nclass A: ...\ndef f(): return A()\n")
+    assert load_symbol(f"{path}:A") is type(load_symbol(f"{path}:f")())
+    assert load_symbol(f"{path}:runs") == [1]
+    user("class A:\n    edited = True\n")
+    assert load_symbol(f"{path}:A").edited
+    assert not (path.parent / "__pycache__").exists()
+
+
+def test_a_file_imports_its_neighbours(user):
+    user("VALUE = 3\n", "neighbour_of_user.py")
+    path = user("from neighbour_of_user import VALUE\n")
+    before = list(sys.path)
+    assert load_symbol(f"{path}:VALUE") == 3
+    assert sys.path == before
+    del sys.modules["neighbour_of_user"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("x = 1\ndef f(:\n", r"user\.py:2: SyntaxError: "),
+        ("def f():\nreturn 1\n", r"user\.py:2: IndentationError: "),
+        ("import os\n\nimport no_such_module\n", r"user\.py:3: loading .*ModuleNotFoundError: No module named"),
+        ("def f():\n    return 1 / 0\n\nf()\n", r"user\.py:2: loading .*ZeroDivisionError"),
+        ("import sys\nsys.exit(3)\n", r"user\.py:2: loading .*SystemExit: 3"),
+        ("compute = 1\n", r"user\.py has no 'Compute'; did you mean 'compute'\?"),
+        ("", r"user\.py has no 'Compute'$"),
+    ],
+)
+def test_a_file_that_cannot_be_used(user, text, match):
+    path = user(text)
+    count = len(sys.modules)
+    with pytest.raises(EvaluationError, match=match) as caught:
+        load_symbol(f"{path}:Compute")
+    assert "\n" not in str(caught.value)
+    assert len(sys.modules) <= count + 1
+
+
+@pytest.mark.parametrize("spec", ["Metric", "metric.py", ":Metric", "metric.py:", "metric.txt:Metric", ""])
+def test_what_names_nothing_in_a_file(spec):
+    with pytest.raises(EvaluationError, match=r"write file\.py:name"):
+        load_symbol(spec)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(EvaluationError, match=r"cannot read .*metric\.py: No such file"):
+        load_symbol(f"{tmp_path / 'metric.py'}:Metric")
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(EvaluationError, match=r"cannot read .*folder\.py: Is a directory"):
+        load_symbol(f"{tmp_path / 'folder.py'}:Metric")
+
+
+def test_the_example_of_the_documentation_runs(tmp_path):
+    text = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "age.py").write_text(code)
+    (tmp_path / "ages.csv").write_text("file,age\n" + "".join(f"{i}.png,50\n" for i in range(3)))
+    task = Custom(load_symbol(f"{tmp_path}/age.py:years"), load_symbol(f"{tmp_path}/age.py:MeanError"))
+    for batch, _ in batches(sizes=(3,)):
+        outputs = {v: {"age": np.array([[0.4], [0.5], [x]])} for v, x in (("fp32", 0.6), ("int8", 0.7))}
+        task.update(batch, outputs)
+    found = task.compute()
+    assert found["fp32"] == {"mae": pytest.approx(20 / 3)}
+    assert found["int8"]["mae"] == pytest.approx(10)
+    assert [(c.sample, c.kind) for c in task.changes()] == [("2.png", "broken")]
+    (line,) = [i for i, line in enumerate(code.splitlines(), start=1) if "AGES[name]" in line]
+    shown = f"`age.py:{line}: update(predictions, ids, targets) of\nMeanError raised KeyError: '7.jpg'`"
+    assert shown in text
+    with pytest.raises(EvaluationError, match=rf"age\.py:{line}: update\(.*\) of MeanError raised KeyError: '3\.png'"):
+        task.update(Batch({"x": np.zeros((1, 1))}, ("3.png",)), {"fp32": {"age": np.zeros((1, 1))}})
+
+
+def test_the_example_metric_judges_a_model(tmp_path):
+    images, masks = write_scenes(tmp_path, 5)
+    path = write_metric(tmp_path / "metric.py", masks)
+    with OnnxRuntimeRunner(write_segmenter(tmp_path / "m.onnx")) as runner:
+        preprocessing = resolve_preprocessing(runner.inputs[0], preset="unit")
+        dataset = open_dataset(images, runner.inputs, preprocessing=preprocessing)
+        task = Custom(load_symbol(f"{path}:red_share"), load_symbol(f"{path}:RedError"))
+        found = evaluate({"a": runner, "b": runner}, iterate_batches(dataset, 2), baseline="a", task=task).metrics
+    assert 0 < found["a"]["red_error"] < 0.05
+    assert found["b"]["red_error_difference_low"] == found["b"]["red_error_difference_high"] == 0
+    assert found["b"]["sqnr_db"] == math.inf
+    assert (task.score.label, task.score.higher_is_better) == ("Red error", False)
