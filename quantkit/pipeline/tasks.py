@@ -114,12 +114,16 @@ def open_task(options: TaskOptions, dataset: Dataset, data: PathLike, classes: S
 
 def _open_detection(options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
     from quantkit.datasets.boxes import open_boxes
+    from quantkit.evaluation.detections.declared import parse_layout
+    from quantkit.evaluation.detections.matching import check_available
     from quantkit.evaluation.tasks.detection import Detection
 
     assert options.labels is not None
     assert options.detections is not None
     if dataset.preprocessing is None:
         raise EvaluationError("--task detect needs images: boxes are found in their pixels")
+    parse_layout(options.detections)  # before annotations are read, which may take long
+    check_available()
     annotations = open_boxes(Path(options.labels), dataset, data=Path(data), classes=classes)
     given = {
         name: value

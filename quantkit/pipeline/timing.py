@@ -128,11 +128,10 @@ def timing_warnings(latencies: Mapping[str, Sequence[Latency]], environment: Map
     load, cores = float(environment.get("load_average", 0)), int(environment.get("cpu_cores", 1))
     if load > cores:
         found.append(f"the machine was busy (load {load:.1f} on {cores} cores): latencies are longer and less certain")
-    for name, measured in latencies.items():
-        for latency in measured:
-            if latency.mean_ms > 1.5 * latency.median_ms:
-                found.append(
-                    f"{name}: calls with batches of {latency.batch_size} were interrupted (mean {latency.mean_ms:.3g} "
-                    f"ms, median {latency.median_ms:.3g} ms)"
-                )
+    disturbed = {
+        name: [str(latency.batch_size) for latency in measured if latency.mean_ms > 1.5 * latency.median_ms]
+        for name, measured in latencies.items()
+    }
+    if listed := [f"{name} (batch {', '.join(sizes)})" for name, sizes in disturbed.items() if sizes]:
+        found.append(f"calls were interrupted, mean times are over 1.5 times the median: {'; '.join(listed)}")
     return found

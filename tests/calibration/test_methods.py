@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.calibration.methods import METHODS, entropy, find_method, minmax, mse, percentile
-from quantkit.calibration.methods.entropy import divergences, search
+from quantkit.calibration.methods.entropy import LEVELS, divergences, search
 from quantkit.calibration.methods.mse import squared_error
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import CalibrationError
@@ -140,3 +140,23 @@ def test_a_constant_tensor(name):
 def test_bad_names_and_percentiles_are_refused(name, percent, message):
     with pytest.raises(CalibrationError, match=message):
         find_method(name, percent=percent)
+
+
+def test_entropy_does_not_cut_off_everything_where_no_value_is_near_zero():
+    """Values from 0.1 to 0.9: the divergence is least at 0.1, where all of them become one level."""
+    values = np.random.default_rng(0).uniform(0.094, 0.886, 50_000).astype(np.float32)
+    statistics = statistics_of(values)
+    assert entropy(statistics) > np.median(values)
+    clipped = np.mean(values > entropy(statistics))
+    assert clipped < 0.5
+    assert entropy(statistics_of(values, rule="tensorrt")) < 0.11  # TensorRT's own search, as it is
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.9))
+def test_a_threshold_keeps_the_share_that_it_must(seed, kept):
+    rng = np.random.default_rng(seed)
+    histogram = (rng.random(2048) < rng.random()).astype(np.int64) * rng.integers(0, 1000, 2048)
+    m = search(histogram, kept=kept)
+    total = histogram[1:].sum()
+    assert histogram[1:m].sum() >= kept * total
+    assert LEVELS <= m <= 2048

@@ -19,11 +19,17 @@ LEVELS = 128
 """Quantized magnitudes: INT8 is symmetric, so 128 of them."""
 
 
+_LEAST_KEPT = 0.5
+"""Far from anything that is ever right: on the models of docs/calibration.md entropy clips a few percent at most."""
+
+
 def entropy(statistics: TensorStatistics) -> float:
     """Threshold (m + 0.5) * bin width that minimizes KL(P || Q) over m = 128 .. 2048.
 
     With TensorRT's histogram this is TensorRT's number, which may lie above the largest value seen. With the exact
-    histogram it is limited to that value, since a wider range can only cost resolution.
+    histogram it is limited to that value, since a wider range can only cost resolution, and to thresholds that leave at
+    least half of the values that are not zero below: where no value is near 0 (images without black, say) the
+    divergence is least where everything is cut off to one level.
 
     Args:
         statistics: of one tensor, not all zero.
@@ -32,16 +38,25 @@ def entropy(statistics: TensorStatistics) -> float:
         amax, in the tensor's unit.
     """
     histogram, width = rebin(statistics, TENSORRT_BINS)
-    threshold = (search(histogram) + 0.5) * width
-    return threshold if statistics.rule == "tensorrt" else min(threshold, statistics.amax)
+    if statistics.rule == "tensorrt":
+        return (search(histogram) + 0.5) * width
+    return min((search(histogram, kept=_LEAST_KEPT) + 0.5) * width, statistics.amax)
 
 
-def search(histogram: npt.NDArray[np.int64]) -> int:
-    """Number of bins below the threshold, from 128 to the number of bins; the last one where several are equal."""
+def search(histogram: npt.NDArray[np.int64], *, kept: float = 0.0) -> int:
+    """Number of bins below the threshold, from 128 to the number of bins; the last one where several are equal.
+
+    Args:
+        histogram: int64 [bins], bins >= 128.
+        kept: share of the values beyond the first bin that must lie below the threshold, 0 to 1.
+    """
     divergence = divergences(histogram)
     if divergence is None:
         return int(histogram.size)
-    return int(histogram.size - np.argmin(divergence[::-1]))
+    mass = np.cumsum(np.asarray(histogram[1:], np.float64))
+    least = int(np.searchsorted(mass, kept * mass[-1])) + 2 if kept else LEVELS
+    allowed = divergence[max(least, LEVELS) - LEVELS :]
+    return int(histogram.size - np.argmin(allowed[::-1]))
 
 
 def divergences(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:

@@ -19,7 +19,7 @@ _RECALLS: npt.NDArray[np.float64] = np.linspace(0, 1, 101)
 """COCO's 101 recalls at which the precision is read."""
 _LEAST_DRAWS = 100
 _BUDGET = 6_000_000_000
-"""Numbers that the draws of one variant may add up in all: a quarter of a minute or so."""
+"""Numbers that all draws may add up together: a quarter of a minute or so."""
 _COST_OF_HIT = 15
 """What a hit costs more than a detection that only counts as false."""
 
@@ -99,9 +99,9 @@ class WeightedPrecision:
 def plan_draws(scores: Mapping[str, WeightedPrecision]) -> int:
     """How many draws the data allows: the usual number, fewer where one is so much work that it would take minutes.
 
-    It depends on the data alone, so that the same data gives the same interval on every machine.
+    It depends on the data and the variants alone, so that the same gives the same interval on every machine.
     """
-    work = max((score.work for score in scores.values()), default=0)
+    work = sum(score.work for score in scores.values())
     return int(np.clip(_BUDGET // max(work, 1), _LEAST_DRAWS, NUM_DRAWS))
 
 
@@ -112,7 +112,8 @@ def difference_intervals(
 
     It is the basic interval: the percentiles of the draws, turned around the difference that was measured. Average
     precision comes out higher on few images than on many, and on drawn images again higher than on these; the plain
-    percentiles would count that twice. Source: Davison and Hinkley (1997), Bootstrap Methods and their Application, 5.2.
+    percentiles would count that twice. Source: Davison and Hinkley (1997), Bootstrap Methods and their Application,
+    5.2.
 
     Raises:
         ValueError: no draw holds an object.

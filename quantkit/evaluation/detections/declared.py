@@ -239,10 +239,10 @@ def parse_layout(text: str) -> Declared:
     for word in filter(None, rest.split(",")):
         key, equals, value = (part.strip() for part in word.partition("="))
         key = "scores" if key == "logits" and "scores" in layout.roles else key
-        if not equals or not value or key not in (*layout.roles, *OPTIONS):
+        if not equals or not value or key not in (*layout.roles, *layout.choices):
             raise EvaluationError(
                 f"--detections {text!r}: {word!r} must be role=output or option=value; the roles of {name} are "
-                f"{', '.join(layout.roles)}, the options {', '.join(OPTIONS)}"
+                f"{', '.join(layout.roles)}, its options {', '.join(layout.choices) or 'none'}"
             )
         if key in layout.roles:
             names[key] = value

@@ -23,6 +23,7 @@ __all__ = [
     "decode_queries",
     "decode_ranked",
     "decode_rows",
+    "decode_scored_boxes",
 ]
 
 _Floats = npt.NDArray[np.float32]
@@ -144,6 +145,12 @@ def decode_matrix(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candid
             yield _best_class(corners, scores, frame)
         else:
             yield _each_class(corners, scores, frame.score_threshold)
+
+
+def decode_scored_boxes(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
+    """Two tensors: detections [N, K, 5], corners and score; labels [N, K]."""
+    for rows, label in zip(_floats(tensors["detections"]), np.asarray(tensors["labels"]), strict=True):
+        yield _given(frame.corners(rows[:, :4]), rows[:, 4], frame.labels(label), frame)
 
 
 def decode_rows(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:

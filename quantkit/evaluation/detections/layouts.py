@@ -67,6 +67,22 @@ class Layout:
         """Names of its tensors."""
         return tuple(self.forms[0])
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Which of `OPTIONS` change how it is read."""
+        if self.decode is decoding.decode_grid:
+            return ()
+        if self.decode is decoding.decode_matrix:
+            return ("coordinates", "order", "activation", "background", "classes_of_a_box")
+        has_labels = self.decode in (
+            decoding.decode_ranked,
+            decoding.decode_numbered_rows,
+            decoding.decode_rows,
+            decoding.decode_scored_boxes,
+            decoding.decode_counted,
+        )
+        return ("coordinates", "order", "labels_from") if has_labels else ("coordinates", "order")
+
 
 def _one(shape: str) -> tuple[Form, ...]:
     return ({"detections": shape},)
@@ -211,11 +227,12 @@ LAYOUTS: dict[str, Layout] = {
         options={"labels_from": "1", "coordinates": "relative", "order": "yxyx"},
     ),
     "efficient-nms": Layout(
-        source="TensorRT's EfficientNMS_TRT: x0, y0, x1, y1 in pixels",
+        source="TensorRT's EfficientNMS_TRT, also by YOLOv7 and MMYOLO: x0, y0, x1, y1 in pixels",
         forms=_COUNTED,
         decode=decoding.decode_counted,
         names=(
             {"count": "num_dets", "boxes": "det_boxes", "scores": "det_scores", "labels": "det_classes"},
+            {"count": "num_dets", "boxes": "boxes", "scores": "scores", "labels": "labels"},
             {
                 "count": "num_detections",
                 "boxes": "detection_boxes",
@@ -223,6 +240,12 @@ LAYOUTS: dict[str, Layout] = {
                 "labels": "detection_classes",
             },
         ),
+    ),
+    "mmdetection": Layout(
+        source="MMDetection by MMDeploy: x0, y0, x1, y1 in pixels and the score; labels",
+        forms=({"detections": "[N, K, 5]", "labels": "[N, K]"},),
+        decode=decoding.decode_scored_boxes,
+        names=({"detections": "dets", "labels": "labels"},),
     ),
     "onnx-nms": Layout(
         source="ONNX's NonMaxSuppression and what it chose from: y0, x0, y1, x1 in pixels",

@@ -32,7 +32,7 @@ class ImageMatches:
 
     Attributes:
         classes: int32 [D].
-        scores: float64 [D].
+        scores: float32 [D].
         matched: uint16 [D], bit t: an object at IOU_THRESHOLDS[t].
         ignored: uint16 [D], bit t: counts neither as found nor as false there, because it lies in a crowd.
         objects: int64 [P], places of the objects among the image's annotations.
@@ -41,7 +41,7 @@ class ImageMatches:
     """
 
     classes: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float32]
     matched: npt.NDArray[np.uint16]
     ignored: npt.NDArray[np.uint16]
     objects: npt.NDArray[np.int64]
@@ -98,7 +98,7 @@ def _gather(entries: list[dict[str, Any]], truth: Boxes) -> ImageMatches:
     places = np.array(objects, np.int64)
     return ImageMatches(
         classes=np.repeat(np.array([entry["category_id"] for entry in entries], np.int32), sizes),
-        scores=np.array([score for entry in entries for score in entry["dtScores"]], np.float64),
+        scores=np.array([score for entry in entries for score in entry["dtScores"]], np.float32),
         matched=_bits([entry["dtMatches"] for entry in entries]),
         ignored=_bits([entry["dtIgnore"] for entry in entries]),
         objects=places,

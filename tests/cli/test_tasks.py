@@ -1,0 +1,100 @@
+"""Every task as it is typed: calibrate, evaluate, and what the report says."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantkit.reporting import load_report
+
+from .. import detector, segmenter
+
+QUICK = ("--latency-s", "0", "--layer-samples", "8")
+
+
+def test_a_detector(quantkit, tmp_path):
+    pytest.importorskip("pycocotools")
+    model = tmp_path / "net.onnx"
+    detector.make_detector(model)
+    images, labels = detector.make_images(tmp_path / "data", count=12)
+    prepare = ("--preprocess", "unit", "--resize", "letterbox")
+    made = quantkit("calibrate", "--data", images, model, "--method", "minmax", *prepare)
+    assert made.code == 0, made.err
+    task = ("--task", "detect", "--labels", labels, "--detections", "yolov8")
+    done = quantkit("evaluate", "--data", images, model, *task, *QUICK, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = load_report(tmp_path / "out" / "report.json")
+    assert (report.task, report.score.name) == ("detect", "map")
+    assert report.baseline.metrics["map"] > 0.8
+    assert all(report.difference_interval(e) for e in report.evaluations[1:])
+    assert report.dataset["labels"] == labels.name
+    assert report.dataset["num_objects"] > 12
+    assert len(report.classes) == report.dataset["num_classes"]
+    assert "mAP" in done.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mAP" in page
+    assert "--task detect" not in page or "quantkit evaluate" in page
+
+
+def test_a_segmenter(quantkit, tmp_path):
+    model = segmenter.write_segmenter(tmp_path / "net.onnx")
+    images, masks = segmenter.write_scenes(tmp_path / "scenes", 12)
+    assert quantkit("calibrate", "--data", images, model, "--preprocess", "unit", "--method", "minmax").code == 0
+    task = ("--task", "segment", "--labels", masks)
+    done = quantkit("evaluate", "--data", images, model, *task, *QUICK, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = load_report(tmp_path / "out" / "report.json")
+    assert (report.task, report.score.name) == ("segment", "miou")
+    assert report.baseline.metrics["miou"] > 0.8
+    assert {"pixel_accuracy", "miou"} <= report.baseline.metrics.keys()
+    assert all(report.difference_interval(e) for e in report.evaluations[1:])
+    assert "mIoU" in done.out
+
+
+def test_a_metric_of_ones_own(quantkit, tmp_path):
+    model = segmenter.write_segmenter(tmp_path / "net.onnx")
+    images, masks = segmenter.write_scenes(tmp_path / "scenes", 12)
+    code = segmenter.write_metric(tmp_path / "mine.py", masks)
+    assert quantkit("calibrate", "--data", images, model, "--preprocess", "unit", "--method", "minmax").code == 0
+    task = ("--task", "custom", "--postprocess", f"{code}:red_share", "--metric", f"{code}:RedError")
+    done = quantkit("evaluate", "--data", images, model, *task, *QUICK, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = load_report(tmp_path / "out" / "report.json")
+    assert report.task == "custom"
+    assert not report.score.higher_is_better
+    assert report.score.label in done.out
+
+
+def test_no_task(quantkit, digits):
+    from .conftest import VAL
+
+    done = quantkit("evaluate", "--data", VAL, digits, "--task", "none", *QUICK)
+    assert done.code == 0, done.err
+    assert "agree" in done.out
+    assert "top-1" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--task", "detect", "--labels", "nowhere.json", "--detections", "yolov8"), "nowhere.json"),
+        (("--task", "detect", "--labels", ".", "--detections", "yolo99"), "yolo99"),
+        (("--task", "segment", "--labels", "nowhere"), "nowhere"),
+        (("--task", "custom", "--metric", "nowhere.py:Psnr"), "nowhere.py"),
+        (("--task", "custom", "--metric", "Psnr"), "file.py:"),
+        (("--task", "none", "--labels", "masks"), "--labels"),
+        (("--batch-sizes", "1,x"), "--batch-sizes"),
+        (("--batch-sizes", "0"), "--batch-sizes"),
+        (("--layer-samples", "-1"), "--layer-samples"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(quantkit, digits, tmp_path, monkeypatch, words, named):
+    from .conftest import VAL
+
+    monkeypatch.chdir(tmp_path)
+    done = quantkit("evaluate", "--data", VAL, digits, *words)
+    assert done.code in (1, 2)
+    error = [line for line in done.err.splitlines() if line.startswith("quantkit: error:")]
+    assert len(error) == 1
+    assert named in error[0]
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "digits.report").exists()
