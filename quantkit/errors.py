@@ -13,11 +13,14 @@
         ├── BackendUnavailableError  a runtime is not installed; the message holds the pip line
         └── EngineBuildError         TensorRT refused to build; the message holds its own words
 
-A message is one line: what happened, to which file, tensor or option, and what to do about it. The library raises and
-never logs; the command line prints the message and exits with the code of the class.
+A message is one line: what happened, to which file, tensor or option, and what to do about it. Names come from files of
+any origin: line breaks and control characters in them are shown escaped. The library raises and never logs; the command
+line prints the message and exits with the code of the class.
 """
 
 from __future__ import annotations
+
+import re
 
 __all__ = [
     "BackendError",
@@ -32,13 +35,25 @@ __all__ = [
     "OutputError",
     "QuantKitError",
     "StaleTableError",
+    "one_line",
 ]
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What breaks a line, moves a terminal's cursor, turns the direction of the text or is no character at all."""
+
+
+def one_line(text: str) -> str:
+    """The text with what would not stay in its line escaped, as `repr` does it."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class QuantKitError(Exception):
     """Base of every error that quantkit raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class DatasetError(QuantKitError):

@@ -6,12 +6,18 @@ import contextlib
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from quantkit.errors import OutputError
 
 __all__ = ["check_no_source", "check_writable", "exclusive", "write_atomically", "write_bytes", "write_text"]
+
+_POLL_S = 0.1
+_MOST_REFUSALS = 20
+"""Two seconds: longer than a file takes to be deleted."""
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
@@ -87,7 +93,7 @@ def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -
 def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) -> Iterator[None]:
     """Holds a lock, so that files that belong together are written by one process at a time.
 
-    The system frees the lock of a process that ends in any way. Windows and file systems without locks have none.
+    The system frees the lock of a process that ends in any way. File systems without locks have none.
 
     Args:
         path: the lock file, there while somebody holds it; its folder is made if it is missing.
@@ -98,29 +104,28 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
     """
     target = Path(path)
     missing = [folder for folder in target.absolute().parents if not folder.exists()]
-    handle = None
+    release: Callable[[], None] = _nothing
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(target, on_wait)
+        release = _locked(target, on_wait)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield
     finally:
-        if handle is not None:
-            target.unlink(missing_ok=True)
-            os.close(handle)
+        release()
         for folder in missing:
             with contextlib.suppress(OSError):  # something was written to it
                 folder.rmdir()
 
 
-def _locked(target: Path, on_wait: Callable[[], object]) -> int | None:
-    """A descriptor that holds the lock, None where there are no locks."""
+def _locked(target: Path, on_wait: Callable[[], object]) -> Callable[[], None]:
+    """Waits for the lock, and returns what frees it."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        return None
+    except ImportError:
+        return _locked_on_windows(target, on_wait)
+
     while True:
         handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -129,15 +134,57 @@ def _locked(target: Path, on_wait: Callable[[], object]) -> int | None:
             on_wait()
             on_wait = _nothing
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
+        except OSError:  # the file system has no locks
             os.close(handle)
             target.unlink(missing_ok=True)
-            return None
+            return _nothing
         # Who held it before removed the file: a lock on what is not there any more keeps nobody out.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(target)):
-                return handle
+                break
         os.close(handle)
+
+    def release() -> None:
+        target.unlink(missing_ok=True)
+        os.close(handle)
+
+    return release
+
+
+def _locked_on_windows(target: Path, on_wait: Callable[[], object]) -> Callable[[], None]:
+    """The same with the first byte of the file, which Windows does not delete while any process has it open."""
+    try:
+        msvcrt = import_module("msvcrt")
+    except ImportError:
+        return _nothing
+    refusals = 0
+    while True:
+        try:
+            handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # it is being deleted, or the folder may not be written to
+            refusals += 1
+            if refusals > _MOST_REFUSALS:
+                raise
+            time.sleep(_POLL_S)
+            continue
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            break
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in (errno.EACCES, errno.EDEADLK):  # the file system has no locks
+                return _nothing
+        on_wait()
+        on_wait = _nothing
+        time.sleep(_POLL_S)
+
+    def release() -> None:
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+        os.close(handle)
+        with contextlib.suppress(OSError):  # who waits has it open, and deletes it
+            target.unlink()
+
+    return release
 
 
 def _nothing() -> None:

@@ -1,6 +1,8 @@
-"""AIMET's encodings (.encodings), formats 0.6.1 and 1.0.0: scale and offset of each activation. Read only.
+"""AIMET's encodings (.encodings), formats 0.6.1, 1.0.0, 2.0.0 and 2.1.0: scale and offset of activations. Read only.
 
-The value of code q, from 0 to 255, is (q + offset) * scale; offset -128 is symmetric. Weights are left out.
+To 1.0.0 the value of code q, from 0 to 255, is (q + offset) * scale; offset -128 is symmetric. From 2.0.0 on entries
+are those of QuantizeLinear: type, scale, zero point; activations and weights in one list. What has an axis or 32 bits
+is of weights and biases, and left out.
 """
 
 from __future__ import annotations
@@ -23,6 +25,17 @@ def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, Cache
     """
     found: dict[str, CachedRange] = {}
     notes = []
+    for tensor, entry in _entries(data.get("encodings")):
+        if "axis" in entry or str(entry.get("output_dtype")).endswith("int32"):
+            continue
+        lowest = {"uint8": 0, "int8": -128}.get(str(entry.get("output_dtype")))
+        scale, point = _number(entry.get("y_scale")), _number(entry.get("y_zero_point", 0))
+        if lowest is None:
+            notes.append(f"{tensor!r} is not read: it is no integer of 8 bits")
+        elif scale is None or point is None or scale <= 0:
+            notes.append(f"{tensor!r} is not read: it has not one positive scale and one zero point")
+        else:
+            found[tensor] = _range(scale, lowest - point)
     for tensor, entry in _entries(data.get("activation_encodings")):
         bits = entry.get("bitwidth", entry.get("bw"))
         scale, offset = _number(entry.get("scale")), _number(entry.get("offset"))

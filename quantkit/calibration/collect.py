@@ -34,6 +34,7 @@ class Collector:
         statistics: by tensor name.
         num_samples: samples added.
         num_repeated: copies of samples that a fixed batch size was filled up with.
+        repeating: tensors that count these copies, since their first dimension is not known to be the batch.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Collector:
         self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
         self.num_samples = 0
         self.num_repeated = 0
+        self.repeating: frozenset[str] = frozenset()
         self._batch_first = batch_first
 
     def observe(self, runner: Runner, batch: Batch) -> None:
         """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
 
         What the copies gave is cut off where the batch is known to come first. Another tensor keeps it: its range is
-        right, since copies are of real samples, but these count twice (`num_repeated`).
+        right, since copies are of real samples, but these count twice (`num_repeated`, `repeating`).
 
         Raises:
             NonFiniteActivationError: naming the tensor and the samples.
@@ -64,6 +66,7 @@ class Collector:
             if len(ids) < fixed:
                 outputs = {n: a[: len(ids)] if n in self._batch_first else a for n, a in outputs.items()}
                 self.num_repeated += fixed - len(ids)
+                self.repeating |= {n for n in outputs if n in self.statistics and n not in self._batch_first}
             piece = {name: np.ascontiguousarray(array[start : start + fixed]) for name, array in batch.inputs.items()}
             self.add(Batch(inputs=piece, ids=ids), outputs)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.aimet import parse_encodings
+from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.calibration.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
 from quantkit.calibration.tensorrt_cache import parse_cache
 from quantkit.errors import CalibrationError
@@ -20,6 +23,10 @@ from quantkit.types import CalibrationTable
 __all__ = ["RANGES_FORMAT", "cache_from_table", "ranges_from_bits", "ranges_json", "read_ranges"]
 
 RANGES_FORMAT = "quantkit ranges"
+RANGES_VERSION = 1
+
+_TEXT_ENTRY = re.compile(r"\S \S*\d\S*$")
+"""The end of a line that may be one of ONNX Runtime's text: what is wrong with it is then said line by line."""
 
 _METHODS = {
     "EntropyCalibration2": "entropy",
@@ -58,13 +65,25 @@ def _read(path: Path) -> RangeCache:
         content = path.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror or error}") from error
+    if is_statistics_file(path):
+        raise CalibrationError(
+            f"{path} holds statistics, of which no range was chosen yet: 'quantkit cache merge {path.name} -o "
+            f"{path.with_suffix('.json').name}' makes a table of it"
+        )
     if content.startswith(b"TRT-"):
-        return _from_tensorrt(_decoded(content, path), path.name)
+        return _from_tensorrt(_decoded(content, path), path)
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return _from_json(content, path)
     if b"\x00" in content:
         return RangeCache(path.name, "ort-flatbuffers", parse_flatbuffers_table(content, name=str(path)))
-    return RangeCache(path.name, "ort-text", parse_text_table(_decoded(content, path), name=str(path)))
+    text = _decoded(content, path)
+    first = text.partition("\n")[0]
+    if not _TEXT_ENTRY.search(first):
+        raise CalibrationError(
+            f"{path} holds no ranges: its first line, {first[:60]!r}, is neither that of a TensorRT cache (TRT-...) "
+            "nor a tensor and its range"
+        )
+    return RangeCache(path.name, "ort-text", parse_text_table(text, name=str(path)))
 
 
 def cache_from_table(table: CalibrationTable, *, name: str) -> RangeCache:
@@ -80,7 +99,13 @@ def cache_from_table(table: CalibrationTable, *, name: str) -> RangeCache:
 
 def ranges_json(cache: RangeCache) -> str:
     """Everything that is known of each tensor as JSON, one tensor a line."""
-    head = {"format": RANGES_FORMAT, "source": cache.name, "made_by": cache.title, "method": cache.method}
+    head = {
+        "format": RANGES_FORMAT,
+        "format_version": RANGES_VERSION,
+        "source": cache.name,
+        "made_by": cache.title,
+        "method": cache.method,
+    }
     lines = []
     for tensor, r in cache.tensors.items():
         entry = {
@@ -103,10 +128,10 @@ def _decoded(content: bytes, path: Path) -> str:
         raise CalibrationError(f"{path} is not UTF-8 text, nor any cache that quantkit knows") from error
 
 
-def _from_tensorrt(text: str, name: str) -> RangeCache:
-    cache = parse_cache(text, name=name)
+def _from_tensorrt(text: str, path: Path) -> RangeCache:
+    cache = parse_cache(text, name=str(path))
     return RangeCache(
-        name=name,
+        name=path.name,
         form="tensorrt",
         tensors=ranges_from_bits(cache.scale_bits),
         method=_METHODS.get(cache.algorithm, "unknown"),
@@ -116,10 +141,7 @@ def _from_tensorrt(text: str, name: str) -> RangeCache:
 
 
 def _from_json(content: bytes, path: Path) -> RangeCache:
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(f"{path} is no JSON: {str(error)[:200]}") from error
+    data = decode_json(content, name=str(path), kind="a file of ranges")
     if not isinstance(data, dict):
         raise CalibrationError(f"{path} holds no ranges: its JSON is a list")
     if data.get("format") == FORMAT:
@@ -127,15 +149,23 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
     if data.get("format") == RANGES_FORMAT:
         return _from_ranges_json(data, path)
     if data.get("CLS") == "TensorsData":
-        tensors, method = parse_json_table(data, name=str(path))
-        return RangeCache(path.name, "ort-json", tensors, method=method)
-    if "activation_encodings" in data:
+        tensors, method, notes = parse_json_table(data, name=str(path))
+        return RangeCache(path.name, "ort-json", tensors, method=method, notes=notes)
+    if "activation_encodings" in data or isinstance(data.get("encodings"), list):
+        version = str(data.get("version", ""))
+        if version.partition(".")[0] not in ("", "0", "1", "2"):
+            raise CalibrationError(f"{path} has AIMET's encodings {version[:20]}: this quantkit reads 0.6.1 to 2.1.0")
         tensors, notes = parse_encodings(data, name=str(path))
         return RangeCache(path.name, "aimet", tensors, notes=notes)
     raise CalibrationError(f"{path} holds no ranges: no calibration table, none of ONNX Runtime, no encodings")
 
 
 def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
+    version = data.get("format_version", RANGES_VERSION)
+    if version != RANGES_VERSION:
+        raise CalibrationError(
+            f"{path} has format version {version!r}, this quantkit reads version {RANGES_VERSION}: upgrade quantkit"
+        )
     tensors = {}
     listed = data.get("tensors")
     for tensor, entry in listed.items() if isinstance(listed, dict) else ():
@@ -143,10 +173,13 @@ def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
             bits = int(entry["hex"], 16)
             amax = amax_from_bits(bits) if entry["amax"] is None else float(entry["amax"])
             low, high = (None if entry[k] is None else float(entry[k]) for k in ("minimum", "maximum"))
+            seen = [value for value in (low, high) if value is not None]
+            if seen != sorted(seen) or not all(map(math.isfinite, seen)):
+                raise ValueError("minimum and maximum are not finite and in order")
             same = entry["amax"] is None or bits == bits_from_amax(amax)
             tensors[tensor] = CachedRange(amax, bits, low, high, str(entry["flag"]))
         except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
-            raise CalibrationError(f"{path}: tensor {tensor!r} is incomplete or no range") from error
+            raise CalibrationError(f"{path}: $.tensors[{tensor!r}] is incomplete or no range ({error})") from error
         if not same:
             raise CalibrationError(f"{path}: tensor {tensor!r}: amax {amax} and hex {bits:x} differ: repair one")
     if not tensors:

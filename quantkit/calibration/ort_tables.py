@@ -57,7 +57,9 @@ def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, CachedRan
     try:
         pairs = _read_pairs(content)
     except (struct.error, ValueError) as error:
-        raise CalibrationError(f"{name} is no flatbuffers calibration table of ONNX Runtime: {error}") from error
+        raise CalibrationError(
+            f"{name} holds no ranges, or was cut short: as a calibration table of ONNX Runtime (flatbuffers) {error}"
+        ) from error
     found: dict[str, CachedRange] = {}
     for tensor, value in reversed(pairs):
         _add(found, tensor, value, name)
@@ -86,8 +88,13 @@ def flatbuffers_table(ranges: Mapping[str, CachedRange]) -> bytes:
     return bytes(builder.Output())
 
 
-def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], str]:
-    """Reads the decoded JSON of a `TensorsData`. Returns ranges, and the name of the calibration method.
+def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], str, tuple[str, ...]]:
+    """Reads the decoded JSON of a `TensorsData`: `calibration.json`, or what quantize_static leaves in its
+    `calibration_cache_path`.
+
+    Returns:
+        Ranges, over all channels where there is one for each; the name of the calibration method; what a user should
+        know, one sentence each.
 
     Raises:
         CalibrationError: naming the tensor.
@@ -95,17 +102,27 @@ def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], s
     tensors = data.get("data") if isinstance(data, dict) else None
     if not isinstance(tensors, dict) or not tensors:
         raise CalibrationError(f"{name} is no calibration table of ONNX Runtime: it has no 'data'")
-    found = {}
+    found, channels = {}, 0
     for tensor, entry in tensors.items():
         values = entry if isinstance(entry, dict) else {}
-        low, high = (_number(values.get(key)) for key in ("lowest", "highest"))
-        if low is None or high is None or not low <= high:
-            raise CalibrationError(f"{name}: tensor {tensor!r} has no finite lowest and highest value in order")
+        lows, highs = (_numbers(values.get(key)) for key in ("lowest", "highest"))
+        if not lows or not highs or not min(lows) <= max(highs):
+            raise CalibrationError(f"{name}: $.data[{tensor!r}] has no finite lowest and highest value in order")
+        low, high = min(lows), max(highs)
         amax = max(-low, high, 0.0)
         found[tensor] = CachedRange(amax, bits_from_amax(amax), low, high, "" if amax else "zero")
+        channels += max(len(lows), len(highs)) > 1
     method = data.get("calibration_method")
     value = method.get("value") if isinstance(method, dict) else None
-    return found, str(value).rpartition(".")[2].lower() if value else "unknown"
+    title = str(value).rpartition(".")[2].lower() if value else "unknown"
+    notes = []
+    if channels:
+        notes.append(f"{channels} tensors have a range for each channel: the one over all channels is read")
+    if data.get("smooth_quant") is True:
+        notes.append("it was made with SmoothQuant, which changes the model: its ranges are not of the original one")
+    if title == "distribution":
+        notes.append("method Distribution is for FP8: lowest and highest value are the ends of its histogram")
+    return found, title, tuple(notes)
 
 
 def json_table(ranges: Mapping[str, CachedRange], *, method: str) -> str:
@@ -116,8 +133,8 @@ def json_table(ranges: Mapping[str, CachedRange], *, method: str) -> str:
             "CLS": "TensorsData",
             "data": {
                 tensor: {
-                    "lowest": -r.amax if r.minimum is None else max(r.minimum, -r.amax),
-                    "highest": r.amax if r.maximum is None else min(r.maximum, r.amax),
+                    "lowest": -r.amax if r.minimum is None else min(max(r.minimum, -r.amax), r.amax),
+                    "highest": r.amax if r.maximum is None else max(min(r.maximum, r.amax), -r.amax),
                     "CLS": "TensorData",
                 }
                 for tensor, r in ranges.items()
@@ -140,11 +157,23 @@ def _add(found: dict[str, CachedRange], tensor: str, value: str, where: str) -> 
     found[tensor] = CachedRange(amax, bits_from_amax(amax), flag=flag)
 
 
+def _numbers(value: Any) -> list[float]:
+    """A number, or the elements of an array as ONNX Runtime encodes it; [] if one of them is no finite number."""
+    value = value.get("data") if isinstance(value, dict) else value
+    found: list[float] = []
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, list):
+            rest += item
+        elif (number := _number(item)) is None:
+            return []
+        else:
+            found.append(number)
+    return found
+
+
 def _number(value: Any) -> float | None:
-    """A number, or the only element of an array as ONNX Runtime encodes it."""
-    if isinstance(value, dict):
-        data = value.get("data")
-        value = data[0] if isinstance(data, list) and len(data) == 1 else data
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -178,24 +207,28 @@ def _read_pairs(content: bytes) -> list[tuple[str, str]]:
 
 
 def _offset(content: bytes, position: int) -> int:
-    return int(struct.unpack_from("<I", content, position)[0])
+    return _unpacked("<I", content, position)
 
 
 def _slot(content: bytes, table: int, field: int) -> int | None:
     """Position of a field of a flatbuffers table, None where it has none."""
-    layout = table - struct.unpack_from("<i", content, table)[0]
-    if layout < 0:
-        raise ValueError("an offset leaves the file")
-    size = struct.unpack_from("<H", content, layout)[0]
-    relative = struct.unpack_from("<H", content, layout + field)[0] if field + 2 <= size else 0
-    return table + int(relative) if relative else None
+    layout = table - _unpacked("<i", content, table)
+    size = _unpacked("<H", content, layout)
+    relative = _unpacked("<H", content, layout + field) if field + 2 <= size else 0
+    return table + relative if relative else None
+
+
+def _unpacked(form: str, content: bytes, position: int) -> int:
+    if not 0 <= position <= len(content) - struct.calcsize(form):
+        raise ValueError(f"an offset leads to byte {position} of {len(content)}")
+    return int(struct.unpack_from(form, content, position)[0])
 
 
 def _string(content: bytes, slot: int | None) -> str:
     if slot is None:
-        raise ValueError("an entry without name or value")
+        raise ValueError("an entry has no name or no value")
     start = slot + _offset(content, slot)
     length = _offset(content, start)
     if start + 4 + length > len(content):
-        raise ValueError("a text leaves the file")
+        raise ValueError(f"a text from byte {start + 4} of {length} bytes leaves the file of {len(content)}")
     return content[start + 4 : start + 4 + length].decode()

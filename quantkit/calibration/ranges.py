@@ -28,7 +28,7 @@ __all__ = [
     "version_from_number",
 ]
 
-Form = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "aimet", "json", "qdq"]
+Form = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "aimet", "json", "qdq", "statistics"]
 
 NOT_LISTED = "not in the cache that the table was made from"
 """Reason in a table's `skipped`: no range is known, which is not the same as always zero."""
@@ -82,6 +82,7 @@ class RangeCache:
         version, algorithm: of TensorRT's cache only.
         table: of quantkit's table only: everything else that it says.
         notes: what of the file is not in `tensors`, one sentence each.
+        made_of: of a model with Q/DQ, checksum of the calibration table that it says it was made of.
     """
 
     name: str
@@ -92,6 +93,7 @@ class RangeCache:
     algorithm: str | None = None
     table: CalibrationTable | None = None
     notes: tuple[str, ...] = ()
+    made_of: str = ""
 
     @property
     def title(self) -> str:
@@ -110,6 +112,7 @@ _TITLES: dict[Form, str] = {
     "aimet": "AIMET encodings",
     "json": "ranges (JSON)",
     "qdq": "ONNX model with Q/DQ",
+    "statistics": "quantkit statistics",
 }
 
 

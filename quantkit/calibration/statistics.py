@@ -161,10 +161,12 @@ def _count_exact(statistics: TensorStatistics, flat: npt.NDArray[np.float32]) ->
 
 
 def _count_tensorrt(statistics: TensorStatistics, flat: npt.NDArray[np.float32]) -> None:
-    """Index min(floor(|x| * bins / range), bins - 1), in float32."""
+    """Index min(floor(|x| * bins / range), bins - 1), in float32 unless its largest number is below bins / range."""
     bins = statistics.histogram.size
-    inverse = np.float32(1 / statistics.bin_width)
+    inverse = 1 / statistics.bin_width
+    dtype = np.float32 if inverse <= float(np.finfo(np.float32).max) else np.float64
     for start in range(0, flat.size, _CHUNK):
-        index = (np.abs(flat[start : start + _CHUNK]) * inverse).astype(np.int64)
+        chunk = flat[start : start + _CHUNK].astype(dtype, copy=False)
+        index = (np.abs(chunk) * dtype(inverse)).astype(np.int64)
         np.minimum(index, bins - 1, out=index)
         statistics.histogram += np.bincount(index, minlength=bins)

@@ -22,7 +22,14 @@ from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 
-__all__ = ["FORMAT_VERSION", "KeptStatistics", "StatisticsOrigin", "load_statistics", "save_statistics"]
+__all__ = [
+    "FORMAT_VERSION",
+    "KeptStatistics",
+    "StatisticsOrigin",
+    "is_statistics_file",
+    "load_statistics",
+    "save_statistics",
+]
 
 FORMAT_VERSION = 1
 
@@ -30,6 +37,9 @@ _MAGIC = b"quantkit statistics "
 _MOST_DIGITS = 18
 _MOST_TENSORS = 20_000
 """Each takes 64 KiB of memory, however few bytes of the file: a hostile file cannot ask for more than about 1 GB."""
+
+_NARROWEST: dict[HistogramRule, float] = {"exact": 2.0**-126, "tensorrt": 2.0**-160}
+"""Bin widths: what the exact rule begins with, and the smallest float32 divided into TensorRT's 2048 bins."""
 
 Setting = str | int | float | bool | None
 
@@ -67,6 +77,8 @@ class KeptStatistics:
         num_samples: how many of those were fed: the readable ones.
         unreadable: reason by id of the others.
         batch_size: samples run at once.
+        num_repeated: copies of samples that filled a fixed batch size up, where a tensor counts them: one whose first
+            dimension is not known to be the batch.
     """
 
     origin: StatisticsOrigin
@@ -75,6 +87,7 @@ class KeptStatistics:
     num_samples: int
     unreadable: Mapping[str, str]
     batch_size: int
+    num_repeated: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= self.num_read <= len(self.origin.contents):
@@ -85,6 +98,8 @@ class KeptStatistics:
             raise CalibrationError(f"{len(self.unreadable)} unreadable, but {self.num_read - self.num_samples} not fed")
         if self.batch_size < 1:
             raise CalibrationError(f"batch size {self.batch_size} must be at least 1")
+        if self.num_repeated < 0:
+            raise CalibrationError(f"{self.num_repeated} repeated samples must be at least 0")
 
     @property
     def is_complete(self) -> bool:
@@ -107,6 +122,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
     for name, tensor in kept.tensors.items():
         occupied = np.flatnonzero(tensor.histogram)
         seen = tensor.minimum <= tensor.maximum
+        bins = occupied.astype("<u2").tobytes() + tensor.histogram[occupied].astype("<i8").tobytes()
         entries.append(
             {
                 "name": name,
@@ -115,9 +131,10 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
                 "maximum": tensor.maximum if seen else None,
                 "num_occupied": occupied.size,
                 "unclipped": name in kept.origin.unclipped,
+                "digest": _short_digest(bins),
             }
         )
-        body += [occupied.astype("<u2").tobytes(), tensor.histogram[occupied].astype("<i8").tobytes()]
+        body.append(bins)
     origin = kept.origin
     header = {
         "model": {"name": origin.model_name, "hash": origin.model_hash},
@@ -128,6 +145,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
         "num_read": kept.num_read,
         "num_samples": kept.num_samples,
         "batch_size": kept.batch_size,
+        "num_repeated": kept.num_repeated,
         "unreadable": dict(kept.unreadable),
         "samples": origin.contents,
         "tensors": entries,
@@ -135,6 +153,15 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
     content = b"".join([msgspec.json.encode(header), b"\n", *body])
     write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, FORMAT_VERSION, len(content), _digest(content), content))
     return Path(path)
+
+
+def is_statistics_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as statistics do; it may be damaged after that."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def load_statistics(path: str | os.PathLike[str]) -> KeptStatistics:
@@ -153,7 +180,7 @@ def load_statistics(path: str | os.PathLike[str]) -> KeptStatistics:
     text, _, body = content.partition(b"\n")
     try:
         return _decode(msgspec.json.decode(text, type=_Header), body)
-    except (msgspec.DecodeError, RecursionError, CalibrationError, DatasetError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CalibrationError, DatasetError) as error:
         raise CalibrationError(f"{file} is not a valid statistics file: {error}") from error
 
 
@@ -169,6 +196,13 @@ class _Tensor(msgspec.Struct):
     maximum: float | None
     num_occupied: int
     unclipped: bool
+    digest: str | None = None
+
+
+class _Tensors(msgspec.Struct):
+    """As much of a header as says where the histograms lie."""
+
+    tensors: list[_Tensor]
 
 
 class _Header(msgspec.Struct):
@@ -183,10 +217,16 @@ class _Header(msgspec.Struct):
     unreadable: dict[str, str]
     samples: tuple[tuple[str, str], ...]
     tensors: list[_Tensor]
+    num_repeated: int = 0
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
+
+
+def _short_digest(content: bytes) -> str:
+    """Finds the tensor that was damaged; that one was, the checksum says."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _verified(file: Path, stored: bytes) -> bytes:
@@ -207,9 +247,33 @@ def _verified(file: Path, stored: bytes) -> bytes:
         raise CalibrationError(f"{file} was changed after it was written (first line): calibrate again")
     if len(content) < int(words[1]):
         raise CalibrationError(f"{file} is cut short: {len(content)} of {int(words[1])} bytes: calibrate again")
-    if len(content) > int(words[1]) or words[2] != _digest(content):
-        raise CalibrationError(f"{file} was changed after it was written (checksum): calibrate again")
+    if len(content) > int(words[1]):
+        more = len(content) - int(words[1])
+        raise CalibrationError(f"{file} was changed after it was written: {more} bytes follow its end: calibrate again")
+    if words[2] != _digest(content):
+        where = _changed_place(content)
+        raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
     return content
+
+
+def _changed_place(content: bytes) -> str:
+    """Where content without a right checksum was changed, as far as its header can still be read."""
+    text, _, body = content.partition(b"\n")
+    try:
+        tensors = msgspec.json.decode(text, type=_Tensors).tensors
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "its header (line 2) is damaged"
+    if sum(max(10 * entry.num_occupied, 0) for entry in tensors) != len(body):
+        return "its header (line 2) lists other histograms than follow"
+    offset = 0
+    for entry in tensors:
+        end = offset + max(10 * entry.num_occupied, 0)
+        if entry.digest is not None and entry.digest != _short_digest(body[offset:end]):
+            return f"the histogram of tensor {entry.name[:60]!r}"
+        offset = end
+    if any(entry.digest is None for entry in tensors):
+        return "its checksum does not hold, and it has no digests that say where"
+    return "its checksum, or the header (line 2); all histograms are whole"
 
 
 def _decode(header: _Header, body: bytes) -> KeptStatistics:
@@ -248,6 +312,7 @@ def _decode(header: _Header, body: bytes) -> KeptStatistics:
         num_samples=header.num_samples,
         unreadable=header.unreadable,
         batch_size=header.batch_size,
+        num_repeated=header.num_repeated,
     )
 
 
@@ -287,7 +352,10 @@ def _check_width(
         return
     if not (math.isfinite(width) and width > 0) or (statistics.rule == "exact" and math.frexp(width)[0] != 0.5):
         raise refuse(f"bin width {width} must be a positive power of two")
+    if width < _NARROWEST[statistics.rule]:
+        raise refuse(f"bin width {width} is smaller than any that is counted with")
     if not index.size or statistics.rule != "exact":
         return
-    if max(math.ceil(amax / width) - 1, 0) != index[-1]:
+    reached = amax / width  # infinite for a width that the file has from elsewhere
+    if not math.isfinite(reached) or max(math.ceil(reached) - 1, 0) != index[-1]:
         raise refuse(f"the largest magnitude {amax} is not in the last occupied bin, {index[-1]} of width {width}")

@@ -1,6 +1,6 @@
 """The calibration table on disk: JSON that names everything it depends on, with a checksum.
 
-The format is versioned by `format_version`; this module reads version 1.
+The format is versioned by `format_version`; this module reads version 1. `docs/table_format.md` specifies it.
 """
 
 from __future__ import annotations
@@ -8,35 +8,46 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from quantkit.calibration.json_text import decode_json
+from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, Preprocessing
+from quantkit.types import CalibrationTable, Preprocessing, TensorRange
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "differing_fields", "load_table", "save_table", "table_checksum", "table_json"]
 
 FORMAT = "quantkit calibration table"
 FORMAT_VERSION = 1
 
+_UNCHECKED = ("checksum", "digests")
+_LISTED_CHANGES = 3
+
 
 def table_json(table: CalibrationTable) -> str:
     """The table as JSON text: one line for each tensor, so that two tables can be compared with diff."""
     head, tensors = _head(table), {name: asdict(r) for name, r in table.tensors.items()}
-    head["checksum"] = _checksum(head, tensors)
-    lines = [f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(value)}" for name, value in tensors.items()]
+    head["checksum"] = _checksum({**head, "tensors": tensors})
+    digests = _digests({**head, "tensors": tensors})
+    listed = digests.pop("tensors")
     text = json.dumps(head, indent=2, ensure_ascii=False)
-    return text[: text.rindex("\n}")] + ',\n  "tensors": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+    sections = [
+        text[: text.rindex("\n}")],
+        '  "tensors": {\n' + _lines(tensors, 4) + "\n  }",
+        '  "digests": {\n' + _lines(digests, 4) + ',\n    "tensors": {\n' + _lines(listed, 6) + "\n    }\n  }",
+    ]
+    return ",\n".join(sections) + "\n}\n"
 
 
 def table_checksum(table: CalibrationTable) -> str:
     """The checksum that the table's file holds: names the table in what is made from it."""
-    return _checksum(_head(table), {name: asdict(r) for name, r in table.tensors.items()})
+    return _checksum({**_head(table), "tensors": {name: asdict(r) for name, r in table.tensors.items()}})
 
 
 def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
@@ -62,10 +73,12 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
     if content.startswith(b"TRT-"):
         raise CalibrationError(f"{file} is TensorRT's cache, not the calibration table: give the .calib.json beside it")
-    try:
-        data = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise CalibrationError(f"{file} is not a calibration table: {error}") from error
+    if is_statistics_file(file):
+        raise CalibrationError(
+            f"{file} holds statistics, not the calibration table: give the .calib.json beside it, or make one with "
+            "quantkit cache merge"
+        )
+    data = decode_json(content, name=str(file), kind="a calibration table", fix="calibrate again")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CalibrationError(f"{file} is not a calibration table: it does not say format {FORMAT!r}")
     version = data.get("format_version")
@@ -73,10 +86,12 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         raise CalibrationError(
             f"{file} has format version {version!r}, this quantkit reads version {FORMAT_VERSION}: upgrade quantkit"
         )
-    stated, tensors = data.pop("checksum", None), data.pop("tensors", None)
-    if stated != _checksum(data, tensors):
-        raise CalibrationError(f"{file} was changed after it was written (checksum): calibrate again")
-    return _decode(file, data, tensors)
+    stated = data.get("checksum")
+    checked = {name: value for name, value in data.items() if name not in _UNCHECKED}
+    if stated != _checksum(checked):
+        where = _changed_places(checked, data.get("digests"))
+        raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
+    return _decode(file, checked)
 
 
 def differing_fields(stored: CalibrationTable, wanted: Mapping[str, object]) -> list[str]:
@@ -123,10 +138,60 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def _checksum(head: Mapping[str, Any], tensors: object) -> str:
-    """SHA-256 over the canonical form of everything but the checksum itself."""
-    canonical = json.dumps({**head, "tensors": tensors}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def _lines(members: Mapping[str, Any], indent: int) -> str:
+    """Members of a JSON object, one a line."""
+    return ",\n".join(
+        f"{' ' * indent}{json.dumps(name, ensure_ascii=False)}: {json.dumps(value)}" for name, value in members.items()
+    )
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _checksum(members: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical form of everything but the checksum itself and the digests."""
+    return hashlib.sha256(_canonical(members)).hexdigest()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(_canonical(value)).hexdigest()[:8]
+
+
+def _digests(members: Mapping[str, Any]) -> dict[str, Any]:
+    """A short digest of each member, and of each tensor: they find what was changed, they prove nothing."""
+    found: dict[str, Any] = {
+        name: _digest(value) for name, value in members.items() if name not in ("checksum", "tensors")
+    }
+    tensors = members.get("tensors")
+    found["tensors"] = {n: _digest(v) for n, v in tensors.items()} if isinstance(tensors, dict) else {}
+    return found
+
+
+def _changed_places(members: Mapping[str, Any], digests: object) -> str:
+    """Which members do not have the digest that the file says they have, as JSON paths."""
+    if not isinstance(digests, dict) or not isinstance(digests.get("tensors"), dict):
+        return "its checksum does not hold, and it has no digests that say where"
+    now, then = _digests(members), dict(digests)
+    places = _differing(now.pop("tensors"), then.pop("tensors"), _tensor_path)
+    places += _differing(now, then, "$.{:.60}".format)
+    if not places:
+        return "its checksum is not of what it holds"
+    more = f" and {len(places) - _LISTED_CHANGES} more" if len(places) > _LISTED_CHANGES else ""
+    return ", ".join(places[:_LISTED_CHANGES]) + more
+
+
+def _tensor_path(name: str) -> str:
+    return f"$.tensors[{name[:60]!r}]"
+
+
+def _differing(now: Mapping[str, str], then: Mapping[str, object], path: Callable[[str], str]) -> list[str]:
+    found = []
+    for name in {**then, **now}:
+        if now.get(name) != then.get(name):
+            what = " is new" if name not in then else " is missing" if name not in now else ""
+            found.append(f"{path(name)}{what}")
+    return found
 
 
 class _Model(msgspec.Struct):
@@ -139,21 +204,30 @@ class _Dataset(msgspec.Struct):
     num_samples: int
 
 
-def _decode(file: Path, data: dict[str, Any], tensors: object) -> CalibrationTable:
+def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
+    where = "$"
     try:
-        model = msgspec.convert(data.pop("model", None), _Model)
-        dataset = msgspec.convert(data.pop("dataset", None), _Dataset)
-        data.pop("format")
+        where = "$.model"
+        model = msgspec.convert(members.get("model"), _Model)
+        where = "$.dataset"
+        dataset = msgspec.convert(members.get("dataset"), _Dataset)
+        tensors, where = {}, "$.tensors"
+        for name, value in msgspec.convert(members.get("tensors"), dict[str, Any]).items():
+            where = _tensor_path(name)
+            tensors[name] = msgspec.convert(value, TensorRange)
+        where = "$"
+        rest = {key: value for key, value in members.items() if key not in ("format", "model", "dataset", "tensors")}
+        head = {
+            "model_hash": model.hash,
+            "model_name": model.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "num_samples": dataset.num_samples,
+        }
         return msgspec.convert(
-            {
-                **data,
-                "tensors": tensors,
-                "model_hash": model.hash,
-                "model_name": model.name,
-                "dataset_fingerprint": dataset.fingerprint,
-                "num_samples": dataset.num_samples,
-            },
-            CalibrationTable,
+            {**rest, **head, "tensors": {n: asdict(r) for n, r in tensors.items()}}, CalibrationTable
         )
     except (msgspec.ValidationError, CalibrationError, DatasetError) as error:
-        raise CalibrationError(f"{file} is not a valid calibration table: {error}") from error
+        said, _, inner = str(error).partition(" - at `$")
+        raise CalibrationError(
+            f"{file} is not a valid calibration table: {where}{inner.removesuffix('`')}: {said}"
+        ) from error

@@ -40,10 +40,9 @@ class TensorRTCache:
 
     @property
     def amax(self) -> dict[str, float]:
-        """127 * scale by tensor; 0 for a tensor that was always zero."""
+        """127 * scale by tensor, in double precision so that / 127 gives the scale; 0 for what was always zero."""
         return {
-            name: float(np.float32(127) * np.float32(struct.unpack(">f", struct.pack(">I", bits))[0]))
-            for name, bits in self.scale_bits.items()
+            name: 127 * float(struct.unpack(">f", struct.pack(">I", bits))[0]) for name, bits in self.scale_bits.items()
         }
 
     def text(self) -> str:

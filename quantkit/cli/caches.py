@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.cli.caches_json import (
+    echo_json,
+    json_from_difference,
+    json_from_head,
+    json_from_shown,
+    json_from_verification,
+)
 from quantkit.cli.options import (
     ColorOption,
     InterpolationOption,
@@ -67,24 +72,35 @@ def show(
 ) -> None:
     """Shows each tensor's range, its scale, the scale's bits as TensorRT's cache has them, and the method."""
     from quantkit.cli.inspection import print_tensors
-    from quantkit.cli.inspection_json import json_from_tensors
+    from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
     from quantkit.cli.text import make_console, print_line, print_table
-    from quantkit.pipeline.caches import open_cache
+    from quantkit.pipeline.histograms import shown_cache
     from quantkit.pipeline.inspection import rows_from_ranges, select_tensors
 
-    found = open_cache(path)
+    shown = shown_cache(path)
+    found = shown.cache
     rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
     if as_json:
-        facts = {"path": str(path), "form": found.form, "made_by": found.title, "method": found.method}
-        _echo_json({**facts, "notes": list(found.notes), "tensors": json_from_tensors(rows)})
+        echo_json(json_from_shown(shown, path, rows))
         return
     console = make_console()
     count = f"{len(rows)} of {len(found.tensors)}" if len(rows) < len(found.tensors) else str(len(rows))
     print_line(console, f"{path}: {found.title}, {count} tensors", style="bold")
     print_table(console, ("", ""), [("method", found.method)])
-    for note in found.notes:
+    for note in shown.notes:
         print_line(console, f"note: {note}")
-    print_tensors(console, rows)
+    ascii_only = console.options.ascii_only
+    lines = {
+        row.name: sparkline(
+            shown.histograms[row.name], None if found.method == "none" else row.amax, ascii_only=ascii_only
+        )
+        for row in rows
+        if row.name in shown.histograms
+    }
+    print_tensors(console, rows, histograms=lines)
+    if lines:
+        mark = "" if found.method == "none" else f"; {ASCII_MARK if ascii_only else MARK} is amax"
+        print_line(console, f"histogram: magnitudes from 0 to the largest seen, heights by logarithm{mark}")
 
 
 @cache.command()
@@ -95,19 +111,21 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compares two files of any form: ratio of the ranges, second over first, the furthest apart first."""
+    from quantkit.calibration.ranges import difference
     from quantkit.cli.text import make_console, print_line, print_table
-    from quantkit.pipeline.caches import diff_caches
+    from quantkit.pipeline.caches import open_cache
 
-    found = diff_caches(first, second)
+    one, other = open_cache(first), open_cache(second)
+    found = difference(one, other)
     if as_json:
-        tensors = [
-            {"name": t.name, "first": t.first.amax, "second": t.second.amax, "ratio": t.ratio, "bins": t.bins}
-            for t in found.tensors
-        ]
-        only = {"only_first": found.only_first, "only_second": found.only_second}
-        _echo_json({"is_same": found.is_same, "num_identical": found.num_identical, **only, "tensors": tensors})
+        heads_json = {"first": json_from_head(one, first), "second": json_from_head(other, second)}
+        echo_json({**heads_json, **json_from_difference(found)})
         return
     console = make_console()
+    heads = [
+        (label, str(path), c.title, c.method) for label, path, c in (("first", first, one), ("second", second, other))
+    ]
+    print_table(console, ("", "", "", ""), heads)
     differing = [t for t in found.tensors if not t.is_identical]
     print_line(
         console,
@@ -200,7 +218,7 @@ def verify(
     if write_map is not None:
         write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
     if as_json:
-        _echo_json(_json_from_verification(found, path))
+        echo_json(json_from_verification(found, path))
     else:
         _print_verification(make_console(), found, path, write_map)
     raise typer.Exit(StaleTableError.exit_code if found.is_stale else 0)
@@ -289,51 +307,17 @@ def _print_verification(console: Console, found: Verification, path: Path, write
                 f"{c.reached:.6g}",
                 "" if c.seen is None else f"{c.seen:.6g}",
                 f"{100 * c.clipped:.3g}",
+                "" if c.clipped_then is None else f"{100 * c.clipped_then:.3g}",
                 "" if c.is_read else "not read by INT8",
             )
             for c in found.checks[:_SHOWN]
         ]
-        headings = ("tensor", "amax", "reached", "when calibrated", "clipped %", "")
-        print_table(console, headings, checks, right=(1, 2, 3, 4))
+        then = any(c.clipped_then is not None for c in found.checks)
+        headings = ("tensor", "amax", "reached", "when calibrated", "clipped %", "then %" if then else "", "")
+        print_table(console, headings, checks, right=(1, 2, 3, 4, 5))
     for note in found.notes:
         print_line(console, f"note: {note}")
     for problem in found.problems:
         print_line(console, f"stale: {problem}")
     if not found.problems:
         print_line(console, "it fits")
-
-
-def _json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
-    fit = found.fit
-    return {
-        "path": str(path),
-        "made_by": found.cache.title,
-        "model": str(found.model),
-        "is_stale": found.is_stale,
-        "problems": found.problems,
-        "notes": found.notes,
-        "tensorrt": {"verdict": found.acceptance, "reason": found.acceptance_reason},
-        "needed": fit.needed,
-        "matched": fit.matched,
-        "inherited": fit.inherited,
-        "missing": list(fit.missing),
-        "unlisted": fit.unlisted,
-        "foreign": fit.foreign,
-        "float_operators": dict(fit.float_operators),
-        "proposal": {"ground": found.proposal_ground, "names": dict(found.proposal)},
-        "num_samples": found.num_samples,
-        "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
-    }
-
-
-def _echo_json(data: dict[str, Any]) -> None:
-    """Prints JSON, which has no infinity: null stands for it."""
-    typer.echo(json.dumps(_finite(data), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.comparison import (
+    AtBatchOption,
     ConfidentOption,
+    GateOption,
     GateVariantOption,
     MaxDropOption,
     MaxSizeOption,
@@ -125,6 +127,8 @@ def evaluate(
     min_speedup: MinSpeedupOption = None,
     min_agreement: MinAgreementOption = None,
     max_size_ratio: MaxSizeOption = None,
+    gates: GateOption = None,
+    at_batch: AtBatchOption = None,
     confident: ConfidentOption = False,
     gate_variant: GateVariantOption = None,
     quiet: QuietOption = False,
@@ -143,7 +147,10 @@ def evaluate(
     images = image_options(
         preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
     )
-    limits = make_limits(max_drop, min_speedup, min_agreement, max_size_ratio, confident)
+    limits = make_limits(
+        max_drop, min_speedup, min_agreement, max_size_ratio, confident, gates=gates or (), at_batch=at_batch
+    )
+    sizes = _parse_sizes(batch_sizes)
     options = pipeline.TaskOptions(
         task=task,
         labels=labels,
@@ -174,7 +181,7 @@ def evaluate(
         classes=read_classes(classes),
         exclude=exclude or (),
         latency_s=latency_s,
-        batch_sizes=_parse_sizes(batch_sizes),
+        batch_sizes=sizes,
         threads=threads,
         cuda_graph=cuda_graph,
         layer_samples=layer_samples,
@@ -196,9 +203,13 @@ def evaluate(
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
-    from quantkit.evaluation.latency import parse_batch_sizes
+    from quantkit.errors import EvaluationError
+    from quantkit.evaluation import parse_batch_sizes
 
-    return parse_batch_sizes(text)
+    try:
+        return parse_batch_sizes(text)
+    except EvaluationError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _find_table(model: Path, table: Path | None, say: Tell) -> Path | None:

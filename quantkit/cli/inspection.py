@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -326,13 +326,20 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
     print_tensors(console, tensors)
 
 
-def print_tensors(console: Console, tensors: Sequence[TensorRow]) -> None:
-    """Ranges and scales, one tensor a row."""
+def print_tensors(
+    console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
+) -> None:
+    """Ranges and scales, one tensor a row, with its histogram drawn where there are any."""
     from quantkit.cli.text import print_table
 
-    rows = [(t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag) for t in tensors]
-    headings = ("tensor", "amax", "scale", "hex", "")
-    print_table(console, headings, rows, right=(1, 2, 3))
+    rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]
+    headings, right = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3]
+    if histograms:
+        headings.insert(4, "histogram")
+        right.append(4)
+        for row in rows:
+            row.insert(4, histograms.get(row[0], ""))
+    print_table(console, headings, rows, right=right)
 
 
 def _share(coverage: Coverage, unit: str = "") -> str:

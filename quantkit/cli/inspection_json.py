@@ -18,8 +18,9 @@ from quantkit.pipeline.inspection import (
     TensorRow,
     select_tensors,
 )
+from quantkit.types import CalibrationTable
 
-__all__ = ["json_from_inspection", "json_from_tensors"]
+__all__ = ["json_from_inspection", "json_from_origin", "json_from_tensors"]
 
 
 def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None) -> dict[str, Any]:
@@ -82,10 +83,17 @@ def _model(result: ModelInspection, pattern: str | None) -> dict[str, Any]:
 
 
 def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str, Any]:
-    table = result.table
     return {
         "kind": "calibration table",
         "path": str(result.path),
+        **json_from_origin(result.table),
+        "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+    }
+
+
+def json_from_origin(table: CalibrationTable) -> dict[str, Any]:
+    """What a table belongs to."""
+    return {
         "model_name": table.model_name,
         "model_hash": table.model_hash,
         "dataset_fingerprint": table.dataset_fingerprint,
@@ -93,7 +101,6 @@ def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str
         "settings": dict(table.settings),
         "versions": dict(table.versions),
         "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
-        "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
     }
 
 

@@ -23,12 +23,16 @@ def merge(
     percentile: Annotated[
         float | None, typer.Option("--percentile", help="For that method, in percent (default: 99.99).")
     ] = None,
+    keep_statistics: Annotated[
+        bool, typer.Option("--keep-statistics", help="Leave the merged statistics beside the table: they merge again.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Merges the statistics of parts of a data set into the calibration table of the whole, without model or data.
 
     The histograms merge exactly. Give every part the same --batch-size, one that divides its number of images, for the
-    table of one run bit for bit. `quantkit quantize --table` makes the INT8 model of it.
+    table of one run bit for bit; and give parts of an array in the order of their rows. `quantkit quantize --table`
+    makes the INT8 model of it.
     """
     from quantkit import pipeline
     from quantkit.storage import check_writable
@@ -42,7 +46,13 @@ def merge(
             typer.echo(visible(line), err=True)
 
     table = pipeline.merge_statistics(
-        statistics, output, method=method, percentile=percentile, progress=not quiet, tell=say
+        statistics,
+        output,
+        method=method,
+        percentile=percentile,
+        keep_statistics=keep_statistics,
+        progress=not quiet,
+        tell=say,
     )
     parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
     typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")

@@ -173,7 +173,7 @@ def _castable(have: np.dtype, want: np.dtype) -> bool:
 
 
 def _cast(row: Array, dtype: np.dtype, where: str) -> Array:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = np.array(row, dtype=dtype, order="C")
     if dtype.kind == "f" and not np.isfinite(result).all():
         overflow = " as " + str(dtype) if row.dtype.kind == "f" and np.isfinite(row).all() else ""

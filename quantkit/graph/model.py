@@ -246,7 +246,7 @@ def _check_external(value: ir.Value, file: Path) -> None:
     tensor = value.const_value
     if not isinstance(tensor, ir.ExternalTensor):
         return
-    where = f"{file}: the external data file {str(tensor.location)!r}"
+    where = f"{file}: the external data file {tensor.location}"
     if not os.path.isfile(tensor.path):  # Path would take "weights/" for "weights"
         raise ModelError(f"{where} of weight {value.name!r} is missing")
     offset, length = tensor.offset or 0, tensor.length
@@ -294,7 +294,10 @@ def _feed_graph(graph: ir.Graph, feed: Feed) -> None:
 
 def _feed_node(node: ir.Node, feed: Feed) -> None:
     feed(node.domain, node.op_type, node.overload)
-    feed([v.name if v is not None else "" for v in node.inputs], [v.name for v in node.outputs])
+    outputs = [v.name for v in node.outputs]
+    while outputs and not outputs[-1]:  # one that nobody reads: written again, the model does not list it
+        outputs.pop()
+    feed([v.name if v is not None else "" for v in node.inputs], outputs)
     _feed_attributes(node.attributes, feed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from quantkit.calibration.ranges import RangeCache
 from quantkit.errors import CalibrationError
+from quantkit.pipeline.cache_sets import mixed_files
 from quantkit.pipeline.caches import Fit, fit_to_model, load_float_model, open_cache
 from quantkit.pipeline.data import (
     ImageOptions,
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceptance", "RangeCheck", "Verification", "verify_cache"]
 
-Acceptance = Literal["accepts", "recalibrates", "ignores", "unknown"]
+Acceptance = Literal["accepts", "recalibrates", "ignores", "refuses", "misreads", "unknown"]
 
 _WIDE = 8
 """Times what was seen: three of eight bits are lost."""
+
+_MORE, _WORTH_TELLING = 4, 0.001
+"""Times the share that was clipped in calibration, and the share from which on a reader should know."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class RangeCheck:
         reached: largest magnitude on the sample.
         clipped: share of the sample's values, 0 to 1, that lie further beyond the range than rounding errs.
         seen: largest magnitude when it was calibrated, where the file says so.
+        clipped_then: the share when it was calibrated, where a table's statistics are kept beside it.
         is_read: whether INT8 reads the tensor.
     """
 
@@ -54,6 +59,7 @@ class RangeCheck:
     reached: float
     clipped: float
     seen: float | None
+    clipped_then: float | None
     is_read: bool
 
 
@@ -129,9 +135,16 @@ def verify_cache(
     graph, identity = load_float_model(model)
     fit = fit_to_model(cache, graph)
     problems = _model_problems(cache, fit, identity, Path(model).name)
-    acceptance, reason = _acceptance(cache, tensorrt_version)
+    if cache.form == "qdq":
+        acceptance, reason = _acceptance_of_model(path)
+    else:
+        acceptance, reason = _acceptance(cache, tensorrt_version)
     if acceptance in ("recalibrates", "ignores") and cache.form == "tensorrt":
         problems.append(reason)
+    if acceptance in ("refuses", "misreads") and tensorrt_version is not None:  # it may be for another runtime
+        problems.append(reason)
+    mixed, beside = mixed_files(Path(path), cache, graph, identity)
+    problems += mixed
     proposal, ground = _proposal(cache, fit, graph, old_model)
     checks = None
     count = 0
@@ -140,6 +153,7 @@ def verify_cache(
         checks, count = _check_data(
             model, graph, fit, data, images, num_samples=num_samples, seed=seed, progress=progress
         )
+        checks = _with_shares_then(checks, cache, path)
         problems += [
             f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
             for c in checks
@@ -156,7 +170,7 @@ def verify_cache(
         proposal=proposal,
         proposal_ground=ground,
         problems=tuple(problems),
-        notes=tuple(_notes(cache, fit, checks)),
+        notes=(*_notes(cache, fit, checks), *beside),
     )
 
 
@@ -189,6 +203,15 @@ def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -
     beyond = [c.name for c in checks or () if c.is_read and c.seen is not None and c.reached > 1.1 * c.seen]
     if beyond:
         notes.append(f"{len(beyond)} tensors reach more than when they were calibrated: {list_some(beyond)}")
+    more = [
+        c.name
+        for c in checks or ()
+        if c.is_read and c.clipped_then is not None and c.clipped > max(_MORE * c.clipped_then, _WORTH_TELLING)
+    ]
+    if more:
+        notes.append(
+            f"{len(more)} tensors clip more than {_MORE} times what they did when calibrated: {list_some(more)}"
+        )
     return notes
 
 
@@ -196,8 +219,6 @@ def _acceptance(cache: RangeCache, version: str | None) -> tuple[Acceptance, str
     from quantkit.calibration.ranges import version_from_number
     from quantkit.calibration.tensorrt_cache import ALGORITHMS, library_version
 
-    if cache.form == "qdq":
-        return "accepts", "a model with Q/DQ needs no cache: every TensorRT since 8 takes its scales"
     if cache.version is None:
         return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
     version = version or _any_tensorrt()
@@ -215,6 +236,22 @@ def _acceptance(cache: RangeCache, version: str | None) -> tuple[Acceptance, str
         f"TensorRT {version} calibrates again: its caches begin with TRT-{wanted}, this one with TRT-{cache.version}; "
         f"convert it with --to tensorrt --tensorrt-version {version}"
     )
+
+
+def _acceptance_of_model(path: PathLike) -> tuple[Acceptance, str]:
+    """What TensorRT makes of a model's Q/DQ, which are not always quantkit's."""
+    from quantkit.graph.lint import lint_qdq
+    from quantkit.graph.model import load_model
+
+    verdicts: dict[str, Acceptance] = {"refused": "refuses", "wrong": "misreads"}
+    findings = lint_qdq(load_model(path))
+    for severity, verdict in verdicts.items():
+        found = [f for f in findings if f.severity == severity]
+        if found:
+            more = f" ({len(found)} in all: see quantkit inspect)" if len(found) > 1 else ""
+            fix = "convert it with --to qdq --model, which places Q/DQ anew"
+            return verdict, f"{found[0].node}: {found[0].text}{more}; {fix}"
+    return "accepts", "a model with Q/DQ needs no cache: every TensorRT since 8 takes its scales"
 
 
 def _any_tensorrt() -> str | None:
@@ -282,12 +319,24 @@ def _check_data(
             reached=statistics.amax,
             clipped=_clipped(statistics, fit.ranges[name].amax),
             seen=fit.ranges[name].seen,
+            clipped_then=None,
             is_read=name in fit.needed,
         )
         for name, statistics in collector.statistics.items()
     ]
     checks.sort(key=lambda c: -c.clipped)
     return tuple(checks), collector.num_samples
+
+
+def _with_shares_then(checks: tuple[RangeCheck, ...], cache: RangeCache, path: PathLike) -> tuple[RangeCheck, ...]:
+    from quantkit.pipeline.histograms import statistics_beside
+
+    kept = None if cache.table is None else statistics_beside(path, cache.table)[0]
+    if kept is None:
+        return checks
+    return tuple(
+        replace(c, clipped_then=_clipped(kept.tensors[c.name], c.amax)) if c.name in kept.tensors else c for c in checks
+    )
 
 
 def _clipped(statistics: TensorStatistics, amax: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +102,17 @@ def read_map(path: PathLike) -> dict[str, str]:
     Raises:
         CalibrationError: it is none.
     """
+    from quantkit.calibration.json_text import decode_json
+
     try:
-        names = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CalibrationError(f"cannot read map {path}: {error}") from error
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read map {path}: {error.strerror or error}") from error
+    names = decode_json(content, name=f"map {path}", kind="a JSON object of old name → new name")
+    if not isinstance(names, dict):
         raise CalibrationError(f"map {path} is no JSON object of old name → new name")
+    if wrong := [old for old, new in names.items() if not isinstance(new, str)]:
+        raise CalibrationError(f"map {path}: the new name of {wrong[0]!r} is no text")
     return names
 
 
@@ -223,6 +227,7 @@ def _from_qdq(file: Path) -> RangeCache:
     from quantkit.graph.model import load_model
     from quantkit.graph.prepare import has_qdq
     from quantkit.graph.scales import activation_scales
+    from quantkit.pipeline.quantization import TABLE_KEY
 
     model = load_model(file)
     if not has_qdq(model):
@@ -239,7 +244,7 @@ def _from_qdq(file: Path) -> RangeCache:
             flag = f"asymmetric: {read.minimum:.6g} to {read.maximum:.6g}"
             tensors[name] = CachedRange(amax, bits_from_amax(amax), read.minimum, read.maximum, flag)
     notes = tuple(f"{name!r} is not read: {reason}" for name, reason in unread.items())
-    return RangeCache(file.name, "qdq", tensors, notes=notes)
+    return RangeCache(file.name, "qdq", tensors, notes=notes, made_of=model.metadata_props.get(TABLE_KEY, ""))
 
 
 def _to_model(

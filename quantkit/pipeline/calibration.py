@@ -230,7 +230,7 @@ def calibrate(
         )
         if keep_statistics and table_path is not None:
             save_statistics(kept, statistics_path(table_path))
-    ranges, skipped = choose_ranges(kept, method, percentile, progress)
+    ranges, skipped = choose_ranges(kept, method, percentile, progress, say)
     if histogram == "tensorrt":
         ranges = _as_tensorrt_inherits(model, name, ranges)
     table = CalibrationTable(

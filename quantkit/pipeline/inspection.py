@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -156,6 +155,8 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     Raises:
         QuantKitError: it is none of them, or cannot be read; the message names the file and the fix.
     """
+    from quantkit.calibration.statistics_file import is_statistics_file
+
     file = Path(path)
     head = _read(file, 1 << 12)
     is_engine = file.suffix.lower() in _ENGINE_SUFFIXES or head[:4] in _ENGINE_MAGICS
@@ -169,6 +170,8 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
         return _inspect_json(file, profile)
     if head.startswith(b"TRT-"):
         return _inspect_cache(file)
+    if is_statistics_file(file):
+        raise ModelError(f"{file} holds statistics of a calibration: 'quantkit cache show' shows them")
     if file.suffix.lower() in (".onnx", ".pb"):
         return _inspect_model(file)
     if file.suffix.lower() in (".calib", ".cache", ".txt"):
@@ -214,13 +217,14 @@ def _inspect_engine(file: Path, profile: PathLike | None, *, measure: bool) -> E
 
 def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
     from quantkit.backends.tensorrt.inspector import parse_inspector
+    from quantkit.calibration.json_text import decode_json
     from quantkit.calibration.table import FORMAT
 
     content = _read(file)
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is no JSON: {str(error)[:200]}") from error
+        data = decode_json(content, name=str(file), kind="a calibration table or an inspector's JSON")
+    except CalibrationError as error:
+        raise ModelError(str(error)) from error
     if isinstance(data, dict) and data.get("format") == FORMAT:
         if profile is not None:
             raise BackendError(f"{file} is a calibration table: --profile is about the time of an engine's layers")
@@ -267,6 +271,8 @@ def _inspect_model(file: Path) -> ModelInspection:
     from quantkit.graph.lint import lint_qdq, planned_operators, quantized_operators
     from quantkit.graph.model import OLDEST_OPSET, float_precision, load_model, size_bytes
     from quantkit.graph.prepare import has_qdq, prepare
+    from quantkit.pipeline.cache_sets import describe_origin
+    from quantkit.pipeline.quantization import TABLE_KEY
 
     model = load_model(file)
     quantized = has_qdq(model)
@@ -278,6 +284,7 @@ def _inspect_model(file: Path) -> ModelInspection:
             weights[value.const_value.dtype.name.lower()] += value.const_value.nbytes
     precision = float_precision(model)
     notes: list[str] = []
+    notes += describe_origin(file, model.metadata_props.get(TABLE_KEY, ""))
     if quantized:
         # The oldest opset: what is inspected is the model as it is, not as it would be converted.
         operators = quantized_operators(prepare(model, name=file.name, opset=OLDEST_OPSET))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.errors import CalibrationError
 from quantkit.pipeline.data import PathLike, Tell, list_some, stay_silent
-from quantkit.pipeline.statistics import choose_ranges, used_percentile
+from quantkit.pipeline.statistics import choose_ranges, statistics_path, used_percentile
 from quantkit.types import CalibrationTable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def merge_statistics(
     *,
     method: str = "entropy",
     percentile: float | None = None,
+    keep_statistics: bool = False,
     progress: bool = True,
     tell: Tell | None = None,
 ) -> CalibrationTable:
@@ -34,10 +35,12 @@ def merge_statistics(
     adds up in another order for another batch size and on another kind of processor.
 
     Args:
-        paths: statistics files (MODEL.calib.stats) of disjoint parts of the data, in any order.
+        paths: statistics files (MODEL.calib.stats) of disjoint parts of the data, in any order; of arrays in the order
+            of their rows.
         table_path: where the table goes.
         method: a name in `quantkit.calibration.methods.METHODS`.
         percentile: for method "percentile", in percent.
+        keep_statistics: leave the merged statistics next to the table: they merge again.
         progress: show a progress bar on a terminal.
         tell: called with one line for each thing that a user may want to know.
 
@@ -49,27 +52,34 @@ def merge_statistics(
             rule, or samples that are in two parts.
     """
     from quantkit.calibration.methods import find_method
-    from quantkit.calibration.statistics_file import load_statistics
+    from quantkit.calibration.statistics_file import load_statistics, save_statistics
     from quantkit.calibration.table import save_table
     from quantkit.datasets.fingerprint import fingerprint_of
+    from quantkit.storage import check_no_source
 
     say = tell or stay_silent
     find_method(method, percent=percentile)
     if not paths:
         raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
+    if keep_statistics:
+        if table_path is None:
+            raise CalibrationError("statistics are kept next to the table: give table_path")
+        check_no_source(statistics_path(table_path), paths)
     parts: dict[str, KeptStatistics] = {}
     for name in [os.fspath(path) for path in paths]:
         if name in parts:
             raise CalibrationError(f"{name} is given twice: each part counts once")
         parts[name] = load_statistics(name)
     _check_alike(parts)
+    parts = _numbered_on(parts, say)
     _check_disjoint(parts, say)
+    _tell_repeated(parts, say)
     whole = _merged(list(parts.values()))
     if len({part.batch_size for part in parts.values()}) > 1:
         sizes = sorted({part.batch_size for part in parts.values()})
         listed = list_some([str(size) for size in sizes])
         say(f"warning: the parts ran in batches of {listed}: the last bits of their activations may differ")
-    ranges, skipped = choose_ranges(whole, method, percentile, progress)
+    ranges, skipped = choose_ranges(whole, method, percentile, progress, say)
     table = CalibrationTable(
         tensors=ranges,
         skipped=skipped,
@@ -82,6 +92,8 @@ def merge_statistics(
         versions=whole.origin.versions,
     )
     if table_path is not None:
+        if keep_statistics:
+            save_statistics(whole, statistics_path(table_path))
         save_table(table, table_path)
     return table
 
@@ -114,6 +126,48 @@ def _preprocessing_text(part: KeptStatistics, other: KeptStatistics) -> str:
     return ", ".join(
         f"{f.name} {getattr(mine, f.name)}" for f in fields(mine) if getattr(mine, f.name) != getattr(theirs, f.name)
     )
+
+
+def _numbered_on(parts: dict[str, KeptStatistics], say: Tell) -> dict[str, KeptStatistics]:
+    """Parts of arrays with the rows numbered as in the array that was split: each file's numbers begin at 0.
+
+    That needs every row of every part. Otherwise nobody knows which rows of the whole the chosen ones were.
+    """
+    if len(parts) < 2 or any(part.origin.preprocessing is not None for part in parts.values()):
+        return parts
+    if not all(_holds_every_row(part) for part in parts.values()):
+        ids = [name for part in parts.values() for name, _ in part.origin.contents]
+        if len(set(ids)) < len(ids):
+            say(
+                "note: rows of arrays are known by their number in a file, and these parts do not hold every row of "
+                "theirs: the data fingerprint of the table is not that of the whole array"
+            )
+        return parts
+    owners: dict[frozenset[str], str] = {}
+    numbered, start = {}, 0
+    for name, part in parts.items():
+        rows = frozenset(content for _, content in part.origin.contents)
+        if rows in owners:
+            raise CalibrationError(f"{name} and {owners[rows]} hold the same rows: each sample counts once")
+        owners[rows] = name
+        contents = tuple((str(start + int(row)), content) for row, content in part.origin.contents)
+        numbered[name] = replace(part, origin=replace(part.origin, contents=contents))
+        start += len(contents)
+    say(f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is of the joined array")
+    return numbered
+
+
+def _holds_every_row(part: KeptStatistics) -> bool:
+    return {name for name, _ in part.origin.contents} == {str(i) for i in range(len(part.origin.contents))}
+
+
+def _tell_repeated(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+    for name, part in parts.items():
+        if part.num_repeated:
+            say(
+                f"warning: {name} counts {part.num_repeated} copies of samples, which filled up batches of a fixed "
+                f"size: give parts of a multiple of {part.batch_size} samples for the table of one run, bit for bit"
+            )
 
 
 def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
@@ -165,6 +219,7 @@ def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
             for name, reason in part.unreadable.items()
         },
         batch_size=first.batch_size,
+        num_repeated=sum(part.num_repeated for part in parts),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,9 @@ __all__ = [
     "statistics_path",
     "used_percentile",
 ]
+
+_MOST_CLIPPED = 0.25
+"""Share of a tensor's values; on the models of docs/calibration.md entropy clips a few percent at most."""
 
 CHECKPOINT_S = 30.0
 """Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
@@ -153,8 +157,10 @@ def collect_statistics(
     from quantkit.graph.model import serialize_model
 
     collector, skipped, start = Collector(tensors, rule=rule, batch_first=batch_first(exposed)), dict[str, str](), 0
+    repeated = 0
     if resumed is not None:
         collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
+        repeated = resumed.num_repeated
         skipped, start, batch_size = dict(resumed.unreadable), resumed.num_read, resumed.batch_size
 
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, ExitStack() as stack:
@@ -174,6 +180,7 @@ def collect_statistics(
                 num_samples=collector.num_samples,
                 unreadable=skipped,
                 batch_size=size,
+                num_repeated=repeated + (collector.num_repeated if collector.repeating else 0),
             )
 
         rest = Selection(dataset, tuple(range(start, len(dataset))))
@@ -186,13 +193,20 @@ def collect_statistics(
             collector.observe(runner, batch)
     if skipped:
         tell(f"warning: {describe_skipped(skipped, dataset)}")
-    return snapshot()
+    done = snapshot()
+    if done.num_repeated:
+        tensors_text = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
+        tell(
+            f"note: the model takes a fixed number of samples at once: {done.num_repeated} copies filled up batches, "
+            f"and count in tensors whose first dimension is not the batch{tensors_text}"
+        )
+    return done
 
 
 def choose_ranges(
-    kept: KeptStatistics, method: str, percentile: float | None, progress: bool
+    kept: KeptStatistics, method: str, percentile: float | None, progress: bool, tell: Tell
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
-    """Calibrated ranges, and the tensors that were always zero with the reason."""
+    """Calibrated ranges, and the tensors that were always zero with the reason; tells what loses most of its values."""
     from quantkit.calibration.methods import find_method
 
     choose = find_method(method, percent=percentile)
@@ -212,7 +226,24 @@ def choose_ranges(
             skipped[name] = "zero on every sample"
     if not ranges:
         raise CalibrationError("every observed tensor was zero on every sample: check model and preprocessing")
+    _warn_of_clipping(kept, ranges, method, tell)
     return ranges, skipped
+
+
+def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], method: str, tell: Tell) -> None:
+    """A range that most values lie beyond is a method's failure on this tensor, and the end of the model's accuracy."""
+    cut = {}
+    for name, chosen in ranges.items():
+        statistics = kept.tensors[name]
+        beyond = int(statistics.histogram[math.ceil(chosen.amax / statistics.bin_width) :].sum())
+        reaching = statistics.count - int(statistics.histogram[0])
+        if beyond > _MOST_CLIPPED * max(reaching, 1):
+            cut[name] = f"{name} ({100 * beyond / reaching:.0f} % beyond {chosen.amax:.4g})"
+    if cut:
+        tell(
+            f"warning: {method} cuts off much of what is not zero in {list_some(list(cut.values()))}: take another "
+            "--method if INT8 is less accurate than FP32"
+        )
 
 
 def used_percentile(method: str, percent: float | None) -> float | None:

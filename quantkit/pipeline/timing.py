@@ -95,7 +95,7 @@ def _plan(runners: Mapping[str, Runner], batch_sizes: Sequence[int]) -> tuple[di
             plan[size] = names
     warnings = []
     for name, sizes in taken.items():
-        if (left := [str(size) for size in batch_sizes if size not in sizes]) and len(batch_sizes) > 1:
+        if (left := [str(size) for size in batch_sizes if size not in sizes]) and tuple(batch_sizes) != (1,):
             takes = list_some([str(size) for size in sizes])
             warnings.append(f"{name} takes batches of {takes} alone: not timed at {list_some(left)}")
     return plan, warnings

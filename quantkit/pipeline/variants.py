@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from quantkit.errors import EvaluationError, ModelError
+from quantkit.pipeline.cache_sets import describe_origin
 from quantkit.pipeline.data import PathLike
 from quantkit.pipeline.engines import OpenEngine, is_engine, open_engine
-from quantkit.pipeline.quantization import Target, make_int8
+from quantkit.pipeline.quantization import TABLE_KEY, Target, make_int8
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, Runner
 
@@ -32,6 +33,7 @@ class OpenVariants:
         engines: the others.
         skipped: of the INT8 models that were made here: what they leave in float, with the reason.
         warnings: variants that the model cannot have, one sentence each.
+        origins: of finished INT8 models of quantkit's: which table they were made of, one sentence each.
     """
 
     runners: Mapping[str, Runner]
@@ -39,6 +41,7 @@ class OpenVariants:
     engines: Mapping[str, OpenEngine]
     skipped: Mapping[str, Mapping[str, str]]
     warnings: tuple[str, ...]
+    origins: Mapping[str, tuple[str, ...]]
 
     def describe(
         self,
@@ -57,7 +60,7 @@ class OpenVariants:
             model_hash: of the FP32 model.
         """
         made = [
-            _describe(name, path, metrics[name], latencies.get(name, ()), num_samples)
+            _describe(name, path, metrics[name], latencies.get(name, ()), num_samples, self.origins.get(name, ()))
             for name, path in self.paths.items()
         ]
         loaded = [
@@ -120,7 +123,8 @@ def open_variants(
         paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
         if refused and variants is not None:
             raise next(iter(refused.values()))
-        paths |= _given_models(given, paths)
+        found = _given_models(given, paths)
+        paths |= found
         if taken := paths.keys() & opened.keys():
             raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
         runners: dict[str, Runner] = {
@@ -133,6 +137,7 @@ def open_variants(
             engines=opened,
             skipped=left,
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
+            origins={name: _describe_table(path, table) for name, path in found.items()},
         )
 
 
@@ -181,6 +186,20 @@ def _given_models(models: Mapping[str, PathLike], taken: Mapping[str, Path]) -> 
     return {name: Path(path) for name, path in models.items()}
 
 
+def _describe_table(path: Path, table: CalibrationTable | None) -> tuple[str, ...]:
+    """Whether an INT8 model was made of the table that the others are made of here, or which lies beside it."""
+    from quantkit.calibration.table import table_checksum
+    from quantkit.graph.model import load_model
+
+    made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
+    if not made_of or table is None:
+        return describe_origin(path, made_of)
+    checksum = table_checksum(table)
+    if made_of == checksum:
+        return ()
+    return (f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})",)
+
+
 def _open_engines(
     stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
 ) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
@@ -196,7 +215,12 @@ def _open_engines(
 
 
 def _describe(
-    name: str, path: Path, metrics: Mapping[str, float], latencies: Sequence[Latency], num_samples: int
+    name: str,
+    path: Path,
+    metrics: Mapping[str, float],
+    latencies: Sequence[Latency],
+    num_samples: int,
+    origin: tuple[str, ...],
 ) -> Evaluation:
     """What was measured of a variant that ONNX Runtime ran."""
     from quantkit.backends.onnxruntime import runtime_version
@@ -206,7 +230,7 @@ def _describe(
 
     graph = load_model(path)
     precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
-    notes = list(metric_notes(metrics))
+    notes = [*metric_notes(metrics), *origin]
     representative = True
     if not latencies:
         pass

@@ -1,10 +1,15 @@
 """A cache that TensorRT 7.2.2 wrote, made into an INT8 model that works."""
 
+import itertools
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from quantkit.calibration.formats import read_ranges
 from quantkit.calibration.ranges import difference
+from quantkit.calibration.table import load_table, table_checksum
 from quantkit.graph.model import input_specs, load_model
 from quantkit.pipeline.caches import convert_cache, open_cache
 
@@ -63,3 +68,27 @@ def test_it_works(shared, int8):
     noise = np.sum((outputs["fp32"] - outputs["int8"]) ** 2)
     assert agreement >= 0.99
     assert 10 * np.log10(np.sum(outputs["fp32"] ** 2) / noise) > 25
+
+
+def test_the_documented_example_prints_what_is_shown(shared, tmp_path, monkeypatch, capsys):
+    """Section "My TensorRT 8 cache, on TensorRT 11" of docs/caches.md, command by command."""
+    from quantkit.cli import main
+
+    golden = shared / "golden" / "lenet_mnist"
+    shutil.copyfile(golden / "lenet.onnx", tmp_path / "lenet.onnx")
+    shutil.copyfile(golden / "tensorrt_7.2.2.cache", tmp_path / "lenet.cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = (Path(__file__).parents[2] / "docs" / "caches.md").read_text()
+    section = text.partition("## My TensorRT 8 cache, on TensorRT 11\n")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ")]
+    commands = [i for i, line in enumerate(lines) if line.removeprefix("$ ").startswith("quantkit ")]
+    assert len(commands) == 3
+    for start, end in itertools.pairwise([*commands, len(lines)]):
+        with pytest.raises(SystemExit):
+            main(lines[start].removeprefix("$ ").removeprefix("quantkit ").split())
+        printed = capsys.readouterr().out.splitlines()
+        for line in lines[start + 1 : end]:
+            assert line == "..." or line in printed, (lines[start], line)
+    assert open_cache("lenet.calib.json").table.settings["calibrator"] == "TensorRT 7.2.2 cache"
+    assert open_cache("lenet.int8.onnx").made_of == table_checksum(load_table("lenet.calib.json"))

@@ -1,17 +1,23 @@
 """Calibration killed at random moments, and several at once on one folder: what lies there is whole, and of one run."""
 
+import itertools
 import multiprocessing
 import os
 import random
+import re
 import shutil
+import signal
 import sys
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
 
+from quantkit import storage
 from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table, table_checksum
 from quantkit.cli import main
@@ -27,6 +33,54 @@ PARTIAL = "digits.calib.partial"
 OPTIONS = ("--num-samples", "40", "--batch-size", "4", "--keep-statistics", "--calibrator", "quantkit", "--quiet")
 
 
+STEPS = ("begun", "half", "written", "named")
+"""Of writing a file: it is there under another name; half of it is; all of it is; it has its name."""
+
+
+def watch(stage) -> None:
+    """Keeps `stage` at what this process does: b"computing", or the name of the file that it writes."""
+    write = storage.write_atomically
+
+    def written(path, dump):
+        stage.value = Path(path).name.encode()
+        write(path, dump)
+        stage.value = b"computing"
+
+    stage.value = b"computing"
+    storage.write_atomically = written
+
+
+def die_at(step: str, name: str) -> None:
+    """Makes this process kill itself at one step of writing one file."""
+
+    def die(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def halve(path, content) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        die()
+
+    def is_it(path) -> bool:
+        return re.fullmatch(rf"\.{re.escape(name)}\.(\w+\.tmp)?", Path(path).name) is not None
+
+    begin, dump, name_it = tempfile.mkstemp, storage._dump, os.replace
+    if step == "begun":
+        tempfile.mkstemp = lambda **options: (begin(**options), is_it(options["prefix"]) and die())[0]
+    elif step == "half":
+        storage._dump = lambda path, content: halve(path, content) if is_it(path) else dump(path, content)
+    elif step == "written":
+        os.replace = lambda old, new: die() if is_it(old) else name_it(old, new)
+    else:
+        os.replace = lambda old, new: (name_it(old, new), is_it(old) and die())
+
+
+def calibrate_until(folder: Path, method: str, step: str, name: str) -> None:
+    die_at(step, name)
+    with open(os.devnull, "w") as silence:
+        sys.stdout = silence
+        calibrate(folder, method, "--force")
+
+
 def calibrate(folder: Path, method: str, *words: str) -> None:
     """`quantkit calibrate` in this process, with a checkpoint after each batch."""
     kept_module.CHECKPOINT_S = 0.0
@@ -37,7 +91,9 @@ def calibrate(folder: Path, method: str, *words: str) -> None:
             raise
 
 
-def calibrate_often(folder: Path, methods: tuple[str, ...], rounds: int) -> None:
+def calibrate_often(folder: Path, methods: tuple[str, ...], rounds: int, stage=None) -> None:
+    if stage is not None:
+        watch(stage)
     with open(os.devnull, "w") as silence:
         sys.stdout = silence
         for _ in range(rounds):
@@ -106,16 +162,23 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def kill_and_check(folder, processes, expected, *, kills, seed):
-    """Kills runs that write alternately two tables' files; then one that resumes must complete and tidy them."""
+def kill_and_check(folder, processes, expected, *, kills, seed) -> Counter[str]:
+    """Kills runs that write alternately two tables' files; then one that resumes must complete and tidy them.
+
+    Returns:
+        What the runs did when they were killed, and how often.
+    """
     rng = random.Random(seed)
+    stages: Counter[str] = Counter()
     for number in range(kills):
-        process = processes.Process(target=calibrate_often, args=(folder, METHODS, 1000))
+        stage = processes.Array("c", 100, lock=False)
+        process = processes.Process(target=calibrate_often, args=(folder, METHODS, 1000, stage))
         process.start()
         process.join(rng.uniform(0, 2 * expected.run_s))
         assert process.exitcode is None, "the run ended by itself"
         process.kill()
         process.join()
+        stages[stage.value.decode() or "starting"] += 1
         expected.check_whole(folder)
         if number % 10 == 9:
             method = METHODS[number // 10 % 2]
@@ -124,6 +187,43 @@ def kill_and_check(folder, processes, expected, *, kills, seed):
             process.join()
             assert process.exitcode == 0
             expected.check_consistent(folder, (method,))
+    return stages
+
+
+def kill_at_steps(folder, processes, expected, steps):
+    """Kills runs at steps of files, over the files of another method; then one that resumes must complete them."""
+    old, new = METHODS
+    for file, content in expected.files[old].items():
+        (folder / file).write_bytes(content)
+    for name, step in steps:
+        process = processes.Process(target=calibrate_until, args=(folder, new, step, name))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (name, step)
+        expected.check_whole(folder)
+        if name == PARTIAL:
+            assert (folder / name).exists() == (step == "named")
+            (folder / name).unlink(missing_ok=True)
+        elif name != NAMES[0]:  # statistics are the same for both methods
+            changed = (folder / name).read_bytes() == expected.files[new][name]
+            assert changed == (step == "named"), (name, step)
+            (folder / name).write_bytes(expected.files[old][name])
+    process = processes.Process(target=resume, args=(folder, new))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    expected.check_consistent(folder, (new,))
+
+
+def test_kills_at_some_steps_of_each_file(tmp_path, processes, expected):
+    steps = zip([PARTIAL, *NAMES], ("half", "begun", "written", "half", "named"), strict=True)
+    kill_at_steps(fresh_folder(tmp_path), processes, expected, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="ten seconds: set QUANTKIT_SLOW")
+def test_kills_at_every_step_of_each_file(tmp_path, processes, expected):
+    kill_at_steps(fresh_folder(tmp_path), processes, expected, itertools.product([PARTIAL, *NAMES], STEPS))
 
 
 def test_kills_leave_old_or_new_files(tmp_path, processes, expected):
@@ -132,8 +232,13 @@ def test_kills_leave_old_or_new_files(tmp_path, processes, expected):
 
 @pytest.mark.slow
 @pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="a minute: set QUANTKIT_SLOW")
-def test_two_hundred_kills_leave_old_or_new_files(tmp_path, processes, expected):
-    kill_and_check(fresh_folder(tmp_path), processes, expected, kills=200, seed=2)
+def test_two_hundred_kills_leave_old_or_new_files(tmp_path, processes, expected, record_property):
+    stages = kill_and_check(fresh_folder(tmp_path), processes, expected, kills=200, seed=2)
+    for stage, count in stages.items():
+        record_property(stage, count)
+    assert sum(stages.values()) == 200
+    assert stages["computing"]
+    assert len(stages.keys() & {PARTIAL, *NAMES}) >= 2
 
 
 def test_runs_at_once_do_not_mix_their_files(tmp_path, processes, expected):
@@ -148,3 +253,22 @@ def test_runs_at_once_do_not_mix_their_files(tmp_path, processes, expected):
         assert [process.exitcode for process in runs] == [0, 0]
         expected.check_consistent(folder, METHODS)
     assert sorted(p.name for p in folder.iterdir()) == sorted([*NAMES, "digits.onnx"])
+
+
+def test_a_run_goes_on_when_the_other_is_killed(tmp_path, processes, expected):
+    folder, rng = fresh_folder(tmp_path), random.Random(3)
+    for _ in range(6):
+        runs = [processes.Process(target=calibrate_often, args=(folder, (method,), 1)) for method in METHODS]
+        for process in runs:
+            process.start()
+        victim, other = rng.sample(runs, 2)
+        victim.join(rng.uniform(0, expected.run_s))
+        victim.kill()
+        other.join()
+        victim.join()
+        assert other.exitcode == 0
+        expected.check_whole(folder)
+    process = processes.Process(target=resume, args=(folder, METHODS[0]))
+    process.start()
+    process.join()
+    expected.check_consistent(folder, METHODS[:1])

@@ -313,6 +313,10 @@ class Libcuda:
         value._obj.value = {75: 9, 76: 0}[attribute]
         return 0
 
+    def cuDeviceGetPCIBusId(self, address, length, device):  # noqa: N802
+        address.value = b"0000:01:00.0"
+        return 0
+
     def cuGetErrorString(self, error, text):  # noqa: N802
         text._obj.value = {900: b"operation not permitted when stream is capturing"}.get(error.value, b"odd error")
         return 0

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,54 @@ def test_without_a_range(tmp_path, data):
     path.write_text(json.dumps(data))
     with pytest.raises(CalibrationError, match=r"m\.encodings"):
         read_ranges(path)
+
+
+def version_2(*entries, version="2.0.0"):
+    return {"producer": {"package": "aimet-onnx", "version": "2.42.0"}, "version": version, "encodings": list(entries)}
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.1.0"])
+def test_entries_like_those_of_quantize_linear(tmp_path, version):
+    data = version_2(
+        {"name": "x", "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 128},
+        {"name": "s", "output_dtype": "int8", "y_scale": 0.5},
+        {"name": "y", "output_dtype": "uint8", "y_scale": 0.5},
+        {"name": "a", "output_dtype": "int8", "y_scale": 0.5, "y_zero_point": 3},
+        {"name": "w", "output_dtype": "int8", "y_scale": [0.5, 0.25], "axis": 0},
+        {"name": "b", "output_dtype": "int32", "y_scale": 0.125},
+        {"name": "h", "output_dtype": "uint16", "y_scale": 0.5},
+        version=version,
+    )
+    path = tmp_path / "m.encodings"
+    path.write_text(json.dumps(data))
+    cache = read_ranges(path)
+    assert {n: (r.amax, r.minimum, r.maximum) for n, r in cache.tensors.items()} == {
+        "x": (63.5, None, None),
+        "s": (63.5, None, None),
+        "y": (127.5, 0, 127.5),
+        "a": (65.5, -65.5, 62.0),
+    }
+    assert cache.notes == ("'h' is not read: it is no integer of 8 bits",)
+
+
+def test_a_newer_version_is_named(tmp_path):
+    path = tmp_path / "m.encodings"
+    path.write_text(json.dumps(version_2({"name": "x"}, version="3.0.0")))
+    with pytest.raises(CalibrationError, match=r"m\.encodings has AIMET's encodings 3\.0\.0: this quantkit reads"):
+        read_ranges(path)
+
+
+def test_what_aimet_wrote_says_the_same_in_every_format():
+    """The model of tests/cli/conftest.py, calibrated by aimet-onnx 2.42.0 and written in the three formats."""
+    data = Path(__file__).parent / "data"
+    caches = [read_ranges(data / f"aimet_{version}.encodings") for version in ("0.6.1", "1.0.0", "2.0.0")]
+    assert [cache.form for cache in caches] == ["aimet"] * 3
+    for cache in caches:
+        ranges = {name: (r.amax, r.minimum, r.maximum) for name, r in cache.tensors.items() if name != "f"}
+        assert ranges.keys() == {"x", "r", "g", "y"}
+        for name, value in ranges.items():
+            first = caches[0].tensors[name]
+            assert value == pytest.approx((first.amax, first.minimum, first.maximum))
+        assert ranges["r"][1] == 0
+        assert ranges["x"][1] < 0 < ranges["x"][2]
+    assert "f" in caches[2].tensors  # a copy of g, which AIMET lists from 2.0.0 on

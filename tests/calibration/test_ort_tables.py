@@ -18,6 +18,7 @@ from quantkit.calibration.ort_tables import (
 )
 from quantkit.calibration.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
+from tests.cli.conftest import DIGITS
 
 NAMES = st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1)
 RANGES = st.dictionaries(NAMES, st.floats(1e-30, 1e30), min_size=1, max_size=8)
@@ -82,9 +83,9 @@ def test_round_trips(amax):
     assert {n: r.amax for n, r in parse_flatbuffers_table(flatbuffers_table(ranges), name="t").items()} == amax
     assert {n: r.amax for n, r in parse_text_table(text_table(ranges), name="t").items()} == amax
     data = json.loads(json_table(ranges, method="minmax"))
-    back, method = parse_json_table(data, name="t")
+    back, method, notes = parse_json_table(data, name="t")
     assert {n: r.amax for n, r in back.items()} == amax
-    assert method == "minmax"
+    assert (method, notes) == ("minmax", ())
 
 
 @given(RANGES, st.data())
@@ -127,3 +128,77 @@ def test_a_table_from_the_wild_is_rewritten_byte_for_byte(shared):
     cache = read_ranges(path)
     assert cache.form == "ort-text"
     assert text_table(cache.tensors).encode() == path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """What quantize_static leaves in its `calibration_cache_path`, by method."""
+    import inspect
+
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
+
+    if "calibration_cache_path" not in inspect.signature(quantize_static).parameters:
+        pytest.skip("this ONNX Runtime has no calibration cache")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(np.random.default_rng(7).random((3, 8, 1, 8, 8), np.float32))
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"image": batch}
+
+    folder = tmp_path_factory.mktemp("ort")
+    for method in CalibrationMethod:
+        path = folder / f"{method.name.lower()}.json"
+        quantize_static(DIGITS, folder / "q.onnx", Reader(), calibrate_method=method, calibration_cache_path=path)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "distribution"])
+def test_the_cache_of_quantize_static_is_read(cached, method):
+    from onnxruntime.quantization import load_tensors_data
+
+    cache = read_ranges(cached / f"{method}.json")
+    assert (cache.form, cache.method) == ("ort-json", method)
+    theirs = load_tensors_data(cached / f"{method}.json")
+    assert set(cache.tensors) == set(theirs.keys())
+    for name, value in theirs.items():
+        low, high = (float(np.asarray(v).reshape(())) for v in value.range_value)
+        assert (cache.tensors[name].minimum, cache.tensors[name].maximum) == (low, high)
+        assert cache.tensors[name].amax == max(-low, high)
+    assert any("FP8" in note for note in cache.notes) == (method == "distribution")
+
+
+def test_a_range_for_each_channel_becomes_the_one_over_all(tmp_path):
+    def array(*values):
+        return {"data": [list(values)], "dtype": "float32", "CLS": "numpy.array"}
+
+    data = {
+        "CLS": "TensorsData",
+        "data": {
+            "c": {"lowest": array(-1.0, -4.0), "highest": array(2.0, 3.0), "CLS": "TensorData"},
+            "x": {"lowest": -1.0, "highest": array(2.0), "CLS": "TensorData"},
+        },
+        "calibration_method": {"CLS": "CalibrationMethod", "value": "CalibrationMethod.MinMax"},
+        "smooth_quant": True,
+    }
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(data))
+    cache = read_ranges(path)
+    assert (cache.tensors["c"].minimum, cache.tensors["c"].maximum, cache.tensors["c"].amax) == (-4.0, 3.0, 4.0)
+    assert cache.notes[0].startswith("1 tensors have a range for each channel")
+    assert "SmoothQuant" in cache.notes[1]
+    data["data"]["c"]["highest"] = array(2.0, float("nan"))
+    path.write_text(json.dumps(data))
+    with pytest.raises(CalibrationError, match=r"c\.json: \$\.data\['c'\] has no finite"):
+        read_ranges(path)
+
+
+def test_a_damaged_offset_is_named_with_its_place(tmp_path):
+    content = bytearray(flatbuffers_table(ranges_of({"x": 1.0, "y": 2.0})))
+    content[:4] = (10**6).to_bytes(4, "little")
+    path = tmp_path / "c.flatbuffers"
+    path.write_bytes(content)
+    with pytest.raises(CalibrationError, match=r"c\.flatbuffers .* an offset leads to byte 1000000 of \d+"):
+        read_ranges(path)

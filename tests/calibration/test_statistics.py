@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -107,12 +107,25 @@ def test_non_finite_values_are_refused_and_leave_no_trace(bad, rule):
 
 @given(st.lists(SCALED, min_size=1, max_size=5))
 def test_tensorrt_rule_equals_the_reference(parts):
+    magnitudes = [float(np.abs(part).max()) for part in parts]
+    assume(all(m == 0 or m > 1e-34 for m in magnitudes))  # the reference's float32 ends there
     statistics = collected(parts, "tensorrt")
     reference = Hist()
     for part in parts:
         reference.add(part)
     assert statistics.bin_width * TENSORRT_BINS == reference.r
     np.testing.assert_array_equal(statistics.histogram, reference.h)
+
+
+@pytest.mark.parametrize("amax", [1e-35, 1e-36, 1e-40, 2.0**-149])
+def test_tensorrt_rule_counts_what_is_nearly_zero(amax):
+    values = np.array([0, 0.25, 0.5, 1], np.float32) * np.float32(amax)
+    statistics = collected([values], "tensorrt")
+    assert statistics.count == 4
+    assert statistics.histogram[-1] >= 1
+    update(statistics, np.array([1.0], np.float32))
+    assert statistics.count == 5
+    assert statistics.amax == 1
 
 
 def test_tensorrt_rule_depends_on_the_order_and_cannot_be_merged():

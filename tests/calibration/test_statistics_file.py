@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import (
     KeptStatistics,
     StatisticsOrigin,
+    is_statistics_file,
     load_statistics,
     save_statistics,
 )
@@ -54,7 +56,7 @@ def same(first, second):
         for each in scalars:
             each.pop("histogram")
         assert scalars[0] == scalars[1]
-    for name in ("num_read", "num_samples", "unreadable", "batch_size"):
+    for name in ("num_read", "num_samples", "unreadable", "batch_size", "num_repeated"):
         assert getattr(first, name) == getattr(second, name)
 
 
@@ -82,6 +84,7 @@ def kept_statistics(draw):
         num_samples=num_samples,
         unreadable=dict.fromkeys(ids[: num_read - num_samples], "broken"),
         batch_size=draw(st.integers(1, 99)),
+        num_repeated=draw(st.integers(0, 99)),
     )
 
 
@@ -191,6 +194,7 @@ def put(*keys_and_value):
         (put("tensors", 0, "bin_width", 0.3), "power of two"),
         (put("tensors", 0, "bin_width", 2.0**-20), "last occupied bin"),
         (put("tensors", 0, "bin_width", 0.0), "width 0"),
+        (put("tensors", 0, "bin_width", 2.0**-300), "smaller than any"),
         (put("tensors", 0, "maximum", 300.0), "last occupied bin"),
         (put("tensors", 0, "minimum", 5.0), "ordered"),
         (put("tensors", 0, "minimum", None), "extremes"),
@@ -202,6 +206,7 @@ def put(*keys_and_value):
         (put("num_samples", 0), "0 samples"),
         (put("num_samples", 3), "unreadable"),
         (put("batch_size", 0), "batch size"),
+        (put("num_repeated", -1), "repeated"),
         (put("histogram", "gaussian"), "Invalid enum"),
         (put("histogram", "tensorrt"), "bins must ascend|power of two"),
         (put("samples", 1, ["0/a.png", "1" * 64]), "there twice"),
@@ -230,3 +235,47 @@ def test_more_tensors_than_memory_for_them(tmp_path):
 def test_the_sign_of_zero_does_not_depend_on_the_order():
     first, second = collected([-0.0, 0.0, -0.0]), collected([0.0, -0.0])
     assert str(first.minimum) == str(first.maximum) == str(second.minimum) == str(second.maximum) == "0.0"
+
+
+def test_what_was_damaged_is_named(tmp_path):
+    path = save_statistics(KEPT, tmp_path / "a.stats")
+    content = path.read_bytes()
+    body = content.index(b"\n", content.index(b"\n") + 1) + 1
+    sizes = [10 * int(np.count_nonzero(t.histogram)) for t in KEPT.tensors.values()]
+    for place, said in (
+        (body, "the histogram of tensor 'x'"),
+        (body + sizes[0] - 1, "the histogram of tensor 'x'"),
+        (body + sizes[0], "the histogram of tensor 'p'"),
+        (content.index(b'"net.onnx"') + 1, "the header (line 2); all histograms are whole"),
+        (content.index(b'{"model"'), "its header (line 2) is damaged"),
+        (content.index(b'"num_occupied":') + 15, "lists other histograms than follow"),
+    ):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CalibrationError, match=r"a\.stats was changed after it was written: ") as error:
+            load_statistics(path)
+        assert said in str(error.value)
+    path.write_bytes(content + b"12")
+    with pytest.raises(CalibrationError, match="2 bytes follow its end"):
+        load_statistics(path)
+
+
+def test_the_first_written_statistics_stay_readable(tmp_path):
+    path = Path(__file__).parent / "data" / "version_1.calib.stats"
+    assert b"digest" not in path.read_bytes()
+    same(load_statistics(path), KEPT)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "a.stats").write_bytes(damaged)
+    with pytest.raises(CalibrationError, match="does not hold, and it has no digests that say where"):
+        load_statistics(tmp_path / "a.stats")
+
+
+def test_what_begins_as_statistics_is_taken_for_them(tmp_path):
+    assert is_statistics_file(save_statistics(KEPT, tmp_path / "a.stats"))
+    (tmp_path / "b").write_bytes(b"quantkit statistics 9 of a later format")
+    assert is_statistics_file(tmp_path / "b")
+    (tmp_path / "c").write_bytes(b"quantkit")
+    assert not is_statistics_file(tmp_path / "c")
+    assert not is_statistics_file(tmp_path / "none")

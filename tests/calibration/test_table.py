@@ -1,11 +1,13 @@
 import dataclasses
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.calibration.table import differing_fields, load_table, save_table, table_json
+from quantkit.calibration.table import differing_fields, load_table, save_table, table_checksum, table_json
 from quantkit.errors import CalibrationError, OutputError, StaleTableError
 from quantkit.types import CalibrationTable, Preprocessing, TensorRange
 
@@ -79,13 +81,20 @@ def damaged(text):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text[: len(text) // 2], "is not a calibration table"),
-        (lambda text: "", "is not a calibration table"),
+        (lambda text: text[: len(text) // 2], r"is cut short after \d+ bytes, in line \d+.*: calibrate again"),
+        (lambda text: text[:-3], "is cut short after"),
+        (lambda text: "", "is not a calibration table: it is empty"),
+        (lambda text: text.replace('"seed":', '"seed"'), r"line 38, column 12: Expecting ':' delimiter"),
         (lambda text: "[1, 2]", "does not say format"),
         (lambda text: '{"format": "other"}', "does not say format"),
         (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "format version 99.*upgrade"),
-        (damaged, "was changed after it was written"),
+        (damaged, r"was changed after it was written: \$\.tensors\['x'\]: calibrate again"),
         (lambda text: text.replace('"tensors"', '"tensor"'), "was changed"),
+        (lambda text: text.replace('"entropy"', '"mse"'), r"was changed after it was written: \$\.settings:"),
+        (lambda text: text.replace('"BGR"', '"RGB"'), r"\$\.preprocessing:"),
+        (lambda text: text.replace('"name": "net', '"name": "other'), r"\$\.model:"),
+        (lambda text: text.replace('"y: 1": {', '"z": {'), r"\$\.tensors\['y: 1'\] is missing, .*\['z'\] is new"),
+        (lambda text: text.replace('"checksum": "', '"checksum": "0'), "its checksum is not of what it holds"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, damage, message):
@@ -136,3 +145,71 @@ def test_differing_fields_name_both_values():
     ]
     assert differing_fields(TABLE, {"model_hash": "a" * 64, "preprocessing": PREPROCESSING, "method": "entropy"}) == []
     assert differing_fields(TABLE, {"preprocessing": None}) == [f"preprocessing: {PREPROCESSING} → None"]
+
+
+def resealed(change):
+    """The table's text after a change, with a right checksum: what another program would write."""
+    data = json.loads(table_json(TABLE))
+    change(data)
+    checked = {name: value for name, value in data.items() if name not in ("checksum", "digests")}
+    canonical = json.dumps(checked, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**data, "checksum": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["tensors"]["y: 1"].update(amax="2"), r"\$\.tensors\['y: 1'\]\.amax: Expected `float`, got `str`"),
+        (lambda d: d["tensors"]["y: 1"].update(amax=-2), r"\$\.tensors\['y: 1'\]: amax -2\.0 must be positive"),
+        (lambda d: d["tensors"]["x"].pop("minimum"), r"\$\.tensors\['x'\]: .*missing required field `minimum`"),
+        (lambda d: d.update(tensors=[]), r"\$\.tensors: Expected `object`"),
+        (lambda d: d["model"].update(hash=1), r"\$\.model\.hash: Expected `str`"),
+        (lambda d: d.pop("dataset"), r"\$\.dataset: Expected `object`, got `null`"),
+        (lambda d: d["preprocessing"].update(size=[1]), r"\$\.preprocessing\.size: "),
+    ],
+)
+def test_what_contradicts_itself_is_named_with_its_place(tmp_path, change, message):
+    path = tmp_path / "net.calib.json"
+    path.write_text(resealed(change), encoding="utf-8")
+    with pytest.raises(CalibrationError, match=message) as error:
+        load_table(path)
+    assert "net.calib.json is not a valid calibration table" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.data())
+def test_any_edit_of_a_range_is_found(tmp_path_factory, data):
+    content = json.loads(table_json(TABLE))
+    name = data.draw(st.sampled_from(sorted(content["tensors"])))
+    key = data.draw(st.sampled_from(["amax", "minimum", "maximum"]))
+    value = data.draw(st.floats(1e-3, 1e3).filter(lambda v: v != content["tensors"][name][key]))
+    content["tensors"][name][key] = value
+    path = tmp_path_factory.mktemp("edit") / "t.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CalibrationError) as error:
+        load_table(path)
+    assert f"was changed after it was written: $.tensors[{name!r}]: calibrate again" in str(error.value)
+
+
+def test_without_digests_a_change_is_found_but_not_its_place(tmp_path):
+    data = json.loads(damaged(table_json(TABLE)))
+    for digests in (None, {}, {"tensors": 1}, [1]):
+        data["digests"] = digests
+        (tmp_path / "t.json").write_text(json.dumps(data))
+        with pytest.raises(CalibrationError, match="does not hold, and it has no digests that say where"):
+            load_table(tmp_path / "t.json")
+
+
+def test_the_first_written_tables_stay_readable():
+    path = Path(__file__).parent / "data" / "version_1.calib.json"
+    assert "digests" not in json.loads(path.read_text())
+    loaded = load_table(path)
+    wanted = dataclasses.replace(TABLE, skipped={"dead": "zero on every sample"}, versions={"quantkit": "0.1.0"})
+    assert loaded == wanted
+    assert table_checksum(loaded) == json.loads(path.read_text())["checksum"]
+
+
+def test_statistics_given_as_table_are_named(tmp_path):
+    (tmp_path / "m.calib.stats").write_bytes(b"quantkit statistics 1 12 0\n")
+    with pytest.raises(CalibrationError, match=r"holds statistics, not the calibration table: give the \.calib\.json"):
+        load_table(tmp_path / "m.calib.stats")

@@ -110,6 +110,8 @@ def put(*keys_and_value):
         put("tensors", {}),
         put("tensors", "x", "amax", 0),
         put("tensors", "x", {"amax": 1.0}),
+        put("digests", "model", "12"),
+        put("digests", "tensors", "x", 1),
         lambda data: data.pop("skipped"),
     ],
 )
@@ -139,6 +141,31 @@ def test_the_shown_reader_reads_statistics(tmp_path):
         reader("read_statistics")(path)
 
 
+def test_the_digests_are_as_described(tmp_path):
+    import hashlib
+
+    def digest(value):
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    data = json.loads(table_json(TABLE))
+    digests = data.pop("digests")
+    del data["checksum"]
+    assert {n: digest(v) for n, v in data.pop("tensors").items()} == digests.pop("tensors")
+    assert {n: digest(v) for n, v in data.items()} == digests
+    header = reader("read_statistics")(save_statistics(KEPT, tmp_path / "a.stats"))
+    for tensor in header["tensors"]:
+        content = tensor["bins"].tobytes() + tensor["counts"].tobytes()
+        assert tensor["digest"] == hashlib.sha256(content).hexdigest()[:8]
+
+
+def test_the_shown_readers_read_what_was_written_first():
+    data = Path(__file__).parent / "data"
+    assert set(reader("read_table")(data / "version_1.calib.json")["tensors"]) == {"x", "y: 1"}
+    assert len(reader("read_statistics")(data / "version_1.calib.stats")["tensors"]) == 3
+    assert violations(json.loads((data / "version_1.calib.json").read_text()), SCHEMA) == []
+
+
 def test_the_shown_reader_refuses_an_edited_table(tmp_path):
     path = tmp_path / "t.json"
     path.write_text(table_json(TABLE).replace("1.5", "1.25"))
@@ -158,7 +185,7 @@ def test_later_members_are_ignored_and_the_checksum_names_the_table(tmp_path):
 
     data = json.loads(table_json(TABLE))
     assert data["checksum"] == table_checksum(TABLE)
-    del data["checksum"]
+    del data["checksum"], data["digests"]
     data["later"] = {"a": 1}
     data["tensors"]["x"]["later"] = 2
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))

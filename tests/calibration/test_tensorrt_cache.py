@@ -83,3 +83,9 @@ def test_unknown_algorithm_and_bad_range():
     for bad in (float("nan"), float("inf"), -1.0):
         with pytest.raises(CalibrationError, match="'x'"):
             cache_text({"x": bad}, tensorrt_version="8.6.1")
+
+
+@given(st.integers(1, 0x7F7FFFFF))
+def test_amax_over_127_is_the_scale_again(bits):
+    amax = TensorRTCache(8601, "EntropyCalibration2", {"x": bits}).amax
+    assert parse_cache(cache_text(amax, tensorrt_version="8.6.1")).scale_bits == {"x": bits}

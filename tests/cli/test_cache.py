@@ -275,3 +275,135 @@ def test_any_file_is_ranges_or_one_line(tmp_path, content, suffix):
         open_cache(path)
     except QuantKitError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The demo model calibrated with statistics kept."""
+    from quantkit.cli import main
+
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "digits.onnx").write_bytes(DIGITS.read_bytes())
+    words = f"calibrate --data {CALIB} {folder / 'digits.onnx'} --keep-statistics --calibrator quantkit --quiet"
+    with pytest.raises(SystemExit) as stop:
+        main([*words.split(), "--num-samples", "100"])
+    assert not stop.value.code
+    return folder
+
+
+def test_histograms_are_drawn_where_statistics_are_kept(quantkit, kept, calibrated, monkeypatch):
+    for name in ("digits.calib.json", "digits.calib.stats"):
+        shown = quantkit("cache", "show", kept / name)
+        assert shown.code == 0, shown.err
+        row = next(line for line in shown.out.splitlines() if line.startswith(" relu "))
+        assert row.count("│") == 1
+        assert "▁" in row or "▂" in row
+        assert "│ is amax" in shown.out
+        tensors = json.loads(quantkit("cache", "show", kept / name, "--json").out)["tensors"]
+        relu = next(t for t in tensors if t["name"] == "relu")
+        assert len(relu["histogram"]["counts"]) == 20
+        assert relu["histogram"]["upper"] == relu["maximum"]
+    assert "histogram" not in quantkit("cache", "show", calibrated / "digits.calib.json").out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, quantkit("cache", "show", kept / "digits.calib.json").out.splitlines())) <= 80
+
+
+def test_statistics_are_no_ranges_yet(quantkit, kept, tmp_path):
+    model = kept / "digits.onnx"
+    for words in (
+        ("verify", kept / "digits.calib.stats", "--model", model),
+        ("convert", kept / "digits.calib.stats", "--to", "json", "-o", tmp_path / "o"),
+        ("diff", kept / "digits.calib.stats", kept / "digits.calib.json"),
+    ):
+        outcome = quantkit("cache", *words)
+        assert outcome.code == 1
+        assert "'quantkit cache merge digits.calib.stats -o digits.calib.json' makes a table of it" in outcome.err
+    outcome = quantkit("inspect", kept / "digits.calib.stats")
+    assert outcome.code == 1
+    assert "'quantkit cache show' shows them" in outcome.err
+
+
+def test_json_of_every_command_has_the_documented_keys(quantkit, kept):
+    """Each key of docs/caches.md, and no other."""
+    import re
+
+    text = (CALIB.parents[2] / "docs" / "caches.md").read_text()
+    documented = {}
+    for title, table in re.findall(r"^\*\*(.+?)\*\*.*?\n\n((?:\|.*\n)+)", text, re.MULTILINE):
+        rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+        documented[title] = {key for row in rows for key in re.findall(r"`([a-z_0-9]+)`", row)}
+    table, model = kept / "digits.calib.json", kept / "digits.onnx"
+    shown = json.loads(quantkit("cache", "show", table, "--json").out)
+    found = json.loads(quantkit("cache", "diff", table, kept / "digits.calib", "--json").out)
+    checked = json.loads(quantkit("cache", "verify", table, "--model", model, "--data", CALIB, "--json").out)
+    head = documented["Every file"]
+    assert set(shown) == head | documented["show"]
+    assert set(shown["tensors"][0]) == documented["tensors of show"]
+    assert set(found) == documented["diff"]
+    assert set(found["first"]) == set(found["second"]) == head
+    assert set(found["tensors"][0]) == documented["tensors of diff"]
+    assert set(checked) == head | documented["verify"]
+    assert set(checked["ranges"][0]) == documented["ranges of verify"]
+
+
+def test_verify_finds_files_of_two_runs(quantkit, kept, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(kept, tmp_path / "mixed")
+    options = ("--num-samples", "100", "--calibrator", "quantkit", "--quiet", "--method", "minmax")
+    assert quantkit("calibrate", "--data", CALIB, folder / "digits.onnx", *options).code == 0
+    table = folder / "digits.calib.json"
+    assert quantkit("cache", "verify", table, "--model", folder / "digits.onnx").code == 0
+    shutil.copyfile(kept / "digits.int8.onnx", folder / "digits.int8.onnx")
+    outcome = quantkit("cache", "verify", table, "--model", folder / "digits.onnx")
+    assert outcome.code == 4
+    assert "stale: digits.int8.onnx was made of another table" in outcome.out
+    assert "which is not digits.calib.json beside it" in quantkit("cache", "show", folder / "digits.int8.onnx").out
+    assert "which is not digits.calib.json beside it" in quantkit("inspect", folder / "digits.int8.onnx").out
+    shutil.copyfile(kept / "digits.calib", folder / "digits.calib")
+    outcome = quantkit("cache", "verify", folder / "digits.calib", "--model", folder / "digits.onnx")
+    assert outcome.code == 4
+    assert "other scales than digits.calib.json beside it" in outcome.out
+
+
+def test_diff_says_what_was_compared(quantkit, kept):
+    out = quantkit("cache", "diff", kept / "digits.calib", kept / "digits.calib.json").out
+    assert "TensorRT 10.16.1 cache" in out or "cache      entropy" in out
+    assert "quantkit calibration table" in out
+
+
+def test_a_map_says_where_it_is_wrong(quantkit, calibrated, tmp_path):
+    path = tmp_path / "names.json"
+    words = ("cache", "convert", calibrated / "digits.calib", "--to", "json", "-o", tmp_path / "o", "--map", path)
+    for content, said in (('{"a": 1}', "the new name of 'a' is no text"), ('{"a": "b"', "is cut short after 9 bytes")):
+        path.write_text(content)
+        assert said in quantkit(*words).err
+
+
+def test_shares_are_compared_with_those_when_calibrated(quantkit, kept):
+    words = ("cache", "verify", kept / "digits.calib.json", "--model", kept / "digits.onnx", "--data", CALIB)
+    same = json.loads(quantkit(*words, "--num-samples", "100", "--json").out)
+    for check in same["ranges"]:
+        assert check["clipped"] == pytest.approx(check["clipped_then"], abs=1e-6)  # the same 100 images
+    assert any(check["clipped_then"] > 0 for check in same["ranges"])
+    assert not any("clip more than" in note for note in same["notes"])
+    other = json.loads(quantkit(*words, "--num-samples", "20", "--scale", "0.012", "--json").out)
+    assert any("tensors clip more than 4 times what they did when calibrated" in note for note in other["notes"])
+    assert "then %" in quantkit(*words).out
+    ranges = json.loads(quantkit(*words[:2], kept / "digits.calib", *words[3:], "--json").out)["ranges"]
+    assert {check["clipped_then"] for check in ranges} == {None}
+
+
+def test_a_model_that_tensorrt_does_not_take_is_said_so(quantkit, calibrated, tmp_path):
+    model, unsigned = calibrated / "digits.onnx", tmp_path / "cpu.onnx"
+    table = calibrated / "digits.calib.json"
+    quantkit("quantize", model, "--table", table, "--target", "cpu", "-o", unsigned)
+    words = ("cache", "verify", unsigned, "--model", model, "--json")
+    for options, code in (((), 0), (("--tensorrt-version", "10.3.0"), 4)):
+        outcome = quantkit(*words, *options)
+        assert outcome.code == code
+        found = json.loads(outcome.out)["tensorrt"]
+        assert found["verdict"] in ("refuses", "misreads")
+        assert "convert it with --to qdq" in found["reason"]
+    accepted = json.loads(quantkit(*words[:2], calibrated / "digits.int8.onnx", *words[3:]).out)
+    assert accepted["tensorrt"]["verdict"] == "accepts"

@@ -42,6 +42,41 @@ def test_a_broken_limit_ends_with_3_and_the_line_that_failed(quantkit, saved, tm
     assert "| ❌ | int8 | --min-speedup 3 |" in markdown.read_text()
 
 
+def test_named_gates(quantkit, saved):
+    outcome = quantkit("compare", saved(), "--gate", "mlperf-99", "--gate", "mlperf-99.9")
+    assert outcome.code == 3
+    passed, failed = outcome.out.splitlines()
+    assert passed.startswith("passed  int8: Top-1 drop 0.12%")
+    assert passed.endswith("keeps --gate mlperf-99")
+    assert failed.startswith("FAILED")
+    assert "breaks --gate mlperf-99.9; the interval crosses the limit" in failed
+
+
+def test_speed_at_a_batch_size_with_its_interval(quantkit, saved):
+    report = make_report()
+    evaluations = tuple(
+        replace(e, sweep=(replace(e.latency, batch_size=8, speedup_interval=None if i == 0 else (1.5, 2.5)),))
+        for i, e in enumerate(report.evaluations)
+    )
+    path = saved(replace(report, evaluations=evaluations))
+    kept = quantkit("compare", path, "--min-speedup", 2, "--at-batch", 8)
+    assert kept.code == 0, kept.err
+    assert "(batch size 8, 95 % interval 1.5 to 2.5) keeps --min-speedup 2 --at-batch 8" in kept.out
+    assert quantkit("compare", path, "--min-speedup", 2, "--at-batch", 8, "--confident").code == 3
+    missing = quantkit("compare", path, "--min-speedup", 2, "--at-batch", 32)
+    assert missing.code == 1
+    assert "--batch-sizes" in missing.err
+
+
+def test_a_partial_report_is_no_pass(quantkit, saved):
+    path = saved(replace(make_report(), planned_samples=50_000))
+    outcome = quantkit("compare", path, "--max-drop", "5pt")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert "--allow-partial" in outcome.err
+    assert quantkit("compare", path, "--max-drop", "5pt", "--allow-partial").code == 0
+
+
 def test_json_on_stdout_is_json_alone(quantkit, saved):
     outcome = quantkit("compare", saved(), "--min-speedup", 3, "--json")
     assert outcome.code == 3
@@ -69,7 +104,17 @@ def test_speed_that_says_nothing_is_refused(quantkit, saved):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--max-drop", "much"], ["--min-agreement", "98"], ["--confident"], ["--min-speedup", "-1"]]
+    "words",
+    [
+        [],
+        ["--max-drop", "much"],
+        ["--min-agreement", "98"],
+        ["--confident"],
+        ["--min-speedup", "-1"],
+        ["--gate", "mlperf"],
+        ["--at-batch", "8"],
+        ["--allow-partial"],
+    ],
 )
 def test_wrong_limits_are_usage_errors(quantkit, saved, words):
     assert quantkit("compare", saved(), *words).code == 2

@@ -1,5 +1,7 @@
 """Scales read back out of a model with Q/DQ are those that went in."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -140,3 +142,15 @@ def test_a_graph_as_nncf_writes_it():
     assert (list(found), unread) == (["x", "r"], {})
     assert (found["x"].minimum, found["x"].maximum) == pytest.approx((-114 * 0.02, 141 * 0.02))
     assert (found["r"].minimum, found["r"].maximum) == pytest.approx((0, 255 * 0.05))
+
+
+def test_what_nncf_wrote_is_read():
+    """The model of tests/cli/conftest.py, quantized by NNCF 3.4.0 (preset MIXED)."""
+    model = ir.load(Path(__file__).parent / "data" / "nncf_3.4.0.onnx")
+    found, unread = activation_scales(model)
+    assert (list(found), unread) == (["x", "r", "g"], {})
+    assert [read.is_symmetric for read in found.values()] == [False, False, False]
+    assert found["x"].minimum < 0 < found["x"].maximum
+    assert found["r"].minimum == found["g"].minimum == 0
+    q = next(node for node in model.graph if node.inputs[0] is not None and node.inputs[0].name == "r")
+    assert found["r"].scale == float(q.inputs[1].const_value.numpy())

@@ -12,12 +12,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
 from quantkit.backends.tensorrt.manifest import Manifest, manifest_path, save_manifest
 from quantkit.errors import BackendError, BackendUnavailableError, EvaluationError
+from quantkit.evaluation import describe_gpu_settings
 from quantkit.graph.model import load_model, model_hash
 from quantkit.pipeline import evaluate
+from quantkit.pipeline.engines import describe_gpu, time_variants
 from quantkit.reporting import load_report, report_json, report_markdown
+from quantkit.types import QueryTimes
 
 from ..backends.gpu import NAME, Gpu, install
 from ..backends.tensorrt.engines import COMPUTE_MS, Plan, Tensor, make_library
@@ -147,3 +150,46 @@ def test_without_tensorrt_the_pip_line_is_told(gpu, engines, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install tensorrt pycuda"):
         run(engines=engines)
+
+
+def test_the_gpu_is_asked_for_by_its_bus(gpu, monkeypatch, tmp_path):
+    assert find_gpu_address() == "0000:01:00.0"
+    script = tmp_path / "nvidia-smi"
+    answer = "550.1, 345 MHz, 1980 MHz, 2619 MHz, 69 W, 700 W, 31, 0 %, Enabled"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *--id=0000:01:00.0*) echo "{answer}";; esac\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_gpu() == {"gpu": f"{NAME} (sm90)", **describe_gpu_settings("0000:01:00.0")}
+    assert describe_gpu()["gpu_clock"] == "345 MHz, at most 1980 MHz"
+
+
+def test_engines_of_different_libraries_are_not_compared_in_their_intervals():
+    class Engine:
+        inputs = outputs = ()
+        uses_cuda_graph = False
+
+        def __init__(self, backend, compute_ms):
+            self.backend, self.compute_ms = backend, compute_ms
+
+        def time_block(self, inputs, *, duration_ms, min_queries=1):
+            count = int(duration_ms)
+            return QueryTimes((0.0,) * count, (self.compute_ms,) * count, (0.0,) * count, (0.0,) * count, count)
+
+        def run(self, inputs):
+            raise AssertionError
+
+        def close(self): ...
+
+        def __enter__(self): ...
+
+        def __exit__(self, *exc): ...
+
+    runners = {"t32": Engine("TensorRT", 4.0), "r32": Engine("RTX", 3.0), "t8": Engine("TensorRT", 1.0)}
+    timed = time_variants(
+        runners, {"x": np.zeros((1, 2), np.float32)}, duration_s=1.0, threads=0, on_progress=lambda share: None
+    )
+    assert {name: latency.speedup_interval for name, latency in timed.items()} == {
+        "t32": None,
+        "r32": None,
+        "t8": (4, 4),
+    }

@@ -265,3 +265,14 @@ def test_an_excluded_layer_is_listed_with_its_reason(table):
 def test_nothing_is_looked_into_where_nobody_asks(table):
     report = run(table=table)
     assert (report.tensors, report.layers) == ((), ())
+
+
+def test_a_finished_model_of_another_table_is_said(table, coarse, tmp_path):
+    same = tmp_path / "same.onnx"
+    quantkit.quantize(DIGITS, table, same)
+    report = run(table=table, models={"same": same, "other": coarse}, variants=[])
+    notes = {e.name: e.notes for e in report.evaluations}
+    assert not notes["same"]
+    assert any("made of another calibration table" in note for note in notes["other"])
+    alone = run(models={"other": coarse}, variants=[])
+    assert any("not beside it" in note for note in alone.evaluations[1].notes)

@@ -14,8 +14,9 @@ from quantkit.calibration.collect import Collector
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, load_statistics, save_statistics
 from quantkit.calibration.table import table_json
 from quantkit.datasets.fingerprint import fingerprint_of
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, OutputError
 from quantkit.pipeline import calibrate, merge_statistics
+from quantkit.pipeline.histograms import shown_cache
 from quantkit.types import Batch
 from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
@@ -165,3 +166,63 @@ def test_unreadable_samples_of_parts_add_up(tmp_path):
     ]
     assert merge_statistics(paths).num_samples == 2
     assert load_statistics(paths[1]).unreadable == {"b": "no image"}
+
+
+@pytest.mark.parametrize("cuts", [[30, 70], [10], [1, 2, 119]])
+def test_parts_of_an_array_give_the_table_of_the_whole_byte_for_byte(tmp_path, cuts):
+    rows = np.random.default_rng(9).random((120, 1, 8, 8), np.float32)
+    options = {"classes": None, "batch_size": 1}
+    paths = []
+    for i, part in enumerate(np.split(rows, cuts)):
+        np.save(tmp_path / f"{i}.npy", part)
+        paths.append(run(DIGITS, tmp_path / f"{i}.npy", tmp_path / f"part{i}", **options)[1])
+    np.save(tmp_path / "all.npy", rows)
+    whole = run(DIGITS, tmp_path / "all.npy", tmp_path / "whole", **options)[0]
+    said: list[str] = []
+    merge_statistics(paths, tmp_path / "merged.json", progress=False, tell=said.append)
+    assert (tmp_path / "merged.json").read_bytes() == whole.read_bytes()
+    assert said == [
+        "rows are numbered in the order of the files, 0 to 119: the data fingerprint is of the joined array"
+    ]
+    backwards = merge_statistics(paths[::-1], progress=False)
+    assert backwards.tensors == merge_statistics(paths, progress=False).tensors
+    shutil.copyfile(paths[0], tmp_path / "copy.stats")
+    with pytest.raises(CalibrationError, match="hold the same rows: each sample counts once"):
+        merge_statistics([*paths, tmp_path / "copy.stats"])
+
+
+def test_some_rows_of_arrays_cannot_be_numbered_as_in_the_whole(tmp_path):
+    first = save_statistics(fake_part([0, 2]), tmp_path / "a")
+    other = save_statistics(fake_part([5, 6], contents=(("0", "5" * 64), ("1", "6" * 64))), tmp_path / "b")
+    said: list[str] = []
+    table = merge_statistics([first, other], tell=said.append)
+    assert "is not that of the whole array" in said[0]
+    contents = [("0", f"{0:064x}"), ("2", f"{2:064x}"), ("0", "5" * 64), ("1", "6" * 64)]
+    assert table.dataset_fingerprint == fingerprint_of(contents)
+
+
+def test_copies_that_filled_batches_are_told(tmp_path):
+    said: list[str] = []
+    first = save_statistics(fake_part([1], num_repeated=3, batch_size=4), tmp_path / "a")
+    other = save_statistics(fake_part([2], batch_size=4), tmp_path / "b")
+    merge_statistics([first, other], tell=said.append)
+    assert [line for line in said if "3 copies" in line and "multiple of 4" in line and str(first) in line] == said
+
+
+def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
+    (table, _), stats = parts
+    merge_statistics(stats[:2], tmp_path / "two.calib.json", keep_statistics=True, progress=False)
+    merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "m.calib.json", keep_statistics=True)
+    assert (tmp_path / "m.calib.json").read_bytes() == table.read_bytes()
+    assert shown_cache(tmp_path / "m.calib.json").histograms == shown_cache(table).histograms
+    said: list[str] = []
+    options = {"batch_size": 10, "classes": [str(i) for i in range(10)], "progress": False, "method": "mse"}
+    data = table.parents[1] / "all"
+    calibrate(DIGITS, data, table_path=tmp_path / "m.calib.json", calibrator="quantkit", tell=said.append, **options)
+    assert any("the model need not run" in line for line in said)
+    before = (tmp_path / "two.calib.stats").read_bytes()
+    with pytest.raises(OutputError, match="what the output is made from"):
+        merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "two.calib.json", keep_statistics=True)
+    assert (tmp_path / "two.calib.stats").read_bytes() == before
+    with pytest.raises(CalibrationError, match="give table_path"):
+        merge_statistics(stats, keep_statistics=True)

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 
+import numpy as np
 import pytest
 
 from quantkit.calibration import statistics_file
@@ -217,3 +218,55 @@ def test_the_rest_is_unreadable(interrupted, tmp_path, model):
     assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
     with pytest.raises(Exception, match=r"004\.png"):
         run(model, images, tmp_path / "u.json", resume=True, strict=True, **options)
+
+
+def sequence_first(path, batch):
+    """A model of a fixed batch size that moves the batch to the second place."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weight = np.random.default_rng(4).standard_normal((8, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["rows"], name="rows"),
+        helper.make_node("Transpose", ["rows"], ["turned"], perm=[1, 0, 2], name="turn"),
+        helper.make_node("MatMul", ["turned", "w"], ["m"], name="product"),
+        helper.make_node("Relu", ["m"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "v"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [24, batch, 2])],
+        [
+            numpy_helper.from_array(np.array([batch, 24, 8], np.int64), "shape"),
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(weight[:3, :2].copy(), "v"),
+        ],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_copies_that_count_are_told_and_kept(interrupted, tmp_path):
+    model = sequence_first(tmp_path / "s.onnx", 4)
+    images = write_images(tmp_path / "images", 10)
+    said: list[str] = []
+    whole, table = tmp_path / "whole.json", tmp_path / "t.json"
+    run(model, images, whole, said, keep_statistics=True)
+    notes = [line for line in said if "2 copies filled up batches" in line]
+    assert len(notes) == 1
+    assert "such as 'r'" in notes[0] or "such as 'm'" in notes[0] or "such as 'turned'" in notes[0]
+    assert load_statistics(whole.with_suffix(".stats")).num_repeated == 2
+    interrupted(3, model, images, table, keep_statistics=True)
+    said.clear()
+    run(model, images, table, said, keep_statistics=True, resume=True)
+    assert any("2 copies filled up batches" in line for line in said), said
+    assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
+
+
+def test_copies_that_are_cut_off_are_not_told(tmp_path):
+    model = conv_model(tmp_path / "net.onnx", shape=(4, 3, 8, 8))
+    said: list[str] = []
+    run(model, write_images(tmp_path / "images", 10), tmp_path / "t.json", said, keep_statistics=True)
+    assert not any("copies filled" in line for line in said)
+    assert load_statistics(tmp_path / "t.stats").num_repeated == 0

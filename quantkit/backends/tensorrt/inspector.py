@@ -49,6 +49,8 @@ _PRECISIONS: tuple[tuple[str, Precision], ...] = (
 
 _BYTES: dict[str, float] = {"int8": 1, "fp8": 1, "int4": 0.5, "fp4": 0.5, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 4}
 
+_MOST_WEIGHTS = 1 << 53
+
 _IDLE = frozenset(
     {"noop", "constant", "signal", "wait", "shape_call", "shapehosttodevicecopy", "label", "train_station"}
 )
@@ -244,8 +246,9 @@ def _weight_bytes(layer: Mapping[str, Any]) -> int:
     total = 0.0
     for key in ("Weights", "Bias", "ConvWeights", "ConvBias"):
         item = layer.get(key)
-        if isinstance(item, dict) and isinstance(item.get("Count"), int):
-            total += max(item["Count"], 0) * _BYTES.get(precision_from_text(_text(item.get("Type"))), 0)
+        count = item.get("Count") if isinstance(item, dict) else None
+        if isinstance(item, dict) and isinstance(count, int) and 0 < count < _MOST_WEIGHTS:
+            total += count * _BYTES.get(precision_from_text(_text(item.get("Type"))), 0)
     return int(total)
 
 

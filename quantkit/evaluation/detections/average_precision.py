@@ -18,8 +18,8 @@ _Indices = npt.NDArray[np.int64]
 _RECALLS: npt.NDArray[np.float64] = np.linspace(0, 1, 101)
 """COCO's 101 recalls at which the precision is read."""
 _LEAST_DRAWS = 100
-_BUDGET = 6_000_000_000
-"""Numbers that all draws may add up together: a quarter of a minute or so."""
+_BUDGET = 3_000_000_000
+"""Numbers that all draws may add up together: about ten seconds."""
 _COST_OF_HIT = 15
 """What a hit costs more than a detection that only counts as false."""
 

@@ -33,8 +33,8 @@ class ImageMatches:
     Attributes:
         classes: int32 [D].
         scores: float32 [D].
-        matched: uint16 [D], bit t: an object at IOU_THRESHOLDS[t].
-        ignored: uint16 [D], bit t: counts neither as found nor as false there, because it lies in a crowd.
+        matched: uint16 [D], bit t: on an object or a crowd at IOU_THRESHOLDS[t].
+        ignored: uint16 [D], bit t: counts neither as found nor as false there, because it is on a crowd.
         objects: int64 [P], places of the objects among the image's annotations.
         object_classes: int32 [P].
         found_by: int32 [P], which detection found the object at the lowest threshold; -1 where none did.

@@ -299,7 +299,7 @@ class _Shown:
         is_found = np.array([place >= 0 and shown[place] for place in image.found_by.tolist()], np.bool_)
         self.found = frozenset(image.objects[is_found].tolist())
         self.num_objects = len(image.objects)
-        self.num_false = int((shown & ~((image.matched | image.ignored) & 1).astype(np.bool_)).sum())
+        self.num_false = int((shown & ~(image.matched & 1).astype(np.bool_)).sum())
 
     @property
     def f1(self) -> float:

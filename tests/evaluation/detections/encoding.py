@@ -166,6 +166,11 @@ def efficient_nms(images, num_classes, rows=40):
     }
 
 
+def mmdetection(images, num_classes, rows=40):
+    boxes, labels, scores = _rows(images, rows, divide=1, first=0)
+    return {"dets": np.concatenate((boxes, scores[..., None]), axis=2), "labels": labels.astype(np.int64)}
+
+
 def onnx_nms(images, num_classes, rows=40):
     indices = [(n, k, row) for n, image in enumerate(images) for row, k in enumerate(image[2])]
     return {
@@ -191,5 +196,6 @@ ENCODERS = {
     "mlperf-ssd": mlperf_ssd,
     "tensorflow": tensorflow,
     "efficient-nms": efficient_nms,
+    "mmdetection": mmdetection,
     "onnx-nms": onnx_nms,
 }

@@ -139,6 +139,13 @@ def test_by_hand():
     assert precisions[7:] == pytest.approx(51 / 101)
 
 
+def test_an_object_is_found_from_half_overlap_on():
+    truths = [boxes([[0, 0, 100, 100], [200, 0, 300, 100]], [0, 0])]
+    found = [boxes([[0, 0, 100, 52], [200, 0, 300, 48]], [0, 0], [0.9, 0.8])]
+    (matches,) = match_images(truths, found)
+    assert (matches.matched.tolist(), matches.found_by.tolist()) == ([1, 0], [0, -1])
+
+
 def test_a_crowd_counts_neither_as_found_nor_as_missed():
     truths = [boxes([[0, 0, 10, 10], [20, 20, 90, 90]], [0, 0], crowds=[False, True])]
     found = [boxes([[30, 30, 40, 40], [50, 50, 60, 60], [0, 0, 10, 10]], [0, 0, 0], [0.9, 0.8, 0.7])]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,8 @@ def decode(text, outputs, *, is_checked=True, num_classes=3):
         ("yolo8", r"--detections 'yolo8' is not one of yolov5, .*; did you mean yolov8\?"),
         ("detr:pred_boxes", r"'pred_boxes' must be role=output or option=value; the roles of detr are boxes, scores"),
         ("detr:rows=x", "'rows=x' must be role=output"),
+        ("yolov8:background=first", "'background=first' must be .*, its options coordinates, order$"),
+        ("yolox:order=xyxy", "its options none"),
         ("yolov8:order=xywh", "order is one of xyxy, yxyx, cxcywh, not 'xywh'"),
         ("ssd:boxes=a,scores=a", "output 'a' is named for two roles"),
         ("", "is not one of"),
@@ -62,8 +66,8 @@ def test_a_layout_that_does_not_fit_names_those_that_do():
     with pytest.raises(EvaluationError) as error:
         bind("yolov5", zeros(output0=(1, 84, 8400)), num_classes=80)
     assert str(error.value) == (
-        "output 'output0' [1, 84, 8400] of 1 image(s) do not fit layout yolov5, which takes detections [N, B, 5+C] with "
-        "C = 80 classes; their shapes fit yolov8"
+        "output 'output0' [1, 84, 8400] of 1 image(s) do not fit layout yolov5, which takes detections [N, B, 5+C] "
+        "with C = 80 classes; their shapes fit yolov8"
     )
     with pytest.raises(EvaluationError, match="their shapes fit yolov5 and yolox"):
         bind("yolov8", zeros(output=(1, 25200, 85)), num_classes=80)
@@ -74,7 +78,9 @@ def test_a_layout_that_does_not_fit_names_those_that_do():
 
 
 def test_another_number_of_classes_is_said():
-    with pytest.raises(EvaluationError, match=r"'o' \[1, 84, 8400\]: layout yolov8 makes that 80 classes.*have 20.*--cl"):
+    with pytest.raises(
+        EvaluationError, match=r"'o' \[1, 84, 8400\]: layout yolov8 makes that 80 classes.*have 20.*--cl"
+    ):
         bind("yolov8", zeros(o=(1, 84, 8400)), num_classes=20)
 
 
@@ -123,13 +129,13 @@ def test_values_of_another_layout_are_refused():
     pixels = ENCODERS["yolov8"]([IMAGE], 3)
     fractions = {"o": pixels["output0"].copy()}
     fractions["o"][:, :4] /= 64
-    with pytest.raises(EvaluationError, match="reach only .*coordinates=relative"):
+    with pytest.raises(EvaluationError, match=r"reach only .*coordinates=relative"):
         decode("yolov8", fractions)
     assert np.allclose(decode("yolov8:coordinates=relative", fractions)[0].corners, decode("yolov8", pixels)[0].corners)
-    with pytest.raises(EvaluationError, match="times the input.*coordinates=pixels"):
+    with pytest.raises(EvaluationError, match=r"times the input.*coordinates=pixels"):
         decode("yolov8:coordinates=relative", pixels)
     logits = {"o": pixels["output0"] * np.array([1] * 4 + [9] * 3, np.float32)[:, None]}
-    with pytest.raises(EvaluationError, match="scores of output 'o' reach 8.1"):
+    with pytest.raises(EvaluationError, match=r"scores of output 'o' reach 8\.1"):
         decode("yolov8", logits)
     with pytest.raises(EvaluationError, match="end before they begin"):
         decode("yolov10", {"o": np.array([[[40, 40, 10, 10, 0.9, 1]] * 3], np.float32)})
@@ -156,3 +162,14 @@ def test_a_shape_that_changes_is_refused():
     frame = Frame(2, (64, 64), 0.001, declared.options)
     with pytest.raises(EvaluationError, match=r"'o' \[1, 7, 50\] of 2 image"):
         declared.decode(zeros(o=(1, 7, 50)), bound, frame, is_checked=False)
+
+
+def test_the_documentation_names_every_layout_and_option():
+    text = (Path(__file__).parents[3] / "docs" / "detection.md").read_text(encoding="utf-8")
+    for name, layout in LAYOUTS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        if name not in ("torchvision", "mlperf-ssd"):  # "the same", "or without N"
+            assert any(all(shape in row for shape in form.values()) for form in layout.forms)
+    assert all(
+        f"| `{option}` |" in text and all(f"`{v}`" in text for v in values) for option, values in OPTIONS.items()
+    )

@@ -64,7 +64,7 @@ def test_boxes_come_back_through_layout_and_geometry(name, scene):
 def test_nan_is_left_out_and_counted(name):
     image = (np.array([[4, 4, 20, 20], [30, 30, 50, 60]], np.float64), np.array([0.9, 0.8]), np.array([1, 0]))
     outputs = ENCODERS[name]([image], NUM_CLASSES)
-    key = next(k for k in outputs if "box" in k or k.startswith("output"))
+    key = next(k for k in outputs if "box" in k or k.startswith(("output", "dets")))
     values = outputs[key]
     values[values == values.flat[np.abs(values).argmax()]] = np.nan
     (found,) = decode(name, outputs, 1)
@@ -106,7 +106,11 @@ def test_rows_without_a_batch_dimension_are_one_image():
 
 
 def test_no_detection_at_all_is_fine():
-    outputs = {"boxes": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int64), "scores": np.zeros(0, np.float32)}
+    outputs = {
+        "boxes": np.zeros((0, 4), np.float32),
+        "labels": np.zeros(0, np.int64),
+        "scores": np.zeros(0, np.float32),
+    }
     (found,) = decode("torchvision", outputs, 1)
     assert len(found.scores) == 0
     assert [len(c.scores) for c in decode("yolov7-end2end", {"o": np.zeros((0, 7), np.float32)}, 2)] == [0, 0]

@@ -205,6 +205,16 @@ def test_nan_of_a_variant_is_counted_where_no_metric_does():
     assert (metrics["non_finite"], metrics["map"], metrics["num_detections"]) == (2, 0, 0)
 
 
+def test_a_class_that_quantization_made_up_is_a_false_box():
+    """The class of a row is a number among others, and is rounded with them."""
+    task = Detection(annotate([[CAT]]), LETTERBOX, layout="yolov10")
+    broken = outputs([sure(CAT)], "yolov10")
+    broken["output0"][0, :, 5] = 900.4
+    task.update(batch_of(1), {"fp32": outputs([sure(CAT)], "yolov10"), "int8": broken})
+    assert task.compute()["int8"]["map"] == 0
+    assert task.changes()[0].after == "0 of 1 found, 1 false"
+
+
 def test_before_an_object_is_seen_there_is_no_score():
     """An interrupted run may have seen images without objects alone."""
     task = run([sure(CAT)], [[]], truth=[[]])
@@ -240,23 +250,25 @@ def update(task, found, batch=None):
 
 def test_classes_must_be_the_models():
     task = Detection(annotate([[CAT]], classes=("cat", "dog")), LETTERBOX, layout="yolov8")
-    with pytest.raises(EvaluationError, match="makes that 3 classes, but the annotations have 2: give .* --classes"):
+    with pytest.raises(EvaluationError, match=r"makes that 3 classes, but the annotations have 2: give .* --classes"):
         update(task, outputs([sure(CAT)]))
     unnamed = Detection(annotate([[([1, 1, 9, 9], 7)]], classes=()), LETTERBOX, layout="yolov8")
     with pytest.raises(EvaluationError, match=r"labels\.json has objects of class 7, but the model scores 3 classes"):
         update(unnamed, outputs([sure(CAT)]))
     labels = Detection(annotate([[CAT]], classes=("cat", "dog")), LETTERBOX, layout="yolov10")
-    with pytest.raises(EvaluationError, match="the model finds class 2, but .* has 2 classes, 0 to 1"):
+    with pytest.raises(EvaluationError, match=r"the model finds class 2, but .* has 2 classes, 0 to 1"):
         update(labels, outputs([sure(OWL)], "yolov10"))
 
 
 def test_annotations_must_be_of_these_images():
     good = outputs([sure(CAT)])
-    with pytest.raises(EvaluationError, match="'0.png' of 96 x 128 pixels, but it has 128 x 96; its EXIF orientation"):
+    with pytest.raises(
+        EvaluationError, match=r"'0\.png' of 96 x 128 pixels, but it has 128 x 96; its EXIF orientation"
+    ):
         update(Detection(annotate([[CAT]], image_sizes={"0.png": (128, 96)}), LETTERBOX, layout="yolov8"), good)
-    with pytest.raises(EvaluationError, match="'0.png' of 640 x 480 pixels, but it has 128 x 96$"):
+    with pytest.raises(EvaluationError, match=r"'0\.png' of 640 x 480 pixels, but it has 128 x 96$"):
         update(Detection(annotate([[CAT]], image_sizes={"0.png": (480, 640)}), LETTERBOX, layout="yolov8"), good)
-    with pytest.raises(EvaluationError, match="the centre of a box is outside of '0.png', which has 128 x 96 pixels"):
+    with pytest.raises(EvaluationError, match=r"the centre of a box is outside of '0\.png', which has 128 x 96 pixels"):
         update(Detection(annotate([[([200, 10, 300, 50], 0)]]), LETTERBOX, layout="yolov8"), good)
     with pytest.raises(EvaluationError, match=r"labels\.json has no boxes for '5\.png'"):
         update(Detection(annotate([[CAT]]), LETTERBOX, layout="yolov8"), good, batch_of(1, start=5))
