@@ -1,52 +1,54 @@
-"""Geometry of the chart of accuracy over latency: where axes, ticks, points and labels lie. Drawn by the template."""
+"""Geometry of the charts of speed: accuracy over time with intervals both ways, and throughput over latency.
+
+Where axes, ticks, points and labels lie is decided here; the template draws them.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantkit.reporting.figures import format_significant, interval, one_line
-from quantkit.types import Evaluation, Report
+from quantkit.reporting.figures import (
+    format_score,
+    format_significant,
+    one_line,
+    score_unit,
+    shorten,
+)
+from quantkit.reporting.labels import Point, place_labels
+from quantkit.reporting.scales import Scale, Tick, log_ticks, nice_ticks, place_ticks
+from quantkit.types import Evaluation, Latency, Report, Score
 
-__all__ = ["Chart", "Point", "Tick", "make_chart", "nice_ticks"]
+__all__ = ["Chart", "Series", "make_charts", "make_throughput_charts"]
 
 WIDTH, HEIGHT = 640.0, 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 16.0, 28.0, 62.0
 
-_CHARACTER_WIDTH, _CHARACTER_HEIGHT = 10.5, 15.0
-_LABEL_RISES = (-9.0, 21.0, -28.0, 40.0, -47.0, 59.0, 4.0)
+_LONGEST_LABEL = 24
+
+_LOG_FROM = 8.0
+"""A time axis is logarithmic where the slowest point takes this many times as long as the fastest."""
+
+Interval = tuple[float, float]
+
+_AGREEMENT = Score("agreement", "Agreement")
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A line of the grid: where (SVG units) and what is written there."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """One variant: position, interval bar (None without one) and label, in SVG units; `label` is its numbers."""
+class Series:
+    """A variant at all its batch sizes: a line through small points, each with its batch size; SVG units."""
 
     name: str
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    label_x: float
-    label_y: float
-    anchor: str
-    label: str
+    path: str
+    dots: tuple[tuple[float, float, str], ...]
     is_baseline: bool
-    representative: bool
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything that the template draws."""
+    """Everything that the template draws. `heading` names the backend where there are several charts."""
 
+    heading: str
     title: str
     description: str
     y_label: str
@@ -54,8 +56,10 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     points: tuple[Point, ...]
-    baseline_y: float
+    series: tuple[Series, ...]
+    baseline_y: float | None
     has_intervals: bool
+    is_log: bool
     width: float = WIDTH
     height: float = HEIGHT
     left: float = _LEFT
@@ -64,160 +68,248 @@ class Chart:
     bottom: float = HEIGHT - _BOTTOM
 
 
-def make_chart(report: Report) -> Chart | None:
-    """Lays out the variants that have an accuracy (or agreement) and comparable times; None with fewer than two.
+def make_charts(report: Report) -> tuple[Chart, ...]:
+    """Accuracy over time, one chart for each backend on which two variants or more were timed, of one vertical scale.
 
-    Times of different backends are not comparable: the backend with the most variants is shown, the first of equals.
+    The height is the score; without one, agreement. The time is that of a call at the first batch size, or per sample
+    where several batch sizes were timed: then all of them are drawn. Empty without a height.
     """
-    labelled = "top1" in report.baseline.metrics
     base = _height(report, report.baseline)
-    shown = _comparable(report)
-    if len(shown) < 2 or base is None:
-        return None
-    by_compute = all(e.latency and e.latency.compute_ms is not None for e, _ in shown)
-    bounds = [_bounds(base, e) for e, _ in shown]
-    heights = [base, *(v for _, v in shown)] + [end for pair in bounds if pair for end in pair]
-    # At least a point tall: a smaller window would make a cliff of noise.
-    middle, half = (min(heights) + max(heights)) / 2, max(max(heights) - min(heights), 1.0) * 0.6
-    y_values = nice_ticks(max(middle - half, 0.0), min(middle + half, 100.0), 5)
-    x_values = nice_ticks(0.0, 1.08 * max(e.latency.compared_ms for e, _ in shown if e.latency), 6)
-    x_scale = _Scale(x_values[0], x_values[-1], _LEFT, WIDTH - _RIGHT)
-    y_scale = _Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP)
-    points = [
-        _point(e, value, pair, x_scale, y_scale, is_baseline=e is report.baseline)
-        for (e, value), pair in zip(shown, bounds, strict=True)
-    ]
-    measure = "top-1 accuracy" if labelled else f"agreement with {one_line(report.baseline.name)}"
+    groups = _comparable(report)
+    shown = [e for group in groups for e in group]
+    if base is None or not shown:
+        return ()
+    heights = [base, *(h for e in shown if (h := _height(report, e)) is not None)]
+    heights += [base + end for e in shown if (pair := _bounds(report, e)) for end in pair]
+    y_values = _y_values(heights, _score(report))
+    return tuple(_accuracy_chart(report, group, base, y_values, several=len(groups) > 1) for group in groups)
+
+
+def make_throughput_charts(report: Report) -> tuple[Chart, ...]:
+    """Throughput over latency, a line for each variant through its batch sizes; empty where only one was timed.
+
+    Both axes are logarithmic: along a line, latency is what more throughput costs.
+    """
+    groups = [g for g in _timed_together(report) if any(len(e.latencies) > 1 for e in g)]
+    return tuple(_throughput_chart(report, group, several=len(groups) > 1) for group in groups)
+
+
+def _accuracy_chart(
+    report: Report, group: Sequence[Evaluation], base: float, y_values: Sequence[float], *, several: bool
+) -> Chart:
+    score, per_sample = _score(report), any(e.sweep for e in group)
+    times = [end for e in group for latency in e.latencies for end in _times(latency, per_sample)]
+    x_scale = _time_scale(times)
+    y_scale = Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP)
+    points = [_point(report, e, x_scale, y_scale, per_sample=per_sample) for e in group]
+    rails = tuple(_rail(report, e, x_scale, y_scale) for e in group if e.sweep)
+    by_compute = all(latency.compute_ms is not None for e in group for latency in e.latencies)
+    what = "GPU compute time" if by_compute else "latency"
+    measure = (
+        one_line(score.label)
+        if score is not _AGREEMENT
+        else f"Agreement with {shorten(report.baseline.name, _LONGEST_LABEL)}"
+    )
+    unit = score_unit(score)
+    size = group[0].latencies[0].batch_size
+    x_label = f"Median {what} per sample, ms" if per_sample else f"Median {what} of a batch of {size}, ms"
     return Chart(
-        title=f"{measure.capitalize()} over median {'compute time' if by_compute else 'latency'}",
+        heading=one_line(group[0].backend) if several else "",
+        title=f"{measure} over median {what}",
         description="; ".join(f"{p.name}: {p.label}" for p in points) + ".",
-        y_label=f"{measure.capitalize()}, %",
-        x_label=f"Median {'GPU compute time' if by_compute else 'latency'}, ms (left is faster)",
-        x_ticks=_ticks(x_values, x_scale),
-        y_ticks=_ticks(y_values, y_scale),
-        points=tuple(_place_labels(points)),
+        y_label=f"{measure}, {unit}" if unit else measure,
+        x_label=f"{x_label} (left is faster)",
+        x_ticks=place_ticks(_ticks_of(x_scale), x_scale),
+        y_ticks=place_ticks(y_values, y_scale),
+        points=_place(points, rails),
+        series=_without_crowded_sizes(rails),
         baseline_y=round(y_scale(base), 2),
-        has_intervals=any(bounds),
+        has_intervals=any(p.low is not None for p in points),
+        is_log=x_scale.is_log,
     )
 
 
-def nice_ticks(low: float, high: float, target: int) -> list[float]:
-    """About `target` multiples of 1, 2 or 5 times a power of ten, of which the first and last enclose the range.
-
-    >>> nice_ticks(0.0, 0.53, 5)
-    [0.0, 0.2, 0.4, 0.6]
-    """
-    span = max(high - low, 1e-9)
-    rough = span / target
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step)))
-    return [round(i * step, digits) for i in range(first, last + 1)]
-
-
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-@dataclass(frozen=True)
-class _Box:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: bool) -> Chart:
+    latencies = [latency for e in group for latency in e.latencies]
+    x_values = log_ticks(min(x.median_ms for x in latencies), max(x.median_ms for x in latencies))
+    y_values = log_ticks(min(x.throughput for x in latencies), max(x.throughput for x in latencies))
+    x_scale = Scale(x_values[0], x_values[-1], _LEFT, WIDTH - _RIGHT, is_log=True)
+    y_scale = Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP, is_log=True)
+    series, ends = [], []
+    for e in group:
+        ordered = sorted(e.latencies, key=lambda latency: latency.batch_size)
+        places = [(round(x_scale(x.median_ms), 1), round(y_scale(x.throughput), 1), str(x.batch_size)) for x in ordered]
+        path = "M" + "L".join(f"{x:g} {y:g}" for x, y, _ in places)
+        series.append(Series(one_line(e.name), path, tuple(places), e is report.baseline))
+        numbers = ", ".join(
+            f"batch {x.batch_size} {format_significant(x.median_ms)} ms, {format_significant(x.throughput)} samples/s"
+            for x in ordered
         )
+        ends.append(_bare_point(report, e, places[-1][0], places[-1][1], numbers))
+    return Chart(
+        heading=one_line(group[0].backend) if several else "",
+        title="Throughput over median latency at each batch size",
+        description="; ".join(f"{p.name}: {p.label}" for p in ends) + ".",
+        y_label="Throughput, samples/s",
+        x_label="Median latency of a call, ms (left is faster)",
+        x_ticks=place_ticks(x_values, x_scale),
+        y_ticks=place_ticks(y_values, y_scale),
+        points=_place(ends, series),
+        series=_without_crowded_sizes(series),
+        baseline_y=None,
+        has_intervals=False,
+        is_log=True,
+    )
+
+
+def _place(points: Sequence[Point], series: Sequence[Series]) -> tuple[Point, ...]:
+    dots = [(x, y) for drawn in series for x, y, _ in drawn.dots]
+    return place_labels(points, left=_LEFT, right=WIDTH, avoid=dots)
+
+
+def _without_crowded_sizes(series: Sequence[Series]) -> tuple[Series, ...]:
+    """Leaves out the batch sizes that would be written over one another; their points stay."""
+    written: list[tuple[float, float]] = []
+    result = []
+    for line in series:
+        dots = []
+        for x, y, size in line.dots:
+            is_free = all(abs(x - other) > 14 or abs(y - height) > 12 for other, height in written)
+            written += [(x, y)] if is_free else []
+            dots.append((x, y, size if is_free else ""))
+        result.append(replace(line, dots=tuple(dots)))
+    return tuple(result)
+
+
+def _score(report: Report) -> Score:
+    """What the height is; a score that the baseline has no number of is none."""
+    return report.score if report.score and report.score.name in report.baseline.metrics else _AGREEMENT
 
 
 def _height(report: Report, evaluation: Evaluation) -> float | None:
-    """Top-1 in percent; without labels, agreement, of which the baseline has all by definition."""
-    if "top1" in report.baseline.metrics:
-        value = evaluation.metrics.get("top1")
-    else:
-        value = 1.0 if evaluation is report.baseline else evaluation.metrics.get("agreement")
-    # A share of 1 by definition; a number that is none, from a metric of another's making, has no place on the axis.
-    return 100 * value if value is not None and 0 <= value <= 1 else None
-
-
-def _comparable(report: Report) -> list[tuple[Evaluation, float]]:
-    """The largest group of variants with a height that were timed by one method on one backend."""
-    groups: dict[str, list[tuple[Evaluation, float]]] = {}
-    for evaluation in report.evaluations:
-        reference, height = report.speed_reference(evaluation), _height(report, evaluation)
-        if reference is not None and height is not None:
-            groups.setdefault(reference.name, []).append((evaluation, height))
-    return max(groups.values(), key=len, default=[])
-
-
-def _bounds(base: float, evaluation: Evaluation) -> tuple[float, float] | None:
-    pair = interval(evaluation)
-    if pair is None or not -1 <= pair[0] <= pair[1] <= 1:
+    """The score, in percent if it is a share; without one, agreement, of which the baseline has all by definition."""
+    score = _score(report)
+    if score is _AGREEMENT and evaluation is report.baseline:
+        return 100.0
+    value = evaluation.metrics.get(score.name)
+    # A number that is none, from a metric of another's making, has no place on the axis.
+    if value is None or not abs(value) < 1e9 or (score.is_fraction and not 0 <= value <= 1):
         return None
-    return base + 100 * pair[0], base + 100 * pair[1]
+    return 100 * value if score.is_fraction else value
 
 
-def _point(
-    evaluation: Evaluation,
-    value: float,
-    pair: tuple[float, float] | None,
-    x_scale: _Scale,
-    y_scale: _Scale,
-    *,
-    is_baseline: bool,
-) -> Point:
-    latency = evaluation.latency.compared_ms if evaluation.latency else 0.0
-    x, y = x_scale(latency), y_scale(value)
-    low, high = (None, None) if pair is None else (round(y_scale(pair[0]), 2), round(y_scale(pair[1]), 2))
+def _bounds(report: Report, evaluation: Evaluation) -> Interval | None:
+    """The interval of the difference, in the unit of the axis."""
+    pair = report.difference_interval(evaluation)
+    score = _score(report)
+    most = 1.0 if score.is_fraction else 1e9
+    if pair is None or not -most <= pair[0] <= pair[1] <= most:
+        return None
+    unit = 100 if score.is_fraction else 1
+    return unit * pair[0], unit * pair[1]
+
+
+def _y_values(heights: Sequence[float], score: Score) -> list[float]:
+    """At least a point of a share tall: a smaller window would make a cliff of noise."""
+    least = 1.0 if score.is_fraction else 0.02 * max(abs(h) for h in heights) or 1.0
+    middle, half = (min(heights) + max(heights)) / 2, max(max(heights) - min(heights), least) * 0.6
+    low, high = middle - half, middle + half
+    return nice_ticks(max(low, 0.0), min(high, 100.0), 5) if score.is_fraction else nice_ticks(low, high, 5)
+
+
+def _timed_together(report: Report) -> list[list[Evaluation]]:
+    """Groups of two variants or more that were timed by one method on one backend, the largest first."""
+    groups: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in report.evaluations:
+        latencies = evaluation.latencies
+        if latencies and all(1e-9 < end < 1e12 for x in latencies for end in (*_times(x, False), x.throughput)):
+            groups.setdefault((evaluation.backend, latencies[0].method), []).append(evaluation)
+    return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: -len(group))
+
+
+def _comparable(report: Report) -> list[list[Evaluation]]:
+    groups = ([e for e in g if _height(report, e) is not None] for g in _timed_together(report))
+    return [group for group in groups if len(group) > 1]
+
+
+def _time(latency: Latency, per_sample: bool) -> float:
+    return latency.compared_ms / (latency.batch_size if per_sample else 1)
+
+
+def _times(latency: Latency, per_sample: bool) -> list[float]:
+    """The time and the ends of its interval."""
+    pair = _time_interval(latency)
+    size = latency.batch_size if per_sample else 1
+    return [_time(latency, per_sample), *(end / size for end in pair or ())]
+
+
+def _time_interval(latency: Latency) -> Interval | None:
+    """The median's; the computation alone has none."""
+    return latency.median_interval_ms if latency.compute_ms is None else None
+
+
+def _time_scale(times: Sequence[float]) -> Scale:
+    if max(times) > _LOG_FROM * min(times) > 0:
+        values = log_ticks(min(times) / 1.1, max(times) * 1.1)
+        return Scale(values[0], values[-1], _LEFT, WIDTH - _RIGHT, is_log=True)
+    values = nice_ticks(0.0, 1.08 * max(times), 6)
+    return Scale(values[0], values[-1], _LEFT, WIDTH - _RIGHT)
+
+
+def _ticks_of(scale: Scale) -> list[float]:
+    return log_ticks(scale.low, scale.high) if scale.is_log else nice_ticks(scale.low, scale.high, 6)
+
+
+def _point(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scale, *, per_sample: bool) -> Point:
+    latency, base = evaluation.latencies[0], _height(report, report.baseline)
+    height, score = _height(report, evaluation), _score(report)
+    assert height is not None
+    assert base is not None
+    pair, times = _bounds(report, evaluation), _times(latency, per_sample)[1:]
+    unit = score_unit(score)
+    numbers = f"{format_score(height / (100 if score.is_fraction else 1), score)}{f' {unit}' if unit else ''}"
+    point = _bare_point(
+        report,
+        evaluation,
+        x_scale(times_first := _time(latency, per_sample)),
+        y_scale(height),
+        f"{numbers}, {format_significant(times_first)} ms",
+    )
+    if pair is not None:
+        point = replace(point, low=round(y_scale(base + pair[0]), 2), high=round(y_scale(base + pair[1]), 2))
+    if times:
+        point = replace(point, left=round(x_scale(times[0]), 2), right=round(x_scale(times[1]), 2))
+    return point
+
+
+def _bare_point(report: Report, evaluation: Evaluation, x: float, y: float, numbers: str) -> Point:
     return Point(
-        name=one_line(evaluation.name),
+        name=shorten(evaluation.name, _LONGEST_LABEL),
         x=round(x, 2),
         y=round(y, 2),
-        low=low,
-        high=high,
+        low=None,
+        high=None,
+        left=None,
+        right=None,
         label_x=x,
         label_y=y,
         anchor="start",
-        label=f"{value:.2f} %, {format_significant(latency)} ms",
-        is_baseline=is_baseline,
+        label=numbers,
+        is_baseline=evaluation is report.baseline,
         representative=evaluation.representative,
     )
 
 
-def _place_labels(points: Sequence[Point]) -> list[Point]:
-    """Gives each label the first place beside its point where it covers no other label, point or interval bar."""
-    taken = [_Box(p.x - 8, p.y - 8, p.x + 8, p.y + 8) for p in points]
-    taken += [_Box(p.x - 5, p.high, p.x + 5, p.low) for p in points if p.low is not None and p.high is not None]
-    placed = []
-    for point in points:
-        candidates = [_label_at(point, dx, dy) for dy in _LABEL_RISES for dx in (12.0, -12.0)]
-        inside = [(p, box) for p, box in candidates if box.left >= _LEFT and box.right <= WIDTH]
-        free = [(p, box) for p, box in inside if not any(box.meets(other) for other in taken)]
-        best, box = (free or inside or candidates)[0]
-        placed.append(best)
-        taken.append(box)
-    return placed
-
-
-def _label_at(point: Point, dx: float, dy: float) -> tuple[Point, _Box]:
-    """The point with its label there, and the room that the label needs; widths are estimated, on the safe side."""
-    x, y, width = point.x + dx, point.y + dy, _CHARACTER_WIDTH * len(point.name)
-    left = x if dx > 0 else x - width
-    label = replace(point, label_x=round(x, 2), label_y=round(y, 2), anchor="start" if dx > 0 else "end")
-    return label, _Box(left, y - _CHARACTER_HEIGHT, left + width, y + 4)
-
-
-def _ticks(values: Sequence[float], scale: _Scale) -> tuple[Tick, ...]:
-    step = values[1] - values[0]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return tuple(Tick(at=round(scale(v), 2), label=f"{v:.{decimals}f}") for v in values)
+def _rail(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scale) -> Series:
+    """All batch sizes of a variant, at the height of its score."""
+    height = _height(report, evaluation)
+    assert height is not None
+    y = round(y_scale(height), 1)
+    dots = [(round(x_scale(_time(latency, True)), 1), y, str(latency.batch_size)) for latency in evaluation.latencies]
+    ends = [x for x, _, _ in dots]
+    return Series(
+        one_line(evaluation.name),
+        f"M{min(ends):g} {y:g}H{max(ends):g}",
+        tuple(dots[1:]),  # the first is the variant's own point
+        evaluation is report.baseline,
+    )

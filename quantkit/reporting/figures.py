@@ -1,115 +1,79 @@
-"""Numbers of a report as text, the same in every form of it: which digits are shown is decided here alone."""
+"""Numbers as text, the same in every form of a report: which digits are shown is decided here alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from quantkit.types import Evaluation, Latency, Preprocessing, Report
+from quantkit.types import Score
 
 __all__ = [
-    "DEFINITIONS",
     "MISSING",
-    "Row",
-    "facts_from_mapping",
-    "facts_from_preprocessing",
+    "format_count",
     "format_decibels",
     "format_difference",
+    "format_interval",
+    "format_p_value",
     "format_percent",
+    "format_score",
+    "format_score_difference",
     "format_significant",
     "format_speedup",
-    "how_measured",
-    "interval",
     "one_line",
-    "rows",
+    "plural",
+    "score_unit",
+    "shorten",
 ]
 
 MISSING = "–"
 
-DEFINITIONS: dict[str, str] = {
-    "Size": "Bytes of the model file with its external data; 1 MB is 10^6 bytes. The ratio is to the baseline.",
-    "Top-1": "Share of samples whose highest score is at their label's class. Equal scores count for the lower index.",
-    "Top-5": "Share of samples whose label's class is among the five highest scores.",
-    "Difference": "Top-1 minus the baseline's, in percentage points, on the same samples. The interval is the 95 % "
-    "adjusted Wald interval for paired proportions (Bonett and Price 2012). Where it holds 0 the two are not "
-    "distinguishable with this many samples, which does not prove them equal. Nothing is corrected for comparing "
-    "several variants.",
-    "Fixed / broken": "Samples that only the variant, or only the baseline, gets right. p is McNemar's exact two-sided "
-    "p-value: how often chance alone would make them at least this uneven.",
-    "Agreement": "Share of samples for which variant and baseline name the same class, right or wrong.",
-    "SQNR": "Signal to quantization noise ratio of the outputs in dB: 10 log10(sum x^2 / sum (x - xq)^2), x the "
-    "baseline's and xq the variant's values, over all elements of all samples; of several outputs the worst.",
-    "Cosine": "Cosine of the angle between the baseline's and the variant's outputs, all elements of all samples; of "
-    "several outputs the worst.",
-    "Latency": "Time of one call on one batch, after warm-up: median, 90th and 99th percentile (nearest rank, as "
-    "trtexec). On the host's clock it is the whole call; by the device's events it is the copy to the device (H2D), "
-    "the computation and the copy back (D2H) of one query.",
-    "Compute": "The computation of one query alone, by events on the device; H2D, D2H and enqueue (the host's time to "
-    "hand the computation over) are medians too. Only where a device measures itself.",
-    "Speed-up": "Median time of the first variant timed by the same method on the same backend, over this one's; above "
-    "1 is faster. The computation alone is compared where it was measured, else the whole call. Times of different "
-    "devices are not comparable.",
-    "Throughput": "Samples per second: batch size times calls over the total time of the calls.",
-}
-"""What each number means, in the order of the tables."""
+
+def format_count(value: float) -> str:
+    """12345 → "12,345"."""
+    return f"{value:,.0f}" if abs(value) < 1e15 else format_significant(value)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant as text; `MISSING` where something was not measured."""
-
-    name: str
-    precision: str
-    backend: str
-    size_mb: str
-    size_ratio: str
-    top1: str
-    top5: str
-    difference: str
-    interval: str
-    plus_minus: str
-    flips: str
-    p_value: str
-    agreement: str
-    sqnr_db: str
-    cosine: str
-    median_ms: str
-    p90_ms: str
-    p99_ms: str
-    speedup: str
-    throughput: str
-    compute_ms: str
-    compute_p99_ms: str
-    h2d_ms: str
-    d2h_ms: str
-    enqueue_ms: str
-    is_baseline: bool
-    representative: bool
-
-
-def rows(report: Report) -> tuple[Row, ...]:
-    """Every variant of the report as text, the baseline first."""
-    return tuple(_row(report, evaluation) for evaluation in report.evaluations)
-
-
-def interval(evaluation: Evaluation) -> tuple[float, float] | None:
-    """95 % interval of the top-1 difference from the baseline, fractions of 1; None where it was not computed."""
-    low, high = (evaluation.metrics.get(f"top1_difference_{end}") for end in ("low", "high"))
-    return None if low is None or high is None else (low, high)
+def plural(count: int, noun: str) -> str:
+    """(1, "sample") → "1 sample", (1200, "sample") → "1,200 samples", (2, "class") → "2 classes"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
 
 def format_percent(fraction: float | None) -> str:
     """0.81034 → "81.03"."""
-    return MISSING if fraction is None else f"{100 * fraction:.2f}"
+    return MISSING if fraction is None else _plain(100 * fraction, ".2f")
 
 
 def format_difference(fraction: float | None) -> str:
     """-0.00103 → "-0.10", 0.002 → "+0.20"; what rounds to nothing has no sign."""
-    if fraction is None:
+    return MISSING if fraction is None else _without_sign_at_zero(_plain(100 * fraction, "+.2f"))
+
+
+def format_score(value: float | None, score: Score) -> str:
+    """A score without its unit: percent of a fraction with two decimals, else four significant digits."""
+    if value is None:
         return MISSING
-    text = f"{100 * fraction:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text
+    return format_percent(value) if score.is_fraction else format_significant(value, 4)
+
+
+def format_score_difference(value: float | None, score: Score) -> str:
+    """A difference of scores with its sign: points of a fraction, else three significant digits at the most."""
+    if value is None:
+        return MISSING
+    if score.is_fraction:
+        return format_difference(value)
+    text = _without_zeros(format_significant(value))
+    return text if value <= 0 or not math.isfinite(value) else f"+{text}"
+
+
+def score_unit(score: Score, *, of_difference: bool = False) -> str:
+    """Percent sign or "points" of a fraction; nothing otherwise."""
+    if not score.is_fraction:
+        return ""
+    return "points" if of_difference else "%"
+
+
+def format_interval(low: str, high: str) -> str:
+    """("1.22", "1.25") → "1.22 to 1.25"."""
+    return f"{low} to {high}"
 
 
 def format_significant(value: float | None, digits: int = 3) -> str:
@@ -138,130 +102,40 @@ def format_speedup(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 9.995 else format_significant(ratio)
 
 
+def format_p_value(value: float | None) -> str:
+    """0.4853 → "0.485", 1e-9 → "<0.001"."""
+    if value is None:
+        return MISSING
+    return "<0.001" if value < 0.001 else _plain(value, ".3f")
+
+
 def one_line(text: str) -> str:
     """Text from outside (a file's or tensor's name) without line breaks, escape sequences and other control codes."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
-def facts_from_mapping(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
-    """Keys and values for people: ``{"num_samples": 10000, "x": None}`` → ``{"num samples": "10000", "x": "–"}``."""
-    return {one_line(name.replace("_", " ")): _fact(value) for name, value in facts.items()}
+def shorten(text: str, length: int) -> str:
+    """Text on one line with its middle left out where it is longer than `length`: both ends of a name tell it apart.
+
+    >>> shorten("features.denseblock1.denselayer1", 15)
+    'feature…elayer1'
+    """
+    plain = one_line(text)
+    if len(plain) <= length:
+        return plain
+    head = length // 2
+    return f"{plain[:head]}…{plain[len(plain) - (length - head - 1) :]}"
 
 
-def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, str]:
-    """Preprocessing for people; empty for arrays, which are fed as they are."""
-    if preprocessing is None:
-        return {}
-    p = preprocessing
-    resize = {
-        "stretch": "stretched",
-        "crop": f"shorter side to {p.shorter_side} px, centre cropped",
-        "letterbox": f"letterboxed, padded with {p.pad_value}",
-    }[p.resize]
-    return {
-        "size": f"{p.size[0]} × {p.size[1]} px (height × width)",
-        "resize": f"{resize}, {p.interpolation}",
-        "color": {"L": "grey"}.get(p.color, p.color),
-        "values": f"(pixel × {p.scale:.6g} - mean) / std",
-        "mean": ", ".join(f"{v:.6g}" for v in p.mean),
-        "std": ", ".join(f"{v:.6g}" for v in p.std),
-        "input": f"{p.layout}, {p.dtype}",
-    }
+def _plain(value: float, form: str) -> str:
+    """A number that is none, from a metric of another's making, is named as such."""
+    return format(value, form) if math.isfinite(value) else format_significant(value)
 
 
-def how_measured(report: Report) -> tuple[str, ...]:
-    """How the latencies of the report came about, one paragraph for each method that was used."""
-    latencies = [e.latency for e in report.evaluations if e.latency is not None]
-    host = [latency for latency in latencies if latency.method == "host"]
-    device = [latency for latency in latencies if latency.method == "device"]
-    paragraphs = []
-    if host:
-        threads = sorted({latency.threads for latency in host})
-        words = " or ".join("chosen by the runtime" if count == 0 else str(count) for count in threads)
-        paragraphs.append(
-            f"One call on a batch of {_range(latency.batch_size for latency in host)}, by the host's clock, copies to "
-            f"and from a device included; threads within a call: {words}. {_turns(host)}"
-        )
-    if device:
-        graph = "; queries were replayed from a CUDA graph" if all(latency.cuda_graph for latency in device) else ""
-        paragraphs.append(
-            f"One query on a batch of {_range(latency.batch_size for latency in device)}, by events on the GPU, as "
-            f"trtexec measures it: from page-locked memory to the GPU, the computation, and back, on one stream, two "
-            f"queries in flight, copies not overlapping with computation{graph}. {_turns(device)}"
-        )
-    return tuple(paragraphs)
+def _without_zeros(text: str) -> str:
+    """0.0970 → 0.097, 2.00 → 2; 1.80e+308 as it is."""
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
-def _turns(latencies: Sequence[Latency]) -> str:
-    return (
-        "After a warm-up of each, the variants took turns in short blocks in one process, so that a slow moment of the "
-        f"machine hits all of them; {_range(latency.iterations for latency in latencies)} calls of each were timed."
-    )
-
-
-def _range(values: Iterable[int]) -> str:
-    found = sorted(set(values))
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
-
-
-def _row(report: Report, evaluation: Evaluation) -> Row:
-    metrics, latency = evaluation.metrics, evaluation.latency
-    is_baseline = evaluation is report.baseline
-    bounds = interval(evaluation)
-    return Row(
-        name=one_line(evaluation.name),
-        precision=evaluation.precision,
-        backend=one_line(evaluation.backend),
-        size_mb=format_significant(evaluation.size_bytes / 1e6),
-        size_ratio=_ratio(evaluation.size_bytes, report.baseline.size_bytes),
-        top1=format_percent(metrics.get("top1")),
-        top5=format_percent(metrics.get("top5")),
-        difference=MISSING if is_baseline else format_difference(report.difference(evaluation, "top1")),
-        interval=MISSING if bounds is None else " to ".join(format_difference(end) for end in bounds),
-        plus_minus=MISSING if bounds is None else f"{50 * (bounds[1] - bounds[0]):.2f}",
-        flips=_flips(metrics),
-        p_value=_p_value(metrics.get("p_value")),
-        agreement=format_percent(metrics.get("agreement")),
-        sqnr_db=format_decibels(metrics.get("sqnr_db")),
-        cosine=MISSING if "cosine" not in metrics else f"{metrics['cosine']:.5f}",
-        median_ms=format_significant(latency.median_ms if latency else None),
-        p90_ms=format_significant(latency.p90_ms if latency else None),
-        p99_ms=format_significant(latency.p99_ms if latency else None),
-        speedup=MISSING if report.speed_reference(evaluation) is evaluation else _times(report.speedup(evaluation)),
-        throughput=format_significant(latency.throughput if latency else None),
-        compute_ms=format_significant(latency.compute_ms if latency else None),
-        compute_p99_ms=format_significant(latency.compute_p99_ms if latency else None),
-        h2d_ms=format_significant(latency.h2d_ms if latency else None),
-        d2h_ms=format_significant(latency.d2h_ms if latency else None),
-        enqueue_ms=format_significant(latency.enqueue_ms if latency else None),
-        is_baseline=is_baseline,
-        representative=evaluation.representative,
-    )
-
-
-def _ratio(value: float, whole: float) -> str:
-    return f"{value / whole:.2f}x" if whole else MISSING
-
-
-def _times(speedup: float | None) -> str:
-    return MISSING if speedup is None else f"{format_speedup(speedup)}x"
-
-
-def _flips(metrics: Mapping[str, float]) -> str:
-    if "fixed" not in metrics or "broken" not in metrics:
-        return MISSING
-    return f"{metrics['fixed']:.0f} / {metrics['broken']:.0f}"
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _fact(value: str | int | float | bool | None) -> str:
-    if value is None:
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return one_line(f"{value:.6g}" if isinstance(value, float) else str(value))
+def _without_sign_at_zero(text: str) -> str:
+    return text[1:] if text in ("+0.00", "-0.00") else text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from quantkit.errors import EvaluationError, QuantKitError
 from quantkit.types import Report
@@ -22,20 +24,28 @@ _READ_VERSIONS = (1, 2)
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 """JSON has no such numbers. A metric may be one (the SQNR of equal outputs is inf): it is written as this string."""
 
+_MAY_BE_NON_FINITE = {
+    "changes": ("severity",),
+    "tensors": ("sqnr_db", "own_sqnr_db", "amax", "minimum", "maximum", "clipped", "histogram_top"),
+}
+
+_ON_A_LINE = ("classes", "changes", "tensors", "layers")
+
 
 def report_json(report: Report) -> str:
-    """Writes a report as JSON, indented, keys in the order of the types; equal reports give equal text.
+    """Writes a report as JSON, keys in the order of the types; equal reports give equal text.
 
-    A metric that is not finite becomes the string "inf", "-inf" or "nan".
+    Indented, but with one line for each class, changed sample, tensor and layer, and for each list of numbers: text
+    that two runs can be compared in. A number that is not finite becomes the string "inf", "-inf" or "nan" where the
+    report may hold one: metrics, scores of classes, and what is said of changed samples and tensors.
 
     Raises:
         EvaluationError: another number of the report is not finite.
     """
-    content = msgspec.to_builtins(report)
-    for evaluation in content["evaluations"]:
-        evaluation["metrics"] = {name: _text_if_not_finite(value) for name, value in evaluation["metrics"].items()}
+    content = msgspec.to_builtins(report, enc_hook=_python_number)
+    _replace(content, _text_if_not_finite)
     _refuse_non_finite(content, "report")
-    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode() + "\n"
+    return _indented(content, "", level=0) + "\n"
 
 
 def load_report(path: str | os.PathLike[str]) -> Report:
@@ -47,18 +57,19 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     try:
         content = msgspec.json.decode(Path(path).read_bytes())
         _check_format_version(content)
-        for evaluation in content["evaluations"]:
-            metrics = evaluation["metrics"]
-            evaluation["metrics"] = {k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in metrics.items()}
+        _upgrade(content)
+        _replace(content, _number_if_not_finite)
         report = msgspec.convert(content, Report, strict=True)
         _refuse_unknown(content, report, "$")
     except OSError as error:
         raise EvaluationError(f"cannot read the report {path}: {error.strerror or error}") from error
     except msgspec.ValidationError as error:
         raise EvaluationError(f"{path} is no quantkit report: {_one_line(error)}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EvaluationError(f"{path} is not valid JSON: {_one_line(error)}") from error
-    except (KeyError, TypeError, AttributeError):
+    except OverflowError as error:
+        raise EvaluationError(f"{path} is no quantkit report: a number in it is too large") from error
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise EvaluationError(
             f"{path} is no quantkit report: `evaluations` must be a list, each with `metrics`"
         ) from None
@@ -67,10 +78,48 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     return report
 
 
-def _text_if_not_finite(value: float) -> float | str:
-    if math.isnan(value):
-        return "nan"
-    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+def _python_number(value: Any) -> Any:
+    """A metric of another's making may be numpy's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise EvaluationError(f"a report cannot hold {value!r}")
+
+
+def _replace(content: dict[str, Any], change: Callable[[Any], Any]) -> None:
+    """Changes every value of the report that may be a number that is not finite, in place."""
+    for evaluation in content["evaluations"]:
+        evaluation["metrics"] = {name: change(value) for name, value in evaluation["metrics"].items()}
+    for scored in content.get("classes", ()):
+        scored["scores"] = {name: change(value) for name, value in scored["scores"].items()}
+    for part, names in _MAY_BE_NON_FINITE.items():
+        for entry in content.get(part, ()):
+            entry.update({name: change(entry[name]) for name in names if name in entry})
+
+
+def _text_if_not_finite(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+def _number_if_not_finite(value: Any) -> Any:
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _indented(value: Any, name: str, *, level: int) -> str:
+    """JSON with two spaces a level; what `_ON_A_LINE` names, and lists of plain values, on one line an entry."""
+    inside, outside = "  " * (level + 1), "  " * level
+    if isinstance(value, dict) and value:
+        lines = (f"{_one(key)}: {_indented(entry, key, level=level + 1)}" for key, entry in value.items())
+        return "{\n" + ",\n".join(inside + line for line in lines) + f"\n{outside}}}"
+    if isinstance(value, (list, tuple)) and value and not all(isinstance(entry, (int, float)) for entry in value):
+        entries = (_one(e) if name in _ON_A_LINE else _indented(e, "", level=level + 1) for e in value)
+        return "[\n" + ",\n".join(inside + entry for entry in entries) + f"\n{outside}]"
+    return _one(value)
+
+
+def _one(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
 
 
 def _refuse_non_finite(content: Any, where: str) -> None:
@@ -90,6 +139,14 @@ def _check_format_version(content: Any) -> None:
         raise EvaluationError(
             f"format_version {version} is not 1 to {_FORMAT_VERSION}: read it with the quantkit that wrote it"
         )
+
+
+def _upgrade(content: Any) -> None:
+    """Makes version 2 of an older report, in place: version 1 judged by top-1 wherever there were labels."""
+    if isinstance(content, dict) and content.get("format_version") == 1:
+        content["format_version"] = _FORMAT_VERSION
+        if not any("top1" in evaluation["metrics"] for evaluation in content["evaluations"]):
+            content["score"] = None
 
 
 def _refuse_unknown(content: Any, value: Any, where: str) -> None:

@@ -17,6 +17,8 @@ __all__ = ["gate_json", "gate_junit", "gate_markdown"]
 def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
     """Writes a test suite named after the model, with a test case for each check; a broken limit is a failure.
 
+    Its properties tell of which model and data, and on how many samples. What passed, but may not with other samples,
+    says so in its case's output.
     Names are text of others: what XML does not allow in them becomes U+FFFD.
     """
     failures = sum(not check.passed for check in checks)
@@ -30,6 +32,9 @@ def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
     )
     if report.created:
         suite.set("timestamp", one_line(report.created).split("+")[0].removesuffix("Z"))
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _identity(report).items():
+        ElementTree.SubElement(properties, "property", name=name, value=one_line(str(value)))
     for check in checks:
         name = f"{check.variant} {check.limit}"
         case = ElementTree.SubElement(suite, "testcase", classname="quantkit.compare", name=one_line(name))
@@ -44,11 +49,10 @@ def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
 
 
 def gate_json(report: Report, checks: Sequence[GateCheck]) -> str:
-    """Writes `passed`, the model's name and hash, and each check field by field."""
+    """Writes `passed`, which model, data and score, and each check field by field."""
     content = {
         "passed": all(check.passed for check in checks),
-        "model_name": report.model_name,
-        "model_hash": report.model_hash,
+        **_identity(report),
         "checks": [asdict(check) for check in checks],
     }
     return json.dumps(content, indent=2) + "\n"
@@ -67,6 +71,21 @@ def gate_markdown(report: Report, checks: Sequence[GateCheck], *, cautions: Sequ
         sign = "❌" if not check.passed else "⚠️" if check.undecided else "✅"
         cells = (check.variant, check.limit, check.sentence.removeprefix(f"{check.variant}: "))
         lines.append(f"| {sign} | " + " | ".join(escape(cell) for cell in cells) + " |")
+    if report.is_partial:
+        seen = f"{report.baseline.num_samples:,} of {report.planned_samples:,} samples"
+        cautions = [f"the evaluation was interrupted: {seen}.", *cautions]
     for caution in cautions:
         lines += ["", f"**Caution:** {escape(caution)}"]
     return "\n".join(lines) + "\n"
+
+
+def _identity(report: Report) -> dict[str, str | int | bool]:
+    return {
+        "model_name": report.model_name,
+        "model_hash": report.model_hash,
+        "dataset_fingerprint": str(report.dataset.get("fingerprint") or ""),
+        "num_samples": report.baseline.num_samples,
+        "is_partial": report.is_partial,
+        "score": "" if report.score is None else report.score.name,
+        "created": report.created,
+    }

@@ -1,57 +1,73 @@
-"""The report on a terminal: two small tables that fit 80 columns, then what to know before using a number."""
+"""The report on a terminal: small tables that fit 80 columns, then what to know before using a number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantkit.reporting.figures import MISSING, Row, one_line, rows
-from quantkit.reporting.verdict import remarks, verdicts
+from quantkit.reporting.changes import change_groups
+from quantkit.reporting.classes import class_tables
+from quantkit.reporting.coverage import coverages
+from quantkit.reporting.figures import MISSING, one_line, score_unit, shorten
+from quantkit.reporting.tensors import tensor_tables
+from quantkit.reporting.variants import AccuracyRow, SpeedRow, accuracy_rows, speed_rows, sweep_rows
+from quantkit.reporting.verdict import doubts, partial_notice, verdicts
 from quantkit.types import Report
 
 __all__ = ["print_report"]
 
 _TONES = {"good": "green", "neutral": "", "bad": "red"}
 
+_NUM_NAMED = 3
+"""Classes and tensors that a terminal names; the files name all."""
+
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the verdicts, accuracy and speed of each variant, and the notes; plain text where it is piped."""
-    table = rows(report)
+    speeds = speed_rows(report)
     console.print(_text(console, report.model_name, "bold"))
+    if notice := partial_notice(report):
+        console.print(_text(console, f"{notice}.", "bold white on red"))
     for verdict in verdicts(report):
         console.print(_text(console, f"{verdict.headline}.", _TONES[verdict.tone]))
-    console.print(_accuracy_table(console, report, table))
-    if any(row.median_ms != MISSING for row in table):
-        console.print(_speed_table(console, table))
-    notes = [*((r, "yellow") for r in remarks(report)), *((w, "yellow") for w in report.warnings)]
+    console.print(_accuracy_table(console, report, accuracy_rows(report)))
+    if speeds:
+        console.print(_speed_table(console, speeds))
+    if sweep := sweep_rows(report):
+        console.print(_sweep_table(console, [row for found in sweep.values() for row in found]))
+    for line in _findings(report):
+        console.print(_text(console, line))
+    notes = [*((r, "yellow") for r in doubts(report)), *((w, "yellow") for w in report.warnings)]
     notes += [(f"{e.name}: {note}", "") for e in report.evaluations for note in e.notes]
-    if elsewhere := [row.name for row in table if not row.representative and row.median_ms != MISSING]:
+    if elsewhere := [row.name for row in speeds if not row.representative and row.median_ms != MISSING]:
         notes.append((f"* {', '.join(elsewhere)}: timed on a device that the variant is not made for", ""))
     for note, style in notes:
         console.print(_text(console, f"- {note}", style))
 
 
-def _accuracy_table(console: Console, report: Report, table: Sequence[Row]) -> Table:
+def _accuracy_table(console: Console, report: Report, table: Sequence[AccuracyRow]) -> Table:
     joined = [f"{r.difference} ± {r.plus_minus}" if r.plus_minus != MISSING else r.difference for r in table]
+    score = report.score
+    label = "score" if score is None else f"{shorten(score.label, 12)} {score_unit(score)}".strip()
     return _table(
         console,
         {
             "": [r.name for r in table],
             "MB": [r.size_mb for r in table],
             "ratio": [r.size_ratio for r in table],
-            "top-1 %": [r.top1 for r in table],
-            f"vs {one_line(report.baseline.name)}": joined,
+            label: [r.score for r in table],
+            f"vs {shorten(report.baseline.name, 14)}": joined,
             "agree %": [r.agreement for r in table],
             "SQNR dB": [r.sqnr_db for r in table],
         },
     )
 
 
-def _speed_table(console: Console, table: Sequence[Row]) -> Table:
+def _speed_table(console: Console, table: Sequence[SpeedRow]) -> Table:
     return _table(
         console,
         {
@@ -60,14 +76,45 @@ def _speed_table(console: Console, table: Sequence[Row]) -> Table:
             "p90": [r.p90_ms for r in table],
             "p99": [r.p99_ms for r in table],
             "compute": [r.compute_ms for r in table],
-            "speed-up": [f"{_mark(r)}{r.speedup}" for r in table],
+            "speed-up": [_speedup(r) for r in table],
             "samples/s": [r.throughput for r in table],
         },
     )
 
 
-def _mark(row: Row) -> str:
-    return "" if row.representative else "*"
+def _sweep_table(console: Console, table: Sequence[SpeedRow]) -> Table:
+    return _table(
+        console,
+        {
+            "": [r.name for r in table],
+            "batch": [r.batch_size for r in table],
+            "median ms": [r.median_ms for r in table],
+            "p99": [r.p99_ms for r in table],
+            "speed-up": [_speedup(r) for r in table],
+            "samples/s": [r.throughput for r in table],
+        },
+    )
+
+
+def _speedup(row: SpeedRow) -> str:
+    return row.speedup if row.representative else f"*{row.speedup}"
+
+
+def _findings(report: Report) -> Iterator[str]:
+    """What the files show at length: a line for each variant and subject."""
+    for table in class_tables(report):
+        lost = [f"{row.label} {row.class_change}" for row in table.first if row.gain < 0][:_NUM_NAMED]
+        worst = f" Most: {', '.join(lost)}." if lost else ""
+        yield f"{table.variant}: {table.summary}{worst}"
+    for variant, groups in change_groups(report).items():
+        counts = ", ".join(f"{group.change_total} {group.kind}" for group in groups)
+        yield f"{variant}: changed samples: {counts}."
+    for coverage in coverages(report):
+        yield f"{coverage.variant}: {coverage.sentence}."
+    for tensors in tensor_tables(report):
+        named = [f"{shorten(row.tensor, 44)} {row.tensor_own_sqnr} dB" for row in tensors.worst[:_NUM_NAMED]]
+        if named:
+            yield f"{tensors.variant}: lowest own SQNR: {', '.join(named)}."
 
 
 def _table(console: Console, columns: Mapping[str, Sequence[str]]) -> Table:
@@ -89,7 +136,7 @@ def _text(console: Console, text: str, style: str = "") -> Text:
     """Text that is no markup; on an ASCII terminal, only signs that it can show."""
     plain = one_line(text)
     if console.options.ascii_only:
-        for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x"}.items():
+        for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "..."}.items():
             plain = plain.replace(sign, words)
         plain = plain.encode("ascii", "backslashreplace").decode()
     return Text(plain, style=style)

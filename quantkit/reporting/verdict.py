@@ -7,21 +7,35 @@ from typing import Literal
 
 from quantkit.reporting.figures import (
     format_decibels,
-    format_difference,
     format_percent,
+    format_score,
+    format_score_difference,
     format_significant,
     format_speedup,
-    interval,
     one_line,
+    score_unit,
 )
-from quantkit.types import Evaluation, Report
+from quantkit.types import Evaluation, Latency, Report, Score
+from quantkit.verdicts import CLOSE, Judgement, judge_score, judge_speed, mlperf
 
-__all__ = ["Verdict", "remarks", "verdicts"]
+__all__ = ["Gate", "Verdict", "doubts", "partial_notice", "remarks", "verdicts"]
 
 Tone = Literal["good", "neutral", "bad"]
 
-_CLOSE = 0.01
-"""MLPerf's wider gate: 99 % of the reference's accuracy."""
+_GATES = {
+    "passed": ("kept", "all of the 95 % interval keeps it"),
+    "failed": ("missed", "all of the 95 % interval misses it"),
+    "undecided": ("open", "the 95 % interval holds it"),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One of MLPerf's targets: "99 %", "kept", "missed" or "open", and why."""
+
+    name: str
+    word: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,14 @@ class Verdict:
         variant: its name.
         headline: one clause about accuracy, one about speed.
         sentences: the numbers behind it, one sentence each.
+        gates: MLPerf's, empty without a score.
         tone: "bad" where something is lost, "good" where something is gained and nothing lost.
     """
 
     variant: str
     headline: str
     sentences: tuple[str, ...]
+    gates: tuple[Gate, ...]
     tone: Tone
 
 
@@ -47,7 +63,20 @@ def verdicts(report: Report) -> tuple[Verdict, ...]:
     return tuple(_verdict(report, evaluation) for evaluation in others)
 
 
+def partial_notice(report: Report) -> str:
+    """What a partial report says first: "Partial: 3,200 of 10,000 samples; interrupted"; empty for a whole one."""
+    if report.planned_samples is None:
+        return ""
+    return f"Partial: {report.baseline.num_samples:,} of {report.planned_samples:,} samples; interrupted"
+
+
 def remarks(report: Report) -> tuple[str, ...]:
+    """What must be read with any number of this report: that it is partial, and `doubts`."""
+    notice = partial_notice(report)
+    return (*((f"{notice}.",) if notice else ()), *doubts(report))
+
+
+def doubts(report: Report) -> tuple[str, ...]:
     """Doubts about the whole report that its numbers raise by themselves, one sentence each, the gravest first."""
     found = []
     if (chance := _chance(report)) is not None:
@@ -77,84 +106,128 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     tones = (accuracy_tone, speed_tone)
     tone: Tone = "bad" if "bad" in tones else "good" if "good" in tones else "neutral"
     name = one_line(evaluation.name)
+    sentences = (accuracy_sentence, speed_sentence, _sweep_sentence(report, evaluation))
     return Verdict(
         variant=name,
         headline=f"{name} {accuracy}" + (f" and {speed}" if speed else ""),
-        sentences=tuple(s for s in (accuracy_sentence, speed_sentence, _size_sentence(report, evaluation)) if s),
+        sentences=tuple(s for s in (*sentences, _size_sentence(report, evaluation)) if s),
+        gates=tuple(Gate(gate, *_GATES[word]) for gate, word in mlperf(report, evaluation).items()),
         tone=tone,
     )
 
 
 def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
-    base = one_line(report.baseline.name)
-    difference, bounds = report.difference(evaluation, "top1"), interval(evaluation)
+    """Clause, tone and sentence."""
     if evaluation.metrics.get("non_finite", 0) > 0:
         return "is broken: it puts out NaN or infinite values", "bad", ""
-    if difference is None:
+    score, judgement = report.score, judge_score(report, evaluation)
+    if score is None or judgement.loss is None:
         return _judge_agreement(report, evaluation)
-    numbers = (
-        f"Top-1 is {format_percent(evaluation.metrics['top1'])} % where {base} has "
-        f"{format_percent(report.baseline.metrics['top1'])} %: a difference of {format_difference(difference)} points"
-    )
-    if bounds is None:
-        return f"differs from {base} by {format_difference(difference)} points top-1", "neutral", numbers + "."
-    low, high = bounds
-    numbers += (
-        f" (95 % interval {format_difference(low)} to {format_difference(high)}, {evaluation.num_samples:,} samples)"
-    )
-    if high < 0:
-        return f"is less accurate than {base} ({format_difference(difference)} points)", "bad", numbers + "."
-    if low > 0:
-        return f"is more accurate than {base} ({format_difference(difference)} points)", "good", numbers + "."
-    loss = max(-low, 0.0)
-    numbers += f"; a loss of up to {format_percent(loss)} points cannot be ruled out."
-    if loss <= _CLOSE * report.baseline.metrics["top1"]:
-        return f"is as accurate as {base} to within {format_percent(loss)} points", "neutral", numbers
-    words = (
-        f"cannot be told from {base}: {evaluation.num_samples:,} samples leave room for -{format_percent(loss)} points"
-    )
-    return words, "neutral", numbers
+    clause, tone = _clause(report, evaluation, score, judgement)
+    return clause, tone, _numbers(report, evaluation, score, judgement)
+
+
+def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> tuple[str, Tone]:
+    base = one_line(report.baseline.name)
+    by = _with_unit(report.difference(evaluation, score.name), score)
+    share = f"{100 * CLOSE:.3g} %"
+    if judgement.kind == "better":
+        return f"is better than {base} ({by})", "good"
+    if judgement.kind == "within":
+        return f"is within {share} of {base}", "neutral"
+    if judgement.kind == "worse":
+        more = f" by more than {share}" if judgement.is_beyond_margin else ""
+        return f"is worse than {base}{more} ({by})", "bad"
+    if judgement.kind == "undecided":
+        count = f"{evaluation.num_samples:,} {_noun(report)}"
+        needed = f" (about {judgement.needed:,} are needed)" if judgement.needed else ""
+        return f"cannot be told from {base} by {count}{needed}", "neutral"
+    return f"differs from {base} by {by} {score.label}", "neutral"
+
+
+def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> str:
+    base, unit = one_line(report.baseline.name), score_unit(score)
+    mine, theirs = (format_score(e.metrics[score.name], score) for e in (evaluation, report.baseline))
+    space = f" {unit}" if unit else ""
+    by = _with_unit(report.difference(evaluation, score.name), score)
+    words = f"{one_line(score.label)} is {mine}{space} where {base} has {theirs}{space}: a difference of {by}"
+    bounds = report.difference_interval(evaluation)
+    if bounds is None or judgement.interval is None:
+        return f"{words}."
+    low, high = (format_score_difference(end, score) for end in bounds)
+    words += f" (95 % interval {low} to {high}, {evaluation.num_samples:,} {_noun(report)})"
+    if judgement.is_loss_certain and judgement.kind == "within":
+        return f"{words}; a loss is certain, and small."
+    if judgement.kind in ("within", "undecided"):
+        loss = _with_unit(max(judgement.interval[1], 0.0), score).lstrip("+")
+        words += f"; a loss of up to {loss} cannot be ruled out"
+    return f"{words}."
 
 
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
-    """Without labels nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
+    """Without a score nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
     base = one_line(report.baseline.name)
     if (agreement := evaluation.metrics.get("agreement")) is not None:
         words = (
-            f"names the same class as {base} for {format_percent(agreement)} % of {evaluation.num_samples:,} samples"
+            f"names the same class as {base} for {format_percent(agreement)} % of "
+            f"{evaluation.num_samples:,} {_noun(report)}"
         )
         return words, "neutral", "There are no labels, so whether the changed answers are better or worse is not known."
     if (sqnr := evaluation.metrics.get("sqnr_db")) is not None:
         words = f"follows {base}'s outputs with {format_decibels(sqnr)} dB SQNR"
-        return words, "neutral", "Accuracy was not measured: the model has no class scores."
+        return words, "neutral", "Accuracy was not measured: there is nothing to judge the outputs by."
     return "was not compared in accuracy", "neutral", ""
 
 
 def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
+    """Clause, tone and sentence, at the first batch size."""
     speedup, reference = report.speedup(evaluation), report.speed_reference(evaluation)
-    if speedup is None or reference is None or evaluation.latency is None or reference.latency is None:
+    if speedup is None or reference is None or evaluation.latency is None:
         return "", "neutral", "Its speed was not measured."
+    theirs = report.latency_at(reference, evaluation.latency.batch_size) or evaluation.latency
     place = _place(evaluation)
-    mine, base = (format_significant(latency.compared_ms) for latency in (evaluation.latency, reference.latency))
+    mine, base = (format_significant(latency.compared_ms) for latency in (evaluation.latency, theirs))
     if not evaluation.representative:
         words = f"Its {mine} ms {place} ({base} ms in {one_line(reference.name)}) say nothing about the device that it "
         return "", "neutral", words + "is made for."
     if reference is evaluation:
         words = f"It takes {mine} ms {place}; {one_line(report.baseline.name)} was not timed there, so that their "
         return "", "neutral", words + "speeds are not comparable."
-    compared = "medians" if evaluation.latency.compute_ms is None else "median computations"
-    than = "" if reference is report.baseline else f" as {one_line(reference.name)} takes"
-    numbers = (
-        f"A batch of {evaluation.latency.batch_size} takes {mine} ms instead of {base} ms{than} ({compared}, {place})"
-    )
-    against = "" if reference is report.baseline else f" as {one_line(reference.name)}"
-    if speedup >= 1.02:
-        return f"runs {format_speedup(speedup)}x as fast{against} {place}", "good", numbers + "."
-    if speedup <= 1 / 1.02:
-        of = "" if reference is report.baseline else f" of {one_line(reference.name)}"
-        return f"is slower {place}: {format_speedup(speedup)}x the speed{of}", "bad", numbers + "."
-    than = "" if reference is report.baseline else f" than {one_line(reference.name)}"
-    return f"is no faster{than} {place}", "neutral", numbers + "."
+    return _compare_speed(report, evaluation, evaluation.latency, reference, (mine, base))
+
+
+def _compare_speed(
+    report: Report, evaluation: Evaluation, latency: Latency, reference: Evaluation, times: tuple[str, str]
+) -> tuple[str, Tone, str]:
+    place, judgement = _place(evaluation), judge_speed(report, evaluation)
+    ratio = f"{format_speedup(judgement.speedup or 1.0)}x"
+    # The baseline needs no name in a headline that has named it.
+    name = "" if reference is report.baseline else f" {one_line(reference.name)}"
+    compared = "medians" if latency.compute_ms is None else "median computations"
+    numbers = f"A batch of {latency.batch_size} takes {times[0]} ms instead of {times[1]} ms"
+    numbers += f" as{name} takes" if name else ""
+    numbers += f" ({compared}, {place}"
+    if judgement.interval is not None:
+        low, high = (format_speedup(end) for end in judgement.interval)
+        numbers += f"; speed-up {ratio}, 95 % interval {low} to {high}"
+    numbers += ")."
+    if judgement.kind == "faster":
+        return f"runs {ratio} as fast{f' as{name}' if name else ''} {place}", "good", numbers
+    if judgement.kind == "slower":
+        return f"is slower {place}: {ratio} the speed{f' of{name}' if name else ''}", "bad", numbers
+    return f"is no faster{f' than{name}' if name else ''} {place}", "neutral", numbers
+
+
+def _sweep_sentence(report: Report, evaluation: Evaluation) -> str:
+    """Speed-ups at the other batch sizes."""
+    if not evaluation.representative:
+        return ""
+    found = []
+    for latency in evaluation.sweep:
+        judgement = judge_speed(report, evaluation, latency.batch_size)
+        if judgement.speedup is not None:
+            found.append(f"{format_speedup(judgement.speedup)}x at a batch of {latency.batch_size}")
+    return f"Speed-up at other batch sizes: {', '.join(found)}." if found else ""
 
 
 def _size_sentence(report: Report, evaluation: Evaluation) -> str:
@@ -163,6 +236,14 @@ def _size_sentence(report: Report, evaluation: Evaluation) -> str:
         return ""
     mine = format_significant(evaluation.size_bytes / 1e6)
     return f"The file is {mine} MB instead of {format_significant(base / 1e6)} MB."
+
+
+def _with_unit(difference: float | None, score: Score) -> str:
+    return f"{format_score_difference(difference, score)} {score_unit(score, of_difference=True)}".strip()
+
+
+def _noun(report: Report) -> str:
+    return "samples" if report.preprocessing is None else "images"
 
 
 def _place(evaluation: Evaluation) -> str:

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from quantkit.types import Evaluation, Latency, Preprocessing, Report
+from quantkit.types import (
+    TOP1,
+    ChangedSample,
+    ClassScore,
+    Evaluation,
+    Latency,
+    LayerPlacement,
+    Preprocessing,
+    Report,
+    Score,
+    TensorQuality,
+)
 
 CPU = "onnxruntime 1.31.1 CPU"
 GPU = "TensorRT 10.16.1 NVIDIA H100"
@@ -109,7 +120,7 @@ def make_unlabelled() -> Report:
         evaluations.append(
             replace(evaluation, metrics={k: v for k, v in evaluation.metrics.items() if k in kept}, latency=None)
         )
-    return replace(report, evaluations=tuple(evaluations))
+    return replace(report, evaluations=tuple(evaluations), score=None)
 
 
 def make_hostile() -> Report:
@@ -135,8 +146,13 @@ _FINITE = st.floats(allow_nan=False, allow_infinity=False)
 _POSITIVE = st.floats(0, 1e6, allow_nan=False)
 _INTEGER = st.integers(-(2**53), 2**53)
 
+_INTERVAL = st.none() | st.tuples(_POSITIVE, _POSITIVE).map(sorted).map(tuple)
+
 _BY_HOST = st.builds(
     Latency,
+    median_interval_ms=_INTERVAL,
+    p99_interval_ms=_INTERVAL,
+    speedup_interval=_INTERVAL,
     batch_size=st.integers(1, 512),
     iterations=st.integers(1, 10**6),
     threads=st.integers(0, 64),
@@ -161,7 +177,15 @@ _LATENCIES = _BY_HOST | st.builds(
     cuda_graph=st.booleans(),
 )
 
-_KEYS = st.sampled_from(["top1", "agreement", "sqnr_db", "cosine", "fixed", "broken", "p_value", "sqnr_db[y]"]) | _TEXT
+_SCORES = st.sampled_from([TOP1, Score("map", "mAP"), Score("rmse", "RMSE", False, False, "Metres."), None])
+
+_ENDS = [f"{score}_difference_{end}" for score in ("top1", "map", "rmse") for end in ("low", "high")]
+_KEYS = (
+    st.sampled_from(
+        ["top1", "map", "rmse", *_ENDS, "agreement", "sqnr_db", "cosine", "fixed", "broken", "p_value", "sqnr_db[y]"]
+    )
+    | _TEXT
+)
 
 _EVALUATIONS = st.builds(
     Evaluation,
@@ -176,11 +200,39 @@ _EVALUATIONS = st.builds(
     representative=st.booleans(),
 )
 
+_SWEPT = st.builds(
+    lambda evaluation, sizes: replace(
+        evaluation,
+        latency=evaluation.latency and replace(evaluation.latency, batch_size=600),
+        sweep=tuple(replace(evaluation.latency, batch_size=size) for size in sizes) if evaluation.latency else (),
+    ),
+    _EVALUATIONS,
+    st.lists(st.integers(1, 512), unique=True, max_size=3),
+)
+
+_VARIANTS = st.sampled_from(["", "0", "int8"]) | _TEXT
+_DECIBELS = st.none() | st.floats(-400, 400) | st.sampled_from([math.inf, -math.inf])
+
+_TENSORS = st.builds(
+    TensorQuality,
+    variant=_VARIANTS,
+    tensor=_TEXT,
+    producer=_TEXT,
+    sqnr_db=_DECIBELS,
+    own_sqnr_db=_DECIBELS,
+    amax=_POSITIVE | st.just(math.inf),
+    minimum=_FINITE,
+    maximum=_FINITE,
+    clipped=st.floats(0, 1),
+    histogram=st.lists(st.integers(0, 2**53), max_size=90).map(tuple),
+    histogram_top=_POSITIVE,
+)
+
 any_report = st.builds(
     Report,
     model_name=_TEXT,
     model_hash=_TEXT,
-    evaluations=st.lists(_EVALUATIONS, min_size=1, max_size=3, unique_by=lambda e: e.name).map(tuple),
+    evaluations=st.lists(_EVALUATIONS | _SWEPT, min_size=1, max_size=3, unique_by=lambda e: e.name).map(tuple),
     dataset=st.dictionaries(_TEXT, _TEXT | _INTEGER | _FINITE | st.none(), max_size=3),
     environment=st.dictionaries(_TEXT, _TEXT, max_size=3),
     preprocessing=st.none()
@@ -194,4 +246,36 @@ any_report = st.builds(
     skipped=st.dictionaries(_TEXT, _TEXT, max_size=3),
     warnings=st.lists(_TEXT, max_size=2).map(tuple),
     created=_TEXT,
+    task=st.sampled_from(["classify", "detect", "segment", "custom", "none"]),
+    score=_SCORES,
+    planned_samples=st.none() | st.integers(1, 10**9),
+    classes=st.lists(
+        st.builds(
+            ClassScore, label=_TEXT, count=st.integers(0, 10**9), scores=st.dictionaries(_VARIANTS, _FINITE, max_size=3)
+        ),
+        max_size=3,
+    ).map(tuple),
+    changes=st.lists(
+        st.builds(
+            ChangedSample,
+            variant=_VARIANTS,
+            sample=_TEXT,
+            kind=st.sampled_from(["broken", "fixed", "changed"]),
+            truth=_TEXT,
+            before=_TEXT,
+            after=_TEXT,
+            severity=_FINITE,
+            thumbnail=_TEXT | st.just("data:image/png;base64,iVBORw0KGgo="),
+        ),
+        max_size=3,
+    ).map(tuple),
+    num_changes=st.dictionaries(
+        _VARIANTS, st.dictionaries(st.sampled_from(["broken", "fixed", "changed"]), st.integers(0, 10**9)), max_size=2
+    ),
+    tensors=st.lists(_TENSORS, max_size=5).map(tuple),
+    layers=st.lists(
+        st.builds(LayerPlacement, variant=_VARIANTS, node=_TEXT, op_type=_TEXT, is_int8=st.booleans(), reason=_TEXT),
+        max_size=3,
+    ).map(tuple),
+    commands=st.lists(_TEXT, max_size=2).map(tuple),
 )

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.reporting.chart import make_chart, nice_ticks
+from quantkit.reporting.chart import make_charts, make_throughput_charts
+from quantkit.reporting.scales import log_ticks, nice_ticks
 
 from .reports import any_report, latency, make_engines, make_report, make_unlabelled
+from .samples import make_classification, make_detection, make_error_score, make_joined
 
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-4, 1e4), st.integers(3, 8))
@@ -23,7 +25,7 @@ def test_ticks_are_few_even_and_enclose_the_range(low, span, target):
 
 
 def test_points_lie_where_the_axes_say():
-    chart = make_chart(make_report())
+    (chart,) = make_charts(make_report())
     fp32, fp16, int8 = chart.points
     assert int8.x < fp32.x < fp16.x
     assert fp32.y == pytest.approx(chart.baseline_y)
@@ -37,7 +39,7 @@ def test_points_lie_where_the_axes_say():
 
 
 def test_the_vertical_axis_spans_a_point_at_least():
-    chart = make_chart(make_report())
+    (chart,) = make_charts(make_report())
     labels = [float(tick.label) for tick in chart.y_ticks]
     assert max(labels) - min(labels) >= 1
 
@@ -46,7 +48,7 @@ def test_labels_of_close_points_do_not_cover_each_other():
     report = make_report()
     base = report.evaluations[2]
     same = tuple(replace(base, name=f"variant{i}", latency=latency(0.25 + i / 500)) for i in range(4))
-    points = make_chart(replace(report, evaluations=(report.baseline, *same))).points
+    points = make_charts(replace(report, evaluations=(report.baseline, *same)))[0].points
     boxes = []
     for p in points:
         left = p.label_x if p.anchor == "start" else p.label_x - 7 * len(p.name)
@@ -58,21 +60,85 @@ def test_labels_of_close_points_do_not_cover_each_other():
 
 def test_without_labels_agreement_is_drawn_and_without_latency_nothing():
     unlabelled = make_unlabelled()
-    assert make_chart(unlabelled) is None
+    assert make_charts(unlabelled) == ()
     timed = tuple(replace(e, latency=latency(1.0)) for e in unlabelled.evaluations)
-    chart = make_chart(replace(unlabelled, evaluations=timed))
+    chart = make_charts(replace(unlabelled, evaluations=timed))[0]
     assert chart.title.startswith("Agreement with fp32")
     assert chart.points[0].label.startswith("100.00 %")
 
 
 @given(any_report)
 def test_any_report_has_a_chart_or_none(report):
-    make_chart(report)
+    make_charts(report)
+    make_throughput_charts(report)
 
 
 def test_only_times_that_can_be_compared_are_drawn_together():
-    chart = make_chart(make_engines())
+    (chart,) = make_charts(make_engines())
     assert [p.name for p in chart.points] == ["trt-fp32", "trt-int8"]
-    assert chart.x_label == "Median GPU compute time, ms (left is faster)"
+    assert chart.x_label == "Median GPU compute time of a batch of 4, ms (left is faster)"
     assert not any(p.is_baseline for p in chart.points)
     assert chart.y_ticks[-1].at <= chart.baseline_y <= chart.y_ticks[0].at
+
+
+@given(st.floats(1e-5, 1e7), st.floats(1.0001, 1e7))
+def test_logarithmic_ticks_enclose_the_range(low, ratio):
+    ticks = log_ticks(low, low * ratio)
+    assert ticks[0] <= low * 1.002
+    assert ticks[-1] >= low * ratio * 0.998
+    assert 2 <= len(ticks) <= 16
+    assert ticks == sorted(set(ticks))
+
+
+def test_intervals_go_both_ways_and_hold_their_point():
+    (chart,) = make_charts(make_classification())
+    int8 = chart.points[2]
+    assert int8.left < int8.x < int8.right
+    assert int8.high < int8.y < int8.low
+
+
+def test_batch_sizes_are_beads_on_a_line_at_the_height_of_the_score():
+    (chart,) = make_charts(make_classification())
+    assert chart.x_label.startswith("Median latency per sample, ms")
+    int8, point = chart.series[2], chart.points[2]
+    assert [x < point.x for x, _, _ in int8.dots] == [True, True]
+    assert {round(y) for _, y, _ in int8.dots} == {round(point.y)}
+    first, last = chart.x_ticks[0], chart.x_ticks[-1]
+    per_sample = make_classification().evaluations[2].sweep[1].median_ms / 32
+    expected = first.at + (last.at - first.at) * per_sample / float(last.label)
+    assert int8.dots[1][0] == pytest.approx(expected, abs=0.1)
+
+
+def test_throughput_rises_and_latency_with_it_along_a_line():
+    (chart,) = make_throughput_charts(make_classification())
+    assert len(chart.series) == 4
+    for line in chart.series:
+        assert len(line.dots) == 3
+        assert all(b[0] > a[0] and b[1] < a[1] for a, b in pairwise(line.dots))
+    assert make_throughput_charts(make_report()) == ()
+
+
+def test_every_backend_with_two_variants_has_a_chart_of_one_scale():
+    charts = make_charts(make_joined())
+    assert [len(chart.points) for chart in charts] == [4, 4]
+    assert charts[0].y_ticks == charts[1].y_ticks
+    assert "run xeon" in charts[0].heading
+    (chart,) = make_charts(make_detection())
+    assert [p.name for p in chart.points] == ["trt-fp32", "trt-fp16", "trt-int8"]
+    assert chart.y_label == "mAP, %"
+    assert chart.heading == ""
+
+
+def test_a_score_that_is_no_share_has_its_own_axis():
+    (chart,) = make_charts(make_error_score())
+    assert chart.y_label == "RMSE"
+    assert "6.100, 1.01 ms" in chart.description
+
+
+def test_a_wide_range_of_times_is_logarithmic():
+    report = make_report()
+    fast = replace(report.evaluations[2], latency=latency(0.03))
+    (chart,) = make_charts(replace(report, evaluations=(report.baseline, fast)))
+    assert chart.is_log
+    assert not make_charts(report)[0].is_log
+    assert [tick.label for tick in chart.x_ticks] == ["0.02", "0.05", "0.1", "0.2", "0.5", "1"]

@@ -1,26 +1,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.figures import (
-    facts_from_mapping,
-    facts_from_preprocessing,
+    format_count,
     format_difference,
     format_percent,
+    format_score,
+    format_score_difference,
     format_significant,
     format_speedup,
-    how_measured,
     one_line,
-    rows,
+    plural,
+    score_unit,
+    shorten,
 )
-from quantkit.types import Preprocessing
+from quantkit.types import TOP1
 
-from .reports import HOSTILE, any_report, make_engines, make_report, make_unlabelled
+from .reports import HOSTILE
+from .samples import ERROR
 
 
 @pytest.mark.parametrize(
@@ -73,51 +75,30 @@ def test_escape_sequences_and_direction_marks_are_taken_out():
     assert one_line("a\n  b") == "a b"
 
 
-def test_rows_show_what_the_report_holds():
-    fp32, fp16, int8 = rows(make_report())
-    assert (fp32.difference, fp32.speedup, fp32.sqnr_db, fp32.size_ratio) == ("–", "–", "–", "1.00x")
-    assert (int8.top1, int8.difference, int8.interval, int8.plus_minus) == ("80.93", "-0.10", "-0.35 to +0.15", "0.25")
-    assert (int8.flips, int8.p_value, int8.agreement, int8.cosine) == ("78 / 88", "0.485", "97.48", "0.99838")
-    assert (int8.median_ms, int8.p99_ms, int8.speedup, int8.size_mb) == ("0.245", "0.319", "2.04x", "0.331")
-    assert not fp16.representative
+def test_scores_are_percent_of_a_share_and_plain_otherwise():
+    assert (format_score(0.81034, TOP1), score_unit(TOP1)) == ("81.03", "%")
+    assert (format_score_difference(-0.0012, TOP1), score_unit(TOP1, of_difference=True)) == ("-0.12", "points")
+    assert (format_score(4.21349, ERROR), score_unit(ERROR)) == ("4.213", "")
+    assert [format_score_difference(v, ERROR) for v in (0.05, -0.05, 0.0, None)] == ["+0.05", "-0.05", "0", "–"]
+    assert format_score(math.nan, TOP1) == "NaN"
 
 
-def test_rows_of_a_device_compare_computations_on_that_device():
-    fp32, trt_fp32, trt_int8 = rows(make_engines())
-    assert (fp32.compute_ms, fp32.speedup) == ("–", "–")
-    assert (trt_fp32.median_ms, trt_fp32.compute_ms, trt_fp32.speedup) == ("1.75", "1.00", "–")
-    assert (trt_int8.median_ms, trt_int8.compute_ms, trt_int8.speedup) == ("1.00", "0.250", "4.00x")
-    assert (trt_int8.h2d_ms, trt_int8.d2h_ms, trt_int8.enqueue_ms) == ("0.500", "0.250", "0.0625")
-    assert trt_int8.compute_p99_ms in ("0.312", "0.313")
+@given(st.floats(), st.sampled_from([TOP1, ERROR]))
+def test_any_number_is_a_text(value, score):
+    assert format_score(value, score)
+    assert format_score_difference(value, score)
+    assert len(format_count(value)) < 25
 
 
-def test_how_it_was_measured_is_told_for_each_method():
-    (host,) = how_measured(make_report())
-    assert "by the host's clock" in host
-    assert "threads within a call: 1" in host
-    assert "1,234 calls of each" in host
-    both = how_measured(make_engines())
-    assert len(both) == 2
-    assert "by events on the GPU, as trtexec" in both[1]
-    assert "CUDA graph" not in both[1]
-    graphs = tuple(e for e in make_engines().evaluations if e.latency.cuda_graph)
-    (device,) = how_measured(replace(make_engines(), evaluations=graphs))
-    assert "replayed from a CUDA graph" in device
-    assert how_measured(make_unlabelled()) == ()
+def test_words_for_people():
+    assert [plural(n, "class") for n in (1, 2, 1200)] == ["1 class", "2 classes", "1,200 classes"]
 
 
-@given(any_report)
-def test_rows_exist_for_any_report(report):
-    assert len(rows(report)) == len(report.evaluations)
-
-
-def test_facts_are_for_people():
-    assert facts_from_mapping({"num_samples": 5, "a": None, "b": True, "c": 1 / 3}) == {
-        "num samples": "5",
-        "a": "–",
-        "b": "yes",
-        "c": "0.333333",
-    }
-    assert facts_from_preprocessing(None) == {}
-    crop = facts_from_preprocessing(Preprocessing(size=(224, 224), resize="crop", shorter_side=256))
-    assert crop["resize"] == "shorter side to 256 px, centre cropped, bilinear"
+@given(st.text(), st.integers(3, 30))
+def test_shortened_names_keep_both_ends(text, length):
+    whole, short = one_line(text), shorten(text, length)
+    assert len(short) <= length
+    if short != whole:
+        head, tail = short.split("…", 1) if short.count("…") == 1 else (short[:1], short[-1:])
+        assert whole.startswith(head)
+        assert whole.endswith(tail)

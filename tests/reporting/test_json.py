@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 
 from quantkit.errors import EvaluationError
-from quantkit.reporting import load_report, report_json
+from quantkit.reporting import load_report, report_html, report_json, report_markdown
 
-from .reports import any_report, make_report
+from .reports import any_report, make_report, make_unlabelled
+from .samples import SAMPLES, make_classification
 
 
 @given(any_report)
@@ -86,3 +89,64 @@ def test_missing_and_binary_files_are_refused(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(EvaluationError, match="not valid JSON"):
         load_report(tmp_path / "binary.json")
+
+
+V1 = Path(__file__).with_name("report_v1.json")
+"""Written by the version before format 2: a classifier on a CPU, and two engines."""
+
+
+def test_a_report_of_version_1_is_read_and_shown():
+    content = json.loads(V1.read_text())
+    assert content["format_version"] == 1
+    report = load_report(V1)
+    assert [e.name for e in report.evaluations] == [e["name"] for e in content["evaluations"]]
+    assert (report.format_version, report.task, report.score.name) == (2, "classify", "top1")
+    assert "int8 is within 1" in report_html(report)
+    assert "| int8 | 0.331 | 0.30x | 80.93 |" in report_markdown(report)
+    assert json.loads(report_json(report))["format_version"] == 2
+
+
+def test_a_report_of_version_1_without_labels_has_no_score(tmp_path):
+    content = json.loads(report_json(make_unlabelled()))
+    content["format_version"] = 1
+    for name in ("task", "score", "planned_samples", "classes", "changes", "num_changes", "tensors", "layers"):
+        del content[name]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert load_report(tmp_path / "old.json").score is None
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "detection"])
+def test_samples_come_back_equal(tmp_path, name):
+    report = SAMPLES[name]()
+    (tmp_path / "report.json").write_text(report_json(report), encoding="utf-8")
+    assert load_report(tmp_path / "report.json") == report
+
+
+def test_each_tensor_class_layer_and_changed_sample_is_a_line():
+    report = make_classification()
+    lines = report_json(report).splitlines()
+    for mark, entries in (
+        ('"histogram": [', report.tensors),
+        ('"scores": {', report.classes),
+        ('"is_int8": ', report.layers),
+        ('"thumbnail": "', report.changes),
+    ):
+        assert sum(mark in line for line in lines) == len(entries)
+    assert '      "median_interval_ms": [' not in lines
+    assert '  "model_name": "resnet20_cifar10.onnx",' in lines
+
+
+def test_numbers_that_are_none_survive_where_they_may_be(tmp_path):
+    report = make_classification()
+    tensor = replace(report.tensors[0], sqnr_db=math.inf, amax=-math.inf)
+    scored = replace(report.classes[0], scores={"fp32": math.inf, "int8": 0.5})
+    report = replace(report, tensors=(tensor,), classes=(scored,))
+    (tmp_path / "r.json").write_text(report_json(report))
+    assert load_report(tmp_path / "r.json") == report
+
+
+def test_numbers_of_numpy_are_numbers():
+    report = make_report()
+    first = replace(report.baseline, metrics={"top1": np.float64(0.5), "count": np.int64(3)})
+    content = json.loads(report_json(replace(report, evaluations=(first,))))
+    assert content["evaluations"][0]["metrics"] == {"top1": 0.5, "count": 3}

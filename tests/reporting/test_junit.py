@@ -1,15 +1,16 @@
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from hypothesis import given
 
 from quantkit.evaluation import Limits, check_limits
-from quantkit.evaluation.gate import Drop
+from quantkit.evaluation.limits import Drop
 from quantkit.reporting import gate_json, gate_junit, gate_markdown
 from quantkit.types import GateCheck
 from tests.reporting.reports import HOSTILE, any_report, make_hostile, make_report
 
-LIMITS = Limits(max_drop=Drop(0.002, False), min_speedup=3)
+LIMITS = Limits(max_drop=Drop(0.2), min_speedup=3)
 
 
 def checks_of(report):
@@ -23,7 +24,9 @@ def test_junit_counts_cases_and_failures():
     (suite,) = root
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
     assert suite.get("timestamp") == "2026-11-22T14:03:11"
-    drop, speed = suite
+    properties, drop, speed = suite
+    told = {p.get("name"): p.get("value") for p in properties}
+    assert (told["model_hash"], told["num_samples"], told["score"]) == ("9f2c7c0a", "10000", "top1")
     assert drop.get("name") == "int8 --max-drop 0.2pt"
     assert drop.find("failure") is None
     assert "breaks --min-speedup 3" in speed.find("failure").get("message")
@@ -34,7 +37,9 @@ def test_json_holds_every_check():
     content = json.loads(gate_json(report, checks_of(report)))
     assert content["passed"] is False
     assert content["model_hash"] == report.model_hash
+    assert (content["is_partial"], content["num_samples"], content["score"]) == (False, 10_000, "top1")
     assert [c["passed"] for c in content["checks"]] == [True, False]
+    assert content["checks"][0]["interval"] == [-0.0015, 0.0035]
     assert content["checks"][1]["bound"] == 3
 
 
@@ -50,11 +55,20 @@ def test_markdown_is_a_table_with_a_row_for_each_check():
     assert "✅ INT8 gate passed" in gate_markdown(report, checks_of(report)[:1])
 
 
+def test_a_partial_report_is_called_so_everywhere():
+    report = replace(make_report(), planned_samples=50_000)
+    checks = check_limits(report, replace(LIMITS, allow_partial=True))
+    assert json.loads(gate_json(report, checks))["is_partial"] is True
+    properties = ElementTree.fromstring(gate_junit(report, checks))[0][0]
+    assert ("is_partial", "True") in [(p.get("name"), p.get("value")) for p in properties]
+    assert "**Caution:** the evaluation was interrupted: 10,000 of 50,000 samples." in gate_markdown(report, checks)
+
+
 def test_hostile_names_stay_text():
     report = make_hostile()
     check = GateCheck(HOSTILE, HOSTILE, False, 0.0, 1.0, False, f"{HOSTILE}: {HOSTILE}")
     root = ElementTree.fromstring(gate_junit(report, [check]))
-    assert len(root[0]) == 1
+    assert [child.tag for child in root[0]] == ["properties", "testcase"]
     assert "\x1b" not in gate_junit(report, [check])
     markdown = gate_markdown(report, [check], cautions=[HOSTILE])
     assert "<script" not in markdown.replace("\\<script", "")

@@ -7,6 +7,7 @@ from hypothesis import given
 from quantkit.reporting import report_markdown
 
 from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
+from .samples import make_classification, make_hostile_everywhere, make_partial
 
 
 def tables(text):
@@ -49,9 +50,10 @@ def test_hostile_names_make_no_markup():
 
 @given(any_report)
 def test_tables_of_any_report_are_rectangular(report):
-    for table in tables(report_markdown(report)):
+    accuracy, *others = tables(report_markdown(report))
+    assert len(accuracy) == 2 + len(report.evaluations)
+    for table in (accuracy, *others):
         assert len({len(row) for row in table}) == 1
-        assert len(table) == 2 + len(report.evaluations)
 
 
 def test_a_device_s_own_times_are_shown_where_there_are_any():
@@ -63,3 +65,34 @@ def test_a_device_s_own_times_are_shown_where_there_are_any():
     plain = report_markdown(make_report())
     assert "by events on the GPU" not in plain
     assert "Enqueue, ms" not in plain
+
+
+def test_everything_is_told():
+    text = report_markdown(make_classification())
+    for words in (
+        "MLPerf 99 %: kept. MLPerf 99.9 %: open.",
+        "### By batch size",
+        "| int8 | 32 | 16.6 (16.4 to 16.7) | 21.7 (20.6 to 23.7) | 2.86x (2.82 to 2.92) | 1,873 |",
+        "| horse | 1,000 | 61.80 | 58.50 (55.42 to 61.52) | -3.30 |",
+        "Broken: fp32 does better; 24 of 57 shown.",
+        "| airplane/0137.jpg | airplane | airplane (91 %) | bird (48 %) |",
+        "**int8:** 21 of 24 weighted operators compute on INT8.",
+        "All 57 activations, in network order",
+        "```sh\nquantkit calibrate resnet20\\_cifar10.onnx".replace("\\", ""),
+    ):
+        assert words in text, words
+    assert "data:image" not in text
+
+
+def test_a_partial_report_is_a_warning_at_the_top():
+    assert report_markdown(make_partial()).splitlines()[2:4] == [
+        "> [!WARNING]",
+        "> **Partial: 200 of 10,000 samples; interrupted.** Every number here is of these samples alone.",
+    ]
+
+
+def test_hostile_commands_cannot_end_their_block():
+    text = report_markdown(make_hostile_everywhere())
+    block = text[text.index("## Commands") : text.index("## Definitions")]
+    assert block.count("````") == 2
+    assert "<script" not in re.sub(r"\\.", "", text.replace(block, ""))

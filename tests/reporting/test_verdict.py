@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from quantkit.reporting.verdict import remarks, verdicts
+from quantkit.reporting.verdict import partial_notice, remarks, verdicts
 
 from .reports import GPU, any_report, device_latency, latency, make_report, make_unlabelled, metrics
+from .samples import make_classification, make_detection, make_error_score, make_partial
 
 
 def judge(**changes):
@@ -22,20 +23,20 @@ def test_the_representative_int8_variant_leads():
 
 def test_an_interval_around_zero_is_neither_a_loss_nor_proof_of_none():
     verdict = judge()
-    assert verdict.headline == "int8 is as accurate as fp32 to within 0.35 points and runs 2.04x as fast on this CPU"
-    assert "a difference of -0.10 points (95 % interval -0.35 to +0.15, 10,000 samples)" in verdict.sentences[0]
+    assert verdict.headline == "int8 is within 1 % of fp32 and runs 2.04x as fast on this CPU"
+    assert "a difference of -0.10 points (95 % interval -0.35 to +0.15, 10,000 images)" in verdict.sentences[0]
     assert "a loss of up to 0.35 points cannot be ruled out" in verdict.sentences[0]
     assert verdict.tone == "good"
 
 
 def test_an_interval_below_zero_is_a_loss_however_fast_it_is():
     verdict = judge(metrics=metrics(0.80, low=-0.014, high=-0.006))
-    assert verdict.headline.startswith("int8 is less accurate than fp32 (-1.03 points) and runs 2.04x")
+    assert verdict.headline.startswith("int8 is worse than fp32 (-1.03 points) and runs 2.04x")
     assert verdict.tone == "bad"
 
 
 def test_an_interval_above_zero_is_a_gain():
-    assert "is more accurate than fp32 (+0.47 points)" in judge(metrics=metrics(0.815, low=0.001, high=0.008)).headline
+    assert "is better than fp32 (+0.47 points)" in judge(metrics=metrics(0.815, low=0.001, high=0.008)).headline
 
 
 def test_slower_is_said():
@@ -47,7 +48,7 @@ def test_slower_is_said():
 
 def test_a_latency_that_does_not_count_is_in_no_headline():
     verdict = judge(representative=False)
-    assert verdict.headline == "int8 is as accurate as fp32 to within 0.35 points"
+    assert verdict.headline == "int8 is within 1 % of fp32"
     assert "say nothing about the device that it is made for" in verdict.sentences[1]
     assert verdict.tone == "neutral"
 
@@ -85,7 +86,7 @@ def test_speeds_of_different_devices_are_not_compared():
 
 def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
     first = verdicts(make_unlabelled())[0]
-    assert first.headline == "int8 names the same class as fp32 for 97.48 % of 10,000 samples"
+    assert first.headline == "int8 names the same class as fp32 for 97.48 % of 10,000 images"
     assert "no labels" in first.sentences[0]
     assert "speed was not measured" in first.sentences[1]
 
@@ -120,3 +121,47 @@ def test_different_backends_and_bad_outputs_are_called_out():
 def test_any_report_has_a_verdict_for_each_variant(report):
     assert len(verdicts(report)) == len(report.evaluations) - 1
     remarks(report)
+
+
+def test_too_few_images_say_how_many_are_needed():
+    (verdict,) = verdicts(make_partial())
+    assert verdict.headline.startswith("int8 cannot be told from fp32 by 200 images (about ")
+    assert "are needed) and runs 2.31x as fast" in verdict.headline
+    assert [(gate.name, gate.word) for gate in verdict.gates] == [("99 %", "open"), ("99.9 %", "open")]
+
+
+def test_a_loss_beyond_the_margin_is_named_so():
+    by_name = {v.variant: v for v in verdicts(make_classification())}
+    worse = by_name["int8-minmax"]
+    assert worse.headline.startswith("int8-minmax is worse than fp32 by more than 1 % (-1.42 points)")
+    assert [gate.word for gate in worse.gates] == ["missed", "missed"]
+    assert [gate.word for gate in by_name["int8"].gates] == ["kept", "open"]
+    assert [gate.word for gate in by_name["fp16"].gates] == ["kept", "kept"]
+
+
+def test_a_certain_small_loss_is_said():
+    verdict = judge(metrics=metrics(0.807, low=-0.006, high=-0.001))
+    assert verdict.headline.startswith("int8 is within 1 % of fp32")
+    assert verdict.sentences[0].endswith("a loss is certain, and small.")
+
+
+def test_other_scores_speak_their_own_words():
+    by_name = {v.variant: v for v in verdicts(make_detection())}
+    assert by_name["trt-int8"].headline.startswith("trt-int8 is worse than fp32 by more than 1 % (-1.93 points)")
+    assert by_name["trt-int8"].sentences[0].startswith("mAP is 37.21 % where fp32 has 39.14 %")
+    by_name = {v.variant: v for v in verdicts(make_error_score())}
+    assert by_name["fp16"].headline == "fp16 is within 1 % of fp32"
+    assert by_name["int8"].headline.startswith("int8 is worse than fp32 by more than 1 % (+0.097) and runs")
+    assert "RMSE is 4.310 where fp32 has 4.213: a difference of +0.097 (95 % interval" in by_name["int8"].sentences[0]
+
+
+def test_speed_ups_carry_their_interval_and_the_other_batch_sizes():
+    int8 = verdicts(make_classification())[0]
+    assert "speed-up 2.31x, 95 % interval 2.28 to 2.36" in int8.sentences[1]
+    assert int8.sentences[2] == "Speed-up at other batch sizes: 2.59x at a batch of 8, 2.86x at a batch of 32."
+
+
+def test_a_partial_report_is_called_partial_before_all_else():
+    assert partial_notice(make_partial()) == "Partial: 200 of 10,000 samples; interrupted"
+    assert remarks(make_partial())[0] == "Partial: 200 of 10,000 samples; interrupted."
+    assert partial_notice(make_report()) == ""

@@ -1,0 +1,129 @@
+"""Geometry of the plot of differences: each variant's 95 % interval beside 99 %, 99.9 % and 100 % of the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantkit.reporting.figures import format_score_difference, one_line, score_unit, shorten
+from quantkit.reporting.scales import Scale, Tick, nice_ticks
+from quantkit.types import Evaluation, Report, Score
+from quantkit.verdicts import MLPERF, judge_score
+
+__all__ = ["Forest", "ForestRow", "make_forest"]
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _FOOT = 640.0, 156.0, 24.0, 58.0, 34.0, 56.0
+_LONGEST_NAME = 14
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One variant: its interval and estimate on the axis of differences, SVG units; better is right."""
+
+    name: str
+    x: float
+    low: float
+    high: float
+    y: float
+    label: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Everything that the template draws; `marks` are the lines at 99 %, 99.9 % and 100 % of the baseline's score."""
+
+    rows: tuple[ForestRow, ...]
+    ticks: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+    description: str
+    axis_label: str
+    height: float
+    width: float = _WIDTH
+    left: float = _LEFT
+    right: float = _WIDTH - _RIGHT
+    top: float = _TOP
+    bottom: float = 0.0
+
+
+def make_forest(report: Report) -> Forest | None:
+    """Lays out the variants whose difference has an interval; None where none has."""
+    score = report.score
+    shown = [e for e in report.evaluations[1:] if _gain_interval(report, e) is not None]
+    if score is None or not shown:
+        return None
+    base = abs(report.baseline.metrics.get(score.name, math.nan))
+    limits = {name: -share * base for name, share in MLPERF.items()} if math.isfinite(base) else {}
+    ends = [end for e in shown for end in _gain_interval(report, e) or ()]
+    # Limits far beyond every interval would squeeze the intervals to nothing, and the reverse: both are shown.
+    low, high = min([0.0, *ends, *limits.values()]), max([0.0, *ends])
+    unit = 100 if score.is_fraction else 1
+    room = 0.06 * max(high - low, 1e-9)
+    values = nice_ticks(unit * (low - room), unit * (high + room), 6)
+    scale = Scale(values[0], values[-1], _LEFT, _WIDTH - _RIGHT)
+    rows = [_row(report, e, i, scale, unit) for i, e in enumerate(shown)]
+    bottom = _TOP + _ROW * len(rows)
+    sign = 1 if score.higher_is_better else -1
+    ticks = [Tick(round(scale(v), 2), format_score_difference(sign * v / unit, score)) for v in values]
+    return Forest(
+        rows=tuple(rows),
+        ticks=tuple(_without_trailing_zeros(ticks)),
+        marks=_marks(limits, scale, unit),
+        description="; ".join(f"{row.name}: {row.label}" for row in rows) + ".",
+        axis_label=_axis_label(report, score),
+        height=bottom + _FOOT,
+        bottom=bottom,
+    )
+
+
+def _row(report: Report, evaluation: Evaluation, index: int, scale: Scale, unit: float) -> ForestRow:
+    score, pair = report.score, _gain_interval(report, evaluation)
+    assert score is not None
+    assert pair is not None
+    difference = report.difference(evaluation, score.name) or 0.0
+    gain = difference if score.higher_is_better else -difference
+    ends = report.difference_interval(evaluation) or (difference, difference)
+    words = f"{format_score_difference(difference, score)} {score_unit(score, of_difference=True)}".strip()
+    bounds = " to ".join(format_score_difference(end, score) for end in ends)
+    kind = judge_score(report, evaluation).kind
+    return ForestRow(
+        name=shorten(evaluation.name, _LONGEST_NAME),
+        x=round(scale(unit * gain), 2),
+        low=round(scale(unit * pair[0]), 2),
+        high=round(scale(unit * pair[1]), 2),
+        y=_TOP + _ROW * (index + 0.5),
+        label=f"{words} ({bounds})",
+        tone={"better": "good", "worse": "bad"}.get(kind, ""),
+    )
+
+
+def _gain_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
+    """95 % interval of what was gained: better is up, whichever way the score goes; None if it is none to draw."""
+    pair, score = report.difference_interval(evaluation), report.score
+    if pair is None or score is None or not -1e9 < pair[0] <= pair[1] < 1e9:
+        return None
+    difference = report.difference(evaluation, score.name)
+    if difference is None or not abs(difference) < 1e9:
+        return None
+    return pair if score.higher_is_better else (-pair[1], -pair[0])
+
+
+def _marks(limits: dict[str, float], scale: Scale, unit: float) -> tuple[Tick, ...]:
+    """The limits from the left, "100 %" last."""
+    found = [Tick(round(scale(unit * limit), 2), name) for name, limit in limits.items()]
+    return (*sorted(found, key=lambda tick: tick.at), Tick(round(scale(0.0), 2), "100 %"))
+
+
+def _without_trailing_zeros(ticks: Sequence[Tick]) -> list[Tick]:
+    """-0.50 → -0.5, where all of them allow it."""
+    labels = [tick.label for tick in ticks]
+    while all(label.endswith("0") for label in labels if label != "0") and any("." in label for label in labels):
+        labels = [label if label == "0" else label[:-1].removesuffix(".") for label in labels]
+    return [Tick(tick.at, label) for tick, label in zip(ticks, labels, strict=True)]
+
+
+def _axis_label(report: Report, score: Score) -> str:
+    unit = score_unit(score, of_difference=True)
+    words = f"Difference from {shorten(report.baseline.name, 24)} in {score.label}"
+    return f"{one_line(words)}{f', {unit}' if unit else ''} (right is better)"

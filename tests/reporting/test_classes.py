@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantkit.reporting.classes import class_tables, wilson_interval
+from quantkit.types import ClassScore
+
+from .samples import ERROR, make_classification, make_detection, make_imagenet, make_report_of_classes
+
+
+def test_the_largest_loss_is_first_and_its_bar_the_longest():
+    table = next(t for t in class_tables(make_classification()) if t.variant == "int8-minmax")
+    gains = [row.gain for row in table.first]
+    assert gains == sorted(gains)
+    everywhere = [row.gain for t in class_tables(make_classification()) for row in (*t.first, *t.rest)]
+    assert max(map(abs, everywhere)) == 1
+
+
+def test_a_row_holds_the_class_s_numbers():
+    (table,) = class_tables(make_report_of_classes(ClassScore("cat", 40, {"fp32": 0.9, "int8": 0.75})))
+    (row,) = table.first
+    assert (row.class_count, row.class_before, row.class_after, row.class_change) == ("40", "90.00", "75.00", "-15.00")
+    assert row.class_interval == "59.81 to 85.81"
+    assert not row.is_noise
+    assert row.gain == -1
+
+
+def test_a_change_within_the_interval_of_a_small_class_is_noise():
+    (table,) = class_tables(make_report_of_classes(ClassScore("cat", 10, {"fp32": 0.9, "int8": 0.8})))
+    assert table.first[0].is_noise
+
+
+def test_where_less_is_better_a_rise_is_a_loss():
+    report = make_report_of_classes(ClassScore("cat", 40, {"fp32": 2.0, "int8": 2.5}))
+    (table,) = class_tables(replace(report, score=ERROR))
+    assert (table.first[0].gain, table.first[0].class_change, table.first[0].class_interval) == (-1, "+0.5", "–")
+    assert table.summary == "Of 1 class, 1 lost, 0 gained and 0 did not change."
+
+
+def test_classes_without_a_score_come_last_and_are_counted():
+    table = class_tables(make_detection())[-1]
+    assert table.summary == "Of 7 classes, 4 lost, 1 gained and 1 did not change; 1 has no score to compare."
+    assert [row.label for row in table.first] == [
+        "traffic light", "toothbrush", "person", "bicycle", "car", "no such thing",
+    ]  # fmt: skip
+    assert (table.first[-1].class_change, table.first[-1].class_before) == ("–", "–")
+    assert table.num_unchanged == 1
+
+
+def test_many_classes_are_folded_and_unchanged_ones_counted():
+    for table in class_tables(make_imagenet()):
+        assert len(table.first) == (0 if table.variant == "fp16" else 10)
+        assert len(table.first) + len(table.rest) + table.num_unchanged == 1000
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_wilson_holds_its_share_and_is_never_a_point(count, share):
+    low, high = wilson_interval(share, count)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    assert high - low > 1e-7
+
+
+def test_wilson_is_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(30, 40).proportion_ci(method="wilson")
+    assert wilson_interval(0.75, 40) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_without_classes_or_score_there_is_nothing():
+    report = make_classification()
+    assert class_tables(replace(report, classes=())) == ()
+    assert class_tables(replace(report, score=None)) == ()

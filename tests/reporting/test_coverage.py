@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quantkit.reporting.coverage import coverages, left_in_float
+
+from .samples import make_classification
+
+
+def test_operators_are_counted_by_type_and_in_all():
+    found = coverages(make_classification())[0]
+    assert found.variant == "int8"
+    assert [(row.op_type, row.int8_count, row.operator_count) for row in found.rows] == [
+        ("Conv", "19", "21"),
+        ("Gemm", "1", "1"),
+        ("MatMul", "1", "2"),
+        ("", "21", "24"),
+    ]
+    assert found.sentence == "21 of 24 weighted operators compute on INT8"
+
+
+def test_what_is_in_float_is_grouped_by_reason_the_largest_first():
+    first, second = coverages(make_classification())[0].groups
+    assert (first.reason_count, first.reason) == ("2", "depthwise: INT8 gains no time here")
+    assert second.names == ("MatMul /attention/MatMul",)
+
+
+def test_a_node_is_not_named_twice():
+    report = make_classification()
+    names = [name for group in left_in_float(report) for name in group.names]
+    assert names == ["/Softmax_output_0", "/LayerNorm_output_0"]
+    assert "/attention/MatMul" in [n for g in left_in_float(replace(report, layers=())) for n in g.names]
+
+
+def test_a_layer_without_a_reason_is_still_listed():
+    report = make_classification()
+    layers = tuple(replace(x, reason="") for x in report.layers)
+    assert [g.reason for g in coverages(replace(report, layers=layers))[0].groups] == ["no reason is known"]
