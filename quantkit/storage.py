@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -89,11 +90,16 @@ def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -
         raise OutputError(f"cannot write to {target}: {error.strerror or error}") from error
 
 
+_held = threading.local()
+"""The locks of each thread, its attribute `paths`."""
+
+
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) -> Iterator[None]:
-    """Holds a lock, so that files that belong together are written by one process at a time.
+    """Holds a lock, so that files that belong together are written by one process and thread at a time.
 
-    The system frees the lock of a process that ends in any way. File systems without locks have none.
+    A thread that holds it may take it again. The system frees the lock of a process that ends in any way. File systems
+    without locks have none.
 
     Args:
         path: the lock file, there while somebody holds it; its folder is made if it is missing.
@@ -103,6 +109,10 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
         OutputError: the lock file cannot be made.
     """
     target = Path(path)
+    held: set[Path] = _held.__dict__.setdefault("paths", set())
+    if (identity := target.absolute()) in held:
+        yield
+        return
     missing = [folder for folder in target.absolute().parents if not folder.exists()]
     release: Callable[[], None] = _nothing
     try:
@@ -110,9 +120,11 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
         release = _locked(target, on_wait)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    held.add(identity)
     try:
         yield
     finally:
+        held.discard(identity)
         release()
         for folder in missing:
             with contextlib.suppress(OSError):  # something was written to it

@@ -4,6 +4,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -208,3 +209,23 @@ def test_a_lock_leaves_no_folder_that_nothing_was_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"), exclusive(tmp_path / "file" / "lock", on_wait=pytest.fail):
         pass
+
+
+def test_a_thread_that_holds_the_lock_may_take_it_again_and_another_waits(tmp_path):
+    lock, order, waiting = tmp_path / "lock", [], threading.Event()
+
+    def other():
+        with exclusive(lock, on_wait=waiting.set):
+            order.append("other")
+
+    with exclusive(lock, on_wait=pytest.fail):
+        with exclusive(lock, on_wait=pytest.fail):
+            order.append("again")
+        assert lock.exists()  # the inner one does not free it
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waiting.wait(30)
+        order.append("still held")
+    thread.join(30)
+    assert order == ["again", "still held", "other"]
+    assert not lock.exists()

@@ -116,6 +116,7 @@ def calibrate(
     """
     from quantkit import pipeline
     from quantkit.calibration.tensorrt_cache import library_version
+    from quantkit.pipeline.statistics import lock_path
     from quantkit.storage import check_writable, exclusive
 
     folder = output or model.parent
@@ -133,8 +134,7 @@ def calibrate(
     )
     check_writable(folder, (table_path, cache_path, int8_path))
     say = make_printer(quiet)
-    lock = folder / f".{model.stem}.calib.lock"
-    with exclusive(lock, on_wait=lambda: say(f"waiting for another run that writes to {folder}")):
+    with exclusive(lock_path(table_path), on_wait=lambda: say(f"waiting for another run that writes to {folder}")):
         table = pipeline.calibrate(
             model,
             data,

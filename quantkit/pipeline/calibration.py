@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
-from quantkit.errors import CalibrationError, ModelError, StaleTableError
+from quantkit.errors import CalibrationError, ModelError
+from quantkit.pipeline.calibration_run import CalibrationRun
 from quantkit.pipeline.data import (
     ImageOptions,
     Order,
@@ -20,27 +21,19 @@ from quantkit.pipeline.data import (
 )
 from quantkit.pipeline.native_calibration import (
     CalibratorName,
-    calibrate_natively,
     choose_calibrator,
-    write_engine,
 )
 from quantkit.pipeline.statistics import (
-    checkpoint_path,
-    choose_ranges,
-    collect_statistics,
-    find_checkpoint,
-    find_statistics,
-    statistics_path,
+    lock_path,
     used_percentile,
 )
-from quantkit.types import CalibrationTable, HistogramRule, Preprocessing, TensorRange
+from quantkit.types import CalibrationTable, HistogramRule, Preprocessing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["calibrate"]
 
-_FEW_SAMPLES = 100
+__all__ = ["calibrate"]
 
 
 def calibrate(
@@ -108,10 +101,10 @@ def calibrate(
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
     from quantkit.calibration.methods import find_method
-    from quantkit.calibration.statistics_file import StatisticsOrigin, save_statistics
+    from quantkit.calibration.statistics_file import StatisticsOrigin
     from quantkit.datasets.fingerprint import content_hash
     from quantkit.graph.model import load_model, model_hash
-    from quantkit.storage import write_bytes
+    from quantkit.storage import exclusive
 
     say = tell or stay_silent
     for option, count in (("--batch-size", batch_size), ("--workers", workers)):
@@ -143,7 +136,7 @@ def calibrate(
         "batch_size": batch_size if order_decides else None,
     }
     with show_progress(None, "hashing", len(dataset), progress and len(dataset) > 2000):
-        fingerprint = dataset.fingerprint
+        dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
     origin = StatisticsOrigin(
         model_hash=identity,
         model_name=name,
@@ -153,101 +146,33 @@ def calibrate(
         versions=_versions(),
         unclipped=unclipped & set(tensors),
     )
-    kept = None
-    if table_path is not None and native is None and not force and not reuse_only:
-        kept = find_statistics(statistics_path(table_path), origin, tensors, strict=strict, tell=say)
-    if reuse_only and (force or table_path is None):
-        raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
-    if table_path is not None and not force and (kept is not None or reuse_only or not keep_statistics):
-        wanted = {
-            "model_hash": identity,
-            "dataset_fingerprint": fingerprint,
-            "preprocessing": dataset.preprocessing,
-        }
-        reused = _reuse(
-            Path(table_path),
-            wanted,
-            settings,
-            num_chosen=len(dataset),
-            strict=strict,
-            reuse_only=reuse_only,
-            tell=say,
-        )
-        if reused is not None:
-            return reused
-    if native is not None:
-        made = calibrate_natively(
-            native,
-            model,
-            dataset,
-            method=method,
-            batch_size=batch_size,
-            exclude=exclude,
-            strict=strict,
-            workers=workers,
-            progress=progress,
-            tell=say,
-        )
-        table = CalibrationTable(
-            tensors=made.ranges,
-            skipped=made.skipped,
-            model_hash=identity,
-            model_name=name,
-            dataset_fingerprint=fingerprint,
-            num_samples=made.num_samples,
-            preprocessing=dataset.preprocessing,
-            settings=settings,
-            versions={"quantkit": __version__, native.name: ".".join(map(str, native.version))},
-        )
-        if cache_path is not None:
-            write_bytes(cache_path, made.cache)
-        if engine_path is not None:
-            write_engine(native, model, table, made, engine_path, exclude=exclude)
-            say(f"engine: {engine_path}")
-        return _finish(table, table_path, say)
-    checkpoint = None if table_path is None else checkpoint_path(table_path)
-    if kept is not None:
-        say(f"using the statistics kept in {statistics_path(table_path or '')}: the model need not run")
-    else:
-        resumed = None
-        if resume and checkpoint is not None:
-            resumed = find_checkpoint(checkpoint, origin, tensors, batch_size=batch_size, strict=strict, tell=say)
-        elif checkpoint is not None and checkpoint.exists():
-            say(f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew")
-        kept = collect_statistics(
-            _load_exposed(model, name, tensors),
-            dataset,
-            tensors,
-            origin,
-            rule=histogram,
-            batch_size=batch_size,
-            resumed=resumed,
-            checkpoint=checkpoint,
-            strict=strict,
-            workers=workers,
-            progress=progress,
-            tell=say,
-        )
-        if keep_statistics and table_path is not None:
-            save_statistics(kept, statistics_path(table_path))
-    ranges, skipped = choose_ranges(kept, method, percentile, progress, say)
-    if histogram == "tensorrt":
-        ranges = _as_tensorrt_inherits(model, name, ranges)
-    table = CalibrationTable(
-        tensors=ranges,
-        skipped=skipped,
-        model_hash=identity,
-        model_name=name,
-        dataset_fingerprint=fingerprint,
-        num_samples=kept.num_samples,
-        preprocessing=dataset.preprocessing,
+    run = CalibrationRun(
+        model=Path(model),
+        identity=identity,
+        dataset=dataset,
+        origin=origin,
         settings=settings,
-        versions=kept.origin.versions,
+        tensors=tensors,
+        native=native,
+        table_path=None if table_path is None else Path(table_path),
+        percentile=percentile,
+        batch_size=batch_size,
+        strict=strict,
+        force=force,
+        reuse_only=reuse_only,
+        keep_statistics=keep_statistics,
+        resume=resume,
+        cache_path=cache_path,
+        engine_path=engine_path,
+        exclude=exclude,
+        workers=workers,
+        progress=progress,
+        say=say,
     )
-    _finish(table, table_path, say)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return table
+    if run.table_path is None:
+        return run.make()
+    with exclusive(lock_path(run.table_path), on_wait=lambda: say(f"waiting for another run that writes {table_path}")):
+        return run.make()
 
 
 def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> CalibratorName:
@@ -257,20 +182,6 @@ def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> C
     if table_path is None:
         raise CalibrationError("statistics are kept next to the table: give table_path")
     return "quantkit"
-
-
-def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> CalibrationTable:
-    """Says what a user should know of a new table, and writes it."""
-    from quantkit.calibration.table import save_table
-
-    if table.num_samples < _FEW_SAMPLES:
-        count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
-        say(f"warning: {count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
-    for tensor in table.skipped:
-        say(f"warning: tensor {tensor!r} was zero on every sample: it stays in float")
-    if path is not None:
-        save_table(table, path)
-    return table
 
 
 def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -295,68 +206,6 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
     if len(refusals) == 2:
         raise refusals[0]
     return tuple(tensor for tensor in names if tensor in wanted), probabilities(graph)
-
-
-def _load_exposed(model: PathLike, name: str, tensors: Sequence[str]) -> ir.Model:
-    from quantkit.graph.expose import expose
-    from quantkit.graph.model import load_model
-    from quantkit.graph.prepare import prepare
-
-    return expose(prepare(load_model(model), name=name), tensors)
-
-
-def _reuse(
-    path: Path,
-    wanted: Mapping[str, object],
-    settings: Mapping[str, str | int | float | bool | None],
-    *,
-    num_chosen: int,
-    strict: bool,
-    reuse_only: bool,
-    tell: Tell,
-) -> CalibrationTable | None:
-    """The table at `path` if a new calibration would give the same one."""
-    from quantkit.calibration.table import differing_fields, load_table
-
-    if not path.exists():
-        if reuse_only:
-            raise StaleTableError(f"there is no calibration table {path} to reuse: run without --reuse-only")
-        return None
-    try:
-        stored = load_table(path)
-    except CalibrationError as error:
-        if reuse_only:
-            raise StaleTableError(str(error)) from error
-        tell(f"warning: {error}")
-        return None
-    deciding = ["calibrator", "method", "percentile", "histogram", "observed"]
-    if settings["histogram"] == "tensorrt":
-        deciding += ["order", "seed", "batch_size"]
-    differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})
-    if any(d.startswith("dataset fingerprint") for d in differences):
-        differences += differing_fields(stored, {name: settings[name] for name in ("seed", "num_samples", "order")})
-    unreadable = num_chosen - stored.num_samples
-    if strict and unreadable:
-        differences.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
-    if not differences:
-        if unreadable:
-            tell(f"warning: the table leaves out {unreadable} of {num_chosen} samples, which could not be read")
-        tell(f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)")
-        return stored
-    if reuse_only:
-        raise StaleTableError(f"{path} does not fit: {'; '.join(differences)}: run without --reuse-only")
-    tell(f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences)}")
-    return None
-
-
-def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
-    from quantkit.graph.inheritance import implicit_ranges
-    from quantkit.graph.model import load_model
-    from quantkit.graph.prepare import prepare
-
-    graph = prepare(load_model(model), name=name)
-    amax = implicit_ranges(graph, {tensor: r.amax for tensor, r in ranges.items()})
-    return {t: TensorRange(amax=amax[t], minimum=r.minimum, maximum=r.maximum) for t, r in ranges.items()}
 
 
 def _versions() -> dict[str, str]:

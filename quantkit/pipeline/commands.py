@@ -28,7 +28,7 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         value = settings.get(name)
         if value is not None and value != _DEFAULTS.get(name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
-    if settings.get("tensors") == "all":
+    if settings.get("observed") == "all":
         words.append("--all-tensors")
     if table.preprocessing is not None:
         words += _image_words(table.preprocessing)

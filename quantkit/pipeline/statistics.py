@@ -34,6 +34,7 @@ __all__ = [
     "collect_statistics",
     "find_checkpoint",
     "find_statistics",
+    "lock_path",
     "statistics_path",
     "used_percentile",
 ]
@@ -53,6 +54,12 @@ def statistics_path(table_path: PathLike) -> Path:
 def checkpoint_path(table_path: PathLike) -> Path:
     """Where an unfinished run leaves its statistics: MODEL.calib.partial next to MODEL.calib.json."""
     return Path(table_path).with_suffix(".partial")
+
+
+def lock_path(table_path: PathLike) -> Path:
+    """Held while the files of one calibration are written: .MODEL.calib.lock next to MODEL.calib.json."""
+    path = Path(table_path)
+    return path.with_name(f".{path.name.removesuffix('.json').removesuffix('.calib')}.calib.lock")
 
 
 def find_statistics(

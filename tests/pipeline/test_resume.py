@@ -270,3 +270,29 @@ def test_copies_that_are_cut_off_are_not_told(tmp_path):
     run(model, write_images(tmp_path / "images", 10), tmp_path / "t.json", said, keep_statistics=True)
     assert not any("copies filled" in line for line in said)
     assert load_statistics(tmp_path / "t.stats").num_repeated == 0
+
+
+def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
+    import threading
+
+    from quantkit.pipeline.statistics import lock_path
+    from quantkit.storage import exclusive
+
+    table_path, lines, told = tmp_path / "digits.calib.json", [], threading.Event()
+
+    def tell(line):
+        lines.append(line)
+        if line.startswith("waiting for another run"):
+            told.set()
+
+    def run():
+        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, tell=tell)
+
+    assert lock_path(table_path) == tmp_path / ".digits.calib.lock"
+    with exclusive(lock_path(table_path), on_wait=pytest.fail):
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert told.wait(60)
+        assert not table_path.exists()
+    thread.join(60)
+    assert table_path.exists()
