@@ -15,22 +15,12 @@ from quantkit.cli.caches_json import (
     json_from_shown,
     json_from_verification,
 )
+from quantkit.cli.images import with_image_options
 from quantkit.cli.options import (
-    ColorOption,
-    InterpolationOption,
-    LayoutOption,
-    MeanOption,
-    PadOption,
-    PresetOption,
-    ResizeOption,
-    ScaleOption,
     SeedOption,
-    ShorterSideOption,
-    SizeOption,
-    StdOption,
-    image_options,
 )
 from quantkit.errors import StaleTableError
+from quantkit.pipeline import ImageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,6 +147,7 @@ def diff(
 
 
 @cache.command()
+@with_image_options
 def verify(
     path: CacheArgument,
     model: Annotated[Path, typer.Option("--model", help="The float ONNX model that it is for.", show_default=False)],
@@ -183,17 +174,7 @@ def verify(
     ] = 0.05,
     num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Of the data.")] = 128,
     seed: SeedOption = 0,
-    preset: PresetOption = None,
-    size: SizeOption = None,
-    color: ColorOption = None,
-    resize: ResizeOption = None,
-    shorter_side: ShorterSideOption = None,
-    interpolation: InterpolationOption = None,
-    pad_value: PadOption = None,
-    scale: ScaleOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = None,
+    images: ImageOptions | None = None,
     as_json: JsonOption = False,
 ) -> None:
     """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
@@ -201,9 +182,6 @@ def verify(
     from quantkit.pipeline.cache_checks import verify_cache
     from quantkit.storage import write_text
 
-    images = image_options(
-        preset, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
-    )
     found = verify_cache(
         path,
         model,

@@ -7,34 +7,23 @@ from typing import Annotated
 
 import typer
 
+from quantkit.cli.images import with_image_options
 from quantkit.cli.options import (
     DATA_PANEL,
     ClassesOption,
-    ColorOption,
     DataOption,
     ExcludeOption,
-    InterpolationOption,
-    LayoutOption,
-    MeanOption,
     MethodName,
     ModelArgument,
-    PadOption,
-    PresetOption,
     QuietOption,
     ReduceRangeOption,
-    ResizeOption,
-    ScaleOption,
     SeedOption,
-    ShorterSideOption,
-    SizeOption,
-    StdOption,
     StrictOption,
     WorkersOption,
-    image_options,
     read_classes,
 )
 from quantkit.cli.output import make_printer, print_calibration, print_quantized
-from quantkit.pipeline import CalibratorName, HighPrecision, Order, Target
+from quantkit.pipeline import CalibratorName, HighPrecision, ImageOptions, Order, Target
 from quantkit.types import HistogramRule
 
 __all__ = ["calibrate", "quantize"]
@@ -42,6 +31,7 @@ __all__ = ["calibrate", "quantize"]
 _SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
 
+@with_image_options
 def calibrate(
     model: ModelArgument,
     data: DataOption,
@@ -96,17 +86,7 @@ def calibrate(
     classes: ClassesOption = None,
     strict: StrictOption = False,
     workers: WorkersOption = None,
-    preprocess: PresetOption = None,
-    size: SizeOption = None,
-    color: ColorOption = None,
-    resize: ResizeOption = None,
-    shorter_side: ShorterSideOption = None,
-    interpolation: InterpolationOption = None,
-    pad_value: PadOption = None,
-    scale: ScaleOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = None,
+    images: ImageOptions | None = None,
     quiet: QuietOption = False,
 ) -> None:
     """Turns images and a model into a calibration table, a TensorRT cache and an INT8 model.
@@ -124,9 +104,6 @@ def calibrate(
         raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
     table_path, cache_path = folder / f"{model.stem}.calib.json", folder / f"{model.stem}.calib"
     int8_path = folder / f"{model.stem}.{'int8' if target == 'tensorrt' else 'int8-cpu'}.onnx"
-    images = image_options(
-        preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
-    )
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     pipeline.check_quantizable(

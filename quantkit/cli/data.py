@@ -8,27 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantkit.cli.images import with_image_options
 from quantkit.cli.options import (
     ClassesOption,
-    ColorOption,
     DataOption,
-    InterpolationOption,
-    LayoutOption,
-    MeanOption,
     ModelArgument,
-    PadOption,
-    PresetOption,
     QuietOption,
-    ResizeOption,
-    ScaleOption,
     SeedOption,
-    ShorterSideOption,
-    SizeOption,
-    StdOption,
     WorkersOption,
-    image_options,
     read_classes,
 )
+from quantkit.pipeline import ImageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +38,7 @@ def _data() -> None:
 
 
 @data_app.command()
+@with_image_options
 def check(
     model: ModelArgument,
     data: DataOption,
@@ -61,17 +52,7 @@ def check(
     seed: SeedOption = 0,
     classes: ClassesOption = None,
     workers: WorkersOption = None,
-    preprocess: PresetOption = None,
-    size: SizeOption = None,
-    color: ColorOption = None,
-    resize: ResizeOption = None,
-    shorter_side: ShorterSideOption = None,
-    interpolation: InterpolationOption = None,
-    pad_value: PadOption = None,
-    scale: ScaleOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = None,
+    images: ImageOptions | None = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,9 +64,6 @@ def check(
     from quantkit.cli.text import make_console, visible
     from quantkit.pipeline.data_check import check_data
 
-    images = image_options(
-        preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
-    )
     result = check_data(
         model,
         data,

@@ -19,47 +19,37 @@ from quantkit.cli.comparison import (
     gate,
     make_limits,
 )
+from quantkit.cli.images import with_image_options
 from quantkit.cli.options import (
     DATA_PANEL,
     BinaryOption,
     ClassesOption,
-    ColorOption,
     DataOption,
     DetectionsOption,
     ExcludeOption,
     IgnoredOption,
-    InterpolationOption,
     IouThresholdOption,
     LabelsOption,
-    LayoutOption,
     MaxDetectionsOption,
-    MeanOption,
     MetricOption,
     ModelArgument,
-    PadOption,
     PostprocessOption,
-    PresetOption,
     QuietOption,
-    ResizeOption,
-    ScaleOption,
     ScoreThresholdOption,
     SeedOption,
-    ShorterSideOption,
-    SizeOption,
-    StdOption,
     StrictOption,
     TaskOption,
     WorkersOption,
-    image_options,
     parse_variants,
     read_classes,
 )
 from quantkit.cli.output import INTERRUPTED, command_line, make_printer
-from quantkit.pipeline import Tell
+from quantkit.pipeline import ImageOptions, Tell
 
 __all__ = ["evaluate"]
 
 
+@with_image_options
 def evaluate(
     model: ModelArgument,
     data: DataOption,
@@ -112,17 +102,7 @@ def evaluate(
     layer_samples: Annotated[
         int, typer.Option("--layer-samples", help="Samples to compare the activations of INT8 models on; 0 skips.")
     ] = 64,
-    preprocess: PresetOption = None,
-    size: SizeOption = None,
-    color: ColorOption = None,
-    resize: ResizeOption = None,
-    shorter_side: ShorterSideOption = None,
-    interpolation: InterpolationOption = None,
-    pad_value: PadOption = None,
-    scale: ScaleOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = None,
+    images: ImageOptions | None = None,
     max_drop: MaxDropOption = None,
     min_speedup: MinSpeedupOption = None,
     min_agreement: MinAgreementOption = None,
@@ -144,9 +124,6 @@ def evaluate(
     from quantkit.reporting import print_report, write_report
     from quantkit.storage import check_writable
 
-    images = image_options(
-        preprocess, size, color, resize, shorter_side, interpolation, pad_value, scale, mean, std, layout
-    )
     limits = make_limits(
         max_drop, min_speedup, min_agreement, max_size_ratio, confident, gates=gates or (), at_batch=at_batch
     )
