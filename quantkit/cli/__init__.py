@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -68,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
+    _end_cleanly_on_sigterm()
     try:
         code = app(args=arguments, prog_name="quantkit", standalone_mode=False)
     except QuantKitError as error:
@@ -81,6 +84,13 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         _fail("interrupted: files that were there are as they were", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_cleanly_on_sigterm() -> None:
+    """What a CI or `timeout` sends: temporary folders and locks go, as after Ctrl-C."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _fail(message: str, code: int) -> NoReturn:

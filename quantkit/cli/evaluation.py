@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -45,6 +45,10 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.output import INTERRUPTED, command_line, make_printer
 from quantkit.pipeline import ImageOptions, Tell
+
+if TYPE_CHECKING:
+    from quantkit.evaluation import Limits
+    from quantkit.types import TaskName
 
 __all__ = ["evaluate"]
 
@@ -121,6 +125,7 @@ def evaluate(
     from rich.console import Console
 
     from quantkit import pipeline
+    from quantkit.pipeline.interruption import stop_on_interrupt
     from quantkit.reporting import print_report, write_report
     from quantkit.storage import check_writable
 
@@ -140,43 +145,70 @@ def evaluate(
         postprocess=postprocess,
         metric=metric,
     )
+    models, loaded = parse_variants(variant or []), parse_variants(engine or [], option="--engine")
+    _check_limits(limits, options.task, latency_s, sizes, gate_variant or [], {*pipeline.VARIANTS, *models, *loaded})
     folder = output or model.with_name(f"{model.stem}.report")
     check_writable(folder)
     say = make_printer(quiet)
-    result = pipeline.evaluate(
-        model,
-        data,
-        table=_find_table(model, table, say),
-        task=options,
-        variants=None if variants is None else [name.strip() for name in variants.split(",")],
-        models=parse_variants(variant or []),
-        engines=parse_variants(engine or [], option="--engine"),
-        num_samples=num_samples,
-        seed=seed,
-        batch_size=batch_size,
-        preprocessing=images,
-        classes=read_classes(classes),
-        exclude=exclude or (),
-        latency_s=latency_s,
-        batch_sizes=sizes,
-        threads=threads,
-        cuda_graph=cuda_graph,
-        layer_samples=layer_samples,
-        strict=strict,
-        workers=workers,
-        on_interrupt="report",
-        command=command_line(),
-        progress=not quiet,
-        tell=say,
-    )
+    with stop_on_interrupt() as should_stop:
+        result = pipeline.evaluate(
+            model,
+            data,
+            table=_find_table(model, table, say),
+            task=options,
+            variants=None if variants is None else [name.strip() for name in variants.split(",")],
+            models=models,
+            engines=loaded,
+            num_samples=num_samples,
+            seed=seed,
+            batch_size=batch_size,
+            preprocessing=images,
+            classes=read_classes(classes),
+            exclude=exclude or (),
+            latency_s=latency_s,
+            batch_sizes=sizes,
+            threads=threads,
+            cuda_graph=cuda_graph,
+            layer_samples=layer_samples,
+            strict=strict,
+            workers=workers,
+            should_stop=should_stop,
+            command=command_line(),
+            progress=not quiet,
+            tell=say,
+        )
     paths = write_report(result, folder)
     console = Console()
     print_report(result, console)
     for path in paths.values():
         typer.echo(f"wrote {path}")
-    if result.is_partial:
+    if should_stop():
         raise SystemExit(INTERRUPTED)
     gate(result, limits, variants=gate_variant or ())
+
+
+def _check_limits(
+    limits: Limits | None,
+    task: TaskName,
+    latency_s: float,
+    batch_sizes: tuple[int, ...],
+    gated: list[str],
+    names: set[str],
+) -> None:
+    """Refuses limits that this evaluation could never judge, before it runs."""
+    if limits is None:
+        return
+    if unknown := [name for name in gated if name not in names]:
+        raise typer.BadParameter(f"{unknown[0]!r} is no variant of this run", param_hint="--gate-variant")
+    if task == "none" and (limits.max_drop is not None or limits.gates):
+        raise typer.BadParameter("--task none has no score to judge: give --min-agreement", param_hint="--max-drop")
+    if task in ("detect", "custom") and limits.min_agreement is not None:
+        raise typer.BadParameter(f"--task {task} has no agreement: give --max-drop", param_hint="--min-agreement")
+    if limits.min_speedup is not None and not latency_s:
+        raise typer.BadParameter("nothing is timed with --latency-s 0", param_hint="--min-speedup")
+    if limits.at_batch is not None and limits.at_batch not in batch_sizes:
+        sizes = ",".join(map(str, batch_sizes))
+        raise typer.BadParameter(f"--batch-sizes {sizes} does not time {limits.at_batch}", param_hint="--at-batch")
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:

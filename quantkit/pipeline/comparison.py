@@ -14,6 +14,20 @@ _PAIRED = ("fixed", "broken", "p_value")
 """Metrics that hold only against the baseline of the same run, besides the interval of the score's difference."""
 
 
+_SCORING = (
+    "labels_fingerprint",
+    "detections",
+    "score_threshold",
+    "iou_threshold",
+    "max_detections",
+    "ignored_value",
+    "binary",
+    "postprocess",
+    "metric",
+)
+"""Facts of the data that decide a score, besides the samples."""
+
+
 def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Report:
     """Puts the variants of several reports on one model and the same samples into one, as ``run/variant``.
 
@@ -57,6 +71,7 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         created=max(report.created for report in reports.values()),
         task=first.task,
         score=first.score,
+        planned_samples=max((report.planned_samples or 0 for report in reports.values()), default=0) or None,
         classes=_join_classes(reports),
         changes=tuple(
             replace(change, variant=f"{name}/{change.variant}")
@@ -95,6 +110,11 @@ def _differences(first_name: str, first: Report, name: str, report: Report) -> l
         found.append(f"{first_name} and {name} prepared the images differently")
     if (report.task, report.score) != (first.task, first.score):
         found.append(f"{first_name} is judged by {_describe_score(first)}, {name} by {_describe_score(report)}")
+    found += [
+        f"{first_name} was scored with {fact.replace('_', ' ')} {mine}, {name} with {theirs}"
+        for fact in _SCORING
+        if (mine := first.dataset.get(fact)) != (theirs := report.dataset.get(fact))
+    ]
     for label, one in ((first_name, first), (name, report)):
         if one.is_partial:
             found.append(

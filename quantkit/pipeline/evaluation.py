@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.pipeline.commands import calibrate_command
@@ -23,7 +23,6 @@ from quantkit.pipeline.data import (
     stay_silent,
 )
 from quantkit.pipeline.engines import describe_gpu, largest_batch
-from quantkit.pipeline.interruption import stop_on_interrupt
 from quantkit.pipeline.layers import Insight, look_into
 from quantkit.pipeline.quantization import open_table
 from quantkit.pipeline.tasks import TaskOptions, open_task, wants_class_labels
@@ -59,7 +58,7 @@ def evaluate(
     layer_samples: int = 64,
     strict: bool = False,
     workers: int | None = None,
-    on_interrupt: Literal["raise", "report"] = "raise",
+    should_stop: Callable[[], bool] | None = None,
     command: str | None = None,
     progress: bool = True,
     tell: Tell | None = None,
@@ -88,7 +87,8 @@ def evaluate(
         layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
         strict: fail on the first image that cannot be read.
         workers: decoding threads.
-        on_interrupt: "report": the first Ctrl-C ends the measurement, and the report says that it is partial.
+        should_stop: asked after each batch and each turn of the timing: whether to end with what there is; the report
+            says what is missing. `quantkit.pipeline.interruption.stop_on_interrupt` makes it of Ctrl-C.
         command: what was typed, for the report.
         progress: show progress bars on a terminal.
         tell: called with one line for each thing that a user may want to know.
@@ -103,7 +103,7 @@ def evaluate(
     from quantkit.evaluation import evaluate as measure
 
     say = tell or stay_silent
-    _check_numbers(latency_s, layer_samples, batch_sizes)
+    _check_numbers(latency_s, layer_samples, batch_sizes, threads)
     options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     table = None if table is None else open_table(table)
     graph, identity = _open_float_model(model, table)
@@ -123,19 +123,17 @@ def evaluate(
     describe_choice(dataset, data, seed, say)
     warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
-    with (
-        open_variants(
-            model,
-            table,
-            variants=variants,
-            models=models or {},
-            engines=engines or {},
-            exclude=exclude,
-            threads=threads,
-            cuda_graph=cuda_graph,
-        ) as opened,
-        stop_on_interrupt(on_interrupt == "report") as should_stop,
-    ):
+    stop = should_stop or _never
+    with open_variants(
+        model,
+        table,
+        variants=variants,
+        models=models or {},
+        engines=engines or {},
+        exclude=exclude,
+        threads=threads,
+        cuda_graph=cuda_graph,
+    ) as opened:
         environment |= describe_gpu() if opened.engines else {}
         warnings += opened.warnings
         size = largest_batch(opened.engines, batch_size)
@@ -146,10 +144,10 @@ def evaluate(
                 baseline="fp32",
                 task=judge.task,
                 on_batch=bar.update,
-                should_stop=should_stop,
+                should_stop=stop,
             )
-        timing = Timing({}, ())
-        if latency_s and not should_stop():
+        timing = Timing({}, ("interrupted: latency was not measured",) if latency_s and stop() else ())
+        if latency_s and not stop():
             timing = time_batches(
                 opened.runners,
                 dataset,
@@ -159,10 +157,10 @@ def evaluate(
                 strict=strict,
                 workers=workers,
                 progress=progress,
-                should_stop=should_stop,
+                should_stop=stop,
             )
-        insight = Insight()
-        if layer_samples and not should_stop():
+        insight = Insight(warnings=_NOT_LOOKED_INTO if layer_samples and stop() else ())
+        if layer_samples and not stop():
             insight = look_into(
                 model,
                 dataset,
@@ -173,12 +171,15 @@ def evaluate(
                 threads=threads,
                 workers=workers,
                 progress=progress,
-                should_stop=should_stop,
+                should_stop=stop,
             )
+            if stop():  # some of the activations, or of few samples, would look like all
+                insight = replace(insight, tensors=(), warnings=(*insight.warnings, *_NOT_LOOKED_INTO))
         evaluations = opened.describe(
             found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=identity
         )
-    if found.is_partial:
+    is_partial = found.is_partial and found.num_samples + len(skipped_files) < len(dataset)
+    if is_partial:
         say(f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial")
     warnings += _label_warnings(dataset, found.metrics["fp32"].get("num_classes"))
     warnings += [
@@ -209,7 +210,7 @@ def evaluate(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         task=options.task,
         score=judge.task.score,
-        planned_samples=len(dataset) if found.is_partial else None,
+        planned_samples=len(dataset) if is_partial else None,
         classes=judge.task.classes(),
         changes=_with_thumbnails(judge.task.changes(), dataset),
         num_changes=judge.task.num_changes(),
@@ -219,11 +220,20 @@ def evaluate(
     )
 
 
-def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[int]) -> None:
+_NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
+
+
+def _never() -> bool:
+    return False
+
+
+def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[int], threads: int) -> None:
     if not (math.isfinite(latency_s) and latency_s >= 0):
         raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
     if layer_samples < 0:
         raise EvaluationError(f"--layer-samples {layer_samples} must be 0 or more")
+    if threads < 0:
+        raise EvaluationError(f"--threads {threads} must be 0 or more")
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
         raise EvaluationError(f"--batch-sizes {','.join(map(str, batch_sizes))} must be different sizes of at least 1")
 

@@ -11,24 +11,21 @@ from types import FrameType
 
 __all__ = ["stop_on_interrupt"]
 
-_MESSAGE = b"\ninterrupted: finishing this batch for a partial report; Ctrl-C again ends at once\n"
+_MESSAGE = b"\ninterrupted: finishing what is at hand, then the report; Ctrl-C again ends at once\n"
 
 
 @contextmanager
-def stop_on_interrupt(active: bool = True) -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Takes the first Ctrl-C as a wish to stop; the second raises `KeyboardInterrupt` as always.
 
     Only Python's main thread gets signals: elsewhere, or where SIGINT has a handler of its own, nothing changes.
-
-    Args:
-        active: whether to do it at all.
 
     Yields:
         A function that tells whether to stop.
     """
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
-    if not active or threading.current_thread() is not threading.main_thread() or before is not _PYTHONS:
+    if threading.current_thread() is not threading.main_thread() or before is not _PYTHONS:
         yield asked.is_set
         return
 

@@ -155,6 +155,7 @@ def _open_segmentation(options: TaskOptions, dataset: Dataset, classes: Sequence
         "labels": Path(options.labels).name,
         "labels_fingerprint": annotations.fingerprint,
         "ignored_value": ignored,
+        "binary": options.binary,
     }
     return OpenTask(task, tuple(classes or annotations.classes), facts)
 

@@ -117,6 +117,7 @@ def open_variants(
     from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 
     chosen = choose_variants(variants, table)
+    _check_exclusions(model, exclude)
     with ExitStack() as stack:
         given, opened = _open_engines(stack, models, engines, cuda_graph=cuda_graph)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
@@ -139,6 +140,16 @@ def open_variants(
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
             origins={name: _describe_table(path, table) for name, path in found.items()},
         )
+
+
+def _check_exclusions(model: PathLike, exclude: Sequence[str]) -> None:
+    """A mistyped name is an error of the user's, not a model that cannot be INT8."""
+    from quantkit.graph.model import load_model
+    from quantkit.graph.placement import excluded
+    from quantkit.graph.prepare import prepare
+
+    if exclude:
+        excluded(prepare(load_model(model), name=Path(model).name), exclude)
 
 
 def _make_variants(

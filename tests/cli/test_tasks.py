@@ -98,3 +98,83 @@ def test_a_wrong_option_is_one_line_that_names_it(quantkit, digits, tmp_path, mo
     assert named in error[0]
     assert "Traceback" not in done.err
     assert not (tmp_path / "digits.report").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--task", "none", "--max-drop", "1%"), "--max-drop"),
+        (("--task", "none", "--gate", "mlperf-99"), "no score"),
+        (("--min-speedup", "1.2", "--latency-s", "0"), "--min-speedup"),
+        (("--min-speedup", "1.2", "--at-batch", "8"), "--at-batch"),
+        (("--max-drop", "1%", "--gate-variant", "int4"), "--gate-variant"),
+    ],
+)
+def test_a_limit_that_can_never_be_judged_is_refused_before_anything_runs(quantkit, digits, tmp_path, words, named):
+    from .conftest import VAL
+
+    done = quantkit("evaluate", "--data", VAL, digits, *words)
+    assert done.code == 2
+    assert named in done.err
+    assert "data:" not in done.err
+    assert not (tmp_path / "digits.report").exists()
+
+
+def test_a_process_that_is_told_to_end_leaves_nothing_behind(digits, tmp_path):
+    """SIGTERM, as `timeout` and CI services send it: exit code 143, no temporary folder."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from .conftest import VAL
+
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantkit", "evaluate", "--data", str(VAL), str(digits), "--latency-s", "600"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(600):
+        if any(temporary.iterdir()):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not list(temporary.iterdir())
+    assert not (tmp_path / "digits.report").exists()
+
+
+def test_ctrl_c_leaves_a_partial_report_and_judges_nothing(quantkit, digits, tmp_path, monkeypatch):
+    import signal
+
+    from quantkit.pipeline import evaluation
+
+    from .conftest import VAL
+
+    def make_batches(*arguments, original=evaluation.make_batches, **options):
+        for i, batch in enumerate(original(*arguments, **options)):
+            if i == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(evaluation, "make_batches", make_batches)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = quantkit("evaluate", "--data", VAL, digits, "--batch-size", "16", "--min-speedup", "99")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.code == 130
+    assert "interrupted after 64 of 597 samples" in done.err
+    assert "FAILED" not in done.out
+    folder = tmp_path / "digits.report"
+    assert load_report(folder / "report.json").planned_samples == 597
+    for name in ("report.html", "report.md"):
+        assert "Partial: 64 of 597 samples" in (folder / name).read_text()
+    assert "artial" in done.out
+    judged = quantkit("compare", folder / "report.json", "--variant", "fp16", "--max-drop", "5%")
+    assert judged.code == 1
+    assert "partial" in judged.err

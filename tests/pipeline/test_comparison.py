@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 from quantkit.errors import EvaluationError
 from quantkit.pipeline.comparison import join_reports
 from quantkit.reporting import load_report, report_html, report_json, report_markdown
+from quantkit.types import Score
+from tests.reporting import samples
 from tests.reporting.reports import latency, make_report
 
 
@@ -46,13 +49,40 @@ def test_paired_intervals_stay_only_where_the_baselines_are_equal():
         ({"model_hash": "0123456789abcdef", "model_name": "other.onnx"}, "other.onnx"),
         ({"dataset": {"name": "elsewhere", "num_samples": 5, "fingerprint": "ff"}}, "elsewhere"),
         ({"preprocessing": None}, "prepared"),
+        ({"planned_samples": 20_000}, "b is partial: 10000 of 20000"),
+        ({"score": Score("map", "mAP"), "task": "detect"}, "judged by Top-1.*mAP"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_named(change, named):
     reports = {"a": make_report(), "b": make_report(**change)}
     with pytest.raises(EvaluationError, match=named):
         join_reports(reports)
-    assert named in join_reports(reports, force=True).warnings[0]
+    assert re.search(named, join_reports(reports, force=True).warnings[0])
+
+
+@pytest.mark.parametrize("fact", ["labels_fingerprint", "detections", "iou_threshold", "ignored_value", "metric"])
+def test_scores_of_other_annotations_or_thresholds_are_not_compared(fact):
+    first = make_report()
+    second = replace(first, dataset={**first.dataset, fact: 0.5})
+    with pytest.raises(EvaluationError, match=f"scored with {fact.replace('_', ' ')} None, b with 0.5"):
+        join_reports({"a": first, "b": second})
+
+
+def test_what_was_joined_by_force_stays_partial():
+    joined = join_reports({"a": make_report(), "b": make_report(planned_samples=20_000)}, force=True)
+    assert joined.is_partial
+
+
+def test_classes_changes_tensors_and_layers_come_along():
+    report = samples.make_classification()
+    joined = join_reports({"a": report, "b": report})
+    assert len(joined.changes) == 2 * len(report.changes)
+    assert {c.variant for c in joined.changes} == {f"{r}/{c.variant}" for r in "ab" for c in report.changes}
+    assert [c.label for c in joined.classes] == [c.label for c in report.classes]
+    assert joined.classes[0].scores.keys() == {f"{r}/{v}" for r in "ab" for v in report.classes[0].scores}
+    assert {t.variant for t in joined.tensors} == {f"{r}/{t.variant}" for r in "ab" for t in report.tensors}
+    assert len(joined.layers) == 2 * len(report.layers)
+    assert joined.commands == report.commands
 
 
 def test_one_report_is_not_joined():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import quantkit
-from quantkit.errors import EvaluationError
+from quantkit.errors import EvaluationError, ModelError
 from quantkit.pipeline import TaskOptions, evaluate
 from quantkit.pipeline.commands import calibrate_command
 from quantkit.pipeline.interruption import stop_on_interrupt
@@ -148,13 +148,16 @@ def strike_at(monkeypatch, number):
 def test_ctrl_c_leaves_a_partial_report(table, tmp_path, monkeypatch):
     strike_at(monkeypatch, 2)
     lines = []
-    options = {"on_interrupt": "report", "batch_size": 10, "latency_s": 5, "layer_samples": 64}
-    report = run(table=table, tell=lines.append, **options)
+    with stop_on_interrupt() as should_stop:
+        options = {"should_stop": should_stop, "batch_size": 10, "latency_s": 5, "layer_samples": 64}
+        report = run(table=table, tell=lines.append, **options)
     assert report.is_partial
     assert report.planned_samples > report.dataset["num_samples"] == 30
     assert all(e.num_samples == 30 and e.latency is None for e in report.evaluations)
     assert sum(c.count for c in report.classes) == 30
     assert report.tensors == ()
+    assert any("latency was not measured" in warning for warning in report.warnings)
+    assert any("activations is not shown" in warning for warning in report.warnings)
     assert any("interrupted after 30 of" in line for line in lines)
     assert load_report(write_report(report, tmp_path)["json"]) == report
 
@@ -176,8 +179,10 @@ def test_ctrl_c_while_timing_keeps_the_accuracy(monkeypatch):
         raise AssertionError("it goes on")
 
     monkeypatch.setattr(timing, "time_variants", time_variants)
-    report = run(on_interrupt="report", latency_s=5)
+    with stop_on_interrupt() as should_stop:
+        report = run(should_stop=should_stop, latency_s=5, layer_samples=8)
     assert not report.is_partial
+    assert any("activations is not shown" in warning for warning in report.warnings)
     assert report.baseline.latency is None
     assert any("timing was interrupted at batch size 1" in warning for warning in report.warnings)
 
@@ -191,7 +196,7 @@ def test_the_second_ctrl_c_is_one_as_always(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "partial report" in capfd.readouterr().err
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
 
 
 def test_a_handler_of_the_callers_own_stays():
@@ -276,3 +281,35 @@ def test_a_finished_model_of_another_table_is_said(table, coarse, tmp_path):
     assert any("made of another calibration table" in note for note in notes["other"])
     alone = run(models={"other": coarse}, variants=[])
     assert any("not beside it" in note for note in alone.evaluations[1].notes)
+
+
+def test_a_stop_within_the_layers_leaves_none_of_them_half(table, monkeypatch):
+    from quantkit.pipeline import evaluation
+
+    stopped = []
+
+    def look_into(*arguments, original=evaluation.look_into, **options):
+        stopped.append(True)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "look_into", look_into)
+    report = run(table=table, layer_samples=64, should_stop=lambda: bool(stopped))
+    assert report.tensors == ()
+    assert {layer.variant for layer in report.layers} == {"int8", "int8-cpu"}
+    assert any("activations is not shown" in warning for warning in report.warnings)
+
+
+def test_a_stop_after_the_last_sample_is_no_partial_report():
+    report = run(batch_size=597, should_stop=lambda: True)
+    assert report.baseline.num_samples == 597
+    assert not report.is_partial
+
+
+def test_a_mistyped_exclusion_is_an_error(table):
+    with pytest.raises(ModelError, match="--exclude 'nothere' matches no node"):
+        run(table=table, exclude=["nothere"])
+
+
+def test_a_number_of_threads_that_cannot_be_is_refused_first():
+    with pytest.raises(EvaluationError, match="--threads -1"):
+        run(threads=-1)
