@@ -118,7 +118,7 @@ def report(outcomes: dict[str, Outcome], facts: dict[str, object]) -> str:
             f"| {name} | {o.inputs:,} | {o.accepted:,} | {o.refused:,} | {len(o.failures)} | {o.slowest_s:.3f} | "
             f"{o.peak_bytes >> 20} | {o.seconds:.1f} |"
         )
-    lines += ["", "Peak is that of the process, of which imports are some 150 MiB.", ""]
+    lines += ["", "Peak is that of the process, imports included.", ""]
     return "\n".join(lines)
 
 

@@ -64,14 +64,16 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     write_atomically(path, lambda temporary: _dump(temporary, content))
 
 
-def check_no_source(output: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]]) -> None:
-    """Raises `OutputError` where writing `output` would replace one of the files that it is made from."""
+def check_no_source(
+    output: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]], *, option: str = "-o"
+) -> None:
+    """Raises `OutputError` where writing `output`, given by `option`, would replace one of what it is made from."""
     target = Path(output)
     if not target.exists():
         return
     for source in map(Path, sources):
         if source.exists() and target.samefile(source):
-            raise OutputError(f"{target} is what the output is made from: give another name with -o")
+            raise OutputError(f"{target} is what the output is made from: give another name with {option}")
 
 
 def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -> None:

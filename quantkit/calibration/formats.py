@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.aimet import parse_encodings
-from quantkit.calibration.json_text import decode_json
+from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.calibration.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
 from quantkit.calibration.statistics_file import is_statistics_file
@@ -25,7 +25,10 @@ __all__ = ["RANGES_FORMAT", "cache_from_table", "ranges_from_bits", "ranges_json
 RANGES_FORMAT = "quantkit ranges"
 RANGES_VERSION = 1
 
-_TEXT_ENTRY = re.compile(r"\S \S*\d\S*$")
+_HEAD = 200
+"""Bytes in which a calibration table says what it is."""
+
+_TEXT_ENTRY = re.compile(r". \S*\d\S*$")
 """The end of a line that may be one of ONNX Runtime's text: what is wrong with it is then said line by line."""
 
 _METHODS = {
@@ -70,7 +73,11 @@ def _read(path: Path) -> RangeCache:
             f"{path} holds statistics, of which no range was chosen yet: 'quantkit cache merge {path.name} -o "
             f"{path.with_suffix('.json').name}' makes a table of it"
         )
-    if content.startswith(b"TRT-"):
+    if not content.strip():
+        raise CalibrationError(f"{path} holds no ranges: it is empty")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CalibrationError(f"{path} is UTF-16 text, as PowerShell's > writes it: save it as UTF-8")
+    if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):
         return _from_tensorrt(_decoded(content, path), path)
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return _from_json(content, path)
@@ -90,6 +97,9 @@ def cache_from_table(table: CalibrationTable, *, name: str) -> RangeCache:
     """A calibration table in the common form; what it skipped is listed with the reason."""
     tensors = {}
     for tensor, r in table.tensors.items():
+        if table.num_samples == 0 and (r.minimum, r.maximum) == (-r.amax, r.amax):  # filled in: nobody saw that
+            tensors[tensor] = CachedRange(r.amax, bits_from_amax(r.amax))
+            continue
         seen = max(-r.minimum, r.maximum)
         flag = f"seen to {seen:.6g}" if seen > r.amax * 1.0005 else ""
         tensors[tensor] = CachedRange(r.amax, bits_from_amax(r.amax), r.minimum, r.maximum, flag)
@@ -141,7 +151,11 @@ def _from_tensorrt(text: str, path: Path) -> RangeCache:
 
 
 def _from_json(content: bytes, path: Path) -> RangeCache:
-    data = decode_json(content, name=str(path), kind="a file of ranges")
+    if path.name.endswith(".calib.json") or FORMAT.encode() in content[:_HEAD]:
+        kind, fix = "a calibration table", "calibrate again"
+    else:
+        kind, fix = "a file of ranges", ""
+    data = decode_json(content, name=str(path), kind=kind, fix=fix)
     if not isinstance(data, dict):
         raise CalibrationError(f"{path} holds no ranges: its JSON is a list")
     if data.get("format") == FORMAT:
@@ -163,8 +177,9 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
 def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
     version = data.get("format_version", RANGES_VERSION)
     if version != RANGES_VERSION:
+        fix = "upgrade quantkit" if is_newer(version, RANGES_VERSION) else "make it again"
         raise CalibrationError(
-            f"{path} has format version {version!r}, this quantkit reads version {RANGES_VERSION}: upgrade quantkit"
+            f"{path} has format version {version!r}, this quantkit reads version {RANGES_VERSION}: {fix}"
         )
     tensors = {}
     listed = data.get("tensors")

@@ -7,10 +7,12 @@ from typing import Any
 
 from quantkit.errors import CalibrationError
 
-__all__ = ["decode_json"]
+__all__ = ["decode_json", "is_newer"]
 
 _DEEPEST = 100
 """Levels: what reads the result may recurse. No format here has ten."""
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
@@ -26,6 +28,10 @@ def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
         CalibrationError: one line: the file is cut short, or is no JSON, and where.
     """
     then = f": {fix}" if fix else ""
+    if content.startswith(_UTF_16):
+        raise CalibrationError(
+            f"{name} is not {kind}: it is UTF-16 text, as PowerShell's > writes it: save it as UTF-8"
+        )
     if not content.strip():
         raise CalibrationError(f"{name} is not {kind}: it is empty")
     try:
@@ -47,8 +53,15 @@ def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
         if _ends_early(error):
             raise CalibrationError(f"{name} is cut short after {len(content)} bytes, in {place}{then}") from error
         raise CalibrationError(f"{name} is not {kind}: {place}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise CalibrationError(f"{name} is not {kind}: it is nested more than {_DEEPEST} deep") from error
+    except ValueError as error:
         raise CalibrationError(f"{name} is not {kind}: {str(error)[:200]}") from error
+
+
+def is_newer(version: object, known: int) -> bool:
+    """Whether a file's format version is one that a later quantkit may have written; any other, none did."""
+    return isinstance(version, int) and not isinstance(version, bool) and version > known
 
 
 def _is_deeper(data: Any, depth: int) -> bool:
@@ -65,6 +78,8 @@ def _is_deeper(data: Any, depth: int) -> bool:
 
 def _ends_early(error: json.JSONDecodeError) -> bool:
     """Whether the text ended where more had to come: at its end, in a text, or in a word or number."""
+    if error.msg == "Extra data":
+        return False
     text = error.doc.rstrip()
     rest = text[error.pos :]
     in_word = len(rest) < len("false") and not rest.endswith(("}", "]"))

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantkit.calibration.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
 
 __all__ = [
+    "check_names",
     "flatbuffers_table",
     "json_table",
     "parse_flatbuffers_table",
@@ -24,6 +25,8 @@ __all__ = [
     "parse_text_table",
     "text_table",
 ]
+
+_OTHER_FORMATS = ("TRT-", "{", "[", "quantkit statistics")
 
 
 def parse_text_table(text: str, *, name: str) -> dict[str, CachedRange]:
@@ -46,6 +49,27 @@ def parse_text_table(text: str, *, name: str) -> dict[str, CachedRange]:
 def text_table(ranges: Mapping[str, CachedRange]) -> str:
     """`tensor amax` lines, in the order of `ranges`."""
     return "".join(f"{_one_line(tensor)} {r.amax!r}\n" for tensor, r in ranges.items())
+
+
+def check_names(names: Sequence[str], *, as_text: bool) -> None:
+    """Refuses what could not be read back.
+
+    Args:
+        names: of the tensors, in the order in which they are written.
+        as_text: to `text_table`, which has no first line of its own to be known by; else to `flatbuffers_table`.
+
+    Raises:
+        CalibrationError: naming the tensor.
+    """
+    for place, name in enumerate(names):
+        problem = "" if name else "is empty"
+        if as_text and "\0" in name:
+            problem = "has a zero byte"
+        elif as_text and place == 0 and name.lstrip("\ufeff \t").startswith(_OTHER_FORMATS):
+            problem = "comes first, and begins like another file of ranges"
+        if problem:
+            what = "a text table" if as_text else "ONNX Runtime's table"
+            raise CalibrationError(f"tensor name {name!r} {problem}: {what} cannot hold it")
 
 
 def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, CachedRange]:

@@ -237,9 +237,10 @@ def _verified(file: Path, stored: bytes) -> bytes:
         if stored and _MAGIC.startswith(stored):
             raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")
         raise CalibrationError(f"{file} is not a statistics file: it does not begin with {_MAGIC.decode().strip()!r}")
-    if int(words[0]) != FORMAT_VERSION:
+    if (version := int(words[0])) != FORMAT_VERSION:
+        fix = "upgrade quantkit" if version > FORMAT_VERSION else "calibrate again"
         raise CalibrationError(
-            f"{file} has format version {int(words[0])}, this quantkit reads version {FORMAT_VERSION}: upgrade quantkit"
+            f"{file} has format version {version}, this quantkit reads version {FORMAT_VERSION}: {fix}"
         )
     if not separator:
         raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")

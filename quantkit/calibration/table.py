@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from quantkit.calibration.json_text import decode_json
+from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
@@ -71,7 +71,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         content = file.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
-    if content.startswith(b"TRT-"):
+    if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):
         raise CalibrationError(f"{file} is TensorRT's cache, not the calibration table: give the .calib.json beside it")
     if is_statistics_file(file):
         raise CalibrationError(
@@ -83,8 +83,9 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         raise CalibrationError(f"{file} is not a calibration table: it does not say format {FORMAT!r}")
     version = data.get("format_version")
     if version != FORMAT_VERSION:
+        fix = "upgrade quantkit" if is_newer(version, FORMAT_VERSION) else "calibrate again"
         raise CalibrationError(
-            f"{file} has format version {version!r}, this quantkit reads version {FORMAT_VERSION}: upgrade quantkit"
+            f"{file} has format version {version!r}, this quantkit reads version {FORMAT_VERSION}: {fix}"
         )
     stated = data.get("checksum")
     checked = {name: value for name, value in data.items() if name not in _UNCHECKED}

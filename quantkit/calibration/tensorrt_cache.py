@@ -105,6 +105,12 @@ def parse_cache(text: str, *, name: str = "calibration cache") -> TensorRTCache:
     Raises:
         CalibrationError: naming the line.
     """
+    for found, what in (("\r\n" in text, "Windows line ends"), (text.startswith("\ufeff"), "a byte order mark")):
+        if found:
+            raise CalibrationError(
+                f"{name} has {what}, which TensorRT does not write: save it as UTF-8 with LF "
+                "(in git: '*.calib -text' in .gitattributes)"
+            )
     lines = text.split("\n")
     header = _HEADER.fullmatch(lines[0])
     if header is None:

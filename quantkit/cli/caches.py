@@ -87,8 +87,9 @@ def show(
         for row in rows
         if row.name in shown.histograms
     }
-    print_tensors(console, rows, histograms=lines)
-    if lines:
+    if not rows:
+        print_line(console, f"no tensor matches {pattern}")
+    elif print_tensors(console, rows, histograms=lines):
         mark = "" if found.method == "none" else f"; {ASCII_MARK if ascii_only else MARK} is amax"
         print_line(console, f"histogram: magnitudes from 0 to the largest seen, heights by logarithm{mark}")
 
@@ -180,8 +181,11 @@ def verify(
     """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
     from quantkit.cli.text import make_console
     from quantkit.pipeline.cache_checks import verify_cache
+    from quantkit.pipeline.caches import check_no_input
     from quantkit.storage import write_text
 
+    if write_map is not None:
+        check_no_input(write_map, path, data, models=(model, old_model), option="--write-map")
     found = verify_cache(
         path,
         model,
@@ -193,7 +197,7 @@ def verify(
         seed=seed,
         largest_clipped=largest_clipped,
     )
-    if write_map is not None:
+    if write_map is not None and found.proposal:
         write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
     if as_json:
         echo_json(json_from_verification(found, path))
@@ -231,8 +235,9 @@ def convert(
 ) -> None:
     """Writes the ranges in another form, scales bit for bit where it can hold them, and says what it cannot."""
     from quantkit.cli.text import count_text, make_console, print_line
-    from quantkit.pipeline.caches import convert_cache, read_map
+    from quantkit.pipeline.caches import check_no_input, convert_cache, read_map
 
+    check_no_input(output, names)
     done = convert_cache(
         path,
         output,
@@ -249,9 +254,11 @@ def convert(
 
 
 def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
-    from quantkit.cli.text import print_line, print_table
+    from quantkit.cli.text import count_text, print_line, print_table
+    from quantkit.pipeline.data import describe_preprocessing
 
     fit = found.fit
+    hint = ": give --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
     print_line(console, f"{path}: {found.cache.title}, for {found.model}", style="bold")
     rows = [
         ("tensors that INT8 reads", f"{len(fit.needed) - len(fit.missing)} of {len(fit.needed)} have a range"),
@@ -274,10 +281,14 @@ def _print_verification(console: Console, found: Verification, path: Path, write
             print_line(console, line, indent=2)
         if len(lines) > _SHOWN:
             print_line(console, f"and {len(lines) - _SHOWN} more (--json)", indent=2)
-    if write_map is not None:
+    if write_map is not None and found.proposal:
         print_line(console, f"wrote {write_map}: check it, then apply it with convert --map")
+    elif write_map is not None:
+        print_line(console, f"not written: {write_map}, since there are no names to propose{hint}")
     if found.checks is not None:
-        print_line(console, f"most clipped on {found.num_samples} samples", style="bold")
+        if found.preprocessing is not None:
+            print_line(console, f"preprocessing: {describe_preprocessing(found.preprocessing)}")
+        print_line(console, f"most clipped on {count_text(found.num_samples, 'sample')}", style="bold")
         checks = [
             (
                 c.name,
@@ -290,9 +301,15 @@ def _print_verification(console: Console, found: Verification, path: Path, write
             )
             for c in found.checks[:_SHOWN]
         ]
-        then = any(c.clipped_then is not None for c in found.checks)
-        headings = ("tensor", "amax", "reached", "when calibrated", "clipped %", "then %" if then else "", "")
-        print_table(console, headings, checks, right=(1, 2, 3, 4, 5))
+        seen, then = (
+            any(value is not None for value in values)
+            for values in ([c.seen for c in found.checks], [c.clipped_then for c in found.checks])
+        )
+        headings = (
+            *("tensor", "amax", "reached", "when calibrated" if seen else "", "clipped %", "then %" if then else ""),
+            "",
+        )
+        print_table(console, headings, checks, right=(1, 2, 3, 4, 5), optional=(5, 3, 6))
     for note in found.notes:
         print_line(console, f"note: {note}")
     for problem in found.problems:

@@ -201,24 +201,24 @@ def gate(
     """Prints a line for each limit and writes the files; raises `GateFailedError` where a limit is broken."""
     from quantkit.cli.text import make_console, print_line
     from quantkit.evaluation import check_limits, require_passed
-    from quantkit.reporting import gate_json, gate_junit, gate_markdown, remarks
+    from quantkit.reporting import cautions, gate_json, gate_junit, gate_markdown
     from quantkit.storage import write_text
 
     if limits is None:
         return
     checks = check_limits(shown, limits, variants=variants)
-    cautions = remarks(shown)
+    doubts = cautions(shown, checks)
     if junit is not None:
         write_text(junit, gate_junit(shown, checks))
     if markdown is not None:
-        write_text(markdown, gate_markdown(shown, checks, cautions=cautions))
+        write_text(markdown, gate_markdown(shown, checks, cautions=doubts))
     if as_json:
         typer.echo(gate_json(shown, checks), nl=False)
     else:
         console = make_console()
         for check in checks:
             print_line(console, f"{'passed' if check.passed else 'FAILED'}  {check.sentence}")
-        for caution in cautions:
+        for caution in doubts:
             print_line(console, f"caution  {caution}")
     require_passed(checks)
 

@@ -328,18 +328,20 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
 
 def print_tensors(
     console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
-) -> None:
-    """Ranges and scales, one tensor a row, with its histogram drawn where there are any."""
+) -> bool:
+    """Ranges and scales, one tensor a row, with its histogram where there are any. Whether these found room."""
     from quantkit.cli.text import print_table
 
     rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]
-    headings, right = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3]
+    headings, right, optional = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3], [4]
     if histograms:
         headings.insert(4, "histogram")
         right.append(4)
+        optional = [5, 4]
         for row in rows:
             row.insert(4, histograms.get(row[0], ""))
-    print_table(console, headings, rows, right=right)
+    columns = print_table(console, headings, rows, right=right, optional=optional)
+    return bool(histograms) and 4 in columns
 
 
 def _share(coverage: Coverage, unit: str = "") -> str:

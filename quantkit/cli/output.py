@@ -77,6 +77,8 @@ def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, s
 
 
 def _megabytes(size: int) -> str:
+    if size < 10_000:
+        return f"{size / 1e3:.2f} kB"
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 

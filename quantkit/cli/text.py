@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from quantkit.cli.layout import Layout
 
 __all__ = ["bytes_text", "count_text", "make_console", "print_line", "print_table", "visible"]
 
@@ -25,33 +26,49 @@ def make_console() -> Console:
 
 def visible(text: str) -> str:
     r"""The text with line breaks, escape sequences and other invisible signs written out: "\x1b[31m"."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def print_line(console: Console, text: str, *, style: str = "", indent: int = 0) -> None:
     """One line or, on a narrow terminal, several, all of them indented."""
+    if not indent:
+        _write(console, _text(console, text, style))
+        return
     table = Table.grid(padding=0)
     table.add_column(width=indent, no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("", _text(console, text, style))
-    _write(console, table if indent else _text(console, text, style))
+    _write(console, table)
 
 
 def print_table(
-    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
-) -> None:
-    """A table without frame. Names fold where they do not fit; numbers (the columns `right`) never do."""
-    has_heading = any(headings)
-    table = Table(box=box.SIMPLE_HEAD if has_heading else None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.show_header = has_heading
-    for i, heading in enumerate(headings):
-        if i in right:
-            table.add_column(_text(console, heading, "bold"), justify="right", no_wrap=True)
-        else:
-            table.add_column(_text(console, heading, "bold"), overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(console, cell) for cell in row))
-    _write(console, table)
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    optional: Sequence[int] = (),
+) -> frozenset[int]:
+    """A table without frame, of which nothing is cut; an empty column is left out.
+
+    Where the terminal is narrower, headings and names fold, numbers (the columns `right`) never do. Where that leaves
+    too little for a name, the columns `optional` go, the first of them first; then the first column gets lines of its
+    own, above the rest of its row.
+
+    Returns:
+        The columns that are there.
+    """
+    titles = [_plain(console, heading) for heading in headings]
+    cells = [[_plain(console, cell) for cell in row] for row in rows]
+    table = Layout(titles, cells, right=right, optional=optional, width=console.width)
+    for line in table.heading:
+        console.print(Text(line, style="bold"), soft_wrap=True)
+    if table.heading:
+        console.file.write(" " + ("-" if console.options.ascii_only else "─") * (table.width - 1) + "\n")
+    console.file.write("".join(f"{line}\n" for line in table.lines() if line))
+    return table.columns
 
 
 def bytes_text(size: int) -> str:
@@ -77,7 +94,11 @@ def _write(console: Console, what: Table | Text) -> None:
 
 
 def _text(console: Console, text: str, style: str = "") -> Text:
+    return Text(_plain(console, text), style=style)
+
+
+def _plain(console: Console, text: str) -> str:
     plain = visible(text)
-    if console.options.ascii_only:
-        plain = plain.replace("→", "->").replace("≤", "<=").encode("ascii", "backslashreplace").decode()
-    return Text(plain, style=style)
+    if plain.isascii() or not console.options.ascii_only:
+        return plain
+    return plain.replace("→", "->").replace("≤", "<=").encode("ascii", "backslashreplace").decode()

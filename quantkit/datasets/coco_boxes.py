@@ -22,6 +22,9 @@ __all__ = ["Numbering", "read_coco"]
 Numbering = Literal["sorted", "ids", "ids-1"]
 """How category ids become class indices."""
 
+_LARGEST = 1 << 31
+"""Pixels of an image's width that nothing has."""
+
 
 def read_coco(
     source: Path, samples: Sequence[AnnotatedImage], *, classes: tuple[str, ...], numbering: Numbering
@@ -48,6 +51,8 @@ def read_coco(
         image = entry_of[sample.id]
         boxes[sample.id] = _coco_boxes(source, objects[image.id], index_of)
         if image.width and image.height:
+            if not (1 <= image.width < _LARGEST and 1 <= image.height < _LARGEST):
+                raise DatasetError(f"{source}: image {image.id!r} has no possible width and height: pixels from 1")
             sizes[sample.id] = (round(image.height), round(image.width))
     return boxes, names, sizes
 

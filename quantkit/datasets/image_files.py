@@ -20,7 +20,7 @@ from quantkit.datasets.preprocess import preprocess, upright_size
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample
 
-__all__ = ["IMAGE_SUFFIXES", "READ_FORMATS", "ImageFiles", "name_samples"]
+__all__ = ["IMAGE_SUFFIXES", "READ_FORMATS", "ImageFiles", "name_samples", "silence_pillow"]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
@@ -88,7 +88,7 @@ def name_samples(paths: Iterable[str]) -> list[str]:
 
 def _decode(path: Path, name: str, preprocessing: Preprocessing) -> tuple[Array, tuple[int, int]]:
     """The model input, and (height, width) of the image."""
-    _silence_pillow()
+    silence_pillow()
     try:
         # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
         with Image.open(path, formats=READ_FORMATS) as image:
@@ -103,7 +103,7 @@ def _decode(path: Path, name: str, preprocessing: Preprocessing) -> tuple[Array,
         raise DatasetError(f"{name}: cannot be read ({_first_line(error)})") from error
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Keeps the warnings that Pillow's own modules raise (large images, odd tags) off stderr.
 
     `warnings.catch_warnings` is not safe in threads, so the filter stays; it concerns no code outside Pillow.

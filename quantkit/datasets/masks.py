@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
+from quantkit.datasets.image_files import silence_pillow
 from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, MaskAnnotations
@@ -148,6 +149,7 @@ def _explain_missing(labels: Path, files: Sequence[str], wanted: Mapping[str, st
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
+    silence_pillow()
     try:
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -178,8 +180,9 @@ def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
     if values.ndim == 2:
         return values
     colors = values[:, :, : 1 if values.shape[2] == 2 else 3]
-    if (colors != colors[:, :, :1]).any():
-        row, column = np.argwhere((colors != colors[:, :, :1]).any(axis=2))[0]
+    differing = (colors[:, :, 1:] != colors[:, :, :1]).any(axis=2)
+    if differing.any():
+        row, column = np.unravel_index(differing.argmax(), differing.shape)
         shown = ", ".join(str(v) for v in colors[row, column])
         raise DatasetError(
             f"{path}: is in color ({shown} at row {row}, column {column}), and what class a color means is not known: "

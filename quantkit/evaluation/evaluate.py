@@ -16,7 +16,7 @@ from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores
 from quantkit.feeding import fixed_batch_size, run_batch
-from quantkit.types import Array, Batch, Runner
+from quantkit.types import Array, Batch, Runner, TaskName
 
 __all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
 
@@ -77,9 +77,9 @@ def evaluate(
         outputs = {name: feed(runners[name], batch) for name in order}
         reference = outputs[baseline]
         for name in order[1:]:
-            _check_outputs(name, outputs[name], baseline, reference, same_shape=bool(chosen))
+            _check_outputs(name, outputs[name], baseline, reference, task=task.name if chosen else None)
         task.update(batch, outputs)
-        scores = find_scores(reference)
+        scores = find_scores(reference, num_samples=len(batch))
         for name in runners:
             tallies[name].update(outputs[name], reference, scores, batch)
         count += len(batch)
@@ -117,9 +117,13 @@ def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
             if array.shape[:1] != (len(batch),):
                 raise EvaluationError(
                     f"output {name!r} does not have a row for each of the {size} samples of the model's fixed batch: "
-                    "its samples cannot be told apart; use a batch size that divides the number of samples"
+                    f"its samples cannot be told apart; run it with --batch-size {size}{_exactly(size)}"
                 )
     return outputs
+
+
+def _exactly(size: int) -> str:
+    return "" if size == 1 else f" and a number of samples that {size} divides (--num-samples)"
 
 
 def metric_notes(metrics: Mapping[str, float]) -> tuple[str, ...]:
@@ -177,18 +181,29 @@ def _is_float(array: Array) -> bool:
 
 
 def _check_outputs(
-    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, same_shape: bool
+    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, task: TaskName | None
 ) -> None:
+    """The same outputs, and, where a `task` compares them element by element, of the same shapes."""
     if outputs.keys() != reference.keys():
         odd = sorted(outputs.keys() ^ reference.keys())[0]
         raise EvaluationError(f"output {odd!r} is in only one of {baseline!r} and {name!r}: they are not one model")
     for output, array in outputs.items():
-        if same_shape and array.shape != reference[output].shape:
+        if task is not None and array.shape != reference[output].shape:
             raise EvaluationError(
                 f"output {output!r} has shape {array.shape} in {name!r} and {reference[output].shape} in {baseline!r}: "
-                "they cannot be compared element by element; a detector needs --task detect, a metric of your own "
-                "compares_outputs = False"
+                f"they cannot be compared element by element{_ADVICE[task]}"
             )
+
+
+_SAME_INPUT = "; export both with one input size, one number of classes and one layout of the outputs"
+_ADVICE: dict[TaskName, str] = {
+    "classify": "; if they are boxes, say --task detect",
+    "none": "; if they are boxes, say --task detect",
+    "detect": _SAME_INPUT,
+    "segment": _SAME_INPUT,
+    "custom": "; if your metric does not mind, it says so by compares_outputs = False",
+}
+"""What to do about outputs of other shapes in another variant."""
 
 
 def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Whether a file of ranges still belongs to a model, a TensorRT and data. Nothing is changed."""
+"""Whether a file of ranges still belongs to a model and data. TensorRT's part is in `cache_acceptance`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 
 from quantkit.calibration.ranges import RangeCache
 from quantkit.errors import CalibrationError
+from quantkit.pipeline.cache_acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
 from quantkit.pipeline.cache_sets import mixed_files
 from quantkit.pipeline.caches import Fit, fit_to_model, load_float_model, open_cache
 from quantkit.pipeline.data import (
     ImageOptions,
     PathLike,
     count_samples,
+    describe_preprocessing,
     list_some,
     make_batches,
     open_samples,
     show_progress,
 )
-from quantkit.types import Preprocessing, TensorStatistics
+from quantkit.types import Dataset, Preprocessing, TensorStatistics
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["Acceptance", "RangeCheck", "Verification", "verify_cache"]
-
-Acceptance = Literal["accepts", "recalibrates", "ignores", "refuses", "misreads", "unknown"]
 
 _WIDE = 8
 """Times what was seen: three of eight bits are lost."""
@@ -75,6 +75,7 @@ class Verification:
         acceptance_reason: one sentence.
         checks: ranges against data; None where no data was given.
         num_samples: of that data.
+        preprocessing: of that data; None for arrays, and without data.
         proposal: foreign name → name in the model; nothing applies it.
         proposal_ground: what the proposal rests on, "structure" or "order".
         problems: why the cache is stale, one sentence each; empty if it is not.
@@ -88,6 +89,7 @@ class Verification:
     acceptance_reason: str
     checks: tuple[RangeCheck, ...] | None
     num_samples: int
+    preprocessing: Preprocessing | None
     proposal: Mapping[str, str]
     proposal_ground: str
     problems: tuple[str, ...]
@@ -136,9 +138,9 @@ def verify_cache(
     fit = fit_to_model(cache, graph)
     problems = _model_problems(cache, fit, identity, Path(model).name)
     if cache.form == "qdq":
-        acceptance, reason = _acceptance_of_model(path)
+        acceptance, reason = acceptance_of_model(path, tensorrt_version)
     else:
-        acceptance, reason = _acceptance(cache, tensorrt_version)
+        acceptance, reason = acceptance_of_cache(cache, tensorrt_version)
     if acceptance in ("recalibrates", "ignores") and cache.form == "tensorrt":
         problems.append(reason)
     if acceptance in ("refuses", "misreads") and tensorrt_version is not None:  # it may be for another runtime
@@ -146,14 +148,17 @@ def verify_cache(
     mixed, beside = mixed_files(Path(path), cache, graph, identity)
     problems += mixed
     proposal, ground = _proposal(cache, fit, graph, old_model)
-    checks = None
-    count = 0
+    checks, count, used = None, 0, None
     if data is not None:
-        images = preprocessing or (cache.table.preprocessing if cache.table is not None else None)
-        checks, count = _check_data(
-            model, graph, fit, data, images, num_samples=num_samples, seed=seed, progress=progress
-        )
-        checks = _with_shares_then(checks, cache, path)
+        own = None if cache.table is None else cache.table.preprocessing
+        if preprocessing is None or preprocessing == ImageOptions():
+            preprocessing = own
+        dataset = open_samples(graph, data, preprocessing, None, num_samples=num_samples, seed=seed, order="shuffled")
+        used = dataset.preprocessing
+        checks, count = _check_data(model, fit, dataset, progress=progress)
+        checks = _with_origin(checks, cache, path)
+        if own is not None and used is not None and used != own:
+            beside.insert(0, f"the table was made with other preprocessing: {describe_preprocessing(own)}")
         problems += [
             f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
             for c in checks
@@ -167,6 +172,7 @@ def verify_cache(
         acceptance_reason=reason,
         checks=checks,
         num_samples=count,
+        preprocessing=used,
         proposal=proposal,
         proposal_ground=ground,
         problems=tuple(problems),
@@ -199,68 +205,21 @@ def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -
         notes.append(f"no usable range for {list_some(unusable)}: {fit.ranges[unusable[0]].flag or 'not a number'}")
     wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
     if wide:
-        notes.append(f"{len(wide)} ranges are more than {_WIDE} times what the sample reaches: {list_some(wide)}")
+        ranges = "1 range is" if len(wide) == 1 else f"{len(wide)} ranges are"
+        notes.append(f"{ranges} more than {_WIDE} times what the sample reaches: {list_some(wide)}")
     beyond = [c.name for c in checks or () if c.is_read and c.seen is not None and c.reached > 1.1 * c.seen]
     if beyond:
-        notes.append(f"{len(beyond)} tensors reach more than when they were calibrated: {list_some(beyond)}")
+        said = "1 tensor reaches {} it was" if len(beyond) == 1 else f"{len(beyond)} tensors reach {{}} they were"
+        notes.append(f"{said.format('more than when')} calibrated: {list_some(beyond)}")
     more = [
         c.name
         for c in checks or ()
         if c.is_read and c.clipped_then is not None and c.clipped > max(_MORE * c.clipped_then, _WORTH_TELLING)
     ]
     if more:
-        notes.append(
-            f"{len(more)} tensors clip more than {_MORE} times what they did when calibrated: {list_some(more)}"
-        )
+        said = "1 tensor clips {} it" if len(more) == 1 else f"{len(more)} tensors clip {{}} they"
+        notes.append(f"{said.format(f'more than {_MORE} times what')} did when calibrated: {list_some(more)}")
     return notes
-
-
-def _acceptance(cache: RangeCache, version: str | None) -> tuple[Acceptance, str]:
-    from quantkit.calibration.ranges import version_from_number
-    from quantkit.calibration.tensorrt_cache import ALGORITHMS, library_version
-
-    if cache.version is None:
-        return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
-    version = version or _any_tensorrt()
-    if version is None:
-        return "unknown", f"TensorRT {version_from_number(cache.version)} takes it; name yours with --tensorrt-version"
-    major = version.split(".")[0]
-    if major.isdigit() and int(major) >= 11:
-        return "ignores", f"TensorRT {version} has no calibrators and takes no cache: convert it with --to qdq"
-    if cache.algorithm not in ALGORITHMS:
-        return "recalibrates", f"{cache.algorithm} is no algorithm of TensorRT's calibrators"
-    wanted = library_version(version)
-    if wanted == cache.version:
-        return "accepts", f"TensorRT {version} takes it with the calibrator of {cache.algorithm}"
-    return "recalibrates", (
-        f"TensorRT {version} calibrates again: its caches begin with TRT-{wanted}, this one with TRT-{cache.version}; "
-        f"convert it with --to tensorrt --tensorrt-version {version}"
-    )
-
-
-def _acceptance_of_model(path: PathLike) -> tuple[Acceptance, str]:
-    """What TensorRT makes of a model's Q/DQ, which are not always quantkit's."""
-    from quantkit.graph.lint import lint_qdq
-    from quantkit.graph.model import load_model
-
-    verdicts: dict[str, Acceptance] = {"refused": "refuses", "wrong": "misreads"}
-    findings = lint_qdq(load_model(path))
-    for severity, verdict in verdicts.items():
-        found = [f for f in findings if f.severity == severity]
-        if found:
-            more = f" ({len(found)} in all: see quantkit inspect)" if len(found) > 1 else ""
-            fix = "convert it with --to qdq --model, which places Q/DQ anew"
-            return verdict, f"{found[0].node}: {found[0].text}{more}; {fix}"
-    return "accepts", "a model with Q/DQ needs no cache: every TensorRT since 8 takes its scales"
-
-
-def _any_tensorrt() -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version("tensorrt")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _proposal(
@@ -282,17 +241,7 @@ def _proposal(
     return found, "order" if found else ""
 
 
-def _check_data(
-    model: PathLike,
-    graph: ir.Model,
-    fit: Fit,
-    data: PathLike,
-    preprocessing: Preprocessing | ImageOptions | str | None,
-    *,
-    num_samples: int,
-    seed: int,
-    progress: bool,
-) -> tuple[tuple[RangeCheck, ...], int]:
+def _check_data(model: PathLike, fit: Fit, dataset: Dataset, *, progress: bool) -> tuple[tuple[RangeCheck, ...], int]:
     from quantkit.backends.onnxruntime import OnnxRuntimeRunner
     from quantkit.calibration.collect import collect, fitting_batch_size
     from quantkit.graph.expose import expose
@@ -301,7 +250,6 @@ def _check_data(
     tensors = [name for name, r in fit.ranges.items() if r.is_usable]
     if not tensors:
         return (), 0
-    dataset = open_samples(graph, data, preprocessing, None, num_samples=num_samples, seed=seed, order="shuffled")
     skipped: dict[str, str] = {}
     exposed = expose(load_float_model(model)[0], tensors)
     with (
@@ -328,9 +276,12 @@ def _check_data(
     return tuple(checks), collector.num_samples
 
 
-def _with_shares_then(checks: tuple[RangeCheck, ...], cache: RangeCache, path: PathLike) -> tuple[RangeCheck, ...]:
+def _with_origin(checks: tuple[RangeCheck, ...], cache: RangeCache, path: PathLike) -> tuple[RangeCheck, ...]:
+    """With the shares that were clipped in calibration; without what nobody saw: a converted cache saw no data."""
     from quantkit.pipeline.histograms import statistics_beside
 
+    if cache.table is not None and cache.table.num_samples == 0:
+        return tuple(replace(c, seen=None) for c in checks)
     kept = None if cache.table is None else statistics_beside(path, cache.table)[0]
     if kept is None:
         return checks

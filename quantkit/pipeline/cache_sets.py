@@ -111,13 +111,15 @@ def mixed_files(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -
     if files is None:
         return [], list(describe_origin(path, cache.made_of))
     if cache.table is not None:
-        return _beside_table(files, cache.table, graph) if path == files.table else ([], [])
+        return _beside_table(files, cache.table, graph, identity) if path == files.table else ([], [])
     if cache.form not in ("tensorrt", "qdq"):
         return [], []
     return _against_table(path, files, cache, graph, identity)
 
 
-def _beside_table(files: FileSet, table: CalibrationTable, graph: ir.Model) -> tuple[list[str], list[str]]:
+def _beside_table(
+    files: FileSet, table: CalibrationTable, graph: ir.Model, identity: str
+) -> tuple[list[str], list[str]]:
     from quantkit.calibration.table import table_checksum
     from quantkit.graph.model import load_model
     from quantkit.pipeline.caches import open_cache
@@ -135,7 +137,8 @@ def _beside_table(files: FileSet, table: CalibrationTable, graph: ir.Model) -> t
             continue
         if made_of and made_of != checksum:
             problems.append(_other_table(model, made_of, files.table, checksum))
-    if files.tensorrt_cache.is_file():
+    # What inherits a range, only the model that the table is of can say.
+    if files.tensorrt_cache.is_file() and table.model_hash == identity:
         try:
             differing = _other_scales(open_cache(files.tensorrt_cache), table, graph)
         except QuantKitError as error:

@@ -20,6 +20,7 @@ __all__ = [
     "CacheTarget",
     "Conversion",
     "Fit",
+    "check_no_input",
     "convert_cache",
     "diff_caches",
     "fit_to_model",
@@ -132,6 +133,21 @@ def load_float_model(model: PathLike) -> tuple[ir.Model, str]:
     return prepare(graph, name=Path(model).name), identity
 
 
+def check_no_input(
+    output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | None] = (), option: str = "-o"
+) -> None:
+    """Raises `OutputError` where writing `output` would replace a source, a model or a file of its weights."""
+    from quantkit.graph.model import load_model, source_files
+    from quantkit.storage import check_no_source
+
+    check_no_source(output, [path for path in (*sources, *models) if path is not None], option=option)
+    if not Path(output).exists():
+        return
+    for path in models:
+        if path is not None:
+            check_no_source(output, source_files(load_model(path), path), option=option)
+
+
 def fit_to_model(cache: RangeCache, graph: ir.Model) -> Fit:
     """Lays ranges over a prepared float model, by name.
 
@@ -192,13 +208,13 @@ def convert_cache(
 
     Raises:
         StaleTableError: no name of the file is in the model, or a table belongs to another one.
+        OutputError: `output` is one of the files that it would be made from.
         QuantKitError: one line that names the file, tensor or option.
     """
     from quantkit.calibration.ranges import rename
     from quantkit.storage import write_text
 
-    if Path(output).exists() and Path(output).samefile(path):
-        raise CalibrationError(f"{output} is the file that is converted: give another name with -o")
+    check_no_input(output, path, models=(model,))
     cache = open_cache(path)
     remarks = list(cache.notes)
     asymmetric = [name for name, r in cache.tensors.items() if r.flag.startswith("asymmetric")]
@@ -328,6 +344,8 @@ def _to_tensorrt(
                 )
         else:
             remarks.append("without --model, pools and copies that inherit a range are not listed")
+            if cache.form.startswith("ort"):
+                remarks.append("tensors are in ONNX Runtime's order, not the network's: --model gives that")
     _check_names(bits, "TensorRT's cache")
     write_text(output, TensorRTCache(number, algorithm, bits).text())
     return Conversion(output, "tensorrt", len(bits), tuple(remarks))
@@ -336,11 +354,13 @@ def _to_tensorrt(
 def _to_ort(
     cache: RangeCache, output: Path, target: Literal["ort", "ort-json", "ort-text"], remarks: list[str]
 ) -> Conversion:
-    from quantkit.calibration.ort_tables import flatbuffers_table, json_table, text_table
+    from quantkit.calibration.ort_tables import check_names, flatbuffers_table, json_table, text_table
     from quantkit.storage import write_bytes
 
     # In the order in which ONNX Runtime writes them.
     ranges = dict(sorted(_usable(cache, remarks).items()))
+    if target != "ort-json":
+        check_names(list(ranges), as_text=target == "ort-text")
     if target == "ort-json":
         content = json_table(ranges, method=cache.method).encode()
     elif target == "ort-text":
@@ -348,6 +368,7 @@ def _to_ort(
     else:
         content = flatbuffers_table(ranges)
     remarks.append(f"ONNX Runtime's table holds ranges only, not {_beyond_scales(cache)}")
+    remarks.append("it lists tensors by name: the order of the network is lost")
     write_bytes(output, content)
     return Conversion(output, target, len(ranges), tuple(remarks))
 

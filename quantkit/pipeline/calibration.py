@@ -27,7 +27,7 @@ from quantkit.pipeline.statistics import (
     lock_path,
     used_percentile,
 )
-from quantkit.types import CalibrationTable, HistogramRule, Preprocessing
+from quantkit.types import CalibrationTable, Dataset, HistogramRule, Preprocessing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -132,7 +132,7 @@ def calibrate(
         "observed": "all" if all_tensors or native is not None else "quantized",
         "order": order,
         "seed": seed,
-        "num_samples": num_samples,
+        "num_samples": None if _takes_all(dataset) else num_samples,
         "batch_size": batch_size if order_decides else None,
     }
     with show_progress(None, "hashing", len(dataset), progress and len(dataset) > 2000):
@@ -173,6 +173,11 @@ def calibrate(
         return run.make()
     with exclusive(lock_path(run.table_path), on_wait=lambda: say(f"waiting for another run that writes {table_path}")):
         return run.make()
+
+
+def _takes_all(dataset: Dataset) -> bool:
+    """Whether nothing was left to choose: any larger number of samples gives the same ones."""
+    return len(dataset) == len(getattr(dataset, "dataset", dataset))
 
 
 def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> CalibratorName:

@@ -240,7 +240,10 @@ def _reuse(
         deciding += ["order", "seed", "batch_size"]
     differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})
     if any(d.startswith("dataset fingerprint") for d in differences):
-        differences += differing_fields(stored, {name: settings[name] for name in ("seed", "num_samples", "order")})
+        differences += differing_fields(stored, {name: settings[name] for name in ("seed", "order")})
+        asked = [stored.settings.get("num_samples"), settings["num_samples"]]
+        if asked[0] != asked[1] and asked[1] is not None:  # whoever takes all changes by what there is
+            differences.append(f"num samples: {stored.num_samples} → {asked[1]}")
     unreadable = num_chosen - stored.num_samples
     if strict and unreadable:
         differences.append(f"strict: {unreadable} of {num_chosen} samples could not be read")

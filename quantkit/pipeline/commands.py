@@ -12,7 +12,7 @@ __all__ = ["calibrate_command"]
 def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     """The `quantkit calibrate` that gives the ranges of `table` again, DATA standing for the images.
 
-    None for a table that no calibration of quantkit's own made (a converted cache, merged statistics).
+    None for a table that no calibration of quantkit's own made (a converted cache).
 
     Args:
         table: what it says of its settings is what it was made with.
@@ -21,13 +21,16 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     settings = table.settings
     if settings.get("method") not in ("entropy", "minmax", "percentile", "mse") or not table.dataset_fingerprint:
         return None
-    if settings.get("calibrator", "quantkit") != "quantkit" or settings.get("merged"):
+    if settings.get("calibrator", "quantkit") != "quantkit":
         return None
     words = ["quantkit", "calibrate", "--data", "DATA", model, "--method", str(settings["method"])]
     for name in ("percentile", "histogram", "order", "seed", "num_samples", "batch_size"):
         value = settings.get(name)
         if value is not None and value != _DEFAULTS.get(name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
+    if "num_samples" in settings and settings["num_samples"] is None and 2 * table.num_samples > _DEFAULT_SAMPLES:
+        # All there are. More of them may have been given than the table counts: some could not be read.
+        words += ["--num-samples", f"{10 ** (len(str(table.num_samples)) + 1)}"]
     if settings.get("observed") == "all":
         words.append("--all-tensors")
     if table.preprocessing is not None:
@@ -35,6 +38,7 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     return shlex.join(words)
 
 
+_DEFAULT_SAMPLES = 512
 _DEFAULTS = {"histogram": "exact", "order": "shuffled", "seed": 0}
 
 

@@ -201,6 +201,7 @@ def evaluate(
             "num_classes": len(judge.class_names),
             "fingerprint": dataset.fingerprint,
             **judge.facts,
+            **judge.task.facts,
         },
         preprocessing=dataset.preprocessing,
         calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},

@@ -167,8 +167,9 @@ def _columns(tensor: TensorStatistics) -> MagnitudeHistogram:
     if upper == 0 or tensor.bin_width == 0:
         return MagnitudeHistogram(0.0, (int(tensor.count), *[0] * (_COLUMNS - 1)))
     occupied = np.flatnonzero(tensor.histogram)
-    middles = (occupied + 0.5) * tensor.bin_width
-    column = np.minimum(middles / upper * _COLUMNS, _COLUMNS - 1).astype(np.int64)
+    with np.errstate(over="ignore"):  # bins wider than all values, in a file of another's making: the last column
+        middles = (occupied + 0.5) * tensor.bin_width
+        column = np.minimum(middles / upper * _COLUMNS, _COLUMNS - 1).astype(np.int64)
     counts = np.zeros(_COLUMNS, np.int64)
     np.add.at(counts, column, tensor.histogram[occupied])
     return MagnitudeHistogram(upper, tuple(int(n) for n in counts))

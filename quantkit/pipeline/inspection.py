@@ -161,6 +161,8 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     head = _read(file, 1 << 12)
     is_engine = file.suffix.lower() in _ENGINE_SUFFIXES or head[:4] in _ENGINE_MAGICS
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") and not is_engine:
+        raise ModelError(f"{file} is UTF-16 text, as PowerShell's > writes it: save it as UTF-8")
     is_json = text[:1] in (b"{", b"[") and not is_engine
     if (profile is not None and not (is_engine or is_json)) or (measure and not is_engine):
         raise BackendError(f"{file} is no engine: --profile and --measure are about the time of an engine's layers")

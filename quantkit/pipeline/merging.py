@@ -14,7 +14,7 @@ from quantkit.pipeline.statistics import choose_ranges, statistics_path, used_pe
 from quantkit.types import CalibrationTable
 
 if TYPE_CHECKING:
-    from quantkit.calibration.statistics_file import KeptStatistics, Setting
+    from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
 
 __all__ = ["merge_statistics"]
 
@@ -48,6 +48,7 @@ def merge_statistics(
         The table; written to `table_path` if that is given.
 
     Raises:
+        OutputError: a part would be replaced by the table or the merged statistics.
         CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
             rule, or samples that are in two parts.
     """
@@ -61,6 +62,10 @@ def merge_statistics(
     find_method(method, percent=percentile)
     if not paths:
         raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
+    if table_path is not None:
+        if not os.fspath(table_path).endswith(".json"):
+            raise CalibrationError(f"{table_path} is no name for a calibration table: it ends in .json")
+        check_no_source(table_path, paths)
     if keep_statistics:
         if table_path is None:
             raise CalibrationError("statistics are kept next to the table: give table_path")
@@ -201,6 +206,10 @@ def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
         key: value if all(part.origin.settings.get(key) == value for part in parts) else None
         for key, value in first.origin.settings.items()
     }
+    if "num_samples" in settings:
+        # Parts that are whole make a whole, of which the number asked for decides nothing.
+        is_whole = all(_takes_all(part.origin) for part in parts)
+        settings["num_samples"] = None if is_whole else sum(len(part.origin.contents) for part in parts)
     origin = replace(
         first.origin,
         model_name=min(part.origin.model_name for part in parts),
@@ -221,6 +230,12 @@ def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
         batch_size=first.batch_size,
         num_repeated=sum(part.num_repeated for part in parts),
     )
+
+
+def _takes_all(origin: StatisticsOrigin) -> bool:
+    """Whether a part holds all of its data, as far as it says so. (Early files have a larger number then.)"""
+    asked = origin.settings.get("num_samples")
+    return not isinstance(asked, int) or asked > len(origin.contents)
 
 
 def _settings(collected: Mapping[str, Setting], method: str, percentile: float | None) -> dict[str, Setting]:

@@ -134,7 +134,6 @@ def _open_detection(options: TaskOptions, dataset: Dataset, data: PathLike, clas
     facts: dict[str, str | int | float | None] = {
         "labels": Path(options.labels).name,
         "labels_fingerprint": annotations.fingerprint,
-        "num_objects": sum(len(boxes) for boxes in annotations.boxes.values()),
         "detections": options.detections,
         **given,
     }
@@ -161,7 +160,7 @@ def _open_segmentation(options: TaskOptions, dataset: Dataset, classes: Sequence
 
 
 def _open_custom(options: TaskOptions, dataset: Dataset) -> OpenTask:
-    from quantkit.evaluation.tasks.custom import Custom, load_symbol
+    from quantkit.evaluation.tasks import Custom, load_symbol
 
     found = [load_symbol(given) if isinstance(given, str) else given for given in (options.postprocess, options.metric)]
     facts: dict[str, str | int | float | None] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import load_table, table_checksum, table_json
@@ -193,3 +194,82 @@ def test_later_members_are_ignored_and_the_checksum_names_the_table(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(data))
     assert dataclasses.replace(load_table(tmp_path / "t.json"), versions=TABLE.versions) == TABLE
     assert violations(data, SCHEMA) == []
+
+
+def number_as_described(value: float) -> str:
+    """The rules of docs/table_format.md from the digits on, without Python's arrangement of them."""
+    from decimal import Decimal
+
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    text = "".join(map(str, digits))
+    point = len(text) + exponent  # digits before the point
+    if value == 0:
+        text = "0.0"
+    elif 1e-4 <= abs(value) < 1e16:
+        whole = text.ljust(point, "0")[:point] if point > 0 else "0"
+        rest = text[point:] if point > 0 else "0" * -point + text
+        text = f"{whole}.{rest or '0'}"
+    else:
+        power = point - 1
+        text = f"{text[0]}{'.' if text[1:] else ''}{text[1:]}e{'-' if power < 0 else '+'}{abs(power):02}"
+    return "-" * sign + text
+
+
+def text_as_described(value: str) -> str:
+    short = dict(zip('"\\\n\r\t\b\f', ['\\"', "\\\\", "\\n", "\\r", "\\t", "\\b", "\\f"], strict=True))
+    signs = []
+    for sign in value:
+        units = sign.encode("utf-16-be").hex()
+        escaped = "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+        signs.append(short.get(sign) or (sign if " " <= sign < "\x7f" else escaped))
+    return f'"{"".join(signs)}"'
+
+
+def canonical_as_described(value) -> str:
+    if isinstance(value, dict):
+        members = sorted(value.items(), key=lambda item: [ord(c) for c in item[0]])
+        return "{" + ",".join(f"{text_as_described(k)}:{canonical_as_described(v)}" for k, v in members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical_as_described, value)) + "]"
+    if isinstance(value, str):
+        return text_as_described(value)
+    if isinstance(value, float):
+        return number_as_described(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+@given(tables())
+def test_the_checksum_can_be_written_anew_from_the_description(table):
+    import hashlib
+
+    data = json.loads(table_json(table))
+    stated = data.pop("checksum")
+    del data["digests"]
+    assert hashlib.sha256(canonical_as_described(data).encode("ascii")).hexdigest() == stated
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(1e-5)
+@example(1e-4)
+@example(1e16)
+@example(9999999999999998.0)
+@example(1.5e-7)
+@example(-0.0)
+def test_numbers_are_written_as_described(value):
+    assert number_as_described(value) == json.dumps(value)
+
+
+def test_the_rows_of_an_array_are_hashed_as_described(tmp_path):
+    import hashlib
+
+    from quantkit.datasets import open_dataset
+    from quantkit.datasets.fingerprint import content_hash
+    from quantkit.types import TensorSpec
+
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4).astype(">f4")
+    np.save(tmp_path / "a.npy", rows)
+    dataset = open_dataset(tmp_path / "a.npy", (TensorSpec("x", np.dtype("float32"), (None, 4)),))
+    wanted = hashlib.sha256(b"x\n>f4\n(4,)\n" + rows[1].tobytes()).hexdigest()
+    assert content_hash(dataset, 1) == wanted

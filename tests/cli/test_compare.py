@@ -35,7 +35,8 @@ def test_a_broken_limit_ends_with_3_and_the_line_that_failed(quantkit, saved, tm
         "compare", saved(), "--max-drop", "0.5%", "--min-speedup", 3, "--junit", junit, "--markdown", markdown
     )
     assert outcome.code == 3
-    assert outcome.err.startswith("quantkit: error: gate failed: int8: speed-up 2.04x over fp32")
+    assert outcome.err == "quantkit: error: gate failed: int8 breaks --min-speedup 3\n"
+    assert "FAILED  int8: speed-up 2.04x over fp32" in outcome.out
     assert outcome.err.count("\n") == 1
     assert "--max-drop" not in outcome.err
     assert ElementTree.parse(junit).getroot().get("failures") == "1"

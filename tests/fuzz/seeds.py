@@ -27,9 +27,9 @@ from quantkit.graph.placement import plan_tensorrt
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import insert_qdq
 from quantkit.reporting.json import report_json
-from quantkit.types import CalibrationTable, Preprocessing, TensorRange
+from quantkit.types import CalibrationTable, Preprocessing, Report, TensorRange
 from tests.graph.builder import Builder
-from tests.reporting import reports
+from tests.reporting import reports, samples
 
 __all__ = [
     "ORIGIN",
@@ -37,15 +37,21 @@ __all__ = [
     "aimet_encodings",
     "array_files",
     "class_lists",
+    "coco_files",
     "csv_lists",
+    "detections",
+    "drops",
     "external_models",
     "external_weights",
     "float_models",
+    "gates",
     "images",
     "inspector_json",
     "json_lists",
     "manifests",
     "maps",
+    "masks",
+    "older_statistics",
     "ort_flatbuffers",
     "ort_json",
     "ort_text",
@@ -54,11 +60,14 @@ __all__ = [
     "quantized_models",
     "ranges_json",
     "report_files",
+    "rich_report",
+    "sizes",
     "statistics_files",
     "table_files",
     "tensorrt_caches",
     "text_lists",
     "ultralytics_engines",
+    "yolo_labels",
     "zipped_arrays",
 ]
 
@@ -85,11 +94,13 @@ RANGES = {
     "tiny": CachedRange(1e-30, bits_from_amax(1e-30)),
 }
 
+TESTS = Path(__file__).parents[1]
+
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 
 
 def table_files(shared: Path | None) -> list[bytes]:
-    """quantkit's tables."""
+    """quantkit's tables: with digests; of version 1, without."""
     table = CalibrationTable(
         tensors={
             "x": TensorRange(1.5, -1.5, 1.0),
@@ -112,7 +123,8 @@ def table_files(shared: Path | None) -> list[bytes]:
         num_samples=0,
         settings={"method": "entropy"},
     )
-    return [table_json(table).encode(), table_json(small).encode()]
+    first = TESTS / "calibration" / "data" / "version_1.calib.json"
+    return [table_json(table).encode(), table_json(small).encode(), first.read_bytes()]
 
 
 def statistics_files(shared: Path | None) -> list[bytes]:
@@ -135,6 +147,11 @@ def statistics_files(shared: Path | None) -> list[bytes]:
     return made
 
 
+def older_statistics(shared: Path | None) -> list[bytes]:
+    """Statistics of version 1, whose table lies beside them; and those that `statistics_files` makes."""
+    return [(TESTS / "calibration" / "data" / "version_1.calib.stats").read_bytes(), *statistics_files(shared)]
+
+
 def tensorrt_caches(shared: Path | None) -> list[bytes]:
     """TensorRT's caches of every kind of version number and calibrator."""
     made = [
@@ -153,6 +170,7 @@ def ort_flatbuffers(shared: Path | None) -> list[bytes]:
 
 
 def ort_json(shared: Path | None) -> list[bytes]:
+    """`calibration.json`, and what quantize_static leaves in its `calibration_cache_path`."""
     nested = {"CLS": "numpy.array", "dtype": "float32"}
     encoded = {
         "CLS": "TensorsData",
@@ -162,7 +180,16 @@ def ort_json(shared: Path | None) -> list[bytes]:
         },
         "calibration_method": {"CLS": "CalibrationMethod", "value": "CalibrationMethod.Entropy"},
     }
-    return [json_table(RANGES, method="minmax").encode(), json.dumps(encoded).encode()]
+    lowest, highest = ({"data": [[low, high]], **nested} for low, high in ((-1.0, -4.0), (2.0, 3.0)))
+    entry = {"lowest": lowest, "highest": highest, "CLS": "TensorData"}
+    counts = {"hist": {"data": [0, 3, 1], **nested}, "hist_edges": {"data": [0.0, 1.0, 2.0, 3.0], **nested}, "bins": 3}
+    cached = {
+        "CLS": "TensorsData",
+        "data": {"c": entry, "x": {**encoded["data"]["x"], **counts}, "o": {"lowest": -1, "highest": 2.5}},
+        "calibration_method": {"CLS": "CalibrationMethod", "value": "CalibrationMethod.Distribution"},
+        "smooth_quant": True,
+    }
+    return [json_table(RANGES, method="minmax").encode(), *(json.dumps(each).encode() for each in (encoded, cached))]
 
 
 def ort_text(shared: Path | None) -> list[bytes]:
@@ -173,7 +200,7 @@ def ort_text(shared: Path | None) -> list[bytes]:
 
 
 def aimet_encodings(shared: Path | None) -> list[bytes]:
-    """Formats 0.6.1 and 1.0.0."""
+    """Formats 0.6.1, 1.0.0, 2.0.0 and 2.1.0, the first three as AIMET wrote them, too."""
     entry = {
         "bitwidth": 8,
         "dtype": "int",
@@ -196,7 +223,21 @@ def aimet_encodings(shared: Path | None) -> list[bytes]:
         ],
         "param_encodings": [],
     }
-    return [json.dumps(old, indent=1).encode(), json.dumps(new).encode()]
+    like_quantize_linear = [
+        {"name": "x", "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 128},
+        {"name": "s", "output_dtype": "int8", "y_scale": [0.5]},
+        {"name": "a", "output_dtype": "int8", "y_scale": 0.5, "y_zero_point": 3},
+        {"name": "w", "output_dtype": "int8", "y_scale": [0.5, 0.25], "axis": 0},
+        {"name": "b", "output_dtype": "int32", "y_scale": 0.125},
+        {"name": "h", "output_dtype": "uint16", "y_scale": 0.5},
+    ]
+    producer = {"package": "aimet-onnx", "version": "2.42.0"}
+    newest = [{"producer": producer, "version": v, "encodings": like_quantize_linear} for v in ("2.0.0", "2.1.0")]
+    real = [
+        (TESTS / "calibration" / "data" / f"aimet_{version}.encodings").read_bytes()
+        for version in ("0.6.1", "1.0.0", "2.0.0")
+    ]
+    return [json.dumps(old, indent=1).encode(), *(json.dumps(each).encode() for each in (new, *newest)), *real]
 
 
 def ranges_json(shared: Path | None) -> list[bytes]:
@@ -314,8 +355,28 @@ def _external(location: str) -> tuple[bytes, bytes]:
 
 
 def report_files(shared: Path | None) -> list[bytes]:
+    """Reports of format 2, with everything that they can hold and with little, and one of format 1."""
     made = [reports.make_report(), reports.make_engines(), reports.make_unlabelled(), reports.make_hostile()]
-    return [report_json(report).encode() for report in made]
+    made += [rich_report("classification"), rich_report("hostile"), rich_report("error"), samples.make_detection()]
+    made += [samples.make_joined()]
+    return [
+        *(report_json(report).encode() for report in made),
+        (TESTS / "reporting" / "report_v1.json").read_bytes(),
+    ]
+
+
+@functools.cache
+def rich_report(name: str) -> Report:
+    """One of tests/reporting/samples.py with a few entries of each list, and no large picture."""
+    report = samples.SAMPLES[name]()
+    changes = [next((c for c in report.changes if c.kind == kind), None) for kind in ("broken", "fixed", "changed")]
+    return replace(
+        report,
+        classes=report.classes[:3],
+        changes=tuple(replace(c, thumbnail="data:image/jpeg;base64,/9j/4AA=") for c in changes if c is not None),
+        tensors=tuple(replace(t, histogram=t.histogram[:5]) for t in (*report.tensors[:2], *report.tensors[-1:])),
+        layers=(*report.layers[:2], *report.layers[-3:]),
+    )
 
 
 def manifests(shared: Path | None) -> list[bytes]:
@@ -444,6 +505,70 @@ def json_lists(shared: Path | None) -> list[bytes]:
 
 def class_lists(shared: Path | None) -> list[bytes]:
     return ["cat\ndog\n\nécole\r\n".encode()]
+
+
+def coco_files(shared: Path | None) -> list[bytes]:
+    """COCO's objects in the images that `setup_pictures` makes, with gaps between the ids and a crowd."""
+    images = [
+        {"id": 7, "file_name": "a.png", "width": 9, "height": 8},
+        {"id": 9, "file_name": "val\\sub/b.png", "width": 9.0, "height": None},
+        {"id": 11, "file_name": "elsewhere.jpg"},
+    ]
+    objects = [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2.5, 3, 4], "area": 12.0, "iscrowd": 0},
+        {"id": 2, "image_id": 9, "category_id": 18, "bbox": [0.0, 0.0, 1e3, 2e3], "iscrowd": 1},
+        {"id": "x", "image_id": 7, "category_id": 18, "bbox": [0, 0, 0, 0]},
+    ]
+    categories = [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 18, "name": "dög"}]
+    full = {"info": {"year": 2017}, "images": images, "annotations": objects, "categories": categories}
+    names = [{"id": name, "file_name": f"{name}.png"} for name in ("a", "b")]
+    by_name = [{"image_id": "a", "category_id": 0, "bbox": [1, 1, 2, 2]}]
+    small = {"images": names, "annotations": by_name, "categories": [{"id": 0, "name": "cat"}]}
+    return [json.dumps(full, indent=1).encode(), b"\xef\xbb\xbf" + json.dumps(small).encode()]
+
+
+def yolo_labels(shared: Path | None) -> list[bytes]:
+    """Boxes and polygons of one image."""
+    return [
+        b"0 0.5 0.5 0.25 0.125\n1 0.1 0.2 0.0 0.4\n",
+        b"1.0 0 0 1 0 1 1.005 0 1\r\n\r\n 0\t5e-1 .5 1 1\r\n",
+        b"",
+    ]
+
+
+def masks(shared: Path | None) -> list[bytes]:
+    """PNG of every kind that a mask may have, and in color."""
+    rng = np.random.default_rng(8)
+    grey = Image.fromarray(rng.integers(0, 256, (9, 11), np.uint8))
+    few = Image.fromarray(rng.integers(0, 4, (9, 11), np.uint8))
+    few.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+    deep = Image.fromarray(rng.integers(0, 256, (9, 11)).astype(np.uint16))
+    channels = (grey, grey, grey, Image.new("L", grey.size, 255))
+    made = [grey, few, deep, grey.convert("1"), grey.convert("LA")]
+    made += [Image.merge("RGB", channels[:3]), Image.merge("RGBA", channels)]
+    contents = []
+    for image, options in [*((image, {}) for image in made), (few, {"bits": 2}), (few, {"transparency": b"\x00\x80"})]:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def detections(shared: Path | None) -> list[bytes]:
+    """Declarations of `--detections`."""
+    return [b"detr:scores=pred_logits,boxes=pred_boxes", b"yolov8", b"torchvision:labels_from=0,coordinates=relative"]
+
+
+def drops(shared: Path | None) -> list[bytes]:
+    return [b"0.5pt", b"1%", b" .5 ", b"100."]
+
+
+def gates(shared: Path | None) -> list[bytes]:
+    return [b"mlperf-99", b"mlperf-99.9"]
+
+
+def sizes(shared: Path | None) -> list[bytes]:
+    return [b"1,8,32", b" 64 , 007"]
 
 
 def array_files(shared: Path | None) -> list[bytes]:

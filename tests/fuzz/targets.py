@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import math
 from dataclasses import replace
@@ -15,6 +17,7 @@ import numpy as np
 import onnx
 import typer
 from PIL import Image
+from rich.console import Console
 
 from quantkit.backends.tensorrt.anatomy import Anatomy
 from quantkit.backends.tensorrt.device import Gpu
@@ -24,25 +27,41 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.manifest import check_loadable, differing_facts, load_manifest, save_manifest
 from quantkit.backends.tensorrt.rtx_plan import read_plan
 from quantkit.calibration.formats import ranges_json, read_ranges
-from quantkit.calibration.ort_tables import flatbuffers_table, json_table, text_table
+from quantkit.calibration.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.calibration.ranges import RangeCache, difference, rename
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
 from quantkit.calibration.tensorrt_cache import TensorRTCache
+from quantkit.cli import caches
 from quantkit.cli.options import read_classes
 from quantkit.datasets.arrays import ArrayRows, open_arrays
 from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
-from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError, QuantKitError
+from quantkit.errors import (
+    BackendError,
+    CalibrationError,
+    DatasetError,
+    EvaluationError,
+    GateFailedError,
+    ModelError,
+    QuantKitError,
+)
+from quantkit.evaluation.gate import check_limits, require_passed
+from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
 from quantkit.pipeline.caches import fit_to_model, load_float_model, open_cache, read_map
+from quantkit.pipeline.comparison import join_reports
+from quantkit.pipeline.histograms import Shown, shown_cache
 from quantkit.pipeline.inspection import inspect, rows_from_ranges
 from quantkit.pipeline.statistics import find_checkpoint
+from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown
 from quantkit.reporting.json import load_report, report_json
 from quantkit.types import CalibrationTable, Preprocessing, Report, TensorSpec
 
 from . import seeds
+from .labels import LABELS, check_message
 from .mutations import mutate_json, mutate_json_lines, mutate_protobuf, mutate_text, mutate_zip, seal_png, set_integer
+from .options import OPTIONS
 from .oracle import Target
 
 __all__ = ["TARGETS", "load_targets"]
@@ -110,8 +129,29 @@ def parse_checkpoint(path: Path) -> KeptStatistics:
     return kept
 
 
-OTHER_FORMATS = (b"TRT-", b"quantkit statistics ", b"{", b"[", b" ", b"\t", b"\xef\xbb\xbf")
-"""How a text table, which has no header, must not begin: files are told apart by that."""
+def setup_table(folder: Path) -> None:
+    """The table of the first statistics that `seeds.older_statistics` makes, where it is looked for."""
+    table = seeds.TESTS / "calibration" / "data" / "version_1.calib.json"
+    (folder / "input.calib.json").write_bytes(table.read_bytes())
+
+
+def setup_statistics(folder: Path) -> None:
+    (folder / "input.calib.stats").write_bytes(seeds.older_statistics(None)[0])
+
+
+def use_shown(shown: Shown, path: Path) -> None:
+    """Shown as text and as JSON."""
+    for histogram in shown.histograms.values():
+        assert min(histogram.counts) >= 0
+        assert math.isfinite(histogram.upper)
+    for as_json in (False, True):
+        written = io.StringIO()
+        with contextlib.redirect_stdout(written):
+            caches.show(path, as_json=as_json)
+        text = written.getvalue()
+        assert text.replace("\n", "").isprintable(), "control characters are shown"
+        if as_json:
+            json.loads(text)
 
 
 def use_ranges(cache: RangeCache, path: Path) -> None:
@@ -135,24 +175,20 @@ def use_ranges(cache: RangeCache, path: Path) -> None:
             written.write_bytes(content)
             again = read_ranges(written).tensors
             assert again.keys() == usable.keys(), "another table of ONNX Runtime is read back"
-        as_text = text_table(usable).encode()
-        if not as_text.startswith(OTHER_FORMATS) and b"\x00" not in as_text:
-            written.write_bytes(as_text)
-            assert {n: r.amax for n, r in read_ranges(written).tensors.items()} == {
-                n: r.amax for n, r in usable.items()
-            }
+        try:
+            check_names(list(usable), as_text=True)
+        except CalibrationError as error:
+            check_message(error)
+        else:
+            written.write_text(text_table(usable), encoding="utf-8")
+            again = read_ranges(written).tensors
+            assert {n: r.amax for n, r in again.items()} == {n: r.amax for n, r in usable.items()}
 
 
 def _check_same(read: RangeCache, cache: RangeCache, what: str) -> None:
     found = {name: (r.scale_bits, r.minimum, r.maximum, r.flag) for name, r in read.tensors.items()}
     wanted = {name: (r.scale_bits, r.minimum, r.maximum, r.flag) for name, r in cache.tensors.items()}
     assert found == wanted, f"{what} is read back as something else"
-
-
-def check_message(error: QuantKitError, name: str = "") -> None:
-    message = str(error)
-    assert len(message.splitlines()) == 1, f"a message of several lines: {message!r}"
-    assert name in message, f"a message without the name: {message!r}"
 
 
 def use_map(names: dict[str, str], path: Path) -> None:
@@ -212,6 +248,35 @@ def use_report(report: Report, path: Path) -> None:
     written = path.with_name("written.json")
     written.write_text(report_json(report), encoding="utf-8")
     assert report_json(load_report(written)) == report_json(report), "another report is read back"
+    render(report)
+    try:
+        render(join_reports({"a": report, "b": report}))
+    except EvaluationError as error:
+        check_message(error)
+    judge(report)
+
+
+def render(report: Report) -> None:
+    """In every form that people read."""
+    report_html(report)
+    report_markdown(report)
+    print_report(report, Console(file=io.StringIO(), width=100))
+
+
+def judge(report: Report) -> None:
+    """What `quantkit compare` does with it."""
+    for limits in (
+        Limits(max_drop=Drop(1.0, "%"), min_agreement=0.98, min_speedup=1.2, max_size_ratio=0.5, allow_partial=True),
+        Limits(gates=("mlperf-99",), min_speedup=1.0, at_batch=8, confident=True, allow_partial=True),
+        Limits(max_drop=Drop(0.5, ""), max_size_ratio=0.5),
+    ):
+        try:
+            checks = check_limits(report, limits)
+            gate_json(report, checks), gate_junit(report, checks)
+            gate_markdown(report, checks, cautions=remarks(report))
+            require_passed(checks)
+        except (EvaluationError, GateFailedError) as error:
+            check_message(error)
 
 
 def use_manifest(manifest: Any, path: Path) -> None:
@@ -331,6 +396,18 @@ TARGETS: dict[str, Target] = {
     "checkpoint of --resume": Target(
         ".partial", seeds.statistics_files, parse_checkpoint, use_statistics, mutate_statistics, seal_statistics
     ),
+    "statistics, shown": Target(
+        ".calib.stats",
+        seeds.older_statistics,
+        shown_cache,
+        use_shown,
+        mutate_statistics,
+        seal_statistics,
+        setup=setup_table,
+    ),
+    "table beside statistics": Target(
+        ".calib.json", seeds.table_files, shown_cache, use_shown, mutate_json, seal_table, setup=setup_statistics
+    ),
     "TensorRT cache": Target(".cache", seeds.tensorrt_caches, open_cache, use_ranges, mutate_text),
     "ONNX Runtime flatbuffers": Target(".flatbuffers", seeds.ort_flatbuffers, open_cache, use_ranges, set_integer),
     "ONNX Runtime JSON": Target(".json", seeds.ort_json, open_cache, use_ranges, mutate_json),
@@ -374,6 +451,8 @@ TARGETS: dict[str, Target] = {
     "BMP image": Target(".bmp", partial(seeds.images, "BMP"), parse_image, use_image, share=0.5),
     "TIFF image": Target(".tif", partial(seeds.images, "TIFF"), parse_image, use_image, set_integer),
     "WebP image": Target(".webp", partial(seeds.images, "WEBP"), parse_image, use_image, share=0.5),
+    **LABELS,
+    **OPTIONS,
 }
 
 

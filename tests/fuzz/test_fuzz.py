@@ -1,11 +1,8 @@
 """A few hundred damaged files for every parser, and each file that once broke one."""
 
 import json
-import os
 import struct
-import time
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,6 +13,7 @@ from quantkit.errors import QuantKitError
 
 from . import seeds
 from .campaign import run_target
+from .hostile import hostile_targets
 from .mutations import BYTE_MUTATIONS, LARGEST, mutate_json, mutate_protobuf, seal_png
 from .oracle import Broken, Target, check, make_input
 from .targets import TARGETS, seal_statistics, seal_table
@@ -54,20 +52,53 @@ def table(**changes) -> bytes:
     return seal_table(json.dumps({**content, **changes}).encode())
 
 
-def header_of_statistics(**changes) -> bytes:
-    line, header, body = seeds.statistics_files(None)[0].split(b"\n", 2)
+def header_of_statistics(*, number: int = 0, **changes) -> bytes:
+    line, header, body = seeds.statistics_files(None)[number].split(b"\n", 2)
     header = json.dumps({**json.loads(header), **changes}).encode()
     return seal_statistics(b"\n".join([line, header, body]))
 
 
-def first_tensor(**changes) -> bytes:
-    _, header, _ = seeds.statistics_files(None)[0].split(b"\n", 2)
+def first_tensor(*, number: int = 0, **changes) -> bytes:
+    _, header, _ = seeds.statistics_files(None)[number].split(b"\n", 2)
     first, *others = json.loads(header)["tensors"]
-    return header_of_statistics(tensors=[{**first, **changes}, *others])
+    return header_of_statistics(number=number, tensors=[{**first, **changes}, *others])
 
 
 def report(**changes) -> bytes:
     return json.dumps({**json.loads(seeds.report_files(None)[0]), **changes}).encode()
+
+
+def report_text(old: str, new: str, *, number: int = 4) -> bytes:
+    """A report with another number in it; report 4 holds everything."""
+    content = seeds.report_files(None)[number].decode()
+    assert old in content
+    return content.replace(old, new, 1).encode()
+
+
+def report_of_device_times(**changes) -> bytes:
+    """Two variants timed by the device at two batch sizes."""
+    content = json.loads(seeds.report_files(None)[4])
+    device = {"method": "device", "compute_ms": 1.0, "median_ms": 1.5, "median_interval_ms": None}
+    for evaluation in content["evaluations"]:
+        for latency in (evaluation["latency"], *evaluation["sweep"]):
+            latency.update({**device, **changes})
+    return json.dumps(content).encode()
+
+
+def coco(**changes) -> bytes:
+    content = json.loads(seeds.coco_files(None)[0])
+    content["images"][0].update(changes)
+    return json.dumps(content).encode()
+
+
+def mask_of(width: int, height: int) -> bytes:
+    content = seeds.masks(None)[0]
+    return seal_png(content[:16] + struct.pack(">II", width, height) + content[24:])
+
+
+def encodings(name: str) -> bytes:
+    entry = {"name": name, "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 128}
+    return json.dumps({"version": "2.1.0", "encodings": [entry]}).encode()
 
 
 def manifest(**changes) -> bytes:
@@ -174,6 +205,17 @@ FOUND = {
         "report",
         report().replace(b'"iterations": ', b'"iterations": 1' + b"0" * 400, 1),
     ),
+    "a report with a histogram of 400 digits": (
+        "report",
+        report_text('"histogram": [', '"histogram": [1' + "0" * 400 + ", "),
+    ),
+    "a report with a time of 0": ("report", report_text('"median_ms": 2.41', '"median_ms": 0.0')),
+    "a report whose device takes no time for a call": ("report", report_of_device_times(median_ms=0.0)),
+    "bins that are wider than all numbers": ("statistics, shown", first_tensor(number=2, bin_width=1e308)),
+    "an image of -1 pixels": ("COCO boxes", coco(height=-1)),
+    "a mask that is said to have 144 million pixels": ("PNG mask", mask_of(12_000, 12_000)),
+    "a name that ends in white space": ("AIMET encodings", encodings("x\t")),
+    "a name of white space": ("AIMET encodings", encodings("\u2028")),
     "numbers that signal": (".npy arrays", signalling_array()),
     "a call whose output has no name": (
         "model",
@@ -321,27 +363,6 @@ def test_a_parser_that_misbehaves_is_found(tmp_path):
     for word, found in (("raise", "KeyError"), ("nameless", "name"), ("warn", "UserWarning"), ("unusable", "using")):
         with pytest.raises(Broken, match=found):
             check(target, word.encode(), tmp_path)
-
-
-def hostile_targets():
-    """Parsers that hang, end the process, ask for all memory, or are good."""
-
-    def hang(path):
-        while path.stat().st_size > 3:
-            pass
-
-    def end(path):
-        if path.stat().st_size > 3:
-            os.abort()
-
-    def ask(path):
-        return bytes(1 << 40)
-
-    def wait(path):
-        time.sleep(0.001)
-
-    made = {name: Target(".x", lambda shared: [b"abcd"], parse) for name, parse in locals().items()}
-    return made | {"good": replace(made["wait"], parse=lambda path: path.read_bytes())}
 
 
 @pytest.mark.skipif("sys.platform == 'win32'")

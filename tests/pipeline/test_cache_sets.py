@@ -172,3 +172,19 @@ def test_the_model_for_the_cpu_belongs_to_the_set(mix, runs):
         notes, problems = verify(folder / "d.int8-cpu.onnx")[::-1]
         assert any("d.int8-cpu.onnx was made of another table" in problem for problem in problems) == stale
         assert any("which is d.calib.json beside it" in note for note in notes) != stale
+
+
+def test_a_renamed_model_does_not_make_the_cache_beside_it_another_runs(mix, tmp_path):
+    """Scales of one run are told apart through the model of that run, and through no other."""
+    folder = mix()
+    model = onnx.load(DIGITS)
+    fixed = {t.name for t in model.graph.initializer} | {v.name for v in (*model.graph.input, *model.graph.output)}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [n if not n or n in fixed else f"r/{n}" for n in names]
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "renamed.onnx")
+    found = verify_cache(folder / "d.calib.json", tmp_path / "renamed.onnx", progress=False)
+    said = " ".join((*found.problems, *found.notes))
+    assert "was made for model" in said
+    assert "other scales" not in said

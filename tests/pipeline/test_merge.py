@@ -226,3 +226,27 @@ def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
     assert (tmp_path / "two.calib.stats").read_bytes() == before
     with pytest.raises(CalibrationError, match="give table_path"):
         merge_statistics(stats, keep_statistics=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "merged"),
+    [
+        ((None, None), None),  # both whole
+        ((512, 512), None),  # both whole, from before null said so
+        ((None, 2), 4),  # two of the other's samples were chosen
+        ((2, 2), 4),
+        ((512, None), None),
+    ],
+)
+def test_the_number_asked_for_is_none_of_wholes_and_the_sum_of_selections(tmp_path, asked, merged):
+    common = {"calibrator": "quantkit", "histogram": "exact", "method": "entropy"}
+    parts = [
+        save_statistics(fake_part(rows, settings=common | {"num_samples": number}), tmp_path / f"{rows[0]}.stats")
+        for rows, number in zip(([0, 1], [2, 3]), asked, strict=True)
+    ]
+    assert merge_statistics(parts, progress=False).settings["num_samples"] == merged
+    third = save_statistics(fake_part([4], settings=common | {"num_samples": None}), tmp_path / "third.stats")
+    merge_statistics(parts, tmp_path / "two.calib.json", keep_statistics=True, progress=False)
+    again = merge_statistics([tmp_path / "two.calib.stats", third], progress=False)
+    at_once = merge_statistics([*parts, third], progress=False)
+    assert again.settings == at_once.settings

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from quantkit.evaluation.bootstrap import NUM_DRAWS, draw_weights, percentile_interval
 from quantkit.evaluation.detections.matching import IOU_THRESHOLDS, ImageMatches
 
-__all__ = ["WeightedPrecision", "difference_intervals", "mean_of", "plan_draws"]
+__all__ = ["WeightedPrecision", "count_differing", "difference_intervals", "mean_of", "plan_draws"]
 
 _Indices = npt.NDArray[np.int64]
 
@@ -94,6 +94,17 @@ class WeightedPrecision:
         result: npt.NDArray[np.float64] = envelope.mean(axis=1).reshape(shape)
         result[:, objects == 0] = np.nan
         return result
+
+
+def count_differing(baseline: Sequence[ImageMatches], variant: Sequence[ImageMatches]) -> int:
+    """Images in which other detections match: of other classes, in another order, or on objects at other thresholds.
+
+    Scores alone are no difference: each of them is another number in a quantized model, whatever it finds.
+    """
+    return sum(
+        not all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("classes", "matched", "ignored"))
+        for a, b in zip(baseline, variant, strict=True)
+    )
 
 
 def plan_draws(scores: Mapping[str, WeightedPrecision]) -> int:

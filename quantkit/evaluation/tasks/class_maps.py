@@ -64,7 +64,8 @@ def find_head(outputs: Mapping[str, Array], *, layout: Layout, binary: str | Non
     Args:
         outputs: [N, ...] by name, in the model's order.
         layout: of outputs with channels.
-        binary: what a single channel holds, "logits" or "probabilities"; None where there is no such output.
+        binary: what a single channel holds, "logits" or "probabilities"; outputs with more are then passed over. None
+            where there is no such output.
         output: its name, where it is not the first.
 
     Raises:
@@ -81,8 +82,14 @@ def find_head(outputs: Mapping[str, Array], *, layout: Layout, binary: str | Non
         except EvaluationError as error:
             refused = refused or error
             continue
-        if head is not None:
+        if head is not None and (binary is None or head.kind in _THRESHOLDS):
             return head
+        if head is not None and refused is None:
+            channels = "class indices" if head.kind == "indices" else f"{head.num_classes} channels as {layout}"
+            refused = EvaluationError(
+                f"--binary {binary}: output {name!r} {list(array.shape)} has {channels}; --binary is for one channel "
+                "of floats, leave it out or check --layout"
+            )
     if refused is not None:
         raise refused
     shown = ", ".join(f"{name!r} {array.dtype} {list(array.shape)}" for name, array in named.items())
@@ -145,7 +152,7 @@ def _describe(name: str, array: Array, axis: int, binary: str | None) -> Head | 
             "logits (class 1 above 0) or probabilities (above 0.5)"
         )
     if binary not in _THRESHOLDS:
-        raise EvaluationError(f"binary {binary!r} is not one of {', '.join(_THRESHOLDS)}")
+        raise EvaluationError(f"--binary {binary!r} is not one of {', '.join(_THRESHOLDS)}")
     _check_binary(name, array, binary)
     return Head(name, "logits" if binary == "logits" else "probabilities", axis if has_channels else None, 2)
 

@@ -52,8 +52,18 @@ class Classification:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """What to say of the outputs where none is class scores; known after `compute`."""
+        if self._labelled is None or self._has_scores:
+            return ()
+        return (
+            "No output is class scores [N, C], so there is no accuracy: a detector needs --task detect, a segmentation "
+            "model --task segment; --task none compares the outputs alone.",
+        )
+
+    @property
+    def facts(self) -> dict[str, int]:
         """None."""
-        return ()
+        return {}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -66,7 +76,7 @@ class Classification:
             self._labelled = batch.targets is not None
         if self._labelled != (batch.targets is not None):
             raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
-        output = find_scores(reference)
+        output = find_scores(reference, num_samples=len(batch))
         if output is None:
             return
         self._has_scores = True
@@ -142,12 +152,21 @@ class Classification:
         return self._names[index] if index < len(self._names) else f"class {index}"
 
 
-def find_scores(outputs: Mapping[str, Array]) -> str | None:
-    """Name of the first output that can be class scores: floating, [N, C] with C >= 2, or [N, C, 1, 1]; else None."""
+def find_scores(outputs: Mapping[str, Array], *, num_samples: int | None = None) -> str | None:
+    """Name of the first output that can be class scores: floating, [N, C] with C >= 2, or [N, C, 1, 1]; else None.
+
+    Args:
+        outputs: by name.
+        num_samples: N, where it is known: boxes [K, 4] of all images in one list are no scores.
+    """
     fitting = (
         name
         for name, array in outputs.items()
-        if _is_float(array) and array.ndim >= 2 and array.shape[1] >= 2 and all(d == 1 for d in array.shape[2:])
+        if _is_float(array)
+        and array.ndim >= 2
+        and array.shape[1] >= 2
+        and all(d == 1 for d in array.shape[2:])
+        and num_samples in (None, len(array))
     )
     return next(islice(fitting, 1), None)
 

@@ -1,29 +1,32 @@
-"""A task that a user writes in Python: what outputs mean, and a metric. The user's errors are told by file and line."""
+"""A task that a user writes in Python: what outputs mean, and a metric. Calling his code is left to `user_code`."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import math
-import sys
-import traceback
-import types
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.bootstrap import mean_difference_interval
+from quantkit.evaluation.bootstrap import can_draw, explain_no_interval, mean_difference_interval
+from quantkit.evaluation.significance import difference_interval
 from quantkit.evaluation.tasks.changes import Changes
+from quantkit.evaluation.tasks.user_code import call
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
+from quantkit.verdicts import DIFFERING
 
-__all__ = ["Custom", "load_symbol"]
+__all__ = ["RESERVED", "Custom"]
 
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
+
+RESERVED = frozenset(
+    {"top1", "top5", "num_classes", "fixed", "broken", "p_value", "agreement", "cosine", "sqnr_db", "equal"}
+    | {"non_finite", "miou", "pixel_accuracy", "map", "map50", "num_detections", DIFFERING}
+)
+"""What quantkit's own metrics and tasks call their numbers: limits and reports take these for what they are there."""
 
 _ATTRIBUTES: dict[str, tuple[type, str]] = {
     "name": (str, "a string that is not empty"),
@@ -50,7 +53,8 @@ class Custom:
     the outputs of two variants may have different shapes.
 
     Scores of samples give the samples that changed, and, where `compute` is their mean, the interval of the difference
-    from the baseline by a paired bootstrap.
+    from the baseline: of scores that are all 0 or 1 by the samples that differ, of others by a paired bootstrap, where
+    enough samples differ for one.
 
     Args:
         postprocess: ``postprocess(outputs, ids)`` with outputs [N, ...] by name: something with one item for each of
@@ -78,6 +82,7 @@ class Custom:
         self._sample_scores: dict[str, list[npt.NDArray[np.float64]]] = {}
         self._scores_samples: bool | None = None
         self._has_interval = True
+        self._few: dict[str, int] = {}
         self._changes = Changes()
 
     @property
@@ -93,14 +98,24 @@ class Custom:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """When a sample counts as changed, and why there is no interval; known after `compute`."""
+        """Why there is no interval; known after `compute`."""
         if not self._scores_samples:
             return ()
-        least = "a point" if self._is_fraction else "one percent"
-        told = [f"A sample changed where its own score moves by {least} or more."]
+        told = []
         if self._score is not None and not self._has_interval:
             told.append(f"There is no interval: {self._score.label} is not the mean of the samples' scores.")
+        if self._score is not None and self._has_interval:
+            (baseline, parts), *_ = self._sample_scores.items()
+            count = sum(map(len, parts))
+            told += explain_no_interval(
+                self._score.label, self._few, num_samples=count, baseline=baseline, noun="samples"
+            )
         return tuple(told)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -113,7 +128,7 @@ class Custom:
             if variant not in self._metrics:
                 self._metrics[variant] = self._make()
             predictions = self._predict(found, batch)
-            returned = _call(
+            returned = call(
                 f"update(predictions, ids, targets) of {self._metric_name}",
                 self._metrics[variant].update,
                 predictions,
@@ -145,6 +160,9 @@ class Custom:
                 )
         self._score = score = self._make_score(first)
         for variant, numbers in others:
+            if self._scores_samples:
+                mine, theirs = (np.concatenate(self._sample_scores[v]) for v in (variant, baseline))
+                numbers.setdefault(DIFFERING, float(np.count_nonzero(mine != theirs)))
             if (interval := self._interval(baseline, variant, result, score.name)) is not None:
                 numbers[f"{score.name}_difference_low"], numbers[f"{score.name}_difference_high"] = interval
         return result
@@ -162,7 +180,7 @@ class Custom:
         return self._changes.counts()
 
     def _make(self) -> Any:
-        metric = _call(f"{self._metric_name}()", self._make_metric)
+        metric = call(f"{self._metric_name}()", self._make_metric)
         for method in ("update", "compute"):
             if not callable(getattr(metric, method, None)):
                 raise EvaluationError(f"--metric {self._metric_name} has no method {method}")
@@ -173,7 +191,7 @@ class Custom:
         if self._postprocess is None:
             return frozen
         name = getattr(self._postprocess, "__name__", "postprocess")
-        predictions = _call(f"{name}(outputs, ids)", self._postprocess, frozen, batch.ids)
+        predictions = call(f"{name}(outputs, ids)", self._postprocess, frozen, batch.ids)
         try:
             count = len(predictions)
         except TypeError:
@@ -227,7 +245,7 @@ class Custom:
 
     def _compute(self, variant: str, metric: Any) -> dict[str, float]:
         what = f"compute() of {self._metric_name}"
-        returned = _call(what, metric.compute)
+        returned = call(what, metric.compute)
         numbers = returned if isinstance(returned, Mapping) else {self._default_name(): returned}
         if not numbers:
             raise EvaluationError(f"{what} returned an empty dict: a number, or numbers by name, are needed")
@@ -235,9 +253,10 @@ class Custom:
         for name, value in numbers.items():
             if not isinstance(name, str) or not name:
                 raise EvaluationError(f"{what} returned the name {name!r}: names must be strings")
+            _check_free(name, what)
             if not hasattr(value, "__float__"):
                 raise EvaluationError(f"{what} returned {type(value).__name__} for {name!r}, which is no number")
-            found[name] = float(_call(what, float, value))
+            found[name] = float(call(what, float, value))
             if not math.isfinite(found[name]):
                 # Every limit is kept by NaN: a gate would let a broken model pass.
                 raise EvaluationError(
@@ -279,55 +298,14 @@ class Custom:
             if not math.isclose(float(values.mean()), result[of][name], rel_tol=1e-6, abs_tol=1e-9):
                 self._has_interval = False
                 return None
-        return mean_difference_interval(theirs, mine) if len(mine) > 1 else None
-
-
-def load_symbol(spec: str) -> Any:
-    """What `spec`, "file.py:name", names. The file is run once, however many of its names are asked for.
-
-    Modules next to the file can be imported by it while it is loaded.
-
-    Raises:
-        EvaluationError: no such file or name, or an error in the file, by its line.
-    """
-    file, _, name = spec.rpartition(":")
-    if not file or not name or not file.endswith(".py"):
-        raise EvaluationError(f"{spec!r} does not name something in a Python file: write file.py:name")
-    module = _load_module(Path(file))
-    if not hasattr(module, name):
-        known = [key for key in vars(module) if not key.startswith("_")]
-        close = difflib.get_close_matches(name, known, n=1)
-        raise EvaluationError(f"{file} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    return getattr(module, name)
-
-
-def _load_module(path: Path) -> types.ModuleType:
-    try:
-        source, status = path.read_bytes(), path.stat()
-    except OSError as error:
-        raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
-    # A file that was edited is another module: a long-lived session sees the edit. dataclasses look modules up by name.
-    identity = hashlib.sha256(f"{path.resolve()}\n{status.st_mtime_ns}\n".encode() + source).hexdigest()
-    name = f"quantkit_custom_{identity[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = types.ModuleType(name)
-    module.__file__ = str(path)
-    folder = str(path.resolve().parent)
-    sys.modules[name] = module
-    sys.path.insert(0, folder)
-    try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise EvaluationError(_explain(error, f"loading {path}")) from error
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-    return module
+        differ = mine != theirs
+        if np.isin(mine, (0, 1)).all() and np.isin(theirs, (0, 1)).all():
+            fixed, broken = int((differ & (mine == 1)).sum()), int((differ & (mine == 0)).sum())
+            return difference_interval(fixed, broken, num_samples=len(mine))
+        if not can_draw(len(mine), int(differ.sum())):
+            self._few[variant] = int(differ.sum())
+            return None
+        return mean_difference_interval(theirs, mine)
 
 
 def _check_metric(metric: Callable[[], Any]) -> str:
@@ -343,7 +321,17 @@ def _check_metric(metric: Callable[[], Any]) -> str:
         value = getattr(metric, attribute, None)
         if value is not None and (not isinstance(value, wanted) or value == ""):
             raise EvaluationError(f"--metric {name}: {attribute} is {value!r}, it must be {described}")
+    if declared := getattr(metric, "name", None):
+        _check_free(declared, f"--metric {name}")
     return name
+
+
+def _check_free(name: str, what: str) -> None:
+    """Refuses names that would replace quantkit's numbers, or be taken for an interval's end."""
+    if name.partition("[")[0] in RESERVED or name.endswith(("_difference_low", "_difference_high")):
+        raise EvaluationError(
+            f"{what} has a number called {name!r}, which quantkit calls one of its own: take another name"
+        )
 
 
 def _read_only(array: Array) -> Array:
@@ -351,30 +339,3 @@ def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls the user's code; what it raises becomes one line, with the original as its cause."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise EvaluationError(_explain(error, what)) from error
-
-
-def _explain(error: BaseException, what: str) -> str:
-    lines = str(error).splitlines()
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    place = _locate(error)
-    text = f"{what} raised {type(error).__name__}" + (f": {lines[0]}" if lines else "")
-    return f"{place}: {text}" if place else text
-
-
-def _locate(error: BaseException) -> str:
-    """File and line in the user's file where it happened, "" if it was not reached (a wrong number of arguments)."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    if not frames:
-        return ""
-    # What the user wrote is in the file that was called first; deeper files are libraries.
-    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
-    return f"{last.filename}:{last.lineno}"

@@ -1,4 +1,4 @@
-"""Objects in images: mAP of each variant with its interval, AP of each class, images on which fewer are found.
+"""Objects in images: mAP of each variant with its interval, AP of each class, images that are answered otherwise.
 
 What the outputs mean is left to `quantkit.evaluation.detections`.
 """
@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.bootstrap import NUM_DRAWS
+from quantkit.evaluation.bootstrap import NUM_DRAWS, can_draw, explain_no_interval
 from quantkit.evaluation.detections.average_precision import (
     WeightedPrecision,
+    count_differing,
     difference_intervals,
     mean_of,
     plan_draws,
@@ -23,6 +24,7 @@ from quantkit.evaluation.detections.average_precision import (
 from quantkit.evaluation.detections.declared import Bound, parse_layout
 from quantkit.evaluation.detections.decoding import Candidates, Frame
 from quantkit.evaluation.detections.matching import ImageMatches, check_available, match_images
+from quantkit.evaluation.detections.one_image import SHOWN_SCORE, ImageAnswer
 from quantkit.evaluation.detections.suppression import suppress
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.geometry import fit_image
@@ -37,18 +39,22 @@ from quantkit.types import (
     Score,
     TaskName,
 )
+from quantkit.verdicts import DIFFERING
 
-__all__ = ["MAP", "SHOWN_SCORE", "Detection"]
+__all__ = ["MAP", "Detection"]
 
 MAP = Score(
     "map",
     "mAP",
     definition="Average precision by COCO's rules (101 recalls, at most 100 detections of a class in an image), mean "
-    "over classes and over the IoU thresholds 0.50, 0.55, ... 0.95; computed with pycocotools.",
+    "over classes and over the IoU thresholds 0.50, 0.55, ... 0.95; computed with pycocotools. An image is "
+    "broken or fixed where its own AP, of all its detections in one ranking over the same thresholds, falls or rises "
+    "by a point or more; changed where it does not, but other objects are found, or others falsely, at IoU 0.5 and "
+    f"score {SHOWN_SCORE}.",
 )
 
-SHOWN_SCORE = 0.25
-"""Detections from this score on are what a person would be shown: changed images are told by them, at IoU 0.5."""
+CHANGED_POINTS = 0.01
+"""Images whose own AP moves by less are neither broken nor fixed: some unsure box changes in every image."""
 
 
 class Detection:
@@ -82,11 +88,11 @@ class Detection:
         max_detections: int = 300,
         class_names: Sequence[str] = (),
     ) -> None:
-        for option, value in (("score threshold", score_threshold), ("IoU threshold", iou_threshold)):
+        for option, value in (("--score-threshold", score_threshold), ("--iou-threshold", iou_threshold)):
             if not 0 <= value <= 1:
                 raise EvaluationError(f"{option} {value} must be from 0 to 1")
         if max_detections < 1:
-            raise EvaluationError(f"{max_detections} detections an image: at least 1 is needed")
+            raise EvaluationError(f"--max-detections {max_detections} must be at least 1")
         check_available()
         self._declared = parse_layout(layout)
         self._annotations = annotations
@@ -102,6 +108,7 @@ class Detection:
         self._non_finite: Counter[str] = Counter()
         self._precisions: dict[str, WeightedPrecision] = {}
         self._num_draws = NUM_DRAWS
+        self._differing: dict[str, int] = {}
         self._changes = Changes()
 
     @property
@@ -118,10 +125,17 @@ class Detection:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of the numbers, one sentence each. Complete after `compute`."""
-        told = f"An image changed where other objects are found, or others falsely, at IoU 0.5 and score {SHOWN_SCORE}."
+        baseline, images = next(iter(self._matches.items()), ("", []))
+        why = explain_no_interval(MAP.label, self._differing, num_samples=len(images), baseline=baseline)
         if self._num_draws < NUM_DRAWS:
-            return (told, f"The interval of mAP is from {self._num_draws} draws instead of {NUM_DRAWS}, to save time.")
-        return (told,)
+            drawn = f"The interval of mAP is from {self._num_draws} draws instead of {NUM_DRAWS}, to save time."
+            return (drawn, *why)
+        return why
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """How many objects there were to be found in the images that were judged; crowds do not count."""
+        return {"num_objects": sum(image.object_classes.size for image in next(iter(self._matches.values()), []))}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs by variant and name, the baseline first.
@@ -140,7 +154,7 @@ class Detection:
             self._check_classes(self._bound.num_classes)
         frame = Frame(len(batch), self._preprocessing.size, self._score_threshold, self._declared.options)
         for variant, found in outputs.items():
-            candidates = self._declared.decode(found, self._bound, frame, is_checked=variant == baseline)
+            candidates = self._decode(variant, found, self._bound, frame, is_baseline=variant == baseline)
             if variant == baseline:
                 self._check_labels(candidates)
             self._non_finite[variant] += sum(c.non_finite for c in candidates)
@@ -154,7 +168,8 @@ class Detection:
         self._precisions.clear()
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """mAP, mAP at IoU 0.5, the number of detections; the interval of the difference in mAP from the baseline.
+        """mAP, mAP at IoU 0.5, the number of detections; the interval of the difference in mAP from the baseline, where
+        enough images differ for one.
 
         Scores that are NaN or infinite are counted as `non_finite` where no metric of the raw outputs does that.
         """
@@ -167,9 +182,17 @@ class Detection:
             if self.score is not None:
                 precisions = score.compute()
                 found |= {"map": mean_of(precisions), "map50": mean_of(precisions[0])}
-        if self.score is not None and len(scores) > 1:
-            self._num_draws = plan_draws(scores)
-            for variant, (low, high) in difference_intervals(scores, num_draws=self._num_draws).items():
+        if self.score is None:
+            return result
+        (baseline, expected), *others = self._matches.items()
+        self._differing = {variant: count_differing(expected, matches) for variant, matches in others}
+        for variant, count in self._differing.items():
+            result[variant][DIFFERING] = float(count)
+        drawn = [variant for variant, count in self._differing.items() if can_draw(len(expected), count)]
+        if drawn:
+            compared = {variant: scores[variant] for variant in (baseline, *drawn)}
+            self._num_draws = plan_draws(compared)
+            for variant, (low, high) in difference_intervals(compared, num_draws=self._num_draws).items():
                 result[variant] |= {"map_difference_low": low, "map_difference_high": high}
         return result
 
@@ -189,11 +212,11 @@ class Detection:
         )
 
     def changes(self) -> tuple[ChangedSample, ...]:
-        """Images whose detections of score 0.25 or more differ at IoU 0.5; severity: the difference in F1."""
+        """Images whose own AP moves by a point, or that look otherwise; severity: by how much it moves."""
         return self._changes.worst()
 
     def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind → number of images: "broken" where F1 fell, "fixed" where it rose, "changed" otherwise."""
+        """Variant → kind → number of images: "broken" where AP fell, "fixed" where it rose, "changed" otherwise."""
         return self._changes.counts()
 
     def _scores(self) -> dict[str, WeightedPrecision]:
@@ -242,6 +265,16 @@ class Detection:
                 f"{len(self._names) - 1}: give the model's class names in its order with --classes"
             )
 
+    def _decode(
+        self, variant: str, outputs: Mapping[str, Array], bound: Bound, frame: Frame, *, is_baseline: bool
+    ) -> list[Candidates]:
+        try:
+            return self._declared.decode(outputs, bound, frame, is_checked=is_baseline)
+        except EvaluationError as error:
+            if is_baseline:
+                raise
+            raise EvaluationError(f"variant {variant!r}: {error}") from error
+
     def _finish(self, found: Candidates, size: tuple[int, int]) -> Boxes:
         """Candidates without duplicates, the best ones, in pixels of the image of (height, width)."""
         if self._declared.layout.suppresses:
@@ -259,12 +292,13 @@ class Detection:
         return Boxes(corners, found.classes[rows], found.scores[rows].astype(np.float64))
 
     def _note_change(self, variant: str, sample: str, before: ImageMatches, after: ImageMatches) -> None:
-        was, now = _Shown(before), _Shown(after)
-        if was.found == now.found and was.num_false == now.num_false:
-            return
+        was, now = ImageAnswer(before), ImageAnswer(after)
         kind: Literal["broken", "fixed", "changed"] = "changed"
-        if was.f1 != now.f1:
-            kind = "broken" if now.f1 < was.f1 else "fixed"
+        moved = abs(now.precision - was.precision)
+        if moved >= CHANGED_POINTS:
+            kind = "broken" if now.precision < was.precision else "fixed"
+        elif (was.found, was.num_false) == (now.found, now.num_false):
+            return
         self._changes.add(
             ChangedSample(
                 variant=variant,
@@ -273,7 +307,7 @@ class Detection:
                 truth=self._describe(before.object_classes),
                 before=was.describe(),
                 after=now.describe(),
-                severity=abs(was.f1 - now.f1),
+                severity=moved,
             )
         )
 
@@ -288,26 +322,3 @@ class Detection:
 
     def _label(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"class {index}"
-
-
-class _Shown:
-    """What a person would be shown of one image: which objects are found, and how many boxes are on none."""
-
-    def __init__(self, image: ImageMatches) -> None:
-        # Matching goes from the highest score down, so what is below the shown score has taken nothing away.
-        shown = image.scores >= SHOWN_SCORE
-        is_found = np.array([place >= 0 and shown[place] for place in image.found_by.tolist()], np.bool_)
-        self.found = frozenset(image.objects[is_found].tolist())
-        self.num_objects = len(image.objects)
-        self.num_false = int((shown & ~(image.matched & 1).astype(np.bool_)).sum())
-
-    @property
-    def f1(self) -> float:
-        """2 found / (objects + boxes); 1 where there is neither."""
-        either = self.num_objects + len(self.found) + self.num_false
-        return 2 * len(self.found) / either if either else 1.0
-
-    def describe(self) -> str:
-        """``5 of 6 found, 1 false``."""
-        found = f"{len(self.found)} of {self.num_objects} found" if self.num_objects else "nothing to find"
-        return f"{found}, {self.num_false} false"

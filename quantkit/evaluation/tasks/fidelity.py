@@ -30,6 +30,11 @@ class Fidelity:
         """None."""
         return ()
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Does nothing: the metrics compare the outputs."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.bootstrap import draw_weights, percentile_interval
+from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
 from quantkit.geometry import Fit, fit_image
@@ -27,6 +27,7 @@ from quantkit.types import (
     Score,
     TaskName,
 )
+from quantkit.verdicts import DIFFERING
 
 __all__ = ["MIOU", "Segmentation"]
 
@@ -34,7 +35,8 @@ MIOU = Score(
     "miou",
     "mIoU",
     definition="Mean over the classes of intersection over union, TP / (TP + FP + FN), of the pixels of all images "
-    "together; a class that is neither in the masks nor predicted is left out.",
+    "together; a class that is neither in the masks nor predicted is left out. An image is broken or fixed where its "
+    "own mIoU, over the classes in its mask, falls or rises by a point or more.",
 )
 
 CHANGED_POINTS = 0.01
@@ -81,7 +83,7 @@ class Segmentation:
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         if binary not in (None, "logits", "probabilities"):
-            raise EvaluationError(f"binary {binary!r} is not one of logits, probabilities")
+            raise EvaluationError(f"--binary {binary!r} is not one of logits, probabilities")
         self._annotations = annotations
         self._preprocessing = preprocessing
         self._names = tuple(class_names or annotations.classes)
@@ -91,6 +93,7 @@ class Segmentation:
         self._head: Head | None = None
         self._counts: dict[str, list[Counts]] = {}
         self._same: dict[str, int] = {}
+        self._differing: dict[str, int] = {}
         self._pixels = 0
         self._ignored_pixels = 0
         self._cropped_pixels = 0
@@ -108,15 +111,24 @@ class Segmentation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """When an image counts as changed, and how much of the masks was not judged."""
-        told = ["An image changed where its own mIoU, over the classes in its mask, moves by a point or more."]
+        """How much of the masks was not judged, what they do not hold, and why there is no interval."""
+        told = []
         if self._cropped_pixels:
             share = self._cropped_pixels / (self._cropped_pixels + self._ignored_pixels + self._pixels)
             told.append(
                 f"{100 * share:.1f} % of the masks' pixels were cut off by the crop and are not judged: other ways to "
                 "resize (stretch, letterbox) show the model whole images."
             )
-        return tuple(told)
+        baseline, images = next(iter(self._counts.items()), ("", []))
+        if images and _only_background(images):
+            told.append("The masks hold class 0 alone: nothing is known of how the other classes are found.")
+        why = explain_no_interval(MIOU.label, self._differing, num_samples=len(images), baseline=baseline)
+        return (*told, *why)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """How many pixels of the masks were judged: neither ignored nor cut off."""
+        return {"num_pixels": self._pixels}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -140,7 +152,8 @@ class Segmentation:
             self._add_image(sample, self._head, truth, predicted)
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """mIoU, pixel accuracy, share of pixels with the baseline's class, and the interval of the mIoU's difference.
+        """mIoU, pixel accuracy, share of pixels with the baseline's class, and the interval of the mIoU's difference,
+        where enough images differ for one.
 
         Raises:
             EvaluationError: masks in which nothing is to be found.
@@ -158,7 +171,8 @@ class Segmentation:
                 expected = mious
                 continue
             found["agreement"] = self._same[variant] / self._pixels
-            if len(images) > 1:
+            found[DIFFERING] = float(self._differing[variant])
+            if can_draw(len(images), self._differing[variant]):
                 low, high = percentile_interval((mious - expected)[1:].tolist())
                 found |= {"miou_difference_low": low, "miou_difference_high": high}
         return result
@@ -251,6 +265,8 @@ class Segmentation:
                 before = after
                 continue
             same = (classes == expected) & (classes != NO_CLASS)
+            is_other = not _are_equal(counts, self._counts[baseline][-1])
+            self._differing[variant] = self._differing.get(variant, 0) + is_other
             self._same[variant] = self._same.get(variant, 0) + int(np.count_nonzero(same))
             if truth.size and abs(after - before) >= CHANGED_POINTS:
                 self._changes.add(
@@ -279,13 +295,16 @@ class Segmentation:
                 f"{source}: no pixel of the masks counts: all are {self._annotations.ignored}, ignored"
             )
         images = next(iter(self._counts.values()))
-        only_zero = all(not counts[_TRUE, classes != 0].any() for classes, counts in images)
-        is_binary = self._head is not None and self._head.num_classes == 2
-        if is_binary and only_zero and self._ignored_pixels and self._annotations.ignored is not None:
-            raise EvaluationError(
-                f"{source}: the masks hold 0 and the ignored value {self._annotations.ignored} alone: if that is the "
-                "foreground, say --ignored -1"
-            )
+        if self._ignored_pixels and _only_background(images):
+            # Whatever the model finds beyond the background would be wrong: the score would mean nothing.
+            classes = None if self._head is None else self._head.num_classes
+            ignored = self._annotations.ignored
+            fix = f"masks with the model's {classes} classes are needed, 0 to {(classes or 0) - 1}"
+            if classes is None:
+                fix = "if that is the foreground, say --ignored -1, and the names of both classes by --classes"
+            elif classes == 2:
+                fix = "if that is the foreground, say --ignored -1"
+            raise EvaluationError(f"{source}: the masks hold 0 and the ignored value {ignored} alone: {fix}")
 
     def _draw(self) -> npt.NDArray[np.uint16]:
         """How often each image counts: once in the first row, then in each draw; [1 + draws, N]."""
@@ -308,6 +327,14 @@ def _count(truth: npt.NDArray[np.uint8], true: npt.NDArray[np.int64], predicted:
     found = np.bincount(predicted[predicted != NO_CLASS], minlength=len(true))
     present = np.flatnonzero(true + found)
     return present.astype(np.int16), np.stack([right, true, found])[:, present].astype(np.uint32)
+
+
+def _are_equal(counts: Counts, others: Counts) -> bool:
+    return np.array_equal(counts[0], others[0]) and np.array_equal(counts[1], others[1])
+
+
+def _only_background(images: Sequence[Counts]) -> bool:
+    return not any(counts[_TRUE, classes != 0].any() for classes, counts in images)
 
 
 def _mean_over_truth(counts: Counts) -> float:

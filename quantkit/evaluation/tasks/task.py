@@ -36,6 +36,10 @@ class Task(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before using the numbers, one sentence each. Known after `compute`."""
 
+    @property
+    def facts(self) -> Mapping[str, int]:
+        """What was judged, for the report's description of the data ("num_objects"). Known after `compute`."""
+
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
 

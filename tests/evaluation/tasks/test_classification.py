@@ -75,6 +75,22 @@ def test_a_model_without_class_scores_has_no_score():
     task = Classification()
     task.update(batch([0, 0, 0, 0]), {"a": {"y": np.zeros((4, 2, 3), np.float32)}})
     assert (task.score, task.classes(), task.num_changes()) == (None, (), {})
+    (note,) = task.notes
+    assert "No output is class scores" in note
+    assert all(f"--task {word}" in note for word in ("detect", "segment", "none"))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 4)])
+def test_rows_of_all_images_in_one_list_are_no_scores(shape):
+    """Boxes after suppression, [M, 7] or [K, 4], look like scores of 7 or 4 classes but for their number."""
+    task = Classification()
+    task.update(batch([0, 1, 2, 0]), {"a": {"y": np.zeros(shape, np.float32)}})
+    assert (task.score, len(task.notes)) == (None, 1)
+
+
+def test_with_scores_there_is_nothing_to_note():
+    assert (run([0, 1, 2, 1]).notes, run(None).notes, Classification().notes) == ((), (), ())
+    assert run(None).facts == {}
 
 
 def test_a_label_without_a_class_is_named():

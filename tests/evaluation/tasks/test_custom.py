@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ import pytest
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.datasets import iterate_batches, open_dataset, resolve_preprocessing
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import evaluate
+from quantkit.evaluation import METRICS, evaluate
 from quantkit.evaluation.bootstrap import mean_difference_interval
-from quantkit.evaluation.tasks import Custom, load_symbol
+from quantkit.evaluation.significance import difference_interval
+from quantkit.evaluation.tasks import Classification, Custom, load_symbol
+from quantkit.evaluation.tasks.custom import RESERVED
 from quantkit.types import Batch, Score
+from quantkit.verdicts import DIFFERING
 
 from ...segmenter import write_metric, write_scenes, write_segmenter
 
@@ -71,14 +76,52 @@ def test_a_number_is_the_score_under_the_name_of_the_class():
     found = task.compute()
     assert found["fp32"] == {"mean": pytest.approx(0.575)}
     assert task.score == Score("mean", "mean", is_fraction=True, definition="Mean.")
-    assert task.notes == ("A sample changed where its own score moves by a point or more.",)
-    low, high = mean_difference_interval(BEFORE, AFTER)
-    assert found["int8"] == {
-        "mean": pytest.approx(0.525),
+    assert not any("changed where" in note for note in task.notes)
+    assert task.facts == {}
+    assert found["int8"] == {"mean": pytest.approx(0.525), DIFFERING: 2}
+    assert task.notes == ("no interval of mean: 4 samples are too few, 30 are needed",)
+
+
+def test_the_interval_is_that_of_the_mean_of_the_samples_scores():
+    task = Custom(None, Mean)
+    before, after = np.random.default_rng(3).uniform(0.3, 0.9, (2, 40))
+    batch = Batch({"x": np.zeros((40, 1))}, tuple(map(str, range(40))))
+    task.update(batch, {"fp32": {"y": before}, "int8": {"y": after}})
+    low, high = mean_difference_interval(before, after)
+    assert task.compute()["int8"] == {
+        "mean": pytest.approx(after.mean()),
+        DIFFERING: 40,
         "mean_difference_low": pytest.approx(low),
         "mean_difference_high": pytest.approx(high),
     }
-    assert low < -0.05 < high
+    assert low < after.mean() - before.mean() < high
+    assert task.notes == ()
+
+
+@pytest.mark.parametrize("num_wrong", [0, 2])
+def test_scores_of_0_and_1_have_the_interval_of_shares_however_few_differ(num_wrong):
+    task = Custom(None, Mean)
+    before = np.tile([1.0, 1.0, 0.0, 1.0], 25)
+    after = before.copy()
+    after[:num_wrong] = 0
+    task.update(
+        Batch({"x": np.zeros((100, 1))}, tuple(map(str, range(100)))), {"fp32": {"y": before}, "b": {"y": after}}
+    )
+    found = task.compute()["b"]
+    interval = (found["mean_difference_low"], found["mean_difference_high"])
+    assert interval == difference_interval(0, num_wrong, num_samples=100)
+    assert interval[0] < -0.02
+    assert task.notes == ()
+
+
+def test_there_is_no_interval_where_few_samples_differ():
+    task = Custom(None, Mean)
+    before = np.linspace(0.2, 0.8, 50)
+    after = before.copy()
+    after[:9] -= 0.1
+    task.update(Batch({"x": np.zeros((50, 1))}, tuple(map(str, range(50)))), {"fp32": {"y": before}, "b": {"y": after}})
+    assert task.compute()["b"].keys() == {"mean", DIFFERING}
+    assert task.notes == ("b: no interval of mean: only 9 of 50 samples differ from fp32's",)
 
 
 def test_numbers_by_name_and_what_the_class_says_of_itself():
@@ -86,7 +129,7 @@ def test_numbers_by_name_and_what_the_class_says_of_itself():
     found = task.compute()
     assert task.score == Score("loss", "Loss", is_fraction=False, higher_is_better=False, definition="Mean.")
     assert found["fp32"] == {"count": 4, "loss": pytest.approx(0.575)}
-    assert list(found["int8"]) == ["count", "loss", "loss_difference_low", "loss_difference_high"]
+    assert list(found["int8"]) == ["count", "loss", DIFFERING]
 
 
 def test_the_first_of_several_numbers_is_the_score_where_none_is_named():
@@ -122,9 +165,9 @@ def test_a_score_that_is_no_mean_of_the_samples_gets_no_interval_of_their_mean()
             return math.sqrt(super().compute())
 
     task = run(Root)
-    assert task.compute()["int8"].keys() == {"root"}
+    assert task.compute()["int8"].keys() == {"root", DIFFERING}
     assert task.changes()
-    assert task.notes[1] == "There is no interval: root is not the mean of the samples' scores."
+    assert task.notes[0] == "There is no interval: root is not the mean of the samples' scores."
 
 
 def test_without_scores_of_samples_there_is_no_interval_and_nothing_changed():
@@ -144,7 +187,7 @@ def test_samples_without_a_score_are_no_change():
     after[0] = np.nan
     task = run(Holes, after=after)
     assert [c.sample for c in task.changes()] == ["1.png"]
-    assert task.compute()["int8"] == {"holes": 1}
+    assert task.compute()["int8"] == {"holes": 1, DIFFERING: 2}
 
 
 def test_each_variant_has_its_metric_and_targets_arrive():
@@ -238,13 +281,63 @@ def test_names_must_be_the_same_for_all_and_hold_the_score():
             return {"a": 1, **({"b": 2} if self.values[0] < 0.5 else {})}
 
     class Misnamed(Silent):
-        name = "map"
+        name = "best"
 
         def compute(self):
             return {"ap": 1}
 
     raises(Growing, r"gives 'b' for only one of 'fp32' and 'int8'")
-    raises(Misnamed, "returned ap, but not its score 'map'")
+    raises(Misnamed, "returned ap, but not its score 'best'")
+
+
+@pytest.mark.parametrize(
+    "name", ["top1", "agreement", "sqnr_db", "sqnr_db[y]", "map", "miou", "num_detections", "mean_difference_low"]
+)
+def test_names_of_quantkits_own_numbers_are_refused(name):
+    """A gate would take them for what they are elsewhere: --min-agreement for the share of equal answers."""
+
+    class Borrowed(Silent):
+        def compute(self):
+            return {"ap": 0.5, name: 0.99}
+
+    refused = rf"compute\(\) of Borrowed has a number called '{re.escape(name)}', which quantkit calls .* another name"
+    raises(Borrowed, refused)
+    Borrowed.name = name
+    with pytest.raises(EvaluationError, match=rf"--metric Borrowed has a number called '{re.escape(name)}'"):
+        Custom(None, Borrowed)
+
+
+def test_a_class_of_a_reserved_name_is_refused_where_it_names_the_number():
+    class Agreement(Silent): ...
+
+    raises(Agreement, r"compute\(\) of Agreement has a number called 'agreement'")
+
+
+def test_every_number_of_the_tasks_and_metrics_is_reserved(tmp_path):
+    """By running them: a metric that is added must be added to the reserved names."""
+    pytest.importorskip("pycocotools")
+    from .test_detection import RIGHT
+    from .test_detection import run as detect
+    from .test_segmentation import FP32, INT8, TRUTH, Masks, one_hot
+    from .test_segmentation import run as segment
+
+    x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    found = list(detect(RIGHT, RIGHT).compute().values())
+    found += detect(RIGHT, RIGHT, layout="yolov10").compute().values()
+    found += segment(Masks(TRUTH), {"a": one_hot(FP32), "b": one_hot(INT8)}).compute().values()
+    found += [
+        metric_of(x + 0.5, reference=x, targets=np.arange(8) % 6)
+        for metric_of in (partial(once, metric) for metric in METRICS.values())
+    ]
+    assert set(Classification().metrics) == METRICS.keys()
+    keys = {key for metrics in found for key in metrics}
+    assert {key for key in keys if not key.endswith(("_difference_low", "_difference_high"))} == RESERVED
+
+
+def once(metric, values, **more):
+    accumulator = metric()
+    accumulator.update(values, **more)
+    return accumulator.compute()
 
 
 @pytest.mark.parametrize(
@@ -364,6 +457,22 @@ def test_an_error_of_the_user_is_named_by_the_line_of_his_file(user):
     assert isinstance(error.__cause__, ValueError)
 
 
+@pytest.mark.parametrize("where", ["update", "compute", "__init__", "postprocess"])
+def test_a_user_who_ends_the_program_does_not_choose_its_exit_code(user, where):
+    code = "import sys\n\n\nclass M:\n"
+    for method in ("update", "compute", "__init__"):
+        code += f"    def {method}(self, *_):\n        {'sys.exit(4)' if method == where else 'pass'}\n"
+    path = user(
+        code + f"\n\ndef postprocess(*_):\n    {'sys.exit(4)' if where == 'postprocess' else 'return [0] * 3'}\n"
+    )
+    line = 1 + next(i for i, text in enumerate(path.read_text().splitlines()) if "sys.exit" in text)
+    postprocess = load_symbol(f"{path}:postprocess")
+    error = raises(
+        load_symbol(f"{path}:M"), rf"^{path}:{line}: .* raised SystemExit: 4$", postprocess=postprocess, sizes=(3,)
+    )
+    assert isinstance(error.__cause__, SystemExit)
+
+
 def test_a_file_is_run_once_until_it_is_edited(user):
     path = user("runs = []\nruns.append(1)\nclass A: ...\ndef f(): return A()\n")
     assert load_symbol(f"{path}:A") is type(load_symbol(f"{path}:f")())
@@ -446,6 +555,6 @@ def test_the_example_metric_judges_a_model(tmp_path):
         task = Custom(load_symbol(f"{path}:red_share"), load_symbol(f"{path}:RedError"))
         found = evaluate({"a": runner, "b": runner}, iterate_batches(dataset, 2), baseline="a", task=task).metrics
     assert 0 < found["a"]["red_error"] < 0.05
-    assert found["b"]["red_error_difference_low"] == found["b"]["red_error_difference_high"] == 0
+    assert found["b"][DIFFERING] == 0
     assert found["b"]["sqnr_db"] == math.inf
     assert (task.score.label, task.score.higher_is_better) == ("Red error", False)

@@ -43,7 +43,7 @@ def test_outputs_are_compared_with_the_baselines_alone():
     assert found["v1"]["cosine"] == pytest.approx(1)
     assert found["v1"]["agreement"] == 1
     assert (task.score, task.classes(), task.changes(), task.num_changes(), task.compute()) == (None, (), (), {}, {})
-    assert task.notes == ()
+    assert (task.notes, task.facts) == ((), {})
 
 
 def test_labels_mean_nothing():
@@ -64,7 +64,7 @@ def test_outputs_of_any_meaning_are_compared_and_the_worst_is_named():
 
 
 def test_outputs_of_other_shapes_are_refused():
-    with pytest.raises(EvaluationError, match="cannot be compared element by element"):
+    with pytest.raises(EvaluationError, match="compared element by element; if they are boxes, say --task detect"):
         measure(lambda x: {"y": x}, lambda x: {"y": x[:, :3]})
 
 

@@ -17,6 +17,7 @@ from quantkit.evaluation.tasks import Segmentation
 from quantkit.evaluation.tasks.class_maps import Head, read_classes, view_image
 from quantkit.geometry import fit_image
 from quantkit.types import Batch, Preprocessing
+from quantkit.verdicts import DIFFERING
 
 from ...segmenter import CLASSES, write_scenes, write_segmenter
 
@@ -119,11 +120,11 @@ def test_scores_are_scikit_learns():
 
 
 def test_the_interval_is_that_of_the_same_draws_through_the_definition():
-    truth, maps = random_case(count=7)
+    truth, maps = random_case(count=30)
     found = run(Masks(truth), {v: one_hot(m, 5) for v, m in maps.items()}).compute()
     differences = []
-    for weights in draw_weights(7):
-        drawn = np.repeat(np.arange(7), weights)
+    for weights in draw_weights(30):
+        drawn = np.repeat(np.arange(30), weights)
         differences.append(
             reference_miou(truth[drawn], maps["int8"][drawn]) - reference_miou(truth[drawn], maps["fp32"][drawn])
         )
@@ -133,12 +134,11 @@ def test_the_interval_is_that_of_the_same_draws_through_the_definition():
     assert low < found["int8"]["miou"] - found["fp32"]["miou"] < high
 
 
-def test_an_unchanged_variant_differs_by_nothing_and_one_image_gives_no_interval():
+def test_an_unchanged_variant_differs_by_nothing():
     same = {"a": one_hot(FP32), "b": one_hot(FP32)}
     found = run(Masks(TRUTH), same).compute()["b"]
-    assert (found["agreement"], found["miou_difference_low"], found["miou_difference_high"]) == (1, 0, 0)
-    alone = run(Masks(TRUTH[:1]), {v: y[:1] for v, y in same.items()}).compute()["b"]
-    assert "miou_difference_low" not in alone
+    assert (found["agreement"], found[DIFFERING]) == (1, 0)
+    assert "miou_difference_low" not in found
 
 
 def test_a_class_that_only_a_variant_predicts_counts_against_it_alone():
@@ -170,8 +170,9 @@ def test_images_that_changed_are_those_whose_own_miou_moved():
     assert worst.severity == pytest.approx(1 - own)
     assert (fixed.sample, fixed.kind) == ("2.png", "fixed")
     assert task.num_changes() == {"b": {"broken": 1, "fixed": 1}}
-    (note,) = task.notes
-    assert "moves by a point" in note
+    assert not any("moves by a point" in note for note in task.notes)
+    assert "falls or rises by a point or more" in task.score.definition
+    assert task.facts == {"num_pixels": 800}
 
 
 def test_many_classes_are_summed_up():
@@ -222,6 +223,44 @@ def test_black_and_white_masks():
         run(Masks(truth), {"a": output}, binary="logits").compute()
 
 
+def test_black_and_white_masks_do_not_judge_a_model_of_other_classes():
+    """Foreground that counts for nothing would leave only what is found beyond the background, all of it wrong."""
+    truth = np.array([[[0, 255], [255, 0]]], np.uint8)
+    found = np.where(truth == 255, 1, 0)
+    with pytest.raises(EvaluationError, match=r"ignored value 255 alone: masks with the model's 3 classes are needed"):
+        run(Masks(truth), {"a": one_hot(found)}).compute()
+    with pytest.raises(
+        EvaluationError, match=r"ignored value 255 alone: .*--ignored -1, and the names of both classes"
+    ):
+        run(Masks(truth), {"a": found}).compute()
+    named = run(Masks(truth, ignored=None), {"a": found}, class_names=("no", "yes"))
+    assert named.compute()["a"]["miou"] == 1
+
+
+def test_masks_of_background_alone_are_noted():
+    task = run(Masks(np.zeros((1, 2, 2), np.uint8)), {"a": one_hot([[[0, 0], [0, 1]]])})
+    assert task.compute()["a"]["miou"] == 3 / 4 / 2
+    assert any("class 0 alone" in note for note in task.notes)
+    both = run(Masks([[[0, 1]]]), {"a": one_hot([[[0, 1]]])})
+    both.compute()
+    assert not any("class 0 alone" in note for note in both.notes)
+
+
+@pytest.mark.parametrize("shape", ["[N, C, h, w]", "indices"])
+def test_binary_is_refused_where_no_output_has_one_channel(shape):
+    output = np.array(FP32) if shape == "indices" else one_hot(FP32)
+    with pytest.raises(EvaluationError, match=r"--binary logits: output 'y' .* has (3 channels as NCHW|class indices)"):
+        run(Masks(TRUTH), {"a": output}, binary="logits")
+
+
+def test_binary_passes_over_outputs_of_more_channels():
+    truth = np.array([[[0, 1], [1, 0]]], np.uint8)
+    logits = np.where(truth == 1, 3.0, -3.0).astype(np.float32)
+    task = Segmentation(Masks(truth), None, binary="logits")
+    task.update(Batch({"x": np.zeros((1, 1))}, ("0.png",)), {"a": {"features": one_hot([FP32[0]]), "mask": logits}})
+    assert task.compute()["a"]["miou"] == 1
+
+
 def test_pixels_without_a_number_are_wrong_and_agree_with_nothing():
     scores = one_hot(FP32)
     scores[0, 1, 0, 0] = np.nan
@@ -258,7 +297,7 @@ def test_what_does_not_fit_is_refused():
         run(Masks([[[1]]]), {"a": np.array([[[-1]]])})
     with pytest.raises(EvaluationError, match="no pixel of the masks counts"):
         run(Masks([[[255]]]), {"a": one_hot([[[0]]])}).compute()
-    with pytest.raises(EvaluationError, match="binary 'yes' is not one of"):
+    with pytest.raises(EvaluationError, match="--binary 'yes' is not one of"):
         Segmentation(Masks([]), None, binary="yes")
 
 
@@ -319,7 +358,8 @@ def test_what_the_crop_cut_off_counts_for_nothing():
     crop = Preprocessing(size=(4, 4), resize="crop", shorter_side=4)
     task = run(Masks(truth), {"a": scores}, preprocessing=crop, sizes=((4, 8),))
     assert task.compute()["a"] == {"miou": 1, "pixel_accuracy": 1}
-    assert task.notes[1].startswith("50.0 % of the masks' pixels were cut off")
+    assert task.notes[0].startswith("50.0 % of the masks' pixels were cut off")
+    assert task.facts == {"num_pixels": 16}
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
@@ -383,5 +423,5 @@ def test_a_model_segments_scenes(tmp_path, head, layout):
     assert found.num_samples == 6
     assert found.metrics["a"]["miou"] > 0.85
     assert found.metrics["b"]["agreement"] == 1
-    assert found.metrics["b"]["miou_difference_low"] == 0
+    assert found.metrics["b"]["miou"] == found.metrics["a"]["miou"]
     assert ("sqnr_db" in found.metrics["b"]) == (head != "indices")

@@ -1,0 +1,313 @@
+"""`quantkit cache`: what it must not destroy, claim or hide."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from quantkit.calibration.table import load_table, save_table
+from quantkit.pipeline import calibrate, merge_statistics, quantize, write_tensorrt_cache
+from quantkit.pipeline.caches import open_cache
+
+from .conftest import CALIB, DIGITS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The demo model with everything that a calibration leaves."""
+    folder = tmp_path_factory.mktemp("made")
+    table = calibrate(
+        DIGITS,
+        CALIB,
+        table_path=folder / "m.calib.json",
+        keep_statistics=True,
+        num_samples=60,
+        batch_size=10,
+        progress=False,
+    )
+    write_tensorrt_cache(DIGITS, table, folder / "m.calib", tensorrt_version="8.6.1")
+    quantize(DIGITS, table, folder / "m.int8.onnx")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copyfile(DIGITS, tmp_path / "m.onnx")
+    (tmp_path / "map.json").write_text('{"relu": "r"}')
+    onnx.save(onnx.load(DIGITS), tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert m.calib.json --to tensorrt --model m.onnx -o m.onnx",
+        "convert m.calib.json --to tensorrt --model e.onnx -o e.data",
+        "convert m.calib --to table --model m.onnx -o m.onnx",
+        "convert m.calib --to qdq --model e.onnx -o e.data",
+        "convert m.calib.json --to json -o m.calib.json",
+        "convert m.calib.json --to json --map map.json -o map.json",
+        "merge m.calib.stats -o m.calib.stats",
+        "merge m.calib.stats -o m.onnx",
+        "verify m.calib.json --model m.onnx --write-map m.calib.json",
+        "verify m.calib.json --model m.onnx --write-map m.onnx",
+        "verify m.calib.json --model e.onnx --write-map e.data",
+        "verify m.calib.json --model m.onnx --old-model e.onnx --write-map e.onnx",
+    ],
+)
+def test_no_command_writes_over_what_it_reads(quantkit, folder, monkeypatch, words):
+    monkeypatch.chdir(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    outcome = quantkit("cache", *words.split())
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert words.split()[-1] in outcome.err
+    assert words.split()[-2] in outcome.err or "ends in .json" in outcome.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_table_is_not_merged_over_statistics_of_another_name(quantkit, folder):
+    shutil.copyfile(folder / "m.calib.stats", folder / "part.json")
+    outcome = quantkit("cache", "merge", folder / "part.json", "-o", folder / "part.json")
+    assert outcome.code == 1
+    assert "what the output is made from" in outcome.err
+
+
+def without_zero_points(source, path):
+    model = onnx.load(source)
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            del node.input[2:]
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "verdict", "said"),
+    [
+        ("int8", "7.2.2", "refuses", "which came with 8"),
+        ("int8", "8.6.1", "accepts", "since 8"),
+        ("fp16", "8.6.1", "misreads", "FLOAT16"),
+        ("fp16", "10.3.0", "accepts", "since 10"),
+        ("fp16", None, "accepts", "since 10"),
+        ("bare", "8.6.1", "refuses", "no zero point"),
+        ("bare", "9.2.0", "refuses", "no zero point"),
+        ("bare", "11.0.0", "accepts", "since 10"),
+        ("int8", "11.0.0", "accepts", "since 8"),
+    ],
+)
+def test_a_model_with_qdq_is_judged_by_the_version(quantkit, folder, kind, version, verdict, said):
+    model = folder / "x.onnx"
+    if kind == "fp16":
+        quantize(folder / "m.onnx", folder / "m.calib.json", model, high_precision="fp16")
+    elif kind == "bare":
+        without_zero_points(folder / "m.int8.onnx", model)
+    else:
+        shutil.copyfile(folder / "m.int8.onnx", model)
+    options = [] if version is None else ["--tensorrt-version", version]
+    outcome = quantkit("cache", "verify", model, "--model", folder / "m.onnx", "--json", *options)
+    found = json.loads(outcome.out)["tensorrt"]
+    assert found["verdict"] == verdict
+    assert said in found["reason"]
+    assert outcome.code == (0 if verdict == "accepts" else 4)
+
+
+def test_a_version_that_is_none_is_an_error(quantkit, folder):
+    words = ("cache", "verify", folder / "m.int8.onnx", "--model", folder / "m.onnx", "--tensorrt-version", "new")
+    assert "--tensorrt-version 'new' is not a version" in quantkit(*words).err
+
+
+def test_what_nobody_saw_is_not_called_seen(quantkit, folder):
+    table = folder / "c.calib.json"
+    words = ("--to", "table", "--model", folder / "m.onnx", "-o", table)
+    assert quantkit("cache", "convert", folder / "m.calib", *words).code == 0
+    words = ("cache", "verify", table, "--model", folder / "m.onnx", "--data", CALIB)
+    outcome = quantkit(*words)
+    assert "when calibrated" not in outcome.out
+    assert {c["seen"] for c in json.loads(quantkit(*words, "--json").out)["ranges"]} == {None}
+    shown = json.loads(quantkit("cache", "show", table, "--json").out)["tensors"]
+    assert {(t["minimum"], t["maximum"]) for t in shown} == {(None, None)}
+    of_data = quantkit(*words[:2], folder / "m.calib.json", *words[3:])
+    assert "when calibrated" in of_data.out
+
+
+@pytest.mark.parametrize("columns", [30, 45, 60, 70, 80])
+def test_every_row_has_its_name_and_its_numbers_on_a_narrow_terminal(quantkit, folder, monkeypatch, columns):
+    table = load_table(folder / "m.calib.json")
+    wide = json.loads(quantkit("cache", "show", folder / "m.calib.json", "--json").out)["tensors"]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = quantkit("cache", "show", folder / "m.calib.json").out
+    words = shown.split()
+    for tensor in wide:
+        assert tensor["name"] in words
+        assert {f"{tensor['amax']:.6g}", f"{tensor['scale']:.6g}", tensor["hex"]} <= set(words)
+    assert "…" not in shown
+    assert "tensor" in words
+    assert ("histogram:" in words) == ("█" in shown)
+    verified = quantkit("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--data", CALIB).out
+    assert "…" not in verified
+    listed = verified[verified.index("most clipped") :].split()
+    assert set(table.tensors) <= set(listed)
+    if columns >= 45:
+        assert max(map(len, (shown + verified).splitlines())) <= columns
+
+
+def test_many_tensors_are_laid_out_without_measuring_each_sign(quantkit, folder, monkeypatch):
+    """Rich's tables took a third of a millisecond a row; what is counted here does not depend on the machine."""
+    import rich.table
+
+    monkeypatch.setattr(rich.table.Table, "add_row", None)
+    table = load_table(folder / "m.calib.json")
+    one = next(iter(table.tensors.values()))
+    save_table(type(table)(**{**vars(table), "tensors": {f"t{i}": one for i in range(3000)}}), folder / "b.calib.json")
+    assert quantkit("cache", "show", folder / "b.calib.json").out.count("\n") > 3000
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda b: b.replace(b"\n", b"\r\n"), "has Windows line ends, which TensorRT does not write"),
+        (lambda b: b"\xef\xbb\xbf" + b, "has a byte order mark, which TensorRT does not write"),
+        (lambda b: b.decode().encode("utf-16"), "is UTF-16 text, as PowerShell's > writes it: save it as UTF-8"),
+        (lambda b: b"", "is empty"),
+    ],
+)
+def test_a_cache_that_an_editor_changed_is_named_as_such(quantkit, folder, change, said):
+    cache = folder / "x.calib"
+    cache.write_bytes(change((folder / "m.calib").read_bytes()))
+    for words in (("cache", "show"), ("inspect",)):
+        outcome = quantkit(*words, cache)
+        assert outcome.code == 1
+        assert outcome.err.count("\n") == 1
+        if said != "is empty" or words[0] == "cache":
+            assert said in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda b: b[:1000], r"is cut short after 1000 bytes, in line"),
+        (lambda b: b + b"xx", "is not a calibration table: line"),
+        (lambda b: b.replace(b'"amax": ', b'"amax" ', 1), "is not a calibration table: line"),
+        (lambda b: b.replace(b'"format_version": 1', b'"format_version": 0'), "reads version 1: calibrate again"),
+        (lambda b: b.replace(b'"format_version": 1', b'"format_version": 2'), "reads version 1: upgrade quantkit"),
+        (lambda b: b.decode().encode("utf-16"), "is UTF-16 text"),
+        (lambda b: b"[" * 100_000, "is nested more than 100 deep"),
+    ],
+)
+def test_a_damaged_table_is_said_alike_by_every_command(quantkit, folder, change, said):
+    table, model = folder / "m.calib.json", folder / "m.onnx"
+    table.write_bytes(change(table.read_bytes()))
+    errors = set()
+    for words in (
+        ("cache", "show", table),
+        ("cache", "verify", table, "--model", model),
+        ("quantize", model, "--table", table, "-o", folder / "o.onnx"),
+    ):
+        outcome = quantkit(*words)
+        assert outcome.code == 1
+        errors.add(outcome.err)
+    assert all(said in error for error in errors)
+    if "UTF-16" not in said:
+        assert len(errors) == 1
+    if "cut short" in said:
+        assert next(iter(errors)).endswith(": calibrate again\n")
+
+
+def test_no_map_is_written_where_there_is_nothing_to_propose(quantkit, folder):
+    names = folder / "n.json"
+    words = ("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--write-map", names)
+    outcome = quantkit(*words)
+    assert outcome.code == 0
+    assert f"not written: {names}, since there are no names to propose" in outcome.out
+    assert "--old-model" not in outcome.out
+    assert not names.exists()
+    lines = (folder / "m.calib").read_text().splitlines()[:2]
+    (folder / "f.calib").write_text("\n".join([lines[0], "foreign: 3c010204", *["other: 3c010204"], ""]))
+    outcome = quantkit("cache", "verify", folder / "f.calib", *words[3:])
+    assert "no names to propose: give --old-model" in outcome.out
+    assert not names.exists()
+
+
+@pytest.mark.parametrize("form", ["ort", "ort-json", "ort-text"])
+def test_a_lost_order_is_said(quantkit, folder, form):
+    table, back = folder / "t", folder / "b.calib"
+    there = quantkit("cache", "convert", folder / "m.calib.json", "--to", form, "-o", table)
+    assert "the order of the network is lost" in there.out
+    words = ("cache", "convert", table, "--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", back)
+    assert "not the network's: --model gives that" in quantkit(*words).out
+    with_model = quantkit(*words, "--model", folder / "m.onnx")
+    assert "not the network's" not in with_model.out
+    order = list(open_cache(back).tensors)
+    assert order == [name for name in open_cache(folder / "m.calib").tensors if name in order]
+
+
+def test_the_preprocessing_that_was_used_is_said(quantkit, folder):
+    words = ("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--data", CALIB)
+    own = quantkit(*words)
+    assert "preprocessing: L, stretch to 8x8 bilinear, (pixel * 1/255 - [0]) / [1], NCHW float32" in own.out
+    assert "other preprocessing" not in own.out
+    other = quantkit(*words, "--scale", "0.003")
+    assert "preprocessing: L, stretch to 8x8 bilinear, (pixel * 1/333.333" in other.out
+    assert "note: the table was made with other preprocessing: L, stretch to 8x8 bilinear, (pixel * 1/255" in other.out
+    assert json.loads(quantkit(*words, "--scale", "0.003", "--json").out)["preprocessing"]["scale"] == 0.003
+    assert json.loads(quantkit(*words[:5], "--json").out)["preprocessing"] is None
+
+
+@pytest.mark.parametrize("name", ["", "TRT-1", "{x", "nul\0"])
+@pytest.mark.parametrize("form", ["ort-text", "ort"])
+def test_a_name_that_cannot_be_read_back_is_refused(quantkit, tmp_path, name, form):
+    ranges = tmp_path / "r.json"
+    entry = {"amax": None, "hex": "3c010204", "minimum": None, "maximum": None, "flag": ""}
+    ranges.write_text(json.dumps({"format": "quantkit ranges", "format_version": 1, "tensors": {name: entry}}))
+    outcome = quantkit("cache", "convert", ranges, "--to", form, "-o", tmp_path / "o")
+    if form == "ort" and name:
+        assert list(open_cache(tmp_path / "o").tensors) == [name]
+    else:
+        assert outcome.code == 1
+        assert f"tensor name {name!r}" in outcome.err
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_filter_that_matches_nothing_says_so(quantkit, folder):
+    assert "no tensor matches nothing*" in quantkit("cache", "show", folder / "m.calib", "--filter", "nothing*").out
+
+
+def test_tensorrt_is_found_under_any_of_its_names(monkeypatch):
+    from importlib import metadata
+
+    from quantkit.pipeline.cache_acceptance import acceptance_of_cache
+
+    def version(package):
+        if package == "tensorrt-cu12":
+            return "10.3.0"
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    from quantkit.calibration.ranges import RangeCache
+
+    cache = RangeCache("c", "tensorrt", {}, version=100300, algorithm="EntropyCalibration2")
+    assert acceptance_of_cache(cache, None)[0] == "accepts"
+
+
+def test_parts_calibrated_by_default_give_the_table_of_the_whole(tmp_path):
+    """137, 463 and 400 rows, with no number of samples given for the parts."""
+    rows = np.random.default_rng(0).random((1000, 1, 8, 8), np.float32)
+    options = {"keep_statistics": True, "progress": False, "batch_size": 10}
+    parts = []
+    for i, part in enumerate(np.split(rows, [137, 600])):
+        np.save(tmp_path / f"{i}.npy", part)
+        table = tmp_path / f"{i}" / "m.calib.json"
+        calibrate(DIGITS, tmp_path / f"{i}.npy", table_path=table, **options)
+        parts.append(table.with_suffix(".stats"))
+    np.save(tmp_path / "all.npy", rows)
+    merge_statistics(parts, tmp_path / "merged.json", progress=False)
+    for asked in (1000, 2000):
+        table = tmp_path / f"{asked}" / "m.calib.json"
+        calibrate(DIGITS, tmp_path / "all.npy", table_path=table, num_samples=asked, **options)
+        assert table.read_bytes() == (tmp_path / "merged.json").read_bytes()
+    assert load_table(tmp_path / "merged.json").settings["num_samples"] is None
