@@ -14,10 +14,14 @@ from quantkit.types import Evaluation, Report
 
 __all__ = [
     "CLOSE",
+    "DIFFERING",
+    "FEWEST_DIFFERING",
+    "FEWEST_SAMPLES",
     "MLPERF",
     "GateWord",
     "Judgement",
     "SpeedJudgement",
+    "gives_same_answers",
     "judge",
     "judge_score",
     "judge_speed",
@@ -27,6 +31,7 @@ __all__ = [
     "samples_needed",
     "samples_to_tell",
     "samples_to_tell_score",
+    "wilson_interval",
 ]
 
 CLOSE = 0.01
@@ -35,6 +40,19 @@ CLOSE = 0.01
 MLPERF = {"99 %": 0.01, "99.9 %": 0.001}
 """MLPerf Inference's gates by name, and the share of the reference's score that each lets go: "99 % of FP32".
 Source: mlcommons/inference, submission checker, accuracy targets.
+"""
+
+FEWEST_SAMPLES = 30
+"""With fewer, a bootstrap's 95 % interval holds the truth too rarely: of mIoU in 53 of 100 runs of 5 images, in 72 of
+10, in 91 to 93 from 20 on.
+"""
+
+FEWEST_DIFFERING = 10
+"""Samples that must differ between two models for a bootstrap of their difference: where none does, all draws are 0."""
+
+DIFFERING = "differing"
+"""Metric of a variant: on how many samples it differs from the baseline in what the score depends on. Where a task
+computes no bootstrap, it is missing.
 """
 
 GateWord = Literal["passed", "failed", "undecided"]
@@ -180,6 +198,13 @@ def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float]
     return (-interval[1], -interval[0]) if report.score.higher_is_better else interval
 
 
+def gives_same_answers(evaluation: Evaluation) -> bool:
+    """Whether every output of a variant is the baseline's, and so is all that its score depends on."""
+    metrics = evaluation.metrics
+    equal = [metrics[name] == value for name, value in (("sqnr_db", math.inf), ("equal", 1.0)) if name in metrics]
+    return metrics.get(DIFFERING) == 0 and bool(equal) and all(equal)
+
+
 def samples_needed(fixed: float, broken: float, *, num_samples: int, margin: float) -> int | None:
     """About how many samples decide whether a variant's accuracy is within `margin` of the baseline's, or worse.
 
@@ -249,6 +274,18 @@ def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> flo
     n = num_samples + 2
     f, b = (fixed + 1) / n, (broken + 1) / n
     return _NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % score interval of a share of `count` samples (Wilson 1927): unlike Wald's it is not ±0 where all agree.
+
+    >>> [round(end, 3) for end in wilson_interval(0.9, 10)]
+    [0.596, 0.982]
+    """
+    z = _NORMAL_975**2 / count
+    middle = (share + z / 2) / (1 + z)
+    half = math.sqrt(max(z * share * (1 - share) + z * z / 4, 0.0)) / (1 + z)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _needed(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quantkit.evaluation.significance import difference_interval
 from quantkit.types import TOP1, Evaluation, Latency, Report, Score
 from quantkit.verdicts import (
+    gives_same_answers,
     judge,
     judge_score,
     judge_speed,
@@ -18,6 +19,7 @@ from quantkit.verdicts import (
     mlperf,
     samples_needed,
     samples_to_tell,
+    wilson_interval,
 )
 
 ERROR = Score("mae", "Mean error", is_fraction=False, higher_is_better=False)
@@ -224,3 +226,31 @@ def test_speed(median_ms, interval, kind):
     assert judge_speed(found, int8, 8).kind == "unknown"
     other = replace(int8, sweep=(replace(latency(20.0), batch_size=8),))
     assert judge_speed(replace(found, evaluations=(fp32, other)), other, 8).kind == "faster"
+
+
+def test_an_interval_of_no_length_tells_nothing():
+    found = judged(Score("map", "mAP"), 0.4, 0.4, interval=(0.0, 0.0))
+    assert (found.kind, found.interval, found.loss) == ("unknown", None, 0)
+    same = report(Score("map", "mAP"), 0.4, 0.4, interval=(0.0, 0.0))
+    assert loss_interval(same, same.evaluations[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "same"),
+    [
+        ({"differing": 0, "sqnr_db": math.inf}, True),
+        ({"differing": 0, "sqnr_db": math.inf, "equal": 1.0}, True),
+        ({"differing": 0, "sqnr_db": 60.0}, False),
+        ({"differing": 0, "sqnr_db": math.inf, "equal": 0.99}, False),
+        ({"differing": 1, "sqnr_db": math.inf}, False),
+        ({"differing": 0}, False),
+        ({"sqnr_db": math.inf}, False),
+    ],
+)
+def test_the_same_answers_are_equal_outputs_and_no_sample_that_differs(metrics, same):
+    assert gives_same_answers(Evaluation("b", "int8", "CPU", 1, 10, metrics)) is same
+
+
+def test_wilsons_interval_where_all_or_none_agree():
+    assert wilson_interval(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)

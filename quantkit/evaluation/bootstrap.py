@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.types import Array
+from quantkit.verdicts import FEWEST_DIFFERING, FEWEST_SAMPLES
 
-__all__ = ["NUM_DRAWS", "draw_weights", "mean_difference_interval", "percentile_interval"]
+__all__ = [
+    "NUM_DRAWS",
+    "can_draw",
+    "draw_weights",
+    "explain_no_interval",
+    "mean_difference_interval",
+    "percentile_interval",
+]
 
 NUM_DRAWS = 1000
 """Draws behind an interval: its ends are then known to about a tenth of its length."""
+
+
+def can_draw(num_samples: int, num_differing: int) -> bool:
+    """Whether a bootstrap of a difference tells anything: of few samples, or where few differ, its intervals are too
+    short, down to ±0.
+    """
+    return num_samples >= FEWEST_SAMPLES and num_differing >= FEWEST_DIFFERING
+
+
+def explain_no_interval(
+    label: str, differing: Mapping[str, int], *, num_samples: int, baseline: str, noun: str = "images"
+) -> tuple[str, ...]:
+    """Why there is no interval, a sentence for each variant; empty where `can_draw` holds for all.
+
+    >>> explain_no_interval("mAP", {"int8": 3}, num_samples=5000, baseline="fp32")
+    ("int8: no interval of mAP: only 3 of 5,000 images differ from fp32's",)
+
+    Args:
+        label: of the score.
+        differing: variant → samples that differ from the baseline's in what the score depends on.
+        num_samples: all of them.
+        baseline: its name.
+        noun: what samples are, plural.
+    """
+    if differing and num_samples < FEWEST_SAMPLES:
+        return (f"no interval of {label}: {num_samples:,} {noun} are too few, {FEWEST_SAMPLES} are needed",)
+    return tuple(
+        f"{variant}: no interval of {label}: only {count:,} of {num_samples:,} {noun} differ from {baseline}'s"
+        for variant, count in differing.items()
+        if count < FEWEST_DIFFERING
+    )
 
 
 def draw_weights(num_samples: int, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
 from quantkit.types import Evaluation, GateCheck, Report, Score
-from quantkit.verdicts import loss_interval, samples_to_tell, samples_to_tell_score
+from quantkit.verdicts import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
 
 __all__ = ["check_limits", "require_passed"]
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
 
-_NORMAL_975 = 1.959963984540054
+_AGREES_BY_SAMPLE = ("classify", "none")
+"""Tasks whose agreement is a share of independent samples; of a segmentation it is one of pixels."""
 
 
 def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()) -> tuple[GateCheck, ...]:
@@ -59,10 +60,11 @@ def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()
 
 
 def require_passed(checks: Sequence[GateCheck]) -> None:
-    """Raises `GateFailedError` with the sentence of each check that failed."""
-    failed = [check.sentence for check in checks if not check.passed]
+    """Raises `GateFailedError` where a check failed: it names the first one and counts the others."""
+    failed = [check for check in checks if not check.passed]
     if failed:
-        raise GateFailedError(f"gate failed: {'; '.join(failed)}")
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise GateFailedError(f"gate failed: {failed[0].variant} breaks {failed[0].limit}{more}")
 
 
 def _choose(report: Report, variants: Sequence[str]) -> list[Evaluation]:
@@ -99,7 +101,10 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
     loss, bound = (base - value if score.higher_is_better else value - base) / part, limit.number / hundred
     interval, remedy = loss_interval(report, evaluation), None
     if interval is None and confident:
-        raise EvaluationError(f"--confident: {evaluation.name} has no {score.label} interval in the report")
+        raise EvaluationError(
+            f"--confident: {evaluation.name} has no {score.label} interval in the report{_differing(evaluation)}: "
+            "evaluate on more samples, or judge it by the score alone"
+        )
     words = f"{score.label} {'drop' if score.higher_is_better else 'rise'} {_digits(hundred * loss, mark)}{mark}"
     words += f" (from {_show(score, base)} to {_show(score, value)}"
     if interval is not None:
@@ -107,6 +112,7 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
         words += f", 95 % interval {' to '.join(_digits(hundred * end, mark) for end in interval)}{mark}"
         distance, width = _way(loss, bound, interval)
         remedy = samples_to_tell_score(report, evaluation, distance * part, width * part)
+    words += "" if interval is not None else ", no interval"
     compared = interval[1] if confident and interval else loss
     return _judge(evaluation, option, f"{words})", loss, bound, interval, compared=compared, remedy=_samples(remedy))
 
@@ -114,11 +120,19 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
 def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, confident: bool) -> GateCheck:
     option = f"--min-agreement {limit:g}"
     agreement = _metric(report, evaluation, "agreement", option, "the model has no class scores")
-    interval = _wilson(agreement, evaluation.num_samples)
-    words = (
-        f"agreement with {report.baseline.name} {agreement:.4f} "
-        f"(95 % interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
-    )
+    words = f"agreement with {report.baseline.name} {agreement:.4f}"
+    if report.task not in _AGREES_BY_SAMPLE:
+        if confident:
+            raise EvaluationError(
+                f"--confident: the agreement of task {report.task} is no share of samples and has no interval: gate it "
+                "without --confident"
+            )
+        words += f" ({evaluation.num_samples} samples, no interval)"
+        return _judge(evaluation, option, words, agreement, limit, None, compared=agreement, at_least=True)
+    if evaluation.num_samples < 1:
+        raise EvaluationError("the report says that no samples were evaluated")
+    interval = wilson_interval(agreement, evaluation.num_samples)
+    words += f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
     compared = interval[0] if confident else agreement
     distance, width = _way(agreement, limit, interval)
     remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
@@ -242,14 +256,9 @@ def _metric(report: Report, evaluation: Evaluation, name: str, option: str, why:
     return value
 
 
-def _wilson(share: float, num_samples: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927): unlike Wald's it is not ±0 where all samples agree."""
-    if num_samples < 1:
-        raise EvaluationError("the report says that no samples were evaluated")
-    z = _NORMAL_975**2 / num_samples
-    middle = (share + z / 2) / (1 + z)
-    half = math.sqrt(max(z * share * (1 - share) + z * z / 4, 0.0)) / (1 + z)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+def _differing(evaluation: Evaluation) -> str:
+    count = evaluation.metrics.get(DIFFERING)
+    return "" if count is None else f" ({count:,.0f} of {evaluation.num_samples:,} samples differ)"
 
 
 def _show(score: Score, value: float) -> str:

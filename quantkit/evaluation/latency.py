@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import re
 import statistics
 import time
@@ -26,6 +27,8 @@ _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
 
 _MIN_CALLS_PER_BLOCK = 2
+_MAX_CALLS_PER_BLOCK = 100_000
+"""Where the clock is too coarse for a call."""
 
 
 def measure_latency(
@@ -42,10 +45,12 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Times calls of every runner on the same inputs.
 
-    After a warm-up of each, the runners take turns in blocks of about 30 ms; each round starts one runner later, so
-    none is always first. A fast runner begins its block with one call that is not timed, because the others have just
-    filled the caches. Garbage collection rests during a block. It ends when every runner has both its duration and its
-    iterations. What is timed is `Runner.run` on the host's clock: copies to and from a device are inside.
+    After a warm-up of each, the runners take turns in blocks of as many calls as take about 30 ms by the warm-up; each
+    round starts one runner later, so none is always first. A block that ended by the clock would mostly end with a slow
+    call: of these there would be too many, and blocks would be too alike. A fast runner begins its block with one call
+    that is not timed, because the others have just filled the caches. Garbage collection rests during a block. It ends
+    when every runner has both its duration and its iterations. What is timed is `Runner.run` on the host's clock:
+    copies to and from a device are inside.
 
     Args:
         runners: by variant name.
@@ -66,11 +71,12 @@ def measure_latency(
     """
     check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
-    settle = {name: _warm_up(call, int(warmup_s * 1e9), clock) < _BLOCK_NS for name, call in calls.items()}
+    typical = {name: _warm_up(call, int(warmup_s * 1e9), clock) for name, call in calls.items()}
     rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
 
     def time_block(name: str) -> tuple[int, float]:
-        block = _time_block(calls[name], clock, settle=settle[name])
+        count = min(max(math.ceil(_BLOCK_NS / max(typical[name], 1)), _MIN_CALLS_PER_BLOCK), _MAX_CALLS_PER_BLOCK)
+        block = _time_block(calls[name], clock, count=count, settle=typical[name] < _BLOCK_NS)
         rounds[name].append([ns / 1e6 for ns in block])
         return len(block), sum(block) / 1e9
 
@@ -183,30 +189,29 @@ def _make_call(runner: Runner, inputs: Mapping[str, Array]) -> Callable[[], obje
     return lambda: runner.run(ready)
 
 
-def _warm_up(call: Callable[[], object], length_ns: int, clock: Callable[[], int]) -> int:
-    """Runs for `length_ns`, at least once; returns the time of the last call."""
+def _warm_up(call: Callable[[], object], length_ns: int, clock: Callable[[], int]) -> float:
+    """Runs for `length_ns`, at least once; returns the median time of the later half of the calls, ns."""
     begin = clock()
+    times: list[int] = []
     while True:
         start = clock()
         call()
         end = clock()
+        times.append(end - start)
         if end - begin >= length_ns:
-            return end - start
+            return statistics.median(times[len(times) // 2 :])
 
 
-def _time_block(call: Callable[[], object], clock: Callable[[], int], *, settle: bool) -> list[int]:
+def _time_block(call: Callable[[], object], clock: Callable[[], int], *, count: int, settle: bool) -> list[int]:
     times: list[int] = []
     with _no_garbage_collection():
         if settle:
             call()
-        begin = clock()
-        while True:
+        for _ in range(count):
             start = clock()
             call()
-            end = clock()
-            times.append(end - start)
-            if end - begin >= _BLOCK_NS and len(times) >= _MIN_CALLS_PER_BLOCK:
-                return times
+            times.append(clock() - start)
+    return times
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ _MOST_BATCHES = 20
 _FEWEST_BATCHES = 5
 """With fewer, what the batches say of each other is too little to build on."""
 
+_INTERRUPTED = 1.5
+"""Mean over median, or the upper over the lower end of the median's interval, from which calls count as interrupted."""
+
 _NUM_DRAWS = 2000
 _NORMAL_975 = 1.959963984540054
 
@@ -109,12 +112,17 @@ def speedup_intervals(rounds: Mapping[str, Rounds], references: Mapping[str, str
     The percentiles are moved outwards for the number of batches (the expanded percentile interval: Hesterberg 2015, The
     American Statistician 69, 371-386).
 
+    Where calls of either were interrupted by other work (their mean is over 1.5 times the median, or the median lies in
+    a gap between undisturbed and interrupted calls), the rounds, which all hold as many of both kinds, say too little:
+    the interval then reaches to the ratios of the ends of both medians' own intervals.
+
     Args:
         rounds: times by variant, all with the same number of rounds.
         references: from `find_references`.
 
     Returns:
-        By variant; None for one that is its own reference, and with fewer than 5 rounds.
+        By variant; None for one that is its own reference, with fewer than 5 rounds, and where calls were interrupted
+        and a median has no interval.
     """
     batches = {name: _merge(times) for name, times in rounds.items()}
     found: dict[str, Interval | None] = dict.fromkeys(rounds)
@@ -131,6 +139,10 @@ def speedup_intervals(rounds: Mapping[str, Rounds], references: Mapping[str, str
             low, high = np.quantile(ratios, _expanded_levels(count))
             ratio = medians[reference] / medians[name]
             found[name] = min(float(low), ratio), max(float(high), ratio)
+            if any(_is_interrupted(rounds[n], batches[n]) for n in (name, reference)):
+                found[name] = _widened(
+                    found[name], rank_interval(rounds[reference], 50), rank_interval(rounds[name], 50)
+                )
     return found
 
 
@@ -138,6 +150,25 @@ def _merge(rounds: Rounds) -> list[npt.NDArray[np.float64]]:
     """Consecutive rounds joined into at most 20 batches of as many rounds, to within one."""
     cuts = np.array_split(np.arange(len(rounds)), min(len(rounds), _MOST_BATCHES))
     return [np.concatenate([np.asarray(rounds[i], np.float64) for i in cut]) for cut in cuts if len(cut)]
+
+
+def _is_interrupted(rounds: Rounds, batches: Sequence[npt.NDArray[np.float64]]) -> bool:
+    """Whether other work took time from the calls, but not from all calls of a round alike."""
+    times = np.concatenate(batches)
+    median = float(np.median(times))
+    if times.mean() > _INTERRUPTED * median:
+        return True
+    interval = rank_interval(rounds, 50)
+    if interval is None or interval[1] <= _INTERRUPTED * interval[0]:
+        return False
+    # Calls that are slow by whole rounds are no interruptions: that cancels in a ratio, which the bootstrap knows.
+    return _effective_count(batches, median) * _student_975(len(batches) - 1) ** 2 >= len(times) * _NORMAL_975**2 / 2
+
+
+def _widened(interval: Interval | None, reference: Interval | None, variant: Interval | None) -> Interval | None:
+    if interval is None or reference is None or variant is None or not variant[0]:
+        return None
+    return min(interval[0], reference[0] / variant[1]), max(interval[1], reference[1] / variant[0])
 
 
 def _effective_count(batches: Sequence[npt.NDArray[np.float64]], at: float) -> float:

@@ -10,11 +10,12 @@ from quantkit.reporting.json import load_report, report_json
 from quantkit.reporting.junit import gate_json, gate_junit, gate_markdown
 from quantkit.reporting.markdown import report_markdown
 from quantkit.reporting.terminal import print_report
-from quantkit.reporting.verdict import remarks
+from quantkit.reporting.verdict import cautions, remarks
 from quantkit.storage import write_text
 from quantkit.types import Report
 
 __all__ = [
+    "cautions",
     "gate_json",
     "gate_junit",
     "gate_markdown",

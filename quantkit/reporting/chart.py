@@ -222,7 +222,9 @@ def _timed_together(report: Report) -> list[list[Evaluation]]:
     groups: dict[tuple[str, str], list[Evaluation]] = {}
     for evaluation in report.evaluations:
         latencies = evaluation.latencies
-        if latencies and all(1e-9 < end < 1e12 for x in latencies for end in (*_times(x, False), x.throughput)):
+        if latencies and all(
+            1e-9 < end < 1e12 for x in latencies for end in (*_times(x, False), x.median_ms, x.throughput)
+        ):
             groups.setdefault((evaluation.backend, latencies[0].method), []).append(evaluation)
     return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: -len(group))
 

@@ -18,13 +18,15 @@ from quantkit.reporting.figures import (
 )
 from quantkit.reporting.variants import is_class_score
 from quantkit.types import ClassScore, Evaluation, Report
+from quantkit.verdicts import wilson_interval
 
-__all__ = ["ClassRow", "ClassTable", "class_tables", "wilson_interval"]
+__all__ = ["ClassRow", "ClassTable", "class_tables"]
 
 NUM_SHOWN = 10
 """Classes that are shown at once; the others wait behind a click."""
 
-_NORMAL_975 = 1.959963984540054
+_LEAST_SHOWN = 0.00005
+"""Half of the last digit of a difference in points."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,6 @@ def class_tables(report: Report) -> tuple[ClassTable, ...]:
     )
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % score interval of a share of `count` (Wilson 1927): unlike Wald's it is not ±0 where all agree.
-
-    >>> [round(end, 3) for end in wilson_interval(0.9, 10)]
-    [0.596, 0.982]
-    """
-    z = _NORMAL_975**2 / count
-    middle = (share + z / 2) / (1 + z)
-    half = math.sqrt(max(z * share * (1 - share) + z * z / 4, 0.0)) / (1 + z)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
 def _table(report: Report, evaluation: Evaluation, largest: float) -> ClassTable:
     known = [(c, gain) for c in report.classes if (gain := _gain(report, c, evaluation)) is not None]
     changed = sorted(((c, gain) for c, gain in known if gain), key=lambda pair: pair[1])
@@ -142,7 +132,10 @@ def _gain(report: Report, scored: ClassScore, evaluation: Evaluation) -> float |
     if before is None or after is None or report.score is None:
         return None
     difference = after - before
-    # The last bits of two sums over the same samples are no change.
+    # What is shown as 0.00 points is no change.
+    if report.score.is_fraction and abs(difference) < _LEAST_SHOWN:
+        return 0.0
+    # Nor are the last bits of two sums over the same samples.
     if abs(difference) <= 1e-12 * max(abs(before), abs(after)):
         return 0.0
     return difference if report.score.higher_is_better else -difference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantkit.types import Latency, Report
+from quantkit.verdicts import FEWEST_DIFFERING, FEWEST_SAMPLES
 
 __all__ = ["DEFINITIONS", "FIELDS", "definitions", "term_of"]
 
@@ -15,14 +16,16 @@ DEFINITIONS: dict[str, str] = {
     "95 % interval holds 0 the two are not distinguishable with this many samples, which does not prove them equal. "
     "Nothing is corrected for comparing several variants.",
     "Interval of the difference": "Of top-1, the adjusted Wald interval for paired proportions (Bonett and Price "
-    "2012). Of any other score, a percentile bootstrap: the same samples are drawn again with replacement for baseline "
-    "and variant alike, and the interval is what 95 % of the draws give.",
+    "2012), as of a custom score that is the mean of zeros and ones. Of any other score, a bootstrap: the same samples "
+    "are drawn again with replacement for baseline and variant alike, and the interval is what 95 % of the draws give "
+    "(of mAP turned around the difference, the basic interval). There is none of fewer than "
+    f"{FEWEST_SAMPLES} samples or where fewer than {FEWEST_DIFFERING} differ: it would be too short.",
     "Within 1 %": "Said where all of the 95 % interval keeps 99 % of the baseline's score. Where it holds both no "
     "loss and a larger one, more samples are needed; the number named gives a decision in 80 of 100 repetitions if "
     "the samples go on as they did.",
     "MLPerf": "MLPerf Inference's accuracy targets, 99 % and 99.9 % of the reference's score. Kept where all of the "
     "95 % interval keeps the target, missed where all of it misses it, open where the interval holds the target. "
-    "MLPerf itself judges the score alone, on its own validation set.",
+    "Without an interval the score alone decides, as MLPerf does on its own validation set.",
     "Fixed / broken": "Samples that only the variant, or only the baseline, gets right. p is McNemar's exact two-sided "
     "p-value: how often chance alone would make them at least this uneven.",
     "Agreement": "Share of samples for which variant and baseline name the same class, right or wrong.",
@@ -50,7 +53,8 @@ DEFINITIONS: dict[str, str] = {
     "Batch size": "Samples handed over in one call. Time per sample is the median time of a call over its batch size.",
     "Class score": "The score of one class alone: of top-1 the share of its samples that are right, of mAP its AP, of "
     "mIoU its IoU. The count is what the data holds of the class: samples, objects or pixels. The change is the "
-    "variant's minus the baseline's. Of top-1, the 95 % interval is Wilson's, of the variant's share alone.",
+    "variant's minus the baseline's. Of top-1, the 95 % interval is Wilson's, of the variant's share alone. "
+    "A change that rounds to 0.00 points counts as none.",
     "Changed samples": "Samples for which the variant's answer is not the baseline's. Broken: the baseline does "
     "better; fixed: the variant does; changed: neither is known to. The most severe of each kind are shown.",
     "Place": "Of an activation among those that were looked into, from the input to the output.",

@@ -8,12 +8,15 @@ from quantkit.types import Score
 
 __all__ = [
     "MISSING",
+    "format_beside",
+    "format_bounds",
     "format_count",
     "format_decibels",
     "format_difference",
     "format_interval",
     "format_p_value",
     "format_percent",
+    "format_plus_minus",
     "format_score",
     "format_score_difference",
     "format_significant",
@@ -74,6 +77,40 @@ def score_unit(score: Score, *, of_difference: bool = False) -> str:
 def format_interval(low: str, high: str) -> str:
     """("1.22", "1.25") → "1.22 to 1.25"."""
     return f"{low} to {high}"
+
+
+def format_bounds(low: float, high: float, score: Score) -> str:
+    """An interval of a difference: "-0.35 to +0.15"; of a score that is no fraction, with the digits of its length.
+
+    >>> format_bounds(-0.00046532, 0.00048792, Score("loss", "Loss", is_fraction=False))
+    '-0.00047 to +0.00049'
+    """
+    if score.is_fraction or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return format_interval(format_score_difference(low, score), format_score_difference(high, score))
+    decimals = _decimals((high - low) / 2)
+    return format_interval(*(_rounded(end, decimals) for end in (low, high)))
+
+
+def format_beside(difference: float, low: float, high: float, score: Score) -> str:
+    """A difference with the digits of its interval, which `format_bounds` shows beside it."""
+    if score.is_fraction or not all(map(math.isfinite, (difference, low, high))) or low >= high:
+        return format_score_difference(difference, score)
+    return _rounded(difference, _decimals((high - low) / 2))
+
+
+def format_plus_minus(difference: float, low: float, high: float, score: Score) -> str:
+    """A difference and its interval: "-0.10 ± 0.25" where it is that as shown, else "-0.10 (-0.40 to +0.15)"."""
+    half = (high - low) / 2
+    if not all(map(math.isfinite, (difference, low, high))) or half <= 0:
+        return f"{format_score_difference(difference, score)} ({format_bounds(low, high, score)})"
+    unit = 100 if score.is_fraction else 1
+    decimals = 2 if score.is_fraction else _decimals(half)
+    step = 10.0**-decimals
+    around = [round(unit * difference, decimals) + sign * round(unit * half, decimals) for sign in (-1, 1)]
+    shown = _rounded(unit * difference, decimals)
+    if all(abs(end - round(unit * at, decimals)) < 1.5 * step for end, at in zip(around, (low, high), strict=True)):
+        return f"{shown} ± {unit * half:.{decimals}f}"
+    return f"{shown} ({format_bounds(low, high, score)})"
 
 
 def format_significant(value: float | None, digits: int = 3) -> str:
@@ -139,3 +176,16 @@ def _without_zeros(text: str) -> str:
 
 def _without_sign_at_zero(text: str) -> str:
     return text[1:] if text in ("+0.00", "-0.00") else text
+
+
+def _decimals(half: float) -> int:
+    """Decimals at which half the length of an interval has two digits, none of large numbers."""
+    return min(max(1 - math.floor(math.log10(half)), 0), 300) if 0 < half < math.inf else 0
+
+
+def _rounded(value: float, decimals: int) -> str:
+    """With its sign, but what rounds to nothing has none."""
+    if decimals > 9 or abs(value) >= 1e10:
+        return f"{value:+.2e}"
+    text = f"{value:+.{decimals}f}"
+    return text if text.strip("+-0.") else text[1:]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import format_score_difference, one_line, score_unit, shorten
+from quantkit.reporting.figures import format_bounds, format_score_difference, one_line, score_unit, shorten
 from quantkit.reporting.scales import Scale, Tick, nice_ticks
 from quantkit.types import Evaluation, Report, Score
 from quantkit.verdicts import MLPERF, judge_score
@@ -19,12 +19,12 @@ _LONGEST_NAME = 14
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One variant: its interval and estimate on the axis of differences, SVG units; better is right."""
+    """One variant: estimate and interval, None without one, on the axis of differences, SVG units; better is right."""
 
     name: str
     x: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     y: float
     label: str
     tone: str
@@ -40,6 +40,7 @@ class Forest:
     description: str
     axis_label: str
     height: float
+    has_bare: bool = False
     width: float = _WIDTH
     left: float = _LEFT
     right: float = _WIDTH - _RIGHT
@@ -48,14 +49,14 @@ class Forest:
 
 
 def make_forest(report: Report) -> Forest | None:
-    """Lays out the variants whose difference has an interval; None where none has."""
+    """Lays out the variants, those without an interval as bare points; None where no difference has an interval."""
     score = report.score
-    shown = [e for e in report.evaluations[1:] if _gain_interval(report, e) is not None]
-    if score is None or not shown:
+    shown = [e for e in report.evaluations[1:] if _gain(report, e) is not None]
+    if score is None or all(_gain_interval(report, e) is None for e in shown):
         return None
     base = abs(report.baseline.metrics.get(score.name, math.nan))
     limits = {name: -share * base for name, share in MLPERF.items()} if math.isfinite(base) else {}
-    ends = [end for e in shown for end in _gain_interval(report, e) or ()]
+    ends = [end for e in shown for end in (*(_gain_interval(report, e) or ()), _gain(report, e) or 0.0)]
     # Limits far beyond every interval would squeeze the intervals to nothing, and the reverse: both are shown.
     low, high = min([0.0, *ends, *limits.values()]), max([0.0, *ends])
     unit = 100 if score.is_fraction else 1
@@ -73,6 +74,7 @@ def make_forest(report: Report) -> Forest | None:
         description="; ".join(f"{row.name}: {row.label}" for row in rows) + ".",
         axis_label=_axis_label(report, score),
         height=bottom + _FOOT,
+        has_bare=any(row.low is None for row in rows),
         bottom=bottom,
     )
 
@@ -80,18 +82,16 @@ def make_forest(report: Report) -> Forest | None:
 def _row(report: Report, evaluation: Evaluation, index: int, scale: Scale, unit: float) -> ForestRow:
     score, pair = report.score, _gain_interval(report, evaluation)
     assert score is not None
-    assert pair is not None
     difference = report.difference(evaluation, score.name) or 0.0
-    gain = difference if score.higher_is_better else -difference
-    ends = report.difference_interval(evaluation) or (difference, difference)
+    ends = report.difference_interval(evaluation)
     words = f"{format_score_difference(difference, score)} {score_unit(score, of_difference=True)}".strip()
-    bounds = " to ".join(format_score_difference(end, score) for end in ends)
+    bounds = "no interval" if pair is None or ends is None else format_bounds(*ends, score)
     kind = judge_score(report, evaluation).kind
     return ForestRow(
         name=shorten(evaluation.name, _LONGEST_NAME),
-        x=round(scale(unit * gain), 2),
-        low=round(scale(unit * pair[0]), 2),
-        high=round(scale(unit * pair[1]), 2),
+        x=round(scale(unit * (_gain(report, evaluation) or 0.0)), 2),
+        low=None if pair is None else round(scale(unit * pair[0]), 2),
+        high=None if pair is None else round(scale(unit * pair[1]), 2),
         y=_TOP + _ROW * (index + 0.5),
         label=f"{words} ({bounds})",
         tone={"better": "good", "worse": "bad"}.get(kind, ""),
@@ -103,10 +103,17 @@ def _gain_interval(report: Report, evaluation: Evaluation) -> tuple[float, float
     pair, score = report.difference_interval(evaluation), report.score
     if pair is None or score is None or not -1e9 < pair[0] <= pair[1] < 1e9:
         return None
-    difference = report.difference(evaluation, score.name)
-    if difference is None or not abs(difference) < 1e9:
+    if _gain(report, evaluation) is None:
         return None
     return pair if score.higher_is_better else (-pair[1], -pair[0])
+
+
+def _gain(report: Report, evaluation: Evaluation) -> float | None:
+    """What was gained: better is up; None if it is none to draw."""
+    difference = None if report.score is None else report.difference(evaluation, report.score.name)
+    if report.score is None or difference is None or not abs(difference) < 1e9:
+        return None
+    return difference if report.score.higher_is_better else -difference
 
 
 def _marks(limits: dict[str, float], scale: Scale, unit: float) -> tuple[Tick, ...]:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from quantkit.errors import EvaluationError, QuantKitError
+from quantkit.reporting.plausibility import check_numbers
 from quantkit.types import Report
 
 __all__ = ["load_report", "report_json"]
@@ -28,6 +29,8 @@ _MAY_BE_NON_FINITE = {
     "changes": ("severity",),
     "tensors": ("sqnr_db", "own_sqnr_db", "amax", "minimum", "maximum", "clipped", "histogram_top"),
 }
+
+_TOO_LARGE = 1 << 63
 
 _ON_A_LINE = ("classes", "changes", "tensors", "layers")
 
@@ -61,6 +64,8 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         _replace(content, _number_if_not_finite)
         report = msgspec.convert(content, Report, strict=True)
         _refuse_unknown(content, report, "$")
+        _refuse_huge(msgspec.to_builtins(report))
+        check_numbers(report)
     except OSError as error:
         raise EvaluationError(f"cannot read the report {path}: {error.strerror or error}") from error
     except msgspec.ValidationError as error:
@@ -160,6 +165,15 @@ def _refuse_unknown(content: Any, value: Any, where: str) -> None:
     elif isinstance(value, tuple):
         for i, (inner, item) in enumerate(zip(content, value, strict=True)):
             _refuse_unknown(inner, item, f"{where}[{i}]")
+
+
+def _refuse_huge(content: Any) -> None:
+    """An integer beyond 64 bits counts nothing, and no number can be made of its digits everywhere."""
+    if isinstance(content, (dict, list, tuple)):
+        for value in content.values() if isinstance(content, dict) else content:
+            _refuse_huge(value)
+    elif isinstance(content, int) and not -_TOO_LARGE < content < _TOO_LARGE:
+        raise OverflowError
 
 
 def _one_line(error: Exception) -> str:

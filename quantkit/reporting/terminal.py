@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
@@ -21,6 +22,9 @@ from quantkit.types import Report
 __all__ = ["print_report"]
 
 _TONES = {"good": "green", "neutral": "", "bad": "red"}
+
+_MOST_LINES = 4
+"""Of a heading."""
 
 _NUM_NAMED = 3
 """Classes and tensors that a terminal names; the files name all."""
@@ -50,9 +54,8 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _accuracy_table(console: Console, report: Report, table: Sequence[AccuracyRow]) -> Table:
-    joined = [f"{r.difference} ± {r.plus_minus}" if r.plus_minus != MISSING else r.difference for r in table]
     score = report.score
-    label = "score" if score is None else f"{shorten(score.label, 12)} {score_unit(score)}".strip()
+    label = "score" if score is None else f"{_broken(score.label)} {score_unit(score)}".strip()
     return _table(
         console,
         {
@@ -60,11 +63,18 @@ def _accuracy_table(console: Console, report: Report, table: Sequence[AccuracyRo
             "MB": [r.size_mb for r in table],
             "ratio": [r.size_ratio for r in table],
             label: [r.score for r in table],
-            f"vs {shorten(report.baseline.name, 14)}": joined,
+            f"vs {shorten(report.baseline.name, 14)}": [r.with_interval for r in table],
             "agree %": [r.agreement for r in table],
             "SQNR dB": [r.sqnr_db for r in table],
         },
     )
+
+
+def _broken(label: str) -> str:
+    """A heading in lines of at most 12 characters, between words where that is possible."""
+    lines = textwrap.wrap(one_line(label), 12, break_long_words=False) or [""]
+    shown = [shorten(line, 12) for line in lines[:_MOST_LINES]]
+    return "\n".join([*shown[:-1], f"{shown[-1]}…"] if len(lines) > _MOST_LINES else shown)
 
 
 def _speed_table(console: Console, table: Sequence[SpeedRow]) -> Table:
@@ -122,7 +132,7 @@ def _table(console: Console, columns: Mapping[str, Sequence[str]]) -> Table:
     shown = {name: cells for name, cells in columns.items() if any(cell.strip("*") != MISSING for cell in cells)}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(shown):
-        heading = _text(console, name, "bold")
+        heading = Text("\n").join(_text(console, line, "bold") for line in name.split("\n"))
         if i == 0:
             table.add_column(heading, overflow="fold")
         else:

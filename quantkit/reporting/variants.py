@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from quantkit.reporting.figures import (
     MISSING,
+    format_beside,
+    format_bounds,
     format_count,
     format_decibels,
     format_interval,
     format_p_value,
     format_percent,
+    format_plus_minus,
     format_score,
     format_score_difference,
     format_significant,
@@ -27,14 +30,16 @@ __all__ = ["AccuracyRow", "SpeedRow", "accuracy_rows", "batch_sizes", "is_class_
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """One variant as text; `MISSING` where something was not measured."""
+    """One variant as text; `MISSING` where something was not measured. `with_interval` is the difference with its
+    interval, short: "-0.10 ± 0.25".
+    """
 
     name: str
     score: str
     top5: str
     difference: str
     interval: str
-    plus_minus: str
+    with_interval: str
     mlperf: str
     flips: str
     p_value: str
@@ -104,21 +109,23 @@ def is_class_score(report: Report) -> bool:
 def _accuracy_row(report: Report, evaluation: Evaluation) -> AccuracyRow:
     metrics, score = evaluation.metrics, report.score
     is_baseline = evaluation is report.baseline
-    value, difference, bounds, half = MISSING, MISSING, MISSING, MISSING
+    value, difference, bounds, both = MISSING, MISSING, MISSING, MISSING
     if score is not None:
         value = format_score(metrics.get(score.name), score)
         if not is_baseline:
-            difference = format_score_difference(report.difference(evaluation, score.name), score)
-        if (pair := report.difference_interval(evaluation)) is not None:
-            bounds = format_interval(*(format_score_difference(end, score) for end in pair))
-            half = format_score((pair[1] - pair[0]) / 2, score)
+            found = report.difference(evaluation, score.name)
+            difference = both = format_score_difference(found, score)
+            if (pair := report.difference_interval(evaluation)) is not None:
+                bounds = format_bounds(*pair, score)
+                if found is not None:
+                    difference, both = format_beside(found, *pair, score), format_plus_minus(found, *pair, score)
     return AccuracyRow(
         name=one_line(evaluation.name),
         score=value,
         top5=format_percent(metrics.get("top5")),
         difference=difference,
         interval=bounds,
-        plus_minus=half,
+        with_interval=both,
         mlperf=MISSING if is_baseline else _gates(report, evaluation),
         flips=_flips(metrics),
         p_value=format_p_value(metrics.get("p_value")),

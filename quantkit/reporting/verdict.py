@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.reporting.figures import (
+    format_beside,
+    format_bounds,
     format_decibels,
     format_percent,
     format_score,
@@ -15,18 +19,39 @@ from quantkit.reporting.figures import (
     one_line,
     score_unit,
 )
-from quantkit.types import Evaluation, Latency, Report, Score
-from quantkit.verdicts import CLOSE, Judgement, judge_score, judge_speed, mlperf
+from quantkit.types import Evaluation, GateCheck, Latency, Report, Score
+from quantkit.verdicts import (
+    CLOSE,
+    DIFFERING,
+    FEWEST_DIFFERING,
+    FEWEST_SAMPLES,
+    Judgement,
+    gives_same_answers,
+    judge_score,
+    judge_speed,
+    loss_interval,
+    mlperf,
+)
 
-__all__ = ["Gate", "Verdict", "doubts", "partial_notice", "remarks", "verdicts"]
+__all__ = ["Gate", "Verdict", "cautions", "doubts", "partial_notice", "remarks", "verdicts"]
 
 Tone = Literal["good", "neutral", "bad"]
+
+_LEAST_SHOWN = 0.00005
+"""Half of the last digit of a difference in points."""
+
+_LEAST_MAP = 0.01
+"""A detector below it finds next to nothing."""
 
 _GATES = {
     "passed": ("kept", "all of the 95 % interval keeps it"),
     "failed": ("missed", "all of the 95 % interval misses it"),
     "undecided": ("open", "the 95 % interval holds it"),
 }
+_BY_SCORE = "by the score itself, no interval"
+
+_TIMING = ("speed-up", "latenc", "timed", "timing", "mean times", "machine was busy", "clocks")
+"""What the report's warnings about times speak of."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,14 @@ def remarks(report: Report) -> tuple[str, ...]:
     return (*((f"{notice}.",) if notice else ()), *doubts(report))
 
 
+def cautions(report: Report, checks: Sequence[GateCheck]) -> tuple[str, ...]:
+    """What must be read with a gate's checks: `remarks`; where a speed is judged, the report's warnings about times."""
+    timing: tuple[str, ...] = ()
+    if any(check.limit.startswith("--min-speedup") for check in checks):
+        timing = tuple(one_line(w) for w in report.warnings if any(word in w.lower() for word in _TIMING))
+    return (*remarks(report), *timing)
+
+
 def doubts(report: Report) -> tuple[str, ...]:
     """Doubts about the whole report that its numbers raise by themselves, one sentence each, the gravest first."""
     found = []
@@ -84,6 +117,11 @@ def doubts(report: Report) -> tuple[str, ...]:
             f"{one_line(report.baseline.name)} itself is right on {format_percent(report.baseline.metrics['top1'])} % "
             f"of the samples, which guessing ({format_percent(chance)} %) could reach too: check that the labels, "
             "their order and the preprocessing fit the model before using any accuracy in this report."
+        )
+    elif (doubt := _doubt_of_score(report)) is not None:
+        found.append(
+            f"{one_line(report.baseline.name)} itself {doubt}: check that the labels, their order and the "
+            "preprocessing fit the model before using any accuracy in this report."
         )
     for evaluation in report.evaluations:
         if evaluation.metrics.get("non_finite", 0) > 0:
@@ -111,9 +149,15 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
         variant=name,
         headline=f"{name} {accuracy}" + (f" and {speed}" if speed else ""),
         sentences=tuple(s for s in (*sentences, _size_sentence(report, evaluation)) if s),
-        gates=tuple(Gate(gate, *_GATES[word]) for gate, word in mlperf(report, evaluation).items()),
+        gates=_gates(report, evaluation),
         tone=tone,
     )
+
+
+def _gates(report: Report, evaluation: Evaluation) -> tuple[Gate, ...]:
+    has_interval = loss_interval(report, evaluation) is not None
+    found = ((name, *_GATES[word]) for name, word in mlperf(report, evaluation).items())
+    return tuple(Gate(name, word, why if has_interval else _BY_SCORE) for name, word, why in found)
 
 
 def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
@@ -142,26 +186,53 @@ def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: Jud
         count = f"{evaluation.num_samples:,} {_noun(report)}"
         needed = f" (about {judgement.needed:,} are needed)" if judgement.needed else ""
         return f"cannot be told from {base} by {count}{needed}", "neutral"
-    return f"differs from {base} by {by} {score.label}", "neutral"
+    count = f"{evaluation.num_samples:,} {_noun(report)}"
+    if gives_same_answers(evaluation):
+        return f"gives the same answers as {base} on all {count}", "neutral"
+    if not judgement.loss:
+        return f"has the same {one_line(score.label)} as {base} ({_why_unknown(report, evaluation)})", "neutral"
+    if score.is_fraction and abs(judgement.loss) < _LEAST_SHOWN:
+        by = "less than 0.01 points"
+    return f"differs from {base} by {by} {one_line(score.label)} ({_why_unknown(report, evaluation)})", "neutral"
+
+
+def _why_unknown(report: Report, evaluation: Evaluation) -> str:
+    """Why there is no interval, which is why nothing more is said."""
+    differing, noun = evaluation.metrics.get(DIFFERING), _noun(report)
+    if differing is None or not 0 <= differing <= evaluation.num_samples:
+        return "no interval"
+    if evaluation.num_samples < FEWEST_SAMPLES:
+        return f"{evaluation.num_samples:,} {noun} are too few for an interval"
+    if differing >= FEWEST_DIFFERING:
+        return "no interval"
+    return f"only {differing:,.0f} of {evaluation.num_samples:,} {noun} differ, too few for an interval"
 
 
 def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> str:
     base, unit = one_line(report.baseline.name), score_unit(score)
     mine, theirs = (format_score(e.metrics[score.name], score) for e in (evaluation, report.baseline))
     space = f" {unit}" if unit else ""
-    by = _with_unit(report.difference(evaluation, score.name), score)
+    difference, bounds = report.difference(evaluation, score.name), report.difference_interval(evaluation)
+    by = _with_unit(difference, score)
+    if difference is not None and bounds is not None and not score.is_fraction:
+        by = format_beside(difference, *bounds, score)
     words = f"{one_line(score.label)} is {mine}{space} where {base} has {theirs}{space}: a difference of {by}"
-    bounds = report.difference_interval(evaluation)
     if bounds is None or judgement.interval is None:
         return f"{words}."
-    low, high = (format_score_difference(end, score) for end in bounds)
-    words += f" (95 % interval {low} to {high}, {evaluation.num_samples:,} {_noun(report)})"
+    words += f" (95 % interval {format_bounds(*bounds, score)}, {evaluation.num_samples:,} {_noun(report)})"
     if judgement.is_loss_certain and judgement.kind == "within":
         return f"{words}; a loss is certain, and small."
     if judgement.kind in ("within", "undecided"):
-        loss = _with_unit(max(judgement.interval[1], 0.0), score).lstrip("+")
-        words += f"; a loss of up to {loss} cannot be ruled out"
+        words += _possible_loss(judgement.interval[1], score)
     return f"{words}."
+
+
+def _possible_loss(most: float, score: Score) -> str:
+    if most <= 0:
+        return ""
+    if score.is_fraction and most < _LEAST_SHOWN:
+        return "; a loss of more than 0.01 points can be ruled out"
+    return f"; a loss of up to {_with_unit(most, score).lstrip('+')} cannot be ruled out"
 
 
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
@@ -251,6 +322,17 @@ def _place(evaluation: Evaluation) -> str:
     if "cpu" in words:
         return "on this CPU"
     return "on this GPU" if any(w in words for w in ("gpu", "cuda", "tensorrt")) else "on this machine"
+
+
+def _doubt_of_score(report: Report) -> str | None:
+    """What is odd about the baseline's own mAP or mIoU; None where nothing is."""
+    value = math.nan if report.score is None else report.baseline.metrics.get(report.score.name, math.nan)
+    if report.task == "detect" and value < _LEAST_MAP:
+        return f"has an mAP of {format_percent(value)} %, so that it finds next to nothing"
+    if report.task == "segment" and report.classes and value <= 1 / len(report.classes):
+        most = format_percent(1 / len(report.classes))
+        return f"has an mIoU of {format_percent(value)} %, which one class everywhere (up to {most} %) could reach too"
+    return None
 
 
 def _chance(report: Report) -> float | None:

@@ -329,11 +329,13 @@ class Report:
         return evaluation.metrics[metric] - self.baseline.metrics[metric]
 
     def difference_interval(self, evaluation: Evaluation) -> Interval | None:
-        """95 % interval of the difference in `score` on the same samples; None where it was not computed."""
+        """95 % interval of the difference in `score` on the same samples; None where it was not computed, or has no
+        length, which no finite number of samples can show.
+        """
         if self.score is None:
             return None
         low, high = (evaluation.metrics.get(f"{self.score.name}_difference_{end}") for end in ("low", "high"))
-        return None if low is None or high is None else (low, high)
+        return None if low is None or high is None or low == high else (low, high)
 
     def latency_at(self, evaluation: Evaluation, batch_size: int | None = None) -> Latency | None:
         """Latency at a batch size, the first one that was timed if None. None where it was not timed."""
@@ -359,7 +361,8 @@ class Report:
         """Time of `speed_reference` over this one's (above 1 is faster); None where it was not timed."""
         mine, reference = self.latency_at(evaluation, batch_size), self.speed_reference(evaluation, batch_size)
         theirs = None if reference is None or mine is None else self.latency_at(reference, mine.batch_size)
-        return None if mine is None or theirs is None else theirs.compared_ms / mine.compared_ms
+        # A time of 0 is below what the clock shows: how much faster that is, nobody can say.
+        return None if mine is None or theirs is None or not mine.compared_ms else theirs.compared_ms / mine.compared_ms
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from quantkit.evaluation.bootstrap import draw_weights, mean_difference_interval, percentile_interval
+from quantkit.evaluation.bootstrap import (
+    can_draw,
+    draw_weights,
+    explain_no_interval,
+    mean_difference_interval,
+    percentile_interval,
+)
 
 
 def test_draws_are_the_same_for_both_sides_of_a_difference():
@@ -46,3 +52,12 @@ def test_draws_without_a_number_are_left_out():
         percentile_interval([math.nan])
     with pytest.raises(ValueError, match="shape"):
         mean_difference_interval(np.zeros(0), np.zeros(0))
+
+
+def test_few_samples_and_few_that_differ_allow_no_interval():
+    assert [can_draw(29, 29), can_draw(30, 9), can_draw(30, 10)] == [False, False, True]
+    few = explain_no_interval("mAP", {"int8": 10, "b": 2}, num_samples=10, baseline="fp32")
+    assert few == ("no interval of mAP: 10 images are too few, 30 are needed",)
+    found = explain_no_interval("Mean", {"a": 10, "b": 0}, num_samples=5000, baseline="fp32", noun="samples")
+    assert found == ("b: no interval of Mean: only 0 of 5,000 samples differ from fp32's",)
+    assert explain_no_interval("mAP", {}, num_samples=0, baseline="fp32") == ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import METRICS, evaluate, feed, metric_notes
+from quantkit.evaluation import METRICS, Fidelity, evaluate, feed, metric_notes
 from quantkit.evaluation.metrics import Sqnr
 from quantkit.types import Batch, TensorSpec
 
@@ -115,8 +115,18 @@ def test_feed_casts_to_half_precision_models():
 def test_output_without_a_batch_dimension_is_refused_only_where_it_matters():
     runner = FunctionRunner(lambda x: {"y": x, "total": np.float32(x.sum()).reshape(1, 1)}, batch_size=4)
     assert feed(runner, next(batches(4)))["total"].shape == (1, 1)
-    with pytest.raises(EvaluationError, match=r"'total'.*the 4 samples of the model's fixed batch"):
+    with pytest.raises(
+        EvaluationError, match=r"'total'.*the 4 samples of the model's fixed batch.*--batch-size 4 and a"
+    ):
         feed(runner, next(batches(3)))
+
+
+def test_rows_of_all_images_in_one_list_need_a_batch_of_the_models_size():
+    """A detector of one image: [M, 7] has as many rows as there are boxes, and nothing tells whose they are."""
+    runner = FunctionRunner(lambda x: {"rows": np.zeros((5 * len(x), 7), np.float32)}, batch_size=1)
+    with pytest.raises(EvaluationError, match=r"'rows'.*cannot be told apart; run it with --batch-size 1$"):
+        feed(runner, next(batches(3)))
+    assert feed(runner, next(batches(1)))["rows"].shape == (5, 7)
 
 
 def test_without_labels_there_is_agreement_but_no_accuracy():
@@ -183,6 +193,13 @@ def test_own_metrics_and_progress():
     assert METRICS["sqnr"] is Sqnr
 
 
+def test_boxes_of_all_images_in_one_list_have_no_classes_and_no_agreement():
+    runner = FunctionRunner(lambda x: np.ones((len(x) + 3, 7), np.float32))
+    found = evaluate({"a": runner, "b": runner}, batches(), baseline="a").metrics
+    assert found["a"].keys() == {"non_finite"}
+    assert "agreement" not in found["b"]
+
+
 def test_label_beyond_the_scores_names_sample_class_and_fix():
     targets = TARGETS.copy()
     targets[13] = 6
@@ -201,6 +218,20 @@ def test_what_cannot_be_compared_is_refused():
         evaluate(variants, batches(), baseline="c")
     with pytest.raises(EvaluationError, match="no samples"):
         evaluate({"a": FunctionRunner(identity)}, [], baseline="a")
+
+
+@pytest.mark.parametrize(("task", "advice"), [("detect", "one layout"), ("segment", "one input size")])
+def test_a_variant_of_another_shape_is_told_what_helps_in_this_task(task, advice):
+    class Stub(Fidelity):
+        name = task
+
+    variants = {"a": FunctionRunner(identity), "b": FunctionRunner(lambda x: x[:, :3])}
+    with pytest.raises(EvaluationError, match=advice) as caught:
+        evaluate(variants, batches(), baseline="a", task=Stub())
+    assert "--task" not in str(caught.value)
+    assert "compares_outputs" not in str(caught.value)
+    with pytest.raises(EvaluationError, match=r"if they are boxes, say --task detect$"):
+        evaluate(variants, batches(), baseline="a")
 
 
 def test_labels_must_be_there_throughout():

@@ -210,3 +210,46 @@ def test_batch_sizes(text, sizes):
 def test_wrong_batch_sizes_name_the_option(text):
     with pytest.raises(EvaluationError, match="--batch-sizes"):
         parse_batch_sizes(text)
+
+
+class BusyMachine(VirtualClock):
+    """Gives the process the processor for some milliseconds, then takes it away for as many more."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+        self.left = 4.0
+
+    def work(self, ms: float) -> float:
+        wall = ms = ms * self.rng.uniform(0.98, 1.02)
+        while ms > self.left:
+            ms -= self.left
+            wall += 8 * self.rng.uniform(0.8, 1.2)
+            self.left = 4 * self.rng.uniform(0.8, 1.2)
+        self.left -= ms
+        return wall
+
+
+class InterruptedRunner(TimedRunner):
+    def run(self, inputs):
+        self.clock.now += int(MS * self.clock.work(self.durations[0]))
+        return {}
+
+
+def test_on_a_busy_machine_a_speed_up_is_no_surer_than_the_medians():
+    for seed in range(8):
+        clock = BusyMachine(seed)
+        runners = [InterruptedRunner(clock, "a", 1.3), InterruptedRunner(clock, "b", 2.1)]
+        found = measure(clock, runners, duration_s=1.0, min_iterations=20, warmup_s=0.5)
+        slow, (low, high) = found["b"], found["b"].speedup_interval
+        base = found["a"].median_ms
+        assert slow.median_interval_ms[1] > 3 * slow.median_interval_ms[0]
+        assert high > 0.9 * base / slow.median_interval_ms[0]
+        assert low < 1.1 * base / slow.median_interval_ms[1]
+
+
+def test_a_slow_call_does_not_end_a_turn():
+    clock = VirtualClock()
+    runner = TimedRunner(clock, "a", 10, 10, 200, *[10] * 9)
+    measure(clock, [runner, TimedRunner(clock, "b", 10)], min_iterations=4)
+    assert runs_of(clock.calls[2:]) == [("a", 4), ("b", 8), ("a", 4)]

@@ -128,7 +128,7 @@ def test_the_ratio_lies_in_its_interval_and_equal_times_leave_no_doubt():
     found = speedup_intervals({"a": [[2.0]] * 9, "b": [[0.5, 0.5]] * 9}, REFERENCES)
     assert found == {"a": None, "b": (4.0, 4.0)}
     for _ in range(20):
-        a, b = rng.lognormal(0, 1, (6, 3)), rng.lognormal(0, 1, (6, 3))
+        a, b = rng.lognormal(0, 0.2, (6, 9)), rng.lognormal(0, 0.2, (6, 9))
         low, high = speedup_intervals({"a": a, "b": b}, REFERENCES)["b"]
         assert low <= np.median(a) / np.median(b) <= high
 
@@ -147,3 +147,29 @@ def test_each_is_compared_with_the_first_of_its_backend():
     assert find_references(["x", "y"], None) == {"x": "x", "y": "x"}
     backends = {"r8": "RTX", "t32": "TRT", "r32": "RTX", "t8": "TRT"}
     assert find_references(list(backends), backends) == {"r8": "r8", "t32": "t32", "r32": "r8", "t8": "t32"}
+
+
+def test_an_interval_is_wider_where_calls_were_interrupted():
+    # In every round the same share of calls is interrupted, a little less than half of them.
+    quick, long = [2.0, 2.1, 2.05, 1.95, 2.02], [9.0, 9.5, 9.2, 9.1]
+    rounds = {"a": [[1.0, 1.01, 0.99] * 3] * 40, "b": [quick + long] * 40}
+    low, high = speedup_intervals(rounds, REFERENCES)["b"]
+    ends = rank_interval(rounds["b"], 50)
+    assert ends[1] >= 9 > 2.1 > ends[0]
+    assert low < 0.115
+    assert high > 0.45
+    # Rare but long: the mean is far from the median, which is sure all the same.
+    rare = {"a": rounds["a"], "b": [[2.0] * 9 + [50.0]] * 40}
+    assert speedup_intervals(rare, REFERENCES)["b"] == pytest.approx((0.5, 0.5), rel=0.02)
+    # Too few calls for a median's interval: nothing is said.
+    assert speedup_intervals({"a": [[1.0]] * 5, "b": [[2.0], [2.0], [2.0], [50.0], [2.0]]}, REFERENCES)["b"] is None
+
+
+def test_slow_phases_of_both_still_cancel():
+    pace = [1.0] * 20 + [3.0] * 20
+    rng = np.random.default_rng(2)
+    rounds = {
+        name: [(ms * p * rng.uniform(0.99, 1.01, 9)).tolist() for p in pace] for name, ms in (("a", 1.0), ("b", 2.0))
+    }
+    low, high = speedup_intervals(rounds, REFERENCES)["b"]
+    assert 0.45 < low <= 0.5 <= high < 0.55

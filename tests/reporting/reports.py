@@ -123,6 +123,28 @@ def make_unlabelled() -> Report:
     return replace(report, evaluations=tuple(evaluations), score=None)
 
 
+def plausible(report: Report) -> Report:
+    """The report with shares and counts as any measurement gives them."""
+
+    def fix(evaluation: Evaluation) -> Evaluation:
+        found = {}
+        for name, value in evaluation.metrics.items():
+            low = evaluation.metrics.get(name.replace("_high", "_low"), value)
+            found[name] = max(value, low) if name.endswith("_difference_high") else _share(value)
+            if name in ("rmse", "sqnr_db", "cosine") or name.endswith("_low"):
+                found[name] = value
+        return replace(evaluation, metrics=found)
+
+    classes = tuple(
+        replace(c, scores={name: _share(value) for name, value in c.scores.items()}) for c in report.classes
+    )
+    return replace(report, evaluations=tuple(map(fix, report.evaluations)), classes=classes)
+
+
+def _share(value: float) -> float:
+    return abs(value) % 1 if math.isfinite(value) else math.nan if math.isnan(value) else math.inf
+
+
 def make_hostile() -> Report:
     report = make_report()
     first, *others = report.evaluations

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.reporting.classes import class_tables, wilson_interval
+from quantkit.reporting.classes import class_tables
 from quantkit.types import ClassScore
+from quantkit.verdicts import wilson_interval
 
 from .samples import ERROR, make_classification, make_detection, make_imagenet, make_report_of_classes
 
@@ -75,3 +76,11 @@ def test_without_classes_or_score_there_is_nothing():
     report = make_classification()
     assert class_tables(replace(report, classes=())) == ()
     assert class_tables(replace(report, score=None)) == ()
+
+
+def test_a_change_that_is_shown_as_nothing_is_none():
+    red = ClassScore("red", 10**6, {"fp32": 0.5, "int8": 0.49996})
+    blue = ClassScore("blue", 10**6, {"fp32": 0.5, "int8": 0.4999})
+    (table,) = class_tables(make_report_of_classes(red, blue))
+    assert table.summary == "Of 2 classes, 1 lost, 0 gained and 1 did not change."
+    assert [row.label for row in table.first] == ["blue"]

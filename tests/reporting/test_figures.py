@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.figures import (
+    format_beside,
+    format_bounds,
     format_count,
     format_difference,
     format_percent,
+    format_plus_minus,
     format_score,
     format_score_difference,
     format_significant,
@@ -19,7 +22,7 @@ from quantkit.reporting.figures import (
     score_unit,
     shorten,
 )
-from quantkit.types import TOP1
+from quantkit.types import TOP1, Score
 
 from .reports import HOSTILE
 from .samples import ERROR
@@ -102,3 +105,17 @@ def test_shortened_names_keep_both_ends(text, length):
         head, tail = short.split("…", 1) if short.count("…") == 1 else (short[:1], short[-1:])
         assert whole.startswith(head)
         assert whole.endswith(tail)
+
+
+def test_a_difference_has_the_digits_of_its_interval():
+    loss = Score("loss", "Loss", is_fraction=False)
+    assert format_plus_minus(0.0000113, -0.0004653, 0.0004879, loss) == "+0.00001 ± 0.00048"
+    assert format_plus_minus(0.0000113, -0.0001, 0.0004879, loss) == "+0.00001 (-0.00010 to +0.00049)"
+    assert format_plus_minus(-0.001, -0.0035, 0.0015, TOP1) == "-0.10 ± 0.25"
+    assert format_plus_minus(0.0, -0.00002, 0.00002, TOP1) == "0.00 ± 0.00"
+    assert format_beside(0.0000113, -0.0004653, 0.0004879, loss) == "+0.00001"
+    assert format_bounds(-1.25e-12, 1.25e-12, loss) == "-1.25e-12 to +1.25e-12"
+    assert format_bounds(-1200.4, 800.2, loss) == "-1200 to +800"
+    assert format_bounds(-1.7e308, 1.7e308, loss) == "-1.70e+308 to +1.70e+308"
+    assert format_plus_minus(1e308, -1.7e308, 1.7e308, loss).startswith("+1.00e+308 ")
+    assert format_plus_minus(1.0, -math.inf, math.inf, loss) == "+1 (-∞ to ∞)"

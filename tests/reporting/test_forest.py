@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 
+from quantkit.reporting import report_html
 from quantkit.reporting.forest import make_forest
 
 from .reports import any_report, make_unlabelled
@@ -35,8 +38,24 @@ def test_better_is_right_where_less_of_the_score_is_better():
     fp16, int8, worst = forest.rows
     assert worst.x < int8.x < fp16.x
     assert worst.low < worst.x < worst.high
-    assert worst.label == "+1.89 (+1.7 to +2.1)"
+    assert worst.label == "+1.89 (+1.70 to +2.10)"
     assert float(forest.ticks[0].label) > 0 > float(forest.ticks[-1].label)
+
+
+def test_a_variant_without_an_interval_is_a_bare_point():
+    report = make_classification()
+    fp32, fp16, int8, minmax = report.evaluations
+    kept = {name: value for name, value in int8.metrics.items() if "_difference_" not in name}
+    bare = replace(report, evaluations=(fp32, fp16, replace(int8, metrics=kept), minmax))
+    forest = make_forest(bare)
+    row = forest.rows[1]
+    assert (row.low, row.high, row.x) == (None, None, make_forest(report).rows[1].x)
+    assert row.label == "-0.10 points (no interval)"
+    assert forest.has_bare
+    assert not make_forest(report).has_bare
+    page = report_html(bare)
+    assert page.count("A hollow point has no interval.") == 1
+    assert "A hollow point has no interval." not in report_html(report)
 
 
 def test_without_intervals_there_is_none():

@@ -12,11 +12,11 @@ from hypothesis import given
 from quantkit.errors import EvaluationError
 from quantkit.reporting import load_report, report_html, report_json, report_markdown
 
-from .reports import any_report, make_report, make_unlabelled
+from .reports import any_report, make_report, make_unlabelled, plausible
 from .samples import SAMPLES, make_classification
 
 
-@given(any_report)
+@given(any_report.map(plausible))
 def test_any_report_comes_back_equal(tmp_path_factory, report):
     path = tmp_path_factory.getbasetemp() / "report.json"
     text = report_json(report)
@@ -72,6 +72,25 @@ def broken(change):
         (broken(lambda c: c.update(warnigns=[])), "unknown field `warnigns` - at `\\$`"),
         (broken(lambda c: c["evaluations"][1].update(nots=[])), r"`nots` - at `\$\.evaluations\[1\]`"),
         (broken(lambda c: c.update(format_version=3)), "format_version 3 is not 1 to 2"),
+        (
+            broken(lambda c: c["evaluations"][2]["metrics"].update(top1=1.7)),
+            r"`\$\.evaluations\[2\]\.metrics\.top1` is 1\.7, it must be a fraction from 0 to 1",
+        ),
+        (
+            broken(lambda c: c["evaluations"][2]["metrics"].update(top1_difference_low=0.6211)),
+            r"metrics\.top1_difference_low` is 0\.6211, it must be at most top1_difference_high, 0\.0015",
+        ),
+        (
+            broken(lambda c: c.update(classes=[{"label": "cat", "count": -1, "scores": {}}])),
+            r"`\$\.classes\[0\]\.count` is -1, it must be 0 or more",
+        ),
+        (
+            broken(lambda c: c.update(classes=[{"label": "cat", "count": 1, "scores": {"int8": -0.5}}])),
+            r"`\$\.classes\[0\]\.scores\.int8` is -0\.5",
+        ),
+        (broken(lambda c: c["evaluations"][1].update(num_samples=-5)), r"num_samples` is -5, it must be 0 or more"),
+        (broken(lambda c: c["evaluations"][1]["metrics"].update(broken=-5)), r"metrics\.broken` is -5"),
+        (broken(lambda c: c["evaluations"][1].update(size_bytes=-5)), "size_bytes` is -5"),
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line_with_file_and_field(tmp_path, text, words):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from rich.console import Console
 from quantkit.reporting import print_report
 
 from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
-from .samples import SAMPLES, make_classification, make_partial
+from .samples import SAMPLES, make_classification, make_error_score, make_partial
 
 
 def printed(report, *, encoding="utf-8", **options):
@@ -84,3 +85,25 @@ def test_the_findings_are_a_line_each():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_fit_80_columns(name):
     assert max(map(len, printed(SAMPLES[name]()).splitlines())) <= 80
+
+
+def test_an_interval_that_lies_askew_is_printed_as_it_is():
+    text = printed(of_interval(-0.2157, -0.2422, -0.1982))
+    assert "-21.57 (-24.22 to -19.82)" in text
+    assert "±" not in text
+    assert "-21.57 ± 2.20" in printed(of_interval(-0.2157, -0.2377, -0.1937))
+
+
+def test_a_long_name_of_a_score_is_broken_between_words():
+    report = make_error_score()
+    report = replace(report, score=replace(report.score, label="Negative log likelihood"))
+    text = printed(report, width=80)
+    assert all(word in text for word in ("Negative log", "likelihood"))
+    assert "…" not in text
+
+
+def of_interval(difference, low, high):
+    report = make_report()
+    fp32, _, int8 = report.evaluations
+    metrics = {**int8.metrics, "top1": 0.8103 + difference, "top1_difference_low": low, "top1_difference_high": high}
+    return replace(report, evaluations=(fp32, replace(int8, metrics=metrics)))

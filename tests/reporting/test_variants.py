@@ -13,7 +13,8 @@ from .samples import make_classification, make_detection, make_error_score, make
 def test_rows_show_what_the_report_holds():
     fp32, _, int8 = accuracy_rows(make_report())
     assert (fp32.difference, fp32.mlperf, fp32.sqnr_db, fp32.size_ratio) == ("–", "–", "–", "1.00x")
-    assert (int8.score, int8.difference, int8.interval, int8.plus_minus) == ("80.93", "-0.10", "-0.35 to +0.15", "0.25")
+    assert (int8.score, int8.difference, int8.interval) == ("80.93", "-0.10", "-0.35 to +0.15")
+    assert int8.with_interval == "-0.10 ± 0.25"
     assert (int8.flips, int8.p_value, int8.agreement, int8.cosine) == ("78 / 88", "0.485", "97.48", "0.99838")
     assert (int8.size_mb, int8.mlperf) == ("0.331", "99 % kept, 99.9 % open")
     fp32, fp16, int8 = speed_rows(make_report())
@@ -33,7 +34,7 @@ def test_rows_of_a_device_compare_computations_on_that_device():
 
 def test_any_score_is_shown_in_its_own_unit():
     *_, last = accuracy_rows(make_error_score())
-    assert (last.score, last.difference, last.interval) == ("6.100", "+1.89", "+1.7 to +2.1")
+    assert (last.score, last.difference, last.interval) == ("6.100", "+1.89", "+1.70 to +2.10")
     assert last.mlperf == "99 % missed, 99.9 % missed"
     *_, last = accuracy_rows(make_detection())
     assert (last.score, last.difference, last.interval) == ("37.21", "-1.93", "-2.36 to -1.51")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from quantkit.reporting.verdict import partial_notice, remarks, verdicts
+from quantkit.reporting.verdict import cautions, partial_notice, remarks, verdicts
+from quantkit.types import ClassScore, GateCheck, Score
 
 from .reports import GPU, any_report, device_latency, latency, make_report, make_unlabelled, metrics
 from .samples import make_classification, make_detection, make_error_score, make_partial
@@ -165,3 +166,77 @@ def test_a_partial_report_is_called_partial_before_all_else():
     assert partial_notice(make_partial()) == "Partial: 200 of 10,000 samples; interrupted"
     assert remarks(make_partial())[0] == "Partial: 200 of 10,000 samples; interrupted."
     assert partial_notice(make_report()) == ""
+
+
+def of_map(base, value, *, num_samples=10, interval=None, task="detect", score=None, **more):
+    """A baseline and INT8, judged by mAP."""
+    score = score or Score("map", "mAP")
+    fp32, _, int8 = make_report().evaluations
+    ends = (
+        {}
+        if interval is None
+        else {f"{score.name}_difference_{e}": v for e, v in zip(("low", "high"), interval, strict=True)}
+    )
+    fp32 = replace(fp32, metrics={score.name: base}, num_samples=num_samples, latency=None)
+    int8 = replace(int8, metrics={score.name: value, **ends, **more}, num_samples=num_samples, latency=None)
+    return make_report(evaluations=(fp32, int8), task=task, score=score)
+
+
+@pytest.mark.parametrize(
+    ("report", "headline"),
+    [
+        (
+            of_map(0.62, 0.62, interval=(0.0, 0.0), differing=0.0),
+            "int8 has the same mAP as fp32 (10 images are too few for an interval)",
+        ),
+        (
+            of_map(0.62, 0.40, differing=7.0),
+            "int8 differs from fp32 by -22.00 points mAP (10 images are too few for an interval)",
+        ),
+        (
+            of_map(0.62, 0.61999, num_samples=5000, differing=3.0),
+            "int8 differs from fp32 by less than 0.01 points mAP "
+            "(only 3 of 5,000 images differ, too few for an interval)",
+        ),
+        (of_map(0.62, 0.61, num_samples=5000), "int8 differs from fp32 by -1.00 points mAP (no interval)"),
+        (
+            of_map(0.62, 0.62, differing=0.0, sqnr_db=float("inf")),
+            "int8 gives the same answers as fp32 on all 10 images",
+        ),
+    ],
+)
+def test_without_an_interval_the_difference_is_all_that_is_said(report, headline):
+    (verdict,) = verdicts(report)
+    assert verdict.headline == headline
+    assert {gate.why for gate in verdict.gates} == {"by the score itself, no interval"}
+
+
+def test_a_loss_that_rounds_to_nothing_is_named_by_what_it_is_less_than():
+    (verdict,) = verdicts(of_map(0.62, 0.62, num_samples=5000, interval=(-0.00002, 0.00003), differing=12.0))
+    assert "a loss of more than 0.01 points can be ruled out" in verdict.sentences[0]
+    assert "up to 0.00" not in verdict.sentences[0]
+
+
+def test_labels_that_do_not_fit_a_detector_or_a_segmentation_raise_a_doubt():
+    (doubt,) = remarks(of_map(0.0005, 0.0004))
+    assert doubt.startswith("fp32 itself has an mAP of 0.05 %, so that it finds next to nothing: check that the labels")
+    assert remarks(of_map(0.02, 0.02)) == ()
+    miou = {"task": "segment", "score": Score("miou", "mIoU")}
+    classes = tuple(ClassScore(str(n), 9, {"fp32": 0.2}) for n in range(4))
+    (doubt,) = remarks(replace(of_map(0.25, 0.2, **miou), classes=classes))
+    assert "which one class everywhere (up to 25.00 %) could reach too" in doubt
+    assert remarks(replace(of_map(0.26, 0.2, **miou), classes=classes)) == ()
+
+
+def test_warnings_about_times_are_cautions_where_a_speed_is_judged():
+    warnings = (
+        "calls were interrupted, mean times are over 1.5 times the median: int8 (batch 8)",
+        "the machine was busy (load 9.0 on 2 cores): latencies are longer and less certain",
+        "Calibration and evaluation share 12 samples.",
+    )
+    report = make_report(warnings=warnings)
+    speed, drop = (
+        GateCheck("int8", limit, True, 2.0, 1.5, False, "") for limit in ("--min-speedup 1.5", "--max-drop 1%")
+    )
+    assert cautions(report, [drop, speed])[-2:] == warnings[:2]
+    assert cautions(report, [drop]) == remarks(report)
