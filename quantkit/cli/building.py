@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.options import ExcludeOption, ModelArgument, QuietOption
+from quantkit.cli.output import megabytes
 from quantkit.pipeline import HighPrecision
 
 if TYPE_CHECKING:
@@ -196,9 +197,7 @@ def _print_engine(model: Path, built: BuiltEngine) -> None:
         rows.append(("for", manifest.gpu or "sm80 and newer"))
     for profile in manifest.options.get("profiles", []):
         rows += [(f"shapes of {name}", shape) for name, shape in profile.items()]
-    rows.append(
-        ("size", f"{model.stat().st_size / 1e6:.2f} MB ONNX → {manifest.engine_size_bytes / 1e6:.2f} MB engine")
-    )
+    rows.append(("size", f"{megabytes(model.stat().st_size)} ONNX → {megabytes(manifest.engine_size_bytes)} engine"))
     for label, value in rows:
         typer.echo(f"  {label:24}{value}")
     word = "kept " if built.reused else "wrote"

@@ -13,7 +13,7 @@ from quantkit.cli.text import visible
 from quantkit.pipeline import Tell
 from quantkit.types import CalibrationTable, QuantizedModel
 
-__all__ = ["INTERRUPTED", "command_line", "make_printer", "print_calibration", "print_quantized"]
+__all__ = ["INTERRUPTED", "command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -72,11 +72,16 @@ def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, s
             "operators in INT8",
             f"{quantized.num_quantized} of {quantized.num_weighted}",
         ),
-        ("model size", f"{_megabytes(before)} → {_megabytes(after)} ({before / after:.1f}x smaller)"),
+        ("model size", f"{megabytes(before)} → {megabytes(after)} ({_ratio(before, after)})"),
     ]
 
 
-def _megabytes(size: int) -> str:
+def _ratio(before: int, after: int) -> str:
+    return f"{before / after:.1f}x smaller" if before >= after else f"{after / before:.1f}x larger"
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes for people."""
     if size < 10_000:
         return f"{size / 1e3:.2f} kB"
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"

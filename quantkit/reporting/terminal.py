@@ -39,10 +39,10 @@ def print_report(report: Report, console: Console) -> None:
     for verdict in verdicts(report):
         console.print(_text(console, f"{verdict.headline}.", _TONES[verdict.tone]))
     console.print(_accuracy_table(console, report, accuracy_rows(report)))
-    if speeds:
-        console.print(_speed_table(console, speeds))
     if sweep := sweep_rows(report):
-        console.print(_sweep_table(console, [row for found in sweep.values() for row in found]))
+        console.print(_speed_table(console, [row for found in sweep.values() for row in found], with_batch=True))
+    elif speeds:
+        console.print(_speed_table(console, speeds, with_batch=False))
     for line in _findings(report):
         console.print(_text(console, line))
     notes = [*((r, "yellow") for r in doubts(report)), *((w, "yellow") for w in report.warnings)]
@@ -77,29 +77,16 @@ def _broken(label: str) -> str:
     return "\n".join([*shown[:-1], f"{shown[-1]}…"] if len(lines) > _MOST_LINES else shown)
 
 
-def _speed_table(console: Console, table: Sequence[SpeedRow]) -> Table:
+def _speed_table(console: Console, table: Sequence[SpeedRow], *, with_batch: bool) -> Table:
     return _table(
         console,
         {
             "": [r.name for r in table],
+            **({"batch": [r.batch_size for r in table]} if with_batch else {}),
             "median ms": [r.median_ms for r in table],
             "p90": [r.p90_ms for r in table],
             "p99": [r.p99_ms for r in table],
             "compute": [r.compute_ms for r in table],
-            "speed-up": [_speedup(r) for r in table],
-            "samples/s": [r.throughput for r in table],
-        },
-    )
-
-
-def _sweep_table(console: Console, table: Sequence[SpeedRow]) -> Table:
-    return _table(
-        console,
-        {
-            "": [r.name for r in table],
-            "batch": [r.batch_size for r in table],
-            "median ms": [r.median_ms for r in table],
-            "p99": [r.p99_ms for r in table],
             "speed-up": [_speedup(r) for r in table],
             "samples/s": [r.throughput for r in table],
         },
