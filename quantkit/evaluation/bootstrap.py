@@ -48,7 +48,8 @@ def explain_no_interval(
     if differing and num_samples < FEWEST_SAMPLES:
         return (f"no interval of {label}: {num_samples:,} {noun} are too few, {FEWEST_SAMPLES} are needed",)
     return tuple(
-        f"{variant}: no interval of {label}: only {count:,} of {num_samples:,} {noun} differ from {baseline}'s"
+        f"{variant}: no interval of {label}: {f'only {count:,}' if count else 'none'} of {num_samples:,} {noun} differ "
+        f"from {baseline}'s"
         for variant, count in differing.items()
         if count < FEWEST_DIFFERING
     )

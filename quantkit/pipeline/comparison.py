@@ -165,4 +165,4 @@ def _merge(mappings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def _texts(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
-    return {key: str(value) for key, value in facts.items()}
+    return {key: str(value) for key, value in facts.items() if value is not None}

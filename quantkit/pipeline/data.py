@@ -101,7 +101,9 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> N
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]
         classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
-    say(f"data: {chosen} samples of {data} (seed {seed}{classes or ', no labels'})")
+    if not classes and getattr(dataset, "labelled", True):
+        classes = ", no labels"
+    say(f"data: {chosen} samples of {data} (seed {seed}{classes})")
     if dataset.preprocessing is not None:
         say(f"preprocessing: {describe_preprocessing(dataset.preprocessing)}")
 

@@ -198,7 +198,7 @@ def evaluate(
             "name": Path(data).name,
             "num_samples": found.num_samples,
             "num_skipped": len(skipped_files),
-            "num_classes": len(judge.class_names),
+            "num_classes": len(judge.class_names) or int(found.metrics["fp32"].get("num_classes", 0)),
             "fingerprint": dataset.fingerprint,
             **judge.facts,
             **judge.task.facts,

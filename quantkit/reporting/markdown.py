@@ -29,7 +29,7 @@ def report_markdown(report: Report) -> str:
         parts.append(f"> [!WARNING]\n> **{escape(notice)}.** Every number here is of these samples alone.")
     parts += [f"**Caution:** {escape(doubt)}" for doubt in doubts(report)]
     for verdict in verdicts(report):
-        gates = " ".join(f"MLPerf {gate.name}: {gate.word}." for gate in verdict.gates)
+        gates = " ".join(f"MLPerf {gate.name}: {gate.word} ({gate.why})." for gate in verdict.gates)
         parts.append(f"**{escape(verdict.headline)}.** {escape(' '.join([*verdict.sentences, gates]))}".rstrip())
     parts += ["## Accuracy and size", _accuracy_table(report, accuracy_rows(report))]
     parts += _speed(report)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,10 @@ _MOST_LINES = 4
 
 _NUM_NAMED = 3
 """Classes and tensors that a terminal names; the files name all."""
+
+
+_NAME_ROOM, _GAP = 12, 3
+"""Characters that a variant's name gets at least, and those between two columns."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -115,8 +120,18 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _table(console: Console, columns: Mapping[str, Sequence[str]]) -> Table:
-    """A table of the columns in which something was measured, without frame; names may wrap, numbers never do."""
+    """A table of the columns in which something was measured, without frame; names may wrap, numbers never do.
+
+    On a narrow terminal the last columns are left out rather than the names.
+    """
     shown = {name: cells for name, cells in columns.items() if any(cell.strip("*") != MISSING for cell in cells)}
+    widths = [
+        max(cell_len(part) for text in (name, *cells) for part in text.split("\n")) for name, cells in shown.items()
+    ]
+    room = min(_NAME_ROOM, widths[0])
+    while len(shown) > 2 and room + sum(width + _GAP for width in widths[1:]) > console.width - 2:
+        shown.popitem()
+        widths.pop()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(shown):
         heading = Text("\n").join(_text(console, line, "bold") for line in name.split("\n"))

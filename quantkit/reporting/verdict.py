@@ -205,7 +205,8 @@ def _why_unknown(report: Report, evaluation: Evaluation) -> str:
         return f"{evaluation.num_samples:,} {noun} are too few for an interval"
     if differing >= FEWEST_DIFFERING:
         return "no interval"
-    return f"only {differing:,.0f} of {evaluation.num_samples:,} {noun} differ, too few for an interval"
+    count = f"only {differing:,.0f}" if differing else "none"
+    return f"{count} of {evaluation.num_samples:,} {noun} differ, too few for an interval"
 
 
 def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> str:

@@ -59,5 +59,5 @@ def test_few_samples_and_few_that_differ_allow_no_interval():
     few = explain_no_interval("mAP", {"int8": 10, "b": 2}, num_samples=10, baseline="fp32")
     assert few == ("no interval of mAP: 10 images are too few, 30 are needed",)
     found = explain_no_interval("Mean", {"a": 10, "b": 0}, num_samples=5000, baseline="fp32", noun="samples")
-    assert found == ("b: no interval of Mean: only 0 of 5,000 samples differ from fp32's",)
+    assert found == ("b: no interval of Mean: none of 5,000 samples differ from fp32's",)
     assert explain_no_interval("mAP", {}, num_samples=0, baseline="fp32") == ()

@@ -70,7 +70,7 @@ def test_a_device_s_own_times_are_shown_where_there_are_any():
 def test_everything_is_told():
     text = report_markdown(make_classification())
     for words in (
-        "MLPerf 99 %: kept. MLPerf 99.9 %: open.",
+        "MLPerf 99 %: kept (all of the 95 % interval keeps it). MLPerf 99.9 %: open (",
         "### By batch size",
         "| int8 | 32 | 16.6 (16.4 to 16.7) | 21.7 (20.6 to 23.7) | 2.86x (2.82 to 2.92) | 1,873 |",
         "| horse | 1,000 | 61.80 | 58.50 (55.42 to 61.52) | -3.30 |",

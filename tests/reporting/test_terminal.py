@@ -107,3 +107,17 @@ def of_interval(difference, low, high):
     fp32, _, int8 = report.evaluations
     metrics = {**int8.metrics, "top1": 0.8103 + difference, "top1_difference_low": low, "top1_difference_high": high}
     return replace(report, evaluations=(fp32, replace(int8, metrics=metrics)))
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
+def test_a_narrow_terminal_keeps_the_names(width):
+    """Columns are left out from the right; no name vanishes and no number is cut."""
+    report = make_classification()
+    buffer = io.StringIO()
+    print_report(report, Console(file=buffer, width=width))
+    lines = buffer.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines if line.startswith(" ")]
+    for evaluation in report.evaluations:
+        assert any(row and row[0] == evaluation.name for row in rows), evaluation.name
+    assert not any("…" in cell for row in rows for cell in row)
