@@ -18,6 +18,7 @@ __all__ = [
     "FEWEST_DIFFERING",
     "FEWEST_SAMPLES",
     "MLPERF",
+    "NORMAL_975",
     "GateWord",
     "Judgement",
     "SpeedJudgement",
@@ -57,10 +58,10 @@ computes no bootstrap, it is missing.
 
 GateWord = Literal["passed", "failed", "undecided"]
 
-_NORMAL_975 = 1.959963984540054
+NORMAL_975 = 1.959963984540054
 _NORMAL_80 = 0.8416212335729143
 
-_POWER = (_NORMAL_975 + _NORMAL_80) / _NORMAL_975
+_POWER = (NORMAL_975 + _NORMAL_80) / NORMAL_975
 """Half-widths that must fit in for the interval to decide in 80 of 100 runs; at 1 it would in 50."""
 
 _MOST_SAMPLES = 10**12
@@ -273,7 +274,7 @@ def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> flo
     """
     n = num_samples + 2
     f, b = (fixed + 1) / n, (broken + 1) / n
-    return _NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)
+    return NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -282,7 +283,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     >>> [round(end, 3) for end in wilson_interval(0.9, 10)]
     [0.596, 0.982]
     """
-    z = _NORMAL_975**2 / count
+    z = NORMAL_975**2 / count
     middle = (share + z / 2) / (1 + z)
     half = math.sqrt(max(z * share * (1 - share) + z * z / 4, 0.0)) / (1 + z)
     return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -14,7 +14,7 @@ import numpy as np
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
-from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores
+from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
 from quantkit.feeding import fixed_batch_size, run_batch
 from quantkit.types import Array, Batch, Runner, TaskName
 
@@ -173,11 +173,7 @@ def _outputs_in_scope(
 ) -> list[str]:
     if metric.scope in ("scores", "labels"):
         return [scores] if scores is not None and (labelled or metric.scope == "scores") else []
-    return [name for name, array in reference.items() if _is_float(array) == (metric.scope == "floats")]
-
-
-def _is_float(array: Array) -> bool:
-    return bool(np.issubdtype(array.dtype, np.floating))
+    return [name for name, array in reference.items() if is_float(array) == (metric.scope == "floats")]
 
 
 def _check_outputs(
@@ -210,7 +206,7 @@ def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
     wanted = {spec.name: spec.dtype for spec in runner.inputs}
     return {
         name: array.astype(wanted[name])
-        if name in wanted and _is_float(array) and np.issubdtype(wanted[name], np.floating)
+        if name in wanted and is_float(array) and np.issubdtype(wanted[name], np.floating)
         else array
         for name, array in inputs.items()
     }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.evaluate import feed
+from quantkit.evaluation.metrics.accuracy import probabilities
 from quantkit.evaluation.significance import mcnemar_p_value
 from quantkit.evaluation.tasks.classification import find_scores
 from quantkit.types import Array, Batch, Runner
@@ -124,8 +125,6 @@ def _entropy(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
-    z = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0, posinf=1e6, neginf=-1e6)
-    if (z >= 0).all() and np.allclose(z.sum(axis=1), 1.0, atol=1e-3):
-        return z
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+    """Without NaN and infinity, which count as no score and as the largest."""
+    finite = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0, posinf=1e6, neginf=-1e6)
+    return probabilities(finite, tolerance=1e-3)

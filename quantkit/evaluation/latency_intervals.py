@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.evaluation.bootstrap import draw_weights
+from quantkit.verdicts import NORMAL_975
 
 __all__ = ["binomial_ranks", "find_references", "rank_interval", "speedup_intervals"]
 
@@ -30,7 +31,6 @@ _INTERRUPTED = 1.5
 """Mean over median, or the upper over the lower end of the median's interval, from which calls count as interrupted."""
 
 _NUM_DRAWS = 2000
-_NORMAL_975 = 1.959963984540054
 
 
 def rank_interval(rounds: Rounds, percent: float) -> Interval | None:
@@ -162,7 +162,7 @@ def _is_interrupted(rounds: Rounds, batches: Sequence[npt.NDArray[np.float64]]) 
     if interval is None or interval[1] <= _INTERRUPTED * interval[0]:
         return False
     # Calls that are slow by whole rounds are no interruptions: that cancels in a ratio, which the bootstrap knows.
-    return _effective_count(batches, median) * _student_975(len(batches) - 1) ** 2 >= len(times) * _NORMAL_975**2 / 2
+    return _effective_count(batches, median) * _student_975(len(batches) - 1) ** 2 >= len(times) * NORMAL_975**2 / 2
 
 
 def _widened(interval: Interval | None, reference: Interval | None, variant: Interval | None) -> Interval | None:
@@ -181,7 +181,7 @@ def _effective_count(batches: Sequence[npt.NDArray[np.float64]], at: float) -> f
     independent = share * (1 - share) / count
     found = num / (num - 1) * float(((below - share * sizes) ** 2).sum()) / count**2
     effect = max(1.0, found / independent) if independent else 1.0
-    return float(count / effect * (_NORMAL_975 / _student_975(num - 1)) ** 2)
+    return float(count / effect * (NORMAL_975 / _student_975(num - 1)) ** 2)
 
 
 def _drawn_medians(
@@ -211,7 +211,7 @@ def _expanded_levels(num: int) -> tuple[float, float]:
 
 def _student_975(degrees: int) -> float:
     """97.5th percentile of Student's t, to half a percent from 4 degrees on (Abramowitz and Stegun 26.7.5)."""
-    z = _NORMAL_975
+    z = NORMAL_975
     terms = (
         z,
         (z**3 + z) / 4,

@@ -124,8 +124,8 @@ def open_variants(
         paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
         if refused and variants is not None:
             raise next(iter(refused.values()))
-        found = _given_models(given, paths)
-        paths |= found
+        finished, origins = _given_models(given, paths, table)
+        paths |= finished
         if taken := paths.keys() & opened.keys():
             raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
         runners: dict[str, Runner] = {
@@ -138,7 +138,7 @@ def open_variants(
             engines=opened,
             skipped=left,
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
-            origins={name: _describe_table(path, table) for name, path in found.items()},
+            origins=origins,
         )
 
 
@@ -186,23 +186,25 @@ def _make_variants(
     return paths, left, refused
 
 
-def _given_models(models: Mapping[str, PathLike], taken: Mapping[str, Path]) -> dict[str, Path]:
-    """Paths of finished models by name; each is read once, so that a wrong one is named before anything runs."""
+def _given_models(
+    models: Mapping[str, PathLike], taken: Mapping[str, Path], table: CalibrationTable | None
+) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
+    """Paths of finished models by name, and of which table they were made; each is read before anything runs."""
     from quantkit.graph.model import load_model
 
+    origins = {}
     for name, path in models.items():
         if name in taken:
             raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
-        load_model(path)
-    return {name: Path(path) for name, path in models.items()}
+        made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
+        origins[name] = _describe_table(Path(path), made_of, table)
+    return {name: Path(path) for name, path in models.items()}, origins
 
 
-def _describe_table(path: Path, table: CalibrationTable | None) -> tuple[str, ...]:
+def _describe_table(path: Path, made_of: str, table: CalibrationTable | None) -> tuple[str, ...]:
     """Whether an INT8 model was made of the table that the others are made of here, or which lies beside it."""
     from quantkit.calibration.table import table_checksum
-    from quantkit.graph.model import load_model
 
-    made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
     if not made_of or table is None:
         return describe_origin(path, made_of)
     checksum = table_checksum(table)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import Scope
 from quantkit.types import Array
 
-__all__ = ["Accuracy", "predict_classes", "rank_targets"]
+__all__ = ["Accuracy", "predict_classes", "probabilities", "rank_targets"]
 
 
 class Accuracy:
@@ -88,3 +88,19 @@ def predict_classes(scores: Array) -> npt.NDArray[np.int64]:
     predicted: npt.NDArray[np.int64] = np.asarray(scores.argmax(axis=1), np.int64)
     predicted[np.isnan(scores).any(axis=1)] = -1
     return predicted
+
+
+def probabilities(scores: Array, *, tolerance: float) -> npt.NDArray[np.float64]:
+    """Scores that are probabilities already as they are, others through softmax: [N, C] → float64 [N, C].
+
+    Args:
+        scores: a row with NaN gives NaN.
+        tolerance: how far a row of probabilities may be from a sum of 1.
+    """
+    values = np.asarray(scores, np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=tolerance):
+        return values
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result

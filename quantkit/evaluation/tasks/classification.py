@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.metrics.accuracy import predict_classes, rank_targets
+from quantkit.evaluation.metrics.accuracy import predict_classes, probabilities, rank_targets
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Score, TaskName
 
-__all__ = ["Classification", "as_scores", "find_scores"]
+__all__ = ["Classification", "as_scores", "find_scores", "is_float"]
 
 
 class Classification:
@@ -126,7 +126,7 @@ class Classification:
         rows = np.flatnonzero(before != after)
         if not rows.size:
             return
-        was, now = _probabilities(expected[rows]), _probabilities(scores[rows])
+        was, now = (probabilities(found[rows], tolerance=1e-2) for found in (expected, scores))
         for i, row in enumerate(rows.tolist()):
             target = None if batch.targets is None else int(batch.targets[row])
             kind: Literal["broken", "fixed", "changed"] = "changed"
@@ -162,7 +162,7 @@ def find_scores(outputs: Mapping[str, Array], *, num_samples: int | None = None)
     fitting = (
         name
         for name, array in outputs.items()
-        if _is_float(array)
+        if is_float(array)
         and array.ndim >= 2
         and array.shape[1] >= 2
         and all(d == 1 for d in array.shape[2:])
@@ -176,18 +176,8 @@ def as_scores(array: Array) -> Array:
     return array.reshape(array.shape[:2])
 
 
-def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
-    """Rows that are probabilities already as they are, others through softmax: [N, C] → [N, C]."""
-    values = np.asarray(scores, np.float64)
-    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2):
-        return values
-    with np.errstate(invalid="ignore"):
-        powers = np.exp(values - values.max(axis=1, keepdims=True))
-        result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return result
-
-
-def _is_float(array: Array) -> bool:
+def is_float(array: Array) -> bool:
+    """Whether an output holds floating numbers."""
     return bool(np.issubdtype(array.dtype, np.floating))
 
 
