@@ -12,10 +12,14 @@ CPUINFO = Path("/proc/cpuinfo")
 _WIDE_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 
 
-def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, frozenset[str]]:
-    """Model name and instruction flags of the first processor; empty elsewhere than on Linux."""
+def read_cpuinfo(path: Path | None = None) -> tuple[str, frozenset[str]]:
+    """Model name and instruction flags of the first processor; empty elsewhere than on Linux.
+
+    Args:
+        path: a file in the form of `CPUINFO`, which is the default.
+    """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = (path or CPUINFO).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", frozenset()
     first: dict[str, str] = {}
@@ -25,7 +29,7 @@ def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, frozenset[str]]:
     return first.get("model name", ""), frozenset(first.get("flags", first.get("Features", "")).split())
 
 
-def products_saturate(path: Path = CPUINFO, machine: str | None = None) -> bool:
+def products_saturate(path: Path | None = None, machine: str | None = None) -> bool:
     """Whether sums of UINT8 x INT8 products saturate at 16 bits here: on x86 without VNNI and AMX, or if unknown.
 
     Such a processor adds two products in 16 bits (VPMADDUBSW), where 255 * 127 * 2 does not fit, and results are wrong

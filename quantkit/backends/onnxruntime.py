@@ -32,6 +32,9 @@ class OnnxRuntimeRunner:
         providers: execution providers in order of preference.
         threads: within one operator; 0 leaves it to ONNX Runtime.
         spinning: whether idle threads burn their core while they wait. Faster for latency, wasteful for calibration.
+        fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
+            Q/DQ in float, as the ONNX specification defines them, with the same result on every processor; integer
+            kernels saturate on x86 without VNNI (see `quantkit.processor.products_saturate`).
 
     Raises:
         BackendError: ONNX Runtime refuses the model, with its reason.
@@ -45,12 +48,14 @@ class OnnxRuntimeRunner:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int = 0,
         spinning: bool = True,
+        fuse_qdq: bool = True,
     ) -> None:
         ort = _import()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
         unknown = [p for p in providers if p not in ort.get_available_providers()]
         if unknown:
             raise BackendUnavailableError(

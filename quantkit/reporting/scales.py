@@ -41,14 +41,19 @@ class Scale:
 def nice_ticks(low: float, high: float, target: int) -> list[float]:
     """About `target` multiples of 1, 2 or 5 times a power of ten, of which the first and last enclose the range.
 
+    There are at least two, also for a range of no width, so that an axis between them has a length.
+
     >>> nice_ticks(0.0, 0.53, 5)
     [0.0, 0.2, 0.4, 0.6]
+    >>> nice_ticks(40.0, 40.0, 4)
+    [40.0, 40.00000001]
     """
-    span = max(high - low, 1e-9)
+    span = max(high - low, 1e-9, 1e-9 * max(abs(low), abs(high)))  # steps that floats can tell apart
     rough = span / target
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
     digits = max(0, -math.floor(math.log10(step)))
     return [round(i * step, digits) for i in range(first, last + 1)]
 

@@ -28,6 +28,9 @@ _MOST_BARS = 40
 _WIDTH, _HEIGHT = 640.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 14.0, 26.0, 40.0
 
+_PROFILE_DB = -20.0, 120.0
+"""The profile's axis goes no further: what lies beyond is drawn at its end."""
+
 _LEAST_TOP_DB = 40.0
 """The bars of SQNR end here or at the best tensor: INT8 of uniform values has 20 log10(2^8) = 48 dB at the most."""
 
@@ -189,7 +192,8 @@ def _profile(tensors: Sequence[TensorQuality], worst: Sequence[int]) -> Profile 
     finite = [v for t in tensors for v in (t.sqnr_db, t.own_sqnr_db) if v is not None and math.isfinite(v)]
     if len(tensors) < 3 or len(finite) < 3:
         return None
-    ticks = nice_ticks(max(min(finite), -20.0), min(max(finite), 120.0), 4)
+    least, most = (min(max(end, _PROFILE_DB[0]), _PROFILE_DB[1]) for end in (min(finite), max(finite)))
+    ticks = nice_ticks(least, most, 4)
     y_scale = Scale(ticks[0], ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     x_scale = Scale(0, len(tensors) - 1, _LEFT + 8, _WIDTH - _RIGHT - 8)
 

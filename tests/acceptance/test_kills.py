@@ -221,7 +221,6 @@ def test_kills_at_some_steps_of_each_file(tmp_path, processes, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="ten seconds: set QUANTKIT_SLOW")
 def test_kills_at_every_step_of_each_file(tmp_path, processes, expected):
     kill_at_steps(fresh_folder(tmp_path), processes, expected, itertools.product([PARTIAL, *NAMES], STEPS))
 
@@ -231,7 +230,6 @@ def test_kills_leave_old_or_new_files(tmp_path, processes, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="a minute: set QUANTKIT_SLOW")
 def test_two_hundred_kills_leave_old_or_new_files(tmp_path, processes, expected, record_property):
     stages = kill_and_check(fresh_folder(tmp_path), processes, expected, kills=200, seed=2)
     for stage, count in stages.items():

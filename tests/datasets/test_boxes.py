@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import unicodedata
 
 import numpy as np
@@ -347,7 +346,7 @@ def test_what_cannot_be_taken_is_said(tmp_path):
         open_boxes(tmp_path / "labels", dataset_of(tmp_path / "x.npy"), data=tmp_path / "x.npy")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.usefixtures("ordinary_rights")
 def test_a_file_that_may_not_be_read(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     path = coco(tmp_path / "x.json", ["a.png"], [OBJECT])

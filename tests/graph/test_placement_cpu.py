@@ -21,6 +21,7 @@ from quantkit.graph.placement import observable
 from quantkit.graph.placement_cpu import plan_cpu
 from quantkit.graph.prepare import prepare
 from quantkit.graph.saturation import useful_ranges
+from quantkit.processor import products_saturate
 from quantkit.types import TensorRange
 
 SHAPE = (1, 16, 8, 8)
@@ -97,7 +98,7 @@ def quantized(model: ir.Model, tmp_path: Path, **options: object) -> tuple[Count
     needed = cpu_tensors(model)
     assert set(needed) <= set(observable(model))
     zero = dict.fromkeys(set(needed) - set(ranges), "zero on every sample")
-    result, _ = quantize_for_cpu(model, ranges, skipped=zero, **options)  # type: ignore[arg-type]
+    result, _ = quantize_for_cpu(model, ranges, skipped=zero, reduce_range=products_saturate(), **options)  # type: ignore[arg-type]
     proto = ir.to_proto(result)
     onnx.checker.check_model(proto, full_check=True)
     path = tmp_path / "optimized.onnx"
@@ -117,6 +118,7 @@ def classifier(net: Net, x: str, channels: int = 16) -> str:
 TAIL = {"QLinearGlobalAveragePool": 1, "Flatten": 1, "QGemm": 1, "QuantizeLinear": 1, "Transpose": 2}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("opset", [13, 17, 21])
 @pytest.mark.parametrize("activation", ["none", "Relu", "Clip"])
 def test_a_chain_of_convolutions_runs_in_integers_only(activation: str, opset: int, tmp_path: Path) -> None:
@@ -132,6 +134,7 @@ def test_a_chain_of_convolutions_runs_in_integers_only(activation: str, opset: i
     assert sqnr > 25
 
 
+@pytest.mark.processor
 def test_depthwise_and_strided_convolutions_run_in_integers(tmp_path: Path) -> None:
     net = Net()
     x = net.op("Relu", net.conv("x", out=32))
@@ -140,6 +143,7 @@ def test_depthwise_and_strided_convolutions_run_in_integers(tmp_path: Path) -> N
     assert ops == {"QLinearConv": 3, **TAIL}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("relu", [True, False])
 def test_a_residual_add_runs_in_integers(relu: bool, tmp_path: Path) -> None:
     net = Net()
@@ -151,6 +155,7 @@ def test_a_residual_add_runs_in_integers(relu: bool, tmp_path: Path) -> None:
     assert sqnr > 25
 
 
+@pytest.mark.processor
 def test_silu_runs_in_integers_and_its_input_has_no_codes_for_nothing(tmp_path: Path) -> None:
     net = Net()
     conv = net.conv("x")
@@ -163,6 +168,7 @@ def test_silu_runs_in_integers_and_its_input_has_no_codes_for_nothing(tmp_path: 
     assert sqnr > 25
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
 def test_squeeze_and_excite_scales_codes(gate: str, tmp_path: Path) -> None:
     net = Net()
@@ -192,6 +198,7 @@ def test_a_gate_is_never_clipped() -> None:
     np.testing.assert_allclose(scale.numpy() * 255, maximum, rtol=1e-6)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("kind", ["HardSwish", "Tanh", "Elu", "Softplus"])
 def test_a_float_activation_leaves_the_convolutions_around_it_in_integers(kind: str, tmp_path: Path) -> None:
     net = Net()
@@ -201,6 +208,7 @@ def test_a_float_activation_leaves_the_convolutions_around_it_in_integers(kind: 
     assert sqnr > 20
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("kind", "attributes", "integer"),
     [
@@ -216,6 +224,7 @@ def test_pools_run_in_integers(kind: str, attributes: dict[str, object], integer
     assert ops == {"QLinearConv": 2, integer: 1, **TAIL}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("activation", ["none", "Relu", "Clip", "mixed"])
 def test_concat_runs_in_integers(activation: str, tmp_path: Path) -> None:
     net = Net()
@@ -243,6 +252,7 @@ def test_members_of_a_concat_share_a_scale_only_where_it_costs_nothing() -> None
     assert not any(own in group for group in groups)
 
 
+@pytest.mark.processor
 def test_copies_move_codes(tmp_path: Path) -> None:
     net = Net()
     x = net.op("Reshape", net.op("Relu", net.conv("x")), net.const([1, 2, 8, 8, 8], np.int64))
@@ -252,6 +262,7 @@ def test_copies_move_codes(tmp_path: Path) -> None:
     assert ops["DequantizeLinear"] == 0
 
 
+@pytest.mark.processor
 def test_an_upsampled_skip_connection_stays_in_codes(tmp_path: Path) -> None:
     net = Net()
     skip = net.op("Relu", net.conv("x"))
@@ -263,6 +274,7 @@ def test_an_upsampled_skip_connection_stays_in_codes(tmp_path: Path) -> None:
     assert ops["DequantizeLinear"] == 0
 
 
+@pytest.mark.processor
 def test_zero_padding_is_folded_or_done_on_codes(tmp_path: Path) -> None:
     net = Net()
     padded = net.op("Pad", net.op("Relu", net.conv("x")), net.const([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
@@ -276,6 +288,7 @@ def test_zero_padding_is_folded_or_done_on_codes(tmp_path: Path) -> None:
     assert sqnr > 25
 
 
+@pytest.mark.processor
 def test_batch_normalization_is_folded(tmp_path: Path) -> None:
     net = Net()
     statistics = [net.const(net.rng.uniform(0.5, 2, 16)) for _ in range(4)]
@@ -285,6 +298,7 @@ def test_batch_normalization_is_folded(tmp_path: Path) -> None:
     assert sqnr > 25
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_first_convolution_over_image_channels(channels: int, tmp_path: Path) -> None:
     net = Net((1, channels, 8, 8))
@@ -295,12 +309,13 @@ def test_a_first_convolution_over_image_channels(channels: int, tmp_path: Path) 
     assert sqnr > 25
 
 
+@pytest.mark.processor
 def test_padding_the_channels_of_the_first_convolution_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def outputs() -> np.ndarray:
         net = Net((1, 3, 8, 8))
         model = net.model(classifier(net, net.op("Relu", net.conv("x", 3, 16, kernel=3))))
         x = np.random.default_rng(2).normal(size=(1, 3, 8, 8)).astype(np.float32)
-        result, _ = quantize_for_cpu(model, ranges_of(model, x))
+        result, _ = quantize_for_cpu(model, ranges_of(model, x), reduce_range=products_saturate())
         return run(ir.to_proto(result), x)[0]
 
     padded = outputs()
@@ -308,6 +323,7 @@ def test_padding_the_channels_of_the_first_convolution_changes_no_result(monkeyp
     np.testing.assert_array_equal(padded, outputs())
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("shape", "integer"), [((4, 32), "QGemm"), ((2, 4, 32), "QGemm"), (("batch", 4, 32), "MatMulIntegerToFloat")]
 )
@@ -322,6 +338,7 @@ def test_a_multilayer_perceptron_runs_in_integers(shape: tuple[int | str, ...], 
     assert sqnr > 25
 
 
+@pytest.mark.processor
 def test_a_transformer_block_keeps_attention_and_residual_stream_in_float(tmp_path: Path) -> None:
     net = Net((1, 8, 32))
     dense = lambda x: net.op("MatMul", x, net.const(net.rng.normal(0, 0.2, (32, 32))))  # noqa: E731
@@ -348,6 +365,7 @@ def test_a_patch_embedding_stays_in_float() -> None:
     assert "no quantized operator before or after" in plan.skipped["Conv_0"]
 
 
+@pytest.mark.processor
 def test_a_convolution_that_writes_a_model_output_stays_in_float(tmp_path: Path) -> None:
     net = Net()
     model = net.model(net.conv(net.op("Relu", net.conv("x"))))
@@ -356,6 +374,7 @@ def test_a_convolution_that_writes_a_model_output_stays_in_float(tmp_path: Path)
     assert ops["QLinearConv"] == ops["Conv"] == 1
 
 
+@pytest.mark.processor
 def test_a_tensor_that_is_also_a_model_output_does_not_cost_the_integer_kernel(tmp_path: Path) -> None:
     net = Net()
     feature = net.op("Relu", net.conv("x"))
@@ -364,6 +383,7 @@ def test_a_tensor_that_is_also_a_model_output_does_not_cost_the_integer_kernel(t
     assert ops["Conv"] == 0
 
 
+@pytest.mark.processor
 def test_a_shape_that_is_read_off_a_convolution_does_not_cost_the_integer_kernel(tmp_path: Path) -> None:
     net = Net()
     conv = net.conv("x")
@@ -376,6 +396,7 @@ def test_a_shape_that_is_read_off_a_convolution_does_not_cost_the_integer_kernel
     assert ops["Conv"] == 0
 
 
+@pytest.mark.processor
 def test_exclusions_keep_nodes_in_float_and_the_rest_in_integers(tmp_path: Path) -> None:
     net, x = Net(), "x"
     for _ in range(4):
@@ -385,6 +406,7 @@ def test_exclusions_keep_nodes_in_float_and_the_rest_in_integers(tmp_path: Path)
     assert ops["Conv"] == 1
 
 
+@pytest.mark.processor
 def test_a_transposed_convolution_keeps_its_weight(tmp_path: Path) -> None:
     net = Net()
     weight = net.const(net.rng.normal(size=(16, 16, 2, 2)))
@@ -420,6 +442,7 @@ def test_a_missing_range_names_the_tensor() -> None:
         quantize_for_cpu(model, {conv: TensorRange(1, -1, 1)})
 
 
+@pytest.mark.processor
 def test_a_tensor_that_was_zero_on_every_sample_does_not_cost_the_integer_kernel(tmp_path: Path) -> None:
     net = Net()
     dead = net.op("Clip", net.conv("x"), net.const(0.0), net.const(1e-30))
@@ -432,6 +455,7 @@ def test_a_tensor_that_was_zero_on_every_sample_does_not_cost_the_integer_kernel
     assert Counter(n.op_type for n in onnx.load(path).graph.node)["QLinearConv"] == 3
 
 
+@pytest.mark.processor
 def test_a_bias_that_would_overflow_raises_the_scale_of_its_weights(tmp_path: Path) -> None:
     net = Net()
     weight = np.full((16, 16, 1, 1), 0.1)

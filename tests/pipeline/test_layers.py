@@ -22,6 +22,7 @@ from quantkit.pipeline import calibrate, quantize
 from quantkit.pipeline import layers as module
 from quantkit.pipeline.engines import open_engine
 from quantkit.pipeline.layers import look_into, placements, placements_from_anatomy
+from quantkit.processor import products_saturate
 
 from ..graph.builder import Builder
 from ..graph.models import MODELS
@@ -114,6 +115,7 @@ def test_an_output_has_the_sqnr_that_evaluate_reports(tmp_path) -> None:
     assert insight.tensors[-1].sqnr_db == pytest.approx(metrics["sqnr_db[first_out]"], abs=ROUNDING_DB)
 
 
+@pytest.mark.processor
 def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
     g = Builder()
     y = g.op("Relu", g.conv(g.batch_norm(g.conv(g.input("x", 8, 8, 8), 8, 8), 8), 8, 8), name="r")
@@ -181,11 +183,19 @@ class Reader(CalibrationDataReader):
         return next(self._batches, None)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8])
 def test_onnxruntimes_quantizer_leaves_out_relu_and_renames_outputs(kind, tmp_path) -> None:
     model, dataset, made = make(tmp_path, MODELS["conv_relu"](), "cpu")
     path = tmp_path / "theirs.onnx"
-    quantize_static(model, path, Reader(tmp_path / "model.npz"), activation_type=kind, per_channel=True)
+    quantize_static(
+        model,
+        path,
+        Reader(tmp_path / "model.npz"),
+        activation_type=kind,
+        per_channel=True,
+        reduce_range=products_saturate(),
+    )
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert "Relu" not in kinds
     insight = look_into(model, dataset, variants={"ours": made, "theirs": path}, **QUIET)
@@ -199,6 +209,7 @@ def test_onnxruntimes_quantizer_leaves_out_relu_and_renames_outputs(kind, tmp_pa
     assert all(p.is_int8 for p in insight.layers)
 
 
+@pytest.mark.processor
 def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) -> None:
     model, dataset, _ = make(tmp_path, MODELS["conv_relu"]())
     path = tmp_path / "theirs.onnx"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.chart import make_charts, make_throughput_charts
-from quantkit.reporting.scales import log_ticks, nice_ticks
+from quantkit.reporting.scales import Scale, log_ticks, nice_ticks
 
 from .reports import any_report, latency, make_engines, make_report, make_unlabelled
 from .samples import make_classification, make_detection, make_error_score, make_joined
@@ -22,6 +22,14 @@ def test_ticks_are_few_even_and_enclose_the_range(low, span, target):
     assert ticks[0] <= low + step * 1e-3
     assert ticks[-1] >= low + span - step * 1e-3
     assert all(b - a == pytest.approx(step, rel=1e-3) for a, b in pairwise(ticks))
+
+
+@pytest.mark.parametrize("at", [0.0, -20.0, 40.0, 1e-30, 1e17, -1e300])
+def test_a_range_of_no_width_gets_an_axis(at):
+    ticks = nice_ticks(at, at, 4)
+    scale = Scale(ticks[0], ticks[-1], 0, 100)
+    assert ticks[0] <= at <= ticks[-1]
+    assert 0 <= scale(at) <= 100
 
 
 def test_points_lie_where_the_axes_say():

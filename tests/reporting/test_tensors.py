@@ -87,3 +87,13 @@ def test_the_profile_goes_from_input_to_output():
     assert len(profile.dots) == 57
     assert [mark.rank for mark in profile.marks] == [1, 2, 3, 4, 5]
     assert table_of(PLAIN).profile is None
+
+
+@pytest.mark.parametrize("decibels", [(0.0, 0.0), (40.0, 40.0), (300.0, 290.0), (-90.0, -80.0), (-500.0, 500.0)])
+def test_the_profile_of_errors_that_are_equal_or_off_the_axis(decibels):
+    first, rest = decibels
+    values = (first, rest, rest)
+    table = table_of(*(replace(PLAIN, tensor=f"t{i}", sqnr_db=v, own_sqnr_db=v) for i, v in enumerate(values)))
+    profile = table.profile
+    assert [profile.top <= y <= profile.bottom for _, y in profile.dots] == [True] * 3
+    assert len({tick.at for tick in profile.y_ticks}) == len(profile.y_ticks) >= 2

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -384,17 +386,28 @@ def test_an_image_of_which_no_pixel_is_in_the_middle_of_the_crop(upsampling):
 
 
 @pytest.mark.parametrize(("out", "size"), [((7, 5), (20, 13)), ((16, 16), (8, 8)), ((6, 6), (6, 6)), ((1, 1), (5, 4))])
-def test_upsampling_is_pytorchs(out, size):
-    torch = pytest.importorskip("torch")
+def test_upsampling_is_that_of_onnx_and_pytorch(out, size):
+    """PyTorch's "nearest-exact", and "bilinear" with align_corners=False, as its exporter writes them."""
     scores = RNG.normal(size=(3, *out)).astype(np.float32)
     view = view_image(fit_image(size, Preprocessing(size=(32, 32))))
     head = Head("y", "scores", 1, 3)
-    for ours, theirs in (
-        ("nearest", {"mode": "nearest-exact"}),
-        ("bilinear", {"mode": "bilinear", "align_corners": False}),
+    for ours, attributes in (
+        ("nearest", 'mode = "nearest", nearest_mode = "round_prefer_ceil"'),
+        ("bilinear", 'mode = "linear"'),
     ):
-        expected = torch.nn.functional.interpolate(torch.from_numpy(scores)[None], size=size, **theirs)[0].argmax(0)
-        assert (read_classes(scores, head, view, upsampling=ours) == expected.numpy()).all()
+        expected = resize(scores[None], size, attributes)[0].argmax(0)
+        assert (read_classes(scores, head, view, upsampling=ours) == expected).all()
+
+
+def resize(scores, size, attributes):
+    """`scores`, [1, C, H, W], at another height and width, by ONNX Runtime's Resize at half pixels."""
+    node = f'Resize <coordinate_transformation_mode = "half_pixel", {attributes}> (x, "", "", sizes)'
+    graph = f"net (float[1, C, H, W] x, int64[4] sizes) => (float[1, C, h, w] y) {{ y = {node} }}"
+    model = onnx.helper.make_model(
+        onnx.parser.parse_graph(graph), opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": scores, "sizes": np.array([1, 3, *size], np.int64)})[0]
 
 
 def test_bilinear_upsampling_in_blocks_and_of_one_channel(monkeypatch):
