@@ -18,8 +18,8 @@ __all__ = ["Cosine"]
 class Cosine:
     """``cosine = sum x xq / sqrt(sum x^2 * sum xq^2)``, the sums over all elements of all samples.
 
-    Two outputs of zeros have cosine 1, one of zeros and one of anything else 0. An element that is NaN or infinite on
-    one side only, or differently, makes it 0; one that is the same on both sides is left to `NonFinite` to count.
+    Equal outputs have cosine 1 exactly, zeros too; one of zeros and one of anything else 0. An element that is NaN or
+    infinite on one side only, or differently, makes it 0; one that is the same on both sides `NonFinite` counts.
 
     >>> cosine = Cosine()
     >>> cosine.update(np.array([[2.0, 0.0]]), reference=np.array([[1.0, 0.0]]))
@@ -46,9 +46,14 @@ class Cosine:
         if not finite.all():
             self.broken |= not np.array_equal(x[~finite], xq[~finite], equal_nan=True)
             x, xq = x[finite], xq[finite]
-        self.product += dot(x, xq)
-        self.reference_square += dot(x, x)
-        self.values_square += dot(xq, xq)
+        square = dot(x, x)
+        self.reference_square += square
+        if np.array_equal(x, xq):  # BLAS may round the same sum in another way where its arrays lie elsewhere
+            self.product += square
+            self.values_square += square
+        else:
+            self.product += dot(x, xq)
+            self.values_square += dot(xq, xq)
 
     def merge(self, other: Cosine) -> None:
         """Adds what another accumulator has seen."""
@@ -64,7 +69,10 @@ class Cosine:
             return {}
         if self.broken:
             return {"cosine": 0.0}
-        norm = math.sqrt(self.reference_square) * math.sqrt(self.values_square)
+        if self.reference_square == self.values_square:
+            norm = self.reference_square  # exactly: roots would be rounded
+        else:
+            norm = math.sqrt(self.reference_square) * math.sqrt(self.values_square)
         if norm == 0:
-            return {"cosine": 1.0 if self.reference_square == self.values_square else 0.0}
+            return {"cosine": float(self.reference_square == self.values_square)}
         return {"cosine": min(max(self.product / norm, -1.0), 1.0)}

@@ -25,6 +25,18 @@ def labelled_pairs(draw):
     return scores, reference, targets
 
 
+@pytest.mark.parametrize("offset", range(8))
+@pytest.mark.parametrize("size", [1, 7, 1000, 20001])
+def test_equal_outputs_have_cosine_1_wherever_they_lie_in_memory(size, offset):
+    x = np.random.default_rng(size).normal(size=size)
+    elsewhere = np.empty(size + offset)[offset:]
+    elsewhere[:] = x
+    cosine = Cosine()
+    for _ in range(3):
+        cosine.update(elsewhere, reference=x)
+    assert cosine.compute() == {"cosine": 1.0}
+
+
 @given(labelled_pairs())
 def test_rank_is_the_position_in_a_stable_descending_sort(pair):
     scores, _, targets = pair
