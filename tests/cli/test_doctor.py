@@ -51,6 +51,17 @@ def test_80_columns(quantkit, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("processor", "said"),
+    [("saturating", "saturate at 16 bits (no VNNI or AMX)"), ("exact", "INT8 products do not saturate")],
+    indirect=["processor"],
+)
+def test_the_kind_of_processor_and_what_follows(processor, said):
+    (part,) = [part for part in examine().parts if part.name == "processor"]
+    assert said in part.detail
+    assert f"a {processor} processor" in part.detail
+
+
+@pytest.mark.parametrize(
     ("code", "status", "said"),
     [
         ("raise ImportError('libnvinfer.so.10: cannot open shared object file')", "broken", "libnvinfer.so.10"),
