@@ -60,7 +60,7 @@ def test_it_works(shared, int8):
     dataset = open_dataset(golden / "images", input_specs(load_model(golden / "lenet.onnx")))
     outputs = {}
     for name, model in (("fp32", golden / "lenet.onnx"), ("int8", int8)):
-        with OnnxRuntimeRunner(model) as runner:
+        with OnnxRuntimeRunner(model, fuse_qdq=False) as runner:
             batches = [runner.run(batch.inputs)["prob"] for batch in iterate_batches(dataset, 50)]
         outputs[name] = np.concatenate(batches)
     assert len(outputs["fp32"]) == 500
