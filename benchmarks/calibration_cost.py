@@ -15,7 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-IMPORTS = "import quantkit.pipeline.calibration, quantkit.graph.cpu, quantkit.backends.onnxruntime as b, onnxruntime\n"
+IMPORTS = (
+    "import quantkit.commands.calibrate, quantkit.graph.quantize_cpu, quantkit.backends.onnxruntime as b, onnxruntime\n"
+)
 OPEN = """
 import sys
 from quantkit import ImageOptions
@@ -36,9 +38,11 @@ FORWARD = (
     + """
 from pathlib import Path
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-from quantkit.graph.model import load_model
-from quantkit.pipeline.data import make_batches, open_samples
-dataset = open_samples(load_model(model), data, images, None, num_samples=int(count), seed=0, order="shuffled")
+from quantkit.graph.model import input_specs, load_model
+from quantkit.datasets.batching import make_batches
+from quantkit.datasets.open import open_samples
+inputs = input_specs(load_model(model))
+dataset = open_samples(inputs, data, images, None, num_samples=int(count), seed=0, order="shuffled")
 with OnnxRuntimeRunner(Path(model), spinning=False) as runner:
     for batch in make_batches(dataset, 32, strict=True, workers=None, skipped={}):
         runner.run(batch.inputs)

@@ -40,8 +40,8 @@ import numpy as np
 from PIL import Image
 
 from quantkit.backends.cuda.memory import DeviceFeed, PrimaryContext
-from quantkit.backends.tensorrt.calibrator import Calibrator, make_calibrator
-from quantkit.backends.tensorrt.full_batches import FullBatches
+from quantkit.backends.tensorrt.calibrators.padded_batches import FullBatches
+from quantkit.backends.tensorrt.calibrators.streaming import Calibrator, make_calibrator
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.datasets import iterate_batches, open_dataset

@@ -29,10 +29,10 @@ import pycuda.driver as cuda
 
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.tensorrt.library import Library
-from quantkit.backends.tensorrt.runner import TensorRTRunner
+from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
+from quantkit.datasets.batching import run_batch
 from quantkit.errors import BackendError
-from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
-from quantkit.feeding import run_batch
+from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
 from quantkit.types import Batch
 
 KERNELS = r"""

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.latency_intervals import binomial_ranks, rank_interval, speedup_intervals
+from quantkit.evaluation.latency.intervals import binomial_ranks, rank_interval, speedup_intervals
 
 Times = npt.NDArray[np.float64]
 

@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Any
 from quantkit._version import __version__
 
 if TYPE_CHECKING:
-    from quantkit.backends.tensorrt.options import BuildOptions
+    from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.calibration.table import load_table, save_table
+    from quantkit.commands.build import build
+    from quantkit.commands.calibrate import calibrate
+    from quantkit.commands.evaluate import evaluate
+    from quantkit.commands.quantize import quantize, write_tensorrt_cache
+    from quantkit.datasets.open import ImageOptions
     from quantkit.errors import QuantKitError
-    from quantkit.pipeline import ImageOptions, TaskOptions, build, calibrate, evaluate, quantize, write_tensorrt_cache
+    from quantkit.evaluation.tasks.open import TaskOptions
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
 
@@ -45,22 +50,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildOptions": "quantkit.backends.tensorrt.options",
+    "BuildOptions": "quantkit.backends.tensorrt.build.build_options",
     "CalibrationTable": "quantkit.types",
-    "ImageOptions": "quantkit.pipeline",
+    "ImageOptions": "quantkit.datasets.open",
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",
-    "TaskOptions": "quantkit.pipeline",
-    "build": "quantkit.pipeline",
-    "calibrate": "quantkit.pipeline",
-    "evaluate": "quantkit.pipeline",
+    "TaskOptions": "quantkit.evaluation.tasks.open",
+    "build": "quantkit.commands.build",
+    "calibrate": "quantkit.commands.calibrate",
+    "evaluate": "quantkit.commands.evaluate",
     "load_report": "quantkit.reporting",
     "load_table": "quantkit.calibration.table",
-    "quantize": "quantkit.pipeline",
+    "quantize": "quantkit.commands.quantize",
     "save_table": "quantkit.calibration.table",
     "write_report": "quantkit.reporting",
-    "write_tensorrt_cache": "quantkit.pipeline",
+    "write_tensorrt_cache": "quantkit.commands.quantize",
 }
 
 

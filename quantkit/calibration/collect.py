@@ -10,8 +10,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from quantkit.calibration.statistics import new_statistics, update
+from quantkit.datasets.batching import fixed_batch_size
 from quantkit.errors import NonFiniteActivationError
-from quantkit.feeding import fixed_batch_size
 from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
 
 __all__ = ["ACTIVATION_BUDGET_BYTES", "Collector", "collect", "fitting_batch_size"]

@@ -19,9 +19,18 @@ from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, Preprocessing, TensorRange
+from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRange
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "differing_fields", "load_table", "save_table", "table_checksum", "table_json"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "differing_fields",
+    "load_table",
+    "open_table",
+    "save_table",
+    "table_checksum",
+    "table_json",
+]
 
 FORMAT = "quantkit calibration table"
 FORMAT_VERSION = 1
@@ -232,3 +241,8 @@ def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
         raise CalibrationError(
             f"{file} is not a valid calibration table: {where}{inner.removesuffix('`')}: {said}"
         ) from error
+
+
+def open_table(table: CalibrationTable | PathLike) -> CalibrationTable:
+    """The table itself, read first where a path is given."""
+    return table if isinstance(table, CalibrationTable) else load_table(table)

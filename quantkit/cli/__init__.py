@@ -11,14 +11,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantkit._version import __version__
-from quantkit.cli.building import build
-from quantkit.cli.caches import cache
-from quantkit.cli.calibration import calibrate, quantize
-from quantkit.cli.comparison import compare, report
+from quantkit.cli.build import build
+from quantkit.cli.cache import cache
+from quantkit.cli.calibrate import calibrate, quantize
+from quantkit.cli.compare import compare, report
 from quantkit.cli.data import data_app
-from quantkit.cli.evaluation import evaluate
-from quantkit.cli.inspection import doctor, inspect
-from quantkit.cli.merging import merge
+from quantkit.cli.evaluate import evaluate
+from quantkit.cli.inspect import doctor, inspect
+from quantkit.cli.merge import merge
 from quantkit.cli.output import INTERRUPTED
 from quantkit.cli.text import visible
 from quantkit.errors import QuantKitError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantkit.cli.images import with_image_options
+from quantkit.cli.image_options import with_image_options
 from quantkit.cli.options import (
     ClassesOption,
     DataOption,
@@ -18,12 +18,12 @@ from quantkit.cli.options import (
     WorkersOption,
     read_classes,
 )
-from quantkit.pipeline import ImageOptions
+from quantkit.datasets.open import ImageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantkit.pipeline.data_check import DataCheck, Probe
+    from quantkit.commands.data_check import DataCheck, Probe
 
 __all__ = ["data_app"]
 
@@ -62,7 +62,7 @@ def check(
     other mean and std. Ends with exit code 1 where something is wrong, 0 for warnings and notes.
     """
     from quantkit.cli.text import make_console, visible
-    from quantkit.pipeline.data_check import check_data
+    from quantkit.commands.data_check import check_data
 
     result = check_data(
         model,

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from quantkit.cli.text import visible
-from quantkit.pipeline import Tell
+from quantkit.notices import Tell
 from quantkit.types import CalibrationTable, QuantizedModel
 
 __all__ = ["INTERRUPTED", "command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quantkit.pipeline.histograms import MagnitudeHistogram
+    from quantkit.calibration.magnitude_histogram import MagnitudeHistogram
 
 __all__ = ["ASCII_MARK", "MARK", "sparkline"]
 

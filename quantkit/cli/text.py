@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantkit.cli.layout import Layout
+from quantkit.cli.text_columns import Layout
 
 __all__ = ["bytes_text", "count_text", "make_console", "print_line", "print_table", "visible"]
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
-from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
 from quantkit.datasets.batching import iterate_batches
-from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
-from quantkit.datasets.image_folder import open_image_folder
-from quantkit.datasets.preprocess import pixel_table, preprocess
+from quantkit.datasets.open import holds_arrays, open_dataset
+from quantkit.datasets.preprocess import preprocess
 from quantkit.datasets.presets import PRESETS, Preset, resolve_preprocessing
 from quantkit.datasets.sampling import Selection, describe, select
-from quantkit.errors import DatasetError
-from quantkit.types import Dataset, Preprocessing, TensorSpec
 
 __all__ = [
     "PRESETS",
@@ -28,69 +20,3 @@ __all__ = [
     "resolve_preprocessing",
     "select",
 ]
-
-
-def holds_arrays(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names arrays (.npy, .npz), which are fed as they are and take no preprocessing."""
-    return Path(path).suffix.lower() in ARRAY_SUFFIXES and not Path(path).is_dir()
-
-
-def open_dataset(
-    path: str | os.PathLike[str],
-    inputs: Sequence[TensorSpec],
-    *,
-    preprocessing: Preprocessing | None = None,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
-    """Opens a folder of images, a list of images (.txt, .csv, .jsonl) or arrays (.npy, .npz).
-
-    Args:
-        path: the folder or file.
-        inputs: what the model takes; images need a model with one input.
-        preprocessing: for images; None resolves the default for the input. Arrays take none.
-        classes: class names by index; None takes the sorted names that the data has.
-
-    Returns:
-        A data set that decodes on access.
-
-    Raises:
-        DatasetError: nothing there, nothing that the model can take, or a label without a class.
-    """
-    source = Path(path)
-    if not source.exists():
-        raise DatasetError(f"{source} does not exist: --data takes a folder of images, {_describe_files()}")
-    if holds_arrays(source):
-        if preprocessing is not None:
-            raise DatasetError(f"{source} holds arrays, which are fed as they are: leave out the image options")
-        return open_arrays(source, inputs, classes=classes)
-    if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
-        raise DatasetError(f"{source} is no data set: --data takes a folder of images, {_describe_files()}")
-    if len(inputs) != 1:
-        names = ", ".join(repr(spec.name) for spec in inputs)
-        raise DatasetError(f"images fill one input, but the model has {names}: save arrays by these names as .npz")
-    if preprocessing is None:
-        preprocessing = resolve_preprocessing(inputs[0])
-    else:
-        _check_fit(preprocessing, inputs[0])
-    open_images = open_image_folder if source.is_dir() else open_file_list
-    return open_images(source, inputs[0], preprocessing=preprocessing, classes=classes)
-
-
-def _describe_files() -> str:
-    return f"a list ({' '.join(LIST_SUFFIXES)}) or arrays ({' '.join(ARRAY_SUFFIXES)})"
-
-
-def _check_fit(preprocessing: Preprocessing, spec: TensorSpec) -> None:
-    """Refuses a preprocessing that was made for another model before any image is read."""
-    pixel_table(preprocessing)
-    height, width = preprocessing.size
-    channels = preprocessing.channels
-    sample = (channels, height, width) if preprocessing.layout == "NCHW" else (height, width, channels)
-    fits = len(spec.shape) == 4 and all(
-        want == have for want, have in zip(spec.shape[1:], sample, strict=True) if isinstance(want, int)
-    )
-    if not fits or spec.dtype != preprocessing.dtype:
-        raise DatasetError(
-            f"the preprocessing makes {preprocessing.dtype} {list(sample)}, but input {spec.name!r} takes "
-            f"{spec.dtype} {list(spec.shape)[1:]} per sample"
-        )

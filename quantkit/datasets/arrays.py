@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import compute_fingerprint
-from quantkit.datasets.labels import index_labels
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 

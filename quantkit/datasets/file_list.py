@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
-from quantkit.datasets.labels import index_labels
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
-from quantkit.datasets.labels import index_labels
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.errors import DatasetError
-from quantkit.geometry import fit_image
+from quantkit.numerics import fit_image
 from quantkit.types import Array, ColorOrder, Preprocessing
 
 __all__ = ["pixel_table", "preprocess", "show_colors", "upright", "upright_size"]

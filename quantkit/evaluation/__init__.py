@@ -2,16 +2,16 @@
 
 from quantkit.evaluation.bootstrap import draw_weights, mean_difference_interval, percentile_interval
 from quantkit.evaluation.environment import describe_environment
-from quantkit.evaluation.evaluate import Measurement, evaluate, feed, metric_notes
-from quantkit.evaluation.fit import Fit, advantage, is_clearly_better, measure_fit
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
-from quantkit.evaluation.gpu_latency import latency_notes, measure_device_latency
-from quantkit.evaluation.latency import measure_latency, parse_batch_sizes
+from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
+from quantkit.evaluation.latency.host import measure_latency, parse_batch_sizes
 from quantkit.evaluation.limits import GATES, Limits, parse_drop
 from quantkit.evaluation.metrics import METRICS
-from quantkit.evaluation.significance import difference_interval, mcnemar_p_value, samples_needed
+from quantkit.evaluation.preprocessing_score import Fit, advantage, is_clearly_better, measure_fit
+from quantkit.evaluation.run import Measurement, evaluate, feed, metric_notes
 from quantkit.evaluation.tasks import Classification, Fidelity, Task
+from quantkit.significance import difference_interval, mcnemar_p_value, samples_needed
 
 __all__ = [
     "GATES",

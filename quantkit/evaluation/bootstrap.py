@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.significance import FEWEST_DIFFERING, FEWEST_SAMPLES
 from quantkit.types import Array
-from quantkit.verdicts import FEWEST_DIFFERING, FEWEST_SAMPLES
 
 __all__ = [
     "NUM_DRAWS",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
+from quantkit.significance import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
 from quantkit.types import Evaluation, GateCheck, Report, Score
-from quantkit.verdicts import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
 
 __all__ = ["check_limits", "require_passed"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from quantkit.errors import EvaluationError
+from quantkit.significance import MLPERF
 from quantkit.types import Score
-from quantkit.verdicts import MLPERF
 
 __all__ = ["GATES", "Drop", "Limits", "parse_drop"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.lint import Operator, quantized_operators
-from quantkit.graph.placement import observable
-from quantkit.graph.prepare import has_int8_activations, has_qdq, is_standard, weighted_nodes
-from quantkit.graph.saturation import produced_bounds
-from quantkit.graph.scales import ReadScale, activation_scales
+from quantkit.graph.passes.prepare import has_int8_activations, has_qdq, is_standard, weighted_nodes
+from quantkit.graph.placement.activation_bounds import produced_bounds
+from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.qdq_lint import Operator, quantized_operators
+from quantkit.graph.qdq_scales import ReadScale, activation_scales
 
 __all__ = ["Producer", "find_producers", "weighted_coverage", "weighted_types"]
 

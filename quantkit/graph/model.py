@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.damage import check_content
+from quantkit.graph.validation import check_content
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import TensorSpec
 

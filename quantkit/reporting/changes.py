@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import format_count, one_line
+from quantkit.reporting.formatting import format_count, one_line
 from quantkit.types import ChangedSample, Report
 
 __all__ = ["ChangeCard", "ChangeGroup", "change_groups"]

@@ -8,14 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantkit.reporting.figures import (
-    format_score,
-    format_significant,
-    one_line,
-    score_unit,
-    shorten,
-)
-from quantkit.reporting.labels import Point, place_labels
+from quantkit.reporting.chart_labels import Point, place_labels
+from quantkit.reporting.formatting import format_score, format_significant, one_line, score_unit, shorten
 from quantkit.reporting.scales import Scale, Tick, log_ticks, nice_ticks, place_ticks
 from quantkit.types import Evaluation, Latency, Report, Score
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import (
+from quantkit.reporting.formatting import (
     MISSING,
     format_count,
     format_interval,
@@ -17,8 +17,8 @@ from quantkit.reporting.figures import (
     plural,
 )
 from quantkit.reporting.variants import is_class_score
+from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Report
-from quantkit.verdicts import wilson_interval
 
 __all__ = ["ClassRow", "ClassTable", "class_tables"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import format_count, one_line
+from quantkit.reporting.formatting import format_count, one_line
 from quantkit.types import LayerPlacement, Report
 
 __all__ = ["Coverage", "OperatorCount", "ReasonGroup", "coverages", "left_in_float"]

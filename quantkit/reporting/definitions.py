@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from quantkit.significance import FEWEST_DIFFERING, FEWEST_SAMPLES
 from quantkit.types import Latency, Report
-from quantkit.verdicts import FEWEST_DIFFERING, FEWEST_SAMPLES
 
 __all__ = ["DEFINITIONS", "FIELDS", "definitions", "term_of"]
 

@@ -12,9 +12,9 @@ from quantkit.reporting.chart import make_charts, make_throughput_charts
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.coverage import coverages, left_in_float
 from quantkit.reporting.definitions import definitions, term_of
-from quantkit.reporting.facts import facts_from_mapping, facts_from_preprocessing, how_measured
-from quantkit.reporting.figures import MISSING, format_significant, one_line, score_unit
-from quantkit.reporting.forest import make_forest
+from quantkit.reporting.forest_plot import make_forest
+from quantkit.reporting.formatting import MISSING, format_significant, one_line, score_unit
+from quantkit.reporting.measurement_setup import facts_from_mapping, facts_from_preprocessing, how_measured
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import AccuracyRow, SpeedRow, accuracy_rows, speed_rows, sweep_rows
 from quantkit.reporting.verdict import Verdict, doubts, partial_notice, verdicts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from quantkit.reporting.figures import one_line
+from quantkit.reporting.formatting import one_line
 from quantkit.reporting.markdown import escape
 from quantkit.types import GateCheck, Report
 

@@ -9,8 +9,8 @@ from quantkit.reporting.changes import ChangeGroup, change_groups
 from quantkit.reporting.classes import ClassRow, class_tables
 from quantkit.reporting.coverage import ReasonGroup, coverages, left_in_float
 from quantkit.reporting.definitions import definitions
-from quantkit.reporting.facts import facts_from_mapping, facts_from_preprocessing, how_measured
-from quantkit.reporting.figures import MISSING, one_line, score_unit
+from quantkit.reporting.formatting import MISSING, one_line, score_unit
+from quantkit.reporting.measurement_setup import facts_from_mapping, facts_from_preprocessing, how_measured
 from quantkit.reporting.tensors import TensorRow, tensor_tables
 from quantkit.reporting.variants import AccuracyRow, SpeedRow, accuracy_rows, speed_rows, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts

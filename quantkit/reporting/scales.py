@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import format_significant
+from quantkit.reporting.formatting import format_significant
 
 __all__ = ["Scale", "Tick", "log_ticks", "nice_ticks", "place_ticks"]
 

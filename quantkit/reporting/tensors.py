@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import (
+from quantkit.reporting.formatting import (
     format_count,
     format_decibels,
     format_interval,

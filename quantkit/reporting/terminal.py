@@ -14,7 +14,7 @@ from rich.text import Text
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.coverage import coverages
-from quantkit.reporting.figures import MISSING, one_line, score_unit, shorten
+from quantkit.reporting.formatting import MISSING, one_line, score_unit, shorten
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import AccuracyRow, SpeedRow, accuracy_rows, speed_rows, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantkit.reporting.figures import (
+from quantkit.reporting.formatting import (
     MISSING,
     format_beside,
     format_bounds,
@@ -22,8 +22,8 @@ from quantkit.reporting.figures import (
     format_speedup,
     one_line,
 )
+from quantkit.significance import mlperf
 from quantkit.types import Evaluation, Report
-from quantkit.verdicts import mlperf
 
 __all__ = ["AccuracyRow", "SpeedRow", "accuracy_rows", "batch_sizes", "is_class_score", "speed_rows", "sweep_rows"]
 

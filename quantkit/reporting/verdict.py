@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantkit.reporting.figures import (
+from quantkit.reporting.formatting import (
     format_beside,
     format_bounds,
     format_decibels,
@@ -19,8 +19,7 @@ from quantkit.reporting.figures import (
     one_line,
     score_unit,
 )
-from quantkit.types import Evaluation, GateCheck, Latency, Report, Score
-from quantkit.verdicts import (
+from quantkit.significance import (
     CLOSE,
     DIFFERING,
     FEWEST_DIFFERING,
@@ -32,6 +31,7 @@ from quantkit.verdicts import (
     loss_interval,
     mlperf,
 )
+from quantkit.types import Evaluation, GateCheck, Latency, Report, Score
 
 __all__ = ["Gate", "Verdict", "cautions", "doubts", "partial_notice", "remarks", "verdicts"]
 

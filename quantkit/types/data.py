@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -22,6 +23,7 @@ __all__ = [
     "Interpolation",
     "Layout",
     "MaskAnnotations",
+    "PathLike",
     "Preprocessing",
     "Resize",
     "Sample",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.generic]
+PathLike = str | os.PathLike[str]
 ColorOrder = Literal["RGB", "BGR", "L"]
 Resize = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]

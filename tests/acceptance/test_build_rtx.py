@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 import quantkit
-from quantkit.backends.tensorrt.options import BuildOptions
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.graph.model import load_model, model_hash
-from quantkit.graph.placement import observable
-from quantkit.graph.prepare import prepare
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.tensorrt import observable
 from quantkit.types import CalibrationTable, TensorRange
 
 from .. import rtx

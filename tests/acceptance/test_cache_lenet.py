@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantkit.calibration.formats import read_ranges
-from quantkit.calibration.ranges import difference
+from quantkit.caches.formats.detect import read_ranges
+from quantkit.caches.open import open_cache
+from quantkit.caches.ranges import difference
 from quantkit.calibration.table import load_table, table_checksum
+from quantkit.commands.convert import convert_cache
 from quantkit.graph.model import input_specs, load_model
-from quantkit.pipeline.caches import convert_cache, open_cache
 
 
 def test_every_cache_from_the_wild_is_rewritten_byte_for_byte(shared, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantkit.calibration.tensorrt_cache import parse_cache
+from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.cli import main
 from quantkit.graph.model import load_model, model_hash
 
@@ -45,9 +45,9 @@ def test_every_bin_is_tensorrts(shared):
     from quantkit.calibration.collect import collect
     from quantkit.calibration.methods.entropy import search
     from quantkit.datasets import iterate_batches, open_dataset
-    from quantkit.graph.expose import expose
     from quantkit.graph.model import input_specs, serialize_model
-    from quantkit.graph.prepare import prepare
+    from quantkit.graph.passes.expose import expose
+    from quantkit.graph.passes.prepare import prepare
 
     golden = shared / "golden" / "lenet_mnist"
     model = prepare(load_model(golden / "lenet.onnx"), name="lenet")

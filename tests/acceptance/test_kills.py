@@ -18,11 +18,11 @@ import onnx
 import pytest
 
 from quantkit import storage
+from quantkit.caches import kept_statistics as kept_module
+from quantkit.caches.provenance import TABLE_KEY
 from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table, table_checksum
 from quantkit.cli import main
-from quantkit.pipeline import statistics as kept_module
-from quantkit.pipeline.quantization import TABLE_KEY
 from tests.cli.conftest import CALIB, DIGITS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -111,7 +111,7 @@ def resume(folder: Path, method: str) -> None:
 def processes():
     """Processes that have everything imported when they start, and no thread of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["quantkit.graph.expose", "onnxruntime", __name__])
+    context.set_forkserver_preload(["quantkit.graph.passes.expose", "onnxruntime", __name__])
     return context
 
 

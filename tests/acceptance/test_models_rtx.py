@@ -10,7 +10,7 @@ import pytest
 from quantkit.graph.model import check_model
 
 from .. import rtx
-from ..graph.pipeline import quantize
+from ..graph.quantizing import quantize
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

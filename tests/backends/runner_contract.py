@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantkit.datasets.batching import fixed_batch_size, run_batch
 from quantkit.errors import BackendError
-from quantkit.feeding import fixed_batch_size, run_batch
 from quantkit.types import Batch, Runner
 
 X = np.array([[1, -2, 0.5], [-0.5, 3, -1]], np.float32)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.calibration.methods.entropy import search
-from quantkit.calibration.tensorrt_cache import parse_cache
 
 
 def test_search_finds_tensorrts_bin_on_its_own_histograms(shared):

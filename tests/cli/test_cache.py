@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantkit.calibration.tensorrt_cache import TensorRTCache, parse_cache
+from quantkit.caches.formats.tensorrt_cache import TensorRTCache, parse_cache
+from quantkit.caches.open import open_cache
 from quantkit.errors import QuantKitError
-from quantkit.pipeline.caches import open_cache
 
 from .conftest import CALIB, DIGITS
 

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
+from quantkit.caches.merge import merge_statistics
+from quantkit.caches.open import open_cache
 from quantkit.calibration.table import load_table, save_table
-from quantkit.pipeline import calibrate, merge_statistics, quantize, write_tensorrt_cache
-from quantkit.pipeline.caches import open_cache
+from quantkit.commands.calibrate import calibrate
+from quantkit.commands.quantize import quantize, write_tensorrt_cache
 
 from .conftest import CALIB, DIGITS
 
@@ -280,7 +282,7 @@ def test_a_filter_that_matches_nothing_says_so(quantkit, folder):
 def test_tensorrt_is_found_under_any_of_its_names(monkeypatch):
     from importlib import metadata
 
-    from quantkit.pipeline.cache_acceptance import acceptance_of_cache
+    from quantkit.caches.acceptance import acceptance_of_cache
 
     def version(package):
         if package == "tensorrt-cu12":
@@ -288,7 +290,7 @@ def test_tensorrt_is_found_under_any_of_its_names(monkeypatch):
         raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(metadata, "version", version)
-    from quantkit.calibration.ranges import RangeCache
+    from quantkit.caches.ranges import RangeCache
 
     cache = RangeCache("c", "tensorrt", {}, version=100300, algorithm="EntropyCalibration2")
     assert acceptance_of_cache(cache, None)[0] == "accepts"

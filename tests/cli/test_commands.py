@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from quantkit.calibration.tensorrt_cache import parse_cache
+from quantkit.caches.formats.tensorrt_cache import parse_cache
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
 

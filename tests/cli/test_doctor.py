@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quantkit.pipeline.doctor import examine, probe
+from quantkit.commands.doctor import examine, probe
 
 
 def package(folder, name: str, code: str) -> None:

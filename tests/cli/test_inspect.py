@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from quantkit.commands.inspect import inspect
 from quantkit.errors import QuantKitError
-from quantkit.pipeline.inspection import inspect
 
 from .. import rtx
 from .conftest import CALIB, DIGITS, conv_model
@@ -246,7 +246,7 @@ def test_missing_files(quantkit, tmp_path, engine):
 def test_a_manifest_next_to_an_engine_is_shown(quantkit, tmp_path):
     import hashlib
 
-    from quantkit.backends.tensorrt.manifest import Manifest, manifest_path, save_manifest
+    from quantkit.backends.tensorrt.build.manifest import Manifest, manifest_path, save_manifest
 
     path = tmp_path / "net.engine"
     path.write_bytes(rtx.build(conv_model(tmp_path / "net.onnx", shape=(1, 3, 8, 8)).read_bytes()))

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantkit.calibration.magnitude_histogram import MagnitudeHistogram
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
-from quantkit.pipeline.histograms import MagnitudeHistogram
 
 COUNTS = st.lists(st.integers(0, 10**15), min_size=1, max_size=30).filter(any).map(tuple)
 

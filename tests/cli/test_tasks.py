@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantkit.reporting import load_report
-from quantkit.verdicts import DIFFERING
+from quantkit.significance import DIFFERING
 
 from .. import detector, segmenter
 
@@ -180,7 +180,7 @@ def test_a_process_that_is_told_to_end_leaves_nothing_behind(digits, tmp_path):
 def test_ctrl_c_leaves_a_partial_report_and_judges_nothing(quantkit, digits, tmp_path, monkeypatch):
     import signal
 
-    from quantkit.pipeline import evaluation
+    from quantkit.commands import evaluate as evaluation
 
     from .conftest import VAL
 

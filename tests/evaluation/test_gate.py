@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
 from quantkit.evaluation.limits import GATES, Drop
+from quantkit.significance import mlperf, samples_needed
 from quantkit.types import Score
-from quantkit.verdicts import mlperf, samples_needed
 from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
 
 PERPLEXITY = Score("perplexity", "Perplexity", is_fraction=False, higher_is_better=False)

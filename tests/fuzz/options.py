@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.detections.declared import Declared, parse_layout
-from quantkit.evaluation.detections.layouts import OPTIONS as LAYOUT_OPTIONS
-from quantkit.evaluation.latency import parse_batch_sizes
+from quantkit.evaluation.detection.declared import Declared, parse_layout
+from quantkit.evaluation.detection.layouts import OPTIONS as LAYOUT_OPTIONS
+from quantkit.evaluation.latency.host import parse_batch_sizes
 from quantkit.evaluation.limits import GATES, Drop, Limits, parse_drop
 
 from . import seeds

@@ -16,16 +16,16 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from quantkit.backends.tensorrt.manifest import Manifest, save_manifest
-from quantkit.calibration.ort_tables import flatbuffers_table, json_table, text_table
-from quantkit.calibration.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.backends.tensorrt.build.manifest import Manifest, save_manifest
+from quantkit.caches.formats.ort_tables import flatbuffers_table, json_table, text_table
+from quantkit.caches.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, save_statistics
 from quantkit.calibration.table import table_json
-from quantkit.graph.params import activation_params
-from quantkit.graph.placement import plan_tensorrt
-from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import insert_qdq
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.placement.tensorrt import plan_tensorrt
+from quantkit.graph.quant_params import activation_params
 from quantkit.reporting.json import report_json
 from quantkit.types import CalibrationTable, Preprocessing, Report, TensorRange
 from tests.graph.builder import Builder
@@ -241,7 +241,7 @@ def aimet_encodings(shared: Path | None) -> list[bytes]:
 
 
 def ranges_json(shared: Path | None) -> list[bytes]:
-    from quantkit.calibration.formats import ranges_json as written
+    from quantkit.caches.formats.detect import ranges_json as written
 
     odd = {
         f"t{i}": CachedRange(amax_from_bits(bits), bits, flag="odd")

@@ -19,21 +19,26 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from quantkit.backends.tensorrt.anatomy import Anatomy
+from quantkit.backends.tensorrt.build.manifest import check_loadable, differing_facts, load_manifest, save_manifest
 from quantkit.backends.tensorrt.device import Gpu
-from quantkit.backends.tensorrt.engine_reader import _without_metadata
-from quantkit.backends.tensorrt.inspector import join_profile, parse_inspector
+from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy
+from quantkit.backends.tensorrt.inspection.engine_reader import _without_metadata
+from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
+from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
 from quantkit.backends.tensorrt.library import Library
-from quantkit.backends.tensorrt.manifest import check_loadable, differing_facts, load_manifest, save_manifest
-from quantkit.backends.tensorrt.rtx_plan import read_plan
-from quantkit.calibration.formats import ranges_json, read_ranges
-from quantkit.calibration.ort_tables import check_names, flatbuffers_table, json_table, text_table
-from quantkit.calibration.ranges import RangeCache, difference, rename
+from quantkit.caches.contents import Shown, shown_cache
+from quantkit.caches.formats.detect import ranges_json, read_ranges
+from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
+from quantkit.caches.formats.tensorrt_cache import TensorRTCache
+from quantkit.caches.kept_statistics import find_checkpoint
+from quantkit.caches.match import fit_to_model
+from quantkit.caches.open import load_float_model, open_cache, read_map
+from quantkit.caches.ranges import RangeCache, difference, rename
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
-from quantkit.calibration.tensorrt_cache import TensorRTCache
-from quantkit.cli import caches
+from quantkit.cli import cache
 from quantkit.cli.options import read_classes
+from quantkit.commands.inspect import inspect, rows_from_ranges
 from quantkit.datasets.arrays import ArrayRows, open_arrays
 from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
@@ -49,12 +54,8 @@ from quantkit.errors import (
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
-from quantkit.pipeline.caches import fit_to_model, load_float_model, open_cache, read_map
-from quantkit.pipeline.comparison import join_reports
-from quantkit.pipeline.histograms import Shown, shown_cache
-from quantkit.pipeline.inspection import inspect, rows_from_ranges
-from quantkit.pipeline.statistics import find_checkpoint
 from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown
+from quantkit.reporting.join import join_reports
 from quantkit.reporting.json import load_report, report_json
 from quantkit.types import CalibrationTable, Preprocessing, Report, TensorSpec
 
@@ -147,7 +148,7 @@ def use_shown(shown: Shown, path: Path) -> None:
     for as_json in (False, True):
         written = io.StringIO()
         with contextlib.redirect_stdout(written):
-            caches.show(path, as_json=as_json)
+            cache.show(path, as_json=as_json)
         text = written.getvalue()
         assert text.replace("\n", "").isprintable(), "control characters are shown"
         if as_json:
@@ -192,7 +193,7 @@ def _check_same(read: RangeCache, cache: RangeCache, what: str) -> None:
 
 
 def use_map(names: dict[str, str], path: Path) -> None:
-    from quantkit.calibration.ranges import CachedRange
+    from quantkit.caches.ranges import CachedRange
 
     cache = RangeCache("c", "json", {name: CachedRange(1.0, 0) for name in [*names, "kept"]})
     try:

@@ -17,15 +17,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from quantkit.backends.tensorrt.manifest import Manifest, load_manifest, save_manifest
-from quantkit.calibration.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.backends.tensorrt.build.manifest import Manifest, load_manifest, save_manifest
+from quantkit.caches.open import open_cache, read_map
+from quantkit.caches.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.commands.convert import convert_cache
 from quantkit.graph.model import load_model, model_hash, save_model
-from quantkit.graph.params import activation_params
-from quantkit.graph.placement import plan_tensorrt
-from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import insert_qdq
-from quantkit.graph.scales import activation_scales
-from quantkit.pipeline.caches import convert_cache, open_cache, read_map
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.placement.tensorrt import plan_tensorrt
+from quantkit.graph.qdq_scales import activation_scales
+from quantkit.graph.quant_params import activation_params
 from quantkit.types import TensorRange
 
 from . import seeds

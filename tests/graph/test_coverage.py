@@ -11,13 +11,13 @@ import pytest
 
 from quantkit.errors import ModelError
 from quantkit.graph.coverage import Producer, find_producers, weighted_coverage, weighted_types
-from quantkit.graph.cpu import cpu_tensors, quantize_for_cpu
 from quantkit.graph.model import save_model
-from quantkit.graph.prepare import prepare
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 
 from .builder import Builder
 from .models import MODELS
-from .pipeline import load, observe, quantize, quantized, random_inputs
+from .quantizing import load, observe, quantize, quantized, random_inputs
 
 INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeMatMul"}
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.graph.model import check_model
-from quantkit.graph.placement import observable
-from quantkit.graph.prepare import FLOAT_TYPES, WEIGHTED_OPS, is_standard, prepare
+from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, is_standard, prepare
+from quantkit.graph.placement.tensorrt import observable
 
 from .builder import Builder
 from .models import MODELS
-from .pipeline import Quantized, load, quantize, quantized, run, sqnr_db
+from .quantizing import Quantized, load, quantize, quantized, run, sqnr_db
 
 PRECISIONS = ("fp32", "fp16")
 

@@ -24,15 +24,15 @@ from quantkit.graph.model import (
     size_bytes,
     weight_bytes,
 )
-from quantkit.graph.params import activation_params
-from quantkit.graph.placement import plan_tensorrt
-from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import insert_qdq
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.placement.tensorrt import plan_tensorrt
+from quantkit.graph.quant_params import activation_params
 from quantkit.types import TensorRange
 
 from .builder import Builder
 from .models import MODELS
-from .pipeline import load, quantized, random_inputs, run, sqnr_db
+from .quantizing import load, quantized, random_inputs, run, sqnr_db
 
 
 def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:

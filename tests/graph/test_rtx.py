@@ -7,7 +7,7 @@ import pytest
 
 from .. import rtx
 from .models import FLOAT_ON_RTX, MODELS
-from .pipeline import Quantized, quantize, quantized
+from .quantizing import Quantized, quantize, quantized
 
 
 def expect_int8(q: Quantized) -> None:

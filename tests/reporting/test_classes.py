@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.classes import class_tables
+from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore
-from quantkit.verdicts import wilson_interval
 
 from .samples import ERROR, make_classification, make_detection, make_imagenet, make_report_of_classes
 

@@ -9,9 +9,20 @@ from typing import Any, Literal
 
 from quantkit.errors import BackendUnavailableError
 
-__all__ = ["OLDEST_VERSION", "Library", "LibraryName", "load_library", "parse_version"]
+__all__ = [
+    "DEFAULT_TENSORRT_VERSION",
+    "OLDEST_VERSION",
+    "Library",
+    "LibraryName",
+    "installed_tensorrt",
+    "load_library",
+    "parse_version",
+]
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+
+DEFAULT_TENSORRT_VERSION = "10.16.1"
+"""The last TensorRT with calibrators: header of a cache where no TensorRT is installed."""
 
 OLDEST_VERSION = (8, 6, 0)
 """First version whose Python API has named tensors and execute_async_v3."""
@@ -96,3 +107,14 @@ def parse_version(text: str) -> tuple[int, int, int]:
     numbers = [int(n) for n in re.findall(r"\d+", text)[:3]]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
     return major, minor, patch
+
+
+def installed_tensorrt() -> str | None:
+    """Version of the installed TensorRT if it has calibrators (up to 10)."""
+    from importlib import metadata
+
+    try:
+        version = metadata.version("tensorrt")
+    except metadata.PackageNotFoundError:
+        return None
+    return version if int(version.split(".")[0]) <= 10 else None

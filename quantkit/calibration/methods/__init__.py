@@ -12,7 +12,7 @@ from quantkit.calibration.methods.percentile import DEFAULT_PERCENTILE, percenti
 from quantkit.errors import CalibrationError
 from quantkit.types import Method
 
-__all__ = ["DEFAULT_PERCENTILE", "METHODS", "entropy", "find_method", "minmax", "mse", "percentile"]
+__all__ = ["DEFAULT_PERCENTILE", "METHODS", "entropy", "find_method", "minmax", "mse", "percentile", "used_percentile"]
 
 METHODS: dict[str, Method] = {
     "entropy": entropy,
@@ -39,3 +39,8 @@ def find_method(name: str, *, percent: float | None = None) -> Method:
     if not 0 < percent <= 100:
         raise CalibrationError(f"--percentile {percent} must be above 0 and at most 100")
     return functools.partial(percentile, percent=percent)
+
+
+def used_percentile(method: str, percent: float | None) -> float | None:
+    """The percentile that a method uses, None where it has none."""
+    return (percent if percent is not None else DEFAULT_PERCENTILE) if method == "percentile" else None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from quantkit.evaluation.metrics.accuracy import rank_targets
 from quantkit.evaluation.metrics.metric import Scope
-from quantkit.evaluation.significance import difference_interval, mcnemar_p_value
+from quantkit.significance import difference_interval, mcnemar_p_value
 from quantkit.types import Array
 
 __all__ = ["Flips"]
@@ -19,7 +19,7 @@ class Flips:
     """Counts of `fixed` (baseline wrong, variant right) and `broken` (baseline right, variant wrong) samples.
 
     ``top1 - baseline's top1 = (fixed - broken) / N``; the p-value and the 95 % interval of that difference come from
-    `quantkit.evaluation.significance`.
+    `quantkit.significance`.
 
     >>> flips = Flips()
     >>> fp32, int8 = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])

@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.dot import dot
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import Scope, dot
 from quantkit.types import Array
 
 __all__ = ["Sqnr"]

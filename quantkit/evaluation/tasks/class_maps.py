@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.geometry import Fit
+from quantkit.numerics import Fit
 from quantkit.types import Array, Layout
 
 __all__ = ["NO_CLASS", "Head", "View", "find_head", "read_classes", "view_image"]

@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, explain_no_interval, mean_difference_interval
-from quantkit.evaluation.significance import difference_interval
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.evaluation.tasks.user_code import call
+from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
-from quantkit.verdicts import DIFFERING
 
 __all__ = ["RESERVED", "Custom"]
 

@@ -1,6 +1,6 @@
 """Objects in images: mAP of each variant with its interval, AP of each class, images that are answered otherwise.
 
-What the outputs mean is left to `quantkit.evaluation.detections`.
+What the outputs mean is left to `quantkit.evaluation.detection`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import NUM_DRAWS, can_draw, explain_no_interval
-from quantkit.evaluation.detections.average_precision import (
+from quantkit.evaluation.detection.average_precision import (
     WeightedPrecision,
     count_differing,
     difference_intervals,
     mean_of,
     plan_draws,
 )
-from quantkit.evaluation.detections.declared import Bound, parse_layout
-from quantkit.evaluation.detections.decoding import Candidates, Frame
-from quantkit.evaluation.detections.matching import ImageMatches, check_available, match_images
-from quantkit.evaluation.detections.one_image import SHOWN_SCORE, ImageAnswer
-from quantkit.evaluation.detections.suppression import suppress
+from quantkit.evaluation.detection.declared import Bound, parse_layout
+from quantkit.evaluation.detection.decoding import Candidates, Frame
+from quantkit.evaluation.detection.matching import ImageMatches, check_available, match_images
+from quantkit.evaluation.detection.one_image import SHOWN_SCORE, ImageAnswer
+from quantkit.evaluation.detection.suppression import suppress
 from quantkit.evaluation.tasks.changes import Changes
-from quantkit.geometry import fit_image
+from quantkit.numerics import fit_image
+from quantkit.significance import DIFFERING
 from quantkit.types import (
     Array,
     Batch,
@@ -39,7 +40,6 @@ from quantkit.types import (
     Score,
     TaskName,
 )
-from quantkit.verdicts import DIFFERING
 
 __all__ = ["MAP", "Detection"]
 
@@ -63,7 +63,7 @@ class Detection:
     Args:
         annotations: of every sample that will come.
         preprocessing: how images become inputs; boxes are carried back to the image through it.
-        layout: what `--detections` takes, see `quantkit.evaluation.detections.parse_layout`.
+        layout: what `--detections` takes, see `quantkit.evaluation.detection.parse_layout`.
         score_threshold: detections must be above it. mAP wants nearly all of them, so it is low.
         iou_threshold: of non-maximum suppression, where the layout leaves it to the reader: boxes of a class that
             overlap more are one object. 0.7 is Ultralytics'; YOLOv5 and YOLOX are published with 0.6 and 0.65.

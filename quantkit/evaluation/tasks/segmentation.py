@@ -16,7 +16,8 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
-from quantkit.geometry import Fit, fit_image
+from quantkit.numerics import Fit, fit_image
+from quantkit.significance import DIFFERING
 from quantkit.types import (
     Array,
     Batch,
@@ -27,7 +28,6 @@ from quantkit.types import (
     Score,
     TaskName,
 )
-from quantkit.verdicts import DIFFERING
 
 __all__ = ["MIOU", "Segmentation"]
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quantkit.backends.tensorrt.options import BuildOptions
-from quantkit.backends.tensorrt.profiles import Profile, ShapeRange
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.profiles import Profile, ShapeRange
+from quantkit.commands.build import build
 from quantkit.errors import QuantKitError
-from quantkit.pipeline import build
 
 
 def build_engine(model: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import quantkit.backends.tensorrt as package
-from quantkit.backends.tensorrt.bindings import _NUMPY_NAMES
 from quantkit.backends.tensorrt.library import load_library
-from quantkit.backends.tensorrt.output_allocator import make_output_allocator
+from quantkit.backends.tensorrt.runtime.bindings import _NUMPY_NAMES
+from quantkit.backends.tensorrt.runtime.output_allocator import make_output_allocator
 
 MODULES = ("runner", "execution", "engine_memory", "bindings", "output_allocator")
 

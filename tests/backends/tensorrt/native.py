@@ -34,8 +34,9 @@ def live_bytes(fake: Any) -> int:
 def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> dict[str, Any]:
     """`quantkit.calibrate` with everything that it writes, or its error."""
     from quantkit.calibration.table import load_table
+    from quantkit.commands.calibrate import calibrate
+    from quantkit.datasets.open import ImageOptions
     from quantkit.errors import QuantKitError
-    from quantkit.pipeline import ImageOptions, calibrate
 
     fake = install_gpu()
     told: list[str] = []
@@ -79,8 +80,8 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
 
 def calibrate_and_interrupt(model: str, data: str, folder: str) -> dict[str, Any]:
     """Ctrl-C while the data are read."""
+    from quantkit.commands.calibrate import calibrate
     from quantkit.datasets.image_files import ImageFiles
-    from quantkit.pipeline import calibrate
 
     fake = install_gpu()
     original = ImageFiles.__getitem__
@@ -112,7 +113,7 @@ def calibrate_and_interrupt(model: str, data: str, folder: str) -> dict[str, Any
 
 def build_again(model: str, table: str, engine: str) -> list[str]:
     """`quantkit build` on the engine that calibration wrote."""
-    from quantkit.pipeline import build
+    from quantkit.commands.build import build
 
     install_gpu()
     told: list[str] = []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.backends.tensorrt.library import Library, load_library, parse_version
-from quantkit.calibration.tensorrt_cache import library_version
+from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.errors import BackendUnavailableError
 
 

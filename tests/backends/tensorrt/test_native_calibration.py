@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from quantkit.calibration.tensorrt_cache import parse_cache
+from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.commands.native_calibration import choose_calibrator
 from quantkit.errors import BackendUnavailableError, CalibrationError
-from quantkit.pipeline.native_calibration import choose_calibrator
 
 from ...cli.conftest import conv_model, write_images
 from ...fake_trt.releases import RELEASES

@@ -14,11 +14,10 @@ from quantkit.datasets import iterate_batches, open_dataset, resolve_preprocessi
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import METRICS, evaluate
 from quantkit.evaluation.bootstrap import mean_difference_interval
-from quantkit.evaluation.significance import difference_interval
 from quantkit.evaluation.tasks import Classification, Custom, load_symbol
 from quantkit.evaluation.tasks.custom import RESERVED
+from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Batch, Score
-from quantkit.verdicts import DIFFERING
 
 from ...segmenter import write_metric, write_scenes, write_segmenter
 

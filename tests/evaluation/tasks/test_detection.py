@@ -10,13 +10,13 @@ from quantkit.datasets import iterate_batches, open_dataset, resolve_preprocessi
 from quantkit.datasets.boxes import open_boxes
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import NUM_DRAWS
-from quantkit.evaluation.evaluate import evaluate
+from quantkit.evaluation.run import evaluate
 from quantkit.evaluation.tasks import Detection, Task
-from quantkit.geometry import fit_image
+from quantkit.numerics import fit_image
+from quantkit.significance import DIFFERING
 from quantkit.types import Batch, BoxAnnotations, Boxes, Preprocessing
-from quantkit.verdicts import DIFFERING
 from tests.detector import CLASSES, make_detector, make_images
-from tests.evaluation.detections.encoding import ENCODERS, SIDE
+from tests.evaluation.detection.encoding import ENCODERS, SIDE
 
 pytest.importorskip("pycocotools")
 

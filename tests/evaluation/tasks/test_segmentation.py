@@ -17,9 +17,9 @@ from quantkit.evaluation import evaluate
 from quantkit.evaluation.bootstrap import draw_weights
 from quantkit.evaluation.tasks import Segmentation
 from quantkit.evaluation.tasks.class_maps import Head, read_classes, view_image
-from quantkit.geometry import fit_image
+from quantkit.numerics import fit_image
+from quantkit.significance import DIFFERING
 from quantkit.types import Batch, Preprocessing
-from quantkit.verdicts import DIFFERING
 
 from ...segmenter import CLASSES, write_scenes, write_segmenter
 

@@ -1,0 +1,1 @@
+"""Building engines: options, configuration, shapes, timing cache, manifest."""

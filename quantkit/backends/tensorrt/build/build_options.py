@@ -1,0 +1,138 @@
+"""What a user can ask of a build, in the words of trtexec and Polygraphy. Applying it is left to `configuration`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from quantkit.backends.tensorrt.build.profiles import Profile
+from quantkit.errors import BackendError
+
+__all__ = [
+    "BuildOptions",
+    "HardwareCompatibility",
+    "Mode",
+    "Precision",
+    "PrecisionConstraints",
+    "parse_size",
+    "parse_target",
+]
+
+Precision = Literal["fp32", "fp16", "int8"]
+Mode = Literal["implicit", "explicit"]
+HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
+PrecisionConstraints = Literal["obey", "prefer"]
+
+_UNITS = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30}
+_LARGEST_LEVEL = 5
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of a build. None, False and empty leave TensorRT's default.
+
+    Attributes:
+        profiles: optimisation profiles; none gives a model with a dynamic batch a default one.
+        workspace_bytes: most scratch memory that a layer may take.
+        builder_optimization_level: 0 (fast build) to 5 (fast engine); TensorRT's default is 3.
+        timing_cache: file with measured kernels: read, and merged with what this build measures.
+        hardware_compatibility: which other GPUs the engine must run on.
+        version_compatible: the engine must run on later TensorRT of the same major version.
+        refit: weights can be replaced in the engine.
+        strip_weights: weights are left out of the engine and must be refitted before use.
+        dla_core: run on this deep-learning accelerator (Jetson) where possible.
+        allow_gpu_fallback: with `dla_core`: what the DLA cannot run goes to the GPU instead of failing.
+        sparsity: use kernels for 2:4 sparse weights where the weights are.
+        tf32: FP32 products may run with 10 bits of mantissa; None leaves TensorRT's default, which is yes.
+        targets: for TensorRT-RTX: GPUs to build for, such as ("sm86", "sm89").
+        precision_constraints: for implicit INT8: whether a layer that must stay in float fails the build if it cannot.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    workspace_bytes: int | None = None
+    builder_optimization_level: int | None = None
+    timing_cache: Path | None = None
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    refit: bool = False
+    strip_weights: bool = False
+    dla_core: int | None = None
+    allow_gpu_fallback: bool = False
+    sparsity: bool = False
+    tf32: bool | None = None
+    targets: tuple[str, ...] = ()
+    precision_constraints: PrecisionConstraints = "obey"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(parse_target(target) for target in self.targets))
+        if self.workspace_bytes is not None and self.workspace_bytes < 1:
+            raise BackendError(f"--workspace of {self.workspace_bytes} bytes: give a positive size, such as 4G")
+        level = self.builder_optimization_level
+        if level is not None and not 0 <= level <= _LARGEST_LEVEL:
+            raise BackendError(f"--builder-optimization-level {level} is not from 0 to {_LARGEST_LEVEL}")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise BackendError(f"--dla-core {self.dla_core} must be 0 or more")
+        if self.allow_gpu_fallback and self.dla_core is None:
+            raise BackendError("--allow-gpu-fallback goes with --dla-core: without it everything runs on the GPU")
+        for name, kind in (
+            ("hardware_compatibility", HardwareCompatibility),
+            ("precision_constraints", PrecisionConstraints),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                raise BackendError(f"{name} {getattr(self, name)!r} is not one of {', '.join(get_args(kind))}")
+        if twice := [target for target in self.targets if self.targets.count(target) > 1]:
+            raise BackendError(f"--target {twice[0]} is given twice")
+        if "sm75" in self.targets:
+            raise BackendError(
+                "--target sm75: with Turing among its targets TensorRT-RTX runs the convolutions of all targets in "
+                "float, INT8 or not; build for sm80 and newer, or use TensorRT on that GPU"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the engine, as JSON can hold it, without what was left at its default or only saves time."""
+        profiles = [{name: str(shape) for name, shape in p.shapes.items()} for p in self.profiles]
+        facts = {
+            "profiles": profiles,
+            "workspace_bytes": self.workspace_bytes,
+            "builder_optimization_level": self.builder_optimization_level,
+            "hardware_compatibility": None if self.hardware_compatibility == "none" else self.hardware_compatibility,
+            "version_compatible": self.version_compatible,
+            "refit": self.refit,
+            "strip_weights": self.strip_weights,
+            "dla_core": self.dla_core,
+            "allow_gpu_fallback": self.allow_gpu_fallback,
+            "sparsity": self.sparsity,
+            "targets": list(self.targets),
+        }
+        # 0 is a choice: a DLA core, an optimization level.
+        chosen = {
+            name: value for name, value in facts.items() if value is not None and value is not False and value != []
+        }
+        return chosen if self.tf32 is None else {**chosen, "tf32": self.tf32}
+
+
+def parse_size(text: str, option: str = "--workspace") -> int:
+    """Bytes of "512" (MiB, as trtexec takes it), "512M", "4G", "1.5GiB" or "65536K"; units are powers of 1024.
+
+    Raises:
+        BackendError: the text is no such size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|(B))?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise BackendError(f"{option} {text!r} is no size such as 512 (MiB), 512M or 4G")
+    unit = (match[2] or match[3] or "").upper()
+    return int(float(match[1]) * (1 << _UNITS[unit]))
+
+
+def parse_target(text: str) -> str:
+    """The name "sm86" of a GPU generation written sm86, sm_86, SM86 or 8.6.
+
+    Raises:
+        BackendError: the text is no such name.
+    """
+    match = re.fullmatch(r"(?:sm_?)?(\d{2,3})|(\d{1,2})\.(\d)", text.strip().lower())
+    if match is None:
+        raise BackendError(f"--target {text!r} is no GPU generation: sm86 is Ampere, sm89 Ada, sm120 Blackwell")
+    return f"sm{match[1] or match[2] + match[3]}"

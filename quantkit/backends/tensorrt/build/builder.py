@@ -1,0 +1,301 @@
+"""Building an engine from ONNX with TensorRT 8.6 to 11 or TensorRT-RTX. The graph it gets is made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
+from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
+from quantkit.backends.tensorrt.build.configuration import add_profiles, check_options, configure
+from quantkit.backends.tensorrt.build.precision import (
+    Typing,
+    choose_typing,
+    constrain_to_float,
+    has_qdq,
+    quiet_deprecations,
+    set_flags,
+    set_ranges,
+)
+from quantkit.backends.tensorrt.build.profiles import Shapes, resolve_profiles
+from quantkit.backends.tensorrt.build.timing_cache import save_timing_cache
+from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.library import Library
+from quantkit.backends.tensorrt.logger import make_logger
+from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
+
+__all__ = ["Calibrator", "build_engine"]
+
+_SHOWN_ERRORS = 3
+
+_HARMLESS = ("Converting conv", "differs from one already registered")
+"""Warnings about FP16 scales, one for each convolution, and about a runner that is open beside the build."""
+
+_HINTS = (
+    ("precision constraint", "a layer that must stay in float has no such kernel: --precision-constraints prefer"),
+    ("out of memory", "free GPU memory, or give smaller --max-shapes"),
+    ("insufficient memory", "give more --workspace"),
+    ("find any implementation", "give more --workspace, or leave out what restricts the choice of kernels"),
+    ("no scaling factors", "calibrate with --all-tensors, so that every tensor has a range"),
+    ("fp32 gemm is not supported", "build with --precision fp16"),
+)
+
+
+class Calibrator(Protocol):
+    """What `build_engine` asks of a `trt.IInt8Calibrator` beside TensorRT's own interface.
+
+    TensorRT swallows what a calibrator raises: it has to keep it, and `check` raises it after the build.
+    """
+
+    def check(self) -> None:
+        """Raises what went wrong in a call from TensorRT."""
+
+
+def build_engine(
+    library: Library,
+    model: bytes | Path,
+    *,
+    options: BuildOptions | None = None,
+    precision: Precision = "fp32",
+    mode: Mode | Literal["auto"] = "auto",
+    high_precision: Literal["fp32", "fp16"] = "fp16",
+    ranges: Mapping[str, float] | None = None,
+    calibrator: Calibrator | None = None,
+    calibration_shapes: Mapping[str, Sequence[int]] | None = None,
+    float_nodes: Collection[str] = (),
+    name: str = "the model",
+    node_titles: Sequence[str] = (),
+    on_progress: OnProgress | None = None,
+    tell: Callable[[str], None] | None = None,
+    verbose: bool = False,
+) -> bytes:
+    """Builds a serialized engine.
+
+    Args:
+        library: from `load_library`.
+        model: serialized ONNX, or the path of one, for weights in external files.
+        options: everything that is not precision.
+        precision: "int8" needs Q/DQ in the model (explicit), or `ranges` or `calibrator` (implicit).
+        mode: see `choose_typing`.
+        high_precision: of what stays in float beside INT8, where flags decide.
+        ranges: implicit INT8: amax by tensor name.
+        calibrator: implicit INT8: a `trt.IInt8Calibrator`, which reads a cache or feeds data.
+        calibration_shapes: implicit INT8 of a model with dynamic inputs: shape by input that the calibrator feeds.
+        float_nodes: implicit INT8: ONNX nodes that stay in float.
+        name: of the model, for messages.
+        node_titles: of the ONNX nodes in order, for parser errors of TensorRT 8, which counts them only.
+        on_progress: called with the share done and the phase (TensorRT 10 and later, TensorRT-RTX).
+        tell: called with one line for each thing that a user may want to know.
+        verbose: pass on every message of TensorRT.
+
+    Returns:
+        The engine, for `trt.Runtime.deserialize_cuda_engine`.
+
+    Raises:
+        BackendUnavailableError: TensorRT finds no GPU.
+        BackendError: an option that this library lacks or that does not fit the model.
+        ModelError: TensorRT cannot parse the model, or it does not fit the precision.
+        EngineBuildError: TensorRT cannot build it.
+    """
+    options = options or BuildOptions()
+    say = tell or (lambda line: None)
+    typing = choose_typing(
+        library, precision, mode=mode, high_precision=high_precision, dla=options.dla_core is not None
+    )
+    implicit_int8 = precision == "int8" and typing.mode == "implicit"
+    if implicit_int8 and (ranges is None) == (calibrator is None):
+        raise BackendError("implicit INT8 needs ranges or a calibrator, not both: TensorRT gets no invented scales")
+    if not implicit_int8 and (ranges is not None or calibrator is not None or float_nodes):
+        raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
+    check_options(library, options, gpu=find_gpu())
+    build = _Build.start(library, typing, name, node_titles, tell=say if verbose else None)
+    build.parse(model)
+    if has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
+        raise ModelError(_wrong_qdq(name, precision, typing))
+    options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
+    configure(library, build.builder, build.config, options)
+    add_profiles(build.builder, build.config, options)
+    set_flags(library, build.config, typing)
+    if ranges is not None:
+        build.give(ranges, say)
+    if calibrator is not None:
+        build.attach(calibrator, calibration_shapes)
+    if float_nodes:
+        build.keep_float(float_nodes, typing, options, say)
+    engine = build.run(on_progress, calibrator)
+    if options.timing_cache is not None:
+        save_timing_cache(build.config, options.timing_cache)
+    if not verbose:
+        _tell_warnings(build.logger, say)
+    return engine
+
+
+@dataclass
+class _Build:
+    """TensorRT's objects of one build. They refer to each other in C++, so that all live until the end."""
+
+    library: Library
+    logger: Any
+    builder: Any
+    network: Any
+    parser: Any
+    config: Any
+    name: str
+    node_titles: Sequence[str]
+
+    @classmethod
+    def start(
+        cls,
+        library: Library,
+        typing: Typing,
+        name: str,
+        node_titles: Sequence[str],
+        *,
+        tell: Callable[[str], None] | None,
+    ) -> _Build:
+        trt = library.module
+        logger = make_logger(library, tell=tell, verbose=tell is not None)
+        try:
+            builder = trt.Builder(logger)
+        except (TypeError, RuntimeError) as error:
+            said = "; ".join(logger.errors()[:_SHOWN_ERRORS]) or "no CUDA driver"
+            raise BackendUnavailableError(
+                f"{library.title} cannot start, it needs an NVIDIA GPU ({said}); TensorRT-RTX builds without one: "
+                "pip install tensorrt-rtx and --library rtx"
+            ) from error
+        flags = trt.NetworkDefinitionCreationFlag
+        bits = 0
+        if hasattr(flags, "EXPLICIT_BATCH"):  # 8.6 refuses ONNX without it, 10 ignores it, 11 has no such flag
+            bits |= 1 << int(flags.EXPLICIT_BATCH)
+        if typing.strong:
+            bits |= 1 << int(flags.STRONGLY_TYPED)
+        network = builder.create_network(bits)
+        config = builder.create_builder_config()
+        if network is None or config is None:  # `not network` would be true of an empty one
+            raise EngineBuildError(f"{library.title} makes no network: {'; '.join(logger.errors()[:_SHOWN_ERRORS])}")
+        return cls(library, logger, builder, network, trt.OnnxParser(network, logger), config, name, node_titles)
+
+    def parse(self, model: bytes | Path) -> None:
+        """Reads the ONNX into the network."""
+        parser = self.parser
+        parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
+        if parsed:
+            return
+        reasons = list(dict.fromkeys(self._describe(parser.get_error(i)) for i in range(parser.num_errors)))
+        shown = "; ".join(reasons[:_SHOWN_ERRORS] or self.logger.errors()[:1] or ["it does not say why"])
+        more = f"; and {len(reasons) - _SHOWN_ERRORS} more" if len(reasons) > _SHOWN_ERRORS else ""
+        raise ModelError(f"{self.library.title} cannot parse {self.name}: {shown}{more}")
+
+    def input_shapes(self) -> Shapes:
+        """Shape by input name; a dynamic dimension is None."""
+        tensors = [self.network.get_input(i) for i in range(self.network.num_inputs)]
+        for tensor in tensors:
+            if tensor.is_shape_tensor:
+                raise ModelError(f"input {tensor.name!r} of {self.name} is a shape, not data: export it as a constant")
+        return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
+
+    def give(self, ranges: Mapping[str, float], say: Callable[[str], None]) -> None:
+        """Sets the ranges of an implicit build."""
+        used = set_ranges(self.library, self.network, ranges)
+        if used.missing:
+            total = used.num_set + len(used.missing)
+            say(
+                f"{used.num_set} of {total} tensors have a range: layers at the others stay in float "
+                "(quantkit calibrate --all-tensors gives every tensor one)"
+            )
+
+    def keep_float(
+        self, nodes: Collection[str], typing: Typing, options: BuildOptions, say: Callable[[str], None]
+    ) -> None:
+        """Constrains the layers of ONNX nodes in an implicit build."""
+        half, how = "FP16" in typing.flags, options.precision_constraints
+        count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
+        say(f"{count} layers are kept in {'FP16' if half else 'FP32'}")
+
+    def attach(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
+        """Gives TensorRT a calibrator, and the shapes that it feeds."""
+        dynamic = [name for name, shape in self.input_shapes().items() if None in shape]
+        with quiet_deprecations():
+            self.config.int8_calibrator = calibrator
+            shapes = shapes or {}
+            if missing := [name for name in dynamic if name not in shapes]:
+                raise BackendError(f"input {missing[0]!r} is dynamic: calibration needs its shape")
+            if not shapes:
+                return
+            # Else TensorRT takes the OPT shape of a profile that was made for running, not the shape that is fed.
+            profile = self.builder.create_optimization_profile()
+            for name in self.input_shapes():
+                if name in shapes:
+                    profile.set_shape(name, *(tuple(shapes[name]),) * 3)
+            self.config.set_calibration_profile(profile)
+
+    def run(self, on_progress: OnProgress | None, calibrator: Calibrator | None) -> bytes:
+        """Builds. What a callback raised, Ctrl-C included, is raised here."""
+        monitor = make_monitor(self.library, _watching(calibrator, on_progress))
+        if monitor is not None:
+            self.config.progress_monitor = monitor
+        plan = self.builder.build_serialized_network(self.network, self.config)
+        self.logger.check()
+        if monitor is not None and monitor.error is not None:
+            raise monitor.error
+        if calibrator is not None:
+            calibrator.check()
+        if plan is None:
+            errors = self.logger.errors()
+            said = "; ".join(errors[:_SHOWN_ERRORS]) or "it does not say why"
+            raise EngineBuildError(f"{self.library.title} cannot build {self.name}: {said} ({_hint(errors)})")
+        return bytes(plan)
+
+    def _describe(self, error: Any) -> str:
+        """Node and reason of a parser error, on one line."""
+        reason = " ".join(error.desc().split())
+        if str(getattr(error.code(), "name", "")).startswith("UNSUPPORTED"):
+            reason = "it does not support this operator" + (f" ({reason})" if reason != "false" else "")
+        elif "Plugin not found" in reason:
+            reason = "this is no ONNX operator, and no plugin of that name is loaded"
+        index = error.node()
+        if hasattr(error, "node_name") and (node := error.node_name()):
+            title = f"node {node!r} ({error.node_operator()})"
+        elif 0 <= index < len(self.node_titles):
+            title = f"node {self.node_titles[index]}"
+        else:
+            title = f"node {index}" if index >= 0 else ""
+        return f"{title}: {reason}" if title else reason
+
+
+def _wrong_qdq(name: str, precision: Precision, typing: Typing) -> str:
+    if precision != "int8":
+        return f"{name} holds Q/DQ: build it with --precision int8, or give the float model"
+    if typing.mode == "implicit":
+        return f"{name} holds Q/DQ, which say its ranges: a table, cache or calibrator would be ignored; leave it out"
+    return f"{name} has no Q/DQ, and TensorRT gets no invented scales: give a calibration table"
+
+
+def _hint(errors: Sequence[str]) -> str:
+    text = " ".join(errors).lower()
+    return next((hint for word, hint in _HINTS if word in text), "--verbose shows all that it says")
+
+
+def _watching(calibrator: Calibrator | None, on_progress: OnProgress | None) -> OnProgress | None:
+    """Progress that ends the build as soon as the calibrator has failed: TensorRT would go on with what it got."""
+    if calibrator is None:
+        return on_progress
+
+    def watch(share: float, phase: str) -> None:
+        error = getattr(calibrator, "error", None)
+        if error is not None:
+            raise error
+        if on_progress is not None:
+            on_progress(share, phase)
+
+    return watch
+
+
+def _tell_warnings(logger: Any, say: Callable[[str], None]) -> None:
+    texts = (" ".join(text.split()) for name, text in logger.messages if name == "WARNING")
+    found = list(dict.fromkeys(text for text in texts if not any(word in text for word in _HARMLESS)))
+    if found:
+        rest = f" (and {len(found) - 1} more: --verbose shows them)" if len(found) > 1 else ""
+        say(f"TensorRT warning: {found[0]}{rest}")

@@ -1,0 +1,155 @@
+"""From `BuildOptions` to TensorRT's builder configuration. An option that the installed library lacks is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.timing_cache import attach_timing_cache
+from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.library import Library
+from quantkit.errors import BackendError
+
+__all__ = ["add_profiles", "check_options", "configure", "default_targets"]
+
+_OLDEST_RTX_GPU = 80
+"""With SM75 among the targets TensorRT-RTX 1.7 runs every convolution in float."""
+
+
+def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = None) -> None:
+    """Refuses what `library` cannot do, before anything is built.
+
+    Args:
+        library: that will build.
+        options: what the user asks for.
+        gpu: of this machine.
+
+    Raises:
+        BackendError: naming the option and why.
+    """
+    if library.is_rtx:
+        for option, (wanted, reason) in _unfit_for_rtx(options, gpu).items():
+            if wanted:
+                raise BackendError(f"{option} has no use with {library.title}: {reason}")
+        _check_targets(library, options)
+        return
+    if options.targets:
+        raise BackendError(
+            f"--target is for TensorRT-RTX: {library.title} builds for the GPU of this machine; "
+            "pip install tensorrt-rtx and --library rtx build for others"
+        )
+    flags = library.module.BuilderFlag
+    if options.strip_weights and not hasattr(flags, "STRIP_PLAN"):
+        raise BackendError(f"--strip-weights needs TensorRT 10, this is {library.title}")
+    if options.hardware_compatibility != "none":
+        _find_level(library, options.hardware_compatibility)
+
+
+def configure(library: Library, builder: Any, config: Any, options: BuildOptions) -> None:
+    """Applies everything but profiles and precisions to a `trt.IBuilderConfig`."""
+    trt = library.module
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector can say what runs in INT8
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.builder_optimization_level is not None:
+        config.builder_optimization_level = options.builder_optimization_level
+    if options.hardware_compatibility != "none":
+        config.hardware_compatibility_level = _find_level(library, options.hardware_compatibility)
+    if options.tf32 is not None:
+        (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    for wanted, flag in (
+        (options.version_compatible, "VERSION_COMPATIBLE"),
+        (options.refit, "REFIT"),
+        (options.strip_weights, "STRIP_PLAN"),
+        (options.sparsity, "SPARSE_WEIGHTS"),
+        (options.allow_gpu_fallback, "GPU_FALLBACK"),
+    ):
+        if wanted:
+            config.set_flag(getattr(trt.BuilderFlag, flag))
+    if options.dla_core is not None:
+        _use_dla(trt, builder, config, options.dla_core)
+    if options.timing_cache is not None:
+        attach_timing_cache(config, options.timing_cache)
+    if options.targets:
+        config.num_compute_capabilities = len(options.targets)
+        for i, target in enumerate(options.targets):
+            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), i)
+
+
+def add_profiles(builder: Any, config: Any, options: BuildOptions) -> None:
+    """Adds the optimisation profiles, which must fit the network already.
+
+    Raises:
+        BackendError: TensorRT takes a profile for inconsistent.
+    """
+    for number, profile in enumerate(options.profiles):
+        made = builder.create_optimization_profile()
+        for name, shape in profile.shapes.items():
+            try:
+                made.set_shape(name, shape.minimum, shape.optimum, shape.maximum)
+            except RuntimeError as error:
+                raise BackendError(f"profile {number}, input {name!r} ({shape}): {error}") from error
+        if config.add_optimization_profile(made) < 0:
+            listed = ", ".join(f"{name} {shape}" for name, shape in profile.shapes.items())
+            raise BackendError(f"TensorRT refuses profile {number}: {listed}")
+
+
+def default_targets(library: Library, gpu: Gpu | None) -> tuple[str, ...]:
+    """For whom TensorRT-RTX builds where nobody says: the GPU that is there, else all from SM80 on (nothing set).
+
+    Raises:
+        BackendError: the GPU that is there is too old for it.
+    """
+    if not library.is_rtx or gpu is None:
+        return ()
+    if int(gpu.target[2:]) < _OLDEST_RTX_GPU:
+        raise BackendError(
+            f"{gpu} is too old for {library.title}, which runs its convolutions in float: "
+            "use --library tensorrt, or name other GPUs with --target"
+        )
+    return (gpu.target,) if gpu.target in _known_targets(library) else ()
+
+
+def _unfit_for_rtx(options: BuildOptions, gpu: Gpu | None) -> dict[str, tuple[bool, str]]:
+    jit = "it chooses kernels when an engine is first loaded"
+    needs_gpu = "it refits on a GPU, and this machine has none"
+    return {
+        "--builder-optimization-level": (options.builder_optimization_level is not None, jit),
+        "--timing-cache": (options.timing_cache is not None, f"{jit} and measures none before"),
+        "--hardware-compatibility": (
+            options.hardware_compatibility != "none",
+            "name the GPUs with --target; without it the engine is for all from SM80 on",
+        ),
+        "--version-compatible": (options.version_compatible, "it has no lean runtime to put into the engine"),
+        "--dla-core": (options.dla_core is not None, "it runs on GPUs only"),
+        "--refit": (options.refit and gpu is None, needs_gpu),
+        "--strip-weights": (options.strip_weights and gpu is None, needs_gpu),
+    }
+
+
+def _check_targets(library: Library, options: BuildOptions) -> None:
+    known = _known_targets(library)
+    if unknown := [target for target in options.targets if target not in known]:
+        raise BackendError(f"--target {unknown[0]}: {library.title} builds for {', '.join(known)}")
+
+
+def _known_targets(library: Library) -> list[str]:
+    names = [name.lower() for name in library.module.ComputeCapability.__members__ if name.startswith("SM")]
+    return [name for name in names if int(name[2:]) >= _OLDEST_RTX_GPU]
+
+
+def _find_level(library: Library, name: str) -> Any:
+    member = name.replace("-", "_").upper()
+    levels = library.module.HardwareCompatibilityLevel
+    if not hasattr(levels, member):
+        known = ", ".join(level.lower().replace("_", "-") for level in levels.__members__)
+        raise BackendError(f"--hardware-compatibility {name}: {library.title} knows {known}")
+    return getattr(levels, member)
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    cores = int(builder.num_DLA_cores)
+    if core >= cores:
+        raise BackendError(f"--dla-core {core}: this machine has {cores or 'no'} DLA core{'s' if cores != 1 else ''}")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core

@@ -1,0 +1,1 @@
+"""Calibrators for TensorRT up to 10: one that streams batches, one that hands over a finished cache."""

@@ -1,0 +1,45 @@
+"""A calibrator that has no data: it hands TensorRT a finished calibration cache, and fails where that is not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+
+from quantkit.backends.tensorrt.calibrators.streaming import Algorithm, Calibrator, cache_header, make_calibrator
+from quantkit.backends.tensorrt.library import Library
+from quantkit.errors import CalibrationError
+from quantkit.types import Batch
+
+__all__ = ["make_cache_calibrator"]
+
+_ALGORITHMS: dict[str, Algorithm] = {"EntropyCalibration2": "entropy", "MinMaxCalibration": "minmax"}
+
+
+def make_cache_calibrator(library: Library, cache: bytes, *, name: str) -> Calibrator:
+    """A calibrator over `cache`, as TensorRT or quantkit wrote it.
+
+    Args:
+        library: TensorRT 8.6 to 10, of exactly the version in the cache's header: it ignores any other's.
+        cache: the file's content.
+        name: of the file, for messages.
+
+    Raises:
+        CalibrationError: the cache is of another version or of a calibrator that cannot be offered it.
+    """
+    header = cache.split(b"\n", 1)[0].decode("utf-8", "replace")
+    algorithm = _ALGORITHMS.get(header.rpartition("-")[2])
+    if algorithm is None:
+        known = " or ".join(_ALGORITHMS)
+        raise CalibrationError(f"{name}: {header[:60]!r} is no header of a calibration cache of {known}")
+    wanted = cache_header(library, algorithm)
+    if header != wanted:
+        raise CalibrationError(
+            f"{name} says {header}, and {library.title} takes {wanted} only: calibrate again with "
+            f"--tensorrt-version {'.'.join(map(str, library.version))}, or build from the table"
+        )
+    return make_calibrator(library, (), _NoData(), batch_size=1, num_batches=1, algorithm=algorithm, cache=cache)
+
+
+class _NoData:
+    def stream(self, batches: Iterable[Batch]) -> Generator[dict[str, int], None, None]:
+        """Yields nothing."""
+        yield from ()

@@ -1,0 +1,1 @@
+"""Running engines: their inputs and outputs, memory and execution."""

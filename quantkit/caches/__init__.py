@@ -1,0 +1,1 @@
+"""Calibration files of any origin: opened, matched with a model, converted, verified, merged."""

@@ -1,0 +1,145 @@
+"""A calibration file written in the format of another tool, and what that format does not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quantkit._version import __version__
+from quantkit.caches.match import fit_to_model
+from quantkit.caches.open import load_float_model
+from quantkit.caches.ranges import CachedRange, RangeCache
+from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.notices import join_names
+from quantkit.types import CalibrationTable, PathLike
+
+__all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
+
+CacheTarget = Literal["tensorrt", "table", "qdq", "ort", "ort-json", "ort-text", "json"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file that was written: how many tensors, and what it does not carry, one sentence each."""
+
+    path: Path
+    target: CacheTarget
+    num_tensors: int
+    remarks: tuple[str, ...]
+
+
+def table_for_model(cache: RangeCache, model: PathLike, remarks: list[str]) -> CalibrationTable:
+    """The calibration table of a float model from the ranges of a file; what is lost is added to `remarks`."""
+    from quantkit.caches.ranges import NOT_LISTED, table_from_cache
+
+    graph, identity = load_float_model(model)
+    fit = fit_to_model(cache, graph)
+    if not any(fit.ranges[name].is_usable for name in fit.needed if name in fit.ranges):
+        raise StaleTableError(
+            f"{cache.name} has a range for none of the tensors of {Path(model).name} that INT8 needs, such as "
+            f"{fit.needed[0]!r}: see what 'quantkit cache verify' proposes, and apply it with --map"
+        )
+    if fit.foreign:
+        remarks.append(f"{len(fit.foreign)} tensors are not in the model: {join_names(fit.foreign)}")
+    if fit.inherited:
+        remarks.append(f"{len(fit.inherited)} take the range of the tensor that they copy: {join_names(fit.inherited)}")
+    if fit.float_operators:
+        names = [f"{node} (no range for {tensor})" for node, tensor in fit.float_operators.items()]
+        remarks.append(f"{len(names)} operators stay in float: {join_names(names)}")
+    return table_from_cache(
+        cache,
+        fit.ranges,
+        missing=dict.fromkeys(fit.missing, NOT_LISTED),
+        model_hash=identity,
+        model_name=Path(model).name,
+        versions={"quantkit": __version__},
+    )
+
+
+def write_as_tensorrt_cache(
+    cache: RangeCache, output: Path, model: PathLike | None, version: str | None, remarks: list[str]
+) -> Conversion:
+    """Writes the ranges as TensorRT's calibration cache; with a model, what inherits a range is listed too."""
+    from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
+    from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
+    from quantkit.caches.ranges import bits_from_amax
+    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+    from quantkit.graph.placement.tensorrt import observable
+    from quantkit.storage import write_text
+
+    if cache.version is not None and cache.algorithm is not None:
+        number = cache.version if version is None else library_version(version)
+        bits = {name: r.scale_bits for name, r in cache.tensors.items()}
+        algorithm = cache.algorithm
+    else:
+        number = library_version(version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION)
+        algorithm = "MinMaxCalibration" if cache.method == "minmax" else "EntropyCalibration2"
+        bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
+        remarks.append(f"a TensorRT cache holds scales only, not {_beyond_scales(cache)}")
+        if model is not None:
+            graph, identity = load_float_model(model)
+            if cache.table is not None:
+                cache.table.check_model(identity, Path(model).name)
+            completed = implicit_ranges(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_usable})
+            bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
+            if unlisted := [name for name in observable(graph) if name not in bits]:
+                remarks.append(
+                    f"{len(unlisted)} activations have no range, and implicit INT8 keeps what reads or writes them in "
+                    f"float: {join_names(unlisted)}"
+                )
+        else:
+            remarks.append("without --model, pools and copies that inherit a range are not listed")
+            if cache.form.startswith("ort"):
+                remarks.append("tensors are in ONNX Runtime's order, not the network's: --model gives that")
+    _check_names(bits, "TensorRT's cache")
+    write_text(output, TensorRTCache(number, algorithm, bits).text())
+    return Conversion(output, "tensorrt", len(bits), tuple(remarks))
+
+
+def write_ort_table(
+    cache: RangeCache, output: Path, target: Literal["ort", "ort-json", "ort-text"], remarks: list[str]
+) -> Conversion:
+    """Writes the ranges as ONNX Runtime's calibration table, in one of its three forms."""
+    from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
+    from quantkit.storage import write_bytes
+
+    # In the order in which ONNX Runtime writes them.
+    ranges = dict(sorted(_usable(cache, remarks).items()))
+    if target != "ort-json":
+        check_names(list(ranges), as_text=target == "ort-text")
+    if target == "ort-json":
+        content = json_table(ranges, method=cache.method).encode()
+    elif target == "ort-text":
+        content = text_table(ranges).encode()
+    else:
+        content = flatbuffers_table(ranges)
+    remarks.append(f"ONNX Runtime's table holds ranges only, not {_beyond_scales(cache)}")
+    remarks.append("it lists tensors by name: the order of the network is lost")
+    write_bytes(output, content)
+    return Conversion(output, target, len(ranges), tuple(remarks))
+
+
+def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, CachedRange]:
+    unusable = [name for name, r in cache.tensors.items() if not r.is_usable]
+    if unusable:
+        remarks.append(f"{len(unusable)} tensors have no range and are left out: {join_names(unusable)}")
+    usable = {name: r for name, r in cache.tensors.items() if r.is_usable}
+    if not usable:
+        raise CalibrationError(f"{cache.name} has no usable range")
+    return usable
+
+
+def _beyond_scales(cache: RangeCache) -> str:
+    if cache.table is not None:
+        return "what was seen, the model's and the data's fingerprint, preprocessing and settings"
+    if any(r.minimum is not None for r in cache.tensors.values()):
+        return "minimum and maximum"
+    return f"where they came from ({cache.title})"
+
+
+def _check_names(names: Sequence[str] | Mapping[str, int], what: str) -> None:
+    for name in names:
+        if "\n" in name or "\r" in name:
+            raise CalibrationError(f"tensor name {name!r} has a line break: {what} cannot hold it")

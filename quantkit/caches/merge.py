@@ -1,0 +1,250 @@
+"""From the statistics of parts of the data to the calibration table of the whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from quantkit.caches.kept_statistics import statistics_path
+from quantkit.calibration.choose_ranges import choose_ranges
+from quantkit.calibration.methods import used_percentile
+from quantkit.errors import CalibrationError
+from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.types import CalibrationTable, PathLike
+
+if TYPE_CHECKING:
+    from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
+
+__all__ = ["merge_statistics"]
+
+
+def merge_statistics(
+    paths: Sequence[PathLike],
+    table_path: PathLike | None = None,
+    *,
+    method: str = "entropy",
+    percentile: float | None = None,
+    keep_statistics: bool = False,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> CalibrationTable:
+    """The table that one run over all parts would give.
+
+    The merge is exact. Whether the activations of a sample were the same bits as in one run is up to the runtime: it
+    adds up in another order for another batch size and on another kind of processor.
+
+    Args:
+        paths: statistics files (MODEL.calib.stats) of disjoint parts of the data, in any order; of arrays in the order
+            of their rows.
+        table_path: where the table goes.
+        method: a name in `quantkit.calibration.methods.METHODS`.
+        percentile: for method "percentile", in percent.
+        keep_statistics: leave the merged statistics next to the table: they merge again.
+        progress: show a progress bar on a terminal.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        The table; written to `table_path` if that is given.
+
+    Raises:
+        OutputError: a part would be replaced by the table or the merged statistics.
+        CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
+            rule, or samples that are in two parts.
+    """
+    from quantkit.calibration.methods import find_method
+    from quantkit.calibration.statistics_file import load_statistics, save_statistics
+    from quantkit.calibration.table import save_table
+    from quantkit.datasets.fingerprint import fingerprint_of
+    from quantkit.storage import check_no_source
+
+    say = tell or ignore_messages
+    find_method(method, percent=percentile)
+    if not paths:
+        raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
+    if table_path is not None:
+        if not os.fspath(table_path).endswith(".json"):
+            raise CalibrationError(f"{table_path} is no name for a calibration table: it ends in .json")
+        check_no_source(table_path, paths)
+    if keep_statistics:
+        if table_path is None:
+            raise CalibrationError("statistics are kept next to the table: give table_path")
+        check_no_source(statistics_path(table_path), paths)
+    parts: dict[str, KeptStatistics] = {}
+    for name in [os.fspath(path) for path in paths]:
+        if name in parts:
+            raise CalibrationError(f"{name} is given twice: each part counts once")
+        parts[name] = load_statistics(name)
+    _check_alike(parts)
+    parts = _numbered_on(parts, say)
+    _check_disjoint(parts, say)
+    _tell_repeated(parts, say)
+    whole = _merged(list(parts.values()))
+    if len({part.batch_size for part in parts.values()}) > 1:
+        sizes = sorted({part.batch_size for part in parts.values()})
+        listed = join_names([str(size) for size in sizes])
+        say(f"warning: the parts ran in batches of {listed}: the last bits of their activations may differ")
+    ranges, skipped = choose_ranges(whole, method, percentile, progress, say)
+    table = CalibrationTable(
+        tensors=ranges,
+        skipped=skipped,
+        model_hash=whole.origin.model_hash,
+        model_name=whole.origin.model_name,
+        dataset_fingerprint=fingerprint_of(whole.origin.contents),
+        num_samples=whole.num_samples,
+        preprocessing=whole.origin.preprocessing,
+        settings=_settings(whole.origin.settings, method, used_percentile(method, percentile)),
+        versions=whole.origin.versions,
+    )
+    if table_path is not None:
+        if keep_statistics:
+            save_statistics(whole, statistics_path(table_path))
+        save_table(table, table_path)
+    return table
+
+
+def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
+    """Refuses what cannot be parts of one run."""
+    (first_name, first), *others = parts.items()
+    for name, part in parts.items():
+        if not part.is_complete:
+            raise CalibrationError(f"{name} is unfinished: finish its run with --resume first")
+        if part.rule != "exact":
+            raise CalibrationError(f"{name} has TensorRT's histogram, which does not merge: use --histogram exact")
+    for name, part in others:
+        for what, mine, other in (
+            ("model", first.origin.model_hash[:12], part.origin.model_hash[:12]),
+            ("preprocessing", _preprocessing_text(first, part), _preprocessing_text(part, first)),
+            ("observed tensors", list(first.tensors), list(part.tensors)),
+            ("unclipped tensors", sorted(first.origin.unclipped), sorted(part.origin.unclipped)),
+        ):
+            if mine != other:
+                shown = f" ({other} and {mine})" if isinstance(mine, str) else ""
+                raise CalibrationError(f"{name} and {first_name} have different {what}{shown}: they do not merge")
+
+
+def _preprocessing_text(part: KeptStatistics, other: KeptStatistics) -> str:
+    """What a part's preprocessing has that the other's has not: "" where they are alike."""
+    mine, theirs = part.origin.preprocessing, other.origin.preprocessing
+    if mine is None or theirs is None:
+        return "" if mine == theirs else "arrays" if mine is None else "images"
+    return ", ".join(
+        f"{f.name} {getattr(mine, f.name)}" for f in fields(mine) if getattr(mine, f.name) != getattr(theirs, f.name)
+    )
+
+
+def _numbered_on(parts: dict[str, KeptStatistics], say: Tell) -> dict[str, KeptStatistics]:
+    """Parts of arrays with the rows numbered as in the array that was split: each file's numbers begin at 0.
+
+    That needs every row of every part. Otherwise nobody knows which rows of the whole the chosen ones were.
+    """
+    if len(parts) < 2 or any(part.origin.preprocessing is not None for part in parts.values()):
+        return parts
+    if not all(_holds_every_row(part) for part in parts.values()):
+        ids = [name for part in parts.values() for name, _ in part.origin.contents]
+        if len(set(ids)) < len(ids):
+            say(
+                "note: rows of arrays are known by their number in a file, and these parts do not hold every row of "
+                "theirs: the data fingerprint of the table is not that of the whole array"
+            )
+        return parts
+    owners: dict[frozenset[str], str] = {}
+    numbered, start = {}, 0
+    for name, part in parts.items():
+        rows = frozenset(content for _, content in part.origin.contents)
+        if rows in owners:
+            raise CalibrationError(f"{name} and {owners[rows]} hold the same rows: each sample counts once")
+        owners[rows] = name
+        contents = tuple((str(start + int(row)), content) for row, content in part.origin.contents)
+        numbered[name] = replace(part, origin=replace(part.origin, contents=contents))
+        start += len(contents)
+    say(f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is of the joined array")
+    return numbered
+
+
+def _holds_every_row(part: KeptStatistics) -> bool:
+    return {name for name, _ in part.origin.contents} == {str(i) for i in range(len(part.origin.contents))}
+
+
+def _tell_repeated(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+    for name, part in parts.items():
+        if part.num_repeated:
+            say(
+                f"warning: {name} counts {part.num_repeated} copies of samples, which filled up batches of a fixed "
+                f"size: give parts of a multiple of {part.batch_size} samples for the table of one run, bit for bit"
+            )
+
+
+def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+    """Refuses a sample of the same id and content in two parts; warns of the same content under two ids."""
+    owners: dict[tuple[str, str], str] = {}
+    names: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    for name, part in parts.items():
+        if shared := [sample for sample in part.origin.contents if sample in owners]:
+            samples = join_names([identity for identity, _ in shared])
+            raise CalibrationError(f"{name} and {owners[shared[0]]} both hold {samples}: each sample counts once")
+        renamed.update({i: names[content] for i, content in part.origin.contents if content in names})
+        owners.update(dict.fromkeys(part.origin.contents, name))
+        names.update({content: i for i, content in part.origin.contents if content != "unreadable"})
+    if renamed:
+        listed = join_names([f"{new} ({old})" for new, old in renamed.items()])
+        say(f"warning: the same content is in two parts under other names, and counts twice: {listed}")
+
+
+def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
+    """Statistics of all parts. The result does not depend on their order, but for the order of the samples."""
+    from quantkit.calibration.statistics import merge
+    from quantkit.calibration.statistics_file import KeptStatistics
+
+    first = parts[0]
+    versions = {
+        key: ", ".join(sorted({part.origin.versions.get(key, "unknown") for part in parts}))
+        for key in {key: None for part in parts for key in part.origin.versions}
+    }
+    settings = {
+        key: value if all(part.origin.settings.get(key) == value for part in parts) else None
+        for key, value in first.origin.settings.items()
+    }
+    if "num_samples" in settings:
+        # Parts that are whole make a whole, of which the number asked for decides nothing.
+        is_whole = all(_takes_all(part.origin) for part in parts)
+        settings["num_samples"] = None if is_whole else sum(len(part.origin.contents) for part in parts)
+    origin = replace(
+        first.origin,
+        model_name=min(part.origin.model_name for part in parts),
+        contents=tuple(sample for part in parts for sample in part.origin.contents),
+        settings=settings,
+        versions=versions,
+    )
+    return KeptStatistics(
+        origin=origin,
+        tensors={name: reduce(merge, (part.tensors[name] for part in parts)) for name in first.tensors},
+        num_read=sum(part.num_read for part in parts),
+        num_samples=sum(part.num_samples for part in parts),
+        unreadable={
+            f"{name} (part {number})": reason
+            for number, part in enumerate(parts, 1)
+            for name, reason in part.unreadable.items()
+        },
+        batch_size=first.batch_size,
+        num_repeated=sum(part.num_repeated for part in parts),
+    )
+
+
+def _takes_all(origin: StatisticsOrigin) -> bool:
+    """Whether a part holds all of its data, as far as it says so. (Early files have a larger number then.)"""
+    asked = origin.settings.get("num_samples")
+    return not isinstance(asked, int) or asked > len(origin.contents)
+
+
+def _settings(collected: Mapping[str, Setting], method: str, percentile: float | None) -> dict[str, Setting]:
+    """Settings of a table, in the order that `calibrate` gives them."""
+    settings: dict[str, Setting] = {}
+    for name, value in collected.items():
+        settings[name] = value
+        if name == "calibrator":
+            settings |= {"method": method, "percentile": percentile}
+    return settings

@@ -1,0 +1,119 @@
+"""Opening calibration files of any origin, and the float models that they are used with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.caches.ranges import CacheDifference, CachedRange, RangeCache, difference
+from quantkit.errors import CalibrationError, ModelError
+from quantkit.types import PathLike
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["check_no_input", "diff_caches", "load_float_model", "open_cache", "read_map"]
+
+
+def open_cache(path: PathLike) -> RangeCache:
+    """Reads any file that holds ranges; what it is, its content says.
+
+    Raises:
+        QuantKitError: it is none, or is broken; the message names the file.
+    """
+    from quantkit.caches.formats.detect import read_ranges
+
+    file = Path(path)
+    if file.suffix.lower() in (".onnx", ".pb"):
+        return _from_qdq(file)
+    try:
+        return read_ranges(file)
+    except CalibrationError as error:
+        if not file.is_file():
+            raise
+        try:
+            return _from_qdq(file)
+        except ModelError:
+            raise error from None
+
+
+def diff_caches(first: PathLike, second: PathLike) -> CacheDifference:
+    """Compares two files of any form, tensor by tensor."""
+    return difference(open_cache(first), open_cache(second))
+
+
+def read_map(path: PathLike) -> dict[str, str]:
+    """Old name → new name from a JSON object.
+
+    Raises:
+        CalibrationError: it is none.
+    """
+    from quantkit.calibration.json_text import decode_json
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read map {path}: {error.strerror or error}") from error
+    names = decode_json(content, name=f"map {path}", kind="a JSON object of old name → new name")
+    if not isinstance(names, dict):
+        raise CalibrationError(f"map {path} is no JSON object of old name → new name")
+    if wrong := [old for old, new in names.items() if not isinstance(new, str)]:
+        raise CalibrationError(f"map {path}: the new name of {wrong[0]!r} is no text")
+    return names
+
+
+def load_float_model(model: PathLike) -> tuple[ir.Model, str]:
+    """A float model, prepared, and its hash.
+
+    Raises:
+        ModelError: it cannot be read, or holds Q/DQ already.
+    """
+    from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.passes.prepare import has_qdq, prepare
+
+    graph = load_model(model)
+    identity = model_hash(graph)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model that the ranges are for")
+    return prepare(graph, name=Path(model).name), identity
+
+
+def check_no_input(
+    output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | None] = (), option: str = "-o"
+) -> None:
+    """Raises `OutputError` where writing `output` would replace a source, a model or a file of its weights."""
+    from quantkit.graph.model import load_model, source_files
+    from quantkit.storage import check_no_source
+
+    check_no_source(output, [path for path in (*sources, *models) if path is not None], option=option)
+    if not Path(output).exists():
+        return
+    for path in models:
+        if path is not None:
+            check_no_source(output, source_files(load_model(path), path), option=option)
+
+
+def _from_qdq(file: Path) -> RangeCache:
+    from quantkit.caches.provenance import TABLE_KEY
+    from quantkit.caches.ranges import bits_from_amax
+    from quantkit.graph.model import load_model
+    from quantkit.graph.passes.prepare import has_qdq
+    from quantkit.graph.qdq_scales import activation_scales
+
+    model = load_model(file)
+    if not has_qdq(model):
+        raise ModelError(f"{file} has no Q/DQ, so no ranges: give a quantized model, a table or a cache")
+    found, unread = activation_scales(model)
+    if not found:
+        raise ModelError(f"{file}: no activation has Q/DQ with one constant scale")
+    tensors = {}
+    for name, read in found.items():
+        if read.is_symmetric:
+            tensors[name] = CachedRange(127 * read.scale, bits_from_amax(127 * read.scale))
+        else:
+            amax = max(-read.minimum, read.maximum)
+            flag = f"asymmetric: {read.minimum:.6g} to {read.maximum:.6g}"
+            tensors[name] = CachedRange(amax, bits_from_amax(amax), read.minimum, read.maximum, flag)
+    notes = tuple(f"{name!r} is not read: {reason}" for name, reason in unread.items())
+    return RangeCache(file.name, "qdq", tensors, notes=notes, made_of=model.metadata_props.get(TABLE_KEY, ""))

@@ -1,0 +1,244 @@
+"""Files that one calibration writes together: whether those beside each other are of one run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.errors import QuantKitError
+from quantkit.notices import join_names
+from quantkit.types import CalibrationTable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantkit.caches.ranges import RangeCache
+    from quantkit.types import CalibrationTable
+
+__all__ = ["TABLE_KEY", "FileSet", "describe_origin", "file_set", "mixed_files"]
+
+_SUFFIXES = (".calib.json", ".calib.stats", ".calib.partial", ".calib", ".int8.onnx", ".int8-cpu.onnx")
+_NATIVE = "TensorRT"
+"""How the calibrator of a table begins that TensorRT itself calibrated, or that came from its cache."""
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Where `quantkit calibrate` puts what belongs together; not all of it need be there."""
+
+    folder: Path
+    stem: str
+
+    @property
+    def table(self) -> Path:
+        """The calibration table."""
+        return self.folder / f"{self.stem}.calib.json"
+
+    @property
+    def tensorrt_cache(self) -> Path:
+        """TensorRT's calibration cache."""
+        return self.folder / f"{self.stem}.calib"
+
+    @property
+    def statistics(self) -> Path:
+        """Kept statistics."""
+        return self.folder / f"{self.stem}.calib.stats"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Statistics of an unfinished run."""
+        return self.folder / f"{self.stem}.calib.partial"
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """INT8 models, for TensorRT and for the CPU."""
+        return tuple(self.folder / f"{self.stem}.{name}.onnx" for name in ("int8", "int8-cpu"))
+
+    @property
+    def engine(self) -> Path:
+        """The INT8 engine."""
+        return self.folder / f"{self.stem}.int8.engine"
+
+
+def file_set(path: Path) -> FileSet | None:
+    """The set that a file belongs to by its name; None for any other name."""
+    for suffix in _SUFFIXES:
+        if path.name.endswith(suffix) and len(path.name) > len(suffix):
+            return FileSet(path.parent, path.name.removesuffix(suffix))
+    return None
+
+
+def describe_origin(path: Path, made_of: str) -> tuple[str, ...]:
+    """Of which table an INT8 model was made, and whether that is the one beside it.
+
+    Args:
+        path: of the model.
+        made_of: checksum of a table, from the model's metadata (`TABLE_KEY`); "" where it names none.
+
+    Returns:
+        One sentence each; () if the model names no table.
+    """
+    if not made_of:
+        return ()
+    made = f"made of calibration table {made_of[:12]}"
+    files = file_set(path)
+    if files is None or not files.table.is_file():
+        return (f"{made}, which is not beside it",)
+    try:
+        checksum = _checksum_of(files.table)
+    except QuantKitError as error:
+        return (made, f"the table beside it cannot be used: {error}")
+    if checksum == made_of:
+        return (f"{made}, which is {files.table.name} beside it",)
+    return (f"{made}, which is not {files.table.name} beside it ({checksum[:12]})",)
+
+
+def mixed_files(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -> tuple[list[str], list[str]]:
+    """Compares a file with the others of its set.
+
+    Args:
+        path: of the file.
+        cache: its ranges.
+        graph: the prepared float model.
+        identity: that model's hash.
+
+    Returns:
+        What makes the set stale, and what is worth knowing; one sentence each.
+    """
+    files = file_set(path)
+    if files is None:
+        return [], list(describe_origin(path, cache.made_of))
+    if cache.table is not None:
+        return _beside_table(files, cache.table, graph, identity) if path == files.table else ([], [])
+    if cache.form not in ("tensorrt", "qdq"):
+        return [], []
+    return _against_table(path, files, cache, graph, identity)
+
+
+def _beside_table(
+    files: FileSet, table: CalibrationTable, graph: ir.Model, identity: str
+) -> tuple[list[str], list[str]]:
+    from quantkit.caches.open import open_cache
+    from quantkit.caches.provenance import TABLE_KEY
+    from quantkit.calibration.table import table_checksum
+    from quantkit.graph.model import load_model
+
+    problems, notes = [], []
+    checksum = table_checksum(table)
+    for model in files.models:
+        if not model.is_file():
+            continue
+        try:
+            made_of = load_model(model).metadata_props.get(TABLE_KEY, "")
+        except QuantKitError as error:
+            notes.append(str(error))
+            continue
+        if made_of and made_of != checksum:
+            problems.append(_other_table(model, made_of, files.table, checksum))
+    # What inherits a range, only the model that the table is of can say.
+    if files.tensorrt_cache.is_file() and table.model_hash == identity:
+        try:
+            differing = _other_scales(open_cache(files.tensorrt_cache), table, graph)
+        except QuantKitError as error:
+            notes.append(str(error))
+        else:
+            if differing:
+                problems.append(
+                    f"{files.tensorrt_cache.name} beside it has other scales ({differing}): make it again with "
+                    "quantkit calibrate, or cache convert --to tensorrt --model"
+                )
+    return problems, [*notes, *_others_beside(files, table)]
+
+
+def _against_table(
+    path: Path, files: FileSet, cache: RangeCache, graph: ir.Model, identity: str
+) -> tuple[list[str], list[str]]:
+    from quantkit.calibration.table import load_table, table_checksum
+
+    if not files.table.is_file():
+        return [], list(describe_origin(path, cache.made_of))
+    try:
+        table = load_table(files.table)
+    except QuantKitError as error:
+        return [], [f"the table beside it cannot be used: {error}"]
+    if cache.form == "qdq":
+        checksum = table_checksum(table)
+        if cache.made_of and cache.made_of != checksum:
+            return [_other_table(path, cache.made_of, files.table, checksum)], []
+        if cache.made_of and table.model_hash != identity:
+            made = f"it was made of {files.table.name}, a table of model {table.model_name!r}"
+            return [f"{made} (hash {table.model_hash[:12]}), not of this one (hash {identity[:12]})"], []
+        return [], list(describe_origin(path, cache.made_of))
+    if table.model_hash != identity:
+        return [], [f"{files.table.name} beside it is of another model (hash {table.model_hash[:12]})"]
+    differing = _other_scales(cache, table, graph)
+    if differing:
+        other = f"it has other scales than {files.table.name} beside it"
+        return [f"{other} ({differing}): one of them is of another run"], []
+    return [], [f"its scales are those of {files.table.name} beside it"]
+
+
+def _other_table(model: Path, made_of: str, table: Path, checksum: str) -> str:
+    return (
+        f"{model.name} was made of another table ({made_of[:12]}) than {table.name} ({checksum[:12]}): make it again "
+        "with quantkit quantize"
+    )
+
+
+def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -> str:
+    """Tensors for which a TensorRT cache does not say what a table says; "" if there are none."""
+    from quantkit.caches.ranges import bits_from_amax
+    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+
+    own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
+    # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
+    by_tensorrt = str(table.settings.get("calibrator", "")).startswith(_NATIVE)
+    inherited = {} if by_tensorrt else implicit_ranges(graph, own)
+    differing = []
+    for name in {**own, **inherited}:
+        allowed = {bits_from_amax(ranges[name]) for ranges in (own, inherited) if name in ranges}
+        listed = cache.tensors.get(name)
+        if listed is not None and all(abs(listed.scale_bits - bits) > by_tensorrt for bits in allowed):
+            differing.append(name)
+        elif listed is None and not by_tensorrt:
+            differing.append(f"{name} is not listed")
+    return join_names(differing)
+
+
+def _others_beside(files: FileSet, table: CalibrationTable) -> list[str]:
+    """What else lies beside a table: nothing of it makes the table stale."""
+    from quantkit.caches.kept_statistics import statistics_beside
+
+    notes = []
+    if reason := statistics_beside(files.table, table)[1]:
+        notes.append(reason)
+    if files.checkpoint.is_file():
+        notes.append(f"an interrupted run left {files.checkpoint.name}: calibrate --resume continues it")
+    if _is_of_another_table(files.engine, table):
+        notes.append(f"{files.engine.name} was built of another table: build it again")
+    return notes
+
+
+def _is_of_another_table(engine: Path, table: CalibrationTable) -> bool:
+    """Whether an engine's manifest names another table."""
+    from quantkit.backends.tensorrt.build.manifest import load_manifest, manifest_path
+    from quantkit.calibration.table import table_json
+
+    try:
+        stated = load_manifest(manifest_path(engine)).table.get("sha256") if engine.is_file() else None
+    except QuantKitError:
+        return False
+    return stated is not None and stated != hashlib.sha256(table_json(table).encode()).hexdigest()
+
+
+def _checksum_of(path: Path) -> str:
+    from quantkit.calibration.table import load_table, table_checksum
+
+    return table_checksum(load_table(path))
+
+
+TABLE_KEY = "quantkit.calibration_table"
+"""Metadata of an INT8 model: the checksum of the table that it was made from."""

@@ -1,0 +1,300 @@
+"""Whether a file of ranges still belongs to a model and data. TensorRT's part is in `cache_acceptance`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
+from quantkit.caches.match import Fit, fit_to_model
+from quantkit.caches.open import load_float_model, open_cache
+from quantkit.caches.provenance import mixed_files
+from quantkit.caches.ranges import RangeCache
+from quantkit.datasets.batching import make_batches
+from quantkit.datasets.description import describe_preprocessing
+from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.errors import CalibrationError
+from quantkit.graph.model import input_specs
+from quantkit.notices import join_names
+from quantkit.progress import show_progress, with_progress
+from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Acceptance", "RangeCheck", "Verification", "verify_cache"]
+
+_WIDE = 8
+"""Times what was seen: three of eight bits are lost."""
+
+_MORE, _WORTH_TELLING = 4, 0.001
+"""Times the share that was clipped in calibration, and the share from which on a reader should know."""
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """A range against a sample of data.
+
+    Attributes:
+        name: of the tensor.
+        amax: its range.
+        reached: largest magnitude on the sample.
+        clipped: share of the sample's values, 0 to 1, that lie further beyond the range than rounding errs.
+        seen: largest magnitude when it was calibrated, where the file says so.
+        clipped_then: the share when it was calibrated, where a table's statistics are kept beside it.
+        is_read: whether INT8 reads the tensor.
+    """
+
+    name: str
+    amax: float
+    reached: float
+    clipped: float
+    seen: float | None
+    clipped_then: float | None
+    is_read: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What holds of a cache, and what does not.
+
+    Attributes:
+        cache: as it was read.
+        model: file of the float model.
+        fit: names against the model.
+        acceptance: what TensorRT does with the file.
+        acceptance_reason: one sentence.
+        checks: ranges against data; None where no data was given.
+        num_samples: of that data.
+        preprocessing: of that data; None for arrays, and without data.
+        proposal: foreign name → name in the model; nothing applies it.
+        proposal_ground: what the proposal rests on, "structure" or "order".
+        problems: why the cache is stale, one sentence each; empty if it is not.
+        notes: what is worth knowing, one sentence each.
+    """
+
+    cache: RangeCache
+    model: Path
+    fit: Fit
+    acceptance: Acceptance
+    acceptance_reason: str
+    checks: tuple[RangeCheck, ...] | None
+    num_samples: int
+    preprocessing: Preprocessing | None
+    proposal: Mapping[str, str]
+    proposal_ground: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it should not be used as it is."""
+        return bool(self.problems)
+
+
+def verify_cache(
+    path: PathLike,
+    model: PathLike,
+    *,
+    data: PathLike | None = None,
+    old_model: PathLike | None = None,
+    tensorrt_version: str | None = None,
+    preprocessing: Preprocessing | ImageOptions | str | None = None,
+    num_samples: int = 128,
+    seed: int = 0,
+    largest_clipped: float = 0.05,
+    progress: bool = True,
+) -> Verification:
+    """Lays a file of ranges over a model and, if given, over data.
+
+    Args:
+        path: any file that `open_cache` reads.
+        model: the float ONNX model that it is to be used with.
+        data: a sample, as `calibrate` takes it: do the ranges fit what the tensors reach?
+        old_model: the model that the cache was made for, where names changed: the mapping comes from both graphs.
+        tensorrt_version: of the TensorRT that would read it; None takes the installed one.
+        preprocessing: of images; None takes that of a quantkit table, else the default for the model's input.
+        num_samples: how many samples of the data.
+        seed: of the choice of samples.
+        largest_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        QuantKitError: a file cannot be read; what does not fit is in the result.
+    """
+    if not 0 <= largest_clipped <= 1:
+        raise CalibrationError(f"a share of clipped values is from 0 to 1, not {largest_clipped}")
+    cache = open_cache(path)
+    graph, identity = load_float_model(model)
+    fit = fit_to_model(cache, graph)
+    problems = _model_problems(cache, fit, identity, Path(model).name)
+    if cache.form == "qdq":
+        acceptance, reason = acceptance_of_model(path, tensorrt_version)
+    else:
+        acceptance, reason = acceptance_of_cache(cache, tensorrt_version)
+    if acceptance in ("recalibrates", "ignores") and cache.form == "tensorrt":
+        problems.append(reason)
+    if acceptance in ("refuses", "misreads") and tensorrt_version is not None:  # it may be for another runtime
+        problems.append(reason)
+    mixed, beside = mixed_files(Path(path), cache, graph, identity)
+    problems += mixed
+    proposal, ground = _proposal(cache, fit, graph, old_model)
+    checks, count, used = None, 0, None
+    if data is not None:
+        own = None if cache.table is None else cache.table.preprocessing
+        if preprocessing is None or preprocessing == ImageOptions():
+            preprocessing = own
+        dataset = open_samples(
+            input_specs(graph), data, preprocessing, None, num_samples=num_samples, seed=seed, order="shuffled"
+        )
+        used = dataset.preprocessing
+        checks, count = _check_data(model, fit, dataset, progress=progress)
+        checks = _with_origin(checks, cache, path)
+        if own is not None and used is not None and used != own:
+            beside.insert(0, f"the table was made with other preprocessing: {describe_preprocessing(own)}")
+        problems += [
+            f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
+            for c in checks
+            if c.is_read and c.clipped > largest_clipped
+        ]
+    return Verification(
+        cache=cache,
+        model=Path(model),
+        fit=fit,
+        acceptance=acceptance,
+        acceptance_reason=reason,
+        checks=checks,
+        num_samples=count,
+        preprocessing=used,
+        proposal=proposal,
+        proposal_ground=ground,
+        problems=tuple(problems),
+        notes=(*_notes(cache, fit, checks), *beside),
+    )
+
+
+def _model_problems(cache: RangeCache, fit: Fit, identity: str, name: str) -> list[str]:
+    problems = []
+    table = cache.table
+    if table is not None and table.model_hash != identity:
+        problems.append(
+            f"it was made for model {table.model_name!r} (hash {table.model_hash[:12]}), not for {name!r} "
+            f"(hash {identity[:12]}): calibrate again"
+        )
+    if fit.missing:
+        count = f"{len(fit.missing)} of {len(fit.needed)}"
+        problems.append(f"{count} tensors that INT8 reads are not in it: {join_names(list(fit.missing))}")
+    return problems
+
+
+def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -> list[str]:
+    notes = list(cache.notes)
+    if cache.form in ("ort-flatbuffers", "ort-text"):
+        notes.append(
+            "ONNX Runtime writes max(lowest, highest) here: where negative values are the larger ones, it is too small"
+        )
+    unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_usable]
+    if unusable:
+        notes.append(f"no usable range for {join_names(unusable)}: {fit.ranges[unusable[0]].flag or 'not a number'}")
+    wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
+    if wide:
+        ranges = "1 range is" if len(wide) == 1 else f"{len(wide)} ranges are"
+        notes.append(f"{ranges} more than {_WIDE} times what the sample reaches: {join_names(wide)}")
+    beyond = [c.name for c in checks or () if c.is_read and c.seen is not None and c.reached > 1.1 * c.seen]
+    if beyond:
+        said = "1 tensor reaches {} it was" if len(beyond) == 1 else f"{len(beyond)} tensors reach {{}} they were"
+        notes.append(f"{said.format('more than when')} calibrated: {join_names(beyond)}")
+    more = [
+        c.name
+        for c in checks or ()
+        if c.is_read and c.clipped_then is not None and c.clipped > max(_MORE * c.clipped_then, _WORTH_TELLING)
+    ]
+    if more:
+        said = "1 tensor clips {} it" if len(more) == 1 else f"{len(more)} tensors clip {{}} they"
+        notes.append(f"{said.format(f'more than {_MORE} times what')} did when calibrated: {join_names(more)}")
+    return notes
+
+
+def _proposal(
+    cache: RangeCache, fit: Fit, graph: ir.Model, old_model: PathLike | None
+) -> tuple[dict[str, str], Literal["structure", "order", ""]]:
+    from quantkit.graph.name_mapping import match_by_order, match_by_structure
+    from quantkit.graph.placement.tensorrt import observable
+
+    free = {*fit.missing, *fit.unlisted, *fit.inherited}
+    foreign = set(fit.foreign)
+    if old_model is not None:
+        old, _ = load_float_model(old_model)
+        found = match_by_structure(old, graph)
+        return {a: b for a, b in found.items() if a in foreign and b in free}, "structure"
+    # TensorRT's names of its own layers are of no ONNX tensor.
+    listed = [n for n in cache.tensors if not n.startswith("(Unnamed ")]
+    found = match_by_order(listed, observable(graph)) if cache.form in ("tensorrt", "table") else {}
+    found = {a: b for a, b in found.items() if a in foreign and b in free}
+    return found, "order" if found else ""
+
+
+def _check_data(model: PathLike, fit: Fit, dataset: Dataset, *, progress: bool) -> tuple[tuple[RangeCheck, ...], int]:
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.calibration.collect import collect, fitting_batch_size
+    from quantkit.graph.model import serialize_model
+    from quantkit.graph.passes.expose import expose
+
+    tensors = [name for name, r in fit.ranges.items() if r.is_usable]
+    if not tensors:
+        return (), 0
+    skipped: dict[str, str] = {}
+    exposed = expose(load_float_model(model)[0], tensors)
+    with (
+        tempfile.TemporaryDirectory(prefix="quantkit-") as folder,
+        OnnxRuntimeRunner(serialize_model(exposed, folder), name=Path(model).name, spinning=False) as runner,
+        show_progress(None, "checking", len(dataset), progress) as bar,
+    ):
+        first = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
+        batches = make_batches(dataset, fitting_batch_size(runner, first), strict=False, workers=None, skipped=skipped)
+        collector = collect(runner, with_progress(batches, bar), tensors)
+    checks = [
+        RangeCheck(
+            name=name,
+            amax=fit.ranges[name].amax,
+            reached=statistics.amax,
+            clipped=_clipped(statistics, fit.ranges[name].amax),
+            seen=fit.ranges[name].seen,
+            clipped_then=None,
+            is_read=name in fit.needed,
+        )
+        for name, statistics in collector.statistics.items()
+    ]
+    checks.sort(key=lambda c: -c.clipped)
+    return tuple(checks), collector.num_samples
+
+
+def _with_origin(checks: tuple[RangeCheck, ...], cache: RangeCache, path: PathLike) -> tuple[RangeCheck, ...]:
+    """With the shares that were clipped in calibration; without what nobody saw: a converted cache saw no data."""
+    from quantkit.caches.kept_statistics import statistics_beside
+
+    if cache.table is not None and cache.table.num_samples == 0:
+        return tuple(replace(c, seen=None) for c in checks)
+    kept = None if cache.table is None else statistics_beside(path, cache.table)[0]
+    if kept is None:
+        return checks
+    return tuple(
+        replace(c, clipped_then=_clipped(kept.tensors[c.name], c.amax)) if c.name in kept.tensors else c for c in checks
+    )
+
+
+def _clipped(statistics: TensorStatistics, amax: float) -> float:
+    """Share of the values that clipping moves by more than rounding does: half a step of amax / 127.
+
+    Known to within one bin of 8,192: only bins that lie beyond as a whole are counted.
+    """
+    if statistics.count == 0 or statistics.bin_width == 0:
+        return 0.0
+    first = min(math.ceil(amax * (1 + 0.5 / 127) / statistics.bin_width), statistics.histogram.size)
+    return float(np.sum(statistics.histogram[first:]) / statistics.count)

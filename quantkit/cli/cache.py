@@ -1,0 +1,319 @@
+"""The commands under `quantkit cache`: files of calibrated ranges, of quantkit and of other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from quantkit.cli.cache_json import (
+    echo_json,
+    json_from_difference,
+    json_from_head,
+    json_from_shown,
+    json_from_verification,
+)
+from quantkit.cli.image_options import with_image_options
+from quantkit.cli.options import (
+    SeedOption,
+)
+from quantkit.datasets.open import ImageOptions
+from quantkit.errors import StaleTableError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.caches.verify import Verification
+
+__all__ = ["cache"]
+
+cache = typer.Typer(
+    name="cache",
+    help="Calibrated ranges of any origin: shows, checks, compares and converts them.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+_SHOWN = 20
+
+CacheArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Calibration table, TensorRT cache, ONNX Runtime's table, AIMET's encodings, or ONNX model with Q/DQ.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllOption = Annotated[bool, typer.Option("--all", help=f"Every tensor instead of the first {_SHOWN}.")]
+
+
+@cache.command()
+def show(
+    path: CacheArgument,
+    sort: Annotated[
+        Literal["network", "amax", "name"], typer.Option("--sort", help="Order of the tensors.")
+    ] = "network",
+    pattern: Annotated[
+        str | None, typer.Option("--filter", help="Tensors whose name matches, such as 'layer1*'.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows each tensor's range, its scale, the scale's bits as TensorRT's cache has them, and the method."""
+    from quantkit.caches.contents import shown_cache
+    from quantkit.cli.inspect import print_tensors
+    from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
+    from quantkit.cli.text import make_console, print_line, print_table
+    from quantkit.commands.inspect import rows_from_ranges, select_tensors
+
+    shown = shown_cache(path)
+    found = shown.cache
+    rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
+    if as_json:
+        echo_json(json_from_shown(shown, path, rows))
+        return
+    console = make_console()
+    count = f"{len(rows)} of {len(found.tensors)}" if len(rows) < len(found.tensors) else str(len(rows))
+    print_line(console, f"{path}: {found.title}, {count} tensors", style="bold")
+    print_table(console, ("", ""), [("method", found.method)])
+    for note in shown.notes:
+        print_line(console, f"note: {note}")
+    ascii_only = console.options.ascii_only
+    lines = {
+        row.name: sparkline(
+            shown.histograms[row.name], None if found.method == "none" else row.amax, ascii_only=ascii_only
+        )
+        for row in rows
+        if row.name in shown.histograms
+    }
+    if not rows:
+        print_line(console, f"no tensor matches {pattern}")
+    elif print_tensors(console, rows, histograms=lines):
+        mark = "" if found.method == "none" else f"; {ASCII_MARK if ascii_only else MARK} is amax"
+        print_line(console, f"histogram: magnitudes from 0 to the largest seen, heights by logarithm{mark}")
+
+
+@cache.command()
+def diff(
+    first: CacheArgument,
+    second: CacheArgument,
+    all_rows: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compares two files of any form: ratio of the ranges, second over first, the furthest apart first."""
+    from quantkit.caches.open import open_cache
+    from quantkit.caches.ranges import difference
+    from quantkit.cli.text import make_console, print_line, print_table
+
+    one, other = open_cache(first), open_cache(second)
+    found = difference(one, other)
+    if as_json:
+        heads_json = {"first": json_from_head(one, first), "second": json_from_head(other, second)}
+        echo_json({**heads_json, **json_from_difference(found)})
+        return
+    console = make_console()
+    heads = [
+        (label, str(path), c.title, c.method) for label, path, c in (("first", first, one), ("second", second, other))
+    ]
+    print_table(console, ("", "", "", ""), heads)
+    differing = [t for t in found.tensors if not t.is_identical]
+    print_line(
+        console,
+        f"{len(found.tensors)} common tensors: {found.num_identical} with the same scale bit for bit, "
+        f"{len(differing)} different",
+        style="bold",
+    )
+    if differing:
+        ratios = sorted(t.ratio for t in differing)
+        print_line(
+            console,
+            f"ratio second / first: {ratios[0]:.4g} to {ratios[-1]:.4g}, median {ratios[len(ratios) // 2]:.4g}; "
+            f"at most {max(t.bins for t in differing):.4g} bins of 2048 apart",
+        )
+        rows = [
+            (t.name, f"{t.first.amax:.6g}", f"{t.second.amax:.6g}", f"{t.ratio:.6g}", f"{t.bins:.3g}")
+            for t in (differing if all_rows else differing[:_SHOWN])
+        ]
+        print_table(console, ("tensor", "first", "second", "ratio", "bins apart"), rows, right=(1, 2, 3, 4))
+        if len(rows) < len(differing):
+            print_line(console, f"and {len(differing) - len(rows)} more (--all)")
+    for label, names in (("first", found.only_first), ("second", found.only_second)):
+        if names:
+            print_line(console, f"only in the {label}: {len(names)}", style="bold")
+        for name in names if all_rows else names[:_SHOWN]:
+            print_line(console, name, indent=2)
+        if not all_rows and len(names) > _SHOWN:
+            print_line(console, f"and {len(names) - _SHOWN} more (--all)", indent=2)
+
+
+@cache.command()
+@with_image_options
+def verify(
+    path: CacheArgument,
+    model: Annotated[Path, typer.Option("--model", help="The float ONNX model that it is for.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A sample as calibrate takes it: do the ranges still fit?", show_default=False),
+    ] = None,
+    tensorrt_version: Annotated[
+        str | None, typer.Option("--tensorrt-version", help="That would read it (default: the installed one).")
+    ] = None,
+    old_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--old-model", help="The model that it was made for, where names changed since.", show_default=False
+        ),
+    ] = None,
+    write_map: Annotated[
+        Path | None,
+        typer.Option("--write-map", help="Where the proposed new names go, for convert --map.", show_default=False),
+    ] = None,
+    largest_clipped: Annotated[
+        float,
+        typer.Option("--max-clipped", help="Share of a tensor's values beyond its range that still fits, 0 to 1."),
+    ] = 0.05,
+    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Of the data.")] = 128,
+    seed: SeedOption = 0,
+    images: ImageOptions | None = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
+    from quantkit.caches.open import check_no_input
+    from quantkit.caches.verify import verify_cache
+    from quantkit.cli.text import make_console
+    from quantkit.storage import write_text
+
+    if write_map is not None:
+        check_no_input(write_map, path, data, models=(model, old_model), option="--write-map")
+    found = verify_cache(
+        path,
+        model,
+        data=data,
+        old_model=old_model,
+        tensorrt_version=tensorrt_version,
+        preprocessing=images,
+        num_samples=num_samples,
+        seed=seed,
+        largest_clipped=largest_clipped,
+    )
+    if write_map is not None and found.proposal:
+        write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
+    if as_json:
+        echo_json(json_from_verification(found, path))
+    else:
+        _print_verification(make_console(), found, path, write_map)
+    raise typer.Exit(StaleTableError.exit_code if found.is_stale else 0)
+
+
+@cache.command()
+def convert(
+    path: CacheArgument,
+    target: Annotated[
+        Literal["tensorrt", "table", "qdq", "ort", "ort-json", "ort-text", "json"],
+        typer.Option(
+            "--to",
+            help="tensorrt: its cache; table: quantkit's; qdq: the INT8 model; ort: ONNX Runtime's flatbuffers; "
+            "ort-json, ort-text: its other two; json: all that is known.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="What is written.", show_default=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="The float ONNX model (for table and qdq, and advised for tensorrt)."),
+    ] = None,
+    tensorrt_version: Annotated[
+        str | None, typer.Option("--tensorrt-version", help="That will read the cache (default: as it is).")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option("--map", help="JSON object of old name → new name, applied first.")
+    ] = None,
+    high_precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option("--high-precision", help="Of what stays in float, for qdq.")
+    ] = "fp32",
+) -> None:
+    """Writes the ranges in another form, scales bit for bit where it can hold them, and says what it cannot."""
+    from quantkit.caches.open import check_no_input, read_map
+    from quantkit.cli.text import count_text, make_console, print_line
+    from quantkit.commands.convert import convert_cache
+
+    check_no_input(output, names)
+    done = convert_cache(
+        path,
+        output,
+        target=target,
+        model=model,
+        tensorrt_version=tensorrt_version,
+        names=None if names is None else read_map(names),
+        high_precision=high_precision,
+    )
+    console = make_console()
+    for sentence in done.remarks:
+        print_line(console, f"- {sentence}")
+    print_line(console, f"wrote {done.path}  {count_text(done.num_tensors, 'tensor')}")
+
+
+def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
+    from quantkit.cli.text import count_text, print_line, print_table
+    from quantkit.datasets.description import describe_preprocessing
+
+    fit = found.fit
+    hint = ": give --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
+    print_line(console, f"{path}: {found.cache.title}, for {found.model}", style="bold")
+    rows = [
+        ("tensors that INT8 reads", f"{len(fit.needed) - len(fit.missing)} of {len(fit.needed)} have a range"),
+        ("matched", str(len(fit.matched))),
+        ("inherited from a pool's or copy's input", str(len(fit.inherited))),
+        ("not in the file", f"{len(fit.missing)} that INT8 reads, {len(fit.unlisted)} others"),
+        ("foreign to the model", str(len(fit.foreign))),
+        ("operators that fall back to float", str(len(fit.float_operators))),
+        ("TensorRT", f"{found.acceptance}: {found.acceptance_reason}"),
+    ]
+    print_table(console, ("", ""), rows)
+    for label, lines in (
+        ("in float for want of a range", [f"{node}: {tensor}" for node, tensor in fit.float_operators.items()]),
+        ("foreign", list(fit.foreign)),
+        (f"proposed new names, by {found.proposal_ground}", [f"{a} → {b}" for a, b in found.proposal.items()]),
+    ):
+        if lines:
+            print_line(console, label, style="bold")
+        for line in lines[:_SHOWN]:
+            print_line(console, line, indent=2)
+        if len(lines) > _SHOWN:
+            print_line(console, f"and {len(lines) - _SHOWN} more (--json)", indent=2)
+    if write_map is not None and found.proposal:
+        print_line(console, f"wrote {write_map}: check it, then apply it with convert --map")
+    elif write_map is not None:
+        print_line(console, f"not written: {write_map}, since there are no names to propose{hint}")
+    if found.checks is not None:
+        if found.preprocessing is not None:
+            print_line(console, f"preprocessing: {describe_preprocessing(found.preprocessing)}")
+        print_line(console, f"most clipped on {count_text(found.num_samples, 'sample')}", style="bold")
+        checks = [
+            (
+                c.name,
+                f"{c.amax:.6g}",
+                f"{c.reached:.6g}",
+                "" if c.seen is None else f"{c.seen:.6g}",
+                f"{100 * c.clipped:.3g}",
+                "" if c.clipped_then is None else f"{100 * c.clipped_then:.3g}",
+                "" if c.is_read else "not read by INT8",
+            )
+            for c in found.checks[:_SHOWN]
+        ]
+        seen, then = (
+            any(value is not None for value in values)
+            for values in ([c.seen for c in found.checks], [c.clipped_then for c in found.checks])
+        )
+        headings = (
+            *("tensor", "amax", "reached", "when calibrated" if seen else "", "clipped %", "then %" if then else ""),
+            "",
+        )
+        print_table(console, headings, checks, right=(1, 2, 3, 4, 5), optional=(5, 3, 6))
+    for note in found.notes:
+        print_line(console, f"note: {note}")
+    for problem in found.problems:
+        print_line(console, f"stale: {problem}")
+    if not found.problems:
+        print_line(console, "it fits")

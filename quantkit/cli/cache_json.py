@@ -1,0 +1,114 @@
+"""What `quantkit cache show|diff|verify --json` print; docs/caches.md lists the keys."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from quantkit.caches.contents import Shown
+    from quantkit.caches.ranges import CacheDifference, RangeCache
+    from quantkit.caches.verify import Verification
+    from quantkit.commands.inspect import TensorRow
+
+__all__ = ["echo_json", "json_from_difference", "json_from_head", "json_from_shown", "json_from_verification"]
+
+
+def echo_json(data: dict[str, Any]) -> None:
+    """Prints JSON, which has no infinity: null stands for it."""
+    typer.echo(json.dumps(_finite(data), indent=2))
+
+
+def json_from_head(found: RangeCache, path: Path) -> dict[str, Any]:
+    """What a file of ranges is."""
+    from quantkit.caches.ranges import version_from_number
+
+    version = None if found.version is None else version_from_number(found.version)
+    return {
+        "path": str(path),
+        "form": found.form,
+        "made_by": found.title,
+        "method": found.method,
+        "tensorrt_version": version,
+        "algorithm": found.algorithm,
+        "made_of": found.made_of or None,
+    }
+
+
+def json_from_shown(shown: Shown, path: Path, rows: Sequence[TensorRow]) -> dict[str, Any]:
+    """One file: `show`."""
+    from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
+
+    tensors = []
+    for entry in json_from_tensors(rows):
+        known, histogram = shown.cache.tensors[entry["name"]], shown.histograms.get(entry["name"])
+        extremes = {"minimum": known.minimum, "maximum": known.maximum}
+        tensors.append({**entry, **extremes, "histogram": None if histogram is None else asdict(histogram)})
+    return {
+        **json_from_head(shown.cache, path),
+        "origin": None if shown.cache.table is None else json_from_origin(shown.cache.table),
+        "statistics": None if shown.statistics is None else str(shown.statistics),
+        "notes": shown.notes,
+        "num_tensors": len(shown.cache.tensors),
+        "tensors": tensors,
+    }
+
+
+def json_from_difference(found: CacheDifference) -> dict[str, Any]:
+    """Two files: `diff`."""
+    return {
+        "is_same": found.is_same,
+        "num_identical": found.num_identical,
+        "only_first": found.only_first,
+        "only_second": found.only_second,
+        "tensors": [
+            {
+                "name": t.name,
+                "first": t.first.amax,
+                "second": t.second.amax,
+                "first_hex": f"{t.first.scale_bits:x}",
+                "second_hex": f"{t.second.scale_bits:x}",
+                "ratio": t.ratio,
+                "bins": t.bins,
+            }
+            for t in found.tensors
+        ],
+    }
+
+
+def json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
+    """A file against a model, a TensorRT and data: `verify`."""
+    fit = found.fit
+    return {
+        **json_from_head(found.cache, path),
+        "model": str(found.model),
+        "is_stale": found.is_stale,
+        "problems": found.problems,
+        "notes": found.notes,
+        "tensorrt": {"verdict": found.acceptance, "reason": found.acceptance_reason},
+        "needed": fit.needed,
+        "matched": fit.matched,
+        "inherited": fit.inherited,
+        "missing": list(fit.missing),
+        "unlisted": fit.unlisted,
+        "foreign": fit.foreign,
+        "float_operators": dict(fit.float_operators),
+        "proposal": {"ground": found.proposal_ground, "names": dict(found.proposal)},
+        "num_samples": found.num_samples,
+        "preprocessing": None if found.preprocessing is None else asdict(found.preprocessing),
+        "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

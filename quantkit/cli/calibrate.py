@@ -1,0 +1,194 @@
+"""The commands `calibrate` and `quantize`: from images and a model to a table, a cache and an INT8 model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.image_options import with_image_options
+from quantkit.cli.options import (
+    DATA_PANEL,
+    ClassesOption,
+    DataOption,
+    ExcludeOption,
+    MethodName,
+    ModelArgument,
+    QuietOption,
+    ReduceRangeOption,
+    SeedOption,
+    StrictOption,
+    WorkersOption,
+    read_classes,
+)
+from quantkit.cli.output import make_printer, print_calibration, print_quantized
+from quantkit.commands.native_calibration import CalibratorName
+from quantkit.commands.quantize import HighPrecision, Target
+from quantkit.datasets.open import ImageOptions, Order
+from quantkit.types import HistogramRule
+
+__all__ = ["calibrate", "quantize"]
+
+_SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
+
+
+@with_image_options
+def calibrate(
+    model: ModelArgument,
+    data: DataOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for what is written (default: next to the model).")
+    ] = None,
+    method: Annotated[MethodName, typer.Option("--method", help="How a tensor's range is chosen.")] = "entropy",
+    percentile: Annotated[
+        float | None, typer.Option("--percentile", help="For that method, in percent (default: 99.99).")
+    ] = None,
+    histogram: Annotated[
+        HistogramRule,
+        typer.Option("--histogram", help="exact: same result for any order and split; tensorrt: TensorRT's own rule."),
+    ] = "exact",
+    all_tensors: Annotated[
+        bool, typer.Option("--all-tensors", help="Every activation, as TensorRT's implicit INT8 (up to 10) wants.")
+    ] = False,
+    exclude: ExcludeOption = None,
+    target: Annotated[
+        Target, typer.Option("--target", help="Whom the INT8 model is for; cpu: ONNX Runtime on x86.")
+    ] = "tensorrt",
+    high_precision: Annotated[HighPrecision, typer.Option("--high-precision", help="Of what stays in float.")] = "fp32",
+    reduce_range: ReduceRangeOption = None,
+    tensorrt_version: Annotated[
+        str | None,
+        typer.Option("--tensorrt-version", help="That will read the calibration cache: it ignores any other's."),
+    ] = None,
+    calibrator: Annotated[
+        CalibratorName,
+        typer.Option("--calibrator", help="auto: TensorRT's own (8.6 to 10, with a GPU), which builds the engine too."),
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Calibrate even if the table that is there fits.")] = False,
+    reuse_only: Annotated[
+        bool, typer.Option("--reuse-only", help="Fail (exit 4) if the table that is there does not fit.")
+    ] = False,
+    keep_statistics: Annotated[
+        bool,
+        typer.Option("--keep-statistics", help="Leave MODEL.calib.stats: for another method, or to merge."),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
+    ] = False,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", help="Samples, evenly over the classes.", rich_help_panel=DATA_PANEL)
+    ] = 512,
+    seed: SeedOption = 0,
+    order: Annotated[Order, typer.Option("--order", help="Of the samples.", rich_help_panel=DATA_PANEL)] = "shuffled",
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", help="Samples run at once (default: by memory).", rich_help_panel=DATA_PANEL),
+    ] = None,
+    classes: ClassesOption = None,
+    strict: StrictOption = False,
+    workers: WorkersOption = None,
+    images: ImageOptions | None = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Turns images and a model into a calibration table, a TensorRT cache and an INT8 model.
+
+    Writes MODEL.calib.json (the table: reusable, knows what it belongs to), MODEL.calib (TensorRT's calibration cache)
+    and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX Runtime).
+    """
+    from quantkit.caches.formats.tensorrt_cache import library_version
+    from quantkit.caches.kept_statistics import lock_path
+    from quantkit.commands.calibrate import calibrate as calibrate_model
+    from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
+    from quantkit.commands.quantize import quantize as quantize_model
+    from quantkit.storage import check_writable, exclusive
+
+    folder = output or model.parent
+    if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
+    table_path, cache_path = folder / f"{model.stem}.calib.json", folder / f"{model.stem}.calib"
+    int8_path = folder / f"{model.stem}.{'int8' if target == 'tensorrt' else 'int8-cpu'}.onnx"
+    if tensorrt_version is not None:
+        library_version(tensorrt_version)
+    check_quantizable(
+        model, exclude=exclude or (), target=target, high_precision=high_precision, reduce_range=reduce_range
+    )
+    check_writable(folder, (table_path, cache_path, int8_path))
+    say = make_printer(quiet)
+    with exclusive(lock_path(table_path), on_wait=lambda: say(f"waiting for another run that writes to {folder}")):
+        table = calibrate_model(
+            model,
+            data,
+            table_path=table_path,
+            method=method,
+            percentile=percentile,
+            histogram=histogram,
+            num_samples=num_samples,
+            seed=seed,
+            order=order,
+            batch_size=batch_size,
+            preprocessing=images,
+            classes=read_classes(classes),
+            all_tensors=all_tensors,
+            strict=strict,
+            force=force,
+            reuse_only=reuse_only,
+            keep_statistics=keep_statistics,
+            resume=resume,
+            calibrator=calibrator,
+            cache_path=cache_path,
+            engine_path=folder / f"{model.stem}.int8.engine",
+            exclude=exclude or (),
+            workers=workers,
+            progress=not quiet,
+            tell=say,
+        )
+        if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
+            write_tensorrt_cache(model, table, cache_path, tensorrt_version=tensorrt_version)
+        quantized = quantize_model(
+            model,
+            table,
+            int8_path,
+            target=target,
+            high_precision=high_precision,
+            exclude=exclude or (),
+            reduce_range=reduce_range,
+            tell=say,
+        )
+    print_calibration(model, table, quantized, cache_path=cache_path, table_path=table_path)
+
+
+def quantize(
+    model: ModelArgument,
+    table: Annotated[
+        Path, typer.Option("--table", help="Calibration table of this model (MODEL.calib.json).", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The INT8 model (default: MODEL.int8.onnx next to the model).")
+    ] = None,
+    target: Annotated[
+        Target, typer.Option("--target", help="Whom the INT8 model is for; cpu: ONNX Runtime on x86.")
+    ] = "tensorrt",
+    high_precision: Annotated[HighPrecision, typer.Option("--high-precision", help="Of what stays in float.")] = "fp32",
+    exclude: ExcludeOption = None,
+    reduce_range: ReduceRangeOption = None,
+    list_float: Annotated[
+        bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Makes the INT8 model again from a calibration table alone: no data needed."""
+    from quantkit.commands.quantize import quantize as quantize_model
+
+    path = output or model.with_name(f"{model.stem}.{_SUFFIXES[target]}.onnx")
+    quantized = quantize_model(
+        model,
+        table,
+        path,
+        target=target,
+        high_precision=high_precision,
+        exclude=exclude or (),
+        reduce_range=reduce_range,
+        tell=make_printer(quiet),
+    )
+    print_quantized(model, quantized, list_float=list_float)

@@ -1,0 +1,367 @@
+"""The commands that look and change nothing: inspect, doctor."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, Coverage, EngineLayer
+    from quantkit.commands.inspect import CacheInspection, EngineInspection, ModelInspection, TableInspection, TensorRow
+    from quantkit.graph.qdq_lint import Finding
+
+__all__ = ["doctor", "inspect", "print_tensors"]
+
+_SHOWN = 10
+_SHOWN_ALIKE = 3
+_WIDE = 160
+"""Columns from which on a kernel's name has room next to its layer."""
+
+_SEVERITIES = ("refused", "wrong", "float", "note")
+"""Of findings, the worst first."""
+
+
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Engine, engine inspector JSON, ONNX model, calibration cache or calibration table.",
+            show_default=False,
+        ),
+    ],
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="Layer times of an engine (trtexec --exportProfile).", show_default=False),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time an engine's layers here, in a pass of its own; needs its GPU.")
+    ] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all", help="Every layer, operator and finding instead of the first of each kind.")
+    ] = False,
+    sort: Annotated[
+        Literal["network", "amax", "name"], typer.Option("--sort", help="Of a cache's or table's tensors.")
+    ] = "network",
+    pattern: Annotated[
+        str | None,
+        typer.Option("--filter", help="Tensors, layers or operators whose name matches, such as 'layer1*'."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Shows what is inside: what runs in INT8, what does not and the likely reason, what it costs.
+
+    For an engine: layers and the ONNX nodes in them, precision, reformats, kernels, memory. For an ONNX model:
+    operators, and where its Q/DQ break TensorRT's rules. For a calibration cache or table: ranges.
+    """
+    from quantkit.cli.inspect_json import json_from_inspection
+    from quantkit.cli.text import make_console
+    from quantkit.commands import inspect as found
+
+    result = found.inspect(path, profile=profile, measure=measure)
+    if as_json:
+        typer.echo(json.dumps(json_from_inspection(result, sort=sort, pattern=pattern), indent=2))
+        return
+    console = make_console()
+    if isinstance(result, found.EngineInspection):
+        _print_engine(console, result, pattern, all_rows)
+    elif isinstance(result, found.ModelInspection):
+        _print_model(console, result, pattern, all_rows)
+    elif isinstance(result, found.CacheInspection):
+        _print_cache(console, result, found.select_tensors(result.tensors, sort=sort, pattern=pattern))
+    else:
+        _print_calibration_table(console, result, found.select_tensors(result.tensors, sort=sort, pattern=pattern))
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Shows what is installed, which commands will work here, and what to install for the rest.
+
+    Ends with exit code 0 unless a package that every command needs is broken.
+    """
+    from dataclasses import asdict
+
+    from quantkit.cli.text import make_console, print_line, print_table
+    from quantkit.commands.doctor import examine
+
+    diagnosis = examine()
+    if as_json:
+        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        raise typer.Exit(0 if diagnosis.is_usable else 1)
+    console = make_console()
+    print_table(
+        console,
+        ("", "", "version", ""),
+        [(part.name, part.status, part.version, part.detail) for part in diagnosis.parts],
+    )
+    print_line(console, "")
+    print_table(
+        console,
+        ("what you can do", "", ""),
+        [(ability.name, "yes" if ability.works else "no", ability.detail) for ability in diagnosis.abilities],
+    )
+    if fixes := list(dict.fromkeys(part.fix for part in diagnosis.parts if part.fix)):
+        print_line(console, "")
+        print_line(console, "for the rest:", style="bold")
+        for fix in fixes:
+            print_line(console, fix, indent=2)
+    raise typer.Exit(0 if diagnosis.is_usable else 1)
+
+
+def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:
+    from quantkit.cli.text import bytes_text, print_line, print_table
+
+    anatomy = result.anatomy
+    targets = f", for {' '.join(anatomy.targets)}" if anatomy.targets else ""
+    print_line(console, f"{result.path}: engine, {len(anatomy.layers)} layers", style="bold")
+    rows = [("read from", f"{anatomy.source}{targets}"), *result.made_of.items()]
+    if anatomy.memory_bytes:
+        rows.append(("memory", ", ".join(f"{key} {bytes_text(size)}" for key, size in anatomy.memory_bytes.items())))
+    if anatomy.has_details:
+        rows.append(("INT8, weighted layers", _share(anatomy.weighted_coverage)))
+        rows.append(("INT8, all layers", _share(anatomy.layer_coverage)))
+        time = anatomy.time_coverage
+        rows.append(("INT8, time", "not measured (--profile, --measure)" if time is None else _share(time, " ms")))
+        cost = "" if anatomy.reformat_ms is None else f", {anatomy.reformat_ms:.3f} ms"
+        rows.append(("reformats", f"{len(anatomy.reformats)}{cost}"))
+    print_table(console, ("", ""), rows)
+    layers = [layer for layer in anatomy.layers if _matches(layer.name, pattern, layer.onnx_nodes)]
+    if all_rows or pattern is not None or not anatomy.has_details:
+        is_wide = console.width > _WIDE
+        _print_layers(console, layers, anatomy.total_ms, kernels=is_wide)
+        if not is_wide:
+            _print_kernels(console, layers)
+    else:
+        _print_precisions(console, anatomy)
+        _print_reformats(console, anatomy)
+        _print_float_layers(console, anatomy)
+        if anatomy.total_ms is not None:
+            slowest = sorted(anatomy.layers, key=lambda layer: -(layer.time_ms or 0.0))[:_SHOWN]
+            print_line(console, f"the {len(slowest)} slowest layers", style="bold")
+            _print_layers(console, slowest, anatomy.total_ms, kernels=False)
+    for note in anatomy.notes:
+        print_line(console, f"note: {note}")
+    if anatomy.has_details and not all_rows and pattern is None:
+        print_line(console, "--all shows every layer with its ONNX nodes and its kernel")
+
+
+def _print_precisions(console: Console, anatomy: Anatomy) -> None:
+    from quantkit.cli.text import print_table
+
+    groups: dict[tuple[str, str], list[EngineLayer]] = {}
+    for layer in anatomy.layers:
+        if not layer.is_idle:
+            precision = layer.conversion if layer.is_reformat else layer.precision
+            groups.setdefault((layer.kind, precision), []).append(layer)
+    timed = anatomy.total_ms is not None
+    rows = [
+        (kind, precision, str(len(layers)), *([_sum_ms(layers)] if timed else []))
+        for (kind, precision), layers in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    print_table(console, ("kind", "precision", "layers", *(["ms"] if timed else [])), rows, right=(2, 3))
+
+
+def _print_reformats(console: Console, anatomy: Anatomy) -> None:
+    from quantkit.cli.text import print_line, print_table
+
+    if not anatomy.reformats:
+        return
+    print_line(console, "reformats: a Q/DQ that fused with nothing, or a change of layout", style="bold")
+    timed = anatomy.total_ms is not None
+    rows = [[x.name, x.conversion, *([_ms(x)] if timed else [])] for x in anatomy.reformats]
+    print_table(console, ("layer", "from → to", *(["ms"] if timed else [])), rows, right=(1, 2))
+
+
+def _print_float_layers(console: Console, anatomy: Anatomy) -> None:
+    from quantkit.cli.text import count_text, print_line
+
+    reasons: dict[str, list[EngineLayer]] = {}
+    for item in anatomy.left_in_float:
+        reasons.setdefault(item.reason, []).append(item.layer)
+    if reasons:
+        print_line(console, "left in float", style="bold")
+    # What INT8 is about comes first.
+    for reason, layers in sorted(reasons.items(), key=lambda item: (not item[1][0].is_weighted, -len(item[1]))):
+        cost = f", {_sum_ms(layers)} ms" if anatomy.total_ms is not None else ""
+        print_line(console, f"{count_text(len(layers), 'layer')}{cost}: {reason}", indent=2)
+        for layer in layers[:_SHOWN_ALIKE]:
+            print_line(console, f"{_nodes(layer)} ({layer.kind}, {layer.precision})", indent=4)
+        if len(layers) > _SHOWN_ALIKE:
+            print_line(console, f"and {len(layers) - _SHOWN_ALIKE} more", indent=4)
+
+
+def _print_layers(console: Console, layers: Sequence[EngineLayer], total_ms: float | None, *, kernels: bool) -> None:
+    from quantkit.cli.text import print_table
+
+    rows = []
+    for layer in layers:
+        precision = layer.conversion if layer.is_reformat else layer.precision
+        share = "" if layer.time_ms is None or not total_ms else f"{100 * layer.time_ms / total_ms:.1f}"
+        rows.append((_nodes(layer), layer.kind, precision, _ms(layer), share, layer.tactic if kernels else ""))
+    keep = [i for i in range(6) if i < 1 or any(row[i] for row in rows)]
+    headings = ("ONNX nodes, else name", "kind", "precision", "ms", "%", "kernel")
+    right = [n for n, i in enumerate(keep) if i in (3, 4)]
+    print_table(console, [headings[i] for i in keep], [[row[i] for i in keep] for row in rows], right=right)
+
+
+def _print_kernels(console: Console, layers: Sequence[EngineLayer]) -> None:
+    from quantkit.cli.text import print_table
+
+    groups: dict[str, list[EngineLayer]] = {}
+    for layer in layers:
+        if layer.tactic and not layer.tactic.startswith("0x"):
+            groups.setdefault(layer.tactic, []).append(layer)
+    if groups:
+        rows = [(name, str(len(found)), _sum_ms(found)) for name, found in groups.items()]
+        rows.sort(key=lambda row: -int(row[1]))
+        print_table(console, ("kernel", "layers", "ms" if any(row[2] for row in rows) else ""), rows, right=(1, 2))
+
+
+def _print_model(console: Console, result: ModelInspection, pattern: str | None, all_rows: bool) -> None:
+    from quantkit.cli.text import bytes_text, print_line, print_table
+
+    form = "with Q/DQ" if result.form == "qdq" else f"{result.precision.upper()}, without Q/DQ"
+    print_line(console, f"{result.path}: ONNX model {form}", style="bold")
+    types = ", ".join(f"{name} {bytes_text(size)}" for name, size in result.weight_types.items())
+    made = f"opset {result.opset}, IR {result.ir_version}" + (f", by {result.producer}" if result.producer else "")
+    rows = [("file", f"{bytes_text(result.size_bytes)}; {made}"), ("weights", types)]
+    for label, ports in (("input", result.inputs), ("output", result.outputs)):
+        for port in ports:
+            shape = (
+                "unknown shape" if port.shape is None else "x".join("?" if d is None else str(d) for d in port.shape)
+            )
+            rows.append((label, f"{port.name}  {port.dtype}  {shape or 'scalar'}"))
+    label = "INT8" if result.form == "qdq" else "quantkit would make INT8"
+    rows.append((label, f"{result.num_int8} of {result.num_weighted} convolutions and matrix products"))
+    print_table(console, ("", ""), rows)
+    operators = [o for o in result.operators if _matches(o.name, pattern)]
+    if all_rows or pattern is not None:
+        listed = [(o.name, o.op_type, "INT8" if o.is_int8 else "float", o.reason) for o in operators]
+        print_table(console, ("operator", "type", "", "why"), listed)
+    else:
+        counts = Counter(o.op_type for o in operators)
+        int8 = Counter(o.op_type for o in operators if o.is_int8)
+        counted = [(kind, str(count), str(int8[kind])) for kind, count in counts.most_common()]
+        print_table(console, ("operators", "number", "INT8"), counted, right=(1, 2))
+        _print_reasons(console, result)
+    _print_findings(console, result, all_rows)
+    for note in result.notes:
+        print_line(console, f"note: {note}")
+
+
+def _print_reasons(console: Console, result: ModelInspection) -> None:
+    from quantkit.cli.text import print_line
+
+    reasons: dict[str, list[str]] = {}
+    for operator in result.left_in_float:
+        reasons.setdefault(operator.reason, []).append(f"{operator.name} ({operator.op_type})")
+    if reasons:
+        print_line(console, "left in float", style="bold")
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(names) - _SHOWN_ALIKE} more" if len(names) > _SHOWN_ALIKE else ""
+        print_line(console, f"{len(names)}: {reason}: {', '.join(names[:_SHOWN_ALIKE])}{more}", indent=2)
+
+
+def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -> None:
+    from quantkit.cli.text import count_text, print_line
+
+    if result.form != "qdq":
+        return
+    if not result.findings:
+        print_line(console, "TensorRT's rules for Q/DQ: none is broken")
+        return
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in result.findings:
+        kinds.setdefault((finding.severity, finding.rule), []).append(finding)
+    broken = sum(f.severity != "note" for f in result.findings)
+    print_line(console, f"TensorRT's rules for Q/DQ: {count_text(broken, 'violation')}", style="bold")
+    for (severity, _), findings in sorted(kinds.items(), key=lambda item: _SEVERITIES.index(item[0][0])):
+        for finding in findings if all_rows else findings[:_SHOWN_ALIKE]:
+            where = f"{finding.node}: " if finding.node else ""
+            print_line(console, f"{severity}: {where}{finding.text}", indent=2)
+        if not all_rows and len(findings) > _SHOWN_ALIKE:
+            print_line(console, f"and {len(findings) - _SHOWN_ALIKE} more like these (--all)", indent=4)
+
+
+def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[TensorRow]) -> None:
+    from quantkit.cli.text import print_line, print_table
+
+    count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
+    print_line(console, f"{result.path}: TensorRT calibration cache, {count} tensors", style="bold")
+    rows = [("header", result.header), ("algorithm", result.algorithm), ("TensorRT", result.tensorrt_version)]
+    print_table(console, ("", ""), rows)
+    for sentence in result.meaning:
+        print_line(console, f"- {sentence}")
+    print_tensors(console, tensors)
+
+
+def _print_calibration_table(console: Console, result: TableInspection, tensors: Sequence[TensorRow]) -> None:
+    from quantkit.cli.text import print_line, print_table
+
+    table = result.table
+    count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
+    print_line(console, f"{result.path}: quantkit calibration table, {count} tensors", style="bold")
+    rows = [
+        ("model", f"{table.model_name} (hash {table.model_hash[:12]})"),
+        ("data", f"{table.num_samples} samples (fingerprint {table.dataset_fingerprint[:12]})"),
+        ("settings", ", ".join(f"{k} {v}" for k, v in table.settings.items() if v is not None)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in table.versions.items())),
+    ]
+    if (p := table.preprocessing) is not None:
+        mean, std = (" ".join(f"{v:.6g}" for v in values) for values in (p.mean, p.std))
+        rows.append(("images", f"{p.color} {p.layout} {p.size[0]}x{p.size[1]}, {p.resize}, {p.interpolation}"))
+        rows.append(("pixels", f"* {p.scale:.6g} - ({mean}) / ({std})"))
+    print_table(console, ("", ""), rows)
+    print_tensors(console, tensors)
+
+
+def print_tensors(
+    console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
+) -> bool:
+    """Ranges and scales, one tensor a row, with its histogram where there are any. Whether these found room."""
+    from quantkit.cli.text import print_table
+
+    rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]
+    headings, right, optional = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3], [4]
+    if histograms:
+        headings.insert(4, "histogram")
+        right.append(4)
+        optional = [5, 4]
+        for row in rows:
+            row.insert(4, histograms.get(row[0], ""))
+    columns = print_table(console, headings, rows, right=right, optional=optional)
+    return bool(histograms) and 4 in columns
+
+
+def _share(coverage: Coverage, unit: str = "") -> str:
+    def number(value: float) -> str:
+        return f"{value:.3f}" if unit else str(int(value))
+
+    fraction = "" if coverage.fraction is None else f" ({100 * coverage.fraction:.1f} %)"
+    return f"{number(coverage.int8)} of {number(coverage.total)}{unit}{fraction}"
+
+
+def _nodes(layer: EngineLayer) -> str:
+    """ONNX nodes of a layer; its Q and DQ only where there is nothing else."""
+    nodes = [n for n in layer.onnx_nodes if "quantizelinear" not in n.lower()] or layer.onnx_nodes
+    return ", ".join(nodes) or layer.name
+
+
+def _sum_ms(layers: Sequence[EngineLayer]) -> str:
+    times = [layer.time_ms for layer in layers if layer.time_ms is not None]
+    return f"{sum(times):.3f}" if times else ""
+
+
+def _ms(layer: EngineLayer) -> str:
+    return "" if layer.time_ms is None else f"{layer.time_ms:.3f}"
+
+
+def _matches(name: str, pattern: str | None, others: Sequence[str] = ()) -> bool:
+    import fnmatch
+
+    return pattern is None or any(fnmatch.fnmatchcase(text, pattern) for text in (name, *others))

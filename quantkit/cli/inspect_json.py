@@ -1,0 +1,113 @@
+"""What `quantkit inspect --json` prints: one object, whose "kind" says which fields it has."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from quantkit.commands.inspect import (
+    CacheInspection,
+    EngineInspection,
+    Inspection,
+    ModelInspection,
+    Sort,
+    TableInspection,
+    TensorRow,
+    select_tensors,
+)
+from quantkit.types import CalibrationTable
+
+__all__ = ["json_from_inspection", "json_from_origin", "json_from_tensors"]
+
+
+def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None) -> dict[str, Any]:
+    """A dictionary of what JSON can hold; times in ms, sizes in bytes, shares from 0 to 1."""
+    if isinstance(result, EngineInspection):
+        return _engine(result, pattern)
+    if isinstance(result, ModelInspection):
+        return _model(result, pattern)
+    if isinstance(result, CacheInspection):
+        return {
+            "kind": "calibration cache",
+            "path": str(result.path),
+            "header": result.header,
+            "tensorrt_version": result.tensorrt_version,
+            "algorithm": result.algorithm,
+            "meaning": list(result.meaning),
+            "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+        }
+    return _table(result, sort, pattern)
+
+
+def _engine(result: EngineInspection, pattern: str | None) -> dict[str, Any]:
+    anatomy = result.anatomy
+    reasons = {id(item.layer): item.reason for item in anatomy.left_in_float}
+    time = anatomy.time_coverage
+    return {
+        "kind": "engine",
+        "path": str(result.path),
+        "source": anatomy.source,
+        "made_of": dict(result.made_of),
+        "targets": list(anatomy.targets),
+        "memory_bytes": dict(anatomy.memory_bytes),
+        "has_details": anatomy.has_details,
+        "int8_weighted_layers": asdict(anatomy.weighted_coverage),
+        "int8_layers": asdict(anatomy.layer_coverage),
+        "int8_ms": None if time is None else asdict(time),
+        "total_ms": anatomy.total_ms,
+        "reformats": len(anatomy.reformats),
+        "reformat_ms": anatomy.reformat_ms,
+        "notes": list(anatomy.notes),
+        "layers": [
+            {**asdict(layer), "is_int8": layer.is_int8, "float_reason": reasons.get(id(layer))}
+            for layer in anatomy.layers
+            if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in (layer.name, *layer.onnx_nodes))
+        ],
+    }
+
+
+def _model(result: ModelInspection, pattern: str | None) -> dict[str, Any]:
+    operators = [o for o in result.operators if pattern is None or fnmatch.fnmatchcase(o.name, pattern)]
+    fields = asdict(result)
+    return {
+        "kind": "model",
+        **fields,
+        "path": str(result.path),
+        "num_weighted": result.num_weighted,
+        "num_int8": result.num_int8,
+        "operators": [asdict(o) for o in operators],
+    }
+
+
+def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str, Any]:
+    return {
+        "kind": "calibration table",
+        "path": str(result.path),
+        **json_from_origin(result.table),
+        "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+    }
+
+
+def json_from_origin(table: CalibrationTable) -> dict[str, Any]:
+    """What a table belongs to."""
+    return {
+        "model_name": table.model_name,
+        "model_hash": table.model_hash,
+        "dataset_fingerprint": table.dataset_fingerprint,
+        "num_samples": table.num_samples,
+        "settings": dict(table.settings),
+        "versions": dict(table.versions),
+        "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
+    }
+
+
+def json_from_tensors(rows: Sequence[TensorRow]) -> list[dict[str, Any]]:
+    """Ranges and scales, one dictionary for each tensor."""
+    # JSON has no infinity: a cache may hold any 32 bits.
+    return [
+        {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(row).items()}
+        for row in rows
+    ]

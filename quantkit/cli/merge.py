@@ -1,0 +1,60 @@
+"""`quantkit cache merge`: statistics of parts of the data become the table of the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.options import MethodName, QuietOption
+from quantkit.cli.text import visible
+
+__all__ = ["merge"]
+
+
+def merge(
+    statistics: Annotated[
+        list[Path],
+        typer.Argument(help="MODEL.calib.stats of each part (calibrate --keep-statistics).", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table: MODEL.calib.json.", show_default=False)],
+    method: Annotated[MethodName, typer.Option("--method", help="How a tensor's range is chosen.")] = "entropy",
+    percentile: Annotated[
+        float | None, typer.Option("--percentile", help="For that method, in percent (default: 99.99).")
+    ] = None,
+    keep_statistics: Annotated[
+        bool, typer.Option("--keep-statistics", help="Leave the merged statistics beside the table: they merge again.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Merges the statistics of parts of a data set into the calibration table of the whole, without model or data.
+
+    The histograms merge exactly. Give every part the same --batch-size, one that divides its number of images, for the
+    table of one run bit for bit; and give parts of an array in the order of their rows. `quantkit quantize --table`
+    makes the INT8 model of it.
+    """
+    from quantkit.caches.merge import merge_statistics
+    from quantkit.storage import check_writable
+
+    if output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder: give the table's name", param_hint="--output")
+    check_writable(output.parent)
+
+    def say(line: str) -> None:
+        if not quiet or line.startswith("warning:"):
+            typer.echo(visible(line), err=True)
+
+    table = merge_statistics(
+        statistics,
+        output,
+        method=method,
+        percentile=percentile,
+        keep_statistics=keep_statistics,
+        progress=not quiet,
+        tell=say,
+    )
+    parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
+    typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")
+    typer.echo(f"  {'tensors with a range':24}{len(table.tensors)}")
+    typer.echo(f"wrote {output}  calibration table")

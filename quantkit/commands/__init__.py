@@ -1,0 +1,1 @@
+"""Implements the commands: calibrate, quantize, build, evaluate, inspect, ... Orchestration only."""

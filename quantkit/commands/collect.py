@@ -1,0 +1,139 @@
+"""One pass over the data for calibration statistics, with checkpoints from which it resumes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.datasets.batching import make_batches
+from quantkit.datasets.description import describe_skipped
+from quantkit.errors import DatasetError
+from quantkit.notices import Tell
+from quantkit.progress import show_progress, with_progress
+from quantkit.types import Batch, Dataset, HistogramRule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
+
+__all__ = ["CHECKPOINT_S", "collect_statistics"]
+
+CHECKPOINT_S = 30.0
+"""Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
+
+
+def collect_statistics(
+    exposed: ir.Model,
+    dataset: Dataset,
+    tensors: tuple[str, ...],
+    origin: StatisticsOrigin,
+    *,
+    rule: HistogramRule,
+    batch_size: int | None,
+    resumed: KeptStatistics | None,
+    checkpoint: Path | None,
+    strict: bool,
+    workers: int | None,
+    progress: bool,
+    tell: Tell,
+) -> KeptStatistics:
+    """Runs the data through a model, from the start or from where `resumed` ends.
+
+    Args:
+        exposed: the model with all of `tensors` among its outputs or inputs.
+        dataset: the chosen samples, those of `origin.contents`.
+        tensors: names to observe.
+        origin: what the statistics will belong to.
+        rule: histogram rule.
+        batch_size: samples run at once; None chooses by memory.
+        resumed: statistics of the first samples; changed in place.
+        checkpoint: where statistics are left every `CHECKPOINT_S` seconds.
+        strict: fail on the first sample that cannot be read.
+        workers: decoding threads.
+        progress: show a progress bar.
+        tell: hears what was left out.
+
+    Returns:
+        Statistics of all samples.
+    """
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.calibration.collect import Collector, fitting_batch_size
+    from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
+    from quantkit.datasets import Selection
+    from quantkit.graph.model import serialize_model
+    from quantkit.graph.passes.expose import batch_first
+
+    collector, skipped, start = Collector(tensors, rule=rule, batch_first=batch_first(exposed)), dict[str, str](), 0
+    repeated = 0
+    if resumed is not None:
+        collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
+        repeated = resumed.num_repeated
+        skipped, start, batch_size = dict(resumed.unreadable), resumed.num_read, resumed.batch_size
+
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, ExitStack() as stack:
+        serialized = serialize_model(exposed, folder)
+        runner = stack.enter_context(OnnxRuntimeRunner(serialized, name=origin.model_name, spinning=False))
+        if batch_size is None:
+            first = next(iter(make_batches(dataset, 1, strict=strict, workers=1, skipped={})))
+            batch_size = fitting_batch_size(runner, first)
+        size = batch_size
+
+        def snapshot() -> KeptStatistics:
+            # A batch ends with a readable sample: what was read is what was fed and what was left out before it.
+            return KeptStatistics(
+                origin=origin,
+                tensors=collector.statistics,
+                num_read=collector.num_samples + len(skipped),
+                num_samples=collector.num_samples,
+                unreadable=skipped,
+                batch_size=size,
+                num_repeated=repeated + (collector.num_repeated if collector.repeating else 0),
+            )
+
+        rest = Selection(dataset, tuple(range(start, len(dataset))))
+        batches = _rest_of_batches(rest, size, strict=strict, workers=workers, skipped=skipped, resumed=start > 0)
+        if checkpoint is not None:
+            batches = _with_checkpoints(batches, lambda: save_statistics(snapshot(), checkpoint))
+        bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), progress))
+        bar.update(collector.num_samples)
+        for batch in with_progress(batches, bar):
+            collector.observe(runner, batch)
+    if skipped:
+        tell(f"warning: {describe_skipped(skipped, dataset)}")
+    done = snapshot()
+    if done.num_repeated:
+        tensors_text = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
+        tell(
+            f"note: the model takes a fixed number of samples at once: {done.num_repeated} copies filled up batches, "
+            f"and count in tensors whose first dimension is not the batch{tensors_text}"
+        )
+    return done
+
+
+def _rest_of_batches(
+    rest: Dataset, batch_size: int, *, strict: bool, workers: int | None, skipped: dict[str, str], resumed: bool
+) -> Iterator[Batch]:
+    """Batches of what a resumed run has left, which may be nothing, or nothing that can be read."""
+    if resumed and len(rest) == 0:
+        return
+    before = len(skipped)
+    try:
+        yield from make_batches(rest, batch_size, strict=strict, workers=workers, skipped=skipped)
+    except DatasetError:
+        if strict or not resumed or len(skipped) - before < len(rest):
+            raise
+
+
+def _with_checkpoints(batches: Iterable[Batch], save: Callable[[], object]) -> Iterator[Batch]:
+    """The batches; after one was used, and when it is time, its statistics are saved."""
+    written = time.monotonic()
+    for batch in batches:
+        yield batch
+        if time.monotonic() - written >= CHECKPOINT_S:
+            save()
+            written = time.monotonic()

@@ -1,0 +1,288 @@
+"""Variants of a model, side by side on the same data: made or taken, run, timed, looked into, reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.calibration.table import open_table
+from quantkit.commands.reproduction import calibrate_command
+from quantkit.commands.variants import VARIANTS, choose_variants, open_variants
+from quantkit.datasets.batching import make_batches
+from quantkit.datasets.description import describe_choice, describe_skipped
+from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.errors import EvaluationError, ModelError
+from quantkit.evaluation.engines import describe_gpu, largest_batch
+from quantkit.evaluation.latency.sweep import Timing, time_batches, timing_warnings
+from quantkit.evaluation.layer_analysis import Insight, look_into
+from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
+from quantkit.graph.model import input_specs
+from quantkit.notices import Tell, ignore_messages
+from quantkit.progress import show_progress
+from quantkit.types import CalibrationTable, ChangedSample, Dataset, PathLike, Preprocessing, Report, TaskName
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["VARIANTS", "evaluate"]
+
+
+def evaluate(
+    model: PathLike,
+    data: PathLike,
+    *,
+    table: CalibrationTable | PathLike | None = None,
+    task: TaskName | TaskOptions = "classify",
+    variants: Sequence[str] | None = None,
+    models: Mapping[str, PathLike] | None = None,
+    engines: Mapping[str, PathLike] | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    preprocessing: Preprocessing | ImageOptions | str | None = None,
+    classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    latency_s: float = 3.0,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 0,
+    cuda_graph: bool = False,
+    layer_samples: int = 64,
+    strict: bool = False,
+    workers: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    command: str | None = None,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Report:
+    """Compares variants of a model on the same data: its score by the task, agreement with FP32, latency, size.
+
+    Args:
+        model: the FP32 model: the baseline.
+        data: what to evaluate on; labels, if there are any, give accuracy.
+        table: calibration for the INT8 variants that are made here; None leaves them out.
+        task: what the outputs mean; "detect", "segment" and "custom" need `TaskOptions`.
+        variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
+            the table allows. "fp32" is always there.
+        models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
+        engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
+        num_samples: how many samples; None takes all.
+        seed: of the choice.
+        batch_size: samples run at once for accuracy.
+        preprocessing: of images; None takes the table's, else the default for the model's input.
+        classes: class names by index.
+        exclude: what the INT8 variants leave in float, as in `quantize`.
+        latency_s: timed seconds for each variant and batch size; 0 leaves latency out.
+        batch_sizes: samples a timed call; the first is what speed-ups are told by.
+        threads: of ONNX Runtime within a call; 0 lets it choose.
+        cuda_graph: replay the engines' queries from CUDA graphs.
+        layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
+        strict: fail on the first image that cannot be read.
+        workers: decoding threads.
+        should_stop: asked after each batch and each turn of the timing: whether to end with what there is; the report
+            says what is missing. `quantkit.cli.interruption.stop_on_interrupt` makes it of Ctrl-C.
+        command: what was typed, for the report.
+        progress: show progress bars on a terminal.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        The report; `quantkit.reporting.write_report` writes it.
+
+    Raises:
+        QuantKitError: one line that names the file, tensor or option, and the fix.
+    """
+    from quantkit.evaluation import describe_environment
+    from quantkit.evaluation import evaluate as measure
+
+    say = tell or ignore_messages
+    _check_numbers(latency_s, layer_samples, batch_sizes, threads)
+    options = task if isinstance(task, TaskOptions) else TaskOptions(task)
+    table = None if table is None else open_table(table)
+    graph, identity = _open_float_model(model, table)
+    choose_variants(variants, table)  # a wrong name is said before anything is read
+    environment = describe_environment()  # now: later the machine is busy with us
+    dataset = open_samples(
+        input_specs(graph),
+        data,
+        _preprocessing_of(table, data) if preprocessing is None else preprocessing,
+        classes if wants_class_labels(options) else None,
+        num_samples=num_samples,
+        seed=seed,
+        order="shuffled",
+        labelled=wants_class_labels(options),
+    )
+    judge = open_task(options, dataset, data, classes)
+    describe_choice(dataset, data, seed, say)
+    warnings = _data_warnings(table, dataset)
+    skipped_files: dict[str, str] = {}
+    stop = should_stop or _never
+    with open_variants(
+        model,
+        table,
+        variants=variants,
+        models=models or {},
+        engines=engines or {},
+        exclude=exclude,
+        threads=threads,
+        cuda_graph=cuda_graph,
+    ) as opened:
+        environment |= describe_gpu() if opened.engines else {}
+        warnings += opened.warnings
+        size = largest_batch(opened.engines, batch_size)
+        with show_progress(None, "evaluating", len(dataset), progress) as bar:
+            found = measure(
+                opened.runners,
+                make_batches(dataset, size, strict=strict, workers=workers, skipped=skipped_files),
+                baseline="fp32",
+                task=judge.task,
+                on_batch=bar.update,
+                should_stop=stop,
+            )
+        timing = Timing({}, ("interrupted: latency was not measured",) if latency_s and stop() else ())
+        if latency_s and not stop():
+            timing = time_batches(
+                opened.runners,
+                dataset,
+                batch_sizes,
+                duration_s=latency_s,
+                threads=threads,
+                strict=strict,
+                workers=workers,
+                progress=progress,
+                should_stop=stop,
+            )
+        insight = Insight(warnings=_NOT_LOOKED_INTO if layer_samples and stop() else ())
+        if layer_samples and not stop():
+            insight = look_into(
+                model,
+                dataset,
+                variants=opened.paths,
+                engines=opened.engines,
+                skipped=opened.skipped,
+                num_samples=layer_samples,
+                threads=threads,
+                workers=workers,
+                progress=progress,
+                should_stop=stop,
+            )
+            if stop():  # some of the activations, or of few samples, would look like all
+                insight = replace(insight, tensors=(), warnings=(*insight.warnings, *_NOT_LOOKED_INTO))
+        evaluations = opened.describe(
+            found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=identity
+        )
+    is_partial = found.is_partial and found.num_samples + len(skipped_files) < len(dataset)
+    if is_partial:
+        say(f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial")
+    warnings += _label_warnings(dataset, found.metrics["fp32"].get("num_classes"))
+    warnings += [
+        *judge.task.notes,
+        *timing.warnings,
+        *insight.warnings,
+        *timing_warnings(timing.latencies, environment),
+    ]
+    if skipped_files:
+        warnings.append(describe_skipped(skipped_files, dataset))
+    return Report(
+        model_name=Path(model).name,
+        model_hash=identity,
+        evaluations=evaluations,
+        dataset={
+            "name": Path(data).name,
+            "num_samples": found.num_samples,
+            "num_skipped": len(skipped_files),
+            "num_classes": len(judge.class_names) or int(found.metrics["fp32"].get("num_classes", 0)),
+            "fingerprint": dataset.fingerprint,
+            **judge.facts,
+            **judge.task.facts,
+        },
+        preprocessing=dataset.preprocessing,
+        calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
+        environment=environment,
+        skipped=opened.skipped.get("int8") or opened.skipped.get("int8-cpu") or {},
+        warnings=tuple(warnings),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=options.task,
+        score=judge.task.score,
+        planned_samples=len(dataset) if is_partial else None,
+        classes=judge.task.classes(),
+        changes=_with_thumbnails(judge.task.changes(), dataset),
+        num_changes=judge.task.num_changes(),
+        tensors=insight.tensors,
+        layers=insight.layers,
+        commands=_commands(table, model, command),
+    )
+
+
+_NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
+
+
+def _never() -> bool:
+    return False
+
+
+def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[int], threads: int) -> None:
+    if not (math.isfinite(latency_s) and latency_s >= 0):
+        raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
+    if layer_samples < 0:
+        raise EvaluationError(f"--layer-samples {layer_samples} must be 0 or more")
+    if threads < 0:
+        raise EvaluationError(f"--threads {threads} must be 0 or more")
+    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
+        raise EvaluationError(f"--batch-sizes {','.join(map(str, batch_sizes))} must be different sizes of at least 1")
+
+
+def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[ir.Model, str]:
+    """The model and its hash; a model with Q/DQ, or of another table, is refused."""
+    from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.passes.prepare import has_qdq
+
+    graph = load_model(model)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
+    identity = model_hash(graph)
+    if table is not None:
+        table.check_model(identity, Path(model).name)
+    return graph, identity
+
+
+def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:
+    from quantkit.datasets import holds_arrays
+
+    return None if table is None or holds_arrays(data) else table.preprocessing
+
+
+def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:
+    from quantkit.datasets.thumbnails import thumbnail
+
+    wanted = {change.sample for change in changes}
+    pictures = {name: thumbnail(dataset, index) for index, name in enumerate(dataset.ids) if name in wanted}
+    return tuple(replace(change, thumbnail=pictures.get(change.sample, "")) for change in changes)
+
+
+def _commands(table: CalibrationTable | None, model: PathLike, command: str | None) -> tuple[str, ...]:
+    made = None if table is None else calibrate_command(table, str(model))
+    return tuple(line for line in (made, command) if line)
+
+
+def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
+    if table is None:
+        return []
+    found = []
+    if dataset.fingerprint == table.dataset_fingerprint:
+        found.append("these are the images that calibration saw: INT8 will look better than on new ones")
+    if None not in (table.preprocessing, dataset.preprocessing) and table.preprocessing != dataset.preprocessing:
+        found.append("the data were prepared otherwise than for calibration: the INT8 ranges may not fit")
+    return found
+
+
+def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
+    """Class names that were numbered by their order, where the model knows other classes too."""
+    if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
+        return []
+    return [
+        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
+        "order of their names; give the model's own order by --classes if accuracy looks wrong"
+    ]

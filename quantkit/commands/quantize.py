@@ -1,0 +1,193 @@
+"""From a table to an INT8 model, and to TensorRT's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
+from quantkit.caches.provenance import TABLE_KEY
+from quantkit.calibration.table import open_table
+from quantkit.errors import ModelError
+from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.processor import products_saturate
+from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["HighPrecision", "Target", "check_quantizable", "make_int8", "quantize", "write_tensorrt_cache"]
+
+Target = Literal["tensorrt", "cpu"]
+HighPrecision = Literal["fp32", "fp16"]
+
+
+def quantize(
+    model: PathLike,
+    table: CalibrationTable | PathLike,
+    output: PathLike,
+    *,
+    target: Target = "tensorrt",
+    high_precision: HighPrecision = "fp32",
+    exclude: Sequence[str] = (),
+    reduce_range: bool | None = None,
+    tell: Tell | None = None,
+) -> QuantizedModel:
+    """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
+
+    Args:
+        model: the ONNX model that the table was made from.
+        table: a calibration table, or its path.
+        output: path of the INT8 model.
+        target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
+        high_precision: of what stays in float; "fp16" needs opset 19, to which an older model is converted.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+        reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
+        tell: called with one line for each thing that a user may want to know.
+
+    Returns:
+        Where it is, and what stayed in float, with the reason.
+
+    Raises:
+        StaleTableError: the table belongs to another model.
+        ModelError: no node can be quantized, or an exclusion matches nothing.
+    """
+    from quantkit.calibration.table import table_checksum
+    from quantkit.graph.model import check_model, load_model, save_model, source_files
+    from quantkit.graph.passes.prepare import weighted_nodes
+    from quantkit.storage import check_no_source
+
+    say = tell or ignore_messages
+    table_given, table = table, open_table(table)
+    if reduce_range is None:
+        reduce_range = target == "cpu" and products_saturate()
+        if reduce_range:
+            say("weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)")
+    graph, plan = make_int8(
+        model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
+    )
+    graph.metadata_props[TABLE_KEY] = table_checksum(table)
+    check_model(graph, Path(output).name)
+    given = () if isinstance(table_given, CalibrationTable) else (table_given,)
+    check_no_source(output, (*source_files(load_model(model), model), *given))
+    save_model(graph, output)
+    weighted = weighted_nodes(graph)
+    if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
+        say(f"left in float as excluded: {join_names(excluded)}")
+    return QuantizedModel(
+        path=Path(output),
+        num_quantized=len(weighted & {edge.node for edge in plan.activations}),
+        num_weighted=len(weighted),
+        skipped=plan.skipped,
+    )
+
+
+def write_tensorrt_cache(
+    model: PathLike, table: CalibrationTable, output: PathLike, *, tensorrt_version: str | None = None
+) -> Path:
+    """Writes the table as TensorRT's calibration cache, with the ranges that TensorRT inherits filled in.
+
+    Args:
+        model: the model that the table was made from.
+        table: its calibration.
+        output: where to.
+        tensorrt_version: of the library that will read it, which ignores any other; None takes the installed one,
+            else `DEFAULT_TENSORRT_VERSION`.
+
+    Returns:
+        `output`.
+    """
+    from quantkit.caches.formats.tensorrt_cache import cache_text
+    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+    from quantkit.storage import write_text
+
+    graph = _prepared(model, table)
+    amax = implicit_ranges(graph, {name: r.amax for name, r in table.tensors.items()})
+    algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
+    version = tensorrt_version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION
+    write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
+    return Path(output)
+
+
+def check_quantizable(
+    model: PathLike,
+    *,
+    exclude: Sequence[str] = (),
+    target: Target = "tensorrt",
+    high_precision: HighPrecision = "fp32",
+    reduce_range: bool | None = None,
+) -> None:
+    """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
+    from quantkit.graph.model import load_model
+    from quantkit.graph.passes.prepare import has_qdq, prepare
+    from quantkit.graph.placement.tensorrt import plan_tensorrt
+    from quantkit.graph.quantize_cpu import cpu_tensors
+
+    _check_choices(target, high_precision, reduce_range)
+    graph = load_model(model)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model")
+    prepare(graph, name=Path(model).name)
+    if target == "cpu":
+        cpu_tensors(graph, exclude=exclude)
+    else:
+        plan_tensorrt(graph, exclude=exclude)
+
+
+def make_int8(
+    model: PathLike,
+    table: CalibrationTable,
+    *,
+    target: Target,
+    high_precision: HighPrecision,
+    exclude: Sequence[str],
+    reduce_range: bool = False,
+) -> tuple[ir.Model, QdqPlan]:
+    """The INT8 graph and its plan."""
+    from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+    from quantkit.graph.passes.qdq import insert_qdq
+    from quantkit.graph.placement.tensorrt import plan_tensorrt, without
+    from quantkit.graph.quant_params import activation_params
+
+    _check_choices(target, high_precision, reduce_range)
+    half = high_precision == "fp16"
+    if target == "cpu":
+        from quantkit.caches.ranges import NOT_LISTED
+        from quantkit.graph.quantize_cpu import quantize_for_cpu
+
+        # What is skipped counts as always zero there; what a cache did not list is not.
+        return quantize_for_cpu(
+            _prepared(model, table),
+            table.tensors,
+            exclude=exclude,
+            skipped={name: reason for name, reason in table.skipped.items() if reason != NOT_LISTED},
+            reduce_range=reduce_range,
+        )
+    graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
+    plan = without(plan_tensorrt(graph, exclude=exclude), table.skipped)
+    insert_qdq(graph, plan, activation_params(plan, table.tensors), fp16_scales=half)
+    return (to_fp16(graph) if half else graph), plan
+
+
+def _check_choices(target: str, high_precision: str, reduce_range: bool | None = None) -> None:
+    if high_precision not in ("fp32", "fp16"):
+        raise ModelError(f"there is no high precision {high_precision!r}: choose fp32 or fp16")
+    if target not in ("tensorrt", "cpu"):
+        raise ModelError(f"there is no target {target!r}: choose tensorrt or cpu")
+    if target == "cpu" and high_precision == "fp16":
+        raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
+    if target != "cpu" and reduce_range:
+        raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
+
+
+def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
+    """The model of a table, prepared; refuses another one."""
+    from quantkit.graph.model import load_model, model_hash
+    from quantkit.graph.passes.prepare import has_qdq, prepare
+
+    graph = load_model(model)
+    table.check_model(model_hash(graph), Path(model).name)
+    if has_qdq(graph):
+        raise ModelError(f"{model} is quantized already: give the float model")
+    return prepare(graph, name=Path(model).name, opset=opset)

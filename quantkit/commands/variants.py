@@ -1,0 +1,266 @@
+"""The variants of an evaluation: made from a table, or taken as they are; what each of them is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quantkit.caches.provenance import TABLE_KEY, describe_origin
+from quantkit.commands.quantize import Target, make_int8
+from quantkit.errors import EvaluationError, ModelError
+from quantkit.evaluation.engines import OpenEngine, is_engine, open_engine
+from quantkit.processor import products_saturate
+from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
+
+__all__ = ["VARIANTS", "OpenVariants", "choose_variants", "open_variants"]
+
+VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
+"""What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86."""
+
+
+@dataclass(frozen=True)
+class OpenVariants:
+    """Variants that can be run.
+
+    Attributes:
+        runners: by name, the FP32 model first.
+        paths: files of those that ONNX Runtime runs; those that were made here last as long as the variants are open.
+        engines: the others.
+        skipped: of the INT8 models that were made here: what they leave in float, with the reason.
+        warnings: variants that the model cannot have, one sentence each.
+        origins: of finished INT8 models of quantkit's: which table they were made of, one sentence each.
+    """
+
+    runners: Mapping[str, Runner]
+    paths: Mapping[str, Path]
+    engines: Mapping[str, OpenEngine]
+    skipped: Mapping[str, Mapping[str, str]]
+    warnings: tuple[str, ...]
+    origins: Mapping[str, tuple[str, ...]]
+
+    def describe(
+        self,
+        metrics: Mapping[str, Mapping[str, float]],
+        latencies: Mapping[str, Sequence[Latency]],
+        *,
+        num_samples: int,
+        model_hash: str,
+    ) -> tuple[Evaluation, ...]:
+        """What was measured of each.
+
+        Args:
+            metrics: by variant.
+            latencies: by variant, at each batch size; none where they were not timed.
+            num_samples: behind the metrics.
+            model_hash: of the FP32 model.
+        """
+        made = [
+            _describe(name, path, metrics[name], latencies.get(name, ()), num_samples, self.origins.get(name, ()))
+            for name, path in self.paths.items()
+        ]
+        loaded = [
+            engine.evaluation(
+                name, metrics[name], latencies.get(name, ()), num_samples=num_samples, model_hash=model_hash
+            )
+            for name, engine in self.engines.items()
+        ]
+        return (*made, *loaded)
+
+
+def choose_variants(variants: Sequence[str] | None, table: CalibrationTable | None) -> tuple[str, ...]:
+    """Which variants to make, the FP32 model first.
+
+    Raises:
+        EvaluationError: there is no such variant, or no table for it.
+    """
+    if variants is None:
+        return VARIANTS if table is not None else ("fp32", "fp16")
+    if unknown := [name for name in variants if name not in VARIANTS]:
+        raise EvaluationError(f"there is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
+    if table is None and any(name.startswith("int8") for name in variants):
+        raise EvaluationError("INT8 variants need a calibration table: run quantkit calibrate, or give --table")
+    return tuple(name for name in VARIANTS if name == "fp32" or name in variants)
+
+
+@contextmanager
+def open_variants(
+    model: PathLike,
+    table: CalibrationTable | None,
+    *,
+    variants: Sequence[str] | None,
+    models: Mapping[str, PathLike],
+    engines: Mapping[str, PathLike],
+    exclude: Sequence[str],
+    threads: int,
+    cuda_graph: bool,
+) -> Iterator[OpenVariants]:
+    """Makes the variants that are asked for, and opens them with the finished models and engines.
+
+    Args:
+        model: the FP32 model.
+        table: for INT8.
+        variants: names; None makes all that the model and the table allow.
+        models: finished models by name; a .engine, .plan or .trt is an engine.
+        engines: likewise.
+        exclude: what INT8 leaves in float.
+        threads: of ONNX Runtime.
+        cuda_graph: replay the engines' queries from CUDA graphs.
+
+    Raises:
+        QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
+    """
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+
+    chosen = choose_variants(variants, table)
+    _check_exclusions(model, exclude)
+    with ExitStack() as stack:
+        given, opened = _open_engines(stack, models, engines, cuda_graph=cuda_graph)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
+        paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
+        if refused and variants is not None:
+            raise next(iter(refused.values()))
+        finished, origins = _given_models(given, paths, table)
+        paths |= finished
+        if taken := paths.keys() & opened.keys():
+            raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
+        runners: dict[str, Runner] = {
+            name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
+            for name, path in paths.items()
+        }
+        yield OpenVariants(
+            runners={**runners, **{name: engine.runner for name, engine in opened.items()}},
+            paths=paths,
+            engines=opened,
+            skipped=left,
+            warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
+            origins=origins,
+        )
+
+
+def _check_exclusions(model: PathLike, exclude: Sequence[str]) -> None:
+    """A mistyped name is an error of the user's, not a model that cannot be INT8."""
+    from quantkit.graph.model import load_model
+    from quantkit.graph.passes.prepare import prepare
+    from quantkit.graph.placement.tensorrt import excluded
+
+    if exclude:
+        excluded(prepare(load_model(model), name=Path(model).name), exclude)
+
+
+def _make_variants(
+    model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
+) -> tuple[dict[str, Path], dict[str, Mapping[str, str]], dict[str, ModelError]]:
+    """Paths of the variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
+    from quantkit.graph.model import load_model, save_model
+    from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+    from quantkit.graph.passes.prepare import prepare
+
+    paths = {"fp32": model}
+    left: dict[str, Mapping[str, str]] = {}
+    refused: dict[str, ModelError] = {}
+    for name in chosen[1:]:
+        try:
+            if name == "fp16":
+                graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
+            elif table is not None:
+                target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
+                graph, plan = make_int8(
+                    model,
+                    table,
+                    target=target,
+                    high_precision="fp32",
+                    exclude=exclude,
+                    reduce_range=target == "cpu" and products_saturate(),
+                )
+                left[name] = plan.skipped
+        except ModelError as error:
+            refused[name] = error
+            continue
+        paths[name] = folder / f"{name}.onnx"
+        save_model(graph, paths[name])
+    return paths, left, refused
+
+
+def _given_models(
+    models: Mapping[str, PathLike], taken: Mapping[str, Path], table: CalibrationTable | None
+) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
+    """Paths of finished models by name, and of which table they were made; each is read before anything runs."""
+    from quantkit.graph.model import load_model
+
+    origins = {}
+    for name, path in models.items():
+        if name in taken:
+            raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
+        made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
+        origins[name] = _describe_table(Path(path), made_of, table)
+    return {name: Path(path) for name, path in models.items()}, origins
+
+
+def _describe_table(path: Path, made_of: str, table: CalibrationTable | None) -> tuple[str, ...]:
+    """Whether an INT8 model was made of the table that the others are made of here, or which lies beside it."""
+    from quantkit.calibration.table import table_checksum
+
+    if not made_of or table is None:
+        return describe_origin(path, made_of)
+    checksum = table_checksum(table)
+    if made_of == checksum:
+        return ()
+    return (f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})",)
+
+
+def _open_engines(
+    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
+) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
+    """The models that are no engines, and the engines, which the stack closes."""
+    found = {name: path for name, path in models.items() if is_engine(path)}
+    if twice := found.keys() & engines.keys():
+        raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
+    opened: dict[str, OpenEngine] = {}
+    for name, path in {**found, **engines}.items():
+        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
+        stack.enter_context(opened[name].runner)
+    return {name: path for name, path in models.items() if name not in found}, opened
+
+
+def _describe(
+    name: str,
+    path: Path,
+    metrics: Mapping[str, float],
+    latencies: Sequence[Latency],
+    num_samples: int,
+    origin: tuple[str, ...],
+) -> Evaluation:
+    """What was measured of a variant that ONNX Runtime ran."""
+    from quantkit.backends.onnxruntime import runtime_version
+    from quantkit.evaluation import metric_notes
+    from quantkit.graph.model import float_precision, load_model, size_bytes
+    from quantkit.graph.passes.prepare import has_int8_activations, has_qdq
+
+    graph = load_model(path)
+    precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
+    notes = [*metric_notes(metrics), *origin]
+    representative = True
+    if not latencies:
+        pass
+    elif precision == "fp16":
+        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
+        representative = False
+    elif has_int8_activations(graph):
+        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
+        representative = False
+    return Evaluation(
+        name=name,
+        precision=precision,
+        backend=f"onnxruntime {runtime_version()} CPU",
+        size_bytes=size_bytes(path),
+        num_samples=num_samples,
+        metrics=metrics,
+        latency=latencies[0] if latencies else None,
+        sweep=tuple(latencies[1:]),
+        notes=tuple(notes),
+        representative=representative,
+    )

@@ -1,0 +1,58 @@
+"""Samples and preprocessing described in a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quantkit.notices import MOST_NAMES, Tell
+from quantkit.types import (
+    Dataset,
+    PathLike,
+    Preprocessing,
+)
+
+__all__ = ["describe_choice", "describe_preprocessing", "describe_skipped"]
+
+
+def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> None:
+    """Says which samples were chosen and how they are prepared."""
+    from quantkit.datasets import describe
+
+    facts = describe(dataset)
+    total = len(getattr(dataset, "dataset", dataset))
+    chosen = f"all {total}" if len(dataset) == total else f"{len(dataset)} of {total}"
+    classes = ""
+    if facts["num_classes"]:
+        low, high = facts["min_per_class"], facts["max_per_class"]
+        classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
+    if not classes and getattr(dataset, "labelled", True):
+        classes = ", no labels"
+    say(f"data: {chosen} samples of {data} (seed {seed}{classes})")
+    if dataset.preprocessing is not None:
+        say(f"preprocessing: {describe_preprocessing(dataset.preprocessing)}")
+
+
+def describe_preprocessing(preprocessing: Preprocessing) -> str:
+    """One line a person can check: colour, resize, numbers, layout."""
+    p = preprocessing
+    resize = {
+        "stretch": f"stretch to {p.size[0]}x{p.size[1]}",
+        "crop": f"shorter side to {p.shorter_side}, centre {p.size[0]}x{p.size[1]}",
+        "letterbox": f"letterbox to {p.size[0]}x{p.size[1]} (pad {p.pad_value})",
+    }[p.resize]
+    scale = f"1/{1 / p.scale:g}" if p.scale < 1 else f"{p.scale:g}"
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))
+    return f"{p.color}, {resize} {p.interpolation}, (pixel * {scale} - [{mean}]) / [{std}], {p.layout} {p.dtype}"
+
+
+def describe_skipped(skipped: Mapping[str, str], dataset: Dataset) -> str:
+    """One sentence that counts what could not be read and names the first few."""
+    noun = "sample" if dataset.preprocessing is None else "image"
+    listed = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in _first(skipped))
+    more = f"; and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
+    verb = f"{noun} was" if len(skipped) == 1 else f"{noun}s were"
+    return f"{len(skipped)} unreadable {verb} left out: {listed}{more}"
+
+
+def _first(skipped: Mapping[str, str]) -> list[tuple[str, str]]:
+    return list(skipped.items())[:MOST_NAMES]

@@ -1,0 +1,213 @@
+"""What quantization does to each activation: its error, its own share of that, its range and its clipping.
+
+Which tensors there are and how runners come to show them is left to the pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.datasets.batching import run_batch
+from quantkit.errors import EvaluationError
+from quantkit.numerics import dequantize, quantize
+from quantkit.types import Array, Batch, QuantParams, Runner, TensorQuality, TensorStatistics
+
+__all__ = ["MAGNITUDE_BINS", "ObservedTensor", "code_range", "measure_tensors"]
+
+MAGNITUDE_BINS = 64
+"""At most so many bins has the histogram of a `TensorQuality`."""
+
+_CHUNK = 1 << 13
+"""Values handled at once. From 10,000 on OpenBLAS cuts a dot product among threads, to wait for those it has none for:
+two to a hundred times slower; and so few stay in the first cache."""
+
+_ROUNDING = 0.5
+"""Steps beyond the range that rounding to the last code would cost inside of it too: they are not called clipped."""
+
+Update = Callable[[TensorStatistics, npt.NDArray[np.floating]], None]
+
+
+@dataclass(frozen=True)
+class ObservedTensor:
+    """An activation with Q/DQ.
+
+    Attributes:
+        producer: as in `TensorQuality`.
+        params: of its Q/DQ, one scale for all of it.
+        low, high: what its producer, a Relu or Clip, bounds it to. Where a variant has no such node, because its codes
+            end there too, the values before its Q lie beyond: they are saturated here, as the codes do it.
+    """
+
+    producer: str
+    params: QuantParams
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def measure_tensors(
+    baseline: Runner,
+    variant: Runner,
+    *,
+    name: str,
+    batches: Iterable[Batch],
+    tensors: Mapping[str, ObservedTensor],
+    new_statistics: Callable[[], TensorStatistics],
+    update: Update,
+    aliases: Mapping[str, str] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[tuple[TensorQuality, ...], dict[str, str]]:
+    """Runs the same batches through both models and compares the values of `tensors`; nothing of a batch is kept.
+
+    Sums are over all values of all samples before a ratio is taken, in float64, as in `quantkit.evaluation.metrics`.
+
+    Args:
+        baseline: has every tensor among its outputs, or its inputs.
+        variant: likewise, each value as it is before the tensor's own Q/DQ.
+        name: of the variant.
+        batches: read once; floating inputs are cast to what each runner takes.
+        tensors: what to compare, by name, in the order of the result.
+        new_statistics: makes empty statistics of a tensor (`quantkit.calibration.statistics.new_statistics`).
+        update: adds values to these, raises FloatingPointError for NaN or infinity (`...statistics.update`).
+        aliases: tensor → its name among the variant's outputs, where that is another one.
+        on_batch: called after each batch with its number of samples.
+
+    Returns:
+        The measured tensors, and those without a meaningful number: tensor → reason.
+
+    Raises:
+        EvaluationError: there are no samples, or a runner does not show a tensor.
+    """
+    aliases = aliases or {}
+    tallies = {tensor: _Tally(observed, new_statistics(), update) for tensor, observed in tensors.items()}
+    count = 0
+    for batch in batches:
+        _add_batch(batch, baseline, variant, tallies, aliases)
+        count += len(batch)
+        if on_batch is not None:
+            on_batch(len(batch))
+    if not count:
+        raise EvaluationError("there are no samples to compare activations on")
+    reasons = {tensor: reason for tensor, tally in tallies.items() if (reason := tally.obstacle())}
+    found = tuple(tally.quality(name, tensor) for tensor, tally in tallies.items() if tensor not in reasons)
+    return found, reasons
+
+
+def code_range(params: QuantParams) -> tuple[float, float]:
+    """Smallest and largest value that per-tensor codes stand for; symmetric INT8 is taken as -127 to 127."""
+    info, scale = np.iinfo(params.dtype), float(params.scale)
+    lowest = -info.max if params.dtype == np.int8 and params.zero_point == 0 else info.min
+    return (lowest - params.zero_point) * scale, (info.max - params.zero_point) * scale
+
+
+class _Tally:
+    """The sums of one tensor."""
+
+    def __init__(self, observed: ObservedTensor, statistics: TensorStatistics, update: Update) -> None:
+        self._observed, self._statistics, self._update = observed, statistics, update
+        self._signal = self._noise = self._own_noise = 0.0
+        self._num_clipped = 0
+        self._problem = ""
+
+    def add(self, expected: Array, values: Array) -> None:
+        """Adds one batch: the baseline's values and the variant's."""
+        if self._problem:
+            return
+        if expected.shape != values.shape:
+            self._problem = f"it has shape {expected.shape} in the baseline and {values.shape} here"
+            return
+        x, y = (np.ascontiguousarray(a, np.float32).reshape(-1) for a in (expected, values))
+        try:
+            self._update(self._statistics, x)
+        except FloatingPointError:
+            self._problem = "it is NaN or infinite in the baseline"
+            return
+        for start in range(0, x.size, _CHUNK):
+            self._add_chunk(x[start : start + _CHUNK], y[start : start + _CHUNK])
+        if not np.isfinite(self._noise):
+            self._problem = "it is NaN or infinite here"
+
+    def obstacle(self) -> str:
+        """Why there is no number to be had; empty where there is."""
+        if self._problem or self._statistics.count == 0:
+            return self._problem or "it has no value"
+        return "it is zero on every sample in the baseline, and not here" if self._noise and not self._signal else ""
+
+    def quality(self, variant: str, tensor: str) -> TensorQuality:
+        """What the sums say."""
+        statistics = self._statistics
+        amax = max(abs(end) for end in code_range(self._observed.params))
+        histogram, top = _few_bins(statistics)
+        return TensorQuality(
+            variant=variant,
+            tensor=tensor,
+            producer=self._observed.producer,
+            sqnr_db=_ratio_db(self._signal, self._noise),
+            own_sqnr_db=_ratio_db(self._signal, self._own_noise),
+            amax=amax,
+            minimum=statistics.minimum,
+            maximum=statistics.maximum,
+            clipped=self._num_clipped / statistics.count,
+            histogram=histogram,
+            histogram_top=top or amax,
+        )
+
+    def _add_chunk(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
+        params = self._observed.params
+        low, high = code_range(params)
+        slack = _ROUNDING * float(params.scale)
+        x64 = x.astype(np.float64)
+        noise, own = (
+            np.clip(y, self._observed.low, self._observed.high) - x64,
+            dequantize(quantize(x, params), params) - x64,
+        )
+        self._signal += float(np.dot(x64, x64))
+        self._noise += float(np.dot(noise, noise))
+        self._own_noise += float(np.dot(own, own))
+        self._num_clipped += int(np.count_nonzero((x64 < low - slack) | (x64 > high + slack)))
+
+
+def _add_batch(
+    batch: Batch, baseline: Runner, variant: Runner, tallies: Mapping[str, _Tally], aliases: Mapping[str, str]
+) -> None:
+    expected, values = _run(baseline, batch), _run(variant, batch)
+    for tensor, tally in tallies.items():
+        tally.add(_find(tensor, expected, batch), _find(aliases.get(tensor, tensor), values, batch))
+
+
+def _ratio_db(signal: float, noise: float) -> float | None:
+    return None if noise == 0 else float(10 * (np.log10(signal) - np.log10(noise)))
+
+
+def _few_bins(statistics: TensorStatistics) -> tuple[tuple[int, ...], float]:
+    """At most `MAGNITUDE_BINS` bins that cover all values, by adding neighbours, and the upper edge of the last."""
+    occupied = int(np.flatnonzero(statistics.histogram)[-1]) + 1
+    step = -(-occupied // MAGNITUDE_BINS)
+    bins = -(-occupied // step)
+    fine = np.zeros(bins * step, np.int64)
+    kept = min(fine.size, statistics.histogram.size)
+    fine[:kept] = statistics.histogram[:kept]
+    counts = fine.reshape(bins, step).sum(axis=1)
+    return tuple(int(n) for n in counts), bins * step * statistics.bin_width
+
+
+def _run(runner: Runner, batch: Batch) -> dict[str, Array]:
+    inputs = {
+        spec.name: np.ascontiguousarray(batch.inputs[spec.name], spec.dtype)
+        if np.issubdtype(spec.dtype, np.floating)
+        else batch.inputs[spec.name]
+        for spec in runner.inputs
+    }
+    return run_batch(runner, replace(batch, inputs=inputs))
+
+
+def _find(tensor: str, outputs: Mapping[str, Array], batch: Batch) -> Array:
+    if tensor in outputs:
+        return outputs[tensor]
+    if tensor not in batch.inputs:
+        raise EvaluationError(f"tensor {tensor!r} is neither an output nor an input of the model")
+    return batch.inputs[tensor]

@@ -1,0 +1,259 @@
+"""How the usual exporters lay out detections: shapes, coordinates, scores. A new layout is one entry of `LAYOUTS`.
+
+Finding a layout's tensors among a model's outputs is left to `declared`, decoding them to `decoding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from quantkit.evaluation.detection import decoding
+from quantkit.evaluation.detection.decoding import Candidates, Frame
+from quantkit.evaluation.detection.shapes import Form
+from quantkit.types import Array
+
+__all__ = ["DEFAULT_OPTIONS", "LAYOUTS", "OPTIONS", "Layout"]
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "coordinates": ("pixels", "relative"),
+    "order": ("xyxy", "yxyx", "cxcywh"),
+    "labels_from": ("0", "1"),
+    "activation": ("none", "sigmoid", "softmax"),
+    "background": ("none", "first", "last"),
+    "classes_of_a_box": ("one", "all"),
+}
+"""What can be said of a layout's tensors: whether coordinates are pixels of the model's input or fractions of it; the
+order of a box's numbers; the label of class 0; what makes probabilities of the scores; which column of the scores
+stands for no object; whether a box counts for its best class or for each."""
+
+DEFAULT_OPTIONS = {
+    "coordinates": "pixels",
+    "order": "xyxy",
+    "labels_from": "0",
+    "activation": "none",
+    "background": "none",
+    "classes_of_a_box": "all",
+}
+"""Where a layout says nothing else."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family of exports lays out its detections.
+
+    Attributes:
+        source: who exports it so.
+        forms: the shapes of its tensors by role, alternatives; one without N holds a single image.
+        decode: candidates of each image from tensors by role.
+        suppresses: whether duplicates are still in it and are removed here.
+        is_aligned: whether a row means the same place or query in every variant, so that raw outputs are comparable.
+        names: what the exporters call the outputs, by role; taken where they are all there.
+        options: those that differ from the common ones: pixels, xyxy, labels from 0, probabilities.
+        is_dense: whether it has more boxes than classes in any case.
+    """
+
+    source: str
+    forms: tuple[Form, ...]
+    decode: Callable[[Mapping[str, Array], Frame], Iterator[Candidates]]
+    suppresses: bool = False
+    is_aligned: bool = False
+    names: tuple[Mapping[str, str], ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    is_dense: bool = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of its tensors."""
+        return tuple(self.forms[0])
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Which of `OPTIONS` change how it is read."""
+        if self.decode is decoding.decode_grid:
+            return ()
+        if self.decode is decoding.decode_matrix:
+            return ("coordinates", "order", "activation", "background", "classes_of_a_box")
+        has_labels = self.decode in (
+            decoding.decode_ranked,
+            decoding.decode_numbered_rows,
+            decoding.decode_rows,
+            decoding.decode_scored_boxes,
+            decoding.decode_counted,
+        )
+        return ("coordinates", "order", "labels_from") if has_labels else ("coordinates", "order")
+
+
+def _one(shape: str) -> tuple[Form, ...]:
+    return ({"detections": shape},)
+
+
+_MATRIX: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, C]"},)
+_MATRIX_AND_NONE: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, 1+C]"},)
+_ROWS: tuple[Form, ...] = (
+    {"boxes": "[N, K, 4]", "labels": "[N, K]", "scores": "[N, K]"},
+    {"boxes": "[K, 4]", "labels": "[K]", "scores": "[K]"},
+)
+_ROW_NAMES = (
+    {"boxes": "boxes", "labels": "labels", "scores": "scores"},
+    {"boxes": "bboxes", "labels": "labels", "scores": "scores"},
+)
+_COUNTED: tuple[Form, ...] = tuple(
+    {"count": count, "boxes": "[N, K, 4]", "scores": "[N, K]", "labels": "[N, K]"} for count in ("[N, 1]", "[N]")
+)
+
+LAYOUTS: dict[str, Layout] = {
+    "yolov5": Layout(
+        source="YOLOv5, v6 and v7 as exported by their own repositories",
+        forms=_one("[N, B, 5+C]"),
+        decode=decoding.decode_objectness,
+        suppresses=True,
+        is_aligned=True,
+        options={"order": "cxcywh"},
+        is_dense=True,
+    ),
+    "yolov8": Layout(
+        source="Ultralytics YOLOv8, v9, 11, 12",
+        forms=_one("[N, 4+C, B]"),
+        decode=decoding.decode_columns,
+        suppresses=True,
+        is_aligned=True,
+        options={"order": "cxcywh"},
+        is_dense=True,
+    ),
+    "yolox": Layout(
+        source="YOLOX, exported without --decode_in_inference (with it: yolov5)",
+        forms=_one("[N, B, 5+C]"),
+        decode=decoding.decode_grid,
+        suppresses=True,
+        is_aligned=True,
+        options={"order": "cxcywh"},
+        is_dense=True,
+    ),
+    "yolov10": Layout(
+        source="YOLOv10, YOLO26, and Ultralytics exports with nms=True: x0, y0, x1, y1, score, class",
+        forms=_one("[N, K, 6]"),
+        decode=decoding.decode_ranked,
+    ),
+    "yolov7-end2end": Layout(
+        source="YOLOv7, export.py --end2end --max-wh: image, x0, y0, x1, y1, class, score",
+        forms=_one("[M, 7]"),
+        decode=decoding.decode_numbered_rows,
+    ),
+    "detr": Layout(
+        source="DETR, Conditional DETR: logits, no object last, and boxes cx, cy, w, h from 0 to 1",
+        forms=_MATRIX_AND_NONE,
+        decode=decoding.decode_matrix,
+        is_aligned=True,
+        names=({"boxes": "pred_boxes", "scores": "logits"}, {"boxes": "pred_boxes", "scores": "pred_logits"}),
+        options={
+            "coordinates": "relative",
+            "order": "cxcywh",
+            "activation": "softmax",
+            "background": "last",
+            "classes_of_a_box": "one",
+        },
+    ),
+    "deformable-detr": Layout(
+        source="Deformable DETR, DINO, RF-DETR, Hugging Face RT-DETR and D-FINE: logits of each class, boxes as DETR",
+        forms=_MATRIX,
+        decode=decoding.decode_matrix,
+        names=(
+            {"boxes": "pred_boxes", "scores": "logits"},
+            {"boxes": "pred_boxes", "scores": "pred_logits"},
+            {"boxes": "dets", "scores": "labels"},
+        ),
+        options={"coordinates": "relative", "order": "cxcywh", "activation": "sigmoid"},
+    ),
+    "rtdetr": Layout(
+        source="Ultralytics RT-DETR: cx, cy, w, h from 0 to 1, then the probability of each class",
+        forms=_one("[N, Q, 4+C]"),
+        decode=decoding.decode_queries,
+        options={"coordinates": "relative", "order": "cxcywh"},
+    ),
+    "rtdetr-original": Layout(
+        source="RT-DETR and D-FINE by their own repositories, its target size fixed to the input's",
+        forms=_ROWS,
+        decode=decoding.decode_rows,
+        names=_ROW_NAMES,
+    ),
+    "ssd": Layout(
+        source="SSD without NMS: decoded boxes x0, y0, x1, y1 from 0 to 1; probabilities, background first",
+        forms=_MATRIX_AND_NONE,
+        decode=decoding.decode_matrix,
+        suppresses=True,
+        is_aligned=True,
+        names=({"boxes": "boxes", "scores": "scores"},),
+        options={"coordinates": "relative", "background": "first"},
+        is_dense=True,
+    ),
+    "ssd-no-background": Layout(
+        source="as ssd, the scores without a column for the background",
+        forms=_MATRIX,
+        decode=decoding.decode_matrix,
+        suppresses=True,
+        is_aligned=True,
+        names=({"boxes": "boxes", "scores": "scores"},),
+        options={"coordinates": "relative"},
+        is_dense=True,
+    ),
+    "torchvision": Layout(
+        source="torchvision's SSD, RetinaNet, Faster R-CNN: x0, y0, x1, y1 in pixels, labels from 1",
+        forms=_ROWS,
+        decode=decoding.decode_rows,
+        names=_ROW_NAMES,
+        options={"labels_from": "1"},
+    ),
+    "mlperf-ssd": Layout(
+        source="MLPerf's SSD ResNet-34: x0, y0, x1, y1 from 0 to 1, labels from 1",
+        forms=_ROWS,
+        decode=decoding.decode_rows,
+        names=_ROW_NAMES,
+        options={"labels_from": "1", "coordinates": "relative"},
+    ),
+    "tensorflow": Layout(
+        source="TensorFlow Object Detection API, MLPerf's SSD MobileNet: y0, x0, y1, x1 from 0 to 1, labels from 1",
+        forms=_COUNTED,
+        decode=decoding.decode_counted,
+        names=tuple(
+            {
+                "count": f"num_detections{end}",
+                "boxes": f"detection_boxes{end}",
+                "scores": f"detection_scores{end}",
+                "labels": f"detection_classes{end}",
+            }
+            for end in ("", ":0")
+        ),
+        options={"labels_from": "1", "coordinates": "relative", "order": "yxyx"},
+    ),
+    "efficient-nms": Layout(
+        source="TensorRT's EfficientNMS_TRT, also by YOLOv7 and MMYOLO: x0, y0, x1, y1 in pixels",
+        forms=_COUNTED,
+        decode=decoding.decode_counted,
+        names=(
+            {"count": "num_dets", "boxes": "det_boxes", "scores": "det_scores", "labels": "det_classes"},
+            {"count": "num_dets", "boxes": "boxes", "scores": "scores", "labels": "labels"},
+            {
+                "count": "num_detections",
+                "boxes": "detection_boxes",
+                "scores": "detection_scores",
+                "labels": "detection_classes",
+            },
+        ),
+    ),
+    "mmdetection": Layout(
+        source="MMDetection by MMDeploy: x0, y0, x1, y1 in pixels and the score; labels",
+        forms=({"detections": "[N, K, 5]", "labels": "[N, K]"},),
+        decode=decoding.decode_scored_boxes,
+        names=({"detections": "dets", "labels": "labels"},),
+    ),
+    "onnx-nms": Layout(
+        source="ONNX's NonMaxSuppression and what it chose from: y0, x0, y1, x1 in pixels",
+        forms=({"indices": "[S, 3]", "boxes": "[N, B, 4]", "scores": "[N, C, B]"},),
+        decode=decoding.decode_indexed,
+        names=({"indices": "selected_indices", "boxes": "boxes", "scores": "scores"},),
+        options={"order": "yxyx"},
+        is_dense=True,
+    ),
+}
+"""By the name that `--detections` takes."""

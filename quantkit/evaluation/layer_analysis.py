@@ -1,0 +1,351 @@
+"""A look inside the INT8 variants of an evaluation: what quantization does to each activation, which layers are INT8.
+
+The activations are computed by ONNX Runtime on the CPU with all of them as outputs. That keeps it from fusing some
+operators, so that integers may be computed another way than in the model that is timed: the same but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from quantkit.datasets.batching import make_batches
+from quantkit.errors import ModelError, QuantKitError
+from quantkit.notices import join_names
+from quantkit.progress import show_progress
+from quantkit.types import Batch, Dataset, LayerPlacement, PathLike, QuantParams, TensorQuality
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, EngineLayer
+    from quantkit.evaluation.activation_error import ObservedTensor
+    from quantkit.evaluation.engines import OpenEngine
+    from quantkit.graph.coverage import Producer
+    from quantkit.graph.qdq_scales import ReadScale
+
+__all__ = ["NUM_SAMPLES", "Insight", "look_into", "placements", "placements_from_anatomy"]
+
+NUM_SAMPLES = 64
+"""Enough to rank the tensors of a model: their sums are over thousands of values a sample."""
+
+_BUDGET_BYTES = 128 << 20
+"""Exposed activations of one batch of one model; two models are open at once."""
+
+_LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Insight:
+    """What was seen inside of variants: the fields `tensors`, `layers` and `warnings` of a report."""
+
+    tensors: tuple[TensorQuality, ...] = ()
+    layers: tuple[LayerPlacement, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def look_into(
+    model: PathLike,
+    dataset: Dataset,
+    *,
+    variants: Mapping[str, PathLike],
+    engines: Mapping[str, OpenEngine] | None = None,
+    skipped: Mapping[str, Mapping[str, str]] | None = None,
+    num_samples: int = NUM_SAMPLES,
+    threads: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+    should_stop: Callable[[], bool] | None = None,
+) -> Insight:
+    """Looks into every variant as far as it lets one; what cannot be seen becomes a warning, never an error.
+
+    Activations are those with Q/DQ of one scale that have a name in `model`: another optimizer may have renamed or
+    fused some. Variants without Q/DQ have none; of engines only the layers are seen.
+
+    Args:
+        model: the FP32 model.
+        dataset: from which `num_samples` are taken, evenly.
+        variants: ONNX models by name; those without Q/DQ are passed over.
+        engines: open engines by name.
+        skipped: variant → what it leaves in float and why, of those that were made here.
+        num_samples: samples that activations are compared on; 0 leaves these out.
+        threads: of ONNX Runtime within a call; 0 lets it choose.
+        workers: decoding threads.
+        progress: show a progress bar on a terminal.
+        should_stop: asked before each batch: whether to be content with those before it.
+    """
+    from quantkit.graph.coverage import find_producers, weighted_types
+    from quantkit.graph.model import load_model
+    from quantkit.graph.passes.prepare import has_qdq
+
+    collected = _Collected()
+    try:
+        original = _prepared(model)
+    except QuantKitError as error:
+        return Insight(warnings=(f"the layers are not shown: {error}",))
+    look = _Look(model, dataset, find_producers(original), num_samples, threads, workers, progress, should_stop)
+    for name, path in variants.items():
+        try:
+            if not has_qdq(load_model(path)):
+                continue
+            graph = _prepared(path)
+            collected.layers += _placements(graph, original, name, (skipped or {}).get(name, {}))
+            if num_samples and not (should_stop and should_stop()):
+                tensors, notes = look.compare(name, path, graph)
+                collected.tensors += tensors
+                collected.warnings += [f"{name}: {note}" for note in notes]
+        except QuantKitError as error:
+            collected.warnings.append(f"{name}: its activations are not shown: {error}")
+    for name, engine in (engines or {}).items():
+        try:
+            anatomy = _anatomy(engine)
+            if _is_meant_int8(engine, anatomy):
+                collected.layers += placements_from_anatomy(anatomy, name, weighted=weighted_types(original))
+        except QuantKitError as error:
+            collected.warnings.append(f"{name}: its layers are not shown: {error}")
+    return Insight(tuple(collected.tensors), tuple(collected.layers), tuple(collected.warnings))
+
+
+def placements(
+    path: PathLike, variant: str, *, original: PathLike, skipped: Mapping[str, str] | None = None
+) -> tuple[LayerPlacement, ...]:
+    """Whether the weighted operators of an ONNX model with Q/DQ compute on INT8; empty of one without.
+
+    Args:
+        path: of the model.
+        variant: its name.
+        original: the float model, whose names of nodes are used.
+        skipped: what it leaves in float and why, if it was made here: node → reason. Else the graph tells.
+
+    Raises:
+        ModelError: a model cannot be read.
+    """
+    return tuple(_placements(_prepared(path), _prepared(original), variant, skipped or {}))
+
+
+def placements_from_anatomy(
+    anatomy: Anatomy, variant: str, *, weighted: Mapping[str, str] | None = None
+) -> tuple[LayerPlacement, ...]:
+    """Whether the weighted layers of an engine compute on INT8, in order of execution.
+
+    A layer stands under the names of the weighted ONNX nodes that were fused into it, one entry each, where TensorRT
+    tells them; else under the names of all of its nodes, or its own. TensorRT does not say why a layer is float: the
+    reasons are likely ones.
+
+    Args:
+        anatomy: of the engine; empty where only names of its layers are known.
+        variant: its name.
+        weighted: operator type by name of the float model's weighted nodes.
+    """
+    if not anatomy.has_details:
+        return ()
+    reasons = {id(left.layer): left.reason for left in anatomy.left_in_float}
+    found = []
+    for layer in anatomy.weighted:
+        reason = "" if layer.is_int8 else reasons.get(id(layer)) or f"it computes in {layer.precision}"
+        found += [
+            LayerPlacement(variant, node, op_type, layer.is_int8, reason)
+            for node, op_type in _nodes_of(layer, weighted or {})
+        ]
+    return tuple(found)
+
+
+@dataclass
+class _Collected:
+    tensors: list[TensorQuality] = field(default_factory=list)
+    layers: list[LayerPlacement] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What comparing activations needs of the float model and the data; `producers` are its tensors."""
+
+    model: PathLike
+    dataset: Dataset
+    producers: Mapping[str, Producer]
+    num_samples: int
+    threads: int
+    workers: int | None
+    progress: bool
+    should_stop: Callable[[], bool] | None
+
+    def compare(self, name: str, path: PathLike, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
+        """Qualities of a variant's tensors in network order, and notes on what is missing."""
+        from quantkit.graph.qdq_scales import activation_scales
+
+        scales, unread = activation_scales(graph)
+        known = {tensor: scales[tensor] for tensor in self.producers if tensor in scales}
+        if not scales and not unread:
+            return [], []
+        notes = []
+        if missing := [tensor for tensor in scales if tensor not in known]:
+            notes.append(
+                f"{len(missing)} of its {len(scales)} quantized activations have no counterpart of that name in "
+                f"{Path(self.model).name} and are not shown: {join_names(missing)}"
+            )
+        if unread:
+            first, reason = next(iter(unread.items()))
+            notes.append(f"{len(unread)} quantized activations are not shown, {first!r} among them: {reason}")
+        qualities: list[TensorQuality] = []
+        if known:
+            qualities, obstacles = self._measure(name, path, graph, known)
+            notes += [f"activation {tensor!r} is not shown: {reason}" for tensor, reason in obstacles.items()]
+        return qualities, notes
+
+    def _measure(
+        self, name: str, path: PathLike, graph: ir.Model, scales: Mapping[str, ReadScale]
+    ) -> tuple[list[TensorQuality], dict[str, str]]:
+        from quantkit.calibration.statistics import new_statistics, update
+        from quantkit.datasets.batching import fixed_batch_size
+        from quantkit.evaluation.activation_error import measure_tensors
+
+        samples = self._samples()
+        first = next(iter(make_batches(samples, 1, strict=False, workers=1, skipped={})))
+        groups, size = _groups(graph, {t: s.source for t, s in scales.items()}, first.inputs)
+        qualities: list[TensorQuality] = []
+        obstacles: dict[str, str] = {}
+        with show_progress(None, f"looking into {name}", len(samples) * len(groups), self.progress) as bar:
+            for group in groups:
+                sources = {tensor: scales[tensor].source for tensor in group}
+                with ExitStack() as stack:
+                    baseline = _runner(stack, self.model, group, f"the inside of {Path(self.model).name}", self.threads)
+                    variant = _runner(stack, path, list(sources.values()), f"the inside of {name}", self.threads)
+                    batches = make_batches(
+                        samples,
+                        fixed_batch_size(baseline) or fixed_batch_size(variant) or size,
+                        strict=False,
+                        workers=self.workers,
+                        skipped={},
+                    )
+                    found, left = measure_tensors(
+                        baseline,
+                        variant,
+                        name=name,
+                        batches=batches if self.should_stop is None else _until(self.should_stop, batches),
+                        tensors={tensor: _observed(self.producers[tensor], scales[tensor]) for tensor in group},
+                        new_statistics=new_statistics,
+                        update=update,
+                        # A model input is the same in both, whatever it is cast to.
+                        aliases={t: s for t, s in sources.items() if t not in first.inputs},
+                        on_batch=bar.update,
+                    )
+                qualities += found
+                obstacles |= left
+        return qualities, obstacles
+
+    def _samples(self) -> Dataset:
+        """Evenly out of all, since data may lie class by class."""
+        from quantkit.datasets import Selection
+
+        total, wanted = len(self.dataset), min(self.num_samples, len(self.dataset))
+        return Selection(self.dataset, tuple(i * total // wanted for i in range(wanted)))
+
+
+def _until(should_stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if should_stop():
+            return
+        yield batch
+
+
+def _observed(producer: Producer, scale: ReadScale) -> ObservedTensor:
+    import numpy as np
+
+    from quantkit.evaluation.activation_error import ObservedTensor
+
+    step = np.asarray(scale.scale, np.float32)
+    if scale.is_symmetric:
+        return ObservedTensor(producer.text, QuantParams(step), producer.low, producer.high)
+    # INT8 with a zero point has the same codes, shifted by 128.
+    point = int(np.rint(-scale.minimum / scale.scale))
+    params = QuantParams(step, zero_point=point, dtype=np.dtype(np.uint8))
+    return ObservedTensor(producer.text, params, producer.low, producer.high)
+
+
+def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[list[list[str]], int]:
+    """The tensors in runs that fit the budget on one sample, and how many samples fit it at once."""
+    from quantkit.graph.model import input_specs
+    from quantkit.graph.passes.expose import activation_bytes
+
+    shapes = {}
+    for spec in input_specs(graph):
+        fed = inputs[spec.name].shape if spec.name in inputs else ()
+        leading = spec.shape[:1]
+        shapes[spec.name] = (leading[0], *fed[1:]) if leading and isinstance(leading[0], int) else fed
+    sizes = activation_bytes(graph, list(sources.values()), shapes)
+    groups: list[list[str]] = []
+    totals: list[int] = []
+    for tensor, source in sources.items():
+        if not groups or totals[-1] + sizes[source] > _BUDGET_BYTES:
+            groups.append([])
+            totals.append(0)
+        groups[-1].append(tensor)
+        totals[-1] += sizes[source]
+    return groups, min(max(_BUDGET_BYTES // max(*totals, 1), 1), _LARGEST_BATCH)
+
+
+def _runner(stack: ExitStack, path: PathLike, tensors: Sequence[str], name: str, threads: int) -> Any:
+    """A session of the model with the tensors as outputs."""
+    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+    from quantkit.graph.model import serialize_model
+    from quantkit.graph.passes.expose import expose
+
+    folder = stack.enter_context(TemporaryDirectory(prefix="quantkit-"))
+    content = serialize_model(expose(_prepared(path), tensors), folder)
+    return stack.enter_context(OnnxRuntimeRunner(content, name=name, threads=threads, spinning=False))
+
+
+def _prepared(path: PathLike) -> ir.Model:
+    """The model as it is: no opset is converted, so that what is looked into is what was evaluated."""
+    from quantkit.graph.model import OLDEST_OPSET, load_model
+    from quantkit.graph.passes.prepare import prepare
+
+    return prepare(load_model(path), name=Path(path).name, opset=OLDEST_OPSET)
+
+
+def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapping[str, str]) -> list[LayerPlacement]:
+    from quantkit.graph.coverage import weighted_coverage
+
+    return [
+        LayerPlacement(
+            variant=variant,
+            node=operator.name,
+            op_type=operator.op_type,
+            is_int8=operator.is_int8,
+            reason="" if operator.is_int8 else skipped.get(operator.name) or operator.reason,
+        )
+        for operator in weighted_coverage(graph, original)
+    ]
+
+
+def _anatomy(engine: OpenEngine) -> Anatomy:
+    """What the library tells of an engine; of a plan of TensorRT-RTX without details, what that says itself."""
+    from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
+    from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
+
+    anatomy = parse_inspector(engine.runner.describe_layers(), name=engine.path.name)
+    if anatomy.has_details:
+        return anatomy
+    try:
+        content = engine.path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {engine.path}: {error.strerror or error}") from error
+    return read_plan(content) or anatomy
+
+
+def _is_meant_int8(engine: OpenEngine, anatomy: Anatomy) -> bool:
+    """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
+    asked = engine.manifest is not None and engine.manifest.precision == "int8"
+    return asked or any(layer.is_int8 for layer in anatomy.layers)
+
+
+def _nodes_of(layer: EngineLayer, weighted: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names and operator types of what a layer multiplies."""
+    found = [(node, weighted[node]) for node in layer.onnx_nodes if node in weighted]
+    fused = [node for node in layer.onnx_nodes if "quant" not in node.rpartition("/")[2].lower()]
+    return found or [(" + ".join(fused) or layer.name, layer.kind)]

@@ -1,0 +1,212 @@
+"""Accuracy of the variants of a model: the same batches through every runner, judged by a task, compared by metrics.
+
+What outputs mean is left to `quantkit.evaluation.tasks`, what a number is to `quantkit.evaluation.metrics`; time, to
+`quantkit.evaluation.latency.host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from quantkit.datasets.batching import fixed_batch_size, run_batch
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.metrics import METRICS, Metric
+from quantkit.evaluation.tasks import Task
+from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
+from quantkit.types import Array, Batch, Runner, TaskName
+
+__all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `evaluate` found; the task that was given holds the rest (classes, changes).
+
+    Attributes:
+        metrics: variant → metric → value. Accuracies are fractions of 1; SQNR is in dB, ``inf`` for equal outputs.
+        num_samples: how many samples went through every runner.
+        is_partial: whether it was stopped before the last batch.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]]
+    num_samples: int
+    is_partial: bool = False
+
+
+def evaluate(
+    runners: Mapping[str, Runner],
+    batches: Iterable[Batch],
+    *,
+    baseline: str,
+    task: Task | None = None,
+    metrics: Mapping[str, type[Metric]] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Measurement:
+    """Runs every batch through every runner and computes the metrics of each.
+
+    A model with several outputs gets the worst of them under a metric's plain name (for counts, the sum), and each
+    one's under ``name[output]``, so the worst is named.
+
+    Args:
+        runners: by variant name; each must give the same outputs.
+        batches: read once; nothing of a batch is kept.
+        baseline: the runner that the others are compared with.
+        task: what the outputs mean, not used before; `Classification` if not given.
+        metrics: accumulators by name, those of `METRICS` that the task asks for if not given.
+        on_batch: called after each batch with its number of samples.
+        should_stop: asked after each batch: whether to end here, with every runner at the same sample.
+
+    Returns:
+        The metrics, those of the task among them.
+
+    Raises:
+        EvaluationError: no samples; outputs that cannot be compared; labels that do not fit the scores.
+    """
+    if baseline not in runners:
+        raise EvaluationError(f"baseline {baseline!r} is not among the variants {', '.join(runners)}")
+    task = task or Classification()
+    chosen = metrics if metrics is not None else {name: METRICS[name] for name in task.metrics}
+    tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
+    order = [baseline, *(name for name in runners if name != baseline)]
+    count, stopped = 0, False
+    for batch in batches:
+        outputs = {name: feed(runners[name], batch) for name in order}
+        reference = outputs[baseline]
+        for name in order[1:]:
+            _check_outputs(name, outputs[name], baseline, reference, task=task.name if chosen else None)
+        task.update(batch, outputs)
+        scores = find_scores(reference, num_samples=len(batch))
+        for name in runners:
+            tallies[name].update(outputs[name], reference, scores, batch)
+        count += len(batch)
+        if on_batch is not None:
+            on_batch(len(batch))
+        if should_stop is not None and should_stop():
+            stopped = True
+            break
+    if not count:
+        raise EvaluationError("there are no samples to evaluate on")
+    judged = task.compute()
+    found = {name: {**tally.compute(), **judged.get(name, {})} for name, tally in tallies.items()}
+    return Measurement(metrics=found, num_samples=count, is_partial=stopped)
+
+
+def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
+    """Runs a batch of any size, also through a model with a fixed batch size, and returns its N samples' outputs.
+
+    Floating inputs are cast to the type that the runner takes.
+
+    Args:
+        runner: the model.
+        batch: N samples.
+
+    Returns:
+        Outputs by name, [N, ...].
+
+    Raises:
+        EvaluationError: an output without a batch dimension, where the batch had to be cut or filled.
+    """
+    outputs = run_batch(runner, replace(batch, inputs=_cast(runner, batch.inputs)))
+    size = fixed_batch_size(runner)
+    if size is not None and size != len(batch):
+        for name, array in outputs.items():
+            if array.shape[:1] != (len(batch),):
+                raise EvaluationError(
+                    f"output {name!r} does not have a row for each of the {size} samples of the model's fixed batch: "
+                    f"its samples cannot be told apart; run it with --batch-size {size}{_exactly(size)}"
+                )
+    return outputs
+
+
+def _exactly(size: int) -> str:
+    return "" if size == 1 else f" and a number of samples that {size} divides (--num-samples)"
+
+
+def metric_notes(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What a reader must know before using the metrics of one variant, one sentence each; mostly nothing."""
+    notes = []
+    if count := metrics.get("non_finite", 0):
+        notes.append(
+            f"{count:.0f} output values are NaN or infinite: samples with NaN scores count as wrong, "
+            "and SQNR and cosine are meaningless"
+        )
+    return tuple(notes)
+
+
+class _Tally:
+    """The accumulators of one variant: per metric on the scores, per metric and output on the outputs."""
+
+    def __init__(self, metrics: Mapping[str, type[Metric]], *, is_baseline: bool) -> None:
+        self._metrics = {name: m for name, m in metrics.items() if not (is_baseline and m.compares)}
+        self._accumulators: dict[str, dict[str, Metric]] = {name: {} for name in self._metrics}
+
+    def update(
+        self, outputs: Mapping[str, Array], reference: Mapping[str, Array], scores: str | None, batch: Batch
+    ) -> None:
+        for name, metric in self._metrics.items():
+            for output in _outputs_in_scope(metric, reference, scores, labelled=batch.targets is not None):
+                values, expected = outputs[output], reference[output]
+                if metric.scope in ("scores", "labels"):
+                    values, expected = as_scores(values), as_scores(expected)
+                accumulator = self._accumulators[name].setdefault(output, metric())
+                accumulator.update(values, reference=expected, targets=batch.targets)
+
+    def compute(self) -> dict[str, float]:
+        result: dict[str, float] = {}
+        for name, accumulators in self._accumulators.items():
+            computed = {output: accumulator.compute() for output, accumulator in accumulators.items()}
+            for key in dict.fromkeys(key for numbers in computed.values() for key in numbers):
+                by_output = {output: numbers[key] for output, numbers in computed.items() if key in numbers}
+                combine = sum if self._metrics[name].additive else min
+                result[key] = float(combine(by_output.values()))
+                if len(computed) > 1:
+                    result.update({f"{key}[{output}]": value for output, value in by_output.items()})
+        return result
+
+
+def _outputs_in_scope(
+    metric: type[Metric], reference: Mapping[str, Array], scores: str | None, *, labelled: bool
+) -> list[str]:
+    if metric.scope in ("scores", "labels"):
+        return [scores] if scores is not None and (labelled or metric.scope == "scores") else []
+    return [name for name, array in reference.items() if is_float(array) == (metric.scope == "floats")]
+
+
+def _check_outputs(
+    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, task: TaskName | None
+) -> None:
+    """The same outputs, and, where a `task` compares them element by element, of the same shapes."""
+    if outputs.keys() != reference.keys():
+        odd = sorted(outputs.keys() ^ reference.keys())[0]
+        raise EvaluationError(f"output {odd!r} is in only one of {baseline!r} and {name!r}: they are not one model")
+    for output, array in outputs.items():
+        if task is not None and array.shape != reference[output].shape:
+            raise EvaluationError(
+                f"output {output!r} has shape {array.shape} in {name!r} and {reference[output].shape} in {baseline!r}: "
+                f"they cannot be compared element by element{_ADVICE[task]}"
+            )
+
+
+_SAME_INPUT = "; export both with one input size, one number of classes and one layout of the outputs"
+_ADVICE: dict[TaskName, str] = {
+    "classify": "; if they are boxes, say --task detect",
+    "none": "; if they are boxes, say --task detect",
+    "detect": _SAME_INPUT,
+    "segment": _SAME_INPUT,
+    "custom": "; if your metric does not mind, it says so by compares_outputs = False",
+}
+"""What to do about outputs of other shapes in another variant."""
+
+
+def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    wanted = {spec.name: spec.dtype for spec in runner.inputs}
+    return {
+        name: array.astype(wanted[name])
+        if name in wanted and is_float(array) and np.issubdtype(wanted[name], np.floating)
+        else array
+        for name, array in inputs.items()
+    }

@@ -1,0 +1,223 @@
+"""Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
+
+After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one,
+every weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred.
+Fusing and folding are left to the runtimes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from quantkit.errors import ModelError
+from quantkit.graph.model import quiet
+from quantkit.graph.passes.naming import Names
+from quantkit.types import OLDEST_QDQ_OPSET
+
+__all__ = [
+    "FLOAT_TYPES",
+    "FP16_OPSET",
+    "WEIGHTED_OPS",
+    "constant_of",
+    "has_int8_activations",
+    "has_qdq",
+    "is_standard",
+    "prepare",
+    "weighted_nodes",
+]
+
+WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
+"""Operators that are quantized, and their inputs that are; the bias stays in float."""
+
+FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+FP16_OPSET = 19
+"""First opset whose QuantizeLinear takes FP16 scales."""
+
+_SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
+
+_FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+
+
+def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
+    """Normalizes `model` in place and returns it.
+
+    Args:
+        model: as read by `load_model`.
+        name: for messages.
+        opset: the oldest opset that will do; a newer model keeps its own. A model with FP16 weights gets at least
+            `FP16_OPSET` in any case.
+
+    Raises:
+        ModelError: the opset cannot be converted.
+    """
+    with quiet():
+        try:
+            passes.InlinePass()(model)
+            passes.RemoveInitializersFromInputsPass()(model)
+            model.graph.sort()
+        except Exception as error:  # a call that does not fit its function, a cycle
+            raise ModelError(f"{name}: the graph is broken: {_first_line(error)}") from error
+        # Before the opset is converted, so that one name means one node whatever the opset.
+        _name_nodes(model.graph)
+        if _is_half(model):
+            opset = max(opset, FP16_OPSET)
+        if model.opset_imports[""] < opset:
+            _convert_opset(model, name, opset)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        _name_nodes(model.graph)
+        try:
+            _materialize_weights(model)
+        except Exception as error:
+            raise ModelError(f"{name}: a weight cannot be computed: {_first_line(error)}") from error
+        try:
+            passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        except Exception as error:
+            raise ModelError(f"{name}: shape inference failed: {_first_line(error)}") from error
+        _mark_sequences(model.graph)
+    return model
+
+
+def weighted_nodes(model: ir.Model) -> frozenset[str]:
+    """Names of the main graph's Conv, ConvTranspose, Gemm and MatMul on floating-point numbers."""
+    return frozenset(
+        str(node.name)
+        for node in model.graph
+        if is_standard(node, *WEIGHTED_OPS) and node.outputs[0].dtype in (*FLOAT_TYPES, None)
+    )
+
+
+def has_qdq(model: ir.Model) -> bool:
+    """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
+    quantized = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+    return any(node.op_type in quantized for node in ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def has_int8_activations(model: ir.Model) -> bool:
+    """Whether some activation is quantized to INT8, as TensorRT takes it, and not to UINT8, as x86 kernels want it."""
+    zero_points = [
+        node.inputs[2] if len(node.inputs) > 2 else None for node in model.graph if node.op_type == "QuantizeLinear"
+    ]
+    return any(value is not None and value.dtype is ir.DataType.INT8 for value in zero_points)
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether `node` is one of these operators of ONNX's own domain."""
+    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or a Constant node's output; None for anything computed or fed."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return value.const_value
+    producer = value.producer()
+    if producer is not None and is_standard(producer, "Constant"):
+        return ir.convenience.get_const_tensor(value)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    """Of the exception that it began with: passes wrap it in their own."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _mark_sequences(graph: ir.Graph) -> None:
+    # The inference pass takes a sequence of tensors for a tensor.
+    for node in graph:
+        if is_standard(node, *_SEQUENCE_OPS):
+            for value in node.outputs:
+                if isinstance(value.type, ir.TensorType):
+                    value.type = ir.SequenceType(value.type)
+
+
+def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
+    from onnxscript import version_converter
+
+    old = model.opset_imports[""]
+    try:
+        version_converter.convert_version(model, target_version=opset, fallback=True)
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        raise ModelError(f"{name}: opset {old} does not convert to {opset} ({reason}): export with {opset}") from error
+    if model.opset_imports[""] != opset:
+        raise ModelError(f"{name}: opset {old} cannot be converted to {opset}: export the model with opset {opset}")
+    # The converter leaves the IR version, and checkers refuse an opset newer than the IR knows.
+    oldest_ir = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    model.ir_version = max(model.ir_version or 0, oldest_ir)
+
+
+def _is_half(model: ir.Model) -> bool:
+    """Whether any weight or input is FP16: QuantizeLinear takes those only from `FP16_OPSET` on."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    constants = [node.outputs[0] for node in model.graph if is_standard(node, "Constant")]
+    tensors = [ir.convenience.get_const_tensor(value) for value in constants]
+    return ir.DataType.FLOAT16 in {v.dtype for v in values} | {t.dtype for t in tensors if t is not None}
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Names nameless and equally named nodes by operator and position, the same for the same file."""
+    given = {node.name for node in graph}
+    seen: set[str] = set()
+    for position, node in enumerate(graph):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{position}"
+            while node.name in given:
+                node.name += "_"
+            given.add(node.name)
+        seen.add(node.name)
+
+
+def _materialize_weights(model: ir.Model) -> None:
+    """Turns a weight that reaches its operator through Identity, Transpose, Cast, ... into an initializer."""
+    names = Names(model)
+    folded: dict[ir.Value, ir.Value] = {}
+    for node in model.graph:
+        if not is_standard(node, *WEIGHTED_OPS):
+            continue
+        for index in WEIGHTED_OPS[node.op_type]:
+            value: ir.Value | None = node.inputs[index]
+            if value is None or value.is_initializer():
+                continue
+            if value not in folded:
+                array = _evaluate(value)
+                if array is None:
+                    continue
+                folded[value] = names.initializer(f"{value.name}_folded", array)
+            node.replace_input_with(index, folded[value])
+    if folded:
+        passes.RemoveUnusedNodesPass()(model)
+
+
+def _evaluate(value: ir.Value | None) -> np.ndarray | None:
+    """Value of an expression of constants, through the operators that exporters put on weights; None otherwise."""
+    tensor = constant_of(value)
+    if tensor is not None:
+        return np.asarray(tensor.numpy())
+    node = value.producer() if value is not None else None
+    if node is None or not is_standard(node, *_FOLDABLE):
+        return None
+    arguments = [_evaluate(v) for v in node.inputs]
+    if any(a is None for a in arguments):
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    graph_of_node = node.graph
+    opset = graph_of_node.opset_imports.get("", 0) if isinstance(graph_of_node, ir.Graph) else 0
+    proto = ir.to_proto(node)
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.input],
+        [onnx.helper.make_value_info(proto.output[0], onnx.TypeProto())],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset or OLDEST_QDQ_OPSET)])
+    results = ReferenceEvaluator(model).run(None, dict(zip(list(proto.input), arguments, strict=True)))
+    return np.asarray(next(iter(results)))

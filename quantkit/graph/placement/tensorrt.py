@@ -1,0 +1,368 @@
+"""Where TensorRT wants Q/DQ: a function from a prepared graph to a `QdqPlan`, without a single scale.
+
+The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "Working with Quantized Types",
+"Explicit Quantization"):
+
+1. Both inputs of Conv, ConvTranspose, Gemm and MatMul are quantized, or neither: the activation per tensor, a constant
+   weight per output channel. The bias and the output stay in float, so that the epilogue fuses.
+2. A residual Add fuses into the convolution before it, and then the *other* operand decides the precision of the fused
+   layer: it is quantized; the edge from the convolution to the Add is not.
+3. A residual stream that is normalized (transformers) stays in float: it fuses with the normalization instead.
+4. Inputs and output of a Concat share one scale as far as they are quantized, so that the Concat itself moves INT8.
+5. One projection for query, key and value gets one scale for its whole weight: TensorRT-RTX moves the cut into heads
+   ahead of the product, and with a scale for each channel it then multiplies in float.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.types import QdqEdge, QdqPlan
+
+__all__ = [
+    "concat_groups",
+    "excluded",
+    "fused_source",
+    "observable",
+    "plan_tensorrt",
+    "probabilities",
+    "weight_axis",
+    "without",
+]
+
+# What carries values on without changing them: a Concat's scale reaches the next operator through these.
+_COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
+_NORMALIZATIONS = (
+    "LayerNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+)
+
+
+def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
+    """Plans Q/DQ for TensorRT 8.6 to 11 and TensorRT-RTX.
+
+    Args:
+        model: prepared by `quantkit.graph.passes.prepare.prepare`.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+
+    Raises:
+        ModelError: no node can be quantized, or an exclusion matches nothing.
+    """
+    skipped: dict[str, str] = {}
+    activations: list[QdqEdge] = []
+    weights: list[QdqEdge] = []
+    out = excluded(model, exclude)
+    for node in model.graph:
+        if not is_standard(node, *WEIGHTED_OPS):
+            continue
+        reason = out.get(_name(node)) or _obstacle(node)
+        if reason:
+            skipped[_name(node)] = reason
+            continue
+        for index in WEIGHTED_OPS[node.op_type]:
+            value = node.inputs[index]
+            if constant_of(value) is None:
+                activations.append(QdqEdge(_name(value), _name(node), index))
+            else:
+                axis = None if _is_cut_into_heads(node) else weight_axis(node, index)
+                weights.append(QdqEdge(_name(value), _name(node), index, axis))
+    if not activations:
+        kept = next(iter(skipped.values()), "it has no Conv, ConvTranspose, Gemm or MatMul")
+        raise ModelError(f"the model has no node to quantize: {kept}")
+    weighted = {edge.node for edge in activations}
+    read_as_int8 = {edge.tensor for edge in activations}
+    for node in model.graph:
+        if is_standard(node, "Add") and _name(node) not in out:
+            edge = _skip_edge(node, weighted, read_as_int8, skipped)
+            if edge is not None:
+                activations.append(edge)
+        elif _name(node) in out:
+            skipped.setdefault(_name(node), out[_name(node)])
+    quantized = {edge.tensor for edge in activations}
+    return QdqPlan(
+        activations=tuple(activations),
+        weights=tuple(weights),
+        groups=concat_groups(model, quantized),
+        # Node names may equal tensor names: then what was decided about the node says more.
+        skipped=_float_reasons(model, quantized, weights) | skipped,
+        target="tensorrt",
+    )
+
+
+def without(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
+    """The plan without the operators that read any of `tensors` (name → reason: those that calibration skipped).
+
+    An operator with one float input runs in float, so that its other inputs are not quantized either.
+    """
+    hit = {edge.node: tensors[edge.tensor] for edge in plan.activations if edge.tensor in tensors}
+    if not hit:
+        return plan
+    activations = tuple(e for e in plan.activations if e.node not in hit)
+    weights = tuple(e for e in plan.weights if e.node not in hit)
+    quantized = {e.tensor for e in activations}
+    groups = (frozenset(group & quantized) for group in plan.groups)
+    left = {e.tensor: e.node for e in (*plan.activations, *plan.weights) if e.node in hit}
+    for edge in (*activations, *weights):
+        left.pop(edge.tensor, None)
+    return QdqPlan(
+        activations=activations,
+        weights=weights,
+        groups=tuple(group for group in groups if len(group) > 1),
+        skipped={
+            **plan.skipped,
+            **{tensor: tensors.get(tensor, f"read by {node}, which runs in float") for tensor, node in left.items()},
+            **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()},
+        },
+        target=plan.target,
+    )
+
+
+def excluded(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
+    """Name of every node that an exclusion matches → reason.
+
+    Raises:
+        ModelError: a pattern matches neither a node name nor an operator type of the model.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        names = [
+            _name(node)
+            for node in model.graph
+            if pattern in (node.op_type, _name(node)) or fnmatch.fnmatchcase(_name(node), pattern)
+        ]
+        if not names:
+            raise ModelError(f"--exclude {pattern!r} matches no node name and no operator type of the model")
+        found |= dict.fromkeys(names, f"excluded by {pattern!r}")
+    return found
+
+
+def weight_axis(node: ir.Node, index: int) -> int | None:
+    """Output-channel axis of a constant input; None where one scale serves the whole tensor.
+
+    Conv [C_out, C_in / g, ...]: 0. ConvTranspose [C_in, C_out / g, ...]: 1. Gemm B: 0 if transB else 1.
+    MatMul B [K, N]: 1; a stack of several gets one scale, because ONNX Runtime has no kernel for a scale per column
+    of those. A constant left operand [..., M, K] has its output rows in the last but one.
+    """
+    tensor = constant_of(node.inputs[index])
+    rank = len(tensor.shape) if tensor is not None else 0
+    if rank < 2:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        transposed = node.attributes.get_int("transB" if index == 1 else "transA", 0)
+        return (0 if transposed else 1) if index == 1 else (1 if transposed else 0)
+    if index == 1:
+        return 1 if rank == 2 else None
+    return rank - 2
+
+
+def fused_source(value: ir.Value | None) -> ir.Node | None:
+    """The weighted node whose fused epilogue produces `value`: Conv → [BatchNormalization | bias Add | scale Mul]."""
+    node = value.producer() if value is not None else None
+    if node is None or value is None or len(value.uses()) != 1 or value.is_graph_output():
+        return None
+    if is_standard(node, *WEIGHTED_OPS):
+        return node
+    if is_standard(node, "BatchNormalization"):
+        return fused_source(node.inputs[0])
+    if is_standard(node, "Add", "Mul"):
+        left, right = node.inputs
+        if constant_of(right) is not None:
+            return fused_source(left)
+        if constant_of(left) is not None:
+            return fused_source(right)
+    return None
+
+
+def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str], ...]:
+    """Sets of quantized tensors that must share one scale because a Concat joins them; overlapping sets are merged."""
+    groups: list[set[str]] = []
+    for node in model.graph:
+        if not is_standard(node, "Concat") or node.outputs[0].dtype not in FLOAT_TYPES:
+            continue
+        behind = _reached_by_copies(node.outputs[0]) & quantized
+        if not behind:
+            continue
+        members = behind | ({_name(v) for v in node.inputs if v is not None} & quantized)
+        for group in [g for g in groups if g & members]:
+            members |= group
+            groups.remove(group)
+        groups.append(members)
+    return tuple(frozenset(g) for g in groups if len(g) > 1)
+
+
+def probabilities(model: ir.Model) -> frozenset[str]:
+    """Names of the tensors that hold the output of a Softmax or a Sigmoid gate, copies included: from 0 to 1."""
+    found: set[str] = set()
+    for node in model.graph:
+        if is_standard(node, "Softmax", "Sigmoid", "HardSigmoid"):
+            found |= _reached_by_copies(node.outputs[0])
+    return frozenset(found)
+
+
+def observable(model: ir.Model) -> tuple[str, ...]:
+    """Names of all float activations of the main graph, model inputs included, in network order."""
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
+    return tuple(
+        _name(v)
+        for v in values
+        if v.dtype in FLOAT_TYPES and isinstance(v.type, ir.TensorType) and constant_of(v) is None
+    )
+
+
+def _obstacle(node: ir.Node) -> str | None:
+    indices = WEIGHTED_OPS[node.op_type]
+    values = [node.inputs[i] for i in indices]
+    for value in values:
+        if value is None or value.dtype is None:
+            return "the type of its inputs is unknown: an operator before it is not ONNX's own"
+        if value.dtype not in FLOAT_TYPES:
+            return f"its inputs are {value.dtype.name}, not FP32 or FP16"
+    constants = [constant_of(v) is not None for v in values]
+    if all(constants):
+        return "both inputs are constants"
+    if node.op_type in ("Conv", "ConvTranspose") and not constants[1]:
+        return "its weight is computed at run time"
+    for value, constant in zip(values, constants, strict=True):
+        if constant:
+            tensor = constant_of(value)
+            if tensor is not None and tensor.size == 0:
+                return "its weight is empty"
+    return None
+
+
+def _skip_edge(node: ir.Node, weighted: set[str], read_as_int8: set[str], skipped: dict[str, str]) -> QdqEdge | None:
+    """The operand of a residual Add that has to be quantized, if `node` is one."""
+    values = list(node.inputs)
+    if any(v is None or v.dtype not in FLOAT_TYPES or constant_of(v) is not None for v in values):
+        return None
+    sources = [fused_source(v) for v in values]
+    candidates = [i for i, source in enumerate(sources) if source is not None and _name(source) in weighted]
+    if not candidates or values[0] is values[1] or not _may_be_equal(*(v.shape for v in values if v is not None)):
+        return None
+    main = candidates[0] if len(candidates) == 1 else _longer_branch(values)
+    skip = 1 - main
+    source = sources[main]
+    if _is_normalized(node.outputs[0]):
+        skipped[_name(node)] = "residual stream that is normalized: it fuses in float"
+        return None
+    if source is not None and source.op_type in ("MatMul", "Gemm") and _name(node.outputs[0]) not in read_as_int8:
+        skipped[_name(node)] = "residual stream that no quantized operator reads: it stays in float"
+        return None
+    return QdqEdge(_name(values[skip]), _name(node), skip)
+
+
+def _may_be_equal(first: ir.Shape | None, second: ir.Shape | None) -> bool:
+    """Whether two shapes can be the same as far as they are known: a broadcast operand is no skip connection."""
+    if first is None or second is None:
+        return True
+    known = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(first) == len(second) and all(a == b for a, b in known)
+
+
+def _is_cut_into_heads(node: ir.Node) -> bool:
+    """Whether the output is cut into at least two operands of attention's products: query, key, value in one."""
+    operands: set[tuple[ir.Node, int]] = set()
+    cuts = 0
+    stack = [node.outputs[0]]
+    while stack:
+        value = stack.pop()
+        for user, index in value.uses():
+            if is_standard(user, "MatMul") and all(constant_of(v) is None for v in user.inputs):
+                operands.add((user, index))
+            elif (index == 0 and is_standard(user, *_COPY_OPS, "Gather")) or (
+                is_standard(user, "Add", "Mul", "Div") and constant_of(user.inputs[1 - index]) is not None
+            ):
+                cuts += is_standard(user, "Split", "Slice", "Gather")
+                stack.extend(user.outputs)
+    return cuts > 0 and len(operands) > 1
+
+
+def _longer_branch(values: Sequence[ir.Value | None]) -> int:
+    """Of two operands, the one with more nodes that the other does not share: the main branch of a residual block."""
+    first, second = (_ancestors(v) for v in values)
+    return 0 if len(first - second) >= len(second - first) else 1
+
+
+def _ancestors(value: ir.Value | None) -> set[ir.Node]:
+    seen: set[ir.Node] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        node = current.producer() if current is not None else None
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(node.inputs)
+    return seen
+
+
+def _is_normalized(value: ir.Value) -> bool:
+    users = {user for user, _ in value.uses()}
+    if any(user.op_type in _NORMALIZATIONS for user in users):
+        return True
+    # Before opset 17 exporters write LayerNormalization out: x - mean(x), where a pooling mean is not subtracted.
+    means = [user.outputs[0] for user in users if is_standard(user, "ReduceMean")]
+    return any(is_standard(user, "Sub") and user in users for mean in means for user, _ in mean.uses())
+
+
+def _reached_by_copies(value: ir.Value) -> set[str]:
+    reached: set[str] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        reached.add(_name(current))
+        for user, index in current.uses():
+            if index == 0 and is_standard(user, *_COPY_OPS):
+                stack.extend(v for v in user.outputs if _name(v) not in reached)
+    return reached
+
+
+def _float_reasons(model: ir.Model, quantized: set[str], weights: Sequence[QdqEdge]) -> dict[str, str]:
+    """Every float tensor of the main graph that stays float → why."""
+    reasons: dict[str, str] = {}
+    edges = {(edge.node, edge.index) for edge in weights}
+    for value in model.graph.initializers.values():
+        # A weight that something else reads too is stored twice: as INT8 and, for the others, in float.
+        uses = [(user, i) for user, i in value.uses() if (_name(user), i) not in edges]
+        if value.dtype in FLOAT_TYPES and uses:
+            users = sorted({user.op_type for user, _ in uses})
+            is_bias = all(is_standard(u, *WEIGHTED_OPS) and i == 2 for u, i in uses)
+            reasons[_name(value)] = "bias: added in float" if is_bias else f"constant of {', '.join(users)}"
+    for name in observable(model):
+        if name not in quantized:
+            reasons[name] = ""
+    values = {_name(v): v for v in model.graph.inputs} | {_name(v): v for n in model.graph for v in n.outputs}
+    for name in [n for n, reason in reasons.items() if not reason]:
+        reasons[name] = _float_reason(values[name])
+    return reasons
+
+
+def _float_reason(value: ir.Value) -> str:
+    node = value.producer()
+    users = [user for user, _ in value.uses()]
+    if value.is_graph_output():
+        return "model output: stays in float"
+    if fused_source(value) is not None and node is not None:
+        return f"fuses with {node.op_type} into {users[0].op_type}"
+    if any(is_standard(user, "Softmax", "LogSoftmax") for user in users):
+        return "softmax input: stays in float"
+    if _is_normalized(value):
+        return "normalization input: stays in float"
+    if users:
+        return f"read by {', '.join(sorted({u.op_type for u in users}))}, which runs in float"
+    return "not read"
+
+
+def _name(thing: ir.Node | ir.Value | None) -> str:
+    return "" if thing is None or thing.name is None else thing.name

@@ -1,0 +1,335 @@
+"""Which operators of a model are INT8, and where its Q/DQ break TensorRT's rules.
+
+Each finding says what TensorRT does: refuse the model, compute wrong numbers, or run the operator in float without a
+word. The rules are NVIDIA's for explicit quantization; "in float" was seen with TensorRT-RTX 1.7. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
+from quantkit.types import OLDEST_QDQ_OPSET
+
+__all__ = ["Finding", "Operator", "Severity", "lint_qdq", "planned_operators", "quantized_operators"]
+
+Severity = Literal["refused", "wrong", "float", "note"]
+"""TensorRT refuses the model; computes other numbers than ONNX says; runs in float; or it is worth knowing."""
+
+_COPY_OPS = (
+    *("MaxPool", "Slice", "Concat", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split"),
+    "Identity",
+)
+"""INT8 reaches the next product through these (TensorRT moves Q/DQ across them)."""
+
+_INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A node, and whether it is INT8. `reason` says why a weighted one is not; empty for other float operators."""
+
+    name: str
+    op_type: str
+    is_weighted: bool
+    is_int8: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule: which, at which node, what TensorRT does about it."""
+
+    rule: str
+    node: str
+    severity: Severity
+    text: str
+
+
+def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
+    """What quantkit would quantize in a prepared float model, and why it leaves the rest.
+
+    Raises:
+        ModelError: nothing can be quantized.
+    """
+    plan = plan_tensorrt(model)
+    quantized = {edge.node for edge in plan.activations}
+    return tuple(
+        Operator(
+            name=_name(node),
+            op_type=node.op_type,
+            is_weighted=is_standard(node, *WEIGHTED_OPS),
+            is_int8=_name(node) in quantized,
+            reason="" if _name(node) in quantized else plan.skipped.get(_name(node), ""),
+        )
+        for node in model.graph
+    )
+
+
+def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
+    """Operators of a model with Q/DQ: INT8 is what reads all its operands through DequantizeLinear."""
+    operators = []
+    for node in model.graph:
+        if _is_q(node) or _is_dq(node):
+            continue
+        weighted = is_standard(node, *WEIGHTED_OPS)
+        reason = ""
+        if node.op_type in _INTEGER_OPS:
+            weighted = is_int8 = True
+        elif weighted:
+            reason = _float_reason(node)
+            is_int8 = not reason
+        else:
+            floats = [v for v in node.inputs if v is not None and constant_of(v) is None and v.dtype in FLOAT_TYPES]
+            is_float = bool(floats) and node.outputs[0].dtype in FLOAT_TYPES
+            is_int8 = is_float and all(_dequantizer(v) is not None for v in floats)
+            if is_standard(node, "Add") and not is_int8:
+                is_int8 = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
+        operators.append(Operator(_name(node), node.op_type, weighted, is_int8, reason))
+    return tuple(operators)
+
+
+def lint_qdq(model: ir.Model) -> tuple[Finding, ...]:
+    """Every place where TensorRT does something else with the model's Q/DQ than quantize, in network order.
+
+    Args:
+        model: with shapes and types inferred, as `prepare` leaves it.
+    """
+    findings = list(_lint_opset(model))
+    for node in model.graph:
+        if _is_q(node) or _is_dq(node):
+            findings += _lint_parameters(node)
+        elif node.op_type in _INTEGER_OPS:
+            text = "TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
+            findings.append(Finding("integer operator", _name(node), "refused", f"{node.op_type}: {text}"))
+        elif is_standard(node, *WEIGHTED_OPS):
+            findings += _lint_product(node)
+        elif is_standard(node, "Concat"):
+            findings += _lint_concat(node)
+        elif is_standard(node, "Add", "Mul"):
+            findings += _lint_elementwise(node)
+    return tuple(findings)
+
+
+def _lint_opset(model: ir.Model) -> Iterator[Finding]:
+    opset = model.opset_imports.get("", 0)
+    if opset < OLDEST_QDQ_OPSET:
+        text = f"opset {opset}: Q/DQ know an axis from {OLDEST_QDQ_OPSET} on; TensorRT 8.6 and later want that or newer"
+        yield Finding("opset", "", "note", text)
+    half = next((n for n in model.graph if (_is_q(n) or _is_dq(n)) and _input(n, 1).dtype is ir.DataType.FLOAT16), None)
+    if half is not None:
+        text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
+        yield Finding("fp16 scale", _name(half), "note", text)
+
+
+def _lint_parameters(node: ir.Node) -> Iterator[Finding]:
+    name = _name(node)
+    codes = _code_type(node)
+    if codes is ir.DataType.INT32:
+        text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
+        yield Finding("int32 bias", name, "refused", text)
+        return
+    scale, zero = (_constant(node, i) for i in (1, 2))
+    if zero is not None and np.any(zero != 0):
+        text = "zero point is not 0: TensorRT refuses the model; quantize symmetrically"
+        yield Finding("zero point", name, "refused", text)
+    elif _is_unsigned_by_default(node):
+        text = (
+            "no zero point: that is UINT8 for ONNX and INT8 for TensorRT, which computes other numbers; add one of INT8"
+        )
+        yield Finding("no zero point", name, "wrong", text)
+    elif codes is ir.DataType.UINT8 and not _is_unsigned_by_default(
+        node.inputs[0].producer() if node.inputs[0] else None
+    ):
+        text = "UINT8: TensorRT warns and computes INT8 instead, so that codes above 127 are clipped; quantize to INT8"
+        yield Finding("uint8", name, "wrong", text)
+    elif codes is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
+        yield Finding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
+    if scale is None:
+        yield Finding("computed scale", name, "refused", "scale is no constant: TensorRT refuses the model")
+        return
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        text = "a scale is not positive and finite: TensorRT refuses the model; give unused channels any positive scale"
+        yield Finding("scale not positive", name, "refused", text)
+    is_constant = _source(node) is not None
+    if scale.size > 1 and not is_constant:
+        text = f"an activation has {scale.size} scales: TensorRT runs what reads it in float; use one scale"
+        yield Finding("scales of an activation", name, "float", text)
+    elif scale.ndim > 0 and scale.size == 1 and not is_constant:
+        text = f"scale has shape {list(scale.shape)}: TensorRT-RTX runs a Conv that reads it in float; make it rank 0"
+        yield Finding("scale rank", name, "float", text)
+
+
+def _lint_product(node: ir.Node) -> Iterator[Finding]:
+    reads = [_is_int8_read(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
+    name = _name(node)
+    if all(reads):
+        if (axis := _wrong_axis(node)) is not None:
+            text = f"its weight has scales along axis {axis}, not along its output channels: TensorRT runs it in float"
+            yield Finding("weight axis", name, "float", f"{node.op_type}: {text}")
+        elif is_standard(node, "ConvTranspose"):
+            yield Finding("ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float with Q/DQ too")
+    elif any(reads):
+        first, second = (node.inputs[i] for i in WEIGHTED_OPS[node.op_type])
+        if any(_weight_source(v) is not None for v in (first, second)):
+            rule = "weight only" if reads[1] else "activation only"
+            which = "weight" if reads[1] else "activation"
+        else:
+            rule, which = "one operand", "operand"
+        text = f"{node.op_type}: only its {which} is quantized: TensorRT runs it in float; quantize both inputs"
+        yield Finding(rule, name, "float", text)
+
+
+def _lint_concat(node: ir.Node) -> Iterator[Finding]:
+    sources = [_dequantizer(v) for v in node.inputs]
+    scales = {_scale_key(q) for q in sources if q is not None}
+    requantized = all(_is_q(user) for user, _ in node.outputs[0].uses())
+    if len(scales) > 1 and not requantized:
+        text = f"Concat joins tensors of {len(scales)} scales: TensorRT runs what reads it in float; share one scale"
+        yield Finding("scales of a Concat", _name(node), "float", text)
+
+
+def _lint_elementwise(node: ir.Node) -> Iterator[Finding]:
+    floats = [v for v in node.inputs if v is not None and constant_of(v) is None]
+    reads = [_dequantizer(v) is not None for v in floats]
+    if len(reads) == 2 and any(reads) and not all(reads):
+        if node.op_type == "Add" and _fuses_into_product(floats):
+            return  # the skip of a residual block: this is how TensorRT wants it
+        text = f"{node.op_type}: one operand is quantized, the other is not: it runs in float, and the Q/DQ costs time"
+        yield Finding("one operand", _name(node), "float", text)
+
+
+def _float_reason(node: ir.Node) -> str:
+    reads = [_is_int8_read(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
+    if not any(reads):
+        return "no Q/DQ on its inputs"
+    if not all(reads):
+        return "only its weight is quantized" if reads[1] else "only its activation is quantized"
+    if _wrong_axis(node) is not None:
+        return "scales of its weight are not along its output channels"
+    for i in WEIGHTED_OPS[node.op_type]:
+        source = _dequantizer(node.inputs[i])
+        scale = _constant(source, 1) if source is not None else None
+        if scale is not None and scale.ndim > 0 and source is not None and _source(source) is None:
+            return "an activation with a scale that is not rank 0"
+    return ""
+
+
+def _fuses_into_product(values: Sequence[ir.Value]) -> bool:
+    return any(_dequantizer(v) is None and fused_source(v) is not None for v in values)
+
+
+def _is_int8_read(value: ir.Value | None) -> bool:
+    """Whether a product reads INT8 here: through DQ, or through operators that TensorRT moves Q/DQ across."""
+    seen: set[ir.Value] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        if current is None or current in seen:
+            continue
+        seen.add(current)
+        if _dequantizer(current) is not None:
+            continue
+        node = current.producer()
+        if node is None or not is_standard(node, *_COPY_OPS):
+            return False
+        if is_standard(node, "Concat"):
+            keys = {_scale_key(q) for q in map(_dequantizer, node.inputs) if q is not None}
+            if len(keys) > 1:
+                return False
+            stack += node.inputs
+        else:
+            stack.append(node.inputs[0])
+    return True
+
+
+def _wrong_axis(node: ir.Node) -> int | None:
+    """The axis of the weight's scales where it is not the one of output channels."""
+    index = 1 if _weight_source(node.inputs[1]) is not None else 0
+    source = _dequantizer(node.inputs[index])
+    scale = _constant(source, 1) if source is not None else None
+    weight = _weight_source(node.inputs[index])
+    if source is None or scale is None or scale.size < 2 or weight is None or weight.shape is None:
+        return None
+    rank = len(weight.shape)
+    axis = source.attributes.get_int("axis", 1) % rank
+    if node.op_type == "Gemm":
+        right = 0 if node.attributes.get_int("transB", 0) else 1
+    else:
+        right = {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}[node.op_type]
+    return axis if index == 1 and axis != right else None
+
+
+def _weight_source(value: ir.Value | None) -> ir.Value | None:
+    """The constant behind a weight: itself, or what its DQ (and Q) read."""
+    if value is None:
+        return None
+    if constant_of(value) is not None:
+        return value
+    node = _dequantizer(value)
+    return _source(node) if node is not None else None
+
+
+def _source(node: ir.Node) -> ir.Value | None:
+    """The constant that a Q or DQ reads, directly or through the other; None for an activation."""
+    value = node.inputs[0]
+    if constant_of(value) is not None:
+        return value
+    before = value.producer() if value is not None else None
+    return _source(before) if before is not None and (_is_q(before) or _is_dq(before)) else None
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and _is_dq(node) else None
+
+
+def _scale_key(node: ir.Node) -> object:
+    scale = _constant(node, 1)
+    return node.inputs[1] if scale is None else scale.tobytes()
+
+
+def _code_type(node: ir.Node) -> ir.DataType | None:
+    """Integer type of a Q's output or a DQ's input."""
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        zero = constant_of(node.inputs[2])
+        return zero.dtype if zero is not None else node.inputs[2].dtype
+    if _is_dq(node):
+        tensor = constant_of(node.inputs[0])
+        return tensor.dtype if tensor is not None else _input(node, 0).dtype
+    return ir.DataType(node.attributes.get_int("output_dtype", ir.DataType.UINT8) or ir.DataType.UINT8)
+
+
+def _is_unsigned_by_default(node: ir.Node | None) -> bool:
+    if node is None or not _is_q(node):
+        return False
+    has_zero_point = len(node.inputs) > 2 and node.inputs[2] is not None
+    return not has_zero_point and not node.attributes.get_int("output_dtype", 0)
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray | None:
+    tensor = constant_of(node.inputs[index]) if index < len(node.inputs) else None
+    return tensor.numpy() if tensor is not None else None
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return ir.Value() if value is None else value
+
+
+def _is_q(node: ir.Node) -> bool:
+    return node.op_type == "QuantizeLinear"
+
+
+def _is_dq(node: ir.Node) -> bool:
+    return node.op_type == "DequantizeLinear"
+
+
+def _name(thing: ir.Node) -> str:
+    return thing.name or ""

@@ -1,0 +1,65 @@
+"""INT8 for ONNX Runtime's CPU kernels: rewrite, plan, insert, and edit the codes. Each step is a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.passes.qdq_fixups_cpu import align_channels, keep_float_weights, pad_codes, quantize_biases
+from quantkit.graph.passes.rewrites_cpu import rewrite_for_cpu
+from quantkit.graph.placement.activation_bounds import bounded_tensors, useful_ranges
+from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
+from quantkit.graph.quant_params import cpu_params, shared_ranges
+from quantkit.types import QdqPlan, QuantParams, TensorRange
+
+__all__ = ["cpu_tensors", "quantize_for_cpu"]
+
+
+def quantize_for_cpu(
+    model: ir.Model,
+    ranges: Mapping[str, TensorRange],
+    *,
+    exclude: Sequence[str] = (),
+    skipped: Mapping[str, str] | None = None,
+    reduce_range: bool = False,
+) -> tuple[ir.Model, QdqPlan]:
+    """Quantizes a prepared `model`, in place.
+
+    Args:
+        model: prepared, in FP32.
+        ranges: calibrated range by tensor name.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+        skipped: tensors that were zero on every sample → reason; they are stored as codes of 0 to 255.
+        reduce_range: weights in 7 bits, for x86 processors without VNNI: there two products of UINT8 and INT8 are added
+            in 16 bits, which saturate (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+
+    Returns:
+        The model and its plan, which holds what stayed in float and why.
+
+    Raises:
+        ModelError: no node can be quantized, or an exclusion matches nothing.
+        CalibrationError: naming the tensors that have no range.
+    """
+    plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude)
+    known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in skipped or {}} | dict(ranges)
+    for name in bounded_tensors(model) & known.keys():
+        seen = known[name]
+        known[name] = replace(seen, amax=max(abs(seen.minimum), abs(seen.maximum), seen.amax))
+    bounds = useful_ranges(model, plan)
+    params: dict[str, QuantParams] = {}
+    for name, value_range in shared_ranges(plan, known).items():
+        low, high = bounds.get(name, (-np.inf, np.inf))
+        params[name] = cpu_params(value_range, low=low, high=high)
+    insert_qdq(model, plan, params, weight_levels=63 if reduce_range else 127)
+    for edit in (quantize_biases, keep_float_weights, pad_codes, align_channels):
+        edit(model)
+    return model, plan
+
+
+def cpu_tensors(model: ir.Model, *, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """Tensors of a prepared `model` that `quantize_for_cpu` needs ranges of; the model stays as it is."""
+    return plan_cpu(rewrite_for_cpu(model.clone()), exclude=exclude).tensors

@@ -1,0 +1,386 @@
+"""What an interval allows one to say of a variant, as data: the gate decides by it, a report puts it into words.
+
+Arithmetic alone. Where the intervals come from is left to `quantkit.evaluation`, sentences to `quantkit.reporting`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from quantkit.types import Evaluation, Report
+
+__all__ = [
+    "CLOSE",
+    "DIFFERING",
+    "FEWEST_DIFFERING",
+    "FEWEST_SAMPLES",
+    "MLPERF",
+    "NORMAL_975",
+    "GateWord",
+    "Judgement",
+    "SpeedJudgement",
+    "difference_interval",
+    "gives_same_answers",
+    "judge",
+    "judge_score",
+    "judge_speed",
+    "loss_interval",
+    "mcnemar_p_value",
+    "mlperf",
+    "paired_half_width",
+    "samples_needed",
+    "samples_to_tell",
+    "samples_to_tell_score",
+    "wilson_interval",
+]
+
+
+CLOSE = 0.01
+"""Share of the baseline's score that may be lost where a variant is called as good: MLPerf's wider gate."""
+
+MLPERF = {"99 %": 0.01, "99.9 %": 0.001}
+"""MLPerf Inference's gates by name, and the share of the reference's score that each lets go: "99 % of FP32".
+Source: mlcommons/inference, submission checker, accuracy targets.
+"""
+
+FEWEST_SAMPLES = 30
+"""With fewer, a bootstrap's 95 % interval holds the truth too rarely: of mIoU in 53 of 100 runs of 5 images, in 72 of
+10, in 91 to 93 from 20 on.
+"""
+
+FEWEST_DIFFERING = 10
+"""Samples that must differ between two models for a bootstrap of their difference: where none does, all draws are 0."""
+
+DIFFERING = "differing"
+"""Metric of a variant: on how many samples it differs from the baseline in what the score depends on. Where a task
+computes no bootstrap, it is missing.
+"""
+
+GateWord = Literal["passed", "failed", "undecided"]
+
+NORMAL_975 = 1.959963984540054
+_NORMAL_80 = 0.8416212335729143
+
+_POWER = (NORMAL_975 + _NORMAL_80) / NORMAL_975
+"""Half-widths that must fit in for the interval to decide in 80 of 100 runs; at 1 it would in 50."""
+
+_MOST_SAMPLES = 10**12
+
+_FASTER = 1.02
+"""Where no interval was computed, a ratio nearer to 1 is taken for noise."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of a variant's score against the baseline's. A loss is positive where the variant does worse,
+    whether more or less of the score is better; it is in the score's own unit (of a fraction, 0.01 is a point).
+
+    Attributes:
+        kind: "better": all of the interval is a gain. "within": the loss is at most `margin`, if there is one. "worse":
+            there is a loss, and it may be or is beyond `margin`. "undecided": the interval holds both "no loss" and
+            one beyond `margin`. "unknown": there is no score, no number, or no interval.
+        share: of the baseline's score that may be lost.
+        margin: the same in the score's unit: share * |baseline|; NaN where `kind` is "unknown" for lack of numbers.
+        loss: estimate; None where there is none.
+        interval: of the loss, 95 %; None where there is none.
+        needed: "undecided" only: about how many samples would decide, two digits of it; None where none would.
+    """
+
+    kind: Literal["worse", "better", "within", "undecided", "unknown"]
+    share: float = CLOSE
+    margin: float = math.nan
+    loss: float | None = None
+    interval: tuple[float, float] | None = None
+    needed: int | None = None
+
+    @property
+    def is_loss_certain(self) -> bool:
+        """Whether all of the interval is a loss, perhaps one within the margin."""
+        return self.interval is not None and self.interval[0] > 0
+
+    @property
+    def is_beyond_margin(self) -> bool:
+        """Whether all of the interval is a loss of more than the margin."""
+        return self.interval is not None and self.interval[0] > self.margin
+
+
+@dataclass(frozen=True)
+class SpeedJudgement:
+    """What is known of a variant's speed.
+
+    Attributes:
+        kind: "faster" and "slower" where the interval says so (without one: where the ratio is 2 % from 1);
+            "same" where it holds 1; "unknown" where the variant was not timed, or is what the others are compared with.
+        speedup: above 1 is faster; None where it is unknown.
+        interval: 95 %; None where it was not computed.
+        reference: name of the variant that it is compared with; empty where it is unknown.
+    """
+
+    kind: Literal["faster", "slower", "same", "unknown"]
+    speedup: float | None = None
+    interval: tuple[float, float] | None = None
+    reference: str = ""
+
+
+def judge_score(report: Report, evaluation: Evaluation, *, share: float = CLOSE) -> Judgement:
+    """Judges `evaluation` by `report.score` against the baseline.
+
+    Args:
+        report: with the intervals that its task computed.
+        evaluation: one of its variants, not the baseline.
+        share: of the baseline's score that may be lost; 0.01 is "within 1 % of FP32".
+    """
+    if report.score is None:
+        return Judgement("unknown", share)
+    difference = report.difference(evaluation, report.score.name)
+    if difference is None or not math.isfinite(difference):
+        return Judgement("unknown", share)
+    margin = share * abs(report.baseline.metrics[report.score.name])
+    loss = -difference if report.score.higher_is_better else difference
+    interval = loss_interval(report, evaluation)
+    if interval is None:
+        return Judgement("unknown", share, margin, loss)
+    kind = judge(interval, margin)
+    needed = _needed(report, evaluation, loss, interval, margin) if kind == "undecided" else None
+    return Judgement(kind, share, margin, loss, interval, needed)
+
+
+def judge(interval: tuple[float, float], margin: float) -> Literal["worse", "better", "within", "undecided"]:
+    """The word for a loss of which this is the 95 % interval; see `Judgement`.
+
+    >>> judge((-0.001, 0.004), 0.0081), judge((-0.03, 0.04), 0.0081), judge((0.002, 0.02), 0.0081)
+    ('within', 'undecided', 'worse')
+    """
+    low, high = interval
+    if high < 0:
+        return "better"
+    if high <= margin:
+        return "within"
+    return "worse" if low > 0 else "undecided"
+
+
+def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
+    """MLPerf's gates: whether the score is at least 99 % (99.9 %) of the baseline's, by the name of the gate.
+
+    Where less of the score is better: whether it is at most 101 % (100.1 %). "undecided" where the 95 % interval of the
+    loss holds the limit; without an interval the score itself decides, as MLPerf does on a whole validation set. Empty
+    where there is no score, or the baseline's is not positive, so that it has no parts.
+    """
+    words: dict[str, GateWord] = {}
+    if report.score is None or report.baseline.metrics.get(report.score.name, 0.0) <= 0:
+        return words
+    for name, share in MLPERF.items():
+        judgement = judge_score(report, evaluation, share=share)
+        if judgement.loss is None:
+            continue
+        low, high = judgement.interval or (judgement.loss, judgement.loss)
+        # A limit that is just kept is kept: 0.99 * 0.8 is not exact in binary.
+        limit = judgement.margin + 1e-9 * max(1.0, judgement.margin)
+        words[name] = "passed" if high <= limit else "failed" if low > limit else "undecided"
+    return words
+
+
+def judge_speed(report: Report, evaluation: Evaluation, batch_size: int | None = None) -> SpeedJudgement:
+    """Judges the speed of `evaluation` against `report.speed_reference`, at a batch size (None: the first)."""
+    speedup, reference = report.speedup(evaluation, batch_size), report.speed_reference(evaluation, batch_size)
+    latency = report.latency_at(evaluation, batch_size)
+    if speedup is None or reference is None or reference is evaluation or latency is None:
+        return SpeedJudgement("unknown")
+    low, high = latency.speedup_interval or (speedup / _FASTER, speedup * _FASTER)
+    kind: Literal["faster", "slower", "same"] = "faster" if low > 1 else "slower" if high < 1 else "same"
+    return SpeedJudgement(kind, speedup, latency.speedup_interval, reference.name)
+
+
+def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
+    """95 % interval of the loss in `report.score`, positive where the variant does worse; None where there is none."""
+    interval = report.difference_interval(evaluation)
+    if interval is None or report.score is None or not all(math.isfinite(end) for end in interval):
+        return None
+    return (-interval[1], -interval[0]) if report.score.higher_is_better else interval
+
+
+def gives_same_answers(evaluation: Evaluation) -> bool:
+    """Whether every output of a variant is the baseline's, and so is all that its score depends on."""
+    metrics = evaluation.metrics
+    equal = [metrics[name] == value for name, value in (("sqnr_db", math.inf), ("equal", 1.0)) if name in metrics]
+    return metrics.get(DIFFERING) == 0 and bool(equal) and all(equal)
+
+
+def samples_needed(fixed: float, broken: float, *, num_samples: int, margin: float) -> int | None:
+    """About how many samples decide whether a variant's accuracy is within `margin` of the baseline's, or worse.
+
+    If the shares of fixed and broken samples stay as they are, the estimate of the loss is
+    ``d = (broken - fixed) / N``; with n samples the interval of `paired_half_width` w(n) decides where
+    ``1.43 w(n) <= max(margin - d, d)``: its upper end is below the margin, or its lower end above 0, in 80 of 100 runs
+    (1.43 is (1.960 + 0.842) / 1.960, the usual power of 80 %; Chow, Shao and Wang, Sample Size Calculations in Clinical
+    Research, 2008, section 3.1). What is found is rounded to two digits, because d is itself not known better.
+
+    >>> samples_needed(17, 23, num_samples=2000, margin=0.01)
+    3300
+
+    Args:
+        fixed: samples that only the variant gets right.
+        broken: samples that only the baseline gets right.
+        num_samples: all of them.
+        margin: loss that is allowed, a fraction of 1.
+
+    Returns:
+        A number of samples; None where none is enough (no margin and no loss).
+    """
+    loss = (broken - fixed) / num_samples
+    return _samples_by_counts(max(margin - loss, loss), fixed / num_samples, broken / num_samples)
+
+
+def samples_to_tell_score(report: Report, evaluation: Evaluation, distance: float, width: float) -> int | None:
+    """About how many samples tell a loss in `report.score` from a limit: of top-1 by the samples that differ, as
+    `samples_needed`; of any other score by its interval, as `samples_to_tell`, with its arguments.
+    """
+    fixed, broken = (evaluation.metrics.get(name, -1.0) for name in ("fixed", "broken"))
+    count = evaluation.num_samples
+    if count < 1 or report.score is None:
+        return None
+    if report.score.name == "top1" and min(fixed, broken) >= 0 and fixed + broken <= count:
+        found = _samples_by_counts(distance, fixed / count, broken / count)
+    else:
+        found = samples_to_tell(distance, width, num_samples=count)
+    # What cannot be told from N samples is not told from fewer, whatever the rounding says.
+    return found if found is None or found > count else _two_digits(1.1 * count)
+
+
+def samples_to_tell(distance: float, width: float, *, num_samples: int) -> int | None:
+    """About how many samples tell an estimate from a limit, for the ends of an interval draw near as ``1 / sqrt(n)``:
+    ``n = N (1.43 width / distance)^2``, rounded to two digits; 1.43 as in `samples_needed`.
+
+    >>> samples_to_tell(0.005, 0.010, num_samples=500)
+    4100
+
+    Args:
+        distance: from the estimate to the limit.
+        width: from the estimate to the end of its interval on that side.
+        num_samples: behind the interval.
+
+    Returns:
+        A number of samples; None where none is enough: the estimate is at the limit.
+    """
+    if distance <= 0 or num_samples < 1:
+        return None
+    ratio = _POWER * max(width, 0.0) / distance
+    return _two_digits(num_samples * ratio**2) if ratio < 1e6 and num_samples * ratio**2 <= _MOST_SAMPLES else None
+
+
+def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> float:
+    """Half the length of the 95 % interval of a difference of paired shares: Bonett and Price (2012); see
+    `quantkit.significance.difference_interval`.
+    """
+    n = num_samples + 2
+    f, b = (fixed + 1) / n, (broken + 1) / n
+    return NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % score interval of a share of `count` samples (Wilson 1927): unlike Wald's it is not ±0 where all agree.
+
+    >>> [round(end, 3) for end in wilson_interval(0.9, 10)]
+    [0.596, 0.982]
+    """
+    z = NORMAL_975**2 / count
+    middle = (share + z / 2) / (1 + z)
+    half = math.sqrt(max(z * share * (1 - share) + z * z / 4, 0.0)) / (1 + z)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _needed(
+    report: Report, evaluation: Evaluation, loss: float, interval: tuple[float, float], margin: float
+) -> int | None:
+    """Whichever of "within" and "worse" takes fewer samples."""
+    low, high = interval
+    ways = [(margin - loss, high - loss), (loss, loss - low)]
+    found = [samples_to_tell_score(report, evaluation, distance, width) for distance, width in ways if distance > 0]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _samples_by_counts(distance: float, fixed: float, broken: float) -> int | None:
+    """`fixed` and `broken` are shares of the samples."""
+    return _smallest(lambda n: _POWER * paired_half_width(fixed * n, broken * n, num_samples=n) <= distance)
+
+
+def _smallest(decides: Callable[[int], bool]) -> int | None:
+    """About the smallest number that decides; `decides` is false up to a number and true from there on."""
+    high = 1
+    while not decides(high):
+        high *= 2
+        if high > _MOST_SAMPLES:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return _two_digits(high)
+
+
+def _two_digits(number: float) -> int:
+    whole = max(math.ceil(number), 1)
+    return round(whole, 2 - len(str(whole))) if whole > 99 else whole
+
+
+def mcnemar_p_value(fixed: int, broken: int) -> float:
+    """Exact two-sided p-value of McNemar's test: ``min(1, 2 P(X <= min(fixed, broken)))``, X ~ Binomial(sum, 1/2).
+
+    Under "both models are equally good" a sample on which they disagree favours either with probability 1/2.
+    A large value does not show that nothing was lost: look at the interval.
+
+    >>> mcnemar_p_value(1, 9)
+    0.021484375
+
+    Args:
+        fixed: samples that the baseline got wrong and the variant right.
+        broken: samples that the baseline got right and the variant wrong.
+
+    Returns:
+        A probability, 1 where the models never differ.
+    """
+    total = fixed + broken
+    if fixed == broken:
+        return 1.0
+    if total <= 1000:
+        tail: int = sum(math.comb(total, i) for i in range(min(fixed, broken) + 1))
+        return min(1.0, tail / (1 << (total - 1)))
+    log_half = total * math.log(0.5)
+    log_terms = (_log_comb(total, i) + log_half for i in range(min(fixed, broken) + 1))
+    return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))
+
+
+def difference_interval(fixed: int, broken: int, *, num_samples: int) -> tuple[float, float]:
+    """95 % interval of variant's minus baseline's accuracy on paired samples, fractions of 1.
+
+    The adjusted Wald interval of Bonett and Price (2012, J. Educ. Behav. Stat. 37, 479-488): with
+    ``f = (fixed + 1) / (N + 2)`` and ``b = (broken + 1) / (N + 2)`` it is
+    ``f - b ± 1.96 sqrt((f + b - (f - b)^2) / (N + 2))``. Where some dozens of samples differ it agrees with a bootstrap
+    over the samples. Where few or none do, the bootstrap (as the plain Wald interval) is too short, down to ±0 where
+    the models never differ, which no finite number of samples can show; this one is not.
+
+    >>> low, high = difference_interval(20, 30, num_samples=10_000)
+    >>> round(100 * low, 2), round(100 * high, 2)
+    (-0.24, 0.04)
+
+    Args:
+        fixed: samples that the baseline got wrong and the variant right.
+        broken: samples that the baseline got right and the variant wrong.
+        num_samples: all samples, those on which both do the same included.
+
+    Returns:
+        The lower and the upper end, within [-1, 1].
+    """
+    if num_samples < max(1, fixed + broken):
+        raise ValueError(f"{fixed} fixed and {broken} broken of {num_samples} samples")
+    n = num_samples + 2
+    f, b = (fixed + 1) / n, (broken + 1) / n
+    half = paired_half_width(fixed, broken, num_samples=num_samples)
+    return max(f - b - half, -1.0), min(f - b + half, 1.0)
+
+
+def _log_comb(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

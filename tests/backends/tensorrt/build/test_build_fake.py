@@ -1,0 +1,360 @@
+"""What a build asks of TensorRT 8.6, 10 and 11: NVIDIA's own bindings over a fake library, whose engine is the answer.
+
+This shows that the calls exist in each version and carry what they should. What TensorRT makes of them it cannot show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from quantkit.caches.formats.tensorrt_cache import cache_text
+from quantkit.calibration.table import save_table
+from quantkit.graph.model import load_model, model_hash, save_model
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.tensorrt import observable
+from quantkit.types import CalibrationTable, TensorRange
+
+from ....fake_trt.releases import RELEASES, Bindings, UnobtainableError
+from ....graph.models import MODELS
+from ....graph.quantizing import quantize
+from .. import asked
+
+IMPLICIT = ("8.6", "10.0", "10.16")
+STRONG = ("10.0", "10.16", "11.4")
+VERSIONS = {"8.6": "8.6.1", "10.0": "10.0.1", "10.16": "10.16.1", "11.4": "11.4.0"}
+HALF, FLOAT = 1, 0  # trt.DataType, the same in every version
+
+
+@pytest.fixture(scope="module")
+def process():
+    """A process for each release, made when it is first asked for; skips where the bindings cannot be had."""
+    running: dict[str, Bindings] = {}
+
+    def of(release: str) -> Bindings:
+        if release not in running:
+            try:
+                running[release] = Bindings(RELEASES[release])
+            except UnobtainableError as error:
+                pytest.skip(str(error))
+        return running[release]
+
+    yield of
+    for bindings in running.values():
+        bindings.close()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> dict[str, Path]:
+    """A float model, its calibration table over all tensors, and its INT8 model."""
+    folder = tmp_path_factory.mktemp("model")
+    paths = {name: folder / f"{name}.onnx" for name in ("net", "qdq", "other", "half")}
+    float_model = MODELS["residual_identity"]()
+    onnx.save(float_model, paths["net"])
+    onnx.save(MODELS["conv_relu"](), paths["other"])
+    save_model(quantize(float_model).graph, paths["qdq"])
+    save_model(quantize(float_model, high_precision="fp16").graph, paths["half"])
+    graph = load_model(paths["net"])
+    identity = model_hash(graph)
+    names = observable(prepare(graph, name="net"))
+    ranges = {name: TensorRange(1.0 + i, -1.0, 1.0 + i) for i, name in enumerate(names)}
+    table = CalibrationTable(
+        tensors=ranges,
+        model_hash=identity,
+        model_name="net.onnx",
+        dataset_fingerprint="f" * 64,
+        num_samples=4,
+        settings={"method": "minmax", "histogram": "exact"},
+    )
+    paths["table"] = save_table(table, folder / "net.calib.json")
+    for release in IMPLICIT:
+        text = cache_text({n: r.amax for n, r in ranges.items()}, tensorrt_version=VERSIONS[release])
+        paths[release] = folder / f"{release}.calib"
+        paths[release].write_text(text)
+    return paths
+
+
+@pytest.fixture
+def ask(process, tmp_path):
+    """Builds with a release; the model's path goes first."""
+
+    def build(release, model, *, options=None, **arguments):
+        arguments = {name: str(v) if isinstance(v, Path) else v for name, v in arguments.items()}
+        arguments.setdefault("output", str(tmp_path / "net.engine"))
+        return process(release).call(asked.build_engine, str(model), arguments, options or {})
+
+    return build
+
+
+@pytest.fixture
+def engine_of(ask):
+    def build(*arguments, **words):
+        answer = ask(*arguments, **words)
+        assert "engine" in answer, answer
+        return answer["engine"]
+
+    return build
+
+
+@pytest.fixture
+def error_of(ask):
+    def build(*arguments, **words):
+        answer = ask(*arguments, **words)
+        assert "error" in answer, answer
+        return f"{answer['error']}: {answer['message']}"
+
+    return build
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_fp32_sets_no_precision_flag(engine_of, material, release):
+    engine = engine_of(release, material["net"])
+    assert engine["flags"] == ["TF32"]
+    assert engine["network_flags"] == {"8.6": 1, "10.0": 3, "10.16": 3, "11.4": 1}[release]
+    assert engine["profiles"] == [{"x": [[1, 32, 16, 16], [8, 32, 16, 16], [32, 32, 16, 16]]}]
+    assert engine["dynamic_ranges"] == {}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_fp16_is_typed_by_the_model_or_a_flag(engine_of, material, release):
+    engine = engine_of(release, material["net"], precision="fp16")
+    # In a strongly typed network the types come from the ONNX: inputs and outputs stay FP32 through a Cast.
+    assert engine["flags"] == (["FP16", "TF32"] if release == "8.6" else ["TF32"])
+    assert engine["network_flags"] == {"8.6": 1, "10.0": 3, "10.16": 3, "11.4": 1}[release]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_int8_from_a_table_is_explicit(ask, material, release):
+    answer = ask(release, material["net"], precision="int8", table=material["table"])
+    engine = answer["engine"]
+    assert engine["qdq"] > 4
+    assert engine["dynamic_ranges"] == {}
+    assert "calibration" not in engine
+    assert engine["precisions"] == {}
+    assert set(engine["flags"]) == ({"INT8", "FP16", "TF32"} if release == "8.6" else {"TF32"})
+    assert answer["manifest"]["mode"] == "explicit"
+    assert answer["manifest"]["library_version"] == VERSIONS[release]
+    assert answer["manifest"]["table"]["num_samples"] == 4
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_model_with_qdq_is_built_as_it_is(engine_of, material, release):
+    engine = engine_of(release, material["qdq"], precision="int8")
+    assert engine["qdq"] > 4
+    assert set(engine["flags"]) == ({"INT8", "FP16", "TF32"} if release == "8.6" else {"TF32"})
+
+
+def test_fp32_beside_int8_has_no_fp16_flag(engine_of, material):
+    words = {"precision": "int8", "table": material["table"], "high_precision": "fp32"}
+    assert set(engine_of("8.6", material["net"], **words)["flags"]) == {"INT8", "TF32"}
+    assert set(engine_of("10.16", material["net"], mode="implicit", **words)["flags"]) == {"INT8", "TF32"}
+
+
+def test_tensorrt_8_refuses_the_qdq_that_it_misreads(ask, error_of, material):
+    assert "has an FP16 scale, which TensorRT 8 misreads" in error_of("8.6", material["half"], precision="int8")
+    assert "engine" in ask("10.0", material["half"], precision="int8")
+
+
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_implicit_int8_gives_every_float_tensor_its_range(ask, material, release):
+    answer = ask(release, material["net"], precision="int8", table=material["table"], mode="implicit")
+    engine = answer["engine"]
+    assert {"INT8", "FP16"} <= set(engine["flags"])
+    assert engine["network_flags"] == 1
+    assert engine["qdq"] == 0
+    names = observable(prepare(load_model(material["net"]), name="net"))
+    assert engine["dynamic_ranges"] == {name: [-(1.0 + i), 1.0 + i] for i, name in enumerate(names)}
+    assert not any("have a range" in line for line in answer["told"])
+    assert answer["manifest"]["mode"] == "implicit"
+
+
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_tensors_without_a_range_are_counted(ask, material, release, tmp_path):
+    from quantkit.calibration.table import load_table
+
+    whole = load_table(material["table"])
+    kept = dict(list(whole.tensors.items())[:2])
+    few = save_table(
+        CalibrationTable(kept, whole.model_hash, whole.dataset_fingerprint, 4, whole.settings), tmp_path / "few.json"
+    )
+    answer = ask(release, material["net"], precision="int8", table=few, mode="implicit")
+    assert len(answer["engine"]["dynamic_ranges"]) == 2
+    assert any(f"2 of {len(whole.tensors)} tensors have a range" in line for line in answer["told"])
+
+
+@pytest.mark.parametrize("how", ["obey", "prefer"])
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_excluded_layers_are_constrained_to_float(ask, material, release, how):
+    convs = [n.name for n in onnx.load(material["net"]).graph.node if n.op_type == "Conv"]
+    answer = ask(
+        release, material["net"], precision="int8", table=material["table"], mode="implicit",
+        exclude=[convs[0]], options={"precision_constraints": how},
+    )  # fmt: skip
+    engine = answer["engine"]
+    assert engine["precisions"] == {convs[0]: HALF}
+    assert engine["output_types"] == {convs[0]: {"0": HALF}}
+    assert f"{how.upper()}_PRECISION_CONSTRAINTS" in engine["flags"]
+    assert sum("PRECISION_CONSTRAINTS" in flag for flag in engine["flags"]) == 1
+    assert any("1 layers are kept in FP16" in line for line in answer["told"])
+    assert answer["manifest"]["options"]["precision_constraints"] == how
+
+
+@pytest.mark.parametrize("release", STRONG)
+def test_excluded_layers_have_no_qdq_in_an_explicit_build(engine_of, material, release):
+    words = {"precision": "int8", "table": material["table"]}
+    fewer = engine_of(release, material["net"], exclude=[_first_conv(material)], **words)
+    assert fewer["precisions"] == {}
+    assert fewer["qdq"] < engine_of(release, material["net"], **words, force=True)["qdq"]
+
+
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_a_cache_goes_through_a_calibrator(ask, material, release):
+    answer = ask(release, material["net"], precision="int8", calibration_cache=material[release])
+    engine = answer["engine"]
+    assert engine["calibration"]["cache_used"]
+    assert engine["calibration"]["batches"] == 0
+    assert engine["calibration"]["algorithm"] == "EntropyCalibration2"
+    assert engine["dynamic_ranges"] == {}
+    assert {"INT8", "FP16"} <= set(engine["flags"])
+    assert answer["manifest"]["mode"] == "implicit"
+
+
+def test_a_cache_of_another_version_or_model_is_refused(error_of, material, tmp_path):
+    said = error_of("10.16", material["net"], precision="int8", calibration_cache=material["8.6"])
+    assert "TRT-8601-EntropyCalibration2, and TensorRT 10.16.1 takes TRT-101601-EntropyCalibration2 only" in said
+    foreign = tmp_path / "foreign.calib"
+    foreign.write_text(cache_text({"elsewhere": 1.0}, tensorrt_version="10.16.1"))
+    said = error_of("10.16", material["net"], precision="int8", calibration_cache=foreign)
+    assert "belongs to another model" in said
+    legacy = tmp_path / "legacy.calib"
+    legacy.write_text(cache_text({"x": 1.0}, tensorrt_version="10.16.1", algorithm="LegacyCalibration"))
+    said = error_of("10.16", material["net"], precision="int8", calibration_cache=legacy)
+    assert "no header of a calibration cache of EntropyCalibration2 or MinMaxCalibration" in said
+
+
+def test_tensorrt_11_has_no_implicit_int8(error_of, material):
+    words = {"precision": "int8", "table": material["table"], "mode": "implicit"}
+    assert "TensorRT 11.4.0 has no calibrators and no INT8 flag" in error_of("11.4", material["net"], **words)
+    said = error_of("11.4", material["net"], precision="int8", calibration_cache=material["10.16"])
+    assert "TensorRT 11.4.0 has no calibrators" in said
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_does_not_fit_together_is_refused(error_of, material, release):
+    assert "INT8 needs the ranges of net.onnx" in error_of(release, material["net"], precision="int8")
+    said = error_of(release, material["qdq"], precision="int8", table=material["table"])
+    assert "holds Q/DQ, which say it all: leave out --table" in said
+    assert "holds Q/DQ: build it with --precision int8" in error_of(release, material["qdq"], precision="fp16")
+    said = error_of(release, material["other"], precision="int8", table=material["table"])
+    assert said.startswith("StaleTableError: the calibration table was made for model 'net.onnx'")
+    said = error_of(release, material["net"], precision="fp16", table=material["table"])
+    assert "--table is for --precision int8" in said
+    assert "--target is for TensorRT-RTX" in error_of(release, material["net"], options={"targets": ["sm86"]})
+
+
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_qdq_and_implicit_do_not_mix(error_of, material, release):
+    said = error_of(release, material["qdq"], precision="int8", mode="implicit")
+    assert "holds Q/DQ, which implicit INT8 ignores" in said
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_option_arrives(ask, material, release, tmp_path):
+    shapes = [[1, 32, 16, 16], [2, 32, 16, 16], [4, 32, 16, 16]]
+    single = [[64, 32, 16, 16]] * 3
+    cache = tmp_path / "timing.cache"
+    options = {
+        "profiles": [{"x": shapes}, {"x": single}],
+        "workspace_bytes": 3 << 30,
+        "builder_optimization_level": 5,
+        "hardware_compatibility": "ampere-plus",
+        "version_compatible": True,
+        "refit": True,
+        "sparsity": True,
+        "tf32": False,
+        "timing_cache": str(cache),
+    }
+    answer = ask(release, material["net"], options=options)
+    engine = answer["engine"]
+    assert engine["profiles"] == [{"x": shapes}, {"x": single}]
+    assert engine["pools"] == {"0": 3 << 30}
+    assert engine["properties"]["BuilderOptimizationLevel"] == 5
+    assert engine["properties"]["HardwareCompatibilityLevel"] == 1
+    assert engine["properties"]["ProfilingVerbosity"] == 2
+    assert set(engine["flags"]) == {"VERSION_COMPATIBLE", "REFIT", "SPARSE_WEIGHTS"}
+    assert cache.read_bytes()
+    facts = answer["manifest"]["options"]
+    assert facts["profiles"] == [{"x": "1x32x16x16 / 2x32x16x16 / 4x32x16x16"}, {"x": "64x32x16x16"}]
+    assert facts["tf32"] is False
+    assert "timing_cache" not in facts
+
+
+def test_an_option_that_the_version_lacks_is_an_error(ask, error_of, material):
+    stripped = {"strip_weights": True}
+    assert "--strip-weights needs TensorRT 10, this is TensorRT 8.6.1" in error_of(
+        "8.6", material["net"], options=stripped
+    )
+    assert "STRIP_PLAN" in ask("10.0", material["net"], options=stripped)["engine"]["flags"]
+    same = {"hardware_compatibility": "same-compute-capability"}
+    said = error_of("10.0", material["net"], options=same)
+    assert "TensorRT 10.0.1 knows none, ampere-plus" in said
+    assert ask("10.16", material["net"], options=same)["engine"]["properties"]["HardwareCompatibilityLevel"] == 2
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_dla_that_is_not_there(error_of, material, release):
+    said = error_of(release, material["net"], precision="fp16", options={"dla_core": 0, "allow_gpu_fallback": True})
+    assert "--dla-core 0: this machine has no DLA core" in said
+    assert "a DLA has no FP32" in error_of(release, material["net"], options={"dla_core": 0})
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_profiles_that_do_not_fit(error_of, material, release):
+    def profile(name, *three):
+        return {"options": {"profiles": [{name: three}]}}
+
+    assert "no input 'y'" in error_of(release, material["net"], **profile("y", *[[1, 32, 16, 16]] * 3))
+    wide = [[1, 32, 16, 16], [1, 33, 16, 16], [1, 33, 16, 16]]
+    assert "dimension 1 is fixed to 32" in error_of(release, material["net"], **profile("x", *wide))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_up_to_date_engine_is_reused(ask, material, release, tmp_path):
+    words = {"precision": "int8", "table": material["table"]}
+    assert not ask(release, material["net"], **words)["reused"]
+    again = ask(release, material["net"], **words)
+    assert again["reused"]
+    assert any(line.startswith("reusing") for line in again["told"])
+    changed = ask(release, material["net"], options={"workspace_bytes": 1 << 20}, **words)
+    assert not changed["reused"]
+    assert any("options workspace bytes: none → 1048576" in line for line in changed["told"])
+    (tmp_path / "net.engine").write_bytes(b"something else")
+    replaced = ask(release, material["net"], options={"workspace_bytes": 1 << 20}, **words)
+    assert not replaced["reused"]
+    assert any("is not the file that its manifest describes" in line for line in replaced["told"])
+    assert not ask(release, material["net"], force=True, options={"workspace_bytes": 1 << 20}, **words)["reused"]
+
+
+@pytest.mark.parametrize("release", IMPLICIT)
+def test_deprecated_calls_do_not_warn_the_user(process, material, release, tmp_path):
+    paths = (material["net"], material["table"], material[release], tmp_path / "net.engine")
+    assert process(release).call(asked.warnings_of_implicit_builds, *map(str, paths)) == []
+
+
+def test_ctrl_c_in_a_callback_ends_the_build_and_leaves_no_engine(process, material, tmp_path):
+    paths = (material["net"], material["10.16"], tmp_path / "net.engine")
+    assert process("10.16").call(asked.interrupt_a_build, *map(str, paths)) == "KeyboardInterrupt"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_model_that_does_not_parse(error_of, release, tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    assert error_of(release, broken).startswith("ModelError")
+
+
+def _first_conv(material) -> str:
+    return next(n.name for n in onnx.load(material["net"]).graph.node if n.op_type == "Conv")

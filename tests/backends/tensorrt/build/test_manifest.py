@@ -1,0 +1,149 @@
+"""The manifest: read as written, compared field by field, and able to say why an engine does not load here."""
+
+import hashlib
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from quantkit.backends.tensorrt.build.manifest import (
+    Manifest,
+    check_loadable,
+    differing_facts,
+    is_engine_of,
+    load_manifest,
+    manifest_path,
+    save_manifest,
+)
+from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.library import Library
+from quantkit.errors import BackendError
+
+ADA = Gpu("RTX 4090", "8.9")
+HOPPER = Gpu("H100", "9.0")
+
+BUILT = Manifest(
+    model_name="net.onnx",
+    model_hash="a" * 64,
+    precision="int8",
+    mode="explicit",
+    library="tensorrt",
+    library_version="10.16.1",
+    gpu=str(ADA),
+    quantkit_version="1",
+    high_precision="fp16",
+    exclude=("fc",),
+    table={"sha256": "b" * 64, "num_samples": 300},
+    options={"profiles": [{"x": "1x3 / 2x3 / 4x3"}], "workspace_bytes": 5},
+    engine_sha256="c" * 64,
+    engine_size_bytes=7,
+    created="2026-01-01T00:00:00+00:00",
+)
+
+
+def library(name="tensorrt", version=(10, 16, 1)):
+    return Library(module=SimpleNamespace(), name=name, version=version)
+
+
+def test_it_is_read_as_written(tmp_path):
+    path = manifest_path(tmp_path / "net.int8.engine")
+    assert path.name == "net.int8.engine.json"
+    save_manifest(BUILT, path)
+    assert load_manifest(path) == BUILT
+    assert next(iter(json.loads(path.read_text()))) == "format"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot read"),
+        (b"", "no engine manifest"),
+        (b"{", "no engine manifest"),
+        (b"[]", "no engine manifest"),
+        (b"[" * 10_000, "no engine manifest"),
+        (b'{"format": "quantkit calibration table"}', "no engine manifest"),
+        (b'{"format": "quantkit engine", "format_version": 2}', "format version 2"),
+        (b'{"format": "quantkit engine", "format_version": 1, "model_name": 3}', "no valid engine manifest"),
+        (b"\xff\xfe", "no engine manifest"),
+    ],
+)
+def test_what_is_no_manifest(tmp_path, content, words):
+    path = tmp_path / "m.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BackendError, match=words):
+        load_manifest(path)
+
+
+def test_the_same_has_no_difference_whatever_does_not_decide():
+    other = replace(BUILT, created="", engine_sha256="", engine_size_bytes=0, model_name="copy.onnx")
+    assert differing_facts(BUILT, other) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_hash": "d" * 64}, "model hash: aaaaaaaaaaaa → dddddddddddd"),
+        ({"precision": "fp16"}, "precision: int8 → fp16"),
+        ({"library_version": "10.3.0"}, "library version: 10.16.1 → 10.3.0"),
+        ({"gpu": str(HOPPER)}, r"gpu: RTX 4090 (sm89) → H100 (sm90)"),
+        ({"exclude": ()}, "exclude: ['fc'] → none"),
+        ({"table": {"sha256": "e" * 64, "num_samples": 300}}, "table sha256: bbbbbbbbbbbb → eeeeeeeeeeee"),
+        ({"options": {"workspace_bytes": 5}}, "options profiles: [{'x': '1x3 / 2x3 / 4x3'}] → none"),
+        ({"options": {**BUILT.options, "refit": True}}, "options refit: none → True"),
+        ({"quantkit_version": "2"}, "quantkit version: 1 → 2"),
+    ],
+)
+def test_every_deciding_field_is_named_with_both_values(tmp_path, change, named):
+    path = tmp_path / "m.json"
+    save_manifest(BUILT, path)
+    assert differing_facts(load_manifest(path), replace(BUILT, **change)) == [named]
+
+
+def test_an_engine_belongs_to_its_manifest(tmp_path):
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"engine")
+    of_it = replace(BUILT, engine_sha256=hashlib.sha256(b"engine").hexdigest())
+    assert is_engine_of(of_it, path)
+    path.write_bytes(b"another")
+    assert not is_engine_of(of_it, path)
+    assert not is_engine_of(of_it, tmp_path / "none.engine")
+
+
+@pytest.mark.parametrize(
+    ("change", "there", "gpu", "words"),
+    [
+        ({}, library("tensorrt-rtx", (1, 7, 1)), ADA, "was built with tensorrt, not for TensorRT-RTX 1.7.1"),
+        ({}, library(version=(10, 3, 0)), ADA, "built with version 10.16.1, this is TensorRT 10.3.0"),
+        ({"options": {"version_compatible": True}}, library(version=(11, 4, 0)), ADA, "built with version 10.16.1"),
+        ({}, library(), HOPPER, r"built for RTX 4090 \(sm89\), this is H100 \(sm90\)"),
+        (
+            {"library": "tensorrt-rtx", "library_version": "1.7.1", "gpu": None, "options": {"targets": ["sm86"]}},
+            library("tensorrt-rtx", (1, 7, 1)),
+            ADA,
+            "built for sm86, this is .*: add --target sm89",
+        ),
+    ],
+)
+def test_an_engine_of_another_library_version_or_gpu(change, there, gpu, words):
+    with pytest.raises(BackendError, match=words):
+        check_loadable(replace(BUILT, **change), there, gpu, name="net.engine")
+
+
+@pytest.mark.parametrize(
+    ("change", "there", "gpu"),
+    [
+        ({}, library(), ADA),
+        ({}, library(), None),
+        ({"options": {"version_compatible": True}}, library(version=(10, 20, 0)), ADA),
+        ({"options": {"hardware_compatibility": "ampere-plus"}}, library(), HOPPER),
+        (
+            {"library": "tensorrt-rtx", "library_version": "1.7.1", "gpu": None, "options": {}},
+            library("tensorrt-rtx", (1, 7, 1)),
+            ADA,
+        ),
+    ],
+)
+def test_an_engine_that_loads(change, there, gpu):
+    check_loadable(replace(BUILT, **change), there, gpu, name="net.engine")

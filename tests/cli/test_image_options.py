@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from quantkit.cli.cache import verify
+from quantkit.cli.calibrate import calibrate
+from quantkit.cli.data import check
+from quantkit.cli.evaluate import evaluate
+from quantkit.cli.image_options import with_image_options
+from quantkit.datasets.open import ImageOptions
+
+
+@pytest.mark.parametrize("command", [calibrate, evaluate, check, verify])
+def test_every_command_that_reads_images_has_the_same_options_for_them(command):
+    names = list(inspect.signature(command).parameters)
+    assert "images" not in names
+    assert names[-11:] == [
+        "preprocess",
+        "size",
+        "color",
+        "resize",
+        "shorter_side",
+        "interpolation",
+        "pad_value",
+        "scale",
+        "mean",
+        "std",
+        "layout",
+    ]
+
+
+def test_a_command_gets_what_was_said_of_images_and_nothing_else_changes():
+    seen = []
+
+    @with_image_options
+    def command(model: Path, images: ImageOptions | None = None, quiet: bool = False) -> None:
+        """What it does."""
+        seen.append((model, images, quiet))
+
+    nothing = dict.fromkeys(list(inspect.signature(command).parameters)[2:])
+    command(model=Path("m"), quiet=True, **nothing)
+    command(model=Path("m"), quiet=False, **{**nothing, "size": "4x6", "scale": "1/255", "mean": "1,2,3"})
+    assert seen == [
+        (Path("m"), None, True),
+        (Path("m"), ImageOptions(size=(4, 6), scale=1 / 255, mean=(1.0, 2.0, 3.0)), False),
+    ]
+    assert command.__doc__ == "What it does."

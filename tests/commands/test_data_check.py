@@ -1,0 +1,142 @@
+"""The probe on a trained model: a wrong preprocessing is named with the options that mend it, a right one is not."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from quantkit.commands.data_check import check_data
+from quantkit.datasets.open import ImageOptions
+from quantkit.errors import EvaluationError
+from tests.cli.conftest import CALIB, DIGITS, VAL, conv_model, write_images
+
+MODELS = ("resnet20", "mobilenetv2", "efficientnet_b0", "vit_tiny")
+
+
+def blamed(result):
+    """The finding about the preprocessing, None without one."""
+    found = [f for f in result.findings if f.check == "preprocessing"]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def unlabelled(tmp_path, source):
+    """The same images as a list without labels."""
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{p}\n" for p in sorted(source.rglob("*.*")) if p.suffix in (".png", ".jpg")))
+    return path
+
+
+def test_right_data_are_not_accused(tmp_path):
+    for data in (CALIB, VAL, unlabelled(tmp_path, VAL)):
+        result = check_data(DIGITS, data, progress=False)
+        assert result.findings == ()
+        assert not result.has_errors
+        assert not any(trial.is_better for trial in result.probe.others)
+    assert check_data(DIGITS, VAL, progress=False).probe.declared.top1 > 0.95
+
+
+@pytest.mark.parametrize("preset", ["none", "tf", "imagenet"])
+def test_wrong_values_are_named_with_the_options_that_mend_them(preset, tmp_path):
+    result = check_data(DIGITS, CALIB, preprocessing=preset, probe_samples=128, progress=False)
+    found = blamed(result)
+    assert found.severity == "error"
+    assert result.has_errors
+    numbers = {
+        "none": "--scale 1/255",
+        "tf": "--scale 1/255 --mean 0",
+        "imagenet": "--mean 0 --std 1",
+    }
+    assert numbers[preset] in found.fix
+    guess = blamed(
+        check_data(DIGITS, unlabelled(tmp_path, CALIB), preprocessing=preset, probe_samples=128, progress=False)
+    )
+    assert numbers[preset] in guess.fix
+    assert guess.severity == "warning"
+
+
+def test_missing_division_is_said_in_words():
+    found = blamed(check_data(DIGITS, CALIB, preprocessing="none", probe_samples=64, progress=False))
+    assert "pixels times 1/255 instead of 1" in found.what
+    assert "top-1" in found.what
+
+
+def test_overlap_with_validation():
+    assert check_data(DIGITS, CALIB, against=VAL, probe_samples=0, progress=False).findings == ()
+    result = check_data(DIGITS, CALIB, against=CALIB, probe_samples=0, progress=False)
+    assert [f.check for f in result.findings] == ["overlap"]
+    assert result.has_errors
+
+
+def test_labels_in_another_order_are_not_blamed_on_the_pixels():
+    names = [str((i + 1) % 10) for i in range(10)]
+    result = check_data(DIGITS, VAL, classes=names, progress=False)
+    assert blamed(result) is None
+    assert [f.check for f in result.findings] == ["labels"]
+    assert "--classes" in result.findings[0].fix
+
+
+def test_an_untrained_model_accuses_nothing(tmp_path):
+    model = conv_model(tmp_path / "net.onnx")
+    data = write_images(tmp_path / "data", 40)
+    assert blamed(check_data(model, data, progress=False)) is None
+
+
+def test_unreadable_images_are_found_and_not_run(tmp_path):
+    model, data = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "data", 6)
+    (data / "000.png").write_bytes(b"")
+    result = check_data(model, data, progress=False)
+    assert result.facts.unreadable == ("000.png",)
+    assert result.probe.num_samples == 5
+    assert result.has_errors
+
+
+def test_arrays_are_looked_at_and_not_changed(tmp_path):
+    model = conv_model(tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3, 8, 8), np.float32))
+    result = check_data(model, tmp_path / "x.npy", progress=False)
+    assert result.probe is None
+    assert "arrays" in result.probe_reason
+    json.dumps(asdict(result))
+
+
+def test_a_negative_number_of_samples():
+    with pytest.raises(EvaluationError, match="--probe-samples"):
+        check_data(DIGITS, VAL, probe_samples=-1)
+
+
+@pytest.fixture(scope="module")
+def cifar(shared, tmp_path_factory):
+    """300 of the test images: the check reads all that it gets."""
+    folder = tmp_path_factory.mktemp("cifar")
+    for source in sorted((shared / "data" / "cifar10" / "test").iterdir()):
+        (folder / source.name).mkdir()
+        for image in sorted(source.iterdir())[:30]:
+            (folder / source.name / image.name).symlink_to(image)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_models_tell_wrong_from_right(shared, cifar, name):
+    model = shared / "models" / f"{name}_cifar10.onnx"
+
+    def check(*, samples=64, **options):
+        images = ImageOptions(resize="stretch", **options)
+        return blamed(check_data(model, cifar, preprocessing=images, probe_samples=samples, progress=False))
+
+    # What swapped channels cost differs: the CNNs need more samples to show it.
+    enough = 128 if name == "vit_tiny" else 256
+    assert check(preset="imagenet", samples=enough) is None
+    swapped = check(preset="imagenet", color="BGR", samples=enough)
+    assert "RGB instead of BGR" in swapped.what
+    assert "--color RGB" in swapped.fix
+    raw = check(preset="none")
+    assert "pixels times 1/255 instead of 1 and the mean and std of ImageNet" in raw.what
+    assert "--scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in raw.fix
+    if name == MODELS[0]:  # the quickest
+        undivided = check(preset="imagenet", scale=1.0)
+        assert "pixels times 1/255 instead of 1" in undivided.what
+        assert undivided.fix == "use --scale 1/255"
+        assert "the mean and std of ImageNet" in check(preset="unit").what

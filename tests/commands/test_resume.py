@@ -1,0 +1,298 @@
+"""Kept statistics that spare a run, and interrupted runs that go on."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+
+from quantkit.caches import kept_statistics as kept_module
+from quantkit.calibration import statistics_file
+from quantkit.calibration.statistics_file import load_statistics, save_statistics
+from quantkit.commands.calibrate import calibrate
+from quantkit.errors import CalibrationError, DatasetError
+from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
+
+
+class InterruptionError(Exception):
+    """Stands for a kill between two batches."""
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Checkpoints after each batch."""
+    monkeypatch.setattr(kept_module, "CHECKPOINT_S", 0.0)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = write_images(tmp_path / "images", 23)
+    for number in (0, 9, 10, 21, 22):
+        (folder / f"{number:03}.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    return conv_model(tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def interrupted(monkeypatch, often):
+    """Runs until so many checkpoints were written, and stops there."""
+
+    def run_until(after, *arguments, **options):
+        count = iter(range(1, 1000))
+
+        def save(kept, path):
+            result = save_statistics(kept, path)
+            if next(count) == after:
+                raise InterruptionError
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(statistics_file, "save_statistics", save)
+            with pytest.raises(InterruptionError):
+                run(*arguments, **options)
+
+    return run_until
+
+
+def run(model, data, table, said=None, **options):
+    options = {"batch_size": 4, "progress": False, "calibrator": "quantkit"} | options
+    return calibrate(model, data, table_path=table, tell=None if said is None else said.append, **options)
+
+
+@pytest.mark.parametrize("histogram", ["exact", "tensorrt"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+def test_a_resumed_run_gives_the_same_table(interrupted, tmp_path, model, images, histogram, after):
+    options = {"histogram": histogram, "order": "given", "keep_statistics": True}
+    whole = tmp_path / "whole.json"
+    run(model, images, whole, **options)
+    table, partial = tmp_path / "t.json", tmp_path / "t.partial"
+    interrupted(after, model, images, table, **options)
+    assert not table.exists()
+    assert load_statistics(partial).num_samples == min(4 * after, 18)
+    said: list[str] = []
+    run(model, images, table, said, resume=True, **options)
+    assert any(line.startswith("resuming after") for line in said)
+    assert table.read_bytes() == whole.read_bytes()
+    assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
+    assert not partial.exists()
+    assert any("5 unreadable images were left out" in line for line in said)
+
+
+def test_the_batch_size_chosen_by_memory_is_that_of_the_interrupted_run(interrupted, tmp_path):
+    table = tmp_path / "t.json"
+    interrupted(3, DIGITS, CALIB, table, batch_size=None)
+    run(DIGITS, CALIB, table, batch_size=None, resume=True)
+    run(DIGITS, CALIB, tmp_path / "whole.json", batch_size=None)
+    assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"batch_size": 5}, "batch size: 4 → 5"),
+        ({"seed": 3}, "order of the samples"),
+        ({"num_samples": 10}, "samples: "),
+        ({"preprocessing": "tf"}, "preprocessing"),
+        ({"histogram": "tensorrt"}, "histogram: exact → tensorrt"),
+        ({"all_tensors": True}, "observed tensors: "),
+    ],
+)
+def test_another_run_starts_anew_and_says_why(interrupted, tmp_path, model, options, reason):
+    images = write_images(tmp_path / "images", 12)
+    table = tmp_path / "t.json"
+    interrupted(1, model, images, table)
+    said: list[str] = []
+    run(model, images, table, said, resume=True, **options)
+    assert any(line.startswith("starting anew") and reason in line for line in said), said
+    run(model, images, tmp_path / "whole.json", **options)
+    assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_strict_does_not_continue_over_a_broken_image(interrupted, tmp_path, model, images):
+    table = tmp_path / "t.json"
+    interrupted(2, model, images, table)
+    (images / "000.png").write_bytes((images / "001.png").read_bytes())
+    said: list[str] = []
+    run(model, images, table, said, resume=True)
+    assert any("samples: 000.png" in line for line in said)
+
+
+def test_nothing_to_resume_a_broken_checkpoint_and_a_forgotten_one(tmp_path, model):
+    images = write_images(tmp_path / "images", 12)
+    table, partial = tmp_path / "t.json", tmp_path / "t.partial"
+    said: list[str] = []
+    run(model, images, table, said, resume=True)
+    assert any("nothing to resume" in line for line in said)
+    partial.write_bytes(b"quantkit statistics 1 1000 00\n{")
+    run(model, images, table, said, resume=True, force=True)
+    assert any("t.partial is cut short" in line for line in said)
+    partial.write_bytes(b"")
+    run(model, images, table, said, force=True)
+    assert any("--resume continues it" in line for line in said)
+    assert not partial.exists()
+
+
+def test_statistics_once_every_method_later(tmp_path, monkeypatch):
+    table = tmp_path / "t.calib.json"
+    run(DIGITS, CALIB, table, keep_statistics=True)
+    monkeypatch.setattr("quantkit.backends.onnxruntime.OnnxRuntimeRunner", None)  # a run of the model would fail
+    for options in ({"method": "mse"}, {"method": "percentile", "percentile": 99.0}, {"method": "minmax", "seed": 4}):
+        said: list[str] = []
+        run(DIGITS, CALIB, table, said, **options)
+        assert any("the model need not run" in line for line in said)
+        kept = table.read_bytes()
+        monkeypatch.undo()
+        run(DIGITS, CALIB, tmp_path / "fresh.json", force=True, **options)
+        assert kept == (tmp_path / "fresh.json").read_bytes()
+        monkeypatch.setattr("quantkit.backends.onnxruntime.OnnxRuntimeRunner", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_samples": 10}, "samples: "),
+        ({"all_tensors": True}, "observed tensors: "),
+        ({"preprocessing": "tf"}, "preprocessing"),
+        ({"strict": True}, "strict: 1 samples"),
+    ],
+)
+def test_statistics_of_other_inputs_are_not_used(tmp_path, model, options, reason):
+    images = write_images(tmp_path / "images", 12)
+    (images / "003.png").write_bytes(b"no image")
+    table = tmp_path / "t.json"
+    run(model, images, table, keep_statistics=True)
+    said: list[str] = []
+    with contextlib.suppress(DatasetError):  # --strict: the image cannot be read
+        run(model, images, table, said, method="mse", **options)
+    assert any(line.startswith("not using t.stats") and reason in line for line in said), said
+
+
+def test_a_table_without_statistics_is_made_again_to_keep_them(tmp_path, model):
+    images = write_images(tmp_path / "images", 12)
+    table = tmp_path / "t.json"
+    run(model, images, table)
+    before = table.read_bytes()
+    run(model, images, table, keep_statistics=True)
+    assert table.read_bytes() == before
+    assert load_statistics(tmp_path / "t.stats").is_complete
+    said: list[str] = []
+    run(model, images, table, said, keep_statistics=True)
+    assert any(line.startswith("reusing") for line in said)
+
+
+def test_broken_statistics_are_told_and_collected_again(tmp_path, model):
+    images = write_images(tmp_path / "images", 12)
+    table = tmp_path / "t.json"
+    run(model, images, table, keep_statistics=True)
+    good = (tmp_path / "t.stats").read_bytes()
+    (tmp_path / "t.stats").write_bytes(good[:-3])
+    said: list[str] = []
+    run(model, images, table, said, method="mse", keep_statistics=True)
+    assert any("t.stats is cut short" in line for line in said)
+    assert (tmp_path / "t.stats").read_bytes() == good
+
+
+def test_what_has_no_statistics_to_keep(tmp_path, model):
+    images = write_images(tmp_path / "images", 12)
+    with pytest.raises(CalibrationError, match="TensorRT's calibrator keeps no statistics"):
+        run(model, images, tmp_path / "t.json", calibrator="tensorrt", resume=True)
+    with pytest.raises(CalibrationError, match="give table_path"):
+        run(model, images, None, keep_statistics=True)
+
+
+def test_the_rest_is_unreadable(interrupted, tmp_path, model):
+    """Killed before the last images, none of which can be read."""
+    images = write_images(tmp_path / "images", 6)
+    for number in (4, 5):
+        (images / f"{number:03}.png").write_bytes(b"no image")
+    table = tmp_path / "t.json"
+    options = {"batch_size": 4, "order": "given"}
+    interrupted(1, model, images, table, **options)
+    shutil.copyfile(tmp_path / "t.partial", tmp_path / "u.partial")
+    run(model, images, table, resume=True, **options)
+    run(model, images, tmp_path / "whole.json", **options)
+    assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    with pytest.raises(Exception, match=r"004\.png"):
+        run(model, images, tmp_path / "u.json", resume=True, strict=True, **options)
+
+
+def sequence_first(path, batch):
+    """A model of a fixed batch size that moves the batch to the second place."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weight = np.random.default_rng(4).standard_normal((8, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["rows"], name="rows"),
+        helper.make_node("Transpose", ["rows"], ["turned"], perm=[1, 0, 2], name="turn"),
+        helper.make_node("MatMul", ["turned", "w"], ["m"], name="product"),
+        helper.make_node("Relu", ["m"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "v"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [24, batch, 2])],
+        [
+            numpy_helper.from_array(np.array([batch, 24, 8], np.int64), "shape"),
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(weight[:3, :2].copy(), "v"),
+        ],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_copies_that_count_are_told_and_kept(interrupted, tmp_path):
+    model = sequence_first(tmp_path / "s.onnx", 4)
+    images = write_images(tmp_path / "images", 10)
+    said: list[str] = []
+    whole, table = tmp_path / "whole.json", tmp_path / "t.json"
+    run(model, images, whole, said, keep_statistics=True)
+    notes = [line for line in said if "2 copies filled up batches" in line]
+    assert len(notes) == 1
+    assert "such as 'r'" in notes[0] or "such as 'm'" in notes[0] or "such as 'turned'" in notes[0]
+    assert load_statistics(whole.with_suffix(".stats")).num_repeated == 2
+    interrupted(3, model, images, table, keep_statistics=True)
+    said.clear()
+    run(model, images, table, said, keep_statistics=True, resume=True)
+    assert any("2 copies filled up batches" in line for line in said), said
+    assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
+
+
+def test_copies_that_are_cut_off_are_not_told(tmp_path):
+    model = conv_model(tmp_path / "net.onnx", shape=(4, 3, 8, 8))
+    said: list[str] = []
+    run(model, write_images(tmp_path / "images", 10), tmp_path / "t.json", said, keep_statistics=True)
+    assert not any("copies filled" in line for line in said)
+    assert load_statistics(tmp_path / "t.stats").num_repeated == 0
+
+
+def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
+    import threading
+
+    from quantkit.caches.kept_statistics import lock_path
+    from quantkit.storage import exclusive
+
+    table_path, lines, told = tmp_path / "digits.calib.json", [], threading.Event()
+
+    def tell(line):
+        lines.append(line)
+        if line.startswith("waiting for another run"):
+            told.set()
+
+    def run():
+        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, tell=tell)
+
+    assert lock_path(table_path) == tmp_path / ".digits.calib.lock"
+    with exclusive(lock_path(table_path), on_wait=pytest.fail):
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert told.wait(60)
+        assert not table_path.exists()
+    thread.join(60)
+    assert table_path.exists()

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from quantkit.datasets.batching import fixed_batch_size, run_batch
+from quantkit.types import Batch, TensorSpec
+
+
+class Recorder:
+    """Returns its input, two rows for each sample, and something that does not depend on the batch."""
+
+    def __init__(self, batch):
+        self.inputs = (TensorSpec("x", np.dtype(np.float32), (batch, 3)),)
+        self.outputs = ()
+        self.calls = []
+
+    def run(self, inputs):
+        x = inputs["x"]
+        self.calls.append(x.copy())
+        return {"same": x, "twice": np.repeat(x, 2, axis=0), "constant": np.float32(7), "odd": np.zeros((5, 2))}
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+
+def batch_of(n):
+    return Batch(inputs={"x": np.arange(3 * n, dtype=np.float32).reshape(n, 3)}, ids=tuple(map(str, range(n))))
+
+
+@pytest.mark.parametrize(("leading", "fixed"), [("n", None), (None, None), (4, 4)])
+def test_fixed_batch_size(leading, fixed):
+    assert fixed_batch_size(Recorder(leading)) == fixed
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
+def test_a_fixed_batch_gives_the_rows_of_a_free_one(count):
+    batch = batch_of(count)
+    free, fixed = Recorder("n"), Recorder(4)
+    expected, outputs = run_batch(free, batch), run_batch(fixed, batch)
+    np.testing.assert_array_equal(outputs["same"], expected["same"])
+    np.testing.assert_array_equal(outputs["twice"], expected["twice"])
+    assert outputs["constant"] == 7
+    assert outputs["odd"].shape == (5, 2)
+    assert all(len(call) == 4 for call in fixed.calls)
+    assert len(fixed.calls) == -(-count // 4)
+
+
+def test_what_fills_up_are_real_samples():
+    runner = Recorder(4)
+    run_batch(runner, batch_of(3))
+    assert {tuple(row) for row in runner.calls[0]} <= {tuple(row) for row in batch_of(3).inputs["x"]}

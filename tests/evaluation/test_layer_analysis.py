@@ -1,0 +1,291 @@
+"""A look into variants that quantkit, ONNX Runtime's own quantizer and fakes of TensorRT made, against numpy."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
+from quantkit.commands.calibrate import calibrate
+from quantkit.commands.quantize import quantize
+from quantkit.datasets import open_dataset
+from quantkit.datasets.batching import iterate_batches
+from quantkit.evaluation import evaluate
+from quantkit.evaluation import layer_analysis as module
+from quantkit.evaluation.engines import open_engine
+from quantkit.evaluation.layer_analysis import look_into, placements, placements_from_anatomy
+from quantkit.graph.model import input_specs, load_model
+from quantkit.processor import products_saturate
+
+from ..graph.builder import Builder
+from ..graph.models import MODELS
+from .test_engines import INT8_LAYERS, engines, gpu  # noqa: F401
+
+QUIET = {"progress": False}
+
+ROUNDING_DB = 0.005
+"""What is exposed decides what ONNX Runtime fuses: a sum rounded otherwise now and then gets the next code."""
+
+
+def data_for(model: Path, count: int = 24) -> Path:
+    """Random arrays for every input, next to the model."""
+    random = np.random.default_rng(5)
+    arrays = {
+        spec.name: random.standard_normal((count, *spec.shape[1:])).astype(spec.dtype)
+        for spec in input_specs(load_model(model))
+    }
+    np.savez(model.with_suffix(".npz"), **arrays)
+    return model.with_suffix(".npz")
+
+
+def make(folder: Path, proto: onnx.ModelProto, target: str = "tensorrt", **options):
+    """A model, its data set, and its INT8 form."""
+    model = folder / "model.onnx"
+    onnx.save(proto, model)
+    data = data_for(model)
+    table = calibrate(model, data, method="minmax", progress=False)
+    made = quantize(model, table, folder / f"{target}.onnx", target=target, **options)
+    return model, open_dataset(data, input_specs(load_model(model))), made
+
+
+def sqnr_db(x, xq) -> float:
+    x, xq = np.asarray(x, np.float64), np.asarray(xq, np.float64)
+    return 10 * math.log10((x**2).sum() / ((x - xq) ** 2).sum())
+
+
+def through_int8(x, amax):
+    scale = np.float32(amax / 127)
+    return np.clip(np.rint(x / scale), -128, 127) * scale
+
+
+def two_convolutions(*outputs: str) -> onnx.ModelProto:
+    """1 x 1 convolutions: matrix products of channels. "first" and "second" are their outputs."""
+    g = Builder()
+    random = np.random.default_rng(0)
+    first = g.constant(random.standard_normal((6, 4, 1, 1)), "w1")
+    second = g.constant(random.standard_normal((5, 6, 1, 1)), "w2")
+    y = g.op("Conv", g.input("x", 4, 8, 8), first, g.constant(random.standard_normal(6), "b1"), name="first")
+    z = g.op("Conv", g.op("Relu", y, name="relu") if not outputs else y, second, name="second")
+    return g.model(*(outputs or (z,)))
+
+
+def test_two_convolutions_by_hand(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, two_convolutions())
+    insight = look_into(model, dataset, variants={"fp32": model, "int8": made}, **QUIET)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
+    w1, b1 = constants["w1"][:, :, 0, 0], constants["b1"].reshape(1, -1, 1, 1)
+    x = np.load(tmp_path / "model.npz")["x"]
+
+    def relu(x, w):
+        return np.maximum(np.einsum("oc,nchw->nohw", w, x) + b1, 0)
+
+    w1q = np.stack([through_int8(row, np.abs(row).max()) for row in w1])
+    expected, changed = relu(x, w1), relu(through_int8(x, np.abs(x).max()), w1q)
+    data, hidden = insight.tensors
+    assert (data.variant, data.tensor, data.producer, data.sqnr_db) == ("int8", "x", "input", None)
+    assert data.own_sqnr_db == pytest.approx(sqnr_db(x, through_int8(x, np.abs(x).max())), abs=1e-4)
+    assert (hidden.tensor, hidden.producer) == ("relu_out", "Relu relu")
+    assert hidden.sqnr_db == pytest.approx(sqnr_db(expected, changed), abs=1e-3)
+    assert hidden.own_sqnr_db == pytest.approx(sqnr_db(expected, through_int8(expected, expected.max())), abs=1e-2)
+    assert hidden.amax == pytest.approx(expected.max(), rel=1e-5)
+    assert hidden.maximum == pytest.approx(expected.max(), rel=1e-5)
+    assert (hidden.minimum, hidden.clipped) == (0, 0)
+    assert sum(hidden.histogram) == expected.size
+    assert [(p.node, p.op_type, p.is_int8, p.reason) for p in insight.layers] == [
+        ("first", "Conv", True, ""),
+        ("second", "Conv", True, ""),
+    ]
+    assert insight.warnings == ()
+
+
+def test_an_output_has_the_sqnr_that_evaluate_reports(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, two_convolutions("first_out", "second_out"))
+    insight = look_into(model, dataset, variants={"int8": made}, **QUIET)
+    with OnnxRuntimeRunner(model) as baseline, OnnxRuntimeRunner(made.path) as int8:
+        runners = {"fp32": baseline, "int8": int8}
+        metrics = evaluate(runners, iterate_batches(dataset, 8), baseline="fp32").metrics["int8"]
+    assert insight.tensors[-1].tensor == "first_out"
+    assert insight.tensors[-1].sqnr_db == pytest.approx(metrics["sqnr_db[first_out]"], abs=ROUNDING_DB)
+
+
+@pytest.mark.processor
+def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
+    g = Builder()
+    y = g.op("Relu", g.conv(g.batch_norm(g.conv(g.input("x", 8, 8, 8), 8, 8), 8), 8, 8), name="r")
+    proto = g.model(g.gemm(g.op("Flatten", g.op("GlobalAveragePool", g.conv(y, 8, 8), name="pool")), 8, 4))
+    model, dataset, made = make(tmp_path, proto, "cpu", exclude=("Gemm",))
+    insight = look_into(
+        model, dataset, variants={"int8-cpu": made}, skipped={"int8-cpu": made.skipped}, num_samples=8, **QUIET
+    )
+    assert insight.warnings == ()
+    assert insight.tensors[0].producer == "input"
+    # The convolution went into the BatchNormalization, whose output still has its name.
+    assert [q.producer.split()[0] for q in insight.tensors] == ["input", "BatchNormalization", "Relu", "Conv"]
+    assert all(q.sqnr_db > 25 and q.own_sqnr_db > 30 for q in insight.tensors[1:])
+    assert [p.is_int8 for p in insight.layers] == [True, True, True, False]
+    left = [p for p in insight.layers if not p.is_int8]
+    assert [(p.op_type, p.reason) for p in left] == [("Gemm", "excluded by 'Gemm'")]
+    # The graph alone tells it too, in other words.
+    (found,) = [p for p in placements(made, "v", original=model) if not p.is_int8]
+    assert (found.node, found.variant) == (left[0].node, "v")
+    assert found.reason
+
+
+def test_samples_are_spread_over_the_data(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, two_convolutions())
+    insight = look_into(model, dataset, variants={"int8": made}, num_samples=4, **QUIET)
+    x = np.load(tmp_path / "model.npz")["x"][[0, 6, 12, 18]]
+    assert (insight.tensors[0].minimum, insight.tensors[0].maximum) == (x.min(), x.max())
+    assert look_into(model, dataset, variants={"int8": made}, num_samples=0, **QUIET).tensors == ()
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 5])
+def test_memory_limits_and_fixed_batches_change_nothing(batch, tmp_path, monkeypatch) -> None:
+    model, dataset, made = make(tmp_path, MODELS["residual_identity"](batch=batch))
+    whole = look_into(model, dataset, variants={"int8": made}, **QUIET).tensors
+    monkeypatch.setattr(module, "_BUDGET_BYTES", 1 << 15)
+    pieces = look_into(model, dataset, variants={"int8": made}, **QUIET).tensors
+    assert [q.tensor for q in pieces] == [q.tensor for q in whole]
+    assert len(whole) > 3
+    for piece, all_at_once in zip(pieces, whole, strict=True):
+        assert replace(piece, sqnr_db=None, own_sqnr_db=None) == replace(all_at_once, sqnr_db=None, own_sqnr_db=None)
+        assert (piece.sqnr_db, piece.own_sqnr_db) == pytest.approx(
+            (all_at_once.sqnr_db, all_at_once.own_sqnr_db), abs=ROUNDING_DB
+        )
+
+
+def test_half_precision_around_int8(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, MODELS["residual_identity"](), high_precision="fp16")
+    half = look_into(model, dataset, variants={"half": made}, **QUIET)
+    model, dataset, made = make(tmp_path, MODELS["residual_identity"]())
+    whole = look_into(model, dataset, variants={"int8": made}, **QUIET)
+    assert [q.tensor for q in half.tensors] == [q.tensor for q in whole.tensors]
+    assert half.tensors[0].sqnr_db is None
+    for one, other in zip(half.tensors[1:], whole.tensors[1:], strict=True):
+        # 6 dB are a factor of 2: how FP16 rounds is up to the version of ONNX Runtime.
+        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=6)
+    assert [p.node for p in half.layers] == [p.node for p in whole.layers]
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, path: Path) -> None:
+        arrays = np.load(path)
+        self._batches = iter([{name: arrays[name] for name in arrays.files}])
+
+    def get_next(self):
+        return next(self._batches, None)
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8])
+def test_onnxruntimes_quantizer_leaves_out_relu_and_renames_outputs(kind, tmp_path) -> None:
+    model, dataset, made = make(tmp_path, MODELS["conv_relu"](), "cpu")
+    path = tmp_path / "theirs.onnx"
+    quantize_static(
+        model,
+        path,
+        Reader(tmp_path / "model.npz"),
+        activation_type=kind,
+        per_channel=True,
+        reduce_range=products_saturate(),
+    )
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert "Relu" not in kinds
+    insight = look_into(model, dataset, variants={"ours": made, "theirs": path}, **QUIET)
+    ours = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "ours"}
+    theirs = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "theirs"}
+    output = onnx.load(model).graph.output[0].name
+    assert theirs.keys() == {"x", "Relu_4_out", output}
+    for tensor in ours.keys() & theirs.keys() - {"x"}:
+        assert theirs[tensor] == pytest.approx(ours[tensor], abs=1.5)
+    assert theirs[output] > 30
+    assert all(p.is_int8 for p in insight.layers)
+
+
+@pytest.mark.processor
+def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) -> None:
+    model, dataset, _ = make(tmp_path, MODELS["conv_relu"]())
+    path = tmp_path / "theirs.onnx"
+    quantize_static(model, path, Reader(tmp_path / "model.npz"), quant_format=QuantFormat.QOperator)
+    insight = look_into(model, dataset, variants={"theirs": path}, **QUIET)
+    convolutions = [node.name for node in onnx.load(model).graph.node if node.op_type == "Conv"]
+    assert [(p.node, p.op_type, p.is_int8) for p in insight.layers] == [(name, "Conv", True) for name in convolutions]
+    assert [q.producer for q in insight.tensors] == ["input"]
+    assert len(insight.warnings) == 1
+    assert "QLinearConv is no Q/DQ" in insight.warnings[0]
+
+
+def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, two_convolutions())
+    renamed = onnx.load(made.path)
+    for node in renamed.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [{"relu_out": "elsewhere"}.get(name, name) for name in names]
+    onnx.save(renamed, tmp_path / "renamed.onnx")
+    insight = look_into(
+        model,
+        dataset,
+        variants={"gone": tmp_path / "gone.onnx", "renamed": tmp_path / "renamed.onnx", "int8": made},
+        **QUIET,
+    )
+    assert [(q.variant, q.tensor) for q in insight.tensors] == [("renamed", "x"), ("int8", "x"), ("int8", "relu_out")]
+    gone, other = insight.warnings
+    assert "gone.onnx: no such model file" in gone
+    assert "1 of its 2 quantized activations" in other
+    assert "elsewhere" in other
+    assert look_into(tmp_path / "gone.onnx", dataset, variants={"int8": made}, **QUIET).warnings
+    stopped = look_into(model, dataset, variants={"int8": made}, should_stop=lambda: True, **QUIET)
+    assert (stopped.tensors, stopped.warnings) == ((), ())
+    assert len(stopped.layers) == 2
+
+
+def test_a_bug_is_not_swallowed(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, two_convolutions())
+    with pytest.raises(TypeError):
+        look_into(model, dataset, variants={"int8": made}, num_samples="4", **QUIET)
+
+
+A100 = "pytorch__resnet__A100__"
+
+
+@pytest.mark.parametrize(
+    ("name", "weighted", "int8"),
+    [(f"{A100}qat-residual__resnet-qat-residual.onnx", 21, 21), (f"{A100}fp16__resnet.onnx", 21, 0)],
+)
+def test_layers_of_real_engines(shared, name, weighted, int8) -> None:
+    anatomy = parse_inspector((shared / "tensorrt" / "inspector" / f"{name}.engine.graph.json").read_bytes())
+    found = placements_from_anatomy(anatomy, "trt")
+    assert (len(found), sum(p.is_int8 for p in found)) == (weighted, int8)
+    assert all(bool(p.reason) == (not p.is_int8) for p in found)
+    assert len({p.node for p in found}) == len(found)
+    assert all("Conv" in p.node or "Gemm" in p.node for p in found)
+    assert not any("Quantize" in p.node for p in found)
+    node = next(node for node in anatomy.weighted[0].onnx_nodes if node.startswith("Conv"))
+    first = placements_from_anatomy(anatomy, "trt", weighted={node: "Conv"})[0]
+    assert (first.variant, first.node, first.op_type) == ("trt", node, "Conv")
+
+
+def test_names_alone_tell_nothing() -> None:
+    anatomy = parse_inspector(json.dumps({"Layers": ["conv1 + relu1"], "Bindings": ["x"]}))
+    assert placements_from_anatomy(anatomy, "trt") == ()
+
+
+def test_engines_show_layers_where_they_are_int8(gpu, engines, tmp_path) -> None:  # noqa: F811
+    assert "CaskConvolution" in INT8_LAYERS
+    model, dataset, _ = make(tmp_path, two_convolutions())
+    opened = {name: open_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}
+    insight = look_into(model, dataset, variants={}, engines=opened, **QUIET)
+    assert [(p.variant, p.node, p.is_int8) for p in insight.layers] == [("trt-int8", "c", True)]
+    for engine in opened.values():
+        engine.runner.close()
+    closed = look_into(model, dataset, variants={}, engines=opened, **QUIET)
+    assert closed.layers == ()
+    assert len(closed.warnings) == len(opened)

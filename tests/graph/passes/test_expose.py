@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantkit.errors import ModelError
+from quantkit.graph.passes.expose import activation_bytes, expose
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.tensorrt import observable
+
+from ..models import MODELS
+from ..quantizing import load, random_inputs, run
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_activation_can_be_observed(name: str) -> None:
+    graph = prepare(load(MODELS[name]()), name=name)
+    tensors = observable(graph)
+    inputs = random_inputs(graph)
+    plain = run(graph, inputs)
+    found = run(expose(graph, tensors), inputs)
+    assert list(found) == [t for t in tensors if t not in inputs]
+    for output, values in plain.items():
+        np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-4)
+
+
+def test_what_nothing_needs_is_removed() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    first = next(iter(graph.graph)).outputs[0].name
+    assert [n.op_type for n in expose(graph, [first]).graph] == ["Conv"]
+
+
+def test_inputs_alone_leave_the_outputs() -> None:
+    """A model whose only quantized tensor is its input has to be run all the same."""
+    model = MODELS["matmul_constant_left"]()
+    graph = expose(prepare(load(model), name="model"), ["x"])
+    assert [v.name for v in graph.graph.outputs] == [v.name for v in model.graph.output]
+
+
+def test_unknown_tensor() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    with pytest.raises(ModelError, match="no tensor 'nowhere'"):
+        expose(graph, ["x", "nowhere"])
+
+
+@pytest.mark.parametrize("name", ["residual_identity", "stem_maxpool"])
+def test_bytes_are_those_of_the_outputs(name: str) -> None:
+    graph = prepare(load(MODELS[name]()), name=name)
+    tensors = [t for t in observable(graph) if t != "x"]
+    inputs = random_inputs(graph, batch=3)
+    sizes = activation_bytes(graph, tensors, {k: v.shape for k, v in inputs.items()})
+    assert sizes == {t: v.nbytes for t, v in run(expose(graph, tensors), inputs).items()}
+
+
+def test_an_unknown_shape_is_taken_for_large() -> None:
+    graph = prepare(load(MODELS["conv_relu"]()), name="model")
+    assert min(activation_bytes(graph, ["not there"], {}).values()) > 1 << 20

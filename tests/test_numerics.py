@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from quantkit.numerics import dequantize, quantize, weight_params
+from quantkit.types import QuantParams
+
+FLOATS = st.floats(-1e4, 1e4, width=32)
+
+
+def onnx_quantize(x, scale, zero_point):
+    types = {"x": TensorProto.FLOAT, "s": TensorProto.FLOAT, "z": TensorProto.INT8}
+    graph = helper.make_graph(
+        [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"])],
+        "q",
+        [helper.make_tensor_value_info(name, dtype, None) for name, dtype in types.items()],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return ReferenceEvaluator(model).run(None, {"x": x, "s": scale, "z": zero_point})[0]
+
+
+VECTORS = hnp.arrays(np.float32, st.integers(1, 50), elements=FLOATS)
+MATRICES = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=FLOATS)
+
+
+@given(VECTORS, st.floats(2**-10, 100, width=32), st.integers(-128, 127))
+def test_quantize_is_onnx_quantize_linear(x, scale, zero_point):
+    params = QuantParams(scale=np.float32(scale), zero_point=zero_point)
+    expected = onnx_quantize(x, np.float32(scale), np.int8(zero_point))
+    np.testing.assert_array_equal(quantize(x, params), expected)
+
+
+def test_half_rounds_to_even():
+    params = QuantParams(scale=np.float32(1))
+    np.testing.assert_array_equal(quantize(np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32), params), [0, 2, 2, 0, -2])
+
+
+@given(MATRICES, st.sampled_from([None, 0, 1]))
+def test_weights_come_back_within_half_a_step(weight, axis):
+    params = weight_params(weight, axis)
+    codes = quantize(weight, params)
+    assert codes.dtype == np.int8
+    assert codes.min() >= -127
+    scale = params.scale if axis is None else np.expand_dims(params.scale, 1 - axis)
+    error = np.abs(dequantize(codes, params) - weight)
+    assert (error <= scale * 0.5 * (1 + 1e-5)).all()
+
+
+def test_a_channel_of_zeros_gets_a_positive_scale_like_the_others():
+    weight = np.array([[1.27, -1.27], [0, 0], [2.54, 0]], np.float32)
+    params = weight_params(weight, 0)
+    np.testing.assert_allclose(params.scale, [0.01, 0.015, 0.02], rtol=1e-6)
+    assert (weight_params(np.zeros((2, 2), np.float32), 0).scale == 1).all()
+    assert weight_params(np.zeros((2, 2), np.float32), None).scale == 1
+
+
+def test_uint8_with_zero_point():
+    params = QuantParams(scale=np.float32(0.5), zero_point=128, dtype=np.dtype(np.uint8))
+    np.testing.assert_array_equal(quantize(np.array([-1e9, 0, 1, 1e9], np.float32), params), [0, 128, 130, 255])
+    np.testing.assert_array_equal(dequantize(np.array([0, 128, 130], np.uint8), params), [-64, 0, 1])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_per_axis_shapes(axis):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert weight_params(weight, axis).scale.shape == (weight.shape[axis],)

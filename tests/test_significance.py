@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantkit.significance import (
+    difference_interval,
+    gives_same_answers,
+    judge,
+    judge_score,
+    judge_speed,
+    loss_interval,
+    mlperf,
+    samples_needed,
+    samples_to_tell,
+    wilson_interval,
+)
+from quantkit.types import TOP1, Evaluation, Latency, Report, Score
+
+ERROR = Score("mae", "Mean error", is_fraction=False, higher_is_better=False)
+
+
+def latency(median_ms, **more):
+    return Latency(1, 100, 0, median_ms, median_ms, median_ms, median_ms, median_ms, 1e3 / median_ms, **more)
+
+
+def report(score=TOP1, base=0.8, value=0.8, *, interval=None, num_samples=1000, **more):
+    """A baseline and one variant."""
+    name = "top1" if score is None else score.name
+    metrics = {name: value, **more}
+    if interval is not None:
+        metrics |= dict(zip((f"{name}_difference_low", f"{name}_difference_high"), interval, strict=True))
+    evaluations = (
+        Evaluation("fp32", "fp32", "CPU", 1, num_samples, {name: base}),
+        Evaluation("int8", "int8", "CPU", 1, num_samples, metrics),
+    )
+    return Report("m.onnx", "1", evaluations, {}, {}, score=score)
+
+
+def judged(*args, share=0.01, **options):
+    found = report(*args, **options)
+    return judge_score(found, found.evaluations[1], share=share)
+
+
+@pytest.mark.parametrize(
+    ("difference", "kind"),
+    [
+        ((0.001, 0.01), "better"),
+        ((-0.004, 0.003), "within"),
+        ((-0.008, -0.001), "within"),
+        ((-0.02, -0.001), "worse"),
+        ((-0.03, -0.02), "worse"),
+        ((-0.02, 0.0), "undecided"),
+        ((-0.03, 0.04), "undecided"),
+        (None, "unknown"),
+    ],
+)
+def test_kinds(difference, kind):
+    """The margin is 1 % of 0.8."""
+    found = judged(value=0.79, interval=difference)
+    assert found.kind == kind
+    assert found.margin == pytest.approx(0.008)
+    assert found.loss == pytest.approx(0.01)
+    assert (found.needed is not None) == (kind == "undecided")
+    assert found.is_loss_certain == (difference is not None and difference[1] < 0)
+    assert found.is_beyond_margin == (difference == (-0.03, -0.02))
+    if difference:
+        assert found.interval == (-difference[1], -difference[0])
+
+
+def test_where_less_is_better_the_sign_turns():
+    found = judged(ERROR, 20.0, 20.1, interval=(0.05, 0.15))
+    assert (found.kind, found.margin, found.loss, found.interval) == (
+        "within",
+        0.2,
+        pytest.approx(0.1),
+        (0.05, 0.15),
+    )
+    assert judged(ERROR, 20.0, 19.0, interval=(-1.5, -0.5)).kind == "better"
+    assert judged(ERROR, 20.0, 21.0, interval=(0.5, 1.5)).is_beyond_margin
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        report(None),
+        report(value=math.nan),
+        report(value=math.inf, interval=(0.0, 0.1)),
+        replace(report(), score=ERROR),
+    ],
+)
+def test_what_is_not_known(found):
+    judgement = judge_score(found, found.evaluations[1])
+    assert (judgement.kind, judgement.loss, judgement.needed) == ("unknown", None, None)
+    assert mlperf(found, found.evaluations[1]) == {}
+
+
+def test_an_interval_without_a_number_is_none():
+    found = report(interval=(-math.inf, 0.1))
+    assert loss_interval(found, found.evaluations[1]) is None
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5))
+def test_words_follow_their_definitions(low, length, margin):
+    high = low + length
+    kind = judge((low, high), margin)
+    assert (kind == "better") == (high < 0)
+    assert (kind == "within") == (0 <= high <= margin)
+    assert (kind == "worse") == (high > margin and low > 0)
+    assert (kind == "undecided") == (high > margin and low <= 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "words"),
+    [
+        (0.8, (-0.0005, 0.0005), ("passed", "passed")),
+        (0.798, (-0.003, -0.001), ("passed", "failed")),
+        (0.798, (-0.003, 0.001), ("passed", "undecided")),
+        (0.79, (-0.02, 0.0), ("undecided", "undecided")),
+        (0.78, (-0.03, -0.01), ("failed", "failed")),
+        (0.99 * 0.8, None, ("passed", "failed")),
+        (0.999 * 0.8, None, ("passed", "passed")),
+        (0.7919, None, ("failed", "failed")),
+    ],
+)
+def test_mlperfs_gates(value, interval, words):
+    found = report(value=value, interval=interval)
+    assert mlperf(found, found.evaluations[1]) == dict(zip(("99 %", "99.9 %"), words, strict=True))
+
+
+def test_mlperfs_gates_where_less_is_better_or_there_is_nothing_to_share():
+    found = report(ERROR, 20.0, 20.2)
+    assert mlperf(found, found.evaluations[1]) == {"99 %": "passed", "99.9 %": "failed"}
+    assert mlperf(report(ERROR, 0.0, 0.0), report(ERROR, 0.0, 0.0).evaluations[1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "margin"), [(17, 23, 0.01), (10, 16, 0.01), (5, 5, 0.002), (60, 40, 0.005)]
+)
+def test_that_many_samples_decide_in_four_of_five_runs(fixed, broken, margin):
+    """The interval of as many samples, drawn anew, says "within" or "worse" in about 80 of 100 draws."""
+    per, truth = 2000, np.array([fixed, broken, 2000 - fixed - broken]) / 2000
+    count = samples_needed(fixed, broken, num_samples=per, margin=margin)
+    loss = (broken - fixed) / per
+    decided = 0
+    for f, b, _ in np.random.default_rng(0).multinomial(count, truth, size=1000):
+        low, high = (-end for end in reversed(difference_interval(int(f), int(b), num_samples=count)))
+        decided += high <= margin if margin - loss >= loss else low > 0
+    assert 750 < decided < 850
+
+
+def test_the_published_number_with_a_two_sided_interval():
+    """A true drop of 0.3 points, 2 % of samples differing, a margin of 1 point: n = (2.8016 sd / 0.007)^2."""
+    sd = math.sqrt(0.02 - 0.003**2)
+    assert samples_needed(17, 23, num_samples=2000, margin=0.01) == pytest.approx((2.8016 * sd / 0.007) ** 2, rel=0.04)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(200, 100_000), st.floats(0.1, 0.99))
+def test_needed_is_more_than_there_are_where_nothing_is_decided(fixed, broken, count, share):
+    low, high = difference_interval(fixed, broken, num_samples=count)
+    found = report(
+        base=0.5,
+        value=0.5 + (fixed - broken) / count,
+        interval=(low, high),
+        num_samples=count,
+        fixed=float(fixed),
+        broken=float(broken),
+    )
+    judgement = judge_score(found, found.evaluations[1], share=2 * share * max(-low, 0))
+    assert judgement.kind == ("better" if low > 0 else "undecided" if high >= 0 else "worse")
+    if judgement.kind != "undecided":
+        return
+    assert judgement.needed is not None
+    assert judgement.needed > count
+    assert judgement.needed == float(f"{judgement.needed:.1e}")
+
+
+def test_both_ways_of_counting_agree_where_many_samples_differ():
+    count, fixed, broken = 2000, 100, 110
+    low, high = difference_interval(fixed, broken, num_samples=count)
+    by_counts = samples_needed(fixed, broken, num_samples=count, margin=0.01)
+    by_width = samples_to_tell(0.005, (high - low) / 2, num_samples=count)
+    assert by_width == pytest.approx(by_counts, rel=0.05)
+
+
+def test_a_score_of_any_kind_uses_the_width_of_its_interval():
+    judgement = judged(ERROR, 20.0, 20.05, interval=(-0.45, 0.55), num_samples=200)
+    # To be within 0.2 takes a way of 0.15, of which the interval has 0.5.
+    assert judgement.needed == samples_to_tell(0.15, 0.5, num_samples=200) == 4500
+    assert judged(ERROR, 20.0, 20.05, interval=(-0.45, 0.55), num_samples=0).needed is None
+
+
+def test_no_number_of_samples_shows_that_a_loss_is_nothing():
+    assert samples_needed(5, 5, num_samples=100, margin=0.0) is None
+    assert judged(ERROR, 0.0, 0.0, interval=(-1.0, 1.0)).needed is None
+    assert samples_to_tell(0.0, 0.1, num_samples=100) is None
+    assert samples_to_tell(1e-300, 1.0, num_samples=100) is None
+
+
+@pytest.mark.parametrize(
+    ("median_ms", "interval", "kind"),
+    [
+        (5.0, (1.9, 2.1), "faster"),
+        (5.0, (0.9, 2.1), "same"),
+        (20.0, (0.4, 0.6), "slower"),
+        (9.9, None, "same"),
+        (9.7, None, "faster"),
+        (10.3, None, "slower"),
+    ],
+)
+def test_speed(median_ms, interval, kind):
+    found = report()
+    fp32, int8 = found.evaluations
+    fp32 = replace(fp32, latency=latency(10.0), sweep=(replace(latency(40.0), batch_size=8),))
+    int8 = replace(int8, latency=latency(median_ms, speedup_interval=interval))
+    found = replace(found, evaluations=(fp32, int8))
+    judgement = judge_speed(found, int8)
+    assert (judgement.kind, judgement.reference, judgement.interval) == (kind, "fp32", interval)
+    assert judgement.speedup == 10.0 / median_ms
+    assert judge_speed(found, fp32).kind == "unknown"
+    assert judge_speed(found, int8, 8).kind == "unknown"
+    other = replace(int8, sweep=(replace(latency(20.0), batch_size=8),))
+    assert judge_speed(replace(found, evaluations=(fp32, other)), other, 8).kind == "faster"
+
+
+def test_an_interval_of_no_length_tells_nothing():
+    found = judged(Score("map", "mAP"), 0.4, 0.4, interval=(0.0, 0.0))
+    assert (found.kind, found.interval, found.loss) == ("unknown", None, 0)
+    same = report(Score("map", "mAP"), 0.4, 0.4, interval=(0.0, 0.0))
+    assert loss_interval(same, same.evaluations[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "same"),
+    [
+        ({"differing": 0, "sqnr_db": math.inf}, True),
+        ({"differing": 0, "sqnr_db": math.inf, "equal": 1.0}, True),
+        ({"differing": 0, "sqnr_db": 60.0}, False),
+        ({"differing": 0, "sqnr_db": math.inf, "equal": 0.99}, False),
+        ({"differing": 1, "sqnr_db": math.inf}, False),
+        ({"differing": 0}, False),
+        ({"sqnr_db": math.inf}, False),
+    ],
+)
+def test_the_same_answers_are_equal_outputs_and_no_sample_that_differs(metrics, same):
+    assert gives_same_answers(Evaluation("b", "int8", "CPU", 1, 10, metrics)) is same
+
+
+def test_wilsons_interval_where_all_or_none_agree():
+    assert wilson_interval(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
