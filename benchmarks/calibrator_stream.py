@@ -40,7 +40,7 @@ import numpy as np
 from PIL import Image
 
 from quantkit.backends.cuda.memory import DeviceFeed, PrimaryContext
-from quantkit.backends.tensorrt.calibrators.padded_batches import FullBatches
+from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import Calibrator, make_calibrator
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
@@ -164,12 +164,12 @@ class Setting:
         """The one input, as the calibration profile has it."""
         return [TensorSpec(INPUT, np.dtype(np.float32), (self.arguments.batch_size, 3, SIZE, SIZE))]
 
-    def batches(self, make: Callable[[], Iterable[Batch]] | None = None) -> FullBatches:
+    def batches(self, make: Callable[[], Iterable[Batch]] | None = None) -> PaddedBatches:
         """The data set as the calibrator gets it."""
         make = make or (
             lambda: iterate_batches(self.dataset, self.arguments.batch_size, workers=self.arguments.workers)
         )
-        return FullBatches(make, self.specs, num_samples=len(self.dataset))
+        return PaddedBatches(make, self.specs, num_samples=len(self.dataset))
 
     def in_turn(self) -> Generator[Batch, None, None]:
         """Batches that are decoded by as many threads, but only when they are asked for."""

@@ -30,7 +30,7 @@ import pycuda.driver as cuda
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
-from quantkit.datasets.batching import run_batch
+from quantkit.datasets.batching import run_padded
 from quantkit.errors import BackendError
 from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
 from quantkit.types import Batch
@@ -303,7 +303,7 @@ def check_results(open_: Open, checks: Checks) -> None:
         checks.add(f"batches of 1 to {MAX_BATCH}, {name}, bit for bit", f"{wrong} of {runs} differ", passed)
     with open_(b"plain") as runner:
         x = make_batch(rng, 5)["x"]
-        outputs = run_batch(runner, Batch({"x": x}, tuple("abcde")))["y"]
+        outputs = run_padded(runner, Batch({"x": x}, tuple("abcde")))["y"]
         doubles = runner.run({"x": x.astype(np.float64)})["y"]
         same = np.array_equal(outputs, expected(x)) and np.array_equal(doubles, expected(x))
         checks.add("through run_batch, and cast from float64", "equal" if same else "differ", same)

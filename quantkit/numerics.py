@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quantkit.types import Preprocessing, QuantParams
 
-__all__ = ["Fit", "dequantize", "fit_image", "quantize", "weight_params"]
+__all__ = ["ImageTransform", "dequantize", "fit_image", "quantize", "weight_params"]
 
 _SMALLEST_SCALE = np.float32(2.0**-100)
 
@@ -79,7 +79,7 @@ def _broadcast(params: QuantParams, ndim: int) -> npt.NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ImageTransform:
     """How an image is fitted into a model's input: resized, then moved; all pairs are (height, width) or (down, right).
 
     Attributes:
@@ -113,7 +113,7 @@ class Fit:
         return np.array([right, down, right, down], np.float64), np.array([left, top, left, top], np.float64)
 
 
-def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> Fit:
+def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> ImageTransform:
     """How `preprocessing` fits an image of (height, width) pixels.
 
     Rounding is torchvision's for "crop" (Resize, CenterCrop) and Ultralytics' for "letterbox" (an odd pixel of padding
@@ -121,7 +121,7 @@ def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> Fit:
     """
     size = preprocessing.size
     if preprocessing.resize == "stretch":
-        return Fit(image_size, size, (0, 0), size)
+        return ImageTransform(image_size, size, (0, 0), size)
     if preprocessing.resize == "crop":
         assert preprocessing.shorter_side is not None
         short, long = min(image_size), max(image_size)
@@ -129,7 +129,7 @@ def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> Fit:
         portrait = image_size[1] <= image_size[0]
         resized = (longer_side, preprocessing.shorter_side) if portrait else (preprocessing.shorter_side, longer_side)
         top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))
-        return Fit(image_size, resized, (-top, -left), size)
+        return ImageTransform(image_size, resized, (-top, -left), size)
     ratio = min(want / have for want, have in zip(size, image_size, strict=True))
     height, width = (max(1, min(want, round(have * ratio))) for have, want in zip(image_size, size, strict=True))
-    return Fit(image_size, (height, width), ((size[0] - height) // 2, (size[1] - width) // 2), size)
+    return ImageTransform(image_size, (height, width), ((size[0] - height) // 2, (size[1] - width) // 2), size)

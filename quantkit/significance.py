@@ -19,13 +19,13 @@ __all__ = [
     "FEWEST_SAMPLES",
     "MLPERF",
     "NORMAL_975",
+    "AccuracyVerdict",
     "GateWord",
-    "Judgement",
-    "SpeedJudgement",
+    "SpeedVerdict",
+    "compare_accuracy",
     "difference_interval",
-    "gives_same_answers",
+    "has_identical_outputs",
     "judge",
-    "judge_score",
     "judge_speed",
     "loss_interval",
     "mcnemar_p_value",
@@ -74,7 +74,7 @@ _FASTER = 1.02
 
 
 @dataclass(frozen=True)
-class Judgement:
+class AccuracyVerdict:
     """What is known of a variant's score against the baseline's. A loss is positive where the variant does worse,
     whether more or less of the score is better; it is in the score's own unit (of a fraction, 0.01 is a point).
 
@@ -108,7 +108,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class SpeedJudgement:
+class SpeedVerdict:
     """What is known of a variant's speed.
 
     Attributes:
@@ -125,7 +125,7 @@ class SpeedJudgement:
     reference: str = ""
 
 
-def judge_score(report: Report, evaluation: Evaluation, *, share: float = CLOSE) -> Judgement:
+def compare_accuracy(report: Report, evaluation: Evaluation, *, share: float = CLOSE) -> AccuracyVerdict:
     """Judges `evaluation` by `report.score` against the baseline.
 
     Args:
@@ -134,22 +134,22 @@ def judge_score(report: Report, evaluation: Evaluation, *, share: float = CLOSE)
         share: of the baseline's score that may be lost; 0.01 is "within 1 % of FP32".
     """
     if report.score is None:
-        return Judgement("unknown", share)
+        return AccuracyVerdict("unknown", share)
     difference = report.difference(evaluation, report.score.name)
     if difference is None or not math.isfinite(difference):
-        return Judgement("unknown", share)
+        return AccuracyVerdict("unknown", share)
     margin = share * abs(report.baseline.metrics[report.score.name])
     loss = -difference if report.score.higher_is_better else difference
     interval = loss_interval(report, evaluation)
     if interval is None:
-        return Judgement("unknown", share, margin, loss)
+        return AccuracyVerdict("unknown", share, margin, loss)
     kind = judge(interval, margin)
     needed = _needed(report, evaluation, loss, interval, margin) if kind == "undecided" else None
-    return Judgement(kind, share, margin, loss, interval, needed)
+    return AccuracyVerdict(kind, share, margin, loss, interval, needed)
 
 
 def judge(interval: tuple[float, float], margin: float) -> Literal["worse", "better", "within", "undecided"]:
-    """The word for a loss of which this is the 95 % interval; see `Judgement`.
+    """The word for a loss of which this is the 95 % interval; see `AccuracyVerdict`.
 
     >>> judge((-0.001, 0.004), 0.0081), judge((-0.03, 0.04), 0.0081), judge((0.002, 0.02), 0.0081)
     ('within', 'undecided', 'worse')
@@ -173,7 +173,7 @@ def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
     if report.score is None or report.baseline.metrics.get(report.score.name, 0.0) <= 0:
         return words
     for name, share in MLPERF.items():
-        judgement = judge_score(report, evaluation, share=share)
+        judgement = compare_accuracy(report, evaluation, share=share)
         if judgement.loss is None:
             continue
         low, high = judgement.interval or (judgement.loss, judgement.loss)
@@ -183,15 +183,15 @@ def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
     return words
 
 
-def judge_speed(report: Report, evaluation: Evaluation, batch_size: int | None = None) -> SpeedJudgement:
+def judge_speed(report: Report, evaluation: Evaluation, batch_size: int | None = None) -> SpeedVerdict:
     """Judges the speed of `evaluation` against `report.speed_reference`, at a batch size (None: the first)."""
     speedup, reference = report.speedup(evaluation, batch_size), report.speed_reference(evaluation, batch_size)
     latency = report.latency_at(evaluation, batch_size)
     if speedup is None or reference is None or reference is evaluation or latency is None:
-        return SpeedJudgement("unknown")
+        return SpeedVerdict("unknown")
     low, high = latency.speedup_interval or (speedup / _FASTER, speedup * _FASTER)
     kind: Literal["faster", "slower", "same"] = "faster" if low > 1 else "slower" if high < 1 else "same"
-    return SpeedJudgement(kind, speedup, latency.speedup_interval, reference.name)
+    return SpeedVerdict(kind, speedup, latency.speedup_interval, reference.name)
 
 
 def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
@@ -202,7 +202,7 @@ def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float]
     return (-interval[1], -interval[0]) if report.score.higher_is_better else interval
 
 
-def gives_same_answers(evaluation: Evaluation) -> bool:
+def has_identical_outputs(evaluation: Evaluation) -> bool:
     """Whether every output of a variant is the baseline's, and so is all that its score depends on."""
     metrics = evaluation.metrics
     equal = [metrics[name] == value for name, value in (("sqnr_db", math.inf), ("equal", 1.0)) if name in metrics]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.significance import (
+    compare_accuracy,
     difference_interval,
-    gives_same_answers,
+    has_identical_outputs,
     judge,
-    judge_score,
     judge_speed,
     loss_interval,
     mlperf,
@@ -44,7 +44,7 @@ def report(score=TOP1, base=0.8, value=0.8, *, interval=None, num_samples=1000, 
 
 def judged(*args, share=0.01, **options):
     found = report(*args, **options)
-    return judge_score(found, found.evaluations[1], share=share)
+    return compare_accuracy(found, found.evaluations[1], share=share)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_where_less_is_better_the_sign_turns():
     ],
 )
 def test_what_is_not_known(found):
-    judgement = judge_score(found, found.evaluations[1])
+    judgement = compare_accuracy(found, found.evaluations[1])
     assert (judgement.kind, judgement.loss, judgement.needed) == ("unknown", None, None)
     assert mlperf(found, found.evaluations[1]) == {}
 
@@ -171,7 +171,7 @@ def test_needed_is_more_than_there_are_where_nothing_is_decided(fixed, broken, c
         fixed=float(fixed),
         broken=float(broken),
     )
-    judgement = judge_score(found, found.evaluations[1], share=2 * share * max(-low, 0))
+    judgement = compare_accuracy(found, found.evaluations[1], share=2 * share * max(-low, 0))
     assert judgement.kind == ("better" if low > 0 else "undecided" if high >= 0 else "worse")
     if judgement.kind != "undecided":
         return
@@ -248,7 +248,7 @@ def test_an_interval_of_no_length_tells_nothing():
     ],
 )
 def test_the_same_answers_are_equal_outputs_and_no_sample_that_differs(metrics, same):
-    assert gives_same_answers(Evaluation("b", "int8", "CPU", 1, 10, metrics)) is same
+    assert has_identical_outputs(Evaluation("b", "int8", "CPU", 1, 10, metrics)) is same
 
 
 def test_wilsons_interval_where_all_or_none_agree():

@@ -43,14 +43,14 @@ def shown_cache(path: PathLike) -> Shown:
         QuantKitError: the file cannot be read; the message names it.
     """
     from quantkit.caches.open import open_cache
-    from quantkit.caches.provenance import describe_origin
+    from quantkit.caches.provenance import describe_provenance
     from quantkit.calibration.statistics_file import is_statistics_file
 
     file = Path(path)
     if is_statistics_file(file):
         return _shown_statistics(file)
     cache = open_cache(file)
-    notes = [*cache.notes, *describe_origin(file, cache.made_of)]
+    notes = [*cache.notes, *describe_provenance(file, cache.made_of)]
     if cache.table is None:
         return Shown(cache, {}, None, tuple(notes))
     kept, reason = statistics_beside(file, cache.table)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from quantkit._version import __version__
-from quantkit.caches.match import fit_to_model
+from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model
 from quantkit.caches.ranges import CachedRange, RangeCache
 from quantkit.errors import CalibrationError, StaleTableError
@@ -35,8 +35,8 @@ def table_for_model(cache: RangeCache, model: PathLike, remarks: list[str]) -> C
     from quantkit.caches.ranges import NOT_LISTED, table_from_cache
 
     graph, identity = load_float_model(model)
-    fit = fit_to_model(cache, graph)
-    if not any(fit.ranges[name].is_usable for name in fit.needed if name in fit.ranges):
+    fit = match_to_model(cache, graph)
+    if not any(fit.ranges[name].is_valid for name in fit.needed if name in fit.ranges):
         raise StaleTableError(
             f"{cache.name} has a range for none of the tensors of {Path(model).name} that INT8 needs, such as "
             f"{fit.needed[0]!r}: see what 'quantkit cache verify' proposes, and apply it with --map"
@@ -65,8 +65,8 @@ def write_as_tensorrt_cache(
     from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
     from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
     from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
-    from quantkit.graph.placement.tensorrt import observable
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+    from quantkit.graph.placement.tensorrt import float_activations
     from quantkit.storage import write_text
 
     if cache.version is not None and cache.algorithm is not None:
@@ -82,9 +82,9 @@ def write_as_tensorrt_cache(
             graph, identity = load_float_model(model)
             if cache.table is not None:
                 cache.table.check_model(identity, Path(model).name)
-            completed = implicit_ranges(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_usable})
+            completed = propagate_to_copies(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_valid})
             bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
-            if unlisted := [name for name in observable(graph) if name not in bits]:
+            if unlisted := [name for name in float_activations(graph) if name not in bits]:
                 remarks.append(
                     f"{len(unlisted)} activations have no range, and implicit INT8 keeps what reads or writes them in "
                     f"float: {join_names(unlisted)}"
@@ -122,10 +122,10 @@ def write_ort_table(
 
 
 def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, CachedRange]:
-    unusable = [name for name, r in cache.tensors.items() if not r.is_usable]
+    unusable = [name for name, r in cache.tensors.items() if not r.is_valid]
     if unusable:
         remarks.append(f"{len(unusable)} tensors have no range and are left out: {join_names(unusable)}")
-    usable = {name: r for name, r in cache.tensors.items() if r.is_usable}
+    usable = {name: r for name, r in cache.tensors.items() if r.is_valid}
     if not usable:
         raise CalibrationError(f"{cache.name} has no usable range")
     return usable

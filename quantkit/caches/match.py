@@ -11,11 +11,11 @@ from quantkit.caches.ranges import CachedRange, RangeCache
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Fit", "fit_to_model"]
+__all__ = ["TableMatch", "match_to_model"]
 
 
 @dataclass(frozen=True)
-class Fit:
+class TableMatch:
     """A cache laid over a prepared float model.
 
     Attributes:
@@ -42,19 +42,19 @@ class Fit:
         return tuple(name for name in self.ranges if name not in self.inherited)
 
 
-def fit_to_model(cache: RangeCache, graph: ir.Model) -> Fit:
+def match_to_model(cache: RangeCache, graph: ir.Model) -> TableMatch:
     """Lays ranges over a prepared float model, by name.
 
     Raises:
         ModelError: nothing of the model can be INT8.
     """
     from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
-    from quantkit.graph.placement.tensorrt import observable, plan_tensorrt
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+    from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
 
-    activations = observable(graph)
-    usable = {n: r.amax for n, r in cache.tensors.items() if r.is_usable}
-    completed = implicit_ranges(graph, usable)
+    activations = float_activations(graph)
+    usable = {n: r.amax for n, r in cache.tensors.items() if r.is_valid}
+    completed = propagate_to_copies(graph, usable)
     ranges = {
         n: cache.tensors.get(n) or CachedRange(completed[n], bits_from_amax(completed[n]))
         for n in activations
@@ -64,7 +64,7 @@ def fit_to_model(cache: RangeCache, graph: ir.Model) -> Fit:
     read = {edge.tensor for edge in edges}
     needed = tuple(n for n in activations if n in read)
     values = {*activations, *graph.graph.initializers, *(v.name for node in graph.graph for v in node.outputs)}
-    return Fit(
+    return TableMatch(
         ranges=ranges,
         inherited=tuple(n for n in ranges if n not in cache.tensors),
         missing={n: "not in the cache" for n in needed if n not in ranges},
@@ -72,6 +72,6 @@ def fit_to_model(cache: RangeCache, graph: ir.Model) -> Fit:
         foreign=tuple(n for n in cache.tensors if n not in values),
         needed=needed,
         float_operators={
-            edge.node: edge.tensor for edge in edges if edge.tensor not in ranges or not ranges[edge.tensor].is_usable
+            edge.node: edge.tensor for edge in edges if edge.tensor not in ranges or not ranges[edge.tensor].is_valid
         },
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantkit.caches.ranges import RangeCache
     from quantkit.types import CalibrationTable
 
-__all__ = ["TABLE_KEY", "FileSet", "describe_origin", "file_set", "mixed_files"]
+__all__ = ["TABLE_KEY", "FileSet", "describe_provenance", "file_set", "find_stale_siblings"]
 
 _SUFFIXES = (".calib.json", ".calib.stats", ".calib.partial", ".calib", ".int8.onnx", ".int8-cpu.onnx")
 _NATIVE = "TensorRT"
@@ -71,7 +71,7 @@ def file_set(path: Path) -> FileSet | None:
     return None
 
 
-def describe_origin(path: Path, made_of: str) -> tuple[str, ...]:
+def describe_provenance(path: Path, made_of: str) -> tuple[str, ...]:
     """Of which table an INT8 model was made, and whether that is the one beside it.
 
     Args:
@@ -96,7 +96,7 @@ def describe_origin(path: Path, made_of: str) -> tuple[str, ...]:
     return (f"{made}, which is not {files.table.name} beside it ({checksum[:12]})",)
 
 
-def mixed_files(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -> tuple[list[str], list[str]]:
+def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -> tuple[list[str], list[str]]:
     """Compares a file with the others of its set.
 
     Args:
@@ -110,7 +110,7 @@ def mixed_files(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -
     """
     files = file_set(path)
     if files is None:
-        return [], list(describe_origin(path, cache.made_of))
+        return [], list(describe_provenance(path, cache.made_of))
     if cache.table is not None:
         return _beside_table(files, cache.table, graph, identity) if path == files.table else ([], [])
     if cache.form not in ("tensorrt", "qdq"):
@@ -159,7 +159,7 @@ def _against_table(
     from quantkit.calibration.table import load_table, table_checksum
 
     if not files.table.is_file():
-        return [], list(describe_origin(path, cache.made_of))
+        return [], list(describe_provenance(path, cache.made_of))
     try:
         table = load_table(files.table)
     except QuantKitError as error:
@@ -171,7 +171,7 @@ def _against_table(
         if cache.made_of and table.model_hash != identity:
             made = f"it was made of {files.table.name}, a table of model {table.model_name!r}"
             return [f"{made} (hash {table.model_hash[:12]}), not of this one (hash {identity[:12]})"], []
-        return [], list(describe_origin(path, cache.made_of))
+        return [], list(describe_provenance(path, cache.made_of))
     if table.model_hash != identity:
         return [], [f"{files.table.name} beside it is of another model (hash {table.model_hash[:12]})"]
     differing = _other_scales(cache, table, graph)
@@ -191,12 +191,12 @@ def _other_table(model: Path, made_of: str, table: Path, checksum: str) -> str:
 def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -> str:
     """Tensors for which a TensorRT cache does not say what a table says; "" if there are none."""
     from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 
     own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
     # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
     by_tensorrt = str(table.settings.get("calibrator", "")).startswith(_NATIVE)
-    inherited = {} if by_tensorrt else implicit_ranges(graph, own)
+    inherited = {} if by_tensorrt else propagate_to_copies(graph, own)
     differing = []
     for name in {**own, **inherited}:
         allowed = {bits_from_amax(ranges[name]) for ranges in (own, inherited) if name in ranges}

@@ -42,7 +42,7 @@ class CachedRange:
     """Range of one tensor as a file has it.
 
     Attributes:
-        amax: values are clipped to [-amax, amax]; not always usable: see `is_usable`.
+        amax: values are clipped to [-amax, amax]; not always usable: see `is_valid`.
         scale_bits: amax / 127 as the 32 bits of a float32.
         minimum, maximum: as seen, where the file says so.
         flag: what is odd about it, a few words.
@@ -55,7 +55,7 @@ class CachedRange:
     flag: str = ""
 
     @property
-    def is_usable(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it is a range that INT8 can use: the scale positive, finite, and one that float32 holds."""
         return math.isfinite(self.amax) and self.amax > 0 and 0 < self.scale_bits < 0x7F800000
 
@@ -244,7 +244,7 @@ def table_from_cache(
     Raises:
         CalibrationError: no range is usable.
     """
-    usable = {name: r for name, r in ranges.items() if r.is_usable}
+    usable = {name: r for name, r in ranges.items() if r.is_valid}
     if not usable:
         raise CalibrationError(f"{cache.name} has no usable range for a tensor of {model_name}")
     skipped = {n: _why_unusable(cache, r) for n, r in ranges.items() if n not in usable}

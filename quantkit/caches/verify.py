@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
-from quantkit.caches.match import Fit, fit_to_model
+from quantkit.caches.match import TableMatch, match_to_model
 from quantkit.caches.open import load_float_model, open_cache
-from quantkit.caches.provenance import mixed_files
+from quantkit.caches.provenance import find_stale_siblings
 from quantkit.caches.ranges import RangeCache
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
@@ -81,7 +81,7 @@ class Verification:
 
     cache: RangeCache
     model: Path
-    fit: Fit
+    fit: TableMatch
     acceptance: Acceptance
     acceptance_reason: str
     checks: tuple[RangeCheck, ...] | None
@@ -132,7 +132,7 @@ def verify_cache(
         raise CalibrationError(f"a share of clipped values is from 0 to 1, not {largest_clipped}")
     cache = open_cache(path)
     graph, identity = load_float_model(model)
-    fit = fit_to_model(cache, graph)
+    fit = match_to_model(cache, graph)
     problems = _model_problems(cache, fit, identity, Path(model).name)
     if cache.form == "qdq":
         acceptance, reason = acceptance_of_model(path, tensorrt_version)
@@ -142,7 +142,7 @@ def verify_cache(
         problems.append(reason)
     if acceptance in ("refuses", "misreads") and tensorrt_version is not None:  # it may be for another runtime
         problems.append(reason)
-    mixed, beside = mixed_files(Path(path), cache, graph, identity)
+    mixed, beside = find_stale_siblings(Path(path), cache, graph, identity)
     problems += mixed
     proposal, ground = _proposal(cache, fit, graph, old_model)
     checks, count, used = None, 0, None
@@ -179,7 +179,7 @@ def verify_cache(
     )
 
 
-def _model_problems(cache: RangeCache, fit: Fit, identity: str, name: str) -> list[str]:
+def _model_problems(cache: RangeCache, fit: TableMatch, identity: str, name: str) -> list[str]:
     problems = []
     table = cache.table
     if table is not None and table.model_hash != identity:
@@ -193,13 +193,13 @@ def _model_problems(cache: RangeCache, fit: Fit, identity: str, name: str) -> li
     return problems
 
 
-def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -> list[str]:
+def _notes(cache: RangeCache, fit: TableMatch, checks: tuple[RangeCheck, ...] | None) -> list[str]:
     notes = list(cache.notes)
     if cache.form in ("ort-flatbuffers", "ort-text"):
         notes.append(
             "ONNX Runtime writes max(lowest, highest) here: where negative values are the larger ones, it is too small"
         )
-    unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_usable]
+    unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_valid]
     if unusable:
         notes.append(f"no usable range for {join_names(unusable)}: {fit.ranges[unusable[0]].flag or 'not a number'}")
     wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
@@ -222,10 +222,10 @@ def _notes(cache: RangeCache, fit: Fit, checks: tuple[RangeCheck, ...] | None) -
 
 
 def _proposal(
-    cache: RangeCache, fit: Fit, graph: ir.Model, old_model: PathLike | None
+    cache: RangeCache, fit: TableMatch, graph: ir.Model, old_model: PathLike | None
 ) -> tuple[dict[str, str], Literal["structure", "order", ""]]:
     from quantkit.graph.name_mapping import match_by_order, match_by_structure
-    from quantkit.graph.placement.tensorrt import observable
+    from quantkit.graph.placement.tensorrt import float_activations
 
     free = {*fit.missing, *fit.unlisted, *fit.inherited}
     foreign = set(fit.foreign)
@@ -235,18 +235,20 @@ def _proposal(
         return {a: b for a, b in found.items() if a in foreign and b in free}, "structure"
     # TensorRT's names of its own layers are of no ONNX tensor.
     listed = [n for n in cache.tensors if not n.startswith("(Unnamed ")]
-    found = match_by_order(listed, observable(graph)) if cache.form in ("tensorrt", "table") else {}
+    found = match_by_order(listed, float_activations(graph)) if cache.form in ("tensorrt", "table") else {}
     found = {a: b for a, b in found.items() if a in foreign and b in free}
     return found, "order" if found else ""
 
 
-def _check_data(model: PathLike, fit: Fit, dataset: Dataset, *, progress: bool) -> tuple[tuple[RangeCheck, ...], int]:
+def _check_data(
+    model: PathLike, fit: TableMatch, dataset: Dataset, *, progress: bool
+) -> tuple[tuple[RangeCheck, ...], int]:
     from quantkit.backends.onnxruntime import OnnxRuntimeRunner
     from quantkit.calibration.collect import collect, fitting_batch_size
     from quantkit.graph.model import serialize_model
     from quantkit.graph.passes.expose import expose
 
-    tensors = [name for name, r in fit.ranges.items() if r.is_usable]
+    tensors = [name for name, r in fit.ranges.items() if r.is_valid]
     if not tensors:
         return (), 0
     skipped: dict[str, str] = {}

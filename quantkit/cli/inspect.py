@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, Coverage, EngineLayer
+    from quantkit.backends.tensorrt.inspection.engine_layers import Coverage, EngineLayer, EngineLayers
     from quantkit.commands.inspect import CacheInspection, EngineInspection, ModelInspection, TableInspection, TensorRow
     from quantkit.graph.qdq_lint import Finding
 
@@ -92,7 +92,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     diagnosis = examine()
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
-        raise typer.Exit(0 if diagnosis.is_usable else 1)
+        raise typer.Exit(0 if diagnosis.is_valid else 1)
     console = make_console()
     print_table(
         console,
@@ -110,7 +110,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         print_line(console, "for the rest:", style="bold")
         for fix in fixes:
             print_line(console, fix, indent=2)
-    raise typer.Exit(0 if diagnosis.is_usable else 1)
+    raise typer.Exit(0 if diagnosis.is_valid else 1)
 
 
 def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:
@@ -150,7 +150,7 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
         print_line(console, "--all shows every layer with its ONNX nodes and its kernel")
 
 
-def _print_precisions(console: Console, anatomy: Anatomy) -> None:
+def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
     from quantkit.cli.text import print_table
 
     groups: dict[tuple[str, str], list[EngineLayer]] = {}
@@ -166,7 +166,7 @@ def _print_precisions(console: Console, anatomy: Anatomy) -> None:
     print_table(console, ("kind", "precision", "layers", *(["ms"] if timed else [])), rows, right=(2, 3))
 
 
-def _print_reformats(console: Console, anatomy: Anatomy) -> None:
+def _print_reformats(console: Console, anatomy: EngineLayers) -> None:
     from quantkit.cli.text import print_line, print_table
 
     if not anatomy.reformats:
@@ -177,7 +177,7 @@ def _print_reformats(console: Console, anatomy: Anatomy) -> None:
     print_table(console, ("layer", "from → to", *(["ms"] if timed else [])), rows, right=(1, 2))
 
 
-def _print_float_layers(console: Console, anatomy: Anatomy) -> None:
+def _print_float_layers(console: Console, anatomy: EngineLayers) -> None:
     from quantkit.cli.text import count_text, print_line
 
     reasons: dict[str, list[EngineLayer]] = {}

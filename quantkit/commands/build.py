@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
 from quantkit.backends.tensorrt.library import Library, load_library
-from quantkit.commands.build_inputs import EngineSource, check_source, make_graph, open_source
+from quantkit.commands.build_inputs import BuildInputs, check_source, load_build_inputs, make_graph
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.notices import Tell, ignore_messages, join_names
@@ -99,7 +99,7 @@ def build(
 
     say = tell or ignore_messages
     options = options or BuildOptions()
-    source = open_source(
+    source = load_build_inputs(
         model, precision, table=table, cache=calibration_cache, exclude=exclude, high_precision=high_precision
     )
     found = _open_library(library, options)
@@ -160,7 +160,7 @@ def describe_engine(
     from quantkit.backends.tensorrt.build.precision import choose_typing
     from quantkit.backends.tensorrt.device import find_gpu
 
-    source = open_source(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
+    source = load_build_inputs(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
     typing = choose_typing(library, "int8", mode="implicit", high_precision="fp16", dla=False)
     return _wanted_manifest(source, library, typing, options, find_gpu())
 
@@ -186,7 +186,7 @@ def _open_library(name: EngineLibrary, options: BuildOptions) -> Library:
         ) from error
 
 
-def _completed(options: BuildOptions, library: Library, source: EngineSource, gpu: Any, say: Tell) -> BuildOptions:
+def _completed(options: BuildOptions, library: Library, source: BuildInputs, gpu: Any, say: Tell) -> BuildOptions:
     """The options with targets and profiles as they will be used; a profile that nobody gave is told."""
     from quantkit.backends.tensorrt.build.configuration import default_targets
     from quantkit.backends.tensorrt.build.profiles import resolve_profiles
@@ -211,7 +211,7 @@ def _known_sizes(table: CalibrationTable | None, shapes: Mapping[str, Sequence[A
 
 
 def _wanted_manifest(
-    source: EngineSource,
+    source: BuildInputs,
     library: Library,
     typing: Typing,
     options: BuildOptions,
@@ -241,26 +241,26 @@ def _wanted_manifest(
     )
 
 
-def _hit(source: EngineSource) -> str:
+def _hit(source: BuildInputs) -> str:
     """Hash of the tensors that the excluded nodes make."""
     from quantkit.graph.model import load_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import excluded
+    from quantkit.graph.placement.tensorrt import match_nodes
 
     graph = prepare(load_model(source.path), name=source.name)
-    names = excluded(graph, source.exclude)
+    names = match_nodes(graph, source.exclude)
     outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
     return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]
 
 
-def _beside(source: EngineSource, typing: Typing) -> HighPrecision | None:
+def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
     """Precision of what stays in float beside INT8, where it is our choice and not the model's."""
     if source.precision != "int8" or (source.has_qdq and typing.strong):
         return None
     return source.high_precision or "fp16"
 
 
-def _cache_calibrator(source: EngineSource, library: Library) -> Calibrator | None:
+def _cache_calibrator(source: BuildInputs, library: Library) -> Calibrator | None:
     from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 
     return None if source.cache is None else make_cache_calibrator(library, source.cache, name=source.cache_name)

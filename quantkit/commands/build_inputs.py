@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from quantkit.backends.tensorrt.build.precision import Typing
 
-__all__ = ["EngineGraph", "EngineSource", "check_source", "make_graph", "open_source"]
+__all__ = ["BuildInputs", "EngineGraph", "check_source", "load_build_inputs", "make_graph"]
 
 
 @dataclass(frozen=True)
-class EngineSource:
+class BuildInputs:
     """What a user gives for an engine.
 
     Attributes:
@@ -84,7 +84,7 @@ class EngineGraph:
     num_quantized: int | None = None
 
 
-def open_source(
+def load_build_inputs(
     model: PathLike,
     precision: Precision,
     *,
@@ -92,7 +92,7 @@ def open_source(
     cache: PathLike | None,
     exclude: Sequence[str],
     high_precision: HighPrecision | None,
-) -> EngineSource:
+) -> BuildInputs:
     """Reads model, table and cache.
 
     Raises:
@@ -127,7 +127,7 @@ def open_source(
     is_half = float_precision(graph) == "fp16"
     if is_half and precision == "fp32":
         raise ModelError(f"{path.name} is in FP16 already: build it with --precision fp16")
-    return EngineSource(
+    return BuildInputs(
         path=path,
         graph=graph,
         model_hash=identity,
@@ -142,7 +142,7 @@ def open_source(
     )
 
 
-def check_source(source: EngineSource, library: Library, typing: Typing) -> None:
+def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     """Refuses what `library` would ignore or get wrong.
 
     Raises:
@@ -159,7 +159,7 @@ def check_source(source: EngineSource, library: Library, typing: Typing) -> None
     check_explicit(source.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
 
 
-def make_graph(source: EngineSource, typing: Typing, folder: Path) -> EngineGraph:
+def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph:
     """The graph that TensorRT gets: as given, in FP16, with Q/DQ, or with ranges beside it.
 
     Args:
@@ -187,17 +187,19 @@ def make_graph(source: EngineSource, typing: Typing, folder: Path) -> EngineGrap
     return EngineGraph(source.path, _titles(source.graph))
 
 
-def _with_ranges(source: EngineSource, folder: Path) -> EngineGraph:
+def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
     from quantkit.graph.model import load_model, serialize_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
-    from quantkit.graph.placement.tensorrt import excluded
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+    from quantkit.graph.placement.tensorrt import match_nodes
 
     graph = prepare(load_model(source.path), name=source.name)
     ranges = None
     if source.table is not None:
-        ranges = implicit_ranges(graph, {name: r.amax for name, r in source.table.tensors.items()})
-    return EngineGraph(serialize_model(graph, folder), _titles(graph), ranges, tuple(excluded(graph, source.exclude)))
+        ranges = propagate_to_copies(graph, {name: r.amax for name, r in source.table.tensors.items()})
+    return EngineGraph(
+        serialize_model(graph, folder), _titles(graph), ranges, tuple(match_nodes(graph, source.exclude))
+    )
 
 
 def _read_cache(path: Path, model: Path) -> bytes:
@@ -205,7 +207,7 @@ def _read_cache(path: Path, model: Path) -> bytes:
     from quantkit.caches.formats.tensorrt_cache import parse_cache
     from quantkit.graph.model import load_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import observable
+    from quantkit.graph.placement.tensorrt import float_activations
 
     try:
         content = path.read_bytes()
@@ -214,7 +216,7 @@ def _read_cache(path: Path, model: Path) -> bytes:
         raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is no TensorRT calibration cache: {error}") from error
-    known = named.keys() & set(observable(prepare(load_model(model), name=model.name)))
+    known = named.keys() & set(float_activations(prepare(load_model(model), name=model.name)))
     # TensorRT names some tensors itself; another model shares a name or two ("input", "output").
     if 2 * len(known) < len(named) or not known:
         count = f"{len(known)} of its {len(named)} tensors are"

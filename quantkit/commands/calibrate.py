@@ -187,13 +187,13 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
     Observed is what either target quantizes, or everything.
     """
     from quantkit.graph.passes.prepare import has_qdq, prepare
-    from quantkit.graph.placement.tensorrt import observable, plan_tensorrt, probabilities
+    from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probabilities
     from quantkit.graph.quantize_cpu import cpu_tensors
 
     if has_qdq(graph):
         raise ModelError(f"{name} is quantized already: give the float model")
     prepare(graph, name=name)
-    names = observable(graph)
+    names = float_activations(graph)
     wanted, refusals = set(names) if all_tensors else set(), []
     for target in ("tensorrt", "cpu"):
         try:

@@ -256,8 +256,8 @@ def _reuse(
 def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
     from quantkit.graph.model import load_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 
     graph = prepare(load_model(model), name=name)
-    amax = implicit_ranges(graph, {tensor: r.amax for tensor, r in ranges.items()})
+    amax = propagate_to_copies(graph, {tensor: r.amax for tensor, r in ranges.items()})
     return {t: TensorRange(amax=amax[t], minimum=r.minimum, maximum=r.maximum) for t, r in ranges.items()}

@@ -20,7 +20,7 @@ from quantkit.types import Dataset, PathLike, Preprocessing, Runner
 if TYPE_CHECKING:
     from quantkit.datasets.alternatives import Alternative
     from quantkit.datasets.lint import DataFacts, Finding
-    from quantkit.evaluation import Fit
+    from quantkit.evaluation import PreprocessingScore
 
 __all__ = ["DataCheck", "Probe", "Trial", "check_data"]
 
@@ -170,11 +170,11 @@ def _probe(
 ) -> tuple[Probe | None, int | None, str, list[Finding]]:
     """The probe, the number of classes that the model scores, why there is no probe, and what was found."""
     from quantkit.datasets.alternatives import other_resizes, other_values
-    from quantkit.evaluation import measure_fit
+    from quantkit.evaluation import score_preprocessing
 
-    def measure(preprocessing: Preprocessing | None) -> Fit:
+    def measure(preprocessing: Preprocessing | None) -> PreprocessingScore:
         view = _view(dataset, samples, preprocessing)
-        return measure_fit(runner, make_batches(view, 32, strict=True, workers=workers, skipped={}))
+        return score_preprocessing(runner, make_batches(view, 32, strict=True, workers=workers, skipped={}))
 
     try:
         declared = measure(None)
@@ -210,8 +210,8 @@ def _probe(
 
 
 def _measure_all(
-    measure: Callable[[Preprocessing], Fit], alternatives: Sequence[Alternative], bar: Any
-) -> list[tuple[Alternative, Fit]]:
+    measure: Callable[[Preprocessing], PreprocessingScore], alternatives: Sequence[Alternative], bar: Any
+) -> list[tuple[Alternative, PreprocessingScore]]:
     tried = []
     for alternative in alternatives:
         tried.append((alternative, measure(alternative.preprocessing)))
@@ -228,7 +228,9 @@ def _view(dataset: Dataset, samples: tuple[int, ...], preprocessing: Preprocessi
     return Selection(dataset, samples)
 
 
-def _choose_best(tried: Sequence[tuple[Alternative, Fit]], declared: Fit, *, unlabelled: bool) -> Alternative | None:
+def _choose_best(
+    tried: Sequence[tuple[Alternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+) -> Alternative | None:
     """Of those that are clearly better, the smallest change that fits as well as the best; None without one."""
     from quantkit.evaluation import advantage
 
@@ -241,7 +243,9 @@ def _choose_best(tried: Sequence[tuple[Alternative, Fit]], declared: Fit, *, unl
     return min(alike, key=lambda a: len(a.changes))
 
 
-def _is_better(alternative: Alternative, fit: Fit, declared: Fit, *, unlabelled: bool) -> bool:
+def _is_better(
+    alternative: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+) -> bool:
     from quantkit.evaluation import is_clearly_better
 
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
@@ -251,15 +255,15 @@ def _is_better(alternative: Alternative, fit: Fit, declared: Fit, *, unlabelled:
     return is_clearly_better(fit, declared, same_values=same_values)
 
 
-def _strip(fit: Fit, unlabelled: bool) -> Fit:
+def _strip(fit: PreprocessingScore, unlabelled: bool) -> PreprocessingScore:
     return replace(fit, targets=None) if unlabelled and fit.targets is not None else fit
 
 
-def _value(fit: Fit) -> float:
+def _value(fit: PreprocessingScore) -> float:
     return fit.information if fit.targets is None else -float(fit.losses.mean())
 
 
-def _is_chance(fit: Fit) -> bool:
+def _is_chance(fit: PreprocessingScore) -> bool:
     """Whether guessing could be right as often, within three standard errors; False without labels."""
     if fit.targets is None:
         return False
@@ -268,7 +272,9 @@ def _is_chance(fit: Fit) -> bool:
     return bool(float(fit.right.mean()) < chance + 3 * error)
 
 
-def _trial(alternative: Alternative | None, fit: Fit, declared: Fit, *, unlabelled: bool) -> Trial:
+def _trial(
+    alternative: Alternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+) -> Trial:
     return Trial(
         changes=() if alternative is None else alternative.changes,
         flags="" if alternative is None else alternative.flags,
@@ -278,7 +284,7 @@ def _trial(alternative: Alternative | None, fit: Fit, declared: Fit, *, unlabell
     )
 
 
-def _labels_finding(declared: Fit) -> Finding:
+def _labels_finding(declared: PreprocessingScore) -> Finding:
     from quantkit.datasets.lint import Finding
 
     share = f"{100 * float(declared.right.mean()):.1f} % of {len(declared.right)} samples"
@@ -291,7 +297,7 @@ def _labels_finding(declared: Fit) -> Finding:
     )
 
 
-def _misfit(best: Alternative, fit: Fit, declared: Fit, *, unlabelled: bool) -> Finding:
+def _misfit(best: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool) -> Finding:
     from quantkit.datasets.lint import Finding
 
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)

@@ -121,7 +121,7 @@ class Diagnosis:
     abilities: tuple[Ability, ...]
 
     @property
-    def is_usable(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether quantkit itself works: all packages that every command needs are there."""
         return all(part.status == "ok" for part in self.parts if part.name == "packages")
 

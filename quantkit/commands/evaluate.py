@@ -18,7 +18,7 @@ from quantkit.datasets.open import ImageOptions, open_samples
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches, timing_warnings
-from quantkit.evaluation.layer_analysis import Insight, look_into
+from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
 from quantkit.graph.model import input_specs
 from quantkit.notices import Tell, ignore_messages
@@ -154,9 +154,9 @@ def evaluate(
                 progress=progress,
                 should_stop=stop,
             )
-        insight = Insight(warnings=_NOT_LOOKED_INTO if layer_samples and stop() else ())
+        insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if layer_samples and stop() else ())
         if layer_samples and not stop():
-            insight = look_into(
+            insight = analyze_layers(
                 model,
                 dataset,
                 variants=opened.paths,

@@ -15,7 +15,7 @@ from quantkit.types import CalibrationTable, PathLike
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy
+    from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
     from quantkit.caches.ranges import CachedRange
     from quantkit.graph.qdq_lint import Finding, Operator
 
@@ -44,7 +44,7 @@ class EngineInspection:
     """An engine, and what its manifest says of it where one stands next to it."""
 
     path: Path
-    anatomy: Anatomy
+    anatomy: EngineLayers
     made_of: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -238,7 +238,7 @@ def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
     return EngineInspection(file, _with_profile(anatomy, profile))
 
 
-def _with_profile(anatomy: Anatomy, profile: PathLike | None) -> Anatomy:
+def _with_profile(anatomy: EngineLayers, profile: PathLike | None) -> EngineLayers:
     from quantkit.backends.tensorrt.inspection.inspector import join_profile
 
     return anatomy if profile is None else join_profile(anatomy, _read(Path(profile)), name=str(profile))
@@ -269,7 +269,7 @@ def _made_of(file: Path) -> dict[str, str]:
 
 
 def _inspect_model(file: Path) -> ModelInspection:
-    from quantkit.caches.provenance import TABLE_KEY, describe_origin
+    from quantkit.caches.provenance import TABLE_KEY, describe_provenance
     from quantkit.graph.model import OLDEST_OPSET, float_precision, load_model, size_bytes
     from quantkit.graph.passes.prepare import has_qdq, prepare
     from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
@@ -284,7 +284,7 @@ def _inspect_model(file: Path) -> ModelInspection:
             weights[value.const_value.dtype.name.lower()] += value.const_value.nbytes
     precision = float_precision(model)
     notes: list[str] = []
-    notes += describe_origin(file, model.metadata_props.get(TABLE_KEY, ""))
+    notes += describe_provenance(file, model.metadata_props.get(TABLE_KEY, ""))
     if quantized:
         # The oldest opset: what is inspected is the model as it is, not as it would be converted.
         operators = quantized_operators(prepare(model, name=file.name, opset=OLDEST_OPSET))

@@ -115,18 +115,18 @@ def calibrate_natively(
     from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.backends.tensorrt.build.builder import build_engine
     from quantkit.backends.tensorrt.build.profiles import resolve_profiles
-    from quantkit.backends.tensorrt.calibrators.padded_batches import FullBatches
+    from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
     from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
     from quantkit.caches.formats.tensorrt_cache import parse_cache
     from quantkit.graph.model import input_specs, load_model, serialize_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import excluded, observable
+    from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 
     name = Path(model).name
     graph = prepare(load_model(model), name=name)
     specs = _fixed_specs(input_specs(graph), dataset, batch_size or min(_BATCH_SIZE, len(dataset)))
     skipped: dict[str, str] = {}
-    batches = FullBatches(
+    batches = PaddedBatches(
         partial(make_batches, dataset, int(str(specs[0].shape[0])), strict=strict, workers=workers, skipped=skipped),
         specs,
         num_samples=len(dataset),
@@ -134,7 +134,7 @@ def calibrate_natively(
         tell=tell,
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
-    float_nodes = tuple(excluded(graph, exclude))
+    float_nodes = tuple(match_nodes(graph, exclude))
     # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
     dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
     sizes: dict[str, list[int | None]] = {name: [None, *shape[1:]] for name, shape in shapes.items()}
@@ -171,7 +171,7 @@ def calibrate_natively(
     if calibrator.cache is None:
         raise CalibrationError(f"{library.title} built an engine, but wrote no calibration cache: nothing to keep")
     amax = parse_cache(calibrator.cache.decode(), name="TensorRT's calibration cache").amax
-    known = set(observable(graph))
+    known = set(float_activations(graph))
     return NativeCalibration(
         ranges={t: TensorRange(amax=a, minimum=-a, maximum=a) for t, a in amax.items() if a > 0 and t in known},
         skipped={t: "zero on every sample" for t, a in amax.items() if a == 0 and t in known},

@@ -99,11 +99,11 @@ def write_tensorrt_cache(
         `output`.
     """
     from quantkit.caches.formats.tensorrt_cache import cache_text
-    from quantkit.graph.placement.propagate_ranges import implicit_ranges
+    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
     from quantkit.storage import write_text
 
     graph = _prepared(model, table)
-    amax = implicit_ranges(graph, {name: r.amax for name, r in table.tensors.items()})
+    amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
     algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
     version = tensorrt_version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION
     write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
@@ -147,7 +147,7 @@ def make_int8(
     """The INT8 graph and its plan."""
     from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
     from quantkit.graph.passes.qdq import insert_qdq
-    from quantkit.graph.placement.tensorrt import plan_tensorrt, without
+    from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
     from quantkit.graph.quant_params import activation_params
 
     _check_choices(target, high_precision, reduce_range)
@@ -165,7 +165,7 @@ def make_int8(
             reduce_range=reduce_range,
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
-    plan = without(plan_tensorrt(graph, exclude=exclude), table.skipped)
+    plan = exclude_tensors(plan_tensorrt(graph, exclude=exclude), table.skipped)
     insert_qdq(graph, plan, activation_params(plan, table.tensors), fp16_scales=half)
     return (to_fp16(graph) if half else graph), plan
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quantkit.caches.provenance import TABLE_KEY, describe_origin
+from quantkit.caches.provenance import TABLE_KEY, describe_provenance
 from quantkit.commands.quantize import Target, make_int8
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation.engines import OpenEngine, is_engine, open_engine
@@ -145,10 +145,10 @@ def _check_exclusions(model: PathLike, exclude: Sequence[str]) -> None:
     """A mistyped name is an error of the user's, not a model that cannot be INT8."""
     from quantkit.graph.model import load_model
     from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import excluded
+    from quantkit.graph.placement.tensorrt import match_nodes
 
     if exclude:
-        excluded(prepare(load_model(model), name=Path(model).name), exclude)
+        match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
 
 
 def _make_variants(
@@ -205,7 +205,7 @@ def _describe_table(path: Path, made_of: str, table: CalibrationTable | None) ->
     from quantkit.calibration.table import table_checksum
 
     if not made_of or table is None:
-        return describe_origin(path, made_of)
+        return describe_provenance(path, made_of)
     checksum = table_checksum(table)
     if made_of == checksum:
         return ()

@@ -20,7 +20,7 @@ from quantkit.types import (
     Sample,
 )
 
-__all__ = ["fixed_batch_size", "iterate_batches", "make_batches", "run_batch"]
+__all__ = ["fixed_batch_size", "iterate_batches", "make_batches", "run_padded"]
 
 _MAX_DEFAULT_WORKERS = 16
 
@@ -148,7 +148,7 @@ def fixed_batch_size(runner: Runner) -> int | None:
     return leading[0] if leading and isinstance(leading[0], int) else None
 
 
-def run_batch(runner: Runner, batch: Batch) -> dict[str, Array]:
+def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
     """Runs one batch. A model of a fixed batch size gets pieces of it, the last one filled up with copies.
 
     What was filled up is cut off again: an output whose leading dimension is a multiple of the model's batch size is

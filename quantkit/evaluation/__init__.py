@@ -8,19 +8,24 @@ from quantkit.evaluation.latency.device import latency_notes, measure_device_lat
 from quantkit.evaluation.latency.host import measure_latency, parse_batch_sizes
 from quantkit.evaluation.limits import GATES, Limits, parse_drop
 from quantkit.evaluation.metrics import METRICS
-from quantkit.evaluation.preprocessing_score import Fit, advantage, is_clearly_better, measure_fit
+from quantkit.evaluation.preprocessing_score import (
+    PreprocessingScore,
+    advantage,
+    is_clearly_better,
+    score_preprocessing,
+)
 from quantkit.evaluation.run import Measurement, evaluate, feed, metric_notes
-from quantkit.evaluation.tasks import Classification, Fidelity, Task
+from quantkit.evaluation.tasks import Classification, OutputComparison, Task
 from quantkit.significance import difference_interval, mcnemar_p_value, samples_needed
 
 __all__ = [
     "GATES",
     "METRICS",
     "Classification",
-    "Fidelity",
-    "Fit",
     "Limits",
     "Measurement",
+    "OutputComparison",
+    "PreprocessingScore",
     "Task",
     "advantage",
     "check_limits",
@@ -35,7 +40,6 @@ __all__ = [
     "mcnemar_p_value",
     "mean_difference_interval",
     "measure_device_latency",
-    "measure_fit",
     "measure_latency",
     "metric_notes",
     "parse_batch_sizes",
@@ -43,4 +47,5 @@ __all__ = [
     "percentile_interval",
     "require_passed",
     "samples_needed",
+    "score_preprocessing",
 ]

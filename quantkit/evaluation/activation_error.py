@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.datasets.batching import run_batch
+from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
 from quantkit.numerics import dequantize, quantize
 from quantkit.types import Array, Batch, QuantParams, Runner, TensorQuality, TensorStatistics
@@ -202,7 +202,7 @@ def _run(runner: Runner, batch: Batch) -> dict[str, Array]:
         else batch.inputs[spec.name]
         for spec in runner.inputs
     }
-    return run_batch(runner, replace(batch, inputs=inputs))
+    return run_padded(runner, replace(batch, inputs=inputs))
 
 
 def _find(tensor: str, outputs: Mapping[str, Array], batch: Batch) -> Array:

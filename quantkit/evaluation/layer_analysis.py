@@ -22,13 +22,13 @@ from quantkit.types import Batch, Dataset, LayerPlacement, PathLike, QuantParams
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, EngineLayer
+    from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers
     from quantkit.evaluation.activation_error import ObservedTensor
     from quantkit.evaluation.engines import OpenEngine
     from quantkit.graph.coverage import Producer
     from quantkit.graph.qdq_scales import ReadScale
 
-__all__ = ["NUM_SAMPLES", "Insight", "look_into", "placements", "placements_from_anatomy"]
+__all__ = ["NUM_SAMPLES", "LayerAnalysis", "analyze_layers", "placements", "placements_of_engine"]
 
 NUM_SAMPLES = 64
 """Enough to rank the tensors of a model: their sums are over thousands of values a sample."""
@@ -40,7 +40,7 @@ _LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Insight:
+class LayerAnalysis:
     """What was seen inside of variants: the fields `tensors`, `layers` and `warnings` of a report."""
 
     tensors: tuple[TensorQuality, ...] = ()
@@ -48,7 +48,7 @@ class Insight:
     warnings: tuple[str, ...] = ()
 
 
-def look_into(
+def analyze_layers(
     model: PathLike,
     dataset: Dataset,
     *,
@@ -60,7 +60,7 @@ def look_into(
     workers: int | None = None,
     progress: bool = True,
     should_stop: Callable[[], bool] | None = None,
-) -> Insight:
+) -> LayerAnalysis:
     """Looks into every variant as far as it lets one; what cannot be seen becomes a warning, never an error.
 
     Activations are those with Q/DQ of one scale that have a name in `model`: another optimizer may have renamed or
@@ -86,8 +86,8 @@ def look_into(
     try:
         original = _prepared(model)
     except QuantKitError as error:
-        return Insight(warnings=(f"the layers are not shown: {error}",))
-    look = _Look(model, dataset, find_producers(original), num_samples, threads, workers, progress, should_stop)
+        return LayerAnalysis(warnings=(f"the layers are not shown: {error}",))
+    look = _Analysis(model, dataset, find_producers(original), num_samples, threads, workers, progress, should_stop)
     for name, path in variants.items():
         try:
             if not has_qdq(load_model(path)):
@@ -104,10 +104,10 @@ def look_into(
         try:
             anatomy = _anatomy(engine)
             if _is_meant_int8(engine, anatomy):
-                collected.layers += placements_from_anatomy(anatomy, name, weighted=weighted_types(original))
+                collected.layers += placements_of_engine(anatomy, name, weighted=weighted_types(original))
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its layers are not shown: {error}")
-    return Insight(tuple(collected.tensors), tuple(collected.layers), tuple(collected.warnings))
+    return LayerAnalysis(tuple(collected.tensors), tuple(collected.layers), tuple(collected.warnings))
 
 
 def placements(
@@ -127,8 +127,8 @@ def placements(
     return tuple(_placements(_prepared(path), _prepared(original), variant, skipped or {}))
 
 
-def placements_from_anatomy(
-    anatomy: Anatomy, variant: str, *, weighted: Mapping[str, str] | None = None
+def placements_of_engine(
+    anatomy: EngineLayers, variant: str, *, weighted: Mapping[str, str] | None = None
 ) -> tuple[LayerPlacement, ...]:
     """Whether the weighted layers of an engine compute on INT8, in order of execution.
 
@@ -162,7 +162,7 @@ class _Collected:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Analysis:
     """What comparing activations needs of the float model and the data; `producers` are its tensors."""
 
     model: PathLike
@@ -323,7 +323,7 @@ def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapp
     ]
 
 
-def _anatomy(engine: OpenEngine) -> Anatomy:
+def _anatomy(engine: OpenEngine) -> EngineLayers:
     """What the library tells of an engine; of a plan of TensorRT-RTX without details, what that says itself."""
     from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
     from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
@@ -338,7 +338,7 @@ def _anatomy(engine: OpenEngine) -> Anatomy:
     return read_plan(content) or anatomy
 
 
-def _is_meant_int8(engine: OpenEngine, anatomy: Anatomy) -> bool:
+def _is_meant_int8(engine: OpenEngine, anatomy: EngineLayers) -> bool:
     """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
     asked = engine.manifest is not None and engine.manifest.precision == "int8"
     return asked or any(layer.is_int8 for layer in anatomy.layers)

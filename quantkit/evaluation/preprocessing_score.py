@@ -16,7 +16,7 @@ from quantkit.evaluation.tasks.classification import find_scores
 from quantkit.significance import mcnemar_p_value
 from quantkit.types import Array, Batch, Runner
 
-__all__ = ["Fit", "advantage", "is_clearly_better", "measure_fit"]
+__all__ = ["PreprocessingScore", "advantage", "is_clearly_better", "score_preprocessing"]
 
 _DRAWS = 1000
 _STANDARD_ERRORS = 3.5
@@ -29,7 +29,7 @@ _MIN_INFORMATION_GAIN_OF_VALUES = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class PreprocessingScore:
     """What a model says about N samples under one preprocessing.
 
     Attributes:
@@ -61,7 +61,7 @@ class Fit:
         return float(_information(self.probabilities, weights)[0])
 
 
-def measure_fit(runner: Runner, batches: Iterable[Batch]) -> Fit:
+def score_preprocessing(runner: Runner, batches: Iterable[Batch]) -> PreprocessingScore:
     """Runs the batches and keeps the class probabilities.
 
     Raises:
@@ -79,15 +79,15 @@ def measure_fit(runner: Runner, batches: Iterable[Batch]) -> Fit:
             targets.append(batch.targets)
     if not parts:
         raise EvaluationError("there are no samples to run")
-    return Fit(np.concatenate(parts), np.concatenate(targets) if len(targets) == len(parts) else None)
+    return PreprocessingScore(np.concatenate(parts), np.concatenate(targets) if len(targets) == len(parts) else None)
 
 
-def is_clearly_better(other: Fit, declared: Fit, *, same_values: bool = False) -> bool:
+def is_clearly_better(other: PreprocessingScore, declared: PreprocessingScore, *, same_values: bool = False) -> bool:
     """Whether `other` fits the model better beyond chance and by enough to matter; in doubt, no.
 
     With labels: top-1 is 3 points higher, McNemar's p is at most 0.05, and the mean loss is lower by 3.5 standard
-    errors of the paired difference. Without: `Fit.information` is higher by 3.5 bootstrap standard errors and by 10 %,
-    and by 0.2 nats (0.1 where the values are the same, only in other places: `same_values`).
+    errors of the paired difference. Without: `PreprocessingScore.information` is higher by 3.5 bootstrap standard
+    errors and by 10 %, and by 0.2 nats (0.1 where the values are the same, only in other places: `same_values`).
     """
     if declared.targets is not None:
         fixed, broken = int((other.right & ~declared.right).sum()), int((declared.right & ~other.right).sum())
@@ -101,7 +101,7 @@ def is_clearly_better(other: Fit, declared: Fit, *, same_values: bool = False) -
     return advantage(other, declared) >= _STANDARD_ERRORS
 
 
-def advantage(other: Fit, declared: Fit) -> float:
+def advantage(other: PreprocessingScore, declared: PreprocessingScore) -> float:
     """How much better `other` fits, in standard errors of the paired difference; negative where it fits worse."""
     if declared.targets is not None:
         differences = declared.losses - other.losses

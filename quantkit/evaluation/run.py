@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantkit.datasets.batching import fixed_batch_size, run_batch
+from quantkit.datasets.batching import fixed_batch_size, run_padded
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
@@ -110,7 +110,7 @@ def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
     Raises:
         EvaluationError: an output without a batch dimension, where the batch had to be cut or filled.
     """
-    outputs = run_batch(runner, replace(batch, inputs=_cast(runner, batch.inputs)))
+    outputs = run_padded(runner, replace(batch, inputs=_cast(runner, batch.inputs)))
     size = fixed_batch_size(runner)
     if size is not None and size != len(batch):
         for name, array in outputs.items():

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from quantkit.graph.passes.prepare import has_int8_activations, has_qdq, is_standard, weighted_nodes
 from quantkit.graph.placement.activation_bounds import produced_bounds
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_lint import Operator, quantized_operators
 from quantkit.graph.qdq_scales import ReadScale, activation_scales
 
@@ -77,7 +77,7 @@ def find_producers(model: ir.Model) -> dict[str, Producer]:
     """What makes each float activation of a prepared float model, by its name, in network order."""
     values = {str(v.name): v for v in model.graph.inputs} | {str(v.name): v for n in model.graph for v in n.outputs}
     found = {}
-    for name in observable(model):
+    for name in float_activations(model):
         node = values[name].producer()
         found[name] = Producer(
             "input" if node is None else f"{node.op_type} {node.name}", *produced_bounds(values[name])

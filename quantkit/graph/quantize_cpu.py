@@ -11,7 +11,7 @@ import onnx_ir as ir
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.passes.qdq_fixups_cpu import align_channels, keep_float_weights, pad_codes, quantize_biases
 from quantkit.graph.passes.rewrites_cpu import rewrite_for_cpu
-from quantkit.graph.placement.activation_bounds import bounded_tensors, useful_ranges
+from quantkit.graph.placement.activation_bounds import activation_bounds, bounded_tensors
 from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
 from quantkit.graph.quant_params import cpu_params, shared_ranges
 from quantkit.types import QdqPlan, QuantParams, TensorRange
@@ -49,7 +49,7 @@ def quantize_for_cpu(
     for name in bounded_tensors(model) & known.keys():
         seen = known[name]
         known[name] = replace(seen, amax=max(abs(seen.minimum), abs(seen.maximum), seen.amax))
-    bounds = useful_ranges(model, plan)
+    bounds = activation_bounds(model, plan)
     params: dict[str, QuantParams] = {}
     for name, value_range in shared_ranges(plan, known).items():
         low, high = bounds.get(name, (-np.inf, np.inf))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quantkit.reporting.formatting import format_bounds, format_score_difference, one_line, score_unit, shorten
 from quantkit.reporting.scales import Scale, Tick, nice_ticks
-from quantkit.significance import MLPERF, judge_score
+from quantkit.significance import MLPERF, compare_accuracy
 from quantkit.types import Evaluation, Report, Score
 
 __all__ = ["Forest", "ForestRow", "make_forest"]
@@ -86,7 +86,7 @@ def _row(report: Report, evaluation: Evaluation, index: int, scale: Scale, unit:
     ends = report.difference_interval(evaluation)
     words = f"{format_score_difference(difference, score)} {score_unit(score, of_difference=True)}".strip()
     bounds = "no interval" if pair is None or ends is None else format_bounds(*ends, score)
-    kind = judge_score(report, evaluation).kind
+    kind = compare_accuracy(report, evaluation).kind
     return ForestRow(
         name=shorten(evaluation.name, _LONGEST_NAME),
         x=round(scale(unit * (_gain(report, evaluation) or 0.0)), 2),

@@ -24,9 +24,9 @@ from quantkit.significance import (
     DIFFERING,
     FEWEST_DIFFERING,
     FEWEST_SAMPLES,
-    Judgement,
-    gives_same_answers,
-    judge_score,
+    AccuracyVerdict,
+    compare_accuracy,
+    has_identical_outputs,
     judge_speed,
     loss_interval,
     mlperf,
@@ -164,14 +164,14 @@ def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, 
     """Clause, tone and sentence."""
     if evaluation.metrics.get("non_finite", 0) > 0:
         return "is broken: it puts out NaN or infinite values", "bad", ""
-    score, judgement = report.score, judge_score(report, evaluation)
+    score, judgement = report.score, compare_accuracy(report, evaluation)
     if score is None or judgement.loss is None:
         return _judge_agreement(report, evaluation)
     clause, tone = _clause(report, evaluation, score, judgement)
     return clause, tone, _numbers(report, evaluation, score, judgement)
 
 
-def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> tuple[str, Tone]:
+def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: AccuracyVerdict) -> tuple[str, Tone]:
     base = one_line(report.baseline.name)
     by = _with_unit(report.difference(evaluation, score.name), score)
     share = f"{100 * CLOSE:.3g} %"
@@ -187,7 +187,7 @@ def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: Jud
         needed = f" (about {judgement.needed:,} are needed)" if judgement.needed else ""
         return f"cannot be told from {base} by {count}{needed}", "neutral"
     count = f"{evaluation.num_samples:,} {_noun(report)}"
-    if gives_same_answers(evaluation):
+    if has_identical_outputs(evaluation):
         return f"gives the same answers as {base} on all {count}", "neutral"
     if not judgement.loss:
         return f"has the same {one_line(score.label)} as {base} ({_why_unknown(report, evaluation)})", "neutral"
@@ -209,7 +209,7 @@ def _why_unknown(report: Report, evaluation: Evaluation) -> str:
     return f"{count} of {evaluation.num_samples:,} {noun} differ, too few for an interval"
 
 
-def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: Judgement) -> str:
+def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: AccuracyVerdict) -> str:
     base, unit = one_line(report.baseline.name), score_unit(score)
     mine, theirs = (format_score(e.metrics[score.name], score) for e in (evaluation, report.baseline))
     space = f" {unit}" if unit else ""

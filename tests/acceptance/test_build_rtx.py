@@ -11,7 +11,7 @@ import quantkit
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.graph.model import load_model, model_hash
 from quantkit.graph.passes.prepare import prepare
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.types import CalibrationTable, TensorRange
 
 from .. import rtx
@@ -44,6 +44,6 @@ def invented_table(model: Path) -> CalibrationTable:
     """Ranges decide nothing about what runs in INT8: any will do."""
     graph = load_model(model)
     identity = model_hash(graph)
-    names = observable(prepare(graph, name=model.name))
+    names = float_activations(prepare(graph, name=model.name))
     ranges = {name: TensorRange(4.0, -4.0, 4.0) for name in names}
     return CalibrationTable(ranges, identity, "f" * 64, 1, {"method": "minmax"}, model_name=model.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantkit.datasets.batching import fixed_batch_size, run_batch
+from quantkit.datasets.batching import fixed_batch_size, run_padded
 from quantkit.errors import BackendError
 from quantkit.types import Batch, Runner
 
@@ -92,4 +92,4 @@ class RunnerContract:
             np.testing.assert_array_equal(other.run({"x": X})["y"], Y)
 
     def test_batches_go_through(self, runner):
-        np.testing.assert_array_equal(run_batch(runner, Batch({"x": X}, ("a", "b")))["y"], Y)
+        np.testing.assert_array_equal(run_padded(runner, Batch({"x": X}, ("a", "b")))["y"], Y)

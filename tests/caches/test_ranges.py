@@ -35,7 +35,7 @@ def cache_of(name="a", **amax: float) -> RangeCache:
 def test_every_scale_survives_the_way_over_amax(bits):
     amax = amax_from_bits(bits)
     assert bits_from_amax(amax) == bits
-    assert CachedRange(amax, bits).is_usable
+    assert CachedRange(amax, bits).is_valid
     scale = QuantParams.from_amax(amax).scale
     assert struct.unpack(">I", struct.pack(">f", scale))[0] == bits
 
@@ -43,7 +43,7 @@ def test_every_scale_survives_the_way_over_amax(bits):
 @given(st.integers(0, 2**32 - 1))
 def test_any_bits_are_a_scale_or_are_flagged(bits):
     value = struct.unpack(">f", struct.pack(">I", bits))[0]
-    assert CachedRange(amax_from_bits(bits), bits).is_usable == (math.isfinite(value) and value > 0)
+    assert CachedRange(amax_from_bits(bits), bits).is_valid == (math.isfinite(value) and value > 0)
 
 
 def test_difference_counts_bins_of_what_was_seen():

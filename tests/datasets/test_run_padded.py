@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from quantkit.datasets.batching import fixed_batch_size, run_batch
+from quantkit.datasets.batching import fixed_batch_size, run_padded
 from quantkit.types import Batch, TensorSpec
 
 
@@ -41,7 +41,7 @@ def test_fixed_batch_size(leading, fixed):
 def test_a_fixed_batch_gives_the_rows_of_a_free_one(count):
     batch = batch_of(count)
     free, fixed = Recorder("n"), Recorder(4)
-    expected, outputs = run_batch(free, batch), run_batch(fixed, batch)
+    expected, outputs = run_padded(free, batch), run_padded(fixed, batch)
     np.testing.assert_array_equal(outputs["same"], expected["same"])
     np.testing.assert_array_equal(outputs["twice"], expected["twice"])
     assert outputs["constant"] == 7
@@ -52,5 +52,5 @@ def test_a_fixed_batch_gives_the_rows_of_a_free_one(count):
 
 def test_what_fills_up_are_real_samples():
     runner = Recorder(4)
-    run_batch(runner, batch_of(3))
+    run_padded(runner, batch_of(3))
     assert {tuple(row) for row in runner.calls[0]} <= {tuple(row) for row in batch_of(3).inputs["x"]}

@@ -21,7 +21,7 @@ from quantkit.datasets.batching import iterate_batches
 from quantkit.evaluation import evaluate
 from quantkit.evaluation import layer_analysis as module
 from quantkit.evaluation.engines import open_engine
-from quantkit.evaluation.layer_analysis import look_into, placements, placements_from_anatomy
+from quantkit.evaluation.layer_analysis import analyze_layers, placements, placements_of_engine
 from quantkit.graph.model import input_specs, load_model
 from quantkit.processor import products_saturate
 
@@ -79,7 +79,7 @@ def two_convolutions(*outputs: str) -> onnx.ModelProto:
 
 def test_two_convolutions_by_hand(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
-    insight = look_into(model, dataset, variants={"fp32": model, "int8": made}, **QUIET)
+    insight = analyze_layers(model, dataset, variants={"fp32": model, "int8": made}, **QUIET)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
     w1, b1 = constants["w1"][:, :, 0, 0], constants["b1"].reshape(1, -1, 1, 1)
     x = np.load(tmp_path / "model.npz")["x"]
@@ -108,7 +108,7 @@ def test_two_convolutions_by_hand(tmp_path) -> None:
 
 def test_an_output_has_the_sqnr_that_evaluate_reports(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions("first_out", "second_out"))
-    insight = look_into(model, dataset, variants={"int8": made}, **QUIET)
+    insight = analyze_layers(model, dataset, variants={"int8": made}, **QUIET)
     with OnnxRuntimeRunner(model) as baseline, OnnxRuntimeRunner(made.path) as int8:
         runners = {"fp32": baseline, "int8": int8}
         metrics = evaluate(runners, iterate_batches(dataset, 8), baseline="fp32").metrics["int8"]
@@ -122,7 +122,7 @@ def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
     y = g.op("Relu", g.conv(g.batch_norm(g.conv(g.input("x", 8, 8, 8), 8, 8), 8), 8, 8), name="r")
     proto = g.model(g.gemm(g.op("Flatten", g.op("GlobalAveragePool", g.conv(y, 8, 8), name="pool")), 8, 4))
     model, dataset, made = make(tmp_path, proto, "cpu", exclude=("Gemm",))
-    insight = look_into(
+    insight = analyze_layers(
         model, dataset, variants={"int8-cpu": made}, skipped={"int8-cpu": made.skipped}, num_samples=8, **QUIET
     )
     assert insight.warnings == ()
@@ -141,18 +141,18 @@ def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
 
 def test_samples_are_spread_over_the_data(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
-    insight = look_into(model, dataset, variants={"int8": made}, num_samples=4, **QUIET)
+    insight = analyze_layers(model, dataset, variants={"int8": made}, num_samples=4, **QUIET)
     x = np.load(tmp_path / "model.npz")["x"][[0, 6, 12, 18]]
     assert (insight.tensors[0].minimum, insight.tensors[0].maximum) == (x.min(), x.max())
-    assert look_into(model, dataset, variants={"int8": made}, num_samples=0, **QUIET).tensors == ()
+    assert analyze_layers(model, dataset, variants={"int8": made}, num_samples=0, **QUIET).tensors == ()
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 5])
 def test_memory_limits_and_fixed_batches_change_nothing(batch, tmp_path, monkeypatch) -> None:
     model, dataset, made = make(tmp_path, MODELS["residual_identity"](batch=batch))
-    whole = look_into(model, dataset, variants={"int8": made}, **QUIET).tensors
+    whole = analyze_layers(model, dataset, variants={"int8": made}, **QUIET).tensors
     monkeypatch.setattr(module, "_BUDGET_BYTES", 1 << 15)
-    pieces = look_into(model, dataset, variants={"int8": made}, **QUIET).tensors
+    pieces = analyze_layers(model, dataset, variants={"int8": made}, **QUIET).tensors
     assert [q.tensor for q in pieces] == [q.tensor for q in whole]
     assert len(whole) > 3
     for piece, all_at_once in zip(pieces, whole, strict=True):
@@ -164,9 +164,9 @@ def test_memory_limits_and_fixed_batches_change_nothing(batch, tmp_path, monkeyp
 
 def test_half_precision_around_int8(tmp_path) -> None:
     model, dataset, made = make(tmp_path, MODELS["residual_identity"](), high_precision="fp16")
-    half = look_into(model, dataset, variants={"half": made}, **QUIET)
+    half = analyze_layers(model, dataset, variants={"half": made}, **QUIET)
     model, dataset, made = make(tmp_path, MODELS["residual_identity"]())
-    whole = look_into(model, dataset, variants={"int8": made}, **QUIET)
+    whole = analyze_layers(model, dataset, variants={"int8": made}, **QUIET)
     assert [q.tensor for q in half.tensors] == [q.tensor for q in whole.tensors]
     assert half.tensors[0].sqnr_db is None
     for one, other in zip(half.tensors[1:], whole.tensors[1:], strict=True):
@@ -199,7 +199,7 @@ def test_onnxruntimes_quantizer_leaves_out_relu_and_renames_outputs(kind, tmp_pa
     )
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert "Relu" not in kinds
-    insight = look_into(model, dataset, variants={"ours": made, "theirs": path}, **QUIET)
+    insight = analyze_layers(model, dataset, variants={"ours": made, "theirs": path}, **QUIET)
     ours = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "ours"}
     theirs = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "theirs"}
     output = onnx.load(model).graph.output[0].name
@@ -215,7 +215,7 @@ def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) ->
     model, dataset, _ = make(tmp_path, MODELS["conv_relu"]())
     path = tmp_path / "theirs.onnx"
     quantize_static(model, path, Reader(tmp_path / "model.npz"), quant_format=QuantFormat.QOperator)
-    insight = look_into(model, dataset, variants={"theirs": path}, **QUIET)
+    insight = analyze_layers(model, dataset, variants={"theirs": path}, **QUIET)
     convolutions = [node.name for node in onnx.load(model).graph.node if node.op_type == "Conv"]
     assert [(p.node, p.op_type, p.is_int8) for p in insight.layers] == [(name, "Conv", True) for name in convolutions]
     assert [q.producer for q in insight.tensors] == ["input"]
@@ -230,7 +230,7 @@ def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
         for names in (node.input, node.output):
             names[:] = [{"relu_out": "elsewhere"}.get(name, name) for name in names]
     onnx.save(renamed, tmp_path / "renamed.onnx")
-    insight = look_into(
+    insight = analyze_layers(
         model,
         dataset,
         variants={"gone": tmp_path / "gone.onnx", "renamed": tmp_path / "renamed.onnx", "int8": made},
@@ -241,8 +241,8 @@ def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
     assert "gone.onnx: no such model file" in gone
     assert "1 of its 2 quantized activations" in other
     assert "elsewhere" in other
-    assert look_into(tmp_path / "gone.onnx", dataset, variants={"int8": made}, **QUIET).warnings
-    stopped = look_into(model, dataset, variants={"int8": made}, should_stop=lambda: True, **QUIET)
+    assert analyze_layers(tmp_path / "gone.onnx", dataset, variants={"int8": made}, **QUIET).warnings
+    stopped = analyze_layers(model, dataset, variants={"int8": made}, should_stop=lambda: True, **QUIET)
     assert (stopped.tensors, stopped.warnings) == ((), ())
     assert len(stopped.layers) == 2
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
 def test_a_bug_is_not_swallowed(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
     with pytest.raises(TypeError):
-        look_into(model, dataset, variants={"int8": made}, num_samples="4", **QUIET)
+        analyze_layers(model, dataset, variants={"int8": made}, num_samples="4", **QUIET)
 
 
 A100 = "pytorch__resnet__A100__"
@@ -262,30 +262,30 @@ A100 = "pytorch__resnet__A100__"
 )
 def test_layers_of_real_engines(shared, name, weighted, int8) -> None:
     anatomy = parse_inspector((shared / "tensorrt" / "inspector" / f"{name}.engine.graph.json").read_bytes())
-    found = placements_from_anatomy(anatomy, "trt")
+    found = placements_of_engine(anatomy, "trt")
     assert (len(found), sum(p.is_int8 for p in found)) == (weighted, int8)
     assert all(bool(p.reason) == (not p.is_int8) for p in found)
     assert len({p.node for p in found}) == len(found)
     assert all("Conv" in p.node or "Gemm" in p.node for p in found)
     assert not any("Quantize" in p.node for p in found)
     node = next(node for node in anatomy.weighted[0].onnx_nodes if node.startswith("Conv"))
-    first = placements_from_anatomy(anatomy, "trt", weighted={node: "Conv"})[0]
+    first = placements_of_engine(anatomy, "trt", weighted={node: "Conv"})[0]
     assert (first.variant, first.node, first.op_type) == ("trt", node, "Conv")
 
 
 def test_names_alone_tell_nothing() -> None:
     anatomy = parse_inspector(json.dumps({"Layers": ["conv1 + relu1"], "Bindings": ["x"]}))
-    assert placements_from_anatomy(anatomy, "trt") == ()
+    assert placements_of_engine(anatomy, "trt") == ()
 
 
 def test_engines_show_layers_where_they_are_int8(gpu, engines, tmp_path) -> None:  # noqa: F811
     assert "CaskConvolution" in INT8_LAYERS
     model, dataset, _ = make(tmp_path, two_convolutions())
     opened = {name: open_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}
-    insight = look_into(model, dataset, variants={}, engines=opened, **QUIET)
+    insight = analyze_layers(model, dataset, variants={}, engines=opened, **QUIET)
     assert [(p.variant, p.node, p.is_int8) for p in insight.layers] == [("trt-int8", "c", True)]
     for engine in opened.values():
         engine.runner.close()
-    closed = look_into(model, dataset, variants={}, engines=opened, **QUIET)
+    closed = analyze_layers(model, dataset, variants={}, engines=opened, **QUIET)
     assert closed.layers == ()
     assert len(closed.warnings) == len(opened)

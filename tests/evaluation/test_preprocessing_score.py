@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import Fit, advantage, is_clearly_better, measure_fit
+from quantkit.evaluation import PreprocessingScore, advantage, is_clearly_better, score_preprocessing
 from quantkit.types import Batch, TensorSpec
 
 CLASSES = 10
@@ -23,7 +23,7 @@ def made(share_right, *, seed=0, count=200, sharpness=5.0, labels=True):
     seen = np.where(rng.random(count) < share_right, targets, rng.integers(0, CLASSES, count))
     scores = rng.standard_normal((count, CLASSES))
     scores[np.arange(count), seen] += sharpness
-    return Fit(softmax(scores), targets if labels else None)
+    return PreprocessingScore(softmax(scores), targets if labels else None)
 
 
 class Echo:
@@ -42,16 +42,16 @@ def batch(rows, targets=None):
 
 
 def test_scores_become_probabilities_and_probabilities_stay():
-    fit = measure_fit(Echo(), [batch([[1, 2, 3], [0, 0, 0]], [2, 0]), batch([[9, 0, 0]], [1])])
+    fit = score_preprocessing(Echo(), [batch([[1, 2, 3], [0, 0, 0]], [2, 0]), batch([[9, 0, 0]], [1])])
     assert fit.probabilities.sum(axis=1) == pytest.approx([1, 1, 1])
     assert fit.right.tolist() == [True, True, False]
     assert fit.losses[1] == pytest.approx(np.log(3))
     rows = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]]
-    assert measure_fit(Echo(), [batch(rows)]).probabilities == pytest.approx(np.array(rows), abs=1e-6)
+    assert score_preprocessing(Echo(), [batch(rows)]).probabilities == pytest.approx(np.array(rows), abs=1e-6)
 
 
 def test_scores_that_are_no_numbers_count_as_nothing():
-    fit = measure_fit(Echo(), [batch([[np.nan, np.inf, -np.inf]])])
+    fit = score_preprocessing(Echo(), [batch([[np.nan, np.inf, -np.inf]])])
     assert np.isfinite(fit.probabilities).all()
 
 
@@ -61,15 +61,15 @@ def test_a_model_without_scores_is_refused():
             return {"y": np.zeros((len(inputs["x"]), 4, 5), np.float32)}
 
     with pytest.raises(EvaluationError, match="class scores"):
-        measure_fit(Boxes(), [batch([[1, 2, 3]])])
+        score_preprocessing(Boxes(), [batch([[1, 2, 3]])])
     with pytest.raises(EvaluationError, match="no samples"):
-        measure_fit(Echo(), [])
+        score_preprocessing(Echo(), [])
 
 
 def test_information_is_high_for_sure_and_various_predictions_only():
-    various = Fit(np.eye(CLASSES).repeat(3, axis=0), None)
-    one_class = Fit(np.eye(CLASSES)[np.zeros(30, int)], None)
-    unsure = Fit(np.full((30, CLASSES), 1 / CLASSES), None)
+    various = PreprocessingScore(np.eye(CLASSES).repeat(3, axis=0), None)
+    one_class = PreprocessingScore(np.eye(CLASSES)[np.zeros(30, int)], None)
+    unsure = PreprocessingScore(np.full((30, CLASSES), 1 / CLASSES), None)
     assert various.information == pytest.approx(np.log(CLASSES))
     assert one_class.information == pytest.approx(0, abs=1e-9)
     assert unsure.information == pytest.approx(0, abs=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import METRICS, Fidelity, evaluate, feed, metric_notes
+from quantkit.evaluation import METRICS, OutputComparison, evaluate, feed, metric_notes
 from quantkit.evaluation.metrics import Sqnr
 from quantkit.types import Batch, TensorSpec
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_compared_is_refused():
 
 @pytest.mark.parametrize(("task", "advice"), [("detect", "one layout"), ("segment", "one input size")])
 def test_a_variant_of_another_shape_is_told_what_helps_in_this_task(task, advice):
-    class Stub(Fidelity):
+    class Stub(OutputComparison):
         name = task
 
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(lambda x: x[:, :3])}

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from quantkit.backends.tensorrt.build.manifest import check_loadable, differing_facts, load_manifest, save_manifest
 from quantkit.backends.tensorrt.device import Gpu
-from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy
+from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.engine_reader import _without_metadata
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
@@ -31,7 +31,7 @@ from quantkit.caches.formats.detect import ranges_json, read_ranges
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
 from quantkit.caches.kept_statistics import find_checkpoint
-from quantkit.caches.match import fit_to_model
+from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model, open_cache, read_map
 from quantkit.caches.ranges import RangeCache, difference, rename
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
@@ -170,7 +170,7 @@ def use_ranges(cache: RangeCache, path: Path) -> None:
     text = TensorRTCache(cache.version or 8601, cache.algorithm or "EntropyCalibration2", bits).text()
     written.write_bytes(text.encode())
     assert {n: r.scale_bits for n, r in read_ranges(written).tensors.items()} == bits, "TensorRT's cache"
-    usable = {name: r for name, r in plain.items() if r.is_usable}
+    usable = {name: r for name, r in plain.items() if r.is_valid}
     if usable:
         for content in (flatbuffers_table(usable), json_table(usable, method=cache.method).encode()):
             written.write_bytes(content)
@@ -224,7 +224,7 @@ def parse_float_model(path: Path) -> Any:
 
 def use_float_model(graph: Any, path: Path) -> None:
     try:
-        fit_to_model(RangeCache("c", "json", {}), graph)
+        match_to_model(RangeCache("c", "json", {}), graph)
     except ModelError as error:
         check_message(error)
 
@@ -295,13 +295,13 @@ def use_manifest(manifest: Any, path: Path) -> None:
                 check_message(error)
 
 
-def parse_profile(path: Path) -> Anatomy:
+def parse_profile(path: Path) -> EngineLayers:
     anatomy = parse_inspector(seeds.inspector_json(None)[0], name="inspector.json")
     renamed = [replace(layer, name=name) for layer, name in zip(anatomy.layers, ("a", "Conv_9", "a"), strict=True)]
     return join_profile(replace(anatomy, layers=tuple(renamed)), path.read_bytes(), name=str(path))
 
 
-def use_anatomy(anatomy: Anatomy | None, path: Path) -> None:
+def use_anatomy(anatomy: EngineLayers | None, path: Path) -> None:
     if anatomy is None:
         return
     for coverage in (anatomy.weighted_coverage, anatomy.layer_coverage, anatomy.time_coverage):

@@ -198,4 +198,4 @@ def test_the_extremes_of_float32(tmp_path, bits):
         convert_cache(path, tmp_path / form, target=form)
         assert bits_of(tmp_path / form) == {"x": bits}
     cache = RangeCache("c", "json", {"x": CachedRange(amax_from_bits(bits), bits)})
-    assert cache.tensors["x"].is_usable
+    assert cache.tensors["x"].is_valid

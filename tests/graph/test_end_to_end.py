@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quantkit.graph.model import check_model
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, is_standard, prepare
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 
 from .builder import Builder
 from .models import MODELS
@@ -139,7 +139,7 @@ def test_everything_in_float_has_a_reason(name: str, precision: str) -> None:
     prepare(graph, name=name)
     quantized_tensors = {e.tensor for e in (*q.plan.activations, *q.plan.weights)}
     constants = {n for n, v in graph.graph.initializers.items() if v.dtype in FLOAT_TYPES}
-    for tensor in {*observable(graph), *constants} - quantized_tensors:
+    for tensor in {*float_activations(graph), *constants} - quantized_tensors:
         assert q.plan.skipped.get(tensor), tensor
 
 

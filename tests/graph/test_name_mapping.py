@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
 from quantkit.graph.passes.prepare import prepare
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 
 from .models import MODELS
 
@@ -48,7 +48,7 @@ def prepared(model: onnx.ModelProto) -> ir.Model:
 )
 def test_every_tensor_is_found_under_its_new_name(name):
     old, new = prepared(MODELS[name]()), prepared(renamed(MODELS[name]()))
-    assert match_by_structure(old, new) == {n: f"new/{n}" for n in observable(old)}
+    assert match_by_structure(old, new) == {n: f"new/{n}" for n in float_activations(old)}
 
 
 @pytest.mark.parametrize("name", ["conv_relu", "residual_downsample", "stem_maxpool"])
@@ -58,7 +58,7 @@ def test_after_training_again_the_structure_still_tells(name):
     found = match_by_structure(old, new)
     assert found
     assert all(b == f"new/{a}" for a, b in found.items())
-    assert len(found) >= len(observable(old)) / 2
+    assert len(found) >= len(float_activations(old)) / 2
 
 
 def test_the_same_names_are_no_mapping():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
-from quantkit.numerics import Fit
+from quantkit.numerics import ImageTransform
 from quantkit.types import Array, Layout
 
 __all__ = ["NO_CLASS", "Head", "View", "find_head", "read_classes", "view_image"]
@@ -97,7 +97,7 @@ def find_head(outputs: Mapping[str, Array], *, layout: Layout, binary: str | Non
     raise EvaluationError(f"no output is a class map: {form} scores or [N, h, w] class indices are needed, not {shown}")
 
 
-def view_image(fit: Fit) -> View:
+def view_image(fit: ImageTransform) -> View:
     """Which pixels of an image come into a model's input, and where: those cut off by a crop do not."""
     (rows, down, height), (columns, right, width) = (_along(fit, axis) for axis in (0, 1))
     return View(rows, columns, down, right, (height, width))
@@ -169,7 +169,7 @@ def _check_binary(name: str, array: Array, binary: str) -> None:
         raise EvaluationError(f"output {name!r} is from {low:.3g} to {high:.3g}: these are no {binary} but {other}")
 
 
-def _along(fit: Fit, axis: int) -> tuple[slice, npt.NDArray[np.int64], int]:
+def _along(fit: ImageTransform, axis: int) -> tuple[slice, npt.NDArray[np.int64], int]:
     size, resized, offset = fit.image_size[axis], fit.resized[axis], fit.offset[axis]
     # Centre of pixel i in the input: (i + 1/2) * resized / size + offset; as a fraction of the input, over its size.
     centres = (2 * np.arange(size, dtype=np.int64) + 1) * resized + 2 * offset * size

@@ -98,10 +98,10 @@ def open_task(options: TaskOptions, dataset: Dataset, data: PathLike, classes: S
         DatasetError: annotations that are missing or broken.
         EvaluationError: options that do not fit.
     """
-    from quantkit.evaluation import Classification, Fidelity
+    from quantkit.evaluation import Classification, OutputComparison
 
     if options.task == "none":
-        return OpenTask(Fidelity(), (), {})
+        return OpenTask(OutputComparison(), (), {})
     if options.task == "detect":
         return _open_detection(options, dataset, data, classes)
     if options.task == "segment":

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
 
-__all__ = ["Fidelity"]
+__all__ = ["OutputComparison"]
 
 
-class Fidelity:
+class OutputComparison:
     """Agreement with the baseline, SQNR, cosine and equality of the outputs; no score."""
 
     name: ClassVar[TaskName] = "none"

@@ -16,7 +16,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
-from quantkit.numerics import Fit, fit_image
+from quantkit.numerics import ImageTransform, fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import (
     Array,
@@ -218,10 +218,10 @@ class Segmentation:
             )
         return head
 
-    def _fit(self, mask: npt.NDArray[np.uint8], sample: str, batch: Batch, row: int) -> Fit:
+    def _fit(self, mask: npt.NDArray[np.uint8], sample: str, batch: Batch, row: int) -> ImageTransform:
         height, width = mask.shape
         if self._preprocessing is None:
-            return Fit((height, width), (height, width), (0, 0), (height, width))
+            return ImageTransform((height, width), (height, width), (0, 0), (height, width))
         size = (height, width) if batch.image_sizes is None else batch.image_sizes[row]
         if size != (height, width):
             turned = ": the image is turned by its EXIF orientation, the mask is not" if size == (width, height) else ""

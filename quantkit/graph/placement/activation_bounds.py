@@ -9,13 +9,13 @@ import onnx_ir as ir
 from quantkit.graph.passes.prepare import constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["bounded_tensors", "clip_bounds", "produced_bounds", "useful_ranges"]
+__all__ = ["activation_bounds", "bounded_tensors", "clip_bounds", "produced_bounds"]
 
 _GATES = ("Sigmoid", "HardSigmoid")
 _BOUNDED_OPS = (*_GATES, "Tanh", "Softmax")
 
 
-def useful_ranges(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, float]]:
+def activation_bounds(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, float]]:
     """Intervals outside which a quantized tensor has no values, or its readers do not tell values apart.
 
     A Relu or Clip bounds its output exactly, and ONNX Runtime drops a Clip only if the quantized range stays inside.

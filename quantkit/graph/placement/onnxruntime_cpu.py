@@ -21,7 +21,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.passes.prepare import WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.activation_bounds import clip_bounds
-from quantkit.graph.placement.tensorrt import excluded, weight_axis
+from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
 from quantkit.types import QdqEdge, QdqPlan
 
 __all__ = ["plan_cpu"]
@@ -58,7 +58,7 @@ def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    placing = _Placing(model, excluded(model, exclude))
+    placing = _Placing(model, match_nodes(model, exclude))
     if not placing.weighted:
         kept = next(iter(placing.skipped.values()), "it has no Conv, Gemm or MatMul")
         raise ModelError(f"the model has no node to quantize: {kept}")

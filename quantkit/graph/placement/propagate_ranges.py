@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from quantkit.graph.passes.prepare import FLOAT_TYPES, is_standard
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 
-__all__ = ["implicit_ranges"]
+__all__ = ["propagate_to_copies"]
 
 _INHERITING_OPS = (
     "MaxPool",
@@ -31,7 +31,7 @@ _INHERITING_OPS = (
 )
 
 
-def implicit_ranges(model: ir.Model, amax: Mapping[str, float]) -> dict[str, float]:
+def propagate_to_copies(model: ir.Model, amax: Mapping[str, float]) -> dict[str, float]:
     """Ranges for TensorRT's calibration cache from calibrated ones.
 
     Args:
@@ -53,4 +53,4 @@ def implicit_ranges(model: ir.Model, amax: Mapping[str, float]) -> dict[str, flo
             members = [str(v.name) for v in (*node.inputs, *node.outputs) if v is not None and str(v.name) in ranges]
             if str(node.outputs[0].name) in members:
                 ranges |= dict.fromkeys(members, max(ranges[name] for name in members))
-    return {name: ranges[name] for name in observable(model) if name in ranges}
+    return {name: ranges[name] for name in float_activations(model) if name in ranges}

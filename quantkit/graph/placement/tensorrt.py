@@ -26,13 +26,13 @@ from quantkit.types import QdqEdge, QdqPlan
 
 __all__ = [
     "concat_groups",
-    "excluded",
+    "exclude_tensors",
+    "float_activations",
     "fused_source",
-    "observable",
+    "match_nodes",
     "plan_tensorrt",
     "probabilities",
     "weight_axis",
-    "without",
 ]
 
 # What carries values on without changing them: a Concat's scale reaches the next operator through these.
@@ -59,7 +59,7 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     skipped: dict[str, str] = {}
     activations: list[QdqEdge] = []
     weights: list[QdqEdge] = []
-    out = excluded(model, exclude)
+    out = match_nodes(model, exclude)
     for node in model.graph:
         if not is_standard(node, *WEIGHTED_OPS):
             continue
@@ -97,7 +97,7 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     )
 
 
-def without(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
+def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     """The plan without the operators that read any of `tensors` (name → reason: those that calibration skipped).
 
     An operator with one float input runs in float, so that its other inputs are not quantized either.
@@ -125,7 +125,7 @@ def without(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     )
 
 
-def excluded(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
+def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     """Name of every node that an exclusion matches → reason.
 
     Raises:
@@ -211,7 +211,7 @@ def probabilities(model: ir.Model) -> frozenset[str]:
     return frozenset(found)
 
 
-def observable(model: ir.Model) -> tuple[str, ...]:
+def float_activations(model: ir.Model) -> tuple[str, ...]:
     """Names of all float activations of the main graph, model inputs included, in network order."""
     values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
     return tuple(
@@ -339,7 +339,7 @@ def _float_reasons(model: ir.Model, quantized: set[str], weights: Sequence[QdqEd
             users = sorted({user.op_type for user, _ in uses})
             is_bias = all(is_standard(u, *WEIGHTED_OPS) and i == 2 for u, i in uses)
             reasons[_name(value)] = "bias: added in float" if is_bias else f"constant of {', '.join(users)}"
-    for name in observable(model):
+    for name in float_activations(model):
         if name not in quantized:
             reasons[name] = ""
     values = {_name(v): v for v in model.graph.inputs} | {_name(v): v for n in model.graph for v in n.outputs}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import METRICS, Fidelity, Task, evaluate
+from quantkit.evaluation import METRICS, OutputComparison, Task, evaluate
 from quantkit.types import Batch, TensorSpec
 
 X = np.random.default_rng(3).standard_normal((9, 5)).astype(np.float32)
@@ -27,7 +27,7 @@ class Runner:
 
 def measure(*functions, targets=None):
     names = [f"v{i}" for i in range(len(functions))]
-    task = Fidelity()
+    task = OutputComparison()
     batches = [
         Batch({"x": X[part]}, tuple(map(str, range(len(X[part])))), None if targets is None else targets[part])
         for part in (slice(0, 4), slice(4, 9))
@@ -69,6 +69,6 @@ def test_outputs_of_other_shapes_are_refused():
 
 
 def test_it_is_a_task_and_its_metrics_exist():
-    task: Task = Fidelity()
+    task: Task = OutputComparison()
     assert task.name == "none"
     assert set(task.metrics) <= set(METRICS)

@@ -325,7 +325,7 @@ def fits(draw):
 
 @given(fits(), st.integers(0, 1000))
 def test_every_pixel_has_the_class_at_its_centre(case, seed):
-    """Against `Fit`'s own way from the image into the input, pixel by pixel, also for smaller outputs."""
+    """Against `ImageTransform`'s own way from the image into the input, pixel by pixel, also for smaller outputs."""
     fit, stride = case
     height, width = (max(1, n // stride) for n in fit.input_size)
     classes = np.random.default_rng(seed).integers(0, 4, (height, width))

@@ -6,7 +6,7 @@ import pytest
 from quantkit.errors import ModelError
 from quantkit.graph.passes.expose import activation_bytes, expose
 from quantkit.graph.passes.prepare import prepare
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 
 from ..models import MODELS
 from ..quantizing import load, random_inputs, run
@@ -15,7 +15,7 @@ from ..quantizing import load, random_inputs, run
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_activation_can_be_observed(name: str) -> None:
     graph = prepare(load(MODELS[name]()), name=name)
-    tensors = observable(graph)
+    tensors = float_activations(graph)
     inputs = random_inputs(graph)
     plain = run(graph, inputs)
     found = run(expose(graph, tensors), inputs)
@@ -46,7 +46,7 @@ def test_unknown_tensor() -> None:
 @pytest.mark.parametrize("name", ["residual_identity", "stem_maxpool"])
 def test_bytes_are_those_of_the_outputs(name: str) -> None:
     graph = prepare(load(MODELS[name]()), name=name)
-    tensors = [t for t in observable(graph) if t != "x"]
+    tensors = [t for t in float_activations(graph) if t != "x"]
     inputs = random_inputs(graph, batch=3)
     sizes = activation_bytes(graph, tensors, {k: v.shape for k, v in inputs.items()})
     assert sizes == {t: v.nbytes for t, v in run(expose(graph, tensors), inputs).items()}

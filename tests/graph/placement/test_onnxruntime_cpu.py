@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.passes.prepare import prepare
-from quantkit.graph.placement.activation_bounds import useful_ranges
+from quantkit.graph.placement.activation_bounds import activation_bounds
 from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
-from quantkit.graph.placement.tensorrt import observable
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.quant_params import cpu_params
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.processor import products_saturate
@@ -78,7 +78,7 @@ def run(model: onnx.ModelProto, x: np.ndarray, path: Path | None = None) -> list
 def ranges_of(model: ir.Model, x: np.ndarray) -> dict[str, TensorRange]:
     """Min-max over one sample of every float tensor."""
     proto = ir.to_proto(model.clone())
-    names = [name for name in observable(model) if name != "x"]
+    names = [name for name in float_activations(model) if name != "x"]
     del proto.graph.output[:]
     proto.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
     values = {"x": x, **dict(zip(names, run(proto, x), strict=True))}
@@ -96,7 +96,7 @@ def quantized(model: ir.Model, tmp_path: Path, **options: object) -> tuple[Count
     reference = run(ir.to_proto(model.clone()), x)[0]
     ranges = ranges_of(model, x)
     needed = cpu_tensors(model)
-    assert set(needed) <= set(observable(model))
+    assert set(needed) <= set(float_activations(model))
     zero = dict.fromkeys(set(needed) - set(ranges), "zero on every sample")
     result, _ = quantize_for_cpu(model, ranges, skipped=zero, reduce_range=products_saturate(), **options)  # type: ignore[arg-type]
     proto = ir.to_proto(result)
@@ -161,7 +161,7 @@ def test_silu_runs_in_integers_and_its_input_has_no_codes_for_nothing(tmp_path: 
     conv = net.conv("x")
     x = net.op("Mul", conv, net.op("Sigmoid", conv))
     model = net.model(classifier(net, net.conv(x)))
-    bounds = useful_ranges(model, plan_cpu(model))
+    bounds = activation_bounds(model, plan_cpu(model))
     assert bounds[conv] == (-6.0, np.inf)
     ops, sqnr = quantized(model, tmp_path)
     assert ops == {"QLinearConv": 2, "QLinearSigmoid": 1, "QLinearMul": 1, **TAIL}

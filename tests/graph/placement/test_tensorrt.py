@@ -7,7 +7,14 @@ from onnx import TensorProto, helper
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.prepare import prepare
-from quantkit.graph.placement.tensorrt import excluded, fused_source, observable, plan_tensorrt, weight_axis, without
+from quantkit.graph.placement.tensorrt import (
+    exclude_tensors,
+    float_activations,
+    fused_source,
+    match_nodes,
+    plan_tensorrt,
+    weight_axis,
+)
 from quantkit.types import QdqEdge, QdqPlan
 
 from ..builder import Builder
@@ -276,7 +283,7 @@ def test_without_tensors_that_have_no_range() -> None:
     plan = plan_of(model)
     (group,) = plan.groups
     gone = dict.fromkeys(group, "always zero")
-    less = without(plan, gone)
+    less = exclude_tensors(plan, gone)
     assert not gone.keys() & set(less.tensors)
     assert less.groups == ()
     assert len(less.activations) == len(less.weights) == 1
@@ -286,12 +293,12 @@ def test_without_tensors_that_have_no_range() -> None:
         assert edge.tensor in still or less.skipped[edge.tensor]
     for edge in set(plan.weights) - set(less.weights):
         assert less.skipped[edge.node] == "it reads a tensor that is always zero"
-    assert without(plan, {}) is plan
+    assert exclude_tensors(plan, {}) is plan
 
 
 def test_observable_leaves_constants_out() -> None:
     graph = prepared(MODELS["weight_from_constant_node"]())
-    names = observable(graph)
+    names = float_activations(graph)
     assert "weight" not in names
     assert names[0] == "x"
     assert len(names) == len(set(names))
@@ -326,4 +333,4 @@ def test_local_functions_are_inlined() -> None:
 
 def test_excluded_names_every_match() -> None:
     graph = prepared(MODELS["conv_relu"]())
-    assert len(excluded(graph, ["Relu", "Conv"])) == 4
+    assert len(match_nodes(graph, ["Relu", "Conv"])) == 4

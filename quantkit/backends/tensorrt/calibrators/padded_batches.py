@@ -11,7 +11,7 @@ import numpy as np
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.types import Array, Batch, TensorSpec
 
-__all__ = ["FullBatches", "LastBatch"]
+__all__ = ["LastBatch", "PaddedBatches"]
 
 LastBatch = Literal["complete", "drop"]
 
@@ -19,7 +19,7 @@ _KEPT = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_))
 """TensorRT calibrates every other input in FP32, whatever the network's type (NVIDIA's Polygraphy, calibrator.py)."""
 
 
-class FullBatches:
+class PaddedBatches:
     """Batches of exactly one shape and type, as often as they are asked for.
 
     Args:

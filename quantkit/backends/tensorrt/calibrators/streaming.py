@@ -184,7 +184,7 @@ def make_calibrator(
 
     Args:
         library: TensorRT 8.6 to 10.
-        batches: full batches of exactly the calibration profile's shapes (`FullBatches`); an iterator serves one build.
+        batches: full batches of the calibration profile's shapes (`PaddedBatches`); an iterator serves one build.
         feed: device memory that they go through.
         batch_size: their leading dimension.
         num_batches: how many there must be; None asks `len(batches)` after the build, when skipped samples are known.

@@ -12,9 +12,9 @@ from typing import Literal
 
 __all__ = [
     "POINTWISE_KINDS",
-    "Anatomy",
     "Coverage",
     "EngineLayer",
+    "EngineLayers",
     "EngineTensor",
     "FloatLayer",
     "Precision",
@@ -129,7 +129,7 @@ class FloatLayer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class EngineLayers:
     """An engine as it was built.
 
     Attributes:

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy
+from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC, read_plan
 from quantkit.backends.tensorrt.library import Library, load_library
@@ -29,7 +29,7 @@ _WARM_UP_RUNS = 3
 _TIMED_RUNS = 20
 
 
-def read_engine(content: bytes, *, name: str, measure: bool = False) -> Anatomy:
+def read_engine(content: bytes, *, name: str, measure: bool = False) -> EngineLayers:
     """The anatomy of an engine.
 
     Args:
@@ -69,7 +69,7 @@ def _without_metadata(content: bytes) -> bytes:
     return content[4 + length :]
 
 
-def _read_with(library: Library, content: bytes, *, measure: bool) -> Anatomy:
+def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLayers:
     trt = library.module
     logger = make_logger(library)
     try:

@@ -15,8 +15,8 @@ from typing import Any
 
 from quantkit.backends.tensorrt.inspection.engine_layers import (
     POINTWISE_KINDS,
-    Anatomy,
     EngineLayer,
+    EngineLayers,
     EngineTensor,
     Precision,
     find_nodes,
@@ -66,7 +66,7 @@ _MOVES = re.compile(r"(?:__myl_)?(?:MulMinMaxRounCast|Move|Tran|Resh|Cast|Conc|S
 _MORE = "build with profiling verbosity DETAILED (trtexec --profilingVerbosity=detailed)"
 
 
-def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Anatomy:
+def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> EngineLayers:
     """Reads what IEngineInspector.get_engine_information(JSON) or trtexec --exportLayerInfo wrote.
 
     Args:
@@ -90,7 +90,7 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Anato
         raise BackendError(f"{name} is no engine inspector JSON: a layer is neither an object nor a name")
     source = "engine inspector, TensorRT 11 form" if "I/O Tensors" in data else "engine inspector"
     if not detailed:
-        return Anatomy(
+        return EngineLayers(
             layers=tuple(EngineLayer(name=str(n), kind="", onnx_nodes=find_nodes(str(n))) for n in layers),
             source=source,
             notes=(f"only names of layers are known, no types: {_MORE}",),
@@ -101,7 +101,7 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Anato
     if regions := sum(layer.kind == "Myelin" for layer in read):
         notes.append(f"{regions} compiled regions (ForeignNode) do not show what is inside them")
     weights = sum(_weight_bytes(layer) for layer in detailed)
-    return Anatomy(
+    return EngineLayers(
         layers=read,
         source=source,
         memory_bytes={"weights": weights} if weights else {},
@@ -109,7 +109,9 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Anato
     )
 
 
-def join_profile(anatomy: Anatomy, profile: str | bytes | Mapping[str, float], *, name: str = "profile") -> Anatomy:
+def join_profile(
+    anatomy: EngineLayers, profile: str | bytes | Mapping[str, float], *, name: str = "profile"
+) -> EngineLayers:
     """The anatomy with times: mean milliseconds of one run by layer.
 
     Args:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, EngineLayer, EngineTensor, find_nodes
+from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers, EngineTensor, find_nodes
 from quantkit.backends.tensorrt.inspection.inspector import data_precision, precision_from_text, product_precision
 
 __all__ = ["MAGIC", "read_plan"]
@@ -45,7 +45,7 @@ class _Graph:
         return self.accelerators == "*"
 
 
-def read_plan(plan: bytes) -> Anatomy | None:
+def read_plan(plan: bytes) -> EngineLayers | None:
     """The anatomy of a TensorRT-RTX plan; None where its content is not what TensorRT-RTX 1.7 writes."""
     if plan[:4] != MAGIC:
         return None
@@ -65,7 +65,7 @@ def read_plan(plan: bytes) -> Anatomy | None:
     for graph in chosen:
         for key, size in graph.memory_bytes.items():
             memory[key] = memory.get(key, 0) + size
-    return Anatomy(
+    return EngineLayers(
         layers=tuple(_seen_from_outside(layer, inner) for graph in chosen for layer in graph.layers),
         source=f"TensorRT-RTX {'.'.join(str(b) for b in plan[24:28])} plan",
         memory_bytes=memory,

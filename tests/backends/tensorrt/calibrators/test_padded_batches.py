@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.backends.tensorrt.calibrators.padded_batches import FullBatches
+from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.types import Batch, TensorSpec
 
@@ -25,9 +25,9 @@ def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, 
     told = []
     if last == "drop" and num_samples < batch_size:
         with pytest.raises(CalibrationError, match="fill no batch"):
-            FullBatches(lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last)
+            PaddedBatches(lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last)
         return
-    batches = FullBatches(
+    batches = PaddedBatches(
         lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last, tell=told.append
     )
     found = list(batches)
@@ -45,13 +45,13 @@ def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, 
 
 def test_it_can_be_read_again():
     values = np.zeros((5, 2), np.float32)
-    batches = FullBatches(lambda: split(values, 2), [spec(2)], num_samples=5)
+    batches = PaddedBatches(lambda: split(values, 2), [spec(2)], num_samples=5)
     assert [b.ids for b in batches] == [b.ids for b in batches] == [("s0", "s1"), ("s2", "s3"), ("s4", "s0")]
 
 
 def test_unreadable_samples_are_not_planned_for():
     skipped = {}
-    batches = FullBatches(lambda: (), [spec(2)], num_samples=7, skipped=skipped)
+    batches = PaddedBatches(lambda: (), [spec(2)], num_samples=7, skipped=skipped)
     assert len(batches) == 4
     skipped.update({"a": "broken", "b": "broken", "c": "broken"})
     assert len(batches) == 2
@@ -70,7 +70,7 @@ def test_unreadable_samples_are_not_planned_for():
 )
 def test_types_are_those_that_tensorrt_reads(given_type, wanted, fed):
     values = np.ones((2, 2), given_type)
-    batches = FullBatches(lambda: split(values, 2), [spec(2, wanted)], num_samples=2)
+    batches = PaddedBatches(lambda: split(values, 2), [spec(2, wanted)], num_samples=2)
     assert batches.inputs[0].dtype == fed
     (batch,) = batches
     assert batch.inputs["x"].dtype == fed
@@ -90,30 +90,30 @@ def test_values_that_cannot_be_fed_name_sample_and_input(value, wanted, message)
     values = np.zeros((4, 2), value.dtype)
     values[3, 1] = value
     with pytest.raises(DatasetError, match=message):
-        list(FullBatches(lambda: split(values, 2), [spec(2, wanted)], num_samples=4))
+        list(PaddedBatches(lambda: split(values, 2), [spec(2, wanted)], num_samples=4))
 
 
 def test_another_input_or_shape_is_refused():
     values = np.zeros((2, 2), np.float32)
     other = TensorSpec("y", np.dtype(np.float32), (2, 2))
     with pytest.raises(CalibrationError, match="takes input 'y', but the data have 'x'"):
-        list(FullBatches(lambda: split(values, 2), [other], num_samples=2))
+        list(PaddedBatches(lambda: split(values, 2), [other], num_samples=2))
     with pytest.raises(CalibrationError, match=r"\[2\] do not fit the calibration profile \[2, 3\]"):
-        list(FullBatches(lambda: split(values, 2), [spec(2, shape=(3,))], num_samples=2))
+        list(PaddedBatches(lambda: split(values, 2), [spec(2, shape=(3,))], num_samples=2))
     with pytest.raises(CalibrationError, match="a batch of 2 samples where 1 were planned"):
-        list(FullBatches(lambda: split(values, 2), [spec(1)], num_samples=2))
+        list(PaddedBatches(lambda: split(values, 2), [spec(1)], num_samples=2))
 
 
 @pytest.mark.parametrize("shape", [("N", 3), (None, 3), (2, -1), ()])
 def test_the_profile_has_a_fixed_shape(shape):
     with pytest.raises(CalibrationError, match="no fixed shape"):
-        FullBatches(lambda: (), [TensorSpec("x", np.dtype(np.float32), shape)], num_samples=2)
+        PaddedBatches(lambda: (), [TensorSpec("x", np.dtype(np.float32), shape)], num_samples=2)
 
 
 def test_inputs_have_one_batch_size():
     inputs = [spec(2), TensorSpec("y", np.dtype(np.float32), (4, 2))]
     with pytest.raises(CalibrationError, match="differ in batch size"):
-        FullBatches(lambda: (), inputs, num_samples=2)
+        PaddedBatches(lambda: (), inputs, num_samples=2)
 
 
 def test_leaving_early_closes_the_reader():
@@ -125,7 +125,7 @@ def test_leaving_early_closes_the_reader():
         finally:
             closed.append(True)
 
-    iterator = iter(FullBatches(read, [spec(2)], num_samples=4))
+    iterator = iter(PaddedBatches(read, [spec(2)], num_samples=4))
     next(iterator)
     iterator.close()
     assert closed == [True]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from quantkit.backends.cuda.memory import DeviceFeed, PrimaryContext
-from quantkit.backends.tensorrt.calibrators.padded_batches import FullBatches
+from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import cache_header, make_calibrator
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.logger import make_logger
@@ -98,7 +98,7 @@ def build(
     try:
         with PrimaryContext() as context, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            batches = FullBatches(read, specs, num_samples=num_samples) if not wrong_name else read
+            batches = PaddedBatches(read, specs, num_samples=num_samples) if not wrong_name else read
             given = list(read()) if wrong_name else batches
             fed = [TensorSpec("wrong", np.dtype(np.float32), SHAPE)] if wrong_name else batches.inputs
             with DeviceFeed(fed, context=context) as feed:
@@ -186,7 +186,7 @@ def make_batches(num_samples, names):
 def expect(num_samples, names=("image",)):
     """Digest of every full batch by input."""
     specs = [TensorSpec(name, np.dtype(np.float32), SHAPE) for name in names]
-    full = FullBatches(lambda: make_batches(num_samples, names), specs, num_samples=num_samples)
+    full = PaddedBatches(lambda: make_batches(num_samples, names), specs, num_samples=num_samples)
     return [{name: digest(array.tobytes()) for name, array in batch.inputs.items()} for batch in full]
 
 

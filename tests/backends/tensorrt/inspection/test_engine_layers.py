@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy, EngineLayer, find_nodes
+from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers, find_nodes
 from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector, precision_from_text
 from quantkit.errors import BackendError, QuantKitError
@@ -27,7 +27,7 @@ REAL = {
 }
 
 
-def real(shared: Path, name: str) -> Anatomy:
+def real(shared: Path, name: str) -> EngineLayers:
     folder = shared / "tensorrt" / "inspector"
     anatomy = parse_inspector((folder / f"{name}.engine.graph.json").read_bytes())
     return join_profile(anatomy, (folder / f"{name}.engine.profile.json").read_bytes())
@@ -49,7 +49,7 @@ def layer(name: str, kind: str, inputs: list[str], output: str, *, split: bool =
     }
 
 
-def parse(*layers: object, **more: object) -> Anatomy:
+def parse(*layers: object, **more: object) -> EngineLayers:
     return parse_inspector(json.dumps({"Layers": list(layers), "Bindings": ["x", "y"], **more}))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.backends.tensorrt.inspection.engine_layers import Anatomy
+from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
 from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
 
@@ -24,7 +24,7 @@ def plan_of(name: str, precision: str = "int8") -> bytes:
     return rtx.build(model.SerializeToString())
 
 
-def anatomy_of(plan: bytes) -> Anatomy:
+def anatomy_of(plan: bytes) -> EngineLayers:
     anatomy = read_plan(plan)
     assert anatomy is not None
     return anatomy
