@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "INTERRUPTED",
     "BackendError",
     "BackendUnavailableError",
     "CalibrationError",
@@ -37,6 +38,9 @@ __all__ = [
     "StaleTableError",
     "one_line",
 ]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What breaks a line, moves a terminal's cursor, turns the direction of the text or is no character at all."""

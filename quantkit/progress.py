@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tqdm import tqdm
+
 from quantkit.types import (
     Batch,
 )
@@ -21,6 +23,4 @@ def with_progress(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:
 
 def show_progress(items: Iterable[Any] | None, label: str, total: int, show: bool) -> Any:
     """A tqdm bar on a terminal, silent elsewhere."""
-    from tqdm import tqdm
-
     return tqdm(items, desc=label, total=total, disable=None if show else True, leave=False, dynamic_ncols=True)

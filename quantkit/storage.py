@@ -136,7 +136,7 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
 def _locked(target: Path, on_wait: Callable[[], object]) -> Callable[[], None]:
     """Waits for the lock, and returns what frees it."""
     try:
-        import fcntl
+        import fcntl  # not on Windows
     except ImportError:
         return _locked_on_windows(target, on_wait)
 

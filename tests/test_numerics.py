@@ -6,8 +6,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from quantkit.numerics import dequantize, quantize, weight_params
-from quantkit.types import QuantParams
+from quantkit.numerics import QuantParams, dequantize, quantize, weight_params
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 

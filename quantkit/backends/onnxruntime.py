@@ -102,7 +102,7 @@ def runtime_version() -> str:
 
 def _import() -> Any:
     try:
-        import onnxruntime
+        import onnxruntime  # optional at import time: only running a model needs it
     except ImportError as error:
         raise BackendUnavailableError("ONNX Runtime is not installed: pip install onnxruntime") from error
     return onnxruntime

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, library_version
+from quantkit.caches.ranges import RangeCache, version_from_number
 from quantkit.errors import CalibrationError
+from quantkit.graph.model import load_model
+from quantkit.graph.qdq_lint import lint_qdq
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -32,9 +36,6 @@ def acceptance_of_cache(cache: RangeCache, version: str | None) -> tuple[Accepta
     Raises:
         CalibrationError: that is no version.
     """
-    from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, library_version
-    from quantkit.caches.ranges import version_from_number
-
     if cache.version is None:
         return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
     version = version or _installed()
@@ -63,9 +64,6 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
     Raises:
         CalibrationError: that is no version.
     """
-    from quantkit.graph.model import load_model
-    from quantkit.graph.qdq_lint import lint_qdq
-
     version = version or _installed()
     major = None if version is None else _major(version)
     if major is not None and major < _FIRST_EXPLICIT:
@@ -121,8 +119,6 @@ def _major(version: str) -> int:
 
 def _installed() -> str | None:
     """Version of the installed TensorRT, whichever of its packages it came in."""
-    from importlib import metadata
-
     for package in _PACKAGES:
         try:
             return metadata.version(package)

@@ -7,13 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.caches.formats.detect import cache_from_table
 from quantkit.caches.kept_statistics import not_of_table, statistics_beside, statistics_path
+from quantkit.caches.open import open_cache
+from quantkit.caches.provenance import describe_provenance
+from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
 from quantkit.calibration.magnitude_histogram import MagnitudeHistogram, magnitude_columns
+from quantkit.calibration.statistics_file import is_statistics_file, load_statistics
+from quantkit.calibration.table import load_table
 from quantkit.errors import CalibrationError
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
-    from quantkit.caches.ranges import RangeCache
     from quantkit.calibration.statistics_file import KeptStatistics
 
 __all__ = ["Shown", "shown_cache"]
@@ -42,10 +47,6 @@ def shown_cache(path: PathLike) -> Shown:
     Raises:
         QuantKitError: the file cannot be read; the message names it.
     """
-    from quantkit.caches.open import open_cache
-    from quantkit.caches.provenance import describe_provenance
-    from quantkit.calibration.statistics_file import is_statistics_file
-
     file = Path(path)
     if is_statistics_file(file):
         return _shown_statistics(file)
@@ -61,10 +62,6 @@ def shown_cache(path: PathLike) -> Shown:
 
 
 def _shown_statistics(file: Path) -> Shown:
-    from quantkit.caches.formats.detect import cache_from_table
-    from quantkit.calibration.statistics_file import load_statistics
-    from quantkit.calibration.table import load_table
-
     kept = load_statistics(file)
     histograms = {name: magnitude_columns(tensor) for name, tensor in kept.tensors.items()}
     origin = kept.origin
@@ -92,8 +89,6 @@ def _shown_statistics(file: Path) -> Shown:
 
 
 def _largest_seen(file: Path, kept: KeptStatistics) -> RangeCache:
-    from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
-
     tensors = {}
     for name, tensor in kept.tensors.items():
         seen = tensor.minimum <= tensor.maximum

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from quantkit._version import __version__
+from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
+from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
+from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model
-from quantkit.caches.ranges import CachedRange, RangeCache
+from quantkit.caches.ranges import NOT_LISTED, CachedRange, RangeCache, bits_from_amax, table_from_cache
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
+from quantkit.storage import write_bytes, write_text
 from quantkit.types import CalibrationTable, PathLike
 
 __all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
@@ -32,8 +38,6 @@ class Conversion:
 
 def table_for_model(cache: RangeCache, model: PathLike, remarks: list[str]) -> CalibrationTable:
     """The calibration table of a float model from the ranges of a file; what is lost is added to `remarks`."""
-    from quantkit.caches.ranges import NOT_LISTED, table_from_cache
-
     graph, identity = load_float_model(model)
     fit = match_to_model(cache, graph)
     if not any(fit.ranges[name].is_valid for name in fit.needed if name in fit.ranges):
@@ -62,13 +66,6 @@ def write_as_tensorrt_cache(
     cache: RangeCache, output: Path, model: PathLike | None, version: str | None, remarks: list[str]
 ) -> Conversion:
     """Writes the ranges as TensorRT's calibration cache; with a model, what inherits a range is listed too."""
-    from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
-    from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
-    from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-    from quantkit.graph.placement.tensorrt import float_activations
-    from quantkit.storage import write_text
-
     if cache.version is not None and cache.algorithm is not None:
         number = cache.version if version is None else library_version(version)
         bits = {name: r.scale_bits for name, r in cache.tensors.items()}
@@ -102,9 +99,6 @@ def write_ort_table(
     cache: RangeCache, output: Path, target: Literal["ort", "ort-json", "ort-text"], remarks: list[str]
 ) -> Conversion:
     """Writes the ranges as ONNX Runtime's calibration table, in one of its three forms."""
-    from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
-    from quantkit.storage import write_bytes
-
     # In the order in which ONNX Runtime writes them.
     ranges = dict(sorted(_usable(cache, remarks).items()))
     if target != "ort-json":

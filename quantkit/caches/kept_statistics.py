@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.calibration.statistics_file import load_statistics
+from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError
 from quantkit.notices import Tell, join_names
 from quantkit.types import PathLike
@@ -44,8 +46,6 @@ def find_statistics(
     path: Path, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, tell: Tell
 ) -> KeptStatistics | None:
     """The kept statistics at `path`, if collecting would give the same ones; says why not otherwise."""
-    from quantkit.calibration.statistics_file import load_statistics
-
     if not path.exists():
         return None
     try:
@@ -74,8 +74,6 @@ def find_checkpoint(
     tell: Tell,
 ) -> KeptStatistics | None:
     """The statistics of an interrupted run, if continuing gives what an uninterrupted one would; else says why not."""
-    from quantkit.calibration.statistics_file import load_statistics
-
     if not path.exists():
         tell(f"nothing to resume: there is no {path}; starting anew")
         return None
@@ -128,8 +126,6 @@ def _versions_text(origin: StatisticsOrigin) -> str:
 
 def statistics_beside(table_path: PathLike, table: CalibrationTable) -> tuple[KeptStatistics | None, str]:
     """The statistics next to a table, or why they are not used; (None, "") where there are none."""
-    from quantkit.calibration.statistics_file import load_statistics
-
     path = statistics_path(table_path)
     if not path.is_file():
         return None, ""
@@ -144,8 +140,6 @@ def statistics_beside(table_path: PathLike, table: CalibrationTable) -> tuple[Ke
 
 def not_of_table(kept: KeptStatistics, table: CalibrationTable) -> str:
     """What shows that a table was not made of statistics; "" where nothing does."""
-    from quantkit.datasets.fingerprint import fingerprint_of
-
     origin = kept.origin
     if not kept.is_complete:
         return f"unfinished: {kept.num_read} of {len(origin.contents)} samples"

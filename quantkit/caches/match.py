@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantkit.caches.ranges import CachedRange, RangeCache
+from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -48,10 +50,6 @@ def match_to_model(cache: RangeCache, graph: ir.Model) -> TableMatch:
     Raises:
         ModelError: nothing of the model can be INT8.
     """
-    from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-    from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
-
     activations = float_activations(graph)
     usable = {n: r.amax for n, r in cache.tensors.items() if r.is_valid}
     completed = propagate_to_copies(graph, usable)

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING
 
 from quantkit.caches.kept_statistics import statistics_path
 from quantkit.calibration.choose_ranges import choose_ranges
-from quantkit.calibration.methods import used_percentile
+from quantkit.calibration.methods import find_method, used_percentile
+from quantkit.calibration.statistics import merge
+from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
+from quantkit.calibration.table import save_table
+from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError
 from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.storage import check_no_source
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
-    from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
+    from quantkit.calibration.statistics_file import Setting, StatisticsOrigin
 
 __all__ = ["merge_statistics"]
 
@@ -54,12 +59,6 @@ def merge_statistics(
         CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
             rule, or samples that are in two parts.
     """
-    from quantkit.calibration.methods import find_method
-    from quantkit.calibration.statistics_file import load_statistics, save_statistics
-    from quantkit.calibration.table import save_table
-    from quantkit.datasets.fingerprint import fingerprint_of
-    from quantkit.storage import check_no_source
-
     say = tell or ignore_messages
     find_method(method, percent=percentile)
     if not paths:
@@ -196,9 +195,6 @@ def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
 
 def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
     """Statistics of all parts. The result does not depend on their order, but for the order of the samples."""
-    from quantkit.calibration.statistics import merge
-    from quantkit.calibration.statistics_file import KeptStatistics
-
     first = parts[0]
     versions = {
         key: ", ".join(sorted({part.origin.versions.get(key, "unknown") for part in parts}))

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.caches.ranges import CacheDifference, CachedRange, RangeCache, difference
+from quantkit.caches.formats.detect import read_ranges
+from quantkit.caches.ranges import CacheDifference, CachedRange, RangeCache, bits_from_amax, difference
+from quantkit.calibration.json_text import decode_json
+from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError
+from quantkit.graph.model import load_model, model_hash, source_files
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.qdq_scales import activation_scales
+from quantkit.storage import check_no_source
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -22,8 +29,6 @@ def open_cache(path: PathLike) -> RangeCache:
     Raises:
         QuantKitError: it is none, or is broken; the message names the file.
     """
-    from quantkit.caches.formats.detect import read_ranges
-
     file = Path(path)
     if file.suffix.lower() in (".onnx", ".pb"):
         return _from_qdq(file)
@@ -49,8 +54,6 @@ def read_map(path: PathLike) -> dict[str, str]:
     Raises:
         CalibrationError: it is none.
     """
-    from quantkit.calibration.json_text import decode_json
-
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -69,9 +72,6 @@ def load_float_model(model: PathLike) -> tuple[ir.Model, str]:
     Raises:
         ModelError: it cannot be read, or holds Q/DQ already.
     """
-    from quantkit.graph.model import load_model, model_hash
-    from quantkit.graph.passes.prepare import has_qdq, prepare
-
     graph = load_model(model)
     identity = model_hash(graph)
     if has_qdq(graph):
@@ -83,9 +83,6 @@ def check_no_input(
     output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | None] = (), option: str = "-o"
 ) -> None:
     """Raises `OutputError` where writing `output` would replace a source, a model or a file of its weights."""
-    from quantkit.graph.model import load_model, source_files
-    from quantkit.storage import check_no_source
-
     check_no_source(output, [path for path in (*sources, *models) if path is not None], option=option)
     if not Path(output).exists():
         return
@@ -95,12 +92,6 @@ def check_no_input(
 
 
 def _from_qdq(file: Path) -> RangeCache:
-    from quantkit.caches.provenance import TABLE_KEY
-    from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import has_qdq
-    from quantkit.graph.qdq_scales import activation_scales
-
     model = load_model(file)
     if not has_qdq(model):
         raise ModelError(f"{file} has no Q/DQ, so no ranges: give a quantized model, a table or a cache")

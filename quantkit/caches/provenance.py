@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.backends.tensorrt.build.manifest import load_manifest, manifest_path
+from quantkit.caches.kept_statistics import statistics_beside
+from quantkit.caches.open import open_cache
+from quantkit.caches.ranges import bits_from_amax
+from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
 from quantkit.errors import QuantKitError
+from quantkit.graph.model import load_model
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
 from quantkit.types import CalibrationTable
 
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     from quantkit.caches.ranges import RangeCache
     from quantkit.types import CalibrationTable
 
-__all__ = ["TABLE_KEY", "FileSet", "describe_provenance", "file_set", "find_stale_siblings"]
+__all__ = ["FileSet", "describe_provenance", "file_set", "find_stale_siblings"]
 
 _SUFFIXES = (".calib.json", ".calib.stats", ".calib.partial", ".calib", ".int8.onnx", ".int8-cpu.onnx")
 _NATIVE = "TensorRT"
@@ -121,10 +128,6 @@ def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity
 def _beside_table(
     files: FileSet, table: CalibrationTable, graph: ir.Model, identity: str
 ) -> tuple[list[str], list[str]]:
-    from quantkit.caches.open import open_cache
-    from quantkit.caches.provenance import TABLE_KEY
-    from quantkit.calibration.table import table_checksum
-    from quantkit.graph.model import load_model
 
     problems, notes = [], []
     checksum = table_checksum(table)
@@ -156,8 +159,6 @@ def _beside_table(
 def _against_table(
     path: Path, files: FileSet, cache: RangeCache, graph: ir.Model, identity: str
 ) -> tuple[list[str], list[str]]:
-    from quantkit.calibration.table import load_table, table_checksum
-
     if not files.table.is_file():
         return [], list(describe_provenance(path, cache.made_of))
     try:
@@ -190,9 +191,6 @@ def _other_table(model: Path, made_of: str, table: Path, checksum: str) -> str:
 
 def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -> str:
     """Tensors for which a TensorRT cache does not say what a table says; "" if there are none."""
-    from quantkit.caches.ranges import bits_from_amax
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-
     own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
     # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
     by_tensorrt = str(table.settings.get("calibrator", "")).startswith(_NATIVE)
@@ -210,8 +208,6 @@ def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -
 
 def _others_beside(files: FileSet, table: CalibrationTable) -> list[str]:
     """What else lies beside a table: nothing of it makes the table stale."""
-    from quantkit.caches.kept_statistics import statistics_beside
-
     notes = []
     if reason := statistics_beside(files.table, table)[1]:
         notes.append(reason)
@@ -224,9 +220,6 @@ def _others_beside(files: FileSet, table: CalibrationTable) -> list[str]:
 
 def _is_of_another_table(engine: Path, table: CalibrationTable) -> bool:
     """Whether an engine's manifest names another table."""
-    from quantkit.backends.tensorrt.build.manifest import load_manifest, manifest_path
-    from quantkit.calibration.table import table_json
-
     try:
         stated = load_manifest(manifest_path(engine)).table.get("sha256") if engine.is_file() else None
     except QuantKitError:
@@ -235,10 +228,4 @@ def _is_of_another_table(engine: Path, table: CalibrationTable) -> bool:
 
 
 def _checksum_of(path: Path) -> str:
-    from quantkit.calibration.table import load_table, table_checksum
-
     return table_checksum(load_table(path))
-
-
-TABLE_KEY = "quantkit.calibration_table"
-"""Metadata of an INT8 model: the checksum of the table that it was made from."""

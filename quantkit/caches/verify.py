@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
+from quantkit.caches.kept_statistics import statistics_beside
 from quantkit.caches.match import TableMatch, match_to_model
 from quantkit.caches.open import load_float_model, open_cache
 from quantkit.caches.provenance import find_stale_siblings
 from quantkit.caches.ranges import RangeCache
+from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import ImageOptions, open_samples
 from quantkit.errors import CalibrationError
-from quantkit.graph.model import input_specs
+from quantkit.graph.model import input_specs, serialize_model
+from quantkit.graph.name_mapping import match_by_order, match_by_structure
+from quantkit.graph.passes.expose import expose
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
@@ -224,9 +230,6 @@ def _notes(cache: RangeCache, fit: TableMatch, checks: tuple[RangeCheck, ...] | 
 def _proposal(
     cache: RangeCache, fit: TableMatch, graph: ir.Model, old_model: PathLike | None
 ) -> tuple[dict[str, str], Literal["structure", "order", ""]]:
-    from quantkit.graph.name_mapping import match_by_order, match_by_structure
-    from quantkit.graph.placement.tensorrt import float_activations
-
     free = {*fit.missing, *fit.unlisted, *fit.inherited}
     foreign = set(fit.foreign)
     if old_model is not None:
@@ -243,11 +246,6 @@ def _proposal(
 def _check_data(
     model: PathLike, fit: TableMatch, dataset: Dataset, *, progress: bool
 ) -> tuple[tuple[RangeCheck, ...], int]:
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.calibration.collect import collect, fitting_batch_size
-    from quantkit.graph.model import serialize_model
-    from quantkit.graph.passes.expose import expose
-
     tensors = [name for name, r in fit.ranges.items() if r.is_valid]
     if not tensors:
         return (), 0
@@ -279,8 +277,6 @@ def _check_data(
 
 def _with_origin(checks: tuple[RangeCheck, ...], cache: RangeCache, path: PathLike) -> tuple[RangeCheck, ...]:
     """With the shares that were clipped in calibration; without what nobody saw: a converted cache saw no data."""
-    from quantkit.caches.kept_statistics import statistics_beside
-
     if cache.table is not None and cache.table.num_samples == 0:
         return tuple(replace(c, seen=None) for c in checks)
     kept = None if cache.table is None else statistics_beside(path, cache.table)[0]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from quantkit.calibration.methods import find_method
 from quantkit.errors import CalibrationError
 from quantkit.notices import Tell, join_names
 from quantkit.progress import show_progress
@@ -24,8 +25,6 @@ def choose_ranges(
     kept: KeptStatistics, method: str, percentile: float | None, progress: bool, tell: Tell
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """Calibrated ranges, and the tensors that were always zero with the reason; tells what loses most of its values."""
-    from quantkit.calibration.methods import find_method
-
     choose = find_method(method, percent=percentile)
     # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
     # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.

@@ -24,6 +24,7 @@ from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRang
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "TABLE_KEY",
     "differing_fields",
     "load_table",
     "open_table",
@@ -31,6 +32,9 @@ __all__ = [
     "table_checksum",
     "table_json",
 ]
+
+TABLE_KEY = "quantkit.calibration_table"
+"""Metadata of an INT8 model: the checksum of the table that it was made from."""
 
 FORMAT = "quantkit calibration table"
 FORMAT_VERSION = 1

@@ -1,32 +1,97 @@
-"""The command line: parses, calls the pipeline, prints. No quantization logic, and no heavy import before a command."""
+"""The command line: parses, calls the commands, prints. The module of a command is imported when it is asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from quantkit._version import __version__
-from quantkit.cli.build import build
-from quantkit.cli.cache import cache
-from quantkit.cli.calibrate import calibrate, quantize
-from quantkit.cli.compare import compare, report
-from quantkit.cli.data import data_app
-from quantkit.cli.evaluate import evaluate
-from quantkit.cli.inspect import doctor, inspect
-from quantkit.cli.merge import merge
-from quantkit.cli.output import INTERRUPTED
-from quantkit.cli.text import visible
-from quantkit.errors import QuantKitError
+from quantkit.errors import INTERRUPTED, QuantKitError
+from quantkit.notices import visible
 
-__all__ = ["app", "main"]
+__all__ = ["VERBS", "Verb", "app", "main"]
+
+
+class Verb(NamedTuple):
+    """Where a command is, `module` and the function or `typer.Typer` in it, and its line in the list of commands."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+VERBS = {
+    "calibrate": Verb(
+        "calibrate",
+        "calibrate",
+        "Turns images and a model into a calibration table, a TensorRT cache and an INT8 model.",
+    ),
+    "quantize": Verb(
+        "calibrate", "quantize", "Makes the INT8 model again from a calibration table alone: no data needed."
+    ),
+    "evaluate": Verb(
+        "evaluate",
+        "evaluate",
+        "Shows FP32, FP16 and INT8 side by side: accuracy, agreement, latency, size, in one report.",
+    ),
+    "compare": Verb(
+        "compare",
+        "compare",
+        "Checks a report against limits: exit code 0 where all are kept, 3 where one is broken.",
+    ),
+    "report": Verb(
+        "compare", "report", "Renders a report again, or joins several of one model and the same data into one."
+    ),
+    "build": Verb(
+        "build", "build", "Builds an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build."
+    ),
+    "inspect": Verb(
+        "inspect",
+        "inspect",
+        "Shows what is inside: what runs in INT8, what does not and the likely reason, what it costs.",
+    ),
+    "doctor": Verb(
+        "doctor",
+        "doctor",
+        "Shows what is installed, which commands will work here, and what to install for the rest.",
+    ),
+    "data": Verb("data", "data_app", "Looks at data before they are used."),
+    "cache": Verb("cache", "cache", "Calibrated ranges of any origin: shows, checks, compares and converts them."),
+}
+"""By name, in the order of the help."""
+
+
+class _LazyGroup(TyperGroup):
+    """Lists `VERBS` without importing them; imports the one that is asked for."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=verb.help) for name, verb in VERBS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, _load(str(listed.name)) if listed else None, rest
+
+
+def _load(name: str) -> Any:
+    found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        single.command(name)(found)
+        found = single
+    return typer.main.get_command(found)
+
 
 app = typer.Typer(
     name="quantkit",
+    cls=_LazyGroup,
     help="INT8 post-training quantization for TensorRT and ONNX Runtime.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,19 +115,6 @@ def _root(
     if version:
         typer.echo(f"quantkit {__version__}")
         raise typer.Exit
-
-
-app.command()(calibrate)
-app.command()(quantize)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(report)
-app.add_typer(data_app, name="data")
-app.command()(build)
-app.command()(inspect)
-app.command()(doctor)
-app.add_typer(cache)
-cache.command()(merge)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_size
+from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.cli.options import ExcludeOption, ModelArgument, QuietOption
 from quantkit.cli.output import megabytes
+from quantkit.commands.build import build as build_engine
 from quantkit.commands.quantize import HighPrecision
 
 if TYPE_CHECKING:
@@ -140,9 +143,6 @@ def build(
 
     Writes MODEL.PRECISION.engine and its manifest .json next to it. An engine that is up to date is reused.
     """
-    from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_size
-    from quantkit.backends.tensorrt.build.profiles import parse_profiles
-    from quantkit.commands.build import build as build_engine
 
     def say(line: str) -> None:
         if not quiet:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.caches.contents import shown_cache
+from quantkit.caches.open import check_no_input, open_cache, read_map
+from quantkit.caches.ranges import difference
+from quantkit.caches.verify import verify_cache
 from quantkit.cli.cache_json import (
     echo_json,
     json_from_difference,
@@ -16,11 +20,19 @@ from quantkit.cli.cache_json import (
     json_from_verification,
 )
 from quantkit.cli.image_options import with_image_options
+from quantkit.cli.inspect import print_tensors
+from quantkit.cli.merge import merge
 from quantkit.cli.options import (
     SeedOption,
 )
+from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
+from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.commands.convert import convert_cache
+from quantkit.commands.inspect import rows_from_ranges, select_tensors
+from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import ImageOptions
 from quantkit.errors import StaleTableError
+from quantkit.storage import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +45,7 @@ cache = typer.Typer(
     name="cache",
     help="Calibrated ranges of any origin: shows, checks, compares and converts them.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
 )
 
@@ -61,12 +74,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Shows each tensor's range, its scale, the scale's bits as TensorRT's cache has them, and the method."""
-    from quantkit.caches.contents import shown_cache
-    from quantkit.cli.inspect import print_tensors
-    from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
-    from quantkit.cli.text import make_console, print_line, print_table
-    from quantkit.commands.inspect import rows_from_ranges, select_tensors
-
     shown = shown_cache(path)
     found = shown.cache
     rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
@@ -102,10 +109,6 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compares two files of any form: ratio of the ranges, second over first, the furthest apart first."""
-    from quantkit.caches.open import open_cache
-    from quantkit.caches.ranges import difference
-    from quantkit.cli.text import make_console, print_line, print_table
-
     one, other = open_cache(first), open_cache(second)
     found = difference(one, other)
     if as_json:
@@ -179,11 +182,6 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
-    from quantkit.caches.open import check_no_input
-    from quantkit.caches.verify import verify_cache
-    from quantkit.cli.text import make_console
-    from quantkit.storage import write_text
-
     if write_map is not None:
         check_no_input(write_map, path, data, models=(model, old_model), option="--write-map")
     found = verify_cache(
@@ -234,10 +232,6 @@ def convert(
     ] = "fp32",
 ) -> None:
     """Writes the ranges in another form, scales bit for bit where it can hold them, and says what it cannot."""
-    from quantkit.caches.open import check_no_input, read_map
-    from quantkit.cli.text import count_text, make_console, print_line
-    from quantkit.commands.convert import convert_cache
-
     check_no_input(output, names)
     done = convert_cache(
         path,
@@ -255,9 +249,6 @@ def convert(
 
 
 def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
-    from quantkit.cli.text import count_text, print_line, print_table
-    from quantkit.datasets.description import describe_preprocessing
-
     fit = found.fit
     hint = ": give --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
     print_line(console, f"{path}: {found.cache.title}, for {found.model}", style="bold")
@@ -317,3 +308,6 @@ def _print_verification(console: Console, found: Verification, path: Path, write
         print_line(console, f"stale: {problem}")
     if not found.problems:
         print_line(console, "it fits")
+
+
+cache.command()(merge)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from quantkit.caches.ranges import version_from_number
+from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
+
 if TYPE_CHECKING:
     from quantkit.caches.contents import Shown
     from quantkit.caches.ranges import CacheDifference, RangeCache
@@ -27,8 +30,6 @@ def echo_json(data: dict[str, Any]) -> None:
 
 def json_from_head(found: RangeCache, path: Path) -> dict[str, Any]:
     """What a file of ranges is."""
-    from quantkit.caches.ranges import version_from_number
-
     version = None if found.version is None else version_from_number(found.version)
     return {
         "path": str(path),
@@ -43,8 +44,6 @@ def json_from_head(found: RangeCache, path: Path) -> dict[str, Any]:
 
 def json_from_shown(shown: Shown, path: Path, rows: Sequence[TensorRow]) -> dict[str, Any]:
     """One file: `show`."""
-    from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
-
     tensors = []
     for entry in json_from_tensors(rows):
         known, histogram = shown.cache.tensors[entry["name"]], shown.histograms.get(entry["name"])

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from quantkit.caches.formats.tensorrt_cache import library_version
+from quantkit.caches.kept_statistics import lock_path
 from quantkit.cli.image_options import with_image_options
 from quantkit.cli.options import (
     DATA_PANEL,
@@ -23,9 +25,12 @@ from quantkit.cli.options import (
     read_classes,
 )
 from quantkit.cli.output import make_printer, print_calibration, print_quantized
+from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.native_calibration import CalibratorName
-from quantkit.commands.quantize import HighPrecision, Target
+from quantkit.commands.quantize import HighPrecision, Target, check_quantizable, write_tensorrt_cache
+from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.datasets.open import ImageOptions, Order
+from quantkit.storage import check_writable, exclusive
 from quantkit.types import HistogramRule
 
 __all__ = ["calibrate", "quantize"]
@@ -96,13 +101,6 @@ def calibrate(
     Writes MODEL.calib.json (the table: reusable, knows what it belongs to), MODEL.calib (TensorRT's calibration cache)
     and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX Runtime).
     """
-    from quantkit.caches.formats.tensorrt_cache import library_version
-    from quantkit.caches.kept_statistics import lock_path
-    from quantkit.commands.calibrate import calibrate as calibrate_model
-    from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
-    from quantkit.commands.quantize import quantize as quantize_model
-    from quantkit.storage import check_writable, exclusive
-
     folder = output or model.parent
     if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
         raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
@@ -178,8 +176,6 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Makes the INT8 model again from a calibration table alone: no data needed."""
-    from quantkit.commands.quantize import quantize as quantize_model
-
     path = output or model.with_name(f"{model.stem}.{_SUFFIXES[target]}.onnx")
     quantized = quantize_model(
         model,

@@ -7,9 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+
+from quantkit.cli.text import make_console, print_line
+from quantkit.errors import EvaluationError
+from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
+from quantkit.reporting import (
+    cautions,
+    gate_json,
+    gate_junit,
+    gate_markdown,
+    load_report,
+    print_report,
+    report_html,
+    report_markdown,
+    write_report,
+)
+from quantkit.reporting.join import join_reports
+from quantkit.storage import write_text
 
 if TYPE_CHECKING:
-    from quantkit.evaluation import Limits
     from quantkit.types import Report
 
 __all__ = ["compare", "gate", "make_limits", "report"]
@@ -101,8 +118,6 @@ def compare(
 
     A number that the report does not hold is an error (exit code 1), never a pass.
     """
-    from quantkit.reporting import load_report
-
     limits = make_limits(
         max_drop,
         min_speedup,
@@ -135,12 +150,6 @@ def report(
 
     Times of different runs are never compared: a speed-up is within a run.
     """
-    from rich.console import Console
-
-    from quantkit.reporting import load_report, print_report, report_html, report_markdown, write_report
-    from quantkit.reporting.join import join_reports
-    from quantkit.storage import write_text
-
     named = _name_runs(paths)
     if len(named) > 1 and output is None:
         raise typer.BadParameter("several reports join into a new one: give its folder", param_hint="--output")
@@ -170,9 +179,6 @@ def make_limits(
     allow_partial: bool = False,
 ) -> Limits | None:
     """The limits as given, None without one; a wrong one is a usage error, before anything is measured."""
-    from quantkit.errors import EvaluationError
-    from quantkit.evaluation import Limits, parse_drop
-
     try:
         limits = Limits(
             max_drop=None if max_drop is None else parse_drop(max_drop),
@@ -199,11 +205,6 @@ def gate(
     as_json: bool = False,
 ) -> None:
     """Prints a line for each limit and writes the files; raises `GateFailedError` where a limit is broken."""
-    from quantkit.cli.text import make_console, print_line
-    from quantkit.evaluation import check_limits, require_passed
-    from quantkit.reporting import cautions, gate_json, gate_junit, gate_markdown
-    from quantkit.storage import write_text
-
     if limits is None:
         return
     checks = check_limits(shown, limits, variants=variants)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,10 @@ from quantkit.cli.options import (
     WorkersOption,
     read_classes,
 )
+from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.commands.data_check import check_data
 from quantkit.datasets.open import ImageOptions
+from quantkit.notices import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +33,12 @@ __all__ = ["data_app"]
 
 _SHOWN = 5
 
-data_app = typer.Typer(help="Looks at data before they are used.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Looks at data before they are used.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
 
 
 @data_app.callback()
@@ -61,9 +70,6 @@ def check(
     Unreadable files, duplicates, classes, value range, images shared with --against; swapped channels, a missing /255,
     other mean and std. Ends with exit code 1 where something is wrong, 0 for warnings and notes.
     """
-    from quantkit.cli.text import make_console, visible
-    from quantkit.commands.data_check import check_data
-
     result = check_data(
         model,
         data,
@@ -84,14 +90,10 @@ def check(
 
 
 def _json(result: DataCheck) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {"passed": not result.has_errors, **asdict(result)}
 
 
 def _print(console: Console, result: DataCheck) -> None:
-    from quantkit.cli.text import count_text, print_line, print_table
-
     facts = result.facts
     rows = [
         ("samples", f"{facts.num_samples - len(facts.unreadable)} of {facts.num_samples} readable"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from quantkit.cli.compare import (
     AtBatchOption,
@@ -20,6 +21,7 @@ from quantkit.cli.compare import (
     make_limits,
 )
 from quantkit.cli.image_options import with_image_options
+from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.options import (
     DATA_PANEL,
     BinaryOption,
@@ -43,9 +45,16 @@ from quantkit.cli.options import (
     parse_variants,
     read_classes,
 )
-from quantkit.cli.output import INTERRUPTED, command_line, make_printer
+from quantkit.cli.output import command_line, make_printer
+from quantkit.commands.evaluate import VARIANTS
+from quantkit.commands.evaluate import evaluate as evaluate_variants
 from quantkit.datasets.open import ImageOptions
+from quantkit.errors import INTERRUPTED, EvaluationError
+from quantkit.evaluation import parse_batch_sizes
+from quantkit.evaluation.tasks.open import TaskOptions
 from quantkit.notices import Tell
+from quantkit.reporting import print_report, write_report
+from quantkit.storage import check_writable
 
 if TYPE_CHECKING:
     from quantkit.evaluation import Limits
@@ -123,15 +132,6 @@ def evaluate(
     Images are prepared as for calibration unless options say otherwise. Writes report.html, report.md and report.json.
     With a limit, such as --max-drop, ends with exit code 3 where it is broken, after the report is written.
     """
-    from rich.console import Console
-
-    from quantkit.cli.interruption import stop_on_interrupt
-    from quantkit.commands.evaluate import VARIANTS
-    from quantkit.commands.evaluate import evaluate as evaluate_variants
-    from quantkit.evaluation.tasks.open import TaskOptions
-    from quantkit.reporting import print_report, write_report
-    from quantkit.storage import check_writable
-
     limits = make_limits(
         max_drop, min_speedup, min_agreement, max_size_ratio, confident, gates=gates or (), at_batch=at_batch
     )
@@ -215,9 +215,6 @@ def _check_limits(
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
-    from quantkit.errors import EvaluationError
-    from quantkit.evaluation import parse_batch_sizes
-
     try:
         return parse_batch_sizes(text)
     except EvaluationError as error:

@@ -1,7 +1,8 @@
-"""The commands that look and change nothing: inspect, doctor."""
+"""The command `inspect`: what is in an engine, a model, a calibration cache or table."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.cli.inspect_json import json_from_inspection
+from quantkit.cli.text import bytes_text, count_text, make_console, print_line, print_table
+from quantkit.commands import inspect as found
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from quantkit.commands.inspect import CacheInspection, EngineInspection, ModelInspection, TableInspection, TensorRow
     from quantkit.graph.qdq_lint import Finding
 
-__all__ = ["doctor", "inspect", "print_tensors"]
+__all__ = ["inspect", "print_tensors"]
 
 _SHOWN = 10
 _SHOWN_ALIKE = 3
@@ -60,10 +65,6 @@ def inspect(
     For an engine: layers and the ONNX nodes in them, precision, reformats, kernels, memory. For an ONNX model:
     operators, and where its Q/DQ break TensorRT's rules. For a calibration cache or table: ranges.
     """
-    from quantkit.cli.inspect_json import json_from_inspection
-    from quantkit.cli.text import make_console
-    from quantkit.commands import inspect as found
-
     result = found.inspect(path, profile=profile, measure=measure)
     if as_json:
         typer.echo(json.dumps(json_from_inspection(result, sort=sort, pattern=pattern), indent=2))
@@ -79,43 +80,7 @@ def inspect(
         _print_calibration_table(console, result, found.select_tensors(result.tensors, sort=sort, pattern=pattern))
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Shows what is installed, which commands will work here, and what to install for the rest.
-
-    Ends with exit code 0 unless a package that every command needs is broken.
-    """
-    from dataclasses import asdict
-
-    from quantkit.cli.text import make_console, print_line, print_table
-    from quantkit.commands.doctor import examine
-
-    diagnosis = examine()
-    if as_json:
-        typer.echo(json.dumps(asdict(diagnosis), indent=2))
-        raise typer.Exit(0 if diagnosis.is_valid else 1)
-    console = make_console()
-    print_table(
-        console,
-        ("", "", "version", ""),
-        [(part.name, part.status, part.version, part.detail) for part in diagnosis.parts],
-    )
-    print_line(console, "")
-    print_table(
-        console,
-        ("what you can do", "", ""),
-        [(ability.name, "yes" if ability.works else "no", ability.detail) for ability in diagnosis.abilities],
-    )
-    if fixes := list(dict.fromkeys(part.fix for part in diagnosis.parts if part.fix)):
-        print_line(console, "")
-        print_line(console, "for the rest:", style="bold")
-        for fix in fixes:
-            print_line(console, fix, indent=2)
-    raise typer.Exit(0 if diagnosis.is_valid else 1)
-
-
 def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:
-    from quantkit.cli.text import bytes_text, print_line, print_table
-
     anatomy = result.anatomy
     targets = f", for {' '.join(anatomy.targets)}" if anatomy.targets else ""
     print_line(console, f"{result.path}: engine, {len(anatomy.layers)} layers", style="bold")
@@ -151,8 +116,6 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
 
 
 def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
-    from quantkit.cli.text import print_table
-
     groups: dict[tuple[str, str], list[EngineLayer]] = {}
     for layer in anatomy.layers:
         if not layer.is_idle:
@@ -167,8 +130,6 @@ def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
 
 
 def _print_reformats(console: Console, anatomy: EngineLayers) -> None:
-    from quantkit.cli.text import print_line, print_table
-
     if not anatomy.reformats:
         return
     print_line(console, "reformats: a Q/DQ that fused with nothing, or a change of layout", style="bold")
@@ -178,8 +139,6 @@ def _print_reformats(console: Console, anatomy: EngineLayers) -> None:
 
 
 def _print_float_layers(console: Console, anatomy: EngineLayers) -> None:
-    from quantkit.cli.text import count_text, print_line
-
     reasons: dict[str, list[EngineLayer]] = {}
     for item in anatomy.left_in_float:
         reasons.setdefault(item.reason, []).append(item.layer)
@@ -196,8 +155,6 @@ def _print_float_layers(console: Console, anatomy: EngineLayers) -> None:
 
 
 def _print_layers(console: Console, layers: Sequence[EngineLayer], total_ms: float | None, *, kernels: bool) -> None:
-    from quantkit.cli.text import print_table
-
     rows = []
     for layer in layers:
         precision = layer.conversion if layer.is_reformat else layer.precision
@@ -210,8 +167,6 @@ def _print_layers(console: Console, layers: Sequence[EngineLayer], total_ms: flo
 
 
 def _print_kernels(console: Console, layers: Sequence[EngineLayer]) -> None:
-    from quantkit.cli.text import print_table
-
     groups: dict[str, list[EngineLayer]] = {}
     for layer in layers:
         if layer.tactic and not layer.tactic.startswith("0x"):
@@ -223,8 +178,6 @@ def _print_kernels(console: Console, layers: Sequence[EngineLayer]) -> None:
 
 
 def _print_model(console: Console, result: ModelInspection, pattern: str | None, all_rows: bool) -> None:
-    from quantkit.cli.text import bytes_text, print_line, print_table
-
     form = "with Q/DQ" if result.form == "qdq" else f"{result.precision.upper()}, without Q/DQ"
     print_line(console, f"{result.path}: ONNX model {form}", style="bold")
     types = ", ".join(f"{name} {bytes_text(size)}" for name, size in result.weight_types.items())
@@ -255,8 +208,6 @@ def _print_model(console: Console, result: ModelInspection, pattern: str | None,
 
 
 def _print_reasons(console: Console, result: ModelInspection) -> None:
-    from quantkit.cli.text import print_line
-
     reasons: dict[str, list[str]] = {}
     for operator in result.left_in_float:
         reasons.setdefault(operator.reason, []).append(f"{operator.name} ({operator.op_type})")
@@ -268,8 +219,6 @@ def _print_reasons(console: Console, result: ModelInspection) -> None:
 
 
 def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -> None:
-    from quantkit.cli.text import count_text, print_line
-
     if result.form != "qdq":
         return
     if not result.findings:
@@ -289,8 +238,6 @@ def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -
 
 
 def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[TensorRow]) -> None:
-    from quantkit.cli.text import print_line, print_table
-
     count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
     print_line(console, f"{result.path}: TensorRT calibration cache, {count} tensors", style="bold")
     rows = [("header", result.header), ("algorithm", result.algorithm), ("TensorRT", result.tensorrt_version)]
@@ -301,8 +248,6 @@ def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[Te
 
 
 def _print_calibration_table(console: Console, result: TableInspection, tensors: Sequence[TensorRow]) -> None:
-    from quantkit.cli.text import print_line, print_table
-
     table = result.table
     count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
     print_line(console, f"{result.path}: quantkit calibration table, {count} tensors", style="bold")
@@ -324,8 +269,6 @@ def print_tensors(
     console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
 ) -> bool:
     """Ranges and scales, one tensor a row, with its histogram where there are any. Whether these found room."""
-    from quantkit.cli.text import print_table
-
     rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]
     headings, right, optional = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3], [4]
     if histograms:
@@ -362,6 +305,4 @@ def _ms(layer: EngineLayer) -> str:
 
 
 def _matches(name: str, pattern: str | None, others: Sequence[str] = ()) -> bool:
-    import fnmatch
-
     return pattern is None or any(fnmatch.fnmatchcase(text, pattern) for text in (name, *others))

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from quantkit.caches.merge import merge_statistics
 from quantkit.cli.options import MethodName, QuietOption
-from quantkit.cli.text import visible
+from quantkit.notices import visible
+from quantkit.storage import check_writable
 
 __all__ = ["merge"]
 
@@ -34,9 +36,6 @@ def merge(
     table of one run bit for bit; and give parts of an array in the order of their rows. `quantkit quantize --table`
     makes the INT8 model of it.
     """
-    from quantkit.caches.merge import merge_statistics
-    from quantkit.storage import check_writable
-
     if output.is_dir():
         raise typer.BadParameter(f"{output} is a folder: give the table's name", param_hint="--output")
     check_writable(output.parent)

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import typer
 
-from quantkit.cli.text import visible
-from quantkit.notices import Tell
+from quantkit.graph.model import size_bytes
+from quantkit.notices import Tell, visible
 from quantkit.types import CalibrationTable, QuantizedModel
 
-__all__ = ["INTERRUPTED", "command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+__all__ = ["command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]
 
 _SHOWN_REASONS = 8
 
@@ -64,8 +61,6 @@ def print_quantized(model: Path, quantized: QuantizedModel, *, list_float: bool)
 
 
 def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, str]]:
-    from quantkit.graph.model import size_bytes
-
     before, after = size_bytes(model), size_bytes(quantized.path)
     return [
         (

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.cli.text_columns import Layout
+from quantkit.notices import visible
 
-__all__ = ["bytes_text", "count_text", "make_console", "print_line", "print_table", "visible"]
+__all__ = ["bytes_text", "count_text", "make_console", "print_line", "print_table"]
 
 _PIPED_WIDTH = 10_000
 """Columns where nobody looks: a line of a file is cut by nothing, so that grep finds it whole."""
@@ -22,13 +23,6 @@ def make_console() -> Console:
     """A console of the terminal's width; piped text is not wrapped."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(highlight=False, markup=False, emoji=False, width=_PIPED_WIDTH if piped else None)
-
-
-def visible(text: str) -> str:
-    r"""The text with line breaks, escape sequences and other invisible signs written out: "\x1b[31m"."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def print_line(console: Console, text: str, *, style: str = "", indent: int = 0) -> None:

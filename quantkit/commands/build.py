@@ -13,17 +13,34 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
+from quantkit.backends.tensorrt.build.builder import build_engine
+from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
+from quantkit.backends.tensorrt.build.manifest import (
+    Manifest,
+    differing_facts,
+    is_engine_of,
+    load_manifest,
+    manifest_path,
+    save_manifest,
+)
+from quantkit.backends.tensorrt.build.precision import choose_typing
+from quantkit.backends.tensorrt.build.profiles import resolve_profiles
+from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
+from quantkit.backends.tensorrt.device import find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.commands.build_inputs import BuildInputs, check_source, load_build_inputs, make_graph
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.graph.model import input_specs, load_model, source_files
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.notices import Tell, ignore_messages, join_names
 from quantkit.progress import show_progress
+from quantkit.storage import check_no_source, check_writable, write_bytes
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.builder import Calibrator
-    from quantkit.backends.tensorrt.build.manifest import Manifest
     from quantkit.backends.tensorrt.build.precision import Typing
 
 __all__ = ["BuiltEngine", "EngineLibrary", "build", "describe_engine"]
@@ -89,14 +106,6 @@ def build(
     Raises:
         QuantKitError: one line that names the file, node or option, and the fix.
     """
-    from quantkit.backends.tensorrt.build.builder import build_engine
-    from quantkit.backends.tensorrt.build.configuration import check_options
-    from quantkit.backends.tensorrt.build.manifest import manifest_path, save_manifest
-    from quantkit.backends.tensorrt.build.precision import choose_typing
-    from quantkit.backends.tensorrt.device import find_gpu
-    from quantkit.graph.model import source_files
-    from quantkit.storage import check_no_source, check_writable, write_bytes
-
     say = tell or ignore_messages
     options = options or BuildOptions()
     source = load_build_inputs(
@@ -157,9 +166,6 @@ def describe_engine(
     library: Library, model: PathLike, table: CalibrationTable, options: BuildOptions, exclude: Sequence[str]
 ) -> Manifest:
     """The manifest, but for engine and time, of an engine that TensorRT built while it calibrated `table`."""
-    from quantkit.backends.tensorrt.build.precision import choose_typing
-    from quantkit.backends.tensorrt.device import find_gpu
-
     source = load_build_inputs(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
     typing = choose_typing(library, "int8", mode="implicit", high_precision="fp16", dla=False)
     return _wanted_manifest(source, library, typing, options, find_gpu())
@@ -188,10 +194,6 @@ def _open_library(name: EngineLibrary, options: BuildOptions) -> Library:
 
 def _completed(options: BuildOptions, library: Library, source: BuildInputs, gpu: Any, say: Tell) -> BuildOptions:
     """The options with targets and profiles as they will be used; a profile that nobody gave is told."""
-    from quantkit.backends.tensorrt.build.configuration import default_targets
-    from quantkit.backends.tensorrt.build.profiles import resolve_profiles
-    from quantkit.graph.model import input_specs
-
     shapes = {spec.name: spec.shape for spec in input_specs(source.graph)}
     profiles = resolve_profiles(shapes, options.profiles, known=_known_sizes(source.table, shapes))
     if profiles and not options.profiles:
@@ -217,8 +219,6 @@ def _wanted_manifest(
     options: BuildOptions,
     gpu: Any,
 ) -> Manifest:
-    from quantkit.backends.tensorrt.build.manifest import Manifest
-
     facts = options.facts()
     if source.exclude:
         # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
@@ -243,10 +243,6 @@ def _wanted_manifest(
 
 def _hit(source: BuildInputs) -> str:
     """Hash of the tensors that the excluded nodes make."""
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import match_nodes
-
     graph = prepare(load_model(source.path), name=source.name)
     names = match_nodes(graph, source.exclude)
     outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
@@ -261,14 +257,10 @@ def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
 
 
 def _cache_calibrator(source: BuildInputs, library: Library) -> Calibrator | None:
-    from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
-
     return None if source.cache is None else make_cache_calibrator(library, source.cache, name=source.cache_name)
 
 
 def _reuse(path: Path, wanted: Manifest, say: Tell) -> BuiltEngine | None:
-    from quantkit.backends.tensorrt.build.manifest import differing_facts, is_engine_of, load_manifest, manifest_path
-
     beside = manifest_path(path)
     if not path.exists() or not beside.exists():
         return None

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 
 from quantkit.backends.tensorrt.build.build_options import Precision
 from quantkit.backends.tensorrt.library import Library
-from quantkit.calibration.table import open_table
+from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.calibration.table import open_table, table_json
 from quantkit.commands.quantize import HighPrecision, make_int8
 from quantkit.errors import CalibrationError, ModelError
+from quantkit.graph.model import float_precision, load_model, model_hash, serialize_model
+from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+from quantkit.graph.placement.tensorrt import float_activations, match_nodes
+from quantkit.graph.tensorrt_qdq_support import check_explicit
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
@@ -59,8 +66,6 @@ class BuildInputs:
     @property
     def calibration(self) -> dict[str, str | int]:
         """What a manifest says of table or cache."""
-        from quantkit.calibration.table import table_json
-
         if self.table is not None:
             return {
                 "sha256": hashlib.sha256(table_json(self.table).encode()).hexdigest(),
@@ -98,9 +103,6 @@ def load_build_inputs(
     Raises:
         QuantKitError: they do not fit together, or INT8 has no ranges.
     """
-    from quantkit.graph.model import float_precision, load_model, model_hash
-    from quantkit.graph.passes.prepare import has_qdq
-
     if precision not in ("fp32", "fp16", "int8"):
         raise ModelError(f"there is no precision {precision!r}: choose fp32, fp16 or int8")
     int8_only = {"--table": table, "--calib": cache, "--exclude": exclude, "--high-precision": high_precision}
@@ -148,8 +150,6 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     Raises:
         ModelError: Q/DQ that it cannot take, or Q/DQ and cache where they have no say.
     """
-    from quantkit.graph.tensorrt_qdq_support import check_explicit
-
     if source.cache is not None and typing.mode == "explicit":
         raise ModelError("--calib is for implicit INT8: leave out --mode explicit, or give --table")
     if not source.has_qdq:
@@ -167,10 +167,6 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
         typing: how precisions are decided.
         folder: for the weights of a large model, until the engine is built.
     """
-    from quantkit.graph.model import load_model, serialize_model
-    from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-    from quantkit.graph.passes.prepare import prepare
-
     if source.precision == "int8" and not source.has_qdq:
         if source.table is None or typing.mode == "implicit":
             return _with_ranges(source, folder)
@@ -188,11 +184,6 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
 
 
 def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
-    from quantkit.graph.model import load_model, serialize_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-    from quantkit.graph.placement.tensorrt import match_nodes
-
     graph = prepare(load_model(source.path), name=source.name)
     ranges = None
     if source.table is not None:
@@ -204,11 +195,6 @@ def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
 
 def _read_cache(path: Path, model: Path) -> bytes:
     """The cache, if most of its tensors are the model's: it says nothing else of what it belongs to."""
-    from quantkit.caches.formats.tensorrt_cache import parse_cache
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import float_activations
-
     try:
         content = path.read_bytes()
         named = parse_cache(content.decode(), name=path.name).scale_bits

@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
+from quantkit.backends.onnxruntime import runtime_version
 from quantkit.caches.kept_statistics import lock_path
-from quantkit.calibration.methods import used_percentile
+from quantkit.calibration.methods import find_method, used_percentile
+from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.native_calibration import CalibratorName, choose_calibrator
 from quantkit.datasets.description import describe_choice
+from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import ImageOptions, Order, open_samples
 from quantkit.errors import CalibrationError, ModelError
-from quantkit.graph.model import input_specs
+from quantkit.graph.model import input_specs, load_model, model_hash
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probabilities
+from quantkit.graph.quantize_cpu import cpu_tensors
 from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
+from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, HistogramRule, PathLike, Preprocessing
 
 if TYPE_CHECKING:
@@ -90,12 +97,6 @@ def calibrate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
-    from quantkit.calibration.methods import find_method
-    from quantkit.calibration.statistics_file import StatisticsOrigin
-    from quantkit.datasets.fingerprint import content_hash
-    from quantkit.graph.model import load_model, model_hash
-    from quantkit.storage import exclusive
-
     say = tell or ignore_messages
     for option, count in (("--batch-size", batch_size), ("--workers", workers)):
         if count is not None and count < 1:
@@ -186,10 +187,6 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
 
     Observed is what either target quantizes, or everything.
     """
-    from quantkit.graph.passes.prepare import has_qdq, prepare
-    from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probabilities
-    from quantkit.graph.quantize_cpu import cpu_tensors
-
     if has_qdq(graph):
         raise ModelError(f"{name} is quantized already: give the float model")
     prepare(graph, name=name)
@@ -206,6 +203,4 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
 
 
 def _versions() -> dict[str, str]:
-    from quantkit.backends.onnxruntime import runtime_version
-
     return {"quantkit": __version__, "onnxruntime": runtime_version()}

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 from quantkit._version import __version__
 from quantkit.caches.kept_statistics import checkpoint_path, find_checkpoint, find_statistics, statistics_path
 from quantkit.calibration.choose_ranges import choose_ranges
+from quantkit.calibration.statistics_file import save_statistics
+from quantkit.calibration.table import differing_fields, load_table, save_table
 from quantkit.commands.collect import collect_statistics
 from quantkit.commands.native_calibration import calibrate_natively, write_engine
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.graph.model import load_model
+from quantkit.graph.passes.expose import expose
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Tell
+from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange
 
 if TYPE_CHECKING:
@@ -98,8 +105,6 @@ class CalibrationRun:
         )
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
-        from quantkit.storage import write_bytes
-
         made = calibrate_natively(
             native,
             self.model,
@@ -137,8 +142,6 @@ class CalibrationRun:
         return table
 
     def _collect(self, checkpoint: Path | None) -> KeptStatistics:
-        from quantkit.calibration.statistics_file import save_statistics
-
         resumed = None
         if self.resume and checkpoint is not None:
             resumed = find_checkpoint(
@@ -186,8 +189,6 @@ class CalibrationRun:
 
 def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> CalibrationTable:
     """Says what a user should know of a new table, and writes it."""
-    from quantkit.calibration.table import save_table
-
     if table.num_samples < _FEW_SAMPLES:
         count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
         say(f"warning: {count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
@@ -199,10 +200,6 @@ def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> Calibr
 
 
 def _load_exposed(model: PathLike, name: str, tensors: Sequence[str]) -> ir.Model:
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.expose import expose
-    from quantkit.graph.passes.prepare import prepare
-
     return expose(prepare(load_model(model), name=name), tensors)
 
 
@@ -217,8 +214,6 @@ def _reuse(
     tell: Tell,
 ) -> CalibrationTable | None:
     """The table at `path` if a new calibration would give the same one."""
-    from quantkit.calibration.table import differing_fields, load_table
-
     if not path.exists():
         if reuse_only:
             raise StaleTableError(f"there is no calibration table {path} to reuse: run without --reuse-only")
@@ -254,10 +249,6 @@ def _reuse(
 
 
 def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-
     graph = prepare(load_model(model), name=name)
     amax = propagate_to_copies(graph, {tensor: r.amax for tensor, r in ranges.items()})
     return {t: TensorRange(amax=amax[t], minimum=r.minimum, maximum=r.maximum) for t, r in ranges.items()}

@@ -9,9 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.calibration.collect import Collector, fitting_batch_size
+from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
+from quantkit.datasets import Selection
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
+from quantkit.graph.model import serialize_model
+from quantkit.graph.passes.expose import batch_first
 from quantkit.notices import Tell
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, Dataset, HistogramRule
@@ -19,7 +25,7 @@ from quantkit.types import Batch, Dataset, HistogramRule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
+    from quantkit.calibration.statistics_file import StatisticsOrigin
 
 __all__ = ["CHECKPOINT_S", "collect_statistics"]
 
@@ -61,13 +67,6 @@ def collect_statistics(
     Returns:
         Statistics of all samples.
     """
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.calibration.collect import Collector, fitting_batch_size
-    from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
-    from quantkit.datasets import Selection
-    from quantkit.graph.model import serialize_model
-    from quantkit.graph.passes.expose import batch_first
-
     collector, skipped, start = Collector(tensors, rule=rule, batch_first=batch_first(exposed)), dict[str, str](), 0
     repeated = 0
     if resumed is not None:

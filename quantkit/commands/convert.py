@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from quantkit.caches.convert import CacheTarget, Conversion, table_for_model, write_as_tensorrt_cache, write_ort_table
+from quantkit.caches.formats.detect import ranges_json
 from quantkit.caches.open import check_no_input, open_cache
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.ranges import RangeCache, rename
+from quantkit.calibration.table import save_table
+from quantkit.commands.quantize import quantize
 from quantkit.errors import CalibrationError
 from quantkit.notices import join_names
+from quantkit.storage import write_text
 from quantkit.types import PathLike
 
 __all__ = ["convert_cache"]
@@ -44,9 +48,6 @@ def convert_cache(
         OutputError: `output` is one of the files that it would be made from.
         QuantKitError: one line that names the file, tensor or option.
     """
-    from quantkit.caches.ranges import rename
-    from quantkit.storage import write_text
-
     check_no_input(output, path, models=(model,))
     cache = open_cache(path)
     remarks = list(cache.notes)
@@ -64,8 +65,6 @@ def convert_cache(
     if target == "tensorrt":
         return write_as_tensorrt_cache(cache, Path(output), model, tensorrt_version, remarks)
     if target == "json":
-        from quantkit.caches.formats.detect import ranges_json
-
         write_text(output, ranges_json(cache))
         return Conversion(Path(output), target, len(cache.tensors), tuple(remarks))
     return write_ort_table(cache, Path(output), target, remarks)
@@ -79,9 +78,6 @@ def _to_model(
     high_precision: Literal["fp32", "fp16"],
     remarks: list[str],
 ) -> Conversion:
-    from quantkit.calibration.table import save_table
-    from quantkit.commands.quantize import quantize
-
     table = cache.table or table_for_model(cache, model, remarks)
     if target == "table":
         save_table(table, output)

@@ -8,18 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.datasets import Selection, describe, lint, select
+from quantkit.datasets.alternatives import other_resizes, other_values
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
+from quantkit.datasets.image_files import ImageFiles
+from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import ImageOptions, open_samples
 from quantkit.errors import EvaluationError
-from quantkit.graph.model import input_specs
+from quantkit.evaluation import advantage, is_clearly_better, score_preprocessing
+from quantkit.graph.model import input_specs, load_model
 from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing, Runner
 
 if TYPE_CHECKING:
     from quantkit.datasets.alternatives import Alternative
-    from quantkit.datasets.lint import DataFacts, Finding
+    from quantkit.datasets.lint import DataFacts
     from quantkit.evaluation import PreprocessingScore
 
 __all__ = ["DataCheck", "Probe", "Trial", "check_data"]
@@ -118,10 +124,6 @@ def check_data(
     Raises:
         QuantKitError: the data or the model cannot be used at all.
     """
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.datasets import describe, lint
-    from quantkit.graph.model import load_model
-
     if probe_samples < 0:
         raise EvaluationError(f"--probe-samples {probe_samples} must be 0 or more")
     say = tell or ignore_messages
@@ -159,8 +161,6 @@ def check_data(
 
 def _choose(dataset: Dataset, unreadable: frozenset[str], count: int, seed: int) -> tuple[int, ...]:
     """Readable samples, evenly over the classes."""
-    from quantkit.datasets import select
-
     chosen = select(dataset, num_samples=min(count + len(unreadable), len(dataset)), seed=seed)
     return tuple(i for i in chosen.indices if dataset.ids[i] not in unreadable)[:count]
 
@@ -169,8 +169,6 @@ def _probe(
     runner: Runner, dataset: Dataset, samples: tuple[int, ...], *, workers: int | None, progress: bool
 ) -> tuple[Probe | None, int | None, str, list[Finding]]:
     """The probe, the number of classes that the model scores, why there is no probe, and what was found."""
-    from quantkit.datasets.alternatives import other_resizes, other_values
-    from quantkit.evaluation import score_preprocessing
 
     def measure(preprocessing: Preprocessing | None) -> PreprocessingScore:
         view = _view(dataset, samples, preprocessing)
@@ -220,9 +218,6 @@ def _measure_all(
 
 
 def _view(dataset: Dataset, samples: tuple[int, ...], preprocessing: Preprocessing | None) -> Dataset:
-    from quantkit.datasets import Selection
-    from quantkit.datasets.image_files import ImageFiles
-
     if preprocessing is not None and isinstance(dataset, ImageFiles):
         dataset = replace(dataset, preprocessing=preprocessing)
     return Selection(dataset, samples)
@@ -232,8 +227,6 @@ def _choose_best(
     tried: Sequence[tuple[Alternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
 ) -> Alternative | None:
     """Of those that are clearly better, the smallest change that fits as well as the best; None without one."""
-    from quantkit.evaluation import advantage
-
     good = [_strip(f, unlabelled) for a, f in tried if _is_better(a, f, declared, unlabelled=unlabelled)]
     if not good:
         return None
@@ -246,8 +239,6 @@ def _choose_best(
 def _is_better(
     alternative: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
 ) -> bool:
-    from quantkit.evaluation import is_clearly_better
-
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if _is_chance(fit):  # labels in another order make a wrong input luckier than the right one
         return False
@@ -285,8 +276,6 @@ def _trial(
 
 
 def _labels_finding(declared: PreprocessingScore) -> Finding:
-    from quantkit.datasets.lint import Finding
-
     share = f"{100 * float(declared.right.mean()):.1f} % of {len(declared.right)} samples"
     return Finding(
         "warning",
@@ -298,8 +287,6 @@ def _labels_finding(declared: PreprocessingScore) -> Finding:
 
 
 def _misfit(best: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool) -> Finding:
-    from quantkit.datasets.lint import Finding
-
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if fit.targets is not None:
         numbers = f"top-1 {100 * declared.right.mean():.1f} % → {100 * fit.right.mean():.1f} %"

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 from quantkit.calibration.table import open_table
 from quantkit.commands.reproduction import calibrate_command
 from quantkit.commands.variants import VARIANTS, choose_variants, open_variants
+from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice, describe_skipped
 from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError, ModelError
+from quantkit.evaluation import describe_environment
+from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches, timing_warnings
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
-from quantkit.graph.model import input_specs
+from quantkit.graph.model import input_specs, load_model, model_hash
+from quantkit.graph.passes.prepare import has_qdq
 from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, ChangedSample, Dataset, PathLike, Preprocessing, Report, TaskName
@@ -94,9 +99,6 @@ def evaluate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
-    from quantkit.evaluation import describe_environment
-    from quantkit.evaluation import evaluate as measure
-
     say = tell or ignore_messages
     _check_numbers(latency_s, layer_samples, batch_sizes, threads)
     options = task if isinstance(task, TaskOptions) else TaskOptions(task)
@@ -236,9 +238,6 @@ def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[i
 
 def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[ir.Model, str]:
     """The model and its hash; a model with Q/DQ, or of another table, is refused."""
-    from quantkit.graph.model import load_model, model_hash
-    from quantkit.graph.passes.prepare import has_qdq
-
     graph = load_model(model)
     if has_qdq(graph):
         raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
@@ -249,14 +248,10 @@ def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[
 
 
 def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:
-    from quantkit.datasets import holds_arrays
-
     return None if table is None or holds_arrays(data) else table.preprocessing
 
 
 def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:
-    from quantkit.datasets.thumbnails import thumbnail
-
     wanted = {change.sample for change in changes}
     pictures = {name: thumbnail(dataset, index) for index, name in enumerate(dataset.ids) if name in wanted}
     return tuple(replace(change, thumbnail=pictures.get(change.sample, "")) for change in changes)

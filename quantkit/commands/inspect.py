@@ -9,7 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from quantkit.backends.tensorrt.build.manifest import is_engine_of, load_manifest, manifest_path
+from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
+from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
+from quantkit.caches.formats.detect import cache_from_table, ranges_from_bits
+from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, parse_cache
+from quantkit.caches.provenance import describe_provenance
+from quantkit.caches.ranges import version_from_number
+from quantkit.calibration.json_text import decode_json
+from quantkit.calibration.statistics_file import is_statistics_file
+from quantkit.calibration.table import FORMAT, TABLE_KEY, load_table
 from quantkit.errors import BackendError, CalibrationError, ModelError, QuantKitError
+from quantkit.graph.model import OLDEST_OPSET, float_precision, load_model, size_bytes
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
@@ -154,8 +167,6 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     Raises:
         QuantKitError: it is none of them, or cannot be read; the message names the file and the fix.
     """
-    from quantkit.calibration.statistics_file import is_statistics_file
-
     file = Path(path)
     head = _read(file, 1 << 12)
     is_engine = file.suffix.lower() in _ENGINE_SUFFIXES or head[:4] in _ENGINE_MAGICS
@@ -210,17 +221,11 @@ def _read(file: Path, size: int = -1) -> bytes:
 
 
 def _inspect_engine(file: Path, profile: PathLike | None, *, measure: bool) -> EngineInspection:
-    from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
-
     anatomy = read_engine(_read(file), name=str(file), measure=measure)
     return EngineInspection(file, _with_profile(anatomy, profile), _made_of(file))
 
 
 def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
-    from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
-    from quantkit.calibration.json_text import decode_json
-    from quantkit.calibration.table import FORMAT
-
     content = _read(file)
     try:
         data = decode_json(content, name=str(file), kind="a calibration table or an inspector's JSON")
@@ -239,15 +244,11 @@ def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
 
 
 def _with_profile(anatomy: EngineLayers, profile: PathLike | None) -> EngineLayers:
-    from quantkit.backends.tensorrt.inspection.inspector import join_profile
-
     return anatomy if profile is None else join_profile(anatomy, _read(Path(profile)), name=str(profile))
 
 
 def _made_of(file: Path) -> dict[str, str]:
     """What the manifest next to an engine says; nothing where there is none, or it is another engine's."""
-    from quantkit.backends.tensorrt.build.manifest import is_engine_of, load_manifest, manifest_path
-
     path = manifest_path(file)
     if not path.is_file():
         return {}
@@ -269,11 +270,6 @@ def _made_of(file: Path) -> dict[str, str]:
 
 
 def _inspect_model(file: Path) -> ModelInspection:
-    from quantkit.caches.provenance import TABLE_KEY, describe_provenance
-    from quantkit.graph.model import OLDEST_OPSET, float_precision, load_model, size_bytes
-    from quantkit.graph.passes.prepare import has_qdq, prepare
-    from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
-
     model = load_model(file)
     quantized = has_qdq(model)
     opset, outputs = model.opset_imports[""], _ports(model.graph.outputs)
@@ -323,10 +319,6 @@ def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
 
 
 def _inspect_cache(file: Path) -> CacheInspection:
-    from quantkit.caches.formats.detect import ranges_from_bits
-    from quantkit.caches.formats.tensorrt_cache import parse_cache
-    from quantkit.caches.ranges import version_from_number
-
     try:
         text = _read(file).decode()
     except UnicodeDecodeError as error:
@@ -344,8 +336,6 @@ def _inspect_cache(file: Path) -> CacheInspection:
 
 
 def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, ...]:
-    from quantkit.caches.formats.tensorrt_cache import ALGORITHMS
-
     calibrator = {
         "EntropyCalibration2": "IInt8EntropyCalibrator2",
         "MinMaxCalibration": "IInt8MinMaxCalibrator",
@@ -366,8 +356,5 @@ def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, 
 
 
 def _inspect_table(file: Path) -> TableInspection:
-    from quantkit.caches.formats.detect import cache_from_table
-    from quantkit.calibration.table import load_table
-
     table = load_table(file)
     return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors))

@@ -14,15 +14,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.cuda.memory import DeviceFeed
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.builder import build_engine
+from quantkit.backends.tensorrt.build.manifest import manifest_path, save_manifest
+from quantkit.backends.tensorrt.build.profiles import resolve_profiles
+from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
+from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
+from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.library import load_library
+from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.commands.build import describe_engine
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError
+from quantkit.graph.model import input_specs, load_model, serialize_model
+from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 from quantkit.notices import Tell
 from quantkit.progress import show_progress
+from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
-    from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.backends.tensorrt.library import Library
 
 __all__ = ["CalibratorName", "NativeCalibration", "calibrate_natively", "choose_calibrator", "write_engine"]
@@ -110,18 +125,6 @@ def calibrate_natively(
     Raises:
         QuantKitError: what went wrong in a callback, or TensorRT's own words.
     """
-    from quantkit.backends.cuda.context import PrimaryContext
-    from quantkit.backends.cuda.memory import DeviceFeed
-    from quantkit.backends.tensorrt.build.build_options import BuildOptions
-    from quantkit.backends.tensorrt.build.builder import build_engine
-    from quantkit.backends.tensorrt.build.profiles import resolve_profiles
-    from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
-    from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
-    from quantkit.caches.formats.tensorrt_cache import parse_cache
-    from quantkit.graph.model import input_specs, load_model, serialize_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import float_activations, match_nodes
-
     name = Path(model).name
     graph = prepare(load_model(model), name=name)
     specs = _fixed_specs(input_specs(graph), dataset, batch_size or min(_BATCH_SIZE, len(dataset)))
@@ -192,10 +195,6 @@ def write_engine(
     exclude: Sequence[str] = (),
 ) -> Path:
     """Writes the engine of a native calibration, and its manifest, so that `quantkit build` knows it."""
-    from quantkit.backends.tensorrt.build.manifest import manifest_path, save_manifest
-    from quantkit.commands.build import describe_engine
-    from quantkit.storage import write_bytes
-
     manifest = replace(
         describe_engine(library, model, table, made.options, exclude),
         engine_sha256=hashlib.sha256(made.engine).hexdigest(),
@@ -209,10 +208,6 @@ def write_engine(
 
 def _find_library() -> tuple[Library | None, str]:
     """TensorRT with everything that its calibrator needs, or None and what is missing."""
-    from quantkit.backends.cuda.context import PrimaryContext
-    from quantkit.backends.tensorrt.device import find_gpu
-    from quantkit.backends.tensorrt.library import load_library
-
     try:
         library = load_library("tensorrt")
     except BackendUnavailableError as error:

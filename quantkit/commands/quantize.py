@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
-from quantkit.caches.provenance import TABLE_KEY
-from quantkit.calibration.table import open_table
+from quantkit.caches.formats.tensorrt_cache import cache_text
+from quantkit.caches.ranges import NOT_LISTED
+from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.errors import ModelError
+from quantkit.graph.model import check_model, load_model, model_hash, save_model, source_files
+from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.prepare import has_qdq, prepare, weighted_nodes
+from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.placement.propagate_ranges import propagate_to_copies
+from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
+from quantkit.graph.quant_params import activation_params
+from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.notices import Tell, ignore_messages, join_names
 from quantkit.processor import products_saturate
+from quantkit.storage import check_no_source, write_text
 from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel
 
 if TYPE_CHECKING:
@@ -53,11 +63,6 @@ def quantize(
         StaleTableError: the table belongs to another model.
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    from quantkit.calibration.table import table_checksum
-    from quantkit.graph.model import check_model, load_model, save_model, source_files
-    from quantkit.graph.passes.prepare import weighted_nodes
-    from quantkit.storage import check_no_source
-
     say = tell or ignore_messages
     table_given, table = table, open_table(table)
     if reduce_range is None:
@@ -98,10 +103,6 @@ def write_tensorrt_cache(
     Returns:
         `output`.
     """
-    from quantkit.caches.formats.tensorrt_cache import cache_text
-    from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-    from quantkit.storage import write_text
-
     graph = _prepared(model, table)
     amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
     algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
@@ -119,11 +120,6 @@ def check_quantizable(
     reduce_range: bool | None = None,
 ) -> None:
     """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import has_qdq, prepare
-    from quantkit.graph.placement.tensorrt import plan_tensorrt
-    from quantkit.graph.quantize_cpu import cpu_tensors
-
     _check_choices(target, high_precision, reduce_range)
     graph = load_model(model)
     if has_qdq(graph):
@@ -145,17 +141,9 @@ def make_int8(
     reduce_range: bool = False,
 ) -> tuple[ir.Model, QdqPlan]:
     """The INT8 graph and its plan."""
-    from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-    from quantkit.graph.passes.qdq import insert_qdq
-    from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
-    from quantkit.graph.quant_params import activation_params
-
     _check_choices(target, high_precision, reduce_range)
     half = high_precision == "fp16"
     if target == "cpu":
-        from quantkit.caches.ranges import NOT_LISTED
-        from quantkit.graph.quantize_cpu import quantize_for_cpu
-
         # What is skipped counts as always zero there; what a cache did not list is not.
         return quantize_for_cpu(
             _prepared(model, table),
@@ -183,9 +171,6 @@ def _check_choices(target: str, high_precision: str, reduce_range: bool | None =
 
 def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
     """The model of a table, prepared; refuses another one."""
-    from quantkit.graph.model import load_model, model_hash
-    from quantkit.graph.passes.prepare import has_qdq, prepare
-
     graph = load_model(model)
     table.check_model(model_hash(graph), Path(model).name)
     if has_qdq(graph):

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quantkit.caches.provenance import TABLE_KEY, describe_provenance
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version
+from quantkit.caches.provenance import describe_provenance
+from quantkit.calibration.table import TABLE_KEY, table_checksum
 from quantkit.commands.quantize import Target, make_int8
 from quantkit.errors import EvaluationError, ModelError
+from quantkit.evaluation import metric_notes
 from quantkit.evaluation.engines import OpenEngine, is_engine, open_engine
+from quantkit.graph.model import float_precision, load_model, save_model, size_bytes
+from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.prepare import has_int8_activations, has_qdq, prepare
+from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
 
@@ -113,8 +120,6 @@ def open_variants(
     Raises:
         QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
     """
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-
     chosen = choose_variants(variants, table)
     _check_exclusions(model, exclude)
     with ExitStack() as stack:
@@ -143,10 +148,6 @@ def open_variants(
 
 def _check_exclusions(model: PathLike, exclude: Sequence[str]) -> None:
     """A mistyped name is an error of the user's, not a model that cannot be INT8."""
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import prepare
-    from quantkit.graph.placement.tensorrt import match_nodes
-
     if exclude:
         match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
 
@@ -155,10 +156,6 @@ def _make_variants(
     model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
 ) -> tuple[dict[str, Path], dict[str, Mapping[str, str]], dict[str, ModelError]]:
     """Paths of the variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
-    from quantkit.graph.model import load_model, save_model
-    from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-    from quantkit.graph.passes.prepare import prepare
-
     paths = {"fp32": model}
     left: dict[str, Mapping[str, str]] = {}
     refused: dict[str, ModelError] = {}
@@ -189,8 +186,6 @@ def _given_models(
     models: Mapping[str, PathLike], taken: Mapping[str, Path], table: CalibrationTable | None
 ) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
     """Paths of finished models by name, and of which table they were made; each is read before anything runs."""
-    from quantkit.graph.model import load_model
-
     origins = {}
     for name, path in models.items():
         if name in taken:
@@ -202,8 +197,6 @@ def _given_models(
 
 def _describe_table(path: Path, made_of: str, table: CalibrationTable | None) -> tuple[str, ...]:
     """Whether an INT8 model was made of the table that the others are made of here, or which lies beside it."""
-    from quantkit.calibration.table import table_checksum
-
     if not made_of or table is None:
         return describe_provenance(path, made_of)
     checksum = table_checksum(table)
@@ -235,11 +228,6 @@ def _describe(
     origin: tuple[str, ...],
 ) -> Evaluation:
     """What was measured of a variant that ONNX Runtime ran."""
-    from quantkit.backends.onnxruntime import runtime_version
-    from quantkit.evaluation import metric_notes
-    from quantkit.graph.model import float_precision, load_model, size_bytes
-    from quantkit.graph.passes.prepare import has_int8_activations, has_qdq
-
     graph = load_model(path)
     precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
     notes = [*metric_notes(metrics), *origin]

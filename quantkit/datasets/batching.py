@@ -137,8 +137,6 @@ def make_batches(
     dataset: Dataset, batch_size: int, *, strict: bool, workers: int | None, skipped: dict[str, str]
 ) -> Iterable[Batch]:
     """Batches of the data set; `skipped` gets id and reason of what cannot be read."""
-    from quantkit.datasets import iterate_batches
-
     return iterate_batches(dataset, batch_size, workers=workers, strict=strict, on_skip=skipped.__setitem__)
 
 

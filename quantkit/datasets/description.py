@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quantkit.datasets import describe
 from quantkit.notices import MOST_NAMES, Tell
 from quantkit.types import (
     Dataset,
@@ -16,8 +17,6 @@ __all__ = ["describe_choice", "describe_preprocessing", "describe_skipped"]
 
 def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> None:
     """Says which samples were chosen and how they are prepared."""
-    from quantkit.datasets import describe
-
     facts = describe(dataset)
     total = len(getattr(dataset, "dataset", dataset))
     chosen = f"all {total}" if len(dataset) == total else f"{len(dataset)} of {total}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
@@ -55,8 +56,6 @@ def content_hash(dataset: Dataset, index: int) -> str:
 
 def count_cpus() -> int:
     """CPUs that this process may use."""
-    import os
-
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

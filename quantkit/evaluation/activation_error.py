@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
-from quantkit.numerics import dequantize, quantize
-from quantkit.types import Array, Batch, QuantParams, Runner, TensorQuality, TensorStatistics
+from quantkit.numerics import QuantParams, dequantize, quantize
+from quantkit.types import Array, Batch, Runner, TensorQuality, TensorStatistics
 
 __all__ = ["MAGNITUDE_BINS", "ObservedTensor", "code_range", "measure_tensors"]
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from quantkit.backends.tensorrt.build.manifest import check_loadable, is_engine_of, load_manifest, manifest_path
+from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
+from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
+from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
+from quantkit.backends.tensorrt.library import load_library
+from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError
+from quantkit.evaluation import describe_gpu_settings, latency_notes, metric_notes
 from quantkit.types import Evaluation, Latency
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
-    from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
+
 
 __all__ = ["OpenEngine", "describe_gpu", "is_engine", "largest_batch", "open_engine"]
 
@@ -46,8 +53,6 @@ class OpenEngine:
             num_samples: behind the metrics.
             model_hash: of the baseline, which the engine should be made of.
         """
-        from quantkit.evaluation import latency_notes, metric_notes
-
         precision, notes = self._precision(name)
         notes += [*metric_notes(metrics), *self.runner.notes, *(latency_notes(latencies[0]) if latencies else ())]
         if self.manifest is not None and self.manifest.model_hash != model_hash:
@@ -89,12 +94,6 @@ def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) ->
     Raises:
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
-    from quantkit.backends.tensorrt.build.manifest import check_loadable, is_engine_of, load_manifest, manifest_path
-    from quantkit.backends.tensorrt.device import find_gpu
-    from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
-    from quantkit.backends.tensorrt.library import load_library
-    from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
-
     file = Path(path)
     try:
         with file.open("rb") as opened:
@@ -116,9 +115,6 @@ def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) ->
 
 def describe_gpu() -> dict[str, str]:
     """The GPU that engines run on and how it is set, as lines of the report's environment."""
-    from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
-    from quantkit.evaluation import describe_gpu_settings
-
     gpu = find_gpu()
     return {} if gpu is None else {"gpu": str(gpu), **describe_gpu_settings(find_gpu_address())}
 
@@ -130,8 +126,6 @@ def largest_batch(engines: Mapping[str, OpenEngine], batch_size: int) -> int:
 
 def _precision_of_layers(runner: TensorRTRunner) -> str | None:
     """The lowest precision that the engine computes in; None where it does not tell."""
-    from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
-
     try:
         anatomy = parse_inspector(runner.describe_layers())
     except BackendError:

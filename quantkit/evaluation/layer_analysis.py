@@ -13,17 +13,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from quantkit.datasets.batching import make_batches
+import numpy as np
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
+from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
+from quantkit.calibration.statistics import new_statistics, update
+from quantkit.datasets import Selection
+from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import ModelError, QuantKitError
+from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
+from quantkit.graph.coverage import find_producers, weighted_coverage, weighted_types
+from quantkit.graph.model import OLDEST_OPSET, input_specs, load_model, serialize_model
+from quantkit.graph.passes.expose import activation_bytes, expose
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.qdq_scales import activation_scales
 from quantkit.notices import join_names
+from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
-from quantkit.types import Batch, Dataset, LayerPlacement, PathLike, QuantParams, TensorQuality
+from quantkit.types import Batch, Dataset, LayerPlacement, PathLike, TensorQuality
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers
-    from quantkit.evaluation.activation_error import ObservedTensor
     from quantkit.evaluation.engines import OpenEngine
     from quantkit.graph.coverage import Producer
     from quantkit.graph.qdq_scales import ReadScale
@@ -78,10 +91,6 @@ def analyze_layers(
         progress: show a progress bar on a terminal.
         should_stop: asked before each batch: whether to be content with those before it.
     """
-    from quantkit.graph.coverage import find_producers, weighted_types
-    from quantkit.graph.model import load_model
-    from quantkit.graph.passes.prepare import has_qdq
-
     collected = _Collected()
     try:
         original = _prepared(model)
@@ -176,8 +185,6 @@ class _Analysis:
 
     def compare(self, name: str, path: PathLike, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
         """Qualities of a variant's tensors in network order, and notes on what is missing."""
-        from quantkit.graph.qdq_scales import activation_scales
-
         scales, unread = activation_scales(graph)
         known = {tensor: scales[tensor] for tensor in self.producers if tensor in scales}
         if not scales and not unread:
@@ -200,10 +207,6 @@ class _Analysis:
     def _measure(
         self, name: str, path: PathLike, graph: ir.Model, scales: Mapping[str, ReadScale]
     ) -> tuple[list[TensorQuality], dict[str, str]]:
-        from quantkit.calibration.statistics import new_statistics, update
-        from quantkit.datasets.batching import fixed_batch_size
-        from quantkit.evaluation.activation_error import measure_tensors
-
         samples = self._samples()
         first = next(iter(make_batches(samples, 1, strict=False, workers=1, skipped={})))
         groups, size = _groups(graph, {t: s.source for t, s in scales.items()}, first.inputs)
@@ -240,8 +243,6 @@ class _Analysis:
 
     def _samples(self) -> Dataset:
         """Evenly out of all, since data may lie class by class."""
-        from quantkit.datasets import Selection
-
         total, wanted = len(self.dataset), min(self.num_samples, len(self.dataset))
         return Selection(self.dataset, tuple(i * total // wanted for i in range(wanted)))
 
@@ -254,10 +255,6 @@ def _until(should_stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterato
 
 
 def _observed(producer: Producer, scale: ReadScale) -> ObservedTensor:
-    import numpy as np
-
-    from quantkit.evaluation.activation_error import ObservedTensor
-
     step = np.asarray(scale.scale, np.float32)
     if scale.is_symmetric:
         return ObservedTensor(producer.text, QuantParams(step), producer.low, producer.high)
@@ -269,9 +266,6 @@ def _observed(producer: Producer, scale: ReadScale) -> ObservedTensor:
 
 def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[list[list[str]], int]:
     """The tensors in runs that fit the budget on one sample, and how many samples fit it at once."""
-    from quantkit.graph.model import input_specs
-    from quantkit.graph.passes.expose import activation_bytes
-
     shapes = {}
     for spec in input_specs(graph):
         fed = inputs[spec.name].shape if spec.name in inputs else ()
@@ -291,10 +285,6 @@ def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, An
 
 def _runner(stack: ExitStack, path: PathLike, tensors: Sequence[str], name: str, threads: int) -> Any:
     """A session of the model with the tensors as outputs."""
-    from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-    from quantkit.graph.model import serialize_model
-    from quantkit.graph.passes.expose import expose
-
     folder = stack.enter_context(TemporaryDirectory(prefix="quantkit-"))
     content = serialize_model(expose(_prepared(path), tensors), folder)
     return stack.enter_context(OnnxRuntimeRunner(content, name=name, threads=threads, spinning=False))
@@ -302,15 +292,10 @@ def _runner(stack: ExitStack, path: PathLike, tensors: Sequence[str], name: str,
 
 def _prepared(path: PathLike) -> ir.Model:
     """The model as it is: no opset is converted, so that what is looked into is what was evaluated."""
-    from quantkit.graph.model import OLDEST_OPSET, load_model
-    from quantkit.graph.passes.prepare import prepare
-
     return prepare(load_model(path), name=Path(path).name, opset=OLDEST_OPSET)
 
 
 def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapping[str, str]) -> list[LayerPlacement]:
-    from quantkit.graph.coverage import weighted_coverage
-
     return [
         LayerPlacement(
             variant=variant,
@@ -325,9 +310,6 @@ def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapp
 
 def _anatomy(engine: OpenEngine) -> EngineLayers:
     """What the library tells of an engine; of a plan of TensorRT-RTX without details, what that says itself."""
-    from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
-    from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
-
     anatomy = parse_inspector(engine.runner.describe_layers(), name=engine.path.name)
     if anatomy.has_details:
         return anatomy

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
 from quantkit.graph.validation import check_content
@@ -165,9 +167,6 @@ def check_model(model: ir.Model, name: str) -> None:
     Raises:
         ModelError: naming `name` and what the checker says.
     """
-    import onnx
-    import onnx_ir.passes.common as passes
-
     try:
         with quiet():
             passes.CheckerPass(full_check=True)(model)

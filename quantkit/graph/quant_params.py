@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from quantkit.errors import CalibrationError
-from quantkit.types import QdqPlan, QuantParams, TensorRange
+from quantkit.numerics import QuantParams
+from quantkit.types import QdqPlan, TensorRange
 
 __all__ = ["SMALLEST_FP16_SCALE", "activation_params", "cpu_params", "fp16_params", "shared_ranges"]
 

@@ -14,7 +14,8 @@ from quantkit.graph.passes.rewrites_cpu import rewrite_for_cpu
 from quantkit.graph.placement.activation_bounds import activation_bounds, bounded_tensors
 from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
 from quantkit.graph.quant_params import cpu_params, shared_ranges
-from quantkit.types import QdqPlan, QuantParams, TensorRange
+from quantkit.numerics import QuantParams
+from quantkit.types import QdqPlan, TensorRange
 
 __all__ = ["cpu_tensors", "quantize_for_cpu"]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
 
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.chart import make_charts, make_throughput_charts
@@ -19,9 +21,6 @@ from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import AccuracyRow, SpeedRow, accuracy_rows, speed_rows, sweep_rows
 from quantkit.reporting.verdict import Verdict, doubts, partial_notice, verdicts
 from quantkit.types import Report
-
-if TYPE_CHECKING:
-    import jinja2
 
 __all__ = ["report_html"]
 
@@ -125,8 +124,6 @@ def slug(term: str) -> str:
 
 @cache
 def _load_template() -> jinja2.Template:
-    import jinja2
-
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,

@@ -1,4 +1,4 @@
-"""The types that the stages of quantkit pass to each other. numpy only; everything refuses nonsense when it is made.
+"""The types that the stages of quantkit pass to each other. numpy is imported for type checkers only.
 
 How a value is computed is left to the stage that computes it; how it is stored, to `quantkit.calibration.table` and
 `quantkit.reporting`.
@@ -10,7 +10,6 @@ from quantkit.types.calibration import (
     CalibrationTable,
     HistogramRule,
     Method,
-    QuantParams,
     TensorRange,
     TensorStatistics,
 )
@@ -73,7 +72,6 @@ __all__ = [
     "Preprocessing",
     "QdqEdge",
     "QdqPlan",
-    "QuantParams",
     "QuantizedModel",
     "QueryTimes",
     "Report",

@@ -1,19 +1,20 @@
-"""What calibration knows: statistics of tensors, ranges, the table, scales and zero points."""
+"""What calibration knows: statistics of tensors, ranges, the table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.types.data import Preprocessing
 
-__all__ = ["CalibrationTable", "HistogramRule", "Method", "QuantParams", "TensorRange", "TensorStatistics"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["CalibrationTable", "HistogramRule", "Method", "TensorRange", "TensorStatistics"]
 
 HistogramRule = Literal["exact", "tensorrt"]
 
@@ -109,41 +110,3 @@ class CalibrationTable:
                 f"the calibration table was made for model {self.model_name!r} (hash {self.model_hash[:12]}), "
                 f"not for {model_name!r} (hash {model_hash[:12]}): calibrate {model_name!r} again"
             )
-
-
-@dataclass(frozen=True)
-class QuantParams:
-    """Scale and zero point of affine quantization: ``q = saturate(round(x / scale) + zero_point)``.
-
-    Attributes:
-        scale: float32, shape [] for one scale, [C] with `axis`.
-        zero_point: code of 0; 0 for everything that TensorRT takes.
-        axis: which dimension the scales belong to; set if and only if `scale` is 1-D.
-        dtype: int8 or uint8.
-        narrow: codes from -127 instead of -128 (weights).
-    """
-
-    scale: npt.NDArray[np.float32]
-    zero_point: int = 0
-    axis: int | None = None
-    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.int8))
-    narrow: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", np.asarray(self.scale, np.float32))
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
-            raise CalibrationError(f"quantized type {self.dtype} must be int8 or uint8")
-        if self.scale.ndim != (0 if self.axis is None else 1):
-            raise CalibrationError(f"scale of shape {self.scale.shape} with axis {self.axis}")
-        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
-            raise CalibrationError("every scale must be positive and finite")
-        info = np.iinfo(self.dtype)
-        if not info.min <= self.zero_point <= info.max:
-            raise CalibrationError(f"zero point {self.zero_point} is no {self.dtype}")
-
-    @classmethod
-    def from_amax(cls, amax: float) -> QuantParams:
-        """Symmetric INT8: scale = amax / 127, zero point 0."""
-        # Divided in double: a scale that was read from a cache as 127 * scale comes back bit for bit.
-        return cls(scale=np.asarray(float(amax) / 127, np.float32))

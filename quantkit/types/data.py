@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from quantkit.errors import DatasetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = [
     "Array",
@@ -30,7 +31,7 @@ __all__ = [
     "TensorSpec",
 ]
 
-Array = npt.NDArray[np.generic]
+Array: TypeAlias = "npt.NDArray[np.generic]"
 PathLike = str | os.PathLike[str]
 ColorOrder = Literal["RGB", "BGR", "L"]
 Resize = Literal["stretch", "crop", "letterbox"]

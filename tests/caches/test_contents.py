@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantkit.caches.contents import shown_cache
 from quantkit.caches.kept_statistics import not_of_table
 from quantkit.caches.open import open_cache
-from quantkit.calibration.magnitude_histogram import _columns
+from quantkit.calibration.magnitude_histogram import magnitude_columns
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
@@ -35,10 +35,10 @@ def folder(made, tmp_path):
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from(["exact", "tensorrt"]))
-def test_columns_hold_every_value_about_where_it_is(values, rule):
+def testmagnitude_columns_hold_every_value_about_where_it_is(values, rule):
     statistics = new_statistics(rule)
     update(statistics, np.asarray(values, np.float32))
-    drawn = _columns(statistics)
+    drawn = magnitude_columns(statistics)
     assert sum(drawn.counts) == len(values)
     assert len(drawn.counts) == 20
     assert drawn.upper == max(abs(v) for v in values)

@@ -21,7 +21,8 @@ from quantkit.caches.ranges import (
 )
 from quantkit.calibration.table import save_table
 from quantkit.errors import CalibrationError
-from quantkit.types import CalibrationTable, QuantParams, TensorRange
+from quantkit.numerics import QuantParams
+from quantkit.types import CalibrationTable, TensorRange
 
 USABLE_BITS = st.integers(1, 0x7F7FFFFF)
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -202,16 +200,3 @@ def test_python(digits, tmp_path):
     assert built.num_quantized == 10
     assert not built.reused
     assert quantkit.build(digits, precision="int8", table=table, options=options).reused
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys\n"
-        "from quantkit.cli import main\n"
-        "try:\n    main(['build', '--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'onnx', 'onnxruntime', 'onnx_ir', 'scipy', 'tensorrt', 'tensorrt_rtx', 'pycuda', 'tqdm', 'msgspec'}\n"
-        "print('LOADED', sorted(heavy & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "LOADED []" in result.stdout
-    assert "--opt-shapes" in result.stdout

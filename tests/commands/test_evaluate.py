@@ -293,7 +293,7 @@ def test_a_stop_within_the_layers_leaves_none_of_them_half(table, monkeypatch):
         stopped.append(True)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "look_into", analyze_layers)
+    monkeypatch.setattr(evaluation, "analyze_layers", analyze_layers)
     report = run(table=table, layer_samples=64, should_stop=lambda: bool(stopped))
     assert report.tensors == ()
     assert {layer.variant for layer in report.layers} == {"int8", "int8-cpu"}

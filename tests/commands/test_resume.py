@@ -6,9 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from quantkit.caches import kept_statistics as kept_module
-from quantkit.calibration import statistics_file
 from quantkit.calibration.statistics_file import load_statistics, save_statistics
+from quantkit.commands import collect
 from quantkit.commands.calibrate import calibrate
 from quantkit.errors import CalibrationError, DatasetError
 from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
@@ -21,7 +20,7 @@ class InterruptionError(Exception):
 @pytest.fixture
 def often(monkeypatch):
     """Checkpoints after each batch."""
-    monkeypatch.setattr(kept_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(collect, "CHECKPOINT_S", 0.0)
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def interrupted(monkeypatch, often):
             return result
 
         with monkeypatch.context() as patch:
-            patch.setattr(statistics_file, "save_statistics", save)
+            patch.setattr(collect, "save_statistics", save)
             with pytest.raises(InterruptionError):
                 run(*arguments, **options)
 
@@ -139,7 +138,7 @@ def test_nothing_to_resume_a_broken_checkpoint_and_a_forgotten_one(tmp_path, mod
 def test_statistics_once_every_method_later(tmp_path, monkeypatch):
     table = tmp_path / "t.calib.json"
     run(DIGITS, CALIB, table, keep_statistics=True)
-    monkeypatch.setattr("quantkit.backends.onnxruntime.OnnxRuntimeRunner", None)  # a run of the model would fail
+    monkeypatch.setattr("quantkit.commands.collect.OnnxRuntimeRunner", None)  # a run of the model would fail
     for options in ({"method": "mse"}, {"method": "percentile", "percentile": 99.0}, {"method": "minmax", "seed": 4}):
         said: list[str] = []
         run(DIGITS, CALIB, table, said, **options)
@@ -148,7 +147,7 @@ def test_statistics_once_every_method_later(tmp_path, monkeypatch):
         monkeypatch.undo()
         run(DIGITS, CALIB, tmp_path / "fresh.json", force=True, **options)
         assert kept == (tmp_path / "fresh.json").read_bytes()
-        monkeypatch.setattr("quantkit.backends.onnxruntime.OnnxRuntimeRunner", None)
+        monkeypatch.setattr("quantkit.commands.collect.OnnxRuntimeRunner", None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.activation_error import MAGNITUDE_BINS, ObservedTensor, code_range, measure_tensors
 from quantkit.evaluation.metrics import Sqnr
-from quantkit.types import QuantParams, TensorQuality
+from quantkit.numerics import QuantParams
+from quantkit.types import TensorQuality
 
 from .test_run import FunctionRunner, batches
 

@@ -74,7 +74,7 @@ def load_driver() -> Any:
         BackendError: it cannot load NVIDIA's driver, or finds no GPU.
     """
     try:
-        import pycuda.driver as driver
+        import pycuda.driver as driver  # optional: the extra "tensorrt"
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(f"{error.name or 'pycuda'} is not installed: {_PIP_LINE}") from error
     except (ImportError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Literal
 
 from quantkit.errors import BackendUnavailableError
@@ -111,8 +112,6 @@ def parse_version(text: str) -> tuple[int, int, int]:
 
 def installed_tensorrt() -> str | None:
     """Version of the installed TensorRT if it has calibrators (up to 10)."""
-    from importlib import metadata
-
     try:
         version = metadata.version("tensorrt")
     except metadata.PackageNotFoundError:

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flatbuffers
+
 from quantkit.caches.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
 
@@ -92,8 +94,6 @@ def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, CachedRan
 
 def flatbuffers_table(ranges: Mapping[str, CachedRange]) -> bytes:
     """The flatbuffers, byte for byte as ONNX Runtime writes it for the same tensors in the same order."""
-    import flatbuffers
-
     builder = flatbuffers.Builder(1024)
     entries = []
     for tensor, value in ranges.items():

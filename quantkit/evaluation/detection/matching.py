@@ -156,8 +156,8 @@ def _bits(flags: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uint16]:
 
 def _import() -> tuple[Any, Any]:
     try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        from pycocotools.coco import COCO  # optional: the extra "detection"
+        from pycocotools.cocoeval import COCOeval  # likewise
     except ImportError as error:
         raise BackendUnavailableError(
             "detections are scored by pycocotools, which is not installed: pip install pycocotools"

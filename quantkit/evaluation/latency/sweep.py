@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.datasets.batching import make_batches
+import numpy as np
+
+from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import BackendError
+from quantkit.evaluation import measure_device_latency, measure_latency
 from quantkit.notices import join_names
 from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner
@@ -104,8 +107,6 @@ def _plan(runners: Mapping[str, Runner], batch_sizes: Sequence[int]) -> tuple[di
 
 def _taken(runner: Runner, batch_sizes: Sequence[int]) -> tuple[int, ...]:
     """Of the batch sizes those that the model takes, or the one that it takes."""
-    from quantkit.datasets.batching import fixed_batch_size
-
     fixed, largest = fixed_batch_size(runner), getattr(runner, "max_batch_size", None)
     if fixed is not None:
         return (fixed,)
@@ -115,8 +116,6 @@ def _taken(runner: Runner, batch_sizes: Sequence[int]) -> tuple[int, ...]:
 
 def _repeat(dataset: Dataset, size: int, *, strict: bool, workers: int | None) -> Mapping[str, Any]:
     """Inputs of the first samples, as many as are timed at once, repeated where there are too few."""
-    import numpy as np
-
     batch = next(iter(make_batches(dataset, size, strict=strict, workers=workers, skipped={})))
     return {n: np.ascontiguousarray(a[np.arange(size) % len(batch)]) for n, a in batch.inputs.items()}
 
@@ -151,8 +150,6 @@ def time_variants(
     on_progress: Callable[[float], None],
 ) -> dict[str, Latency]:
     """Times the variants: engines by the device's events, the others by the host's clock, each kind among itself."""
-    from quantkit.evaluation import measure_device_latency, measure_latency
-
     device = {name: runner for name, runner in runners.items() if isinstance(runner, TimedRunner)}
     host = {name: runner for name, runner in runners.items() if name not in device}
     found: dict[str, Latency] = {}

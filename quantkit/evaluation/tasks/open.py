@@ -7,7 +7,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.datasets.boxes import open_boxes
+from quantkit.datasets.masks import open_masks
 from quantkit.errors import EvaluationError
+from quantkit.evaluation import Classification, OutputComparison
+from quantkit.evaluation.detection.declared import parse_layout
+from quantkit.evaluation.detection.matching import check_available
+from quantkit.evaluation.tasks import Custom, load_symbol
+from quantkit.evaluation.tasks.detection import Detection
+from quantkit.evaluation.tasks.segmentation import Segmentation
 from quantkit.types import Dataset, PathLike, TaskName
 
 if TYPE_CHECKING:
@@ -98,8 +106,6 @@ def open_task(options: TaskOptions, dataset: Dataset, data: PathLike, classes: S
         DatasetError: annotations that are missing or broken.
         EvaluationError: options that do not fit.
     """
-    from quantkit.evaluation import Classification, OutputComparison
-
     if options.task == "none":
         return OpenTask(OutputComparison(), (), {})
     if options.task == "detect":
@@ -112,11 +118,6 @@ def open_task(options: TaskOptions, dataset: Dataset, data: PathLike, classes: S
 
 
 def _open_detection(options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
-    from quantkit.datasets.boxes import open_boxes
-    from quantkit.evaluation.detection.declared import parse_layout
-    from quantkit.evaluation.detection.matching import check_available
-    from quantkit.evaluation.tasks.detection import Detection
-
     assert options.labels is not None
     assert options.detections is not None
     if dataset.preprocessing is None:
@@ -140,9 +141,6 @@ def _open_detection(options: TaskOptions, dataset: Dataset, data: PathLike, clas
 
 
 def _open_segmentation(options: TaskOptions, dataset: Dataset, classes: Sequence[str] | None) -> OpenTask:
-    from quantkit.datasets.masks import open_masks
-    from quantkit.evaluation.tasks.segmentation import Segmentation
-
     assert options.labels is not None
     if dataset.preprocessing is None:
         raise EvaluationError("--task segment needs images: masks are of their pixels")
@@ -159,8 +157,6 @@ def _open_segmentation(options: TaskOptions, dataset: Dataset, classes: Sequence
 
 
 def _open_custom(options: TaskOptions, dataset: Dataset) -> OpenTask:
-    from quantkit.evaluation.tasks import Custom, load_symbol
-
     found = [load_symbol(given) if isinstance(given, str) else given for given in (options.postprocess, options.metric)]
     facts: dict[str, str | int | float | None] = {
         name: value if isinstance(value, str) else getattr(value, "__name__", str(value))

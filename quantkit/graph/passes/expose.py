@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
+from quantkit.graph.model import quiet
 
 __all__ = ["activation_bytes", "batch_first", "expose"]
 
@@ -54,8 +56,6 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
     Raises:
         ModelError: a tensor is not in the main graph.
     """
-    import onnx_ir.passes.common as passes
-
     values = {v.name: v for node in model.graph for v in node.outputs}
     inputs = {v.name for v in model.graph.inputs}
     if missing := [name for name in tensors if name not in values and name not in inputs]:
@@ -70,10 +70,6 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
 
 def _inferred(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:
     """A copy with other shapes of its inputs and what follows from them."""
-    import onnx_ir.passes.common as passes
-
-    from quantkit.graph.model import quiet
-
     copy = model.clone()
     for node in copy.graph:
         for value in node.outputs:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
@@ -139,7 +140,7 @@ def _mark_sequences(graph: ir.Graph) -> None:
 
 
 def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
-    from onnxscript import version_converter
+    from onnxscript import version_converter  # slow to load, and few models need another opset
 
     old = model.opset_imports[""]
     try:
@@ -207,7 +208,6 @@ def _evaluate(value: ir.Value | None) -> np.ndarray | None:
     arguments = [_evaluate(v) for v in node.inputs]
     if any(a is None for a in arguments):
         return None
-    from onnx.reference import ReferenceEvaluator
 
     graph_of_node = node.graph
     opset = graph_of_node.opset_imports.get("", 0) if isinstance(graph_of_node, ir.Graph) else 0

@@ -11,8 +11,8 @@ from quantkit.errors import ModelError
 from quantkit.graph.passes.naming import Names
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
-from quantkit.numerics import quantize, weight_params
-from quantkit.types import QdqEdge, QdqPlan, QuantParams
+from quantkit.numerics import QuantParams, quantize, weight_params
+from quantkit.types import QdqEdge, QdqPlan
 
 __all__ = ["insert_qdq"]
 

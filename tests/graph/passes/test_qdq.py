@@ -10,7 +10,7 @@ from quantkit.graph.model import check_model
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
-from quantkit.types import QuantParams
+from quantkit.numerics import QuantParams
 
 from ..builder import Builder
 from ..models import MODELS

@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC, read_plan
@@ -95,14 +96,12 @@ def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLaye
 
 def _measure(library: Library, engine: Any) -> dict[str, float]:
     """Mean milliseconds of each layer over some runs on zeros, with the shapes that the engine is tuned for."""
-    from quantkit.backends.cuda.context import PrimaryContext
-
     with PrimaryContext():
         return _timed(library.module, engine)
 
 
 def _timed(trt: Any, engine: Any) -> dict[str, float]:
-    import pycuda.driver as cuda
+    import pycuda.driver as cuda  # optional: the extra "tensorrt"
 
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,0 +1,43 @@
+"""The command `doctor`: what is installed, and what works with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.text import make_console, print_line, print_table
+from quantkit.commands.doctor import examine
+
+__all__ = ["doctor"]
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Shows what is installed, which commands will work here, and what to install for the rest.
+
+    Ends with exit code 0 unless a package that every command needs is broken.
+    """
+    diagnosis = examine()
+    if as_json:
+        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        raise typer.Exit(0 if diagnosis.is_valid else 1)
+    console = make_console()
+    print_table(
+        console,
+        ("", "", "version", ""),
+        [(part.name, part.status, part.version, part.detail) for part in diagnosis.parts],
+    )
+    print_line(console, "")
+    print_table(
+        console,
+        ("what you can do", "", ""),
+        [(ability.name, "yes" if ability.works else "no", ability.detail) for ability in diagnosis.abilities],
+    )
+    if fixes := list(dict.fromkeys(part.fix for part in diagnosis.parts if part.fix)):
+        print_line(console, "")
+        print_line(console, "for the rest:", style="bold")
+        for fix in fixes:
+            print_line(console, fix, indent=2)
+    raise typer.Exit(0 if diagnosis.is_valid else 1)
