@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quantkit.datasets import describe
+from quantkit.datasets.sampling import describe
 from quantkit.notices import MOST_NAMES, Tell
 from quantkit.types import (
     Dataset,

@@ -15,7 +15,9 @@ from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError
-from quantkit.evaluation import describe_gpu_settings, latency_notes, metric_notes
+from quantkit.evaluation.gpu_environment import describe_gpu_settings
+from quantkit.evaluation.latency.device import latency_notes
+from quantkit.evaluation.run import metric_notes
 from quantkit.types import Evaluation, Latency
 
 if TYPE_CHECKING:

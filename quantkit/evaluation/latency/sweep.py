@@ -10,7 +10,8 @@ import numpy as np
 
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import BackendError
-from quantkit.evaluation import measure_device_latency, measure_latency
+from quantkit.evaluation.latency.device import measure_device_latency
+from quantkit.evaluation.latency.host import measure_latency
 from quantkit.notices import join_names
 from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner

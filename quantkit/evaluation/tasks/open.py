@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from quantkit.datasets.boxes import open_boxes
 from quantkit.datasets.masks import open_masks
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import Classification, OutputComparison
 from quantkit.evaluation.detection.declared import parse_layout
 from quantkit.evaluation.detection.matching import check_available
-from quantkit.evaluation.tasks import Custom, load_symbol
+from quantkit.evaluation.tasks.classification import Classification
+from quantkit.evaluation.tasks.custom import Custom
 from quantkit.evaluation.tasks.detection import Detection
+from quantkit.evaluation.tasks.output_comparison import OutputComparison
 from quantkit.evaluation.tasks.segmentation import Segmentation
+from quantkit.evaluation.tasks.user_code import load_symbol
 from quantkit.types import Dataset, PathLike, TaskName
 
 if TYPE_CHECKING:
-    from quantkit.evaluation import Task
+    from quantkit.evaluation.tasks.task import Task
 
 __all__ = ["OpenTask", "TaskOptions", "open_task", "wants_class_labels"]
 
