@@ -2,7 +2,7 @@
 
 python benchmarks/latency_intervals.py [--runs 300]
 
-Needs numpy alone; prints the Markdown table of docs/latency.md.
+Needs numpy alone; prints the Markdown table of docs/explanation/latency.md.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["choose_ranges"]
 
 _MOST_CLIPPED = 0.25
-"""Share of a tensor's values; on the models of docs/calibration.md entropy clips a few percent at most."""
+"""Share of a tensor's values; on the models of docs/explanation/calibration.md entropy clips a few percent at most."""
 
 
 def choose_ranges(

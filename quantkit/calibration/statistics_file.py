@@ -1,7 +1,8 @@
 """Statistics on disk: what calibration counted and of which samples, so that it can be resumed, merged and reused.
 
-One file: a line with its length and checksum, a line of JSON, the occupied bins. `docs/table_format.md` specifies it;
-this module reads version 1. Nothing in a file is executed or decompressed, and every length is checked before use.
+One file: a line with its length and checksum, a line of JSON, the occupied bins. `docs/reference/table_format.md`
+specifies it; this module reads version 1. Nothing in a file is executed or decompressed, and every length is checked
+before use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The calibration table on disk: JSON that names everything it depends on, with a checksum.
 
-The format is versioned by `format_version`; this module reads version 1. `docs/table_format.md` specifies it.
+The format is versioned by `format_version`; this module reads version 1. `docs/reference/table_format.md` specifies it.
 """
 
 from __future__ import annotations

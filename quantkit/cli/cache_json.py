@@ -1,4 +1,4 @@
-"""What `quantkit cache show|diff|verify --json` print; docs/caches.md lists the keys."""
+"""What `quantkit cache show|diff|verify --json` print; docs/how-to/caches.md lists the keys."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _HISTOGRAMS = {
     "exact": "exact: the same for any order and split; mostly within 10 % of TensorRT's rule",
     "tensorrt": "TensorRT's rule: another order of the images gives other ranges",
 }
-"""Measured on five models: docs/calibration.md."""
+"""Measured on five models: docs/explanation/calibration.md."""
 
 
 def print_calibration(

@@ -72,7 +72,7 @@ def test_it_works(shared, int8):
 
 
 def test_the_documented_example_prints_what_is_shown(shared, tmp_path, monkeypatch, capsys):
-    """Section "My TensorRT 8 cache, on TensorRT 11" of docs/caches.md, command by command."""
+    """Section "My TensorRT 8 cache, on TensorRT 11" of docs/how-to/caches.md, command by command."""
     from quantkit.cli import main
 
     golden = shared / "golden" / "lenet_mnist"
@@ -80,7 +80,7 @@ def test_the_documented_example_prints_what_is_shown(shared, tmp_path, monkeypat
     shutil.copyfile(golden / "tensorrt_7.2.2.cache", tmp_path / "lenet.cache")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
-    text = (Path(__file__).parents[2] / "docs" / "caches.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "caches.md").read_text()
     section = text.partition("## My TensorRT 8 cache, on TensorRT 11\n")[2].partition("\n## ")[0]
     lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ")]
     commands = [i for i, line in enumerate(lines) if line.removeprefix("$ ").startswith("quantkit ")]

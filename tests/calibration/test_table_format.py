@@ -1,4 +1,4 @@
-"""docs/table_format.md and docs/table.schema.json, held to what is written."""
+"""docs/reference/table_format.md and docs/reference/table.schema.json, held to what is written."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from quantkit.datasets.fingerprint import fingerprint_of
 from tests.calibration.test_statistics_file import KEPT
 from tests.calibration.test_table import TABLE, tables
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 SCHEMA = json.loads((DOCS / "table.schema.json").read_text())
 TYPES = {
     "object": dict,
@@ -197,7 +197,7 @@ def test_later_members_are_ignored_and_the_checksum_names_the_table(tmp_path):
 
 
 def number_as_described(value: float) -> str:
-    """The rules of docs/table_format.md from the digits on, without Python's arrangement of them."""
+    """The rules of docs/reference/table_format.md from the digits on, without Python's arrangement of them."""
     from decimal import Decimal
 
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()

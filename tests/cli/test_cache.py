@@ -324,10 +324,10 @@ def test_statistics_are_no_ranges_yet(quantkit, kept, tmp_path):
 
 
 def test_json_of_every_command_has_the_documented_keys(quantkit, kept):
-    """Each key of docs/caches.md, and no other."""
+    """Each key of docs/how-to/caches.md, and no other."""
     import re
 
-    text = (CALIB.parents[2] / "docs" / "caches.md").read_text()
+    text = (CALIB.parents[2] / "docs" / "how-to" / "caches.md").read_text()
     documented = {}
     for title, table in re.findall(r"^\*\*(.+?)\*\*.*?\n\n((?:\|.*\n)+)", text, re.MULTILINE):
         rows = [row.split("|")[1] for row in table.splitlines()[2:]]

@@ -44,7 +44,9 @@ def test_the_example_of_the_documentation_can_be_repeated(quantkit, tmp_path, mo
     """By its own code and commands; to half a point, since runtimes round in their own ways."""
     pytest.importorskip("pycocotools")
     text = (
-        (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8").partition("## An example")[2]
+        (Path(__file__).parents[2] / "docs" / "how-to" / "detection.md")
+        .read_text(encoding="utf-8")
+        .partition("## An example")[2]
     )
     monkeypatch.chdir(tmp_path)
     exec(text.partition("```python\n")[2].partition("```")[0], {})

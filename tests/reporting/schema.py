@@ -1,4 +1,7 @@
-"""Makes docs/report.schema.json from the types: ``python -m tests.reporting.schema > docs/report.schema.json``."""
+"""Makes the JSON schema of reports from the types.
+
+python -m tests.reporting.schema > docs/reference/report.schema.json
+"""
 
 from __future__ import annotations
 

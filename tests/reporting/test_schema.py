@@ -1,4 +1,4 @@
-"""docs/report.schema.json and docs/report.md, held to the types and to what is written."""
+"""docs/reference/report.schema.json and docs/reference/report.md, held to the types and to what is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .reports import any_report
 from .samples import SAMPLES
 from .schema import schema_text
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 SCHEMA = json.loads((DOCS / "report.schema.json").read_text(encoding="utf-8"))
 PARTS = ("Report", "Evaluation", "Latency", "Score", "ClassScore", "ChangedSample", "TensorQuality", "LayerPlacement")
 TYPES = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool}

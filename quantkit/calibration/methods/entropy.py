@@ -20,7 +20,7 @@ LEVELS = 128
 
 
 _LEAST_KEPT = 0.5
-"""Far from anything that is ever right: on the models of docs/calibration.md entropy clips a few percent at most."""
+"""Lower bound on the kept mass; guards against degenerate thresholds (docs/explanation/calibration.md)."""
 
 
 def entropy(statistics: TensorStatistics) -> float:

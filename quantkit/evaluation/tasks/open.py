@@ -33,14 +33,14 @@ class TaskOptions:
     Attributes:
         task: "classify", "detect", "segment", "custom", or "none": compared with FP32's outputs alone.
         labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format) and of "segment" (a folder of PNGs).
-        detections: how the outputs of a detector are laid out, such as "yolov8" (docs/detection.md).
+        detections: how the outputs of a detector are laid out, such as "yolov8" (docs/how-to/detection.md).
         score_threshold: of "detect": what is surer than this is a detection.
         iou_threshold: of "detect", where non-maximum suppression is not in the graph.
         max_detections: of "detect": the surest so many of an image.
         ignored: of "segment": the value in a mask that counts for nothing.
         binary: of "segment", where a model has one output channel: whether it holds "logits" or "probabilities".
         postprocess: of "custom": a function, or "file.py:function": outputs and ids to predictions.
-        metric: of "custom": a class, or "file.py:Class" (docs/tasks.md).
+        metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
     """
 
     task: TaskName = "classify"
@@ -80,10 +80,10 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 _NEEDED: dict[str, dict[str, str]] = {
     "detect": {
         "labels": "COCO's JSON, or a folder of labels in YOLO's format",
-        "detections": "how the outputs are laid out, such as yolov8 (docs/detection.md)",
+        "detections": "how the outputs are laid out, such as yolov8 (docs/how-to/detection.md)",
     },
     "segment": {"labels": "a folder of PNG masks with the names of the images"},
-    "custom": {"metric": "file.py:Class (docs/tasks.md)"},
+    "custom": {"metric": "file.py:Class (docs/how-to/tasks.md)"},
 }
 
 

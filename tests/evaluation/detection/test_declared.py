@@ -165,7 +165,7 @@ def test_a_shape_that_changes_is_refused():
 
 
 def test_the_documentation_names_every_layout_and_option():
-    text = (Path(__file__).parents[3] / "docs" / "detection.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "how-to" / "detection.md").read_text(encoding="utf-8")
     for name, layout in LAYOUTS.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
         if name not in ("torchvision", "mlperf-ssd"):  # "the same", "or without N"

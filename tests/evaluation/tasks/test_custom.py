@@ -526,7 +526,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_the_example_of_the_documentation_runs(tmp_path):
-    text = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "how-to" / "tasks.md").read_text(encoding="utf-8")
     code = text.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "age.py").write_text(code)
     (tmp_path / "ages.csv").write_text("file,age\n" + "".join(f"{i}.png,50\n" for i in range(3)))
