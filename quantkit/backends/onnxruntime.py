@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from quantkit._version import DISTRIBUTION
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types import Array, TensorSpec
 
@@ -59,7 +60,8 @@ class OnnxRuntimeRunner:
         unknown = [p for p in providers if p not in ort.get_available_providers()]
         if unknown:
             raise BackendUnavailableError(
-                f"ONNX Runtime has no provider {unknown[0]}: pip install onnxruntime-gpu for the CUDA ones"
+                f"ONNX Runtime has no provider {unknown[0]}; for the CUDA ones run: pip uninstall onnxruntime, "
+                f"then pip install '{DISTRIBUTION}[cuda]'"
             )
         try:
             source = model if isinstance(model, bytes) else str(model)
@@ -104,7 +106,9 @@ def _import() -> Any:
     try:
         import onnxruntime  # optional at import time: only running a model needs it
     except ImportError as error:
-        raise BackendUnavailableError("ONNX Runtime is not installed: pip install onnxruntime") from error
+        raise BackendUnavailableError(
+            f"ONNX Runtime is not installed: pip install '{DISTRIBUTION}[cpu]' (for CUDA: '{DISTRIBUTION}[cuda]')"
+        ) from error
     return onnxruntime
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from quantkit._version import __version__
+from quantkit._version import DISTRIBUTION, __version__
 from quantkit.processor import products_saturate, read_cpuinfo
 
 __all__ = ["Ability", "Diagnosis", "Part", "examine", "probe"]
@@ -135,7 +135,7 @@ def examine() -> Diagnosis:
         Part("quantkit", "ok", __version__, f"Python {platform.python_version()}, {platform.system()}"),
         _part("packages", found["packages"], "pip install --force-reinstall .", lambda data: str(data["shown"])),
         _processor_part(),
-        _part("ONNX Runtime", found["onnxruntime"], "pip install onnxruntime", _providers),
+        _part("ONNX Runtime", found["onnxruntime"], f"pip install '{DISTRIBUTION}[cpu]' (or [cuda])", _providers),
         _part("TensorRT", found["tensorrt"], "pip install tensorrt pycuda", _calibrators),
         _part("TensorRT-RTX", found["tensorrt-rtx"], "pip install tensorrt-rtx", lambda data: "builds without a GPU"),
         _driver_part(found["cuda"]),

@@ -91,7 +91,7 @@ def test_a_broken_onnx_runtime_is_not_the_end(tmp_path, monkeypatch):
     diagnosis = examine()
     parts = {part.name: part for part in diagnosis.parts}
     assert parts["ONNX Runtime"].status == "broken"
-    assert "pip install onnxruntime" in parts["ONNX Runtime"].fix
+    assert "pip install 'quantkit-ptq[cpu]' (or [cuda])" in parts["ONNX Runtime"].fix
     assert (parts["TensorRT"].status, parts["TensorRT"].version) == ("ok", "10.3.0")
     assert parts["TensorRT"].detail == "calibrates by itself"
     abilities = {a.name: a for a in diagnosis.abilities}

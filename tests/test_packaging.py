@@ -1,0 +1,52 @@
+"""What is installed under which name: the distribution, its extras, and what messages tell users to install."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantkit._version import DISTRIBUTION
+from quantkit.backends.onnxruntime import runtime_version
+from quantkit.errors import BackendUnavailableError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
+REPOSITORY = Path(__file__).parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_distribution_has_the_name_that_messages_give():
+    assert PROJECT["name"] == DISTRIBUTION
+
+
+def test_each_onnx_runtime_has_an_extra_and_tests_take_one():
+    extras = {
+        name: [re.split("[<>=]", line)[0] for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
+    }
+    assert extras["cpu"] == ["onnxruntime"]
+    assert extras["cuda"] == ["onnxruntime-gpu"]
+    assert f"{DISTRIBUTION}[cpu,detection]" in extras["test"]
+    assert not any("onnxruntime" in line for line in PROJECT["dependencies"])
+
+
+def test_a_missing_onnx_runtime_names_the_extras(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailableError, match=re.escape(f"pip install '{DISTRIBUTION}[cpu]'")) as caught:
+        runtime_version()
+    assert f"'{DISTRIBUTION}[cuda]'" in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["quantkit", "docs", "examples", "."])
+def test_nothing_tells_to_install_the_other_project_of_that_name(folder):
+    pattern = "*" if folder == "." else "**/*"
+    files = [p for p in (REPOSITORY / folder).glob(pattern) if p.suffix in {".py", ".md", ".jinja"}]
+    assert files
+    for file in files:
+        told = re.search(r"pip install [^\n`&;|]*\bquantkit(?![-\w/])", file.read_text(encoding="utf-8"))
+        assert not told, f"{file}: {told[0]}"
