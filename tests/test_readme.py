@@ -1,0 +1,34 @@
+"""The README shows what is printed, links to files that exist, and has one line that runs the tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from quantkit.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_one_line_runs_the_tests():
+    assert re.findall(r"^pip install .*$", README, re.M)[1:] == ["pip install -e '.[test]' && pytest"]
+
+
+def test_the_summary_is_that_of_the_example_report(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(REPOSITORY / "docs" / "example_report" / "report.json"), "-o", str(tmp_path)])
+    assert not ended.value.code
+    printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    shown = [block for block in re.findall(r"```\n(.*?)```", README, re.S) if "SQNR" in block]
+    assert len(shown) == 1
+    assert set(shown[0].splitlines()) <= printed
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"])
+def test_links_lead_to_files(page):
+    source = REPOSITORY / page
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", source.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (source.parent / target).exists()] == []
