@@ -1,4 +1,4 @@
-"""The README shows what is printed, links to files that exist, and has one line that runs the tests."""
+"""The README shows what is printed and has one line that runs the tests; links and paths lead to files."""
 
 from __future__ import annotations
 
@@ -32,3 +32,11 @@ def test_links_lead_to_files(page):
     source = REPOSITORY / page
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", source.read_text(encoding="utf-8"))
     assert [target for target in targets if not (source.parent / target).exists()] == []
+
+
+def test_pages_that_the_code_names_exist():
+    """In messages, help and docstrings."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "quantkit").rglob("*.py"))
+    named = set(re.findall(r"docs/[\w/-]+\.(?:md|json)", code))
+    assert "docs/how-to/detection.md" in named
+    assert [page for page in sorted(named) if not (REPOSITORY / page).exists()] == []
