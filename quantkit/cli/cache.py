@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.caches.contents import shown_cache
+from quantkit.caches.inspection import rows_from_ranges, select_tensors
 from quantkit.caches.open import check_no_input, open_cache, read_map
 from quantkit.caches.ranges import difference
 from quantkit.caches.verify import verify_cache
@@ -28,7 +29,6 @@ from quantkit.cli.options import (
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.convert import convert_cache
-from quantkit.commands.inspect import rows_from_ranges, select_tensors
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import ImageOptions
 from quantkit.errors import StaleTableError

@@ -16,9 +16,9 @@ from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
 
 if TYPE_CHECKING:
     from quantkit.caches.contents import Shown
+    from quantkit.caches.inspection import TensorRow
     from quantkit.caches.ranges import CacheDifference, RangeCache
     from quantkit.caches.verify import Verification
-    from quantkit.commands.inspect import TensorRow
 
 __all__ = ["echo_json", "json_from_difference", "json_from_head", "json_from_shown", "json_from_verification"]
 

@@ -27,7 +27,8 @@ from quantkit.notices import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantkit.commands.data_check import DataCheck, Probe
+    from quantkit.commands.data_check import DataCheck
+    from quantkit.evaluation.preprocessing_probe import Probe
 
 __all__ = ["data_app"]
 

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.caches.inspection import CacheInspection, select_tensors
 from quantkit.cli.inspect_json import json_from_inspection
 from quantkit.cli.text import bytes_text, count_text, make_console, print_line, print_table
-from quantkit.commands import inspect as found
+from quantkit.commands.inspect import EngineInspection
+from quantkit.commands.inspect import inspect as inspect_file
+from quantkit.graph.inspection import ModelInspection
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from quantkit.backends.tensorrt.inspection.engine_layers import Coverage, EngineLayer, EngineLayers
-    from quantkit.commands.inspect import CacheInspection, EngineInspection, ModelInspection, TableInspection, TensorRow
+    from quantkit.caches.inspection import TableInspection, TensorRow
     from quantkit.graph.qdq_lint import Finding
 
 __all__ = ["inspect", "print_tensors"]
@@ -65,19 +68,19 @@ def inspect(
     For an engine: layers and the ONNX nodes in them, precision, reformats, kernels, memory. For an ONNX model:
     operators, and where its Q/DQ break TensorRT's rules. For a calibration cache or table: ranges.
     """
-    result = found.inspect(path, profile=profile, measure=measure)
+    result = inspect_file(path, profile=profile, measure=measure)
     if as_json:
         typer.echo(json.dumps(json_from_inspection(result, sort=sort, pattern=pattern), indent=2))
         return
     console = make_console()
-    if isinstance(result, found.EngineInspection):
+    if isinstance(result, EngineInspection):
         _print_engine(console, result, pattern, all_rows)
-    elif isinstance(result, found.ModelInspection):
+    elif isinstance(result, ModelInspection):
         _print_model(console, result, pattern, all_rows)
-    elif isinstance(result, found.CacheInspection):
-        _print_cache(console, result, found.select_tensors(result.tensors, sort=sort, pattern=pattern))
+    elif isinstance(result, CacheInspection):
+        _print_cache(console, result, select_tensors(result.tensors, sort=sort, pattern=pattern))
     else:
-        _print_calibration_table(console, result, found.select_tensors(result.tensors, sort=sort, pattern=pattern))
+        _print_calibration_table(console, result, select_tensors(result.tensors, sort=sort, pattern=pattern))
 
 
 def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:

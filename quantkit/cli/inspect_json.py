@@ -8,16 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from quantkit.commands.inspect import (
-    CacheInspection,
-    EngineInspection,
-    Inspection,
-    ModelInspection,
-    Sort,
-    TableInspection,
-    TensorRow,
-    select_tensors,
-)
+from quantkit.caches.inspection import CacheInspection, Sort, TableInspection, TensorRow, select_tensors
+from quantkit.commands.inspect import EngineInspection, Inspection
+from quantkit.graph.inspection import ModelInspection
 from quantkit.types import CalibrationTable
 
 __all__ = ["json_from_inspection", "json_from_origin", "json_from_tensors"]

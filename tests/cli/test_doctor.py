@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from quantkit.commands.doctor import examine, probe
+from quantkit.backends.installation import probe
+from quantkit.commands.doctor import examine
 
 
 def package(folder, name: str, code: str) -> None:

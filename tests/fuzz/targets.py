@@ -30,6 +30,7 @@ from quantkit.caches.contents import Shown, shown_cache
 from quantkit.caches.formats.detect import ranges_json, read_ranges
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
+from quantkit.caches.inspection import rows_from_ranges
 from quantkit.caches.kept_statistics import find_checkpoint
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model, open_cache, read_map
@@ -38,7 +39,7 @@ from quantkit.calibration.statistics_file import KeptStatistics, load_statistics
 from quantkit.calibration.table import load_table, save_table
 from quantkit.cli import cache
 from quantkit.cli.options import read_classes
-from quantkit.commands.inspect import inspect, rows_from_ranges
+from quantkit.commands.inspect import inspect
 from quantkit.datasets.arrays import ArrayRows, open_arrays
 from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles

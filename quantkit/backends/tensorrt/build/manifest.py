@@ -25,6 +25,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Manifest",
     "check_loadable",
+    "describe_build",
     "differing_facts",
     "is_engine_of",
     "load_manifest",
@@ -128,6 +129,28 @@ def is_engine_of(manifest: Manifest, engine: str | os.PathLike[str]) -> bool:
     except OSError:
         return False
     return hashlib.sha256(content).hexdigest() == manifest.engine_sha256
+
+
+def describe_build(engine: Path) -> dict[str, str]:
+    """What the manifest next to an engine says, in words; nothing where there is none, or it is another engine's."""
+    path = manifest_path(engine)
+    if not path.is_file():
+        return {}
+    try:
+        manifest = load_manifest(path)
+    except BackendError as error:
+        return {"manifest": f"unusable: {error}"}
+    if not is_engine_of(manifest, engine):
+        return {"manifest": f"{path.name} is of another engine: build again, or delete it"}
+    facts = {
+        "model": f"{manifest.model_name} (hash {manifest.model_hash[:12]})",
+        "asked for": f"{manifest.precision}, {manifest.mode}",
+        "built with": f"{manifest.library} {manifest.library_version}",
+        "built on": manifest.gpu or "",
+        "excluded": ", ".join(manifest.exclude),
+        "calibration": ", ".join(f"{key} {str(value)[:12]}" for key, value in manifest.table.items()),
+    }
+    return {key: value for key, value in facts.items() if value}
 
 
 def check_loadable(manifest: Manifest, library: Library, gpu: Gpu | None, *, name: str) -> None:

@@ -1,0 +1,136 @@
+"""A TensorRT cache or a calibration table in rows, one for each tensor, and what TensorRT does with it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quantkit.caches.formats.detect import cache_from_table, ranges_from_bits
+from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, parse_cache
+from quantkit.caches.ranges import version_from_number
+from quantkit.calibration.table import load_table
+from quantkit.errors import CalibrationError
+from quantkit.types import CalibrationTable
+
+if TYPE_CHECKING:
+    from quantkit.caches.ranges import CachedRange
+
+__all__ = [
+    "CacheInspection",
+    "Sort",
+    "TableInspection",
+    "TensorRow",
+    "inspect_table",
+    "inspect_tensorrt_cache",
+    "rows_from_ranges",
+    "select_tensors",
+]
+
+Sort = Literal["network", "amax", "name"]
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """Range of one tensor: `hex` is its scale's bits as TensorRT's cache has them; `flag` what is odd about it."""
+
+    name: str
+    amax: float
+    scale: float
+    hex: str
+    flag: str = ""
+
+
+@dataclass(frozen=True)
+class CacheInspection:
+    """TensorRT's calibration cache.
+
+    Attributes:
+        tensorrt_version: that wrote it, or that it was written for.
+        algorithm: of the calibrator that reads it.
+        meaning: what that means, one sentence each.
+        tensors: in network order.
+    """
+
+    path: Path
+    header: str
+    tensorrt_version: str
+    algorithm: str
+    meaning: tuple[str, ...]
+    tensors: tuple[TensorRow, ...]
+
+
+@dataclass(frozen=True)
+class TableInspection:
+    """quantkit's calibration table, and its tensors as rows."""
+
+    path: Path
+    table: CalibrationTable
+    tensors: tuple[TensorRow, ...]
+
+
+def select_tensors(
+    tensors: Iterable[TensorRow], *, sort: Sort = "network", pattern: str | None = None
+) -> list[TensorRow]:
+    """Rows whose name matches a shell pattern, sorted: as in the network, by falling amax, or by name."""
+    rows = [row for row in tensors if pattern is None or fnmatch.fnmatchcase(row.name, pattern)]
+    if sort == "amax":
+        rows.sort(key=lambda row: -row.amax)
+    elif sort == "name":
+        rows.sort(key=lambda row: row.name)
+    return rows
+
+
+def rows_from_ranges(ranges: Mapping[str, CachedRange]) -> tuple[TensorRow, ...]:
+    """Ranges of any origin as rows."""
+    return tuple(TensorRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.flag) for n, r in ranges.items())
+
+
+def inspect_tensorrt_cache(content: bytes, file: Path) -> CacheInspection:
+    """What TensorRT's cache says, and what TensorRT does with it.
+
+    Raises:
+        CalibrationError: it is none.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{file} is no TensorRT calibration cache: it is not UTF-8 text") from error
+    cache = parse_cache(text, name=str(file))
+    version = version_from_number(cache.version)
+    return CacheInspection(
+        path=file,
+        header=text.partition("\n")[0],
+        tensorrt_version=version,
+        algorithm=cache.algorithm,
+        meaning=_cache_meaning(version, cache.algorithm, list(cache.scale_bits.values())),
+        tensors=rows_from_ranges(ranges_from_bits(cache.scale_bits)),
+    )
+
+
+def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, ...]:
+    calibrator = {
+        "EntropyCalibration2": "IInt8EntropyCalibrator2",
+        "MinMaxCalibration": "IInt8MinMaxCalibrator",
+        "EntropyCalibration": "IInt8EntropyCalibrator",
+        "LegacyCalibration": "IInt8LegacyCalibrator",
+    }.get(algorithm)
+    sentences = [
+        f"TensorRT {version} takes it with {calibrator or 'the calibrator of that name'}; another version or "
+        "calibrator says that it does not match and calibrates again",
+        "TensorRT 11 has no calibrators and takes no cache: give it the model with Q/DQ",
+        "TensorRT does not check which model it belongs to; a tensor that is not listed stays in float",
+    ]
+    if algorithm not in ALGORITHMS:
+        sentences.insert(0, f"{algorithm} is no algorithm of TensorRT's calibrators")
+    if zeros := sum(b == 0 for b in bits):
+        sentences.append(f"{zeros} tensors have scale 0: TensorRT 8.5 and later may fail to build with those")
+    return tuple(sentences)
+
+
+def inspect_table(file: Path) -> TableInspection:
+    """A calibration table, and its tensors as rows."""
+    table = load_table(file)
+    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors))

@@ -1,0 +1,129 @@
+"""What an ONNX model holds: operators, weights, precision, and where TensorRT does not do what its Q/DQ say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quantkit.errors import ModelError
+from quantkit.graph.model import OLDEST_OPSET, float_precision, size_bytes
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantkit.graph.qdq_lint import Finding, Operator
+
+__all__ = ["ModelInspection", "Port", "inspect_model"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """Input or output of a model: element type and shape as the file states them."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class ModelInspection:
+    """An ONNX model.
+
+    Attributes:
+        form: "float", or "qdq" for one that holds Q/DQ or integer operators.
+        precision: of most float weights, "fp32" or "fp16".
+        weight_types: bytes of weights by element type.
+        operators: every node of the graph; without Q and DQ in a quantized model.
+        findings: where TensorRT does not do what the Q/DQ say; empty for a float model.
+        notes: one sentence each.
+    """
+
+    path: Path
+    form: Literal["float", "qdq"]
+    precision: str
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    size_bytes: int
+    weight_types: Mapping[str, int]
+    operators: tuple[Operator, ...]
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_weighted(self) -> int:
+        """Convolutions and matrix products."""
+        return sum(o.is_weighted for o in self.operators)
+
+    @property
+    def num_int8(self) -> int:
+        """Those of them that are INT8, or that quantkit would make so."""
+        return sum(o.is_weighted and o.is_int8 for o in self.operators)
+
+    @property
+    def left_in_float(self) -> tuple[Operator, ...]:
+        """Weighted operators, and others with a reason, that are not INT8."""
+        return tuple(o for o in self.operators if not o.is_int8 and (o.is_weighted or o.reason))
+
+
+def inspect_model(model: ir.Model, file: Path) -> ModelInspection:
+    """What a model holds.
+
+    Args:
+        model: as it was read from `file`; it is prepared for quantization.
+        file: for its name and the size of what it is stored in.
+
+    Raises:
+        ModelError: ONNX Runtime or TensorRT could not take it.
+    """
+    quantized = has_qdq(model)
+    opset, outputs = model.opset_imports[""], _ports(model.graph.outputs)
+    inputs = _ports(v for v in model.graph.inputs if v.name not in model.graph.initializers)
+    weights: Counter[str] = Counter()
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            weights[value.const_value.dtype.name.lower()] += value.const_value.nbytes
+    precision = float_precision(model)
+    notes: list[str] = []
+    if quantized:
+        # The oldest opset: what is inspected is the model as it is, not as it would be converted.
+        operators = quantized_operators(prepare(model, name=file.name, opset=OLDEST_OPSET))
+    else:
+        prepare(model, name=file.name)
+        try:
+            operators = planned_operators(model)
+        except ModelError as error:
+            notes.append(str(error))
+            operators = ()
+    return ModelInspection(
+        path=file,
+        form="qdq" if quantized else "float",
+        precision=precision,
+        opset=opset,
+        ir_version=model.ir_version or 0,
+        producer=" ".join(word for word in (model.producer_name, model.producer_version) if word),
+        inputs=inputs,
+        outputs=outputs,
+        size_bytes=size_bytes(file),
+        weight_types=dict(weights.most_common()),
+        operators=operators,
+        findings=lint_qdq(model) if quantized else (),
+        notes=tuple(notes),
+    )
+
+
+def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
+    ports = []
+    for value in values:
+        shape = None
+        if value.shape is not None:
+            shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        ports.append(Port(value.name or "", value.dtype.name.lower() if value.dtype else str(value.type), shape))
+    return tuple(ports)
