@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from quantkit.commands.calibrate import calibrate
     from quantkit.commands.evaluate import evaluate
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
-    from quantkit.datasets.open import ImageOptions
     from quantkit.errors import QuantKitError
     from quantkit.evaluation.tasks.open import TaskOptions
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
+    from quantkit.types.options import ImageOptions
 
 __all__ = [
     "BuildOptions",
@@ -52,7 +52,7 @@ __all__ = [
 _HOMES = {
     "BuildOptions": "quantkit.backends.tensorrt.build.build_options",
     "CalibrationTable": "quantkit.types",
-    "ImageOptions": "quantkit.datasets.open",
+    "ImageOptions": "quantkit.types.options",
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",

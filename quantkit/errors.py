@@ -9,6 +9,7 @@
     ├── EvaluationError              variants that cannot be compared
     │   └── GateFailedError          a variant breaks a limit; the message holds the line that failed
     ├── OutputError                  a file or folder that cannot be written
+    ├── OptionError                  an option that does not exist, or a value that it cannot have
     └── BackendError                 a runtime failed
         ├── BackendUnavailableError  a runtime is not installed; the message holds the pip line
         └── EngineBuildError         TensorRT refused to build; the message holds its own words
@@ -33,6 +34,7 @@ __all__ = [
     "GateFailedError",
     "ModelError",
     "NonFiniteActivationError",
+    "OptionError",
     "OutputError",
     "QuantKitError",
     "StaleTableError",
@@ -90,6 +92,12 @@ class GateFailedError(EvaluationError):
     """A variant that breaks a limit of a gate."""
 
     exit_code = 3
+
+
+class OptionError(QuantKitError):
+    """An option that does not exist, or a value that it cannot have."""
+
+    exit_code = 2
 
 
 class OutputError(QuantKitError):

@@ -21,7 +21,7 @@ from quantkit.caches.ranges import RangeCache
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
-from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.datasets.open import open_samples
 from quantkit.errors import CalibrationError
 from quantkit.graph.model import input_specs, serialize_model
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
@@ -30,6 +30,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir

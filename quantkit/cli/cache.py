@@ -20,7 +20,7 @@ from quantkit.cli.cache_json import (
     json_from_shown,
     json_from_verification,
 )
-from quantkit.cli.image_options import with_image_options
+from quantkit.cli.generate import with_options
 from quantkit.cli.inspect import print_tensors
 from quantkit.cli.merge import merge
 from quantkit.cli.options import (
@@ -30,9 +30,9 @@ from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.convert import convert_cache
 from quantkit.datasets.description import describe_preprocessing
-from quantkit.datasets.open import ImageOptions
 from quantkit.errors import StaleTableError
 from quantkit.storage import write_text
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +151,7 @@ def diff(
 
 
 @cache.command()
-@with_image_options
+@with_options
 def verify(
     path: CacheArgument,
     model: Annotated[Path, typer.Option("--model", help="The float ONNX model that it is for.", show_default=False)],

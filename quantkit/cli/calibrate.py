@@ -9,7 +9,7 @@ import typer
 
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.caches.kept_statistics import lock_path
-from quantkit.cli.image_options import with_image_options
+from quantkit.cli.generate import with_options
 from quantkit.cli.options import (
     DATA_PANEL,
     ClassesOption,
@@ -29,16 +29,17 @@ from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.native_calibration import CalibratorName
 from quantkit.commands.quantize import HighPrecision, Target, check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
-from quantkit.datasets.open import ImageOptions, Order
+from quantkit.datasets.open import Order
 from quantkit.storage import check_writable, exclusive
 from quantkit.types import HistogramRule
+from quantkit.types.options import ImageOptions
 
 __all__ = ["calibrate", "quantize"]
 
 _SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
 
-@with_image_options
+@with_options
 def calibrate(
     model: ModelArgument,
     data: DataOption,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantkit.cli.image_options import with_image_options
+from quantkit.cli.generate import with_options
 from quantkit.cli.options import (
     ClassesOption,
     DataOption,
@@ -21,8 +21,8 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.data_check import check_data
-from quantkit.datasets.open import ImageOptions
 from quantkit.notices import visible
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ def _data() -> None:
 
 
 @data_app.command()
-@with_image_options
+@with_options
 def check(
     model: ModelArgument,
     data: DataOption,

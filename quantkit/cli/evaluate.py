@@ -20,7 +20,7 @@ from quantkit.cli.compare import (
     gate,
     make_limits,
 )
-from quantkit.cli.image_options import with_image_options
+from quantkit.cli.generate import with_options
 from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.options import (
     DATA_PANEL,
@@ -48,13 +48,13 @@ from quantkit.cli.options import (
 from quantkit.cli.output import command_line, make_printer
 from quantkit.commands.evaluate import VARIANTS
 from quantkit.commands.evaluate import evaluate as evaluate_variants
-from quantkit.datasets.open import ImageOptions
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation import parse_batch_sizes
 from quantkit.evaluation.tasks.open import TaskOptions
 from quantkit.notices import Tell
 from quantkit.reporting import print_report, write_report
 from quantkit.storage import check_writable
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     from quantkit.evaluation import Limits
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@with_image_options
+@with_options
 def evaluate(
     model: ModelArgument,
     data: DataOption,

@@ -15,7 +15,7 @@ from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.native_calibration import CalibratorName, choose_calibrator
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import ImageOptions, Order, open_samples
+from quantkit.datasets.open import Order, open_samples
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
@@ -25,6 +25,7 @@ from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, HistogramRule, PathLike, Preprocessing
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -11,13 +11,14 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
-from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.datasets.open import open_samples
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.model import input_specs, load_model
 from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     from quantkit.datasets.lint import DataFacts

@@ -15,7 +15,7 @@ from quantkit.commands.variants import VARIANTS, choose_variants, open_variants
 from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice, describe_skipped
-from quantkit.datasets.open import ImageOptions, open_samples
+from quantkit.datasets.open import open_samples
 from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation import describe_environment
@@ -29,6 +29,7 @@ from quantkit.graph.passes.prepare import has_qdq
 from quantkit.notices import Tell, ignore_messages
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, ChangedSample, Dataset, PathLike, Preprocessing, Report, TaskName
+from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -15,38 +15,13 @@ from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.presets import resolve_preprocessing
 from quantkit.datasets.sampling import select
 from quantkit.errors import DatasetError
-from quantkit.types import (
-    ColorOrder,
-    Dataset,
-    Interpolation,
-    Layout,
-    PathLike,
-    Preprocessing,
-    Resize,
-    TensorSpec,
-)
+from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
+from quantkit.types.options import ImageOptions
 
-__all__ = ["ImageOptions", "Order", "holds_arrays", "open_dataset", "open_samples"]
+__all__ = ["Order", "holds_arrays", "open_dataset", "open_samples"]
 
 
 Order = Literal["shuffled", "given"]
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are prepared, as far as a user says it; the rest comes from the preset and the model's input."""
-
-    preset: str | None = None
-    color: ColorOrder | None = None
-    resize: Resize | None = None
-    size: tuple[int, int] | None = None
-    shorter_side: int | None = None
-    interpolation: Interpolation | None = None
-    pad_value: int | None = None
-    scale: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    layout: Layout | None = None
 
 
 def open_samples(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from quantkit.commands.data_check import check_data
-from quantkit.datasets.open import ImageOptions
 from quantkit.errors import EvaluationError
+from quantkit.types.options import ImageOptions
 from tests.cli.conftest import CALIB, DIGITS, VAL, conv_model, write_images
 
 MODELS = ("resnet20", "mobilenetv2", "efficientnet_b0", "vit_tiny")

@@ -35,8 +35,8 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
     """`quantkit.calibrate` with everything that it writes, or its error."""
     from quantkit.calibration.table import load_table
     from quantkit.commands.calibrate import calibrate
-    from quantkit.datasets.open import ImageOptions
     from quantkit.errors import QuantKitError
+    from quantkit.types.options import ImageOptions
 
     fake = install_gpu()
     told: list[str] = []

@@ -1,0 +1,126 @@
+"""The options of a command, generated from the dataclasses among its parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from quantkit.types.option import OptionField, option_fields
+
+__all__ = ["GROUPS", "command_options", "with_options"]
+
+GROUPS = ("", "Data", "Images", "Task", "Precision", "Shapes", "Engine", "Latency", "Gate", "Expert", "Messages")
+"""Headings in the order of the help: what most people need first."""
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of every dataclass among its parameters, and the command the filled dataclass.
+
+    Typer reads options from a signature: this one is the command's, with each dataclass replaced by its fields. A
+    dataclass that may be None is None where nothing was said.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    kinds = {name: kind for name, p in signature.parameters.items() if (kind := _options_kind(p.annotation))}
+    found = {name: tuple(option_fields(kind)) for name, kind in kinds.items()}
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        for name, kind in kinds.items():
+            given = {field: field.read(arguments.pop(field.name)) for field in found[name]}
+            arguments[name] = _build(kind, given, ())
+            if signature.parameters[name].default is None and arguments[name] == kind():
+                arguments[name] = None
+        command(**arguments)
+
+    own = [
+        p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name, p in signature.parameters.items()
+        if name not in kinds
+    ]
+    generated = sorted((_parameter(field) for fields in found.values() for field in fields), key=_rank)
+    run.__signature__ = signature.replace(parameters=sorted([*own, *generated], key=_rank))  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *generated)} | {"return": None}
+    run.option_fields = tuple(field for fields in found.values() for field in fields)  # type: ignore[attr-defined]
+    return run
+
+
+def command_options(command: Callable[..., None]) -> tuple[OptionField, ...]:
+    """The options that a command got from dataclasses."""
+    return getattr(command, "option_fields", ())
+
+
+def _options_kind(annotation: Any) -> type | None:
+    """The dataclass of options that a parameter holds."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and is_dataclass(kind) and any(option_fields(kind)):
+            return kind
+    return None
+
+
+def _build(kind: type, given: Mapping[OptionField, Any], path: tuple[str, ...]) -> Any:
+    """The dataclass at `path`, and those nested in it, of the values that were given."""
+    values: dict[str, Any] = {}
+    for field, value in given.items():
+        if field.path[:-1] == path:
+            values[field.path[-1]] = value
+    for name, inner in _nested(kind):
+        made = _build(inner, given, (*path, name))
+        values[name] = made if made != inner() else kind.__dataclass_fields__[name].default  # type: ignore[attr-defined]
+    return kind(**values)
+
+
+def _nested(kind: type) -> Iterator[tuple[str, type]]:
+    for name, field in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
+        if (inner := field.metadata.get("nested")) is not None:
+            yield name, inner
+
+
+def _parameter(field: OptionField) -> inspect.Parameter:
+    """The option as typer reads it from a signature."""
+    option = field.option
+    names = option.known()
+    help = option.help
+    if option.is_open and names:
+        help = f"{help} Known: {', '.join(names)}."
+    if option.default_text:
+        help = f"{help.removesuffix('.')} (default: {option.default_text})."
+    kind: Any = str if field.option.form is not None else _without_none(field.kind)
+    default = field.write(field.default)
+    flags: Sequence[str] = field.flags
+    if names and not option.is_open:
+        kind = Literal[names]
+    elif field.is_list:
+        kind, default = list[get_args(kind)[0]], list(field.default) or None  # type: ignore[misc]
+    elif kind is bool and field.default is None:
+        flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
+    described = typer.Option(
+        *flags,
+        help=help,
+        rich_help_panel=option.group or None,
+        metavar=option.unit.upper() or None,
+        show_default=default not in (None, False, "", 0) or (default == 0 and not isinstance(default, bool)),
+    )
+    kind = kind if default is not None else kind | None
+    return inspect.Parameter(
+        field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, described]
+    )
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, UnionType):
+        kept = [inner for inner in get_args(kind) if inner is not NoneType]
+        return kept[0] if len(kept) == 1 else kind
+    return kind
+
+
+def _rank(parameter: inspect.Parameter) -> tuple[bool, int]:
+    """Arguments and options without a default first, then by group."""
+    described = get_args(parameter.annotation)[-1] if get_args(parameter.annotation) else None
+    group = getattr(described, "rich_help_panel", None) or ""
+    return parameter.default is not inspect.Parameter.empty, GROUPS.index(group) if group in GROUPS else 0

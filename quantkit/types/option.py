@@ -1,0 +1,202 @@
+"""How an option is declared: as one field of a dataclass, with help text, group, text form and allowed values.
+
+A choice that a registry owns (methods, presets, tasks) is named by the registry's place and looked up when it is
+needed, so that declaring it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from quantkit.errors import OptionError, QuantKitError
+
+__all__ = [
+    "Option",
+    "OptionField",
+    "TextForm",
+    "check_choices",
+    "make_options",
+    "nearest",
+    "nested",
+    "option",
+    "option_fields",
+]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How a value is written on the command line and in a configuration file.
+
+    Attributes:
+        parse: text to value; raises `ValueError` with what was expected.
+        format: value to text, which `parse` reads back.
+    """
+
+    parse: Callable[[str], Any]
+    format: Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a user sees of an option; the metadata of a dataclass's field.
+
+    Attributes:
+        help: one sentence that stands alone.
+        group: heading in the help; empty for the first one.
+        flag: "--name" or "--name,-n"; empty takes the field's name.
+        form: how the value is written, where it is more than a word or a number.
+        registry: "module:NAME" of the mapping whose keys are the allowed values.
+        is_open: other words than the registry's may be valid too, or get a better message than "not one of".
+        unit: of a number, such as "seconds".
+        default_text: what None means.
+    """
+
+    help: str
+    group: str = ""
+    flag: str = ""
+    form: TextForm | None = None
+    registry: str = ""
+    is_open: bool = False
+    unit: str = ""
+    default_text: str = ""
+
+    def known(self) -> tuple[str, ...]:
+        """The names in its registry."""
+        if not self.registry:
+            return ()
+        module, _, name = self.registry.partition(":")
+        return tuple(getattr(importlib.import_module(module), name))
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """An option and the field that holds it.
+
+    Attributes:
+        option: what a user sees.
+        path: names of the fields that lead to it from the outermost dataclass.
+        kind: type of the value.
+        default: of the field.
+    """
+
+    option: Option
+    path: tuple[str, ...]
+    kind: Any
+    default: Any
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As typed: ("--quiet", "-q")."""
+        spelled = self.option.flag or f"--{self.path[-1].replace('_', '-')}"
+        return tuple(spelled.split(","))
+
+    @property
+    def name(self) -> str:
+        """Key in a configuration file."""
+        return self.flags[0].lstrip("-").replace("-", "_")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is repeatable."""
+        return self.option.form is None and get_origin(_without_none(self.kind)) is tuple
+
+    def read(self, value: Any) -> Any:
+        """The value of what was typed or written in a file.
+
+        Raises:
+            OptionError: the text is not of its form.
+        """
+        if self.is_list:
+            return tuple(value or ())
+        if self.option.form is None or not isinstance(value, str):
+            return value
+        try:
+            return self.option.form.parse(value)
+        except QuantKitError:
+            raise
+        except ValueError as error:
+            raise OptionError(f"{self.flags[0]}: {error}") from None
+
+    def write(self, value: Any) -> Any:
+        """The inverse of `read`."""
+        return value if self.option.form is None or value is None else self.option.form.format(value)
+
+
+def option(default: Any, help: str, **rest: Any) -> Any:
+    """A dataclass field that is an option; the rest as in `Option`."""
+    return field(default=default, metadata={"option": Option(help, **rest)})
+
+
+def nested(kind: type, default: Any = None) -> Any:
+    """A dataclass field whose own options are options of the outer dataclass too."""
+    return field(default=default, metadata={"nested": kind})
+
+
+def option_fields(kind: type, path: tuple[str, ...] = ()) -> Iterator[OptionField]:
+    """The options of a dataclass and of the dataclasses nested in it, in order.
+
+    Example:
+        >>> @dataclass
+        ... class Pause:
+        ...     duration_s: float = option(3.0, "Length of the pause.", unit="seconds")
+        >>> [found.flags for found in option_fields(Pause)]
+        [('--duration-s',)]
+    """
+    hints = typing.get_type_hints(kind)
+    for found in fields(kind):
+        here = (*path, found.name)
+        if (inner := found.metadata.get("nested")) is not None:
+            yield from option_fields(inner, here)
+        elif (known := found.metadata.get("option")) is not None:
+            yield OptionField(known, here, hints[found.name], found.default)
+
+
+def make_options(kind: type[_T], options: _T | None, keywords: Mapping[str, Any]) -> _T:
+    """The options of a call: an object, its fields as keywords, or both, of which the keywords win.
+
+    Raises:
+        OptionError: a keyword that is no field, with the nearest one.
+    """
+    given = dict(keywords)
+    if "preprocessing" in given:
+        warnings.warn("the keyword preprocessing is now called preprocess", DeprecationWarning, stacklevel=3)
+        given["preprocess"] = given.pop("preprocessing")
+    assert is_dataclass(kind)
+    known = [found.name for found in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise OptionError(f"there is no option {name!r}{nearest(name, known)}")
+    return replace(options, **given) if options is not None else kind(**given)  # type: ignore[type-var]
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all."""
+    listed = list(known)
+    close = difflib.get_close_matches(name, listed, 1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(listed)}"
+
+
+def check_choices(options: Any, error: type[QuantKitError]) -> None:
+    """Raises `error` where a field holds none of the words that its type allows."""
+    for found in option_fields(type(options)):
+        allowed = get_args(kind) if get_origin(kind := _without_none(found.kind)) is Literal else ()
+        if len(found.path) > 1 or not allowed:
+            continue
+        value = getattr(options, found.path[0])
+        if value not in allowed and not (value is None and found.default is None):
+            raise error(f"{found.flags[0]} {value!r} is not one of {', '.join(map(str, allowed))}")
+
+
+def _without_none(kind: Any) -> Any:
+    """`int` of `int | None`."""
+    rest = [inner for inner in get_args(kind) if inner is not NoneType]
+    return rest[0] if len(rest) == 1 and NoneType in get_args(kind) else kind
