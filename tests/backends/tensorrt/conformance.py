@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-import quantkit.backends.tensorrt as package
+import quantkit.backends.tensorrt.runtime as package
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.bindings import _NUMPY_NAMES
 from quantkit.backends.tensorrt.runtime.output_allocator import make_output_allocator
