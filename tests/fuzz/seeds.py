@@ -234,7 +234,7 @@ def aimet_encodings(shared: Path | None) -> list[bytes]:
     producer = {"package": "aimet-onnx", "version": "2.42.0"}
     newest = [{"producer": producer, "version": v, "encodings": like_quantize_linear} for v in ("2.0.0", "2.1.0")]
     real = [
-        (TESTS / "calibration" / "data" / f"aimet_{version}.encodings").read_bytes()
+        (TESTS / "caches" / "formats" / "data" / f"aimet_{version}.encodings").read_bytes()
         for version in ("0.6.1", "1.0.0", "2.0.0")
     ]
     return [json.dumps(old, indent=1).encode(), *(json.dumps(each).encode() for each in (new, *newest)), *real]
