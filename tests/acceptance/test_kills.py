@@ -18,11 +18,10 @@ import onnx
 import pytest
 
 from quantkit import storage
-from quantkit.caches import kept_statistics as kept_module
-from quantkit.caches.provenance import TABLE_KEY
 from quantkit.calibration.statistics_file import load_statistics
-from quantkit.calibration.table import load_table, table_checksum
+from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum
 from quantkit.cli import main
+from quantkit.commands import collect
 from tests.cli.conftest import CALIB, DIGITS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -83,7 +82,7 @@ def calibrate_until(folder: Path, method: str, step: str, name: str) -> None:
 
 def calibrate(folder: Path, method: str, *words: str) -> None:
     """`quantkit calibrate` in this process, with a checkpoint after each batch."""
-    kept_module.CHECKPOINT_S = 0.0
+    collect.CHECKPOINT_S = 0.0
     try:
         main(["calibrate", "--data", str(CALIB), str(folder / "digits.onnx"), "--method", method, *OPTIONS, *words])
     except SystemExit as stop:
