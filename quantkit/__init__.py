@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
     from quantkit.errors import QuantKitError
     from quantkit.evaluation.tasks.open import TaskOptions
+    from quantkit.notices import Notice
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
     from quantkit.types.options import ImageOptions
@@ -33,6 +34,7 @@ __all__ = [
     "BuildOptions",
     "CalibrationTable",
     "ImageOptions",
+    "Notice",
     "Preprocessing",
     "QuantKitError",
     "Report",
@@ -53,6 +55,7 @@ _HOMES = {
     "BuildOptions": "quantkit.backends.tensorrt.build.build_options",
     "CalibrationTable": "quantkit.types",
     "ImageOptions": "quantkit.types.options",
+    "Notice": "quantkit.notices",
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",

@@ -1,25 +1,125 @@
-"""Messages for the user: plain formatting of lists of names, and text from files made visible."""
+"""Notices: what a user may want to know while a command runs; and the plain formatting of messages.
+
+The library prints nothing. It hands each `Notice` to the callable that the caller gave, if any, and logs it to
+``logging.getLogger("quantkit")``. What a program decides by is a notice's kind and topic, never its text.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar
 
-__all__ = ["MOST_NAMES", "Tell", "ignore_messages", "join_names", "visible"]
+__all__ = [
+    "MOST_NAMES",
+    "Notice",
+    "NoticeKind",
+    "NoticeTopic",
+    "Notify",
+    "accepts_tell",
+    "announcing",
+    "join_names",
+    "visible",
+]
 
-Tell = Callable[[str], None]
+NoticeKind = Literal["info", "warning"]
+
+NoticeTopic = Literal[
+    "calibrator",  # which one runs, and why
+    "clipping",  # a range that cuts off much of a tensor
+    "constant",  # a tensor that was zero on every sample
+    "data",  # which samples are used
+    "engine",  # how an engine is built
+    "excluded",  # nodes that stay in float as asked for
+    "interrupted",  # a run that was ended early
+    "lock",  # waiting for another run
+    "padding",  # samples counted twice or dropped to fill batches of a fixed size
+    "preprocessing",
+    "ranges",  # where ranges come from, or where they are missing
+    "reuse",  # a file of an earlier run is used, or why not
+    "samples",  # their number or numbering
+    "tensorrt",  # what TensorRT says
+    "unreadable",  # samples or files that could not be read
+    "weights",  # how they are quantized
+]
 
 MOST_NAMES = 5
 """Names that a message lists before it counts the rest."""
+
+_LOGGER = logging.getLogger("quantkit")
+_LOGGER.addHandler(logging.NullHandler())  # else Python prints warnings of programs that set up no logging
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing that a user may want to know.
+
+    Attributes:
+        kind: "warning" where results may be worse than they could be, else "info".
+        topic: what it is about, for programs.
+        text: one sentence, for people.
+    """
+
+    kind: NoticeKind
+    topic: NoticeTopic
+    text: str
+
+    def __str__(self) -> str:
+        return f"warning: {self.text}" if self.kind == "warning" else self.text
+
+
+Notify = Callable[[Notice], None]
+"""Is called with each notice as it comes."""
+
+
+@dataclass(frozen=True)
+class _Announcer:
+    """Logs each notice, then hands it on."""
+
+    notify: Notify | None
+
+    def __call__(self, notice: Notice) -> None:
+        _LOGGER.log(_LEVELS[notice.kind], "%s", notice.text, extra={"topic": notice.topic})
+        if self.notify is not None:
+            self.notify(notice)
+
+
+def announcing(notify: Notify | None) -> Notify:
+    """A callable that logs each notice and hands it to `notify`, once, however often it is wrapped.
+
+    Example:
+        >>> announcing(print)(Notice("warning", "samples", "Only 12 calibration samples; 100-500 are recommended."))
+        warning: Only 12 calibration samples; 100-500 are recommended.
+    """
+    return notify if isinstance(notify, _Announcer) else _Announcer(notify)
+
+
+def accepts_tell(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Lets a function with `notify` still take its old keyword `tell`, which is called with a line of text."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if "tell" in kwargs:
+            warnings.warn("tell= is deprecated: pass notify=, called with a Notice", DeprecationWarning, stacklevel=2)
+            tell: Callable[[str], None] | None = kwargs.pop("tell")  # type: ignore[assignment]
+            if tell is not None:
+                kwargs["notify"] = lambda notice: tell(str(notice))
+        return function(*args, **kwargs)
+
+    return call
 
 
 def join_names(names: Sequence[str]) -> str:
     """The first few names, and how many more."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
-
-
-def ignore_messages(_: str) -> None:
-    """A `Tell` for callers who do not want to know."""
 
 
 def visible(text: str) -> str:

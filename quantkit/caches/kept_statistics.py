@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from quantkit.calibration.statistics_file import load_statistics
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError
-from quantkit.notices import Tell, join_names
+from quantkit.notices import Notice, Notify, join_names
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def lock_path(table_path: PathLike) -> Path:
 
 
 def find_statistics(
-    path: Path, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, tell: Tell
+    path: Path, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, notify: Notify
 ) -> KeptStatistics | None:
     """The kept statistics at `path`, if collecting would give the same ones; says why not otherwise."""
     if not path.exists():
@@ -51,7 +51,7 @@ def find_statistics(
     try:
         kept = load_statistics(path)
     except CalibrationError as error:
-        tell(f"warning: {error}")
+        notify(Notice("warning", "unreadable", str(error)))
         return None
     differences = _differences(kept, origin, tensors)
     if not kept.is_complete:
@@ -59,7 +59,7 @@ def find_statistics(
     if strict and kept.unreadable:
         differences.append(f"strict: {len(kept.unreadable)} samples could not be read")
     if differences:
-        tell(f"not using {path.name}, kept of other inputs: {'; '.join(differences)}")
+        notify(Notice("info", "reuse", f"not using {path.name}, kept of other inputs: {'; '.join(differences)}"))
         return None
     return kept
 
@@ -71,16 +71,16 @@ def find_checkpoint(
     *,
     batch_size: int | None,
     strict: bool,
-    tell: Tell,
+    notify: Notify,
 ) -> KeptStatistics | None:
     """The statistics of an interrupted run, if continuing gives what an uninterrupted one would; else says why not."""
     if not path.exists():
-        tell(f"nothing to resume: there is no {path}; starting anew")
+        notify(Notice("info", "reuse", f"nothing to resume: there is no {path}; starting anew"))
         return None
     try:
         kept = load_statistics(path)
     except CalibrationError as error:
-        tell(f"warning: {error}; starting anew")
+        notify(Notice("warning", "unreadable", f"{error}; starting anew"))
         return None
     differences = _differences(kept, origin, tensors)
     if not differences and kept.origin.contents != origin.contents:
@@ -92,9 +92,15 @@ def find_checkpoint(
     if strict and kept.unreadable:
         differences.append(f"strict: {len(kept.unreadable)} samples could not be read")
     if differences:
-        tell(f"starting anew, since {path.name} was left by a run with other inputs: {'; '.join(differences)}")
+        notify(
+            Notice(
+                "info",
+                "reuse",
+                f"starting anew, since {path.name} was left by a run with other inputs: {'; '.join(differences)}",
+            )
+        )
         return None
-    tell(f"resuming after {kept.num_read} of {len(origin.contents)} samples ({path.name})")
+    notify(Notice("info", "reuse", f"resuming after {kept.num_read} of {len(origin.contents)} samples ({path.name})"))
     return kept
 
 

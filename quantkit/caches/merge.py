@@ -16,7 +16,7 @@ from quantkit.calibration.statistics_file import KeptStatistics, load_statistics
 from quantkit.calibration.table import save_table
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError
-from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.storage import check_no_source
 from quantkit.types import CalibrationTable, PathLike
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["merge_statistics"]
 
 
+@accepts_tell
 def merge_statistics(
     paths: Sequence[PathLike],
     table_path: PathLike | None = None,
@@ -34,7 +35,7 @@ def merge_statistics(
     percentile: float | None = None,
     keep_statistics: bool = False,
     progress: bool = True,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> CalibrationTable:
     """The table that one run over all parts would give.
 
@@ -49,7 +50,7 @@ def merge_statistics(
         percentile: for method "percentile", in percent.
         keep_statistics: leave the merged statistics next to the table: they merge again.
         progress: show a progress bar on a terminal.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Returns:
         The table; written to `table_path` if that is given.
@@ -59,7 +60,7 @@ def merge_statistics(
         CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
             rule, or samples that are in two parts.
     """
-    say = tell or ignore_messages
+    notify = announcing(notify)
     find_method(method, percent=percentile)
     if not paths:
         raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
@@ -77,15 +78,21 @@ def merge_statistics(
             raise CalibrationError(f"{name} is given twice: each part counts once")
         parts[name] = load_statistics(name)
     _check_alike(parts)
-    parts = _numbered_on(parts, say)
-    _check_disjoint(parts, say)
-    _tell_repeated(parts, say)
+    parts = _numbered_on(parts, notify)
+    _check_disjoint(parts, notify)
+    _report_repeated(parts, notify)
     whole = _merged(list(parts.values()))
     if len({part.batch_size for part in parts.values()}) > 1:
         sizes = sorted({part.batch_size for part in parts.values()})
         listed = join_names([str(size) for size in sizes])
-        say(f"warning: the parts ran in batches of {listed}: the last bits of their activations may differ")
-    ranges, skipped = choose_ranges(whole, method, percentile, progress, say)
+        notify(
+            Notice(
+                "warning",
+                "samples",
+                f"the parts ran in batches of {listed}: the last bits of their activations may differ",
+            )
+        )
+    ranges, skipped = choose_ranges(whole, method, percentile, progress, notify)
     table = CalibrationTable(
         tensors=ranges,
         skipped=skipped,
@@ -134,7 +141,7 @@ def _preprocessing_text(part: KeptStatistics, other: KeptStatistics) -> str:
     )
 
 
-def _numbered_on(parts: dict[str, KeptStatistics], say: Tell) -> dict[str, KeptStatistics]:
+def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, KeptStatistics]:
     """Parts of arrays with the rows numbered as in the array that was split: each file's numbers begin at 0.
 
     That needs every row of every part. Otherwise nobody knows which rows of the whole the chosen ones were.
@@ -144,9 +151,13 @@ def _numbered_on(parts: dict[str, KeptStatistics], say: Tell) -> dict[str, KeptS
     if not all(_holds_every_row(part) for part in parts.values()):
         ids = [name for part in parts.values() for name, _ in part.origin.contents]
         if len(set(ids)) < len(ids):
-            say(
-                "note: rows of arrays are known by their number in a file, and these parts do not hold every row of "
-                "theirs: the data fingerprint of the table is not that of the whole array"
+            notify(
+                Notice(
+                    "info",
+                    "samples",
+                    "rows of arrays are known by their number in a file, and these parts do not hold every row of "
+                    "theirs: the data fingerprint of the table is not that of the whole array",
+                )
             )
         return parts
     owners: dict[frozenset[str], str] = {}
@@ -159,7 +170,14 @@ def _numbered_on(parts: dict[str, KeptStatistics], say: Tell) -> dict[str, KeptS
         contents = tuple((str(start + int(row)), content) for row, content in part.origin.contents)
         numbered[name] = replace(part, origin=replace(part.origin, contents=contents))
         start += len(contents)
-    say(f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is of the joined array")
+    notify(
+        Notice(
+            "info",
+            "samples",
+            f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is of the joined "
+            "array",
+        )
+    )
     return numbered
 
 
@@ -167,16 +185,20 @@ def _holds_every_row(part: KeptStatistics) -> bool:
     return {name for name, _ in part.origin.contents} == {str(i) for i in range(len(part.origin.contents))}
 
 
-def _tell_repeated(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+def _report_repeated(parts: Mapping[str, KeptStatistics], notify: Notify) -> None:
     for name, part in parts.items():
         if part.num_repeated:
-            say(
-                f"warning: {name} counts {part.num_repeated} copies of samples, which filled up batches of a fixed "
-                f"size: give parts of a multiple of {part.batch_size} samples for the table of one run, bit for bit"
+            notify(
+                Notice(
+                    "warning",
+                    "padding",
+                    f"{name} counts {part.num_repeated} copies of samples, which filled up batches of a fixed size: "
+                    f"give parts of a multiple of {part.batch_size} samples for the table of one run, bit for bit",
+                )
             )
 
 
-def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
+def _check_disjoint(parts: Mapping[str, KeptStatistics], notify: Notify) -> None:
     """Refuses a sample of the same id and content in two parts; warns of the same content under two ids."""
     owners: dict[tuple[str, str], str] = {}
     names: dict[str, str] = {}
@@ -190,7 +212,11 @@ def _check_disjoint(parts: Mapping[str, KeptStatistics], say: Tell) -> None:
         names.update({content: i for i, content in part.origin.contents if content != "unreadable"})
     if renamed:
         listed = join_names([f"{new} ({old})" for new, old in renamed.items()])
-        say(f"warning: the same content is in two parts under other names, and counts twice: {listed}")
+        notify(
+            Notice(
+                "warning", "samples", f"the same content is in two parts under other names, and counts twice: {listed}"
+            )
+        )
 
 
 def _merged(parts: list[KeptStatistics]) -> KeptStatistics:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.calibration.methods import find_method
 from quantkit.errors import CalibrationError
-from quantkit.notices import Tell, join_names
+from quantkit.notices import Notice, Notify, join_names
 from quantkit.progress import show_progress
 from quantkit.types import TensorRange, TensorStatistics
 
@@ -22,7 +22,7 @@ _MOST_CLIPPED = 0.25
 
 
 def choose_ranges(
-    kept: KeptStatistics, method: str, percentile: float | None, progress: bool, tell: Tell
+    kept: KeptStatistics, method: str, percentile: float | None, progress: bool, notify: Notify
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """Calibrated ranges, and the tensors that were always zero with the reason; tells what loses most of its values."""
     choose = find_method(method, percent=percentile)
@@ -42,11 +42,11 @@ def choose_ranges(
             skipped[name] = "zero on every sample"
     if not ranges:
         raise CalibrationError("every observed tensor was zero on every sample: check model and preprocessing")
-    _warn_of_clipping(kept, ranges, method, tell)
+    _warn_of_clipping(kept, ranges, method, notify)
     return ranges, skipped
 
 
-def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], method: str, tell: Tell) -> None:
+def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], method: str, notify: Notify) -> None:
     """A range that most values lie beyond is a method's failure on this tensor, and the end of the model's accuracy."""
     cut = {}
     for name, chosen in ranges.items():
@@ -56,7 +56,11 @@ def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], m
         if beyond > _MOST_CLIPPED * max(reaching, 1):
             cut[name] = f"{name} ({100 * beyond / reaching:.0f} % beyond {chosen.amax:.4g})"
     if cut:
-        tell(
-            f"warning: {method} cuts off much of what is not zero in {join_names(list(cut.values()))}: take another "
-            "--method if INT8 is less accurate than FP32"
+        notify(
+            Notice(
+                "warning",
+                "clipping",
+                f"{method} cuts off much of what is not zero in {join_names(list(cut.values()))}: take another "
+                "--method if INT8 is less accurate than FP32",
+            )
         )

@@ -10,9 +10,10 @@ import typer
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_size
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.cli.options import ExcludeOption, ModelArgument, QuietOption
-from quantkit.cli.output import megabytes
+from quantkit.cli.output import make_printer, megabytes
 from quantkit.commands.build import build as build_engine
 from quantkit.commands.quantize import HighPrecision
+from quantkit.notices import Notice
 
 if TYPE_CHECKING:
     from quantkit.commands.build import BuiltEngine
@@ -143,11 +144,7 @@ def build(
 
     Writes MODEL.PRECISION.engine and its manifest .json next to it. An engine that is up to date is reused.
     """
-
-    def say(line: str) -> None:
-        if not quiet:
-            typer.echo(line, err=True)
-
+    notify = make_printer(quiet)
     options = BuildOptions(
         profiles=parse_profiles(min_shapes or (), opt_shapes or (), max_shapes or ()),
         workspace_bytes=None if workspace is None else parse_size(workspace),
@@ -166,7 +163,7 @@ def build(
     )
     beside = model.with_name(f"{model.stem}.calib.json")
     if precision == "int8" and table is None and calib is None and beside.is_file():
-        say(f"calibration: {beside}")
+        notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     built = build_engine(
         model,
@@ -182,7 +179,7 @@ def build(
         force=force,
         verbose=verbose,
         progress=not quiet,
-        tell=say,
+        notify=notify,
     )
     _print_engine(model, built)
 

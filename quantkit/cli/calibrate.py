@@ -30,6 +30,7 @@ from quantkit.commands.native_calibration import CalibratorName
 from quantkit.commands.quantize import HighPrecision, Target, check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.datasets.open import Order
+from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
 from quantkit.types import HistogramRule
 from quantkit.types.options import ImageOptions
@@ -113,8 +114,11 @@ def calibrate(
         model, exclude=exclude or (), target=target, high_precision=high_precision, reduce_range=reduce_range
     )
     check_writable(folder, (table_path, cache_path, int8_path))
-    say = make_printer(quiet)
-    with exclusive(lock_path(table_path), on_wait=lambda: say(f"waiting for another run that writes to {folder}")):
+    notify = make_printer(quiet)
+    with exclusive(
+        lock_path(table_path),
+        on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes to {folder}")),
+    ):
         table = calibrate_model(
             model,
             data,
@@ -140,7 +144,7 @@ def calibrate(
             exclude=exclude or (),
             workers=workers,
             progress=not quiet,
-            tell=say,
+            notify=notify,
         )
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
             write_tensorrt_cache(model, table, cache_path, tensorrt_version=tensorrt_version)
@@ -152,7 +156,7 @@ def calibrate(
             high_precision=high_precision,
             exclude=exclude or (),
             reduce_range=reduce_range,
-            tell=say,
+            notify=notify,
         )
     print_calibration(model, table, quantized, cache_path=cache_path, table_path=table_path)
 
@@ -186,6 +190,6 @@ def quantize(
         high_precision=high_precision,
         exclude=exclude or (),
         reduce_range=reduce_range,
-        tell=make_printer(quiet),
+        notify=make_printer(quiet),
     )
     print_quantized(model, quantized, list_float=list_float)

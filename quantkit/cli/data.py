@@ -19,9 +19,9 @@ from quantkit.cli.options import (
     WorkersOption,
     read_classes,
 )
+from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.data_check import check_data
-from quantkit.notices import visible
 from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def check(
         seed=seed,
         workers=workers,
         progress=not quiet,
-        tell=None if quiet else lambda line: typer.echo(visible(line), err=True),
+        notify=make_printer(quiet),
     )
     if as_json:
         typer.echo(json.dumps(_json(result), indent=2))

@@ -51,7 +51,7 @@ from quantkit.commands.evaluate import evaluate as evaluate_variants
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation import parse_batch_sizes
 from quantkit.evaluation.tasks.open import TaskOptions
-from quantkit.notices import Tell
+from quantkit.notices import Notice, Notify
 from quantkit.reporting import print_report, write_report
 from quantkit.storage import check_writable
 from quantkit.types.options import ImageOptions
@@ -152,12 +152,12 @@ def evaluate(
     _check_limits(limits, options.task, latency_s, sizes, gate_variant or [], {*VARIANTS, *models, *loaded})
     folder = output or model.with_name(f"{model.stem}.report")
     check_writable(folder)
-    say = make_printer(quiet)
+    notify = make_printer(quiet)
     with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
             model,
             data,
-            table=_find_table(model, table, say),
+            table=_find_table(model, table, notify),
             task=options,
             variants=None if variants is None else [name.strip() for name in variants.split(",")],
             models=models,
@@ -178,7 +178,7 @@ def evaluate(
             should_stop=should_stop,
             command=command_line(),
             progress=not quiet,
-            tell=say,
+            notify=notify,
         )
     paths = write_report(result, folder)
     console = Console()
@@ -221,12 +221,18 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(str(error)) from None
 
 
-def _find_table(model: Path, table: Path | None, say: Tell) -> Path | None:
+def _find_table(model: Path, table: Path | None, notify: Notify) -> Path | None:
     beside = model.with_name(f"{model.stem}.calib.json")
     if table is not None:
         return table
     if beside.is_file():
-        say(f"calibration: {beside}")
+        notify(Notice("info", "ranges", f"calibration: {beside}"))
         return beside
-    say(f"no calibration table {beside}: INT8 is left out; run quantkit calibrate first, or give --table")
+    notify(
+        Notice(
+            "info",
+            "ranges",
+            f"no calibration table {beside}: INT8 is left out; run quantkit calibrate first, or give --table",
+        )
+    )
     return None

@@ -9,7 +9,7 @@ import typer
 
 from quantkit.caches.merge import merge_statistics
 from quantkit.cli.options import MethodName, QuietOption
-from quantkit.notices import visible
+from quantkit.cli.output import make_printer
 from quantkit.storage import check_writable
 
 __all__ = ["merge"]
@@ -39,11 +39,6 @@ def merge(
     if output.is_dir():
         raise typer.BadParameter(f"{output} is a folder: give the table's name", param_hint="--output")
     check_writable(output.parent)
-
-    def say(line: str) -> None:
-        if not quiet or line.startswith("warning:"):
-            typer.echo(visible(line), err=True)
-
     table = merge_statistics(
         statistics,
         output,
@@ -51,7 +46,7 @@ def merge(
         percentile=percentile,
         keep_statistics=keep_statistics,
         progress=not quiet,
-        tell=say,
+        notify=make_printer(quiet),
     )
     parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
     typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")

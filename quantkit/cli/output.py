@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from quantkit.graph.model import size_bytes
-from quantkit.notices import Tell, visible
+from quantkit.notices import Notice, Notify, visible
 from quantkit.types import CalibrationTable, QuantizedModel
 
 __all__ = ["command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]
@@ -89,11 +89,11 @@ def command_line() -> str | None:
     return shlex.join(["quantkit", *sys.argv[1:]]) if is_command else None
 
 
-def make_printer(quiet: bool) -> Tell:
-    """Prints a line to stderr; if quiet, warnings only."""
+def make_printer(quiet: bool) -> Notify:
+    """Prints notices to stderr; if quiet, warnings only."""
 
-    def say(line: str) -> None:
-        if not quiet or line.startswith("warning:"):
-            typer.echo(visible(line), err=True)
+    def notify(notice: Notice) -> None:
+        if not quiet or notice.kind == "warning":
+            typer.echo(visible(str(notice)), err=True)
 
-    return say
+    return notify

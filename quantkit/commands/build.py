@@ -34,7 +34,7 @@ from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.graph.model import input_specs, load_model, source_files
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import match_nodes
-from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.progress import show_progress
 from quantkit.storage import check_no_source, check_writable, write_bytes
 from quantkit.types import CalibrationTable, PathLike
@@ -67,6 +67,7 @@ class BuiltEngine:
     num_quantized: int | None = None
 
 
+@accepts_tell
 def build(
     model: PathLike,
     *,
@@ -82,7 +83,7 @@ def build(
     force: bool = False,
     verbose: bool = False,
     progress: bool = True,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> BuiltEngine:
     """Builds an engine, or reuses the one that is there if it would come out the same.
 
@@ -101,12 +102,12 @@ def build(
         force: build even if the engine that is there is up to date.
         verbose: tell every message of TensorRT.
         progress: show a progress bar on a terminal.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Raises:
         QuantKitError: one line that names the file, node or option, and the fix.
     """
-    say = tell or ignore_messages
+    notify = announcing(notify)
     options = options or BuildOptions()
     source = load_build_inputs(
         model, precision, table=table, cache=calibration_cache, exclude=exclude, high_precision=high_precision
@@ -119,18 +120,18 @@ def build(
     check_source(source, found, typing)
     gpu = find_gpu()
     check_options(found, options, gpu=gpu)
-    options = _completed(options, found, source, gpu, say)
+    options = _completed(options, found, source, gpu, notify)
     path = Path(output) if output is not None else _default_path(Path(model), precision)
     check_writable(path.parent)
     given = [p for p in (table, calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)]
     for written in (path, manifest_path(path)):
         check_no_source(written, (*source_files(source.graph, model), *given))
     wanted = _wanted_manifest(source, found, typing, options, gpu)
-    if not force and (reused := _reuse(path, wanted, say)) is not None:
+    if not force and (reused := _reuse(path, wanted, notify)) is not None:
         return reused
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
         made = make_graph(source, typing, Path(folder))
-        say(f"building {path.name} with {found.title}{_described(wanted)}")
+        notify(Notice("info", "engine", f"building {path.name} with {found.title}{_described(wanted)}"))
         with show_progress(None, "building", 100, progress) as bar:
             engine = build_engine(
                 found,
@@ -147,7 +148,7 @@ def build(
                 name=source.name,
                 node_titles=made.node_titles,
                 on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
-                tell=say,
+                notify=notify,
                 verbose=verbose,
             )
     manifest = replace(
@@ -192,13 +193,19 @@ def _open_library(name: EngineLibrary, options: BuildOptions) -> Library:
         ) from error
 
 
-def _completed(options: BuildOptions, library: Library, source: BuildInputs, gpu: Any, say: Tell) -> BuildOptions:
+def _completed(options: BuildOptions, library: Library, source: BuildInputs, gpu: Any, notify: Notify) -> BuildOptions:
     """The options with targets and profiles as they will be used; a profile that nobody gave is told."""
     shapes = {spec.name: spec.shape for spec in input_specs(source.graph)}
     profiles = resolve_profiles(shapes, options.profiles, known=_known_sizes(source.table, shapes))
     if profiles and not options.profiles:
         listed = ", ".join(f"{name} {shape}" for name, shape in profiles[0].shapes.items())
-        say(f"shapes (min / opt / max): {listed}; --min-shapes, --opt-shapes and --max-shapes choose others")
+        notify(
+            Notice(
+                "info",
+                "engine",
+                f"shapes (min / opt / max): {listed}; --min-shapes, --opt-shapes and --max-shapes choose others",
+            )
+        )
     return replace(options, profiles=profiles, targets=options.targets or default_targets(library, gpu))
 
 
@@ -260,22 +267,30 @@ def _cache_calibrator(source: BuildInputs, library: Library) -> Calibrator | Non
     return None if source.cache is None else make_cache_calibrator(library, source.cache, name=source.cache_name)
 
 
-def _reuse(path: Path, wanted: Manifest, say: Tell) -> BuiltEngine | None:
+def _reuse(path: Path, wanted: Manifest, notify: Notify) -> BuiltEngine | None:
     beside = manifest_path(path)
     if not path.exists() or not beside.exists():
         return None
     try:
         stored = load_manifest(beside)
     except BackendError as error:
-        say(f"building again: {error}")
+        notify(Notice("info", "reuse", f"building again: {error}"))
         return None
     differences = differing_facts(stored, wanted)
     if not differences and not is_engine_of(stored, path):
         differences = [f"{path.name} is not the file that its manifest describes"]
     if differences:
-        say(f"building again, since {path.name} was made with other inputs: {'; '.join(differences)}")
+        notify(
+            Notice(
+                "info",
+                "reuse",
+                f"building again, since {path.name} was made with other inputs: {'; '.join(differences)}",
+            )
+        )
         return None
-    say(f"reusing {path}: same model, table, library, GPU and options (--force builds again)")
+    notify(
+        Notice("info", "reuse", f"reusing {path}: same model, table, library, GPU and options (--force builds again)")
+    )
     return BuiltEngine(path, beside, stored, reused=True)
 
 

@@ -21,7 +21,7 @@ from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probabilities
 from quantkit.graph.quantize_cpu import cpu_tensors
-from quantkit.notices import Tell, ignore_messages
+from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, HistogramRule, PathLike, Preprocessing
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 
+@accepts_tell
 def calibrate(
     model: PathLike,
     data: PathLike,
@@ -60,7 +61,7 @@ def calibrate(
     exclude: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> CalibrationTable:
     """Runs data through a model once and returns the range of every tensor that INT8 needs.
 
@@ -90,7 +91,7 @@ def calibrate(
         exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
         workers: decoding threads.
         progress: show progress bars on a terminal.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Returns:
         The table; written to `table_path` if that is given.
@@ -98,7 +99,7 @@ def calibrate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
-    say = tell or ignore_messages
+    notify = announcing(notify)
     for option, count in (("--batch-size", batch_size), ("--workers", workers)):
         if count is not None and count < 1:
             raise CalibrationError(f"{option} {count} must be at least 1")
@@ -115,8 +116,8 @@ def calibrate(
     dataset = open_samples(
         input_specs(graph), data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order
     )
-    describe_choice(dataset, data, seed, say)
-    say(f"calibrator: {'quantkit' if native is None else native.title} ({reason})")
+    describe_choice(dataset, data, seed, notify)
+    notify(Notice("info", "calibrator", f"calibrator: {'quantkit' if native is None else native.title} ({reason})"))
     order_decides = histogram == "tensorrt" or native is not None
     settings: dict[str, str | int | float | bool | None] = {
         "calibrator": "quantkit" if native is None else native.title,
@@ -161,11 +162,14 @@ def calibrate(
         exclude=exclude,
         workers=workers,
         progress=progress,
-        say=say,
+        notify=notify,
     )
     if run.table_path is None:
         return run.make()
-    with exclusive(lock_path(run.table_path), on_wait=lambda: say(f"waiting for another run that writes {table_path}")):
+    with exclusive(
+        lock_path(run.table_path),
+        on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes {table_path}")),
+    ):
         return run.make()
 
 

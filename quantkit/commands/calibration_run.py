@@ -19,7 +19,7 @@ from quantkit.graph.model import load_model
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-from quantkit.notices import Tell
+from quantkit.notices import Notice, Notify
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange
 
@@ -58,7 +58,7 @@ class CalibrationRun:
     exclude: Sequence[str]
     workers: int | None
     progress: bool
-    say: Tell
+    notify: Notify
 
     @property
     def method(self) -> str:
@@ -80,7 +80,7 @@ class CalibrationRun:
         if self.table_path is None or self.native is not None or self.force or self.reuse_only:
             return None
         path = statistics_path(self.table_path)
-        return find_statistics(path, self.origin, self.tensors, strict=self.strict, tell=self.say)
+        return find_statistics(path, self.origin, self.tensors, strict=self.strict, notify=self.notify)
 
     def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
         if self.reuse_only and (self.force or self.table_path is None):
@@ -101,7 +101,7 @@ class CalibrationRun:
             num_chosen=len(self.dataset),
             strict=self.strict,
             reuse_only=self.reuse_only,
-            tell=self.say,
+            notify=self.notify,
         )
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
@@ -115,7 +115,7 @@ class CalibrationRun:
             strict=self.strict,
             workers=self.workers,
             progress=self.progress,
-            tell=self.say,
+            notify=self.notify,
         )
         versions = {"quantkit": __version__, native.name: ".".join(map(str, native.version))}
         table = self._table(made.ranges, made.skipped, made.num_samples, versions)
@@ -123,20 +123,26 @@ class CalibrationRun:
             write_bytes(self.cache_path, made.cache)
         if self.engine_path is not None:
             write_engine(native, self.model, table, made, self.engine_path, exclude=self.exclude)
-            self.say(f"engine: {self.engine_path}")
-        return _finish(table, self.table_path, self.say)
+            self.notify(Notice("info", "engine", f"engine: {self.engine_path}"))
+        return _finish(table, self.table_path, self.notify)
 
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
         checkpoint = None if self.table_path is None else checkpoint_path(self.table_path)
         if kept is not None:
-            self.say(f"using the statistics kept in {statistics_path(self.table_path or '')}: the model need not run")
+            self.notify(
+                Notice(
+                    "info",
+                    "reuse",
+                    f"using the statistics kept in {statistics_path(self.table_path or '')}: the model need not run",
+                )
+            )
         else:
             kept = self._collect(checkpoint)
-        ranges, skipped = choose_ranges(kept, self.method, self.percentile, self.progress, self.say)
+        ranges, skipped = choose_ranges(kept, self.method, self.percentile, self.progress, self.notify)
         if kept.rule == "tensorrt":
             ranges = _as_tensorrt_inherits(self.model, self.model.name, ranges)
         table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
-        _finish(table, self.table_path, self.say)
+        _finish(table, self.table_path, self.notify)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return table
@@ -145,10 +151,21 @@ class CalibrationRun:
         resumed = None
         if self.resume and checkpoint is not None:
             resumed = find_checkpoint(
-                checkpoint, self.origin, self.tensors, batch_size=self.batch_size, strict=self.strict, tell=self.say
+                checkpoint,
+                self.origin,
+                self.tensors,
+                batch_size=self.batch_size,
+                strict=self.strict,
+                notify=self.notify,
             )
         elif checkpoint is not None and checkpoint.exists():
-            self.say(f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew")
+            self.notify(
+                Notice(
+                    "info",
+                    "reuse",
+                    f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew",
+                )
+            )
         kept = collect_statistics(
             _load_exposed(self.model, self.model.name, self.tensors),
             self.dataset,
@@ -161,7 +178,7 @@ class CalibrationRun:
             strict=self.strict,
             workers=self.workers,
             progress=self.progress,
-            tell=self.say,
+            notify=self.notify,
         )
         if self.keep_statistics and self.table_path is not None:
             save_statistics(kept, statistics_path(self.table_path))
@@ -187,13 +204,13 @@ class CalibrationRun:
         )
 
 
-def _finish(table: CalibrationTable, path: PathLike | None, say: Tell) -> CalibrationTable:
+def _finish(table: CalibrationTable, path: PathLike | None, notify: Notify) -> CalibrationTable:
     """Says what a user should know of a new table, and writes it."""
     if table.num_samples < _FEW_SAMPLES:
         count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
-        say(f"warning: {count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual")
+        notify(Notice("warning", "samples", f"{count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual"))
     for tensor in table.skipped:
-        say(f"warning: tensor {tensor!r} was zero on every sample: it stays in float")
+        notify(Notice("warning", "constant", f"tensor {tensor!r} was zero on every sample: it stays in float"))
     if path is not None:
         save_table(table, path)
     return table
@@ -211,7 +228,7 @@ def _reuse(
     num_chosen: int,
     strict: bool,
     reuse_only: bool,
-    tell: Tell,
+    notify: Notify,
 ) -> CalibrationTable | None:
     """The table at `path` if a new calibration would give the same one."""
     if not path.exists():
@@ -223,7 +240,7 @@ def _reuse(
     except CalibrationError as error:
         if reuse_only:
             raise StaleTableError(str(error)) from error
-        tell(f"warning: {error}")
+        notify(Notice("warning", "unreadable", str(error)))
         return None
     deciding = ["calibrator", "method", "percentile", "histogram", "observed"]
     if settings["histogram"] == "tensorrt":
@@ -239,12 +256,30 @@ def _reuse(
         differences.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
     if not differences:
         if unreadable:
-            tell(f"warning: the table leaves out {unreadable} of {num_chosen} samples, which could not be read")
-        tell(f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)")
+            notify(
+                Notice(
+                    "warning",
+                    "unreadable",
+                    f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read",
+                )
+            )
+        notify(
+            Notice(
+                "info",
+                "reuse",
+                f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)",
+            )
+        )
         return stored
     if reuse_only:
         raise StaleTableError(f"{path} does not fit: {'; '.join(differences)}: run without --reuse-only")
-    tell(f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences)}")
+    notify(
+        Notice(
+            "info",
+            "reuse",
+            f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences)}",
+        )
+    )
     return None
 
 

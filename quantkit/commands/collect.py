@@ -18,7 +18,7 @@ from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.graph.model import serialize_model
 from quantkit.graph.passes.expose import batch_first
-from quantkit.notices import Tell
+from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, Dataset, HistogramRule
 
@@ -46,7 +46,7 @@ def collect_statistics(
     strict: bool,
     workers: int | None,
     progress: bool,
-    tell: Tell,
+    notify: Notify,
 ) -> KeptStatistics:
     """Runs the data through a model, from the start or from where `resumed` ends.
 
@@ -62,7 +62,7 @@ def collect_statistics(
         strict: fail on the first sample that cannot be read.
         workers: decoding threads.
         progress: show a progress bar.
-        tell: hears what was left out.
+        notify: hears what was left out.
 
     Returns:
         Statistics of all samples.
@@ -103,13 +103,17 @@ def collect_statistics(
         for batch in with_progress(batches, bar):
             collector.observe(runner, batch)
     if skipped:
-        tell(f"warning: {describe_skipped(skipped, dataset)}")
+        notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
     done = snapshot()
     if done.num_repeated:
         tensors_text = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
-        tell(
-            f"note: the model takes a fixed number of samples at once: {done.num_repeated} copies filled up batches, "
-            f"and count in tensors whose first dimension is not the batch{tensors_text}"
+        notify(
+            Notice(
+                "info",
+                "padding",
+                f"the model takes a fixed number of samples at once: {done.num_repeated} copies filled up batches, "
+                f"and count in tensors whose first dimension is not the batch{tensors_text}",
+            )
         )
     return done
 

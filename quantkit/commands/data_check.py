@@ -15,7 +15,7 @@ from quantkit.datasets.open import open_samples
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.model import input_specs, load_model
-from quantkit.notices import Tell, ignore_messages
+from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
 from quantkit.types.options import ImageOptions
@@ -52,6 +52,7 @@ class DataCheck:
         return any(finding.severity == "error" for finding in self.findings)
 
 
+@accepts_tell
 def check_data(
     model: PathLike,
     data: PathLike,
@@ -63,7 +64,7 @@ def check_data(
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> DataCheck:
     """Looks for what spoils a calibration: bad files, wrong labels, shared images, a preprocessing that does not fit.
 
@@ -77,17 +78,17 @@ def check_data(
         seed: of their choice.
         workers: decoding threads.
         progress: show progress bars on a terminal.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Raises:
         QuantKitError: the data or the model cannot be used at all.
     """
     if probe_samples < 0:
         raise EvaluationError(f"--probe-samples {probe_samples} must be 0 or more")
-    say = tell or ignore_messages
+    notify = announcing(notify)
     graph = load_model(model)
     chosen = open_samples(input_specs(graph), data, preprocessing, classes, num_samples=None, seed=seed, order="given")
-    describe_choice(chosen, data, seed, say)
+    describe_choice(chosen, data, seed, notify)
     dataset: Dataset = getattr(chosen, "dataset", chosen)
     with show_progress(None, "reading", len(dataset), progress) as bar:
         facts, findings = lint.check_samples(dataset, workers=workers, on_samples=bar.update)

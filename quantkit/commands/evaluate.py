@@ -26,7 +26,7 @@ from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
 from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq
-from quantkit.notices import Tell, ignore_messages
+from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, ChangedSample, Dataset, PathLike, Preprocessing, Report, TaskName
 from quantkit.types.options import ImageOptions
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["VARIANTS", "evaluate"]
 
 
+@accepts_tell
 def evaluate(
     model: PathLike,
     data: PathLike,
@@ -62,7 +63,7 @@ def evaluate(
     should_stop: Callable[[], bool] | None = None,
     command: str | None = None,
     progress: bool = True,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> Report:
     """Compares variants of a model on the same data: its score by the task, agreement with FP32, latency, size.
 
@@ -92,7 +93,7 @@ def evaluate(
             says what is missing. `quantkit.cli.interruption.stop_on_interrupt` makes it of Ctrl-C.
         command: what was typed, for the report.
         progress: show progress bars on a terminal.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Returns:
         The report; `quantkit.reporting.write_report` writes it.
@@ -100,7 +101,7 @@ def evaluate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
-    say = tell or ignore_messages
+    notify = announcing(notify)
     _check_numbers(latency_s, layer_samples, batch_sizes, threads)
     options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     table = None if table is None else open_table(table)
@@ -118,7 +119,7 @@ def evaluate(
         labelled=wants_class_labels(options),
     )
     judge = open_task(options, dataset, data, classes)
-    describe_choice(dataset, data, seed, say)
+    describe_choice(dataset, data, seed, notify)
     warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
     stop = should_stop or _never
@@ -178,7 +179,13 @@ def evaluate(
         )
     is_partial = found.is_partial and found.num_samples + len(skipped_files) < len(dataset)
     if is_partial:
-        say(f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial")
+        notify(
+            Notice(
+                "info",
+                "interrupted",
+                f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial",
+            )
+        )
     warnings += _label_warnings(dataset, found.metrics["fp32"].get("num_classes"))
     warnings += [
         *judge.task.notes,

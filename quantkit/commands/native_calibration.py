@@ -32,7 +32,7 @@ from quantkit.errors import BackendError, BackendUnavailableError, CalibrationEr
 from quantkit.graph.model import input_specs, load_model, serialize_model
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations, match_nodes
-from quantkit.notices import Tell
+from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange, TensorSpec
@@ -115,7 +115,7 @@ def calibrate_natively(
     strict: bool,
     workers: int | None,
     progress: bool,
-    tell: Tell,
+    notify: Notify,
 ) -> NativeCalibration:
     """Streams `dataset` through TensorRT's calibrator while TensorRT builds an engine.
 
@@ -134,7 +134,7 @@ def calibrate_natively(
         specs,
         num_samples=len(dataset),
         skipped=skipped,
-        tell=tell,
+        notify=notify,
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
     float_nodes = tuple(match_nodes(graph, exclude))
@@ -165,12 +165,12 @@ def calibrate_natively(
                     name=name,
                     node_titles=[str(node.name) for node in graph.graph],
                     on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
-                    tell=tell,
+                    notify=notify,
                 )
         finally:
             feed.free()
     if skipped:
-        tell(f"warning: {describe_skipped(skipped, dataset)}")
+        notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
     if calibrator.cache is None:
         raise CalibrationError(f"{library.title} built an engine, but wrote no calibration cache: nothing to keep")
     amax = parse_cache(calibrator.cache.decode(), name="TensorRT's calibration cache").amax

@@ -19,7 +19,7 @@ from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quant_params import activation_params
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
-from quantkit.notices import Tell, ignore_messages, join_names
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
 from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel
@@ -33,6 +33,7 @@ Target = Literal["tensorrt", "cpu"]
 HighPrecision = Literal["fp32", "fp16"]
 
 
+@accepts_tell
 def quantize(
     model: PathLike,
     table: CalibrationTable | PathLike,
@@ -42,7 +43,7 @@ def quantize(
     high_precision: HighPrecision = "fp32",
     exclude: Sequence[str] = (),
     reduce_range: bool | None = None,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
 ) -> QuantizedModel:
     """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
 
@@ -54,7 +55,7 @@ def quantize(
         high_precision: of what stays in float; "fp16" needs opset 19, to which an older model is converted.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
 
     Returns:
         Where it is, and what stayed in float, with the reason.
@@ -63,12 +64,18 @@ def quantize(
         StaleTableError: the table belongs to another model.
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    say = tell or ignore_messages
+    notify = announcing(notify)
     table_given, table = table, open_table(table)
     if reduce_range is None:
         reduce_range = target == "cpu" and products_saturate()
         if reduce_range:
-            say("weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)")
+            notify(
+                Notice(
+                    "info",
+                    "weights",
+                    "weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)",
+                )
+            )
     graph, plan = make_int8(
         model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
     )
@@ -79,7 +86,7 @@ def quantize(
     save_model(graph, output)
     weighted = weighted_nodes(graph)
     if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
-        say(f"left in float as excluded: {join_names(excluded)}")
+        notify(Notice("info", "excluded", f"left in float as excluded: {join_names(excluded)}"))
     return QuantizedModel(
         path=Path(output),
         num_quantized=len(weighted & {edge.node for edge in plan.activations}),

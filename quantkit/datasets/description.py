@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantkit.datasets.sampling import describe
-from quantkit.notices import MOST_NAMES, Tell
+from quantkit.notices import MOST_NAMES, Notice, Notify
 from quantkit.types import (
     Dataset,
     PathLike,
@@ -15,7 +15,7 @@ from quantkit.types import (
 __all__ = ["describe_choice", "describe_preprocessing", "describe_skipped"]
 
 
-def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> None:
+def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify) -> None:
     """Says which samples were chosen and how they are prepared."""
     facts = describe(dataset)
     total = len(getattr(dataset, "dataset", dataset))
@@ -26,9 +26,9 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, say: Tell) -> N
         classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
     if not classes and getattr(dataset, "labelled", True):
         classes = ", no labels"
-    say(f"data: {chosen} samples of {data} (seed {seed}{classes})")
+    notify(Notice("info", "data", f"data: {chosen} samples of {data} (seed {seed}{classes})"))
     if dataset.preprocessing is not None:
-        say(f"preprocessing: {describe_preprocessing(dataset.preprocessing)}")
+        notify(Notice("info", "preprocessing", f"preprocessing: {describe_preprocessing(dataset.preprocessing)}"))
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:

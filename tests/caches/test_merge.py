@@ -18,6 +18,7 @@ from quantkit.calibration.table import table_json
 from quantkit.commands.calibrate import calibrate
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError, OutputError
+from quantkit.notices import Notice
 from quantkit.types import Batch
 from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
@@ -60,12 +61,12 @@ def parts(tmp_path_factory):
 @pytest.mark.parametrize("method", ["entropy", "minmax", "percentile", "mse"])
 def test_three_folders_give_the_table_of_the_whole_byte_for_byte(parts, tmp_path, method):
     (table, _), stats = parts
-    said: list[str] = []
+    said: list[Notice] = []
     options = {"method": method, "batch_size": 10, "progress": False, "classes": [str(i) for i in range(10)]}
     again = tmp_path / "m.calib.json"
     shutil.copyfile(table.with_suffix(".stats"), again.with_suffix(".stats"))
-    calibrate(DIGITS, table.parents[1] / "all", table_path=again, calibrator="quantkit", tell=said.append, **options)
-    assert any("the model need not run" in line for line in said)
+    calibrate(DIGITS, table.parents[1] / "all", table_path=again, calibrator="quantkit", notify=said.append, **options)
+    assert any("the model need not run" in notice.text for notice in said)
     merge_statistics(stats[::-1], tmp_path / "merged.json", method=method)
     assert (tmp_path / "merged.json").read_bytes() == again.read_bytes()
     if method == "entropy":
@@ -152,11 +153,11 @@ def test_the_same_file_twice_and_no_file(tmp_path):
 
 
 def test_the_same_content_under_another_name_is_told(tmp_path):
-    said: list[str] = []
+    said: list[Notice] = []
     first = save_statistics(fake_part([5]), tmp_path / "first.stats")
     other = save_statistics(fake_part([5], contents=(("sub/5", f"{5:064x}"),)), tmp_path / "other.stats")
-    merge_statistics([first, other], tell=said.append)
-    assert any("counts twice: sub/5 (5)" in line for line in said)
+    merge_statistics([first, other], notify=said.append)
+    assert any("counts twice: sub/5 (5)" in notice.text for notice in said)
 
 
 def test_unreadable_samples_of_parts_add_up(tmp_path):
@@ -179,10 +180,10 @@ def test_parts_of_an_array_give_the_table_of_the_whole_byte_for_byte(tmp_path, c
         paths.append(run(DIGITS, tmp_path / f"{i}.npy", tmp_path / f"part{i}", **options)[1])
     np.save(tmp_path / "all.npy", rows)
     whole = run(DIGITS, tmp_path / "all.npy", tmp_path / "whole", **options)[0]
-    said: list[str] = []
-    merge_statistics(paths, tmp_path / "merged.json", progress=False, tell=said.append)
+    said: list[Notice] = []
+    merge_statistics(paths, tmp_path / "merged.json", progress=False, notify=said.append)
     assert (tmp_path / "merged.json").read_bytes() == whole.read_bytes()
-    assert said == [
+    assert [notice.text for notice in said] == [
         "rows are numbered in the order of the files, 0 to 119: the data fingerprint is of the joined array"
     ]
     backwards = merge_statistics(paths[::-1], progress=False)
@@ -195,19 +196,22 @@ def test_parts_of_an_array_give_the_table_of_the_whole_byte_for_byte(tmp_path, c
 def test_some_rows_of_arrays_cannot_be_numbered_as_in_the_whole(tmp_path):
     first = save_statistics(fake_part([0, 2]), tmp_path / "a")
     other = save_statistics(fake_part([5, 6], contents=(("0", "5" * 64), ("1", "6" * 64))), tmp_path / "b")
-    said: list[str] = []
-    table = merge_statistics([first, other], tell=said.append)
-    assert "is not that of the whole array" in said[0]
+    said: list[Notice] = []
+    table = merge_statistics([first, other], notify=said.append)
+    assert "is not that of the whole array" in said[0].text
     contents = [("0", f"{0:064x}"), ("2", f"{2:064x}"), ("0", "5" * 64), ("1", "6" * 64)]
     assert table.dataset_fingerprint == fingerprint_of(contents)
 
 
 def test_copies_that_filled_batches_are_told(tmp_path):
-    said: list[str] = []
+    said: list[Notice] = []
     first = save_statistics(fake_part([1], num_repeated=3, batch_size=4), tmp_path / "a")
     other = save_statistics(fake_part([2], batch_size=4), tmp_path / "b")
-    merge_statistics([first, other], tell=said.append)
-    assert [line for line in said if "3 copies" in line and "multiple of 4" in line and str(first) in line] == said
+    merge_statistics([first, other], notify=said.append)
+    (notice,) = said
+    assert "3 copies" in notice.text
+    assert "multiple of 4" in notice.text
+    assert str(first) in notice.text
 
 
 def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
@@ -216,11 +220,11 @@ def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
     merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "m.calib.json", keep_statistics=True)
     assert (tmp_path / "m.calib.json").read_bytes() == table.read_bytes()
     assert shown_cache(tmp_path / "m.calib.json").histograms == shown_cache(table).histograms
-    said: list[str] = []
+    said: list[Notice] = []
     options = {"batch_size": 10, "classes": [str(i) for i in range(10)], "progress": False, "method": "mse"}
     data = table.parents[1] / "all"
-    calibrate(DIGITS, data, table_path=tmp_path / "m.calib.json", calibrator="quantkit", tell=said.append, **options)
-    assert any("the model need not run" in line for line in said)
+    calibrate(DIGITS, data, table_path=tmp_path / "m.calib.json", calibrator="quantkit", notify=said.append, **options)
+    assert any("the model need not run" in notice.text for notice in said)
     before = (tmp_path / "two.calib.stats").read_bytes()
     with pytest.raises(OutputError, match="what the output is made from"):
         merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "two.calib.json", keep_statistics=True)

@@ -19,18 +19,19 @@ def bright(tmp_path):
 
 
 def test_a_range_beyond_which_most_values_lie_is_told(tmp_path, bright):
-    model, lines = conv_model(tmp_path / "net.onnx"), []
-    table = quantkit.calibrate(model, bright, histogram="tensorrt", progress=False, tell=lines.append)
+    model, notices = conv_model(tmp_path / "net.onnx"), []
+    table = quantkit.calibrate(model, bright, histogram="tensorrt", progress=False, notify=notices.append)
     assert table.tensors["x"].amax < 0.12
-    (warning,) = [line for line in lines if "cuts off" in line]
-    assert warning.startswith("warning: entropy")
-    assert "x (100 % beyond 0.1" in warning
-    assert "--method" in warning
+    (warning,) = [notice for notice in notices if notice.topic == "clipping"]
+    assert warning.kind == "warning"
+    assert warning.text.startswith("entropy")
+    assert "x (100 % beyond 0.1" in warning.text
+    assert "--method" in warning.text
 
 
 @pytest.mark.parametrize("method", ["entropy", "minmax", "mse", "percentile"])
 def test_the_exact_histogram_does_not_fall_into_it(tmp_path, bright, method):
-    model, lines = conv_model(tmp_path / "net.onnx"), []
-    table = quantkit.calibrate(model, bright, method=method, progress=False, tell=lines.append)
+    model, notices = conv_model(tmp_path / "net.onnx"), []
+    table = quantkit.calibrate(model, bright, method=method, progress=False, notify=notices.append)
     assert table.tensors["x"].amax > 0.5
-    assert not [line for line in lines if "cuts off" in line]
+    assert not [notice for notice in notices if notice.topic == "clipping"]

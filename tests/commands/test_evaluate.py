@@ -148,10 +148,10 @@ def strike_at(monkeypatch, number):
 @pytest.mark.usefixtures("python_handler")
 def test_ctrl_c_leaves_a_partial_report(table, tmp_path, monkeypatch):
     strike_at(monkeypatch, 2)
-    lines = []
+    notices = []
     with stop_on_interrupt() as should_stop:
         options = {"should_stop": should_stop, "batch_size": 10, "latency_s": 5, "layer_samples": 64}
-        report = run(table=table, tell=lines.append, **options)
+        report = run(table=table, notify=notices.append, **options)
     assert report.is_partial
     assert report.planned_samples > report.dataset["num_samples"] == 30
     assert all(e.num_samples == 30 and e.latency is None for e in report.evaluations)
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_partial_report(table, tmp_path, monkeypatch):
     assert report.tensors == ()
     assert any("latency was not measured" in warning for warning in report.warnings)
     assert any("activations is not shown" in warning for warning in report.warnings)
-    assert any("interrupted after 30 of" in line for line in lines)
+    assert any(notice.topic == "interrupted" and "30 of" in notice.text for notice in notices)
     assert load_report(write_report(report, tmp_path)["json"]) == report
 
 

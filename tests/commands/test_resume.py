@@ -10,6 +10,7 @@ from quantkit.calibration.statistics_file import load_statistics, save_statistic
 from quantkit.commands import collect
 from quantkit.commands.calibrate import calibrate
 from quantkit.errors import CalibrationError, DatasetError
+from quantkit.notices import Notice
 from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
 
@@ -59,7 +60,7 @@ def interrupted(monkeypatch, often):
 
 def run(model, data, table, said=None, **options):
     options = {"batch_size": 4, "progress": False, "calibrator": "quantkit"} | options
-    return calibrate(model, data, table_path=table, tell=None if said is None else said.append, **options)
+    return calibrate(model, data, table_path=table, notify=None if said is None else said.append, **options)
 
 
 @pytest.mark.parametrize("histogram", ["exact", "tensorrt"])
@@ -72,13 +73,13 @@ def test_a_resumed_run_gives_the_same_table(interrupted, tmp_path, model, images
     interrupted(after, model, images, table, **options)
     assert not table.exists()
     assert load_statistics(partial).num_samples == min(4 * after, 18)
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, resume=True, **options)
-    assert any(line.startswith("resuming after") for line in said)
+    assert any(notice.text.startswith("resuming after") for notice in said)
     assert table.read_bytes() == whole.read_bytes()
     assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
     assert not partial.exists()
-    assert any("5 unreadable images were left out" in line for line in said)
+    assert any("5 unreadable images were left out" in notice.text for notice in said)
 
 
 def test_the_batch_size_chosen_by_memory_is_that_of_the_interrupted_run(interrupted, tmp_path):
@@ -104,9 +105,9 @@ def test_another_run_starts_anew_and_says_why(interrupted, tmp_path, model, opti
     images = write_images(tmp_path / "images", 12)
     table = tmp_path / "t.json"
     interrupted(1, model, images, table)
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, resume=True, **options)
-    assert any(line.startswith("starting anew") and reason in line for line in said), said
+    assert any(notice.text.startswith("starting anew") and reason in notice.text for notice in said), said
     run(model, images, tmp_path / "whole.json", **options)
     assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
@@ -115,23 +116,23 @@ def test_strict_does_not_continue_over_a_broken_image(interrupted, tmp_path, mod
     table = tmp_path / "t.json"
     interrupted(2, model, images, table)
     (images / "000.png").write_bytes((images / "001.png").read_bytes())
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, resume=True)
-    assert any("samples: 000.png" in line for line in said)
+    assert any("samples: 000.png" in notice.text for notice in said)
 
 
 def test_nothing_to_resume_a_broken_checkpoint_and_a_forgotten_one(tmp_path, model):
     images = write_images(tmp_path / "images", 12)
     table, partial = tmp_path / "t.json", tmp_path / "t.partial"
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, resume=True)
-    assert any("nothing to resume" in line for line in said)
+    assert any("nothing to resume" in notice.text for notice in said)
     partial.write_bytes(b"quantkit statistics 1 1000 00\n{")
     run(model, images, table, said, resume=True, force=True)
-    assert any("t.partial is cut short" in line for line in said)
+    assert any("t.partial is cut short" in notice.text for notice in said)
     partial.write_bytes(b"")
     run(model, images, table, said, force=True)
-    assert any("--resume continues it" in line for line in said)
+    assert any("--resume continues it" in notice.text for notice in said)
     assert not partial.exists()
 
 
@@ -140,9 +141,9 @@ def test_statistics_once_every_method_later(tmp_path, monkeypatch):
     run(DIGITS, CALIB, table, keep_statistics=True)
     monkeypatch.setattr("quantkit.commands.collect.OnnxRuntimeRunner", None)  # a run of the model would fail
     for options in ({"method": "mse"}, {"method": "percentile", "percentile": 99.0}, {"method": "minmax", "seed": 4}):
-        said: list[str] = []
+        said: list[Notice] = []
         run(DIGITS, CALIB, table, said, **options)
-        assert any("the model need not run" in line for line in said)
+        assert any("the model need not run" in notice.text for notice in said)
         kept = table.read_bytes()
         monkeypatch.undo()
         run(DIGITS, CALIB, tmp_path / "fresh.json", force=True, **options)
@@ -164,10 +165,10 @@ def test_statistics_of_other_inputs_are_not_used(tmp_path, model, options, reaso
     (images / "003.png").write_bytes(b"no image")
     table = tmp_path / "t.json"
     run(model, images, table, keep_statistics=True)
-    said: list[str] = []
+    said: list[Notice] = []
     with contextlib.suppress(DatasetError):  # --strict: the image cannot be read
         run(model, images, table, said, method="mse", **options)
-    assert any(line.startswith("not using t.stats") and reason in line for line in said), said
+    assert any(notice.text.startswith("not using t.stats") and reason in notice.text for notice in said), said
 
 
 def test_a_table_without_statistics_is_made_again_to_keep_them(tmp_path, model):
@@ -178,9 +179,9 @@ def test_a_table_without_statistics_is_made_again_to_keep_them(tmp_path, model):
     run(model, images, table, keep_statistics=True)
     assert table.read_bytes() == before
     assert load_statistics(tmp_path / "t.stats").is_complete
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, keep_statistics=True)
-    assert any(line.startswith("reusing") for line in said)
+    assert any(notice.text.startswith("reusing") for notice in said)
 
 
 def test_broken_statistics_are_told_and_collected_again(tmp_path, model):
@@ -189,9 +190,9 @@ def test_broken_statistics_are_told_and_collected_again(tmp_path, model):
     run(model, images, table, keep_statistics=True)
     good = (tmp_path / "t.stats").read_bytes()
     (tmp_path / "t.stats").write_bytes(good[:-3])
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, images, table, said, method="mse", keep_statistics=True)
-    assert any("t.stats is cut short" in line for line in said)
+    assert any("t.stats is cut short" in notice.text for notice in said)
     assert (tmp_path / "t.stats").read_bytes() == good
 
 
@@ -249,25 +250,25 @@ def sequence_first(path, batch):
 def test_copies_that_count_are_told_and_kept(interrupted, tmp_path):
     model = sequence_first(tmp_path / "s.onnx", 4)
     images = write_images(tmp_path / "images", 10)
-    said: list[str] = []
+    said: list[Notice] = []
     whole, table = tmp_path / "whole.json", tmp_path / "t.json"
     run(model, images, whole, said, keep_statistics=True)
-    notes = [line for line in said if "2 copies filled up batches" in line]
+    notes = [notice for notice in said if "2 copies filled up batches" in notice.text]
     assert len(notes) == 1
     assert "such as 'r'" in notes[0] or "such as 'm'" in notes[0] or "such as 'turned'" in notes[0]
     assert load_statistics(whole.with_suffix(".stats")).num_repeated == 2
     interrupted(3, model, images, table, keep_statistics=True)
     said.clear()
     run(model, images, table, said, keep_statistics=True, resume=True)
-    assert any("2 copies filled up batches" in line for line in said), said
+    assert any("2 copies filled up batches" in notice.text for notice in said), said
     assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
 
 
 def test_copies_that_are_cut_off_are_not_told(tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=(4, 3, 8, 8))
-    said: list[str] = []
+    said: list[Notice] = []
     run(model, write_images(tmp_path / "images", 10), tmp_path / "t.json", said, keep_statistics=True)
-    assert not any("copies filled" in line for line in said)
+    assert not any("copies filled" in notice.text for notice in said)
     assert load_statistics(tmp_path / "t.stats").num_repeated == 0
 
 
@@ -277,15 +278,14 @@ def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
     from quantkit.caches.kept_statistics import lock_path
     from quantkit.storage import exclusive
 
-    table_path, lines, told = tmp_path / "digits.calib.json", [], threading.Event()
+    table_path, told = tmp_path / "digits.calib.json", threading.Event()
 
-    def tell(line):
-        lines.append(line)
-        if line.startswith("waiting for another run"):
+    def notify(notice):
+        if notice.topic == "lock":
             told.set()
 
     def run():
-        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, tell=tell)
+        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, notify=notify)
 
     assert lock_path(table_path) == tmp_path / ".digits.calib.lock"
     with exclusive(lock_path(table_path), on_wait=pytest.fail):

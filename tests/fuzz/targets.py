@@ -55,6 +55,7 @@ from quantkit.errors import (
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
+from quantkit.notices import Notice
 from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.json import load_report, report_json
@@ -122,12 +123,12 @@ def use_statistics(kept: KeptStatistics, path: Path) -> None:
 
 def parse_checkpoint(path: Path) -> KeptStatistics:
     """What `--resume` does with a checkpoint; a reason to start anew counts as a refusal."""
-    told: list[str] = []
+    told: list[Notice] = []
     kept = find_checkpoint(
-        path, seeds.ORIGIN, seeds.STATISTICS_TENSORS, batch_size=None, strict=False, tell=told.append
+        path, seeds.ORIGIN, seeds.STATISTICS_TENSORS, batch_size=None, strict=False, notify=told.append
     )
     if kept is None:
-        raise CalibrationError("; ".join(told))
+        raise CalibrationError("; ".join(notice.text for notice in told))
     return kept
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from quantkit.backends.tensorrt.library import Library
+from quantkit.notices import Notice, NoticeKind, Notify
 
 __all__ = ["make_logger"]
 
@@ -14,12 +14,12 @@ __all__ = ["make_logger"]
 _MISLEADING = ("cudaError 35", "CUDA driver version is insufficient")
 
 
-def make_logger(library: Library, *, tell: Callable[[str], None] | None = None, verbose: bool = False) -> Any:
+def make_logger(library: Library, *, notify: Notify | None = None, verbose: bool = False) -> Any:
     """A `trt.ILogger` that keeps what TensorRT says.
 
     Args:
         library: whose interface is implemented.
-        tell: called with each warning and error, and with everything if `verbose`, as it comes.
+        notify: called with each warning and error, and with everything if `verbose`, as it comes.
         verbose: ask TensorRT for its verbose messages.
 
     Returns:
@@ -56,8 +56,10 @@ def make_logger(library: Library, *, tell: Callable[[str], None] | None = None, 
                 return
             with self._lock:
                 self.messages.append((name, message))
-            if tell is not None and (verbose or name in ("INTERNAL_ERROR", "ERROR", "WARNING")):
-                tell(f"TensorRT {name.lower()}: {message}")
+            is_serious = name in ("INTERNAL_ERROR", "ERROR", "WARNING")
+            if notify is not None and (verbose or is_serious):
+                kind: NoticeKind = "warning" if is_serious else "info"
+                notify(Notice(kind, "tensorrt", f"TensorRT {name.lower()}: {message}"))
 
         def errors(self) -> list[str]:
             """What it said as an error, one line each, without what is known to mislead."""

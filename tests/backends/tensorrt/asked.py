@@ -11,13 +11,20 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.profiles import Profile, ShapeRange
 from quantkit.commands.build import build
 from quantkit.errors import QuantKitError
+from quantkit.notices import Notice
 
 
 def build_engine(model: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """`quantkit.build` with TensorRT. Returns the fake's engine, which is JSON, or the error."""
     told: list[str] = []
     try:
-        built = build(model, library="tensorrt", options=make_options(options), tell=told.append, **arguments)
+        built = build(
+            model,
+            library="tensorrt",
+            options=make_options(options),
+            notify=lambda notice: told.append(notice.text),
+            **arguments,
+        )
     except QuantKitError as error:
         return {"error": type(error).__name__, "message": str(error), "told": told}
     return {
@@ -41,13 +48,19 @@ def make_options(words: dict[str, Any]) -> BuildOptions:
 def interrupt_a_build(model: str, cache: str, output: str) -> str:
     """A build during which Ctrl-C comes while TensorRT logs something: what comes out of it."""
 
-    def stop(line: str) -> None:
-        if line.startswith("TensorRT info"):
-            raise KeyboardInterrupt(line)
+    def stop(notice: Notice) -> None:
+        if notice.topic == "tensorrt" and notice.kind == "info":
+            raise KeyboardInterrupt(notice.text)
 
     try:
         build(
-            model, precision="int8", library="tensorrt", calibration_cache=cache, output=output, verbose=True, tell=stop
+            model,
+            precision="int8",
+            library="tensorrt",
+            calibration_cache=cache,
+            output=output,
+            verbose=True,
+            notify=stop,
         )
     except BaseException as error:
         return type(error).__name__

@@ -52,7 +52,7 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
             cache_path=out / "net.calib",
             engine_path=out / "net.int8.engine",
             progress=False,
-            tell=told.append,
+            notify=lambda notice: told.append(notice.text),
             **options,
         )
     except QuantKitError as error:
@@ -125,6 +125,6 @@ def build_again(model: str, table: str, engine: str) -> list[str]:
         library="tensorrt",
         mode="implicit",
         progress=False,
-        tell=told.append,
+        notify=lambda notice: told.append(notice.text),
     )
     return told

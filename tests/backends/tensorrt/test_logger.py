@@ -23,13 +23,13 @@ def log_through_the_bindings(texts, interrupt_at):
 
     told = []
 
-    def tell(line):
-        told.append(line)
+    def notify(notice):
+        told.append([notice.kind, notice.text])
         if len(told) == interrupt_at:
             raise KeyboardInterrupt
 
     library = load_library()
-    logger = make_logger(library, tell=tell)
+    logger = make_logger(library, notify=notify)
     for number, text in texts:
         driver.log(driver.address_of(logger), number, text, major=library.version[0])
     try:
@@ -50,9 +50,9 @@ def test_messages_of_every_severity_come_over_the_bindings(bindings):
     assert kept["messages"] == [[name, text] for name, (_, text) in zip(names, TEXTS, strict=False)]
     assert kept["errors"] == ["bad", "worse still"]
     assert kept["told"] == [
-        "TensorRT internal_error: bad",
-        "TensorRT error: worse\n  still",
-        "TensorRT warning: odd",
+        ["warning", "TensorRT internal_error: bad"],
+        ["warning", "TensorRT error: worse\n  still"],
+        ["warning", "TensorRT warning: odd"],
     ]
     assert kept["raised"] is None
 
@@ -73,7 +73,7 @@ def test_misleading_messages_are_not_errors_and_repeated_ones_are_one():
 @pytest.mark.parametrize("verbose", [False, True])
 def test_verbose_messages_are_kept_if_asked_for(verbose):
     told = []
-    logger = make_logger(make_library(), tell=told.append, verbose=verbose)
+    logger = make_logger(make_library(), notify=told.append, verbose=verbose)
     for name in ("VERBOSE", "INFO", "WARNING"):
         logger.log(severity(name), "x")
     assert len(logger.messages) == (3 if verbose else 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,7 @@ from quantkit.backends.tensorrt.device import find_gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
+from quantkit.notices import Notice, Notify, announcing
 
 __all__ = ["Calibrator", "build_engine"]
 
@@ -68,7 +69,7 @@ def build_engine(
     name: str = "the model",
     node_titles: Sequence[str] = (),
     on_progress: OnProgress | None = None,
-    tell: Callable[[str], None] | None = None,
+    notify: Notify | None = None,
     verbose: bool = False,
 ) -> bytes:
     """Builds a serialized engine.
@@ -87,7 +88,7 @@ def build_engine(
         name: of the model, for messages.
         node_titles: of the ONNX nodes in order, for parser errors of TensorRT 8, which counts them only.
         on_progress: called with the share done and the phase (TensorRT 10 and later, TensorRT-RTX).
-        tell: called with one line for each thing that a user may want to know.
+        notify: called with each `Notice`; without it, notices are only logged.
         verbose: pass on every message of TensorRT.
 
     Returns:
@@ -100,7 +101,7 @@ def build_engine(
         EngineBuildError: TensorRT cannot build it.
     """
     options = options or BuildOptions()
-    say = tell or (lambda line: None)
+    notify = announcing(notify)
     typing = choose_typing(
         library, precision, mode=mode, high_precision=high_precision, dla=options.dla_core is not None
     )
@@ -110,7 +111,7 @@ def build_engine(
     if not implicit_int8 and (ranges is not None or calibrator is not None or float_nodes):
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
-    build = _Build.start(library, typing, name, node_titles, tell=say if verbose else None)
+    build = _Build.start(library, typing, name, node_titles, notify=notify if verbose else None)
     build.parse(model)
     if has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(name, precision, typing))
@@ -119,16 +120,16 @@ def build_engine(
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
     if ranges is not None:
-        build.give(ranges, say)
+        build.give(ranges, notify)
     if calibrator is not None:
         build.attach(calibrator, calibration_shapes)
     if float_nodes:
-        build.keep_float(float_nodes, typing, options, say)
+        build.keep_float(float_nodes, typing, options, notify)
     engine = build.run(on_progress, calibrator)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
     if not verbose:
-        _tell_warnings(build.logger, say)
+        _report_warnings(build.logger, notify)
     return engine
 
 
@@ -153,10 +154,10 @@ class _Build:
         name: str,
         node_titles: Sequence[str],
         *,
-        tell: Callable[[str], None] | None,
+        notify: Notify | None,
     ) -> _Build:
         trt = library.module
-        logger = make_logger(library, tell=tell, verbose=tell is not None)
+        logger = make_logger(library, notify=notify, verbose=notify is not None)
         try:
             builder = trt.Builder(logger)
         except (TypeError, RuntimeError) as error:
@@ -196,23 +197,25 @@ class _Build:
                 raise ModelError(f"input {tensor.name!r} of {self.name} is a shape, not data: export it as a constant")
         return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
 
-    def give(self, ranges: Mapping[str, float], say: Callable[[str], None]) -> None:
+    def give(self, ranges: Mapping[str, float], notify: Notify) -> None:
         """Sets the ranges of an implicit build."""
         used = set_ranges(self.library, self.network, ranges)
         if used.missing:
             total = used.num_set + len(used.missing)
-            say(
-                f"{used.num_set} of {total} tensors have a range: layers at the others stay in float "
-                "(quantkit calibrate --all-tensors gives every tensor one)"
+            notify(
+                Notice(
+                    "info",
+                    "ranges",
+                    f"{used.num_set} of {total} tensors have a range: layers at the others stay in float "
+                    "(quantkit calibrate --all-tensors gives every tensor one)",
+                )
             )
 
-    def keep_float(
-        self, nodes: Collection[str], typing: Typing, options: BuildOptions, say: Callable[[str], None]
-    ) -> None:
+    def keep_float(self, nodes: Collection[str], typing: Typing, options: BuildOptions, notify: Notify) -> None:
         """Constrains the layers of ONNX nodes in an implicit build."""
         half, how = "FP16" in typing.flags, options.precision_constraints
         count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
-        say(f"{count} layers are kept in {'FP16' if half else 'FP32'}")
+        notify(Notice("info", "engine", f"{count} layers are kept in {'FP16' if half else 'FP32'}"))
 
     def attach(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
         """Gives TensorRT a calibrator, and the shapes that it feeds."""
@@ -293,9 +296,9 @@ def _watching(calibrator: Calibrator | None, on_progress: OnProgress | None) -> 
     return watch
 
 
-def _tell_warnings(logger: Any, say: Callable[[str], None]) -> None:
+def _report_warnings(logger: Any, notify: Notify) -> None:
     texts = (" ".join(text.split()) for name, text in logger.messages if name == "WARNING")
     found = list(dict.fromkeys(text for text in texts if not any(word in text for word in _HARMLESS)))
     if found:
         rest = f" (and {len(found) - 1} more: --verbose shows them)" if len(found) > 1 else ""
-        say(f"TensorRT warning: {found[0]}{rest}")
+        notify(Notice("warning", "tensorrt", f"TensorRT: {found[0]}{rest}"))

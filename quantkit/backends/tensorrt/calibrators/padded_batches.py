@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from quantkit.errors import CalibrationError, DatasetError
+from quantkit.notices import Notice, Notify, announcing
 from quantkit.types import Array, Batch, TensorSpec
 
 __all__ = ["LastBatch", "PaddedBatches"]
@@ -28,7 +29,7 @@ class PaddedBatches:
         num_samples: how many samples `make_batches` gives.
         last: whether a partial last batch is completed, with the first samples again, or dropped.
         skipped: samples that could not be read so far, filled by `make_batches` as it goes; they are not planned for.
-        tell: called with one line when a batch is completed or dropped.
+        notify: called when a batch is completed or dropped.
 
     Raises:
         CalibrationError: a dimension is not fixed, inputs differ in batch size, or no full batch is left.
@@ -42,7 +43,7 @@ class PaddedBatches:
         num_samples: int,
         last: LastBatch = "complete",
         skipped: Sized = (),
-        tell: Callable[[str], None] | None = None,
+        notify: Notify | None = None,
     ) -> None:
         for spec in inputs:
             if not spec.shape or not all(isinstance(d, int) and d > 0 for d in spec.shape):
@@ -58,7 +59,7 @@ class PaddedBatches:
         self._num_samples = num_samples
         self._last = last
         self._skipped = skipped
-        self._tell = tell or (lambda _: None)
+        self._notify = announcing(notify)
         if len(self) == 0:
             raise CalibrationError(
                 f"{num_samples} samples fill no batch of {self.batch_size}: give more, or a smaller --batch-size"
@@ -86,11 +87,19 @@ class PaddedBatches:
                     raise CalibrationError(f"a batch of {len(batch)} samples where {self.batch_size} were planned")
                 missing = self.batch_size - len(batch)
                 if missing and self._last == "drop":
-                    self._tell(f"the last {len(batch)} samples are not used: they fill no batch of {self.batch_size}")
+                    self._notify(
+                        Notice(
+                            "info",
+                            "padding",
+                            f"the last {len(batch)} samples are not used: they fill no batch of {self.batch_size}",
+                        )
+                    )
                     return
                 converted = self._convert(batch)
                 if missing:
-                    self._tell(f"the last batch is completed with {missing} samples of the first")
+                    self._notify(
+                        Notice("info", "padding", f"the last batch is completed with {missing} samples of the first")
+                    )
                     converted = _complete(converted, converted if first is None else first, self.batch_size)
                 first = converted if first is None else first
                 yield converted

@@ -115,9 +115,9 @@ def test_what_a_callback_raises_stops_the_build_and_comes_out(library, kind):
 def test_verbose_tells_all_and_quiet_only_what_matters(library):
     loud, silent = [], []
     model = quantized("conv_relu", "fp16").proto.SerializeToString()
-    build_engine(library, model, precision="int8", tell=loud.append, verbose=True)
-    build_engine(library, model, precision="int8", tell=silent.append)
-    assert any(line.startswith("TensorRT verbose: Parsing node") for line in loud)
+    build_engine(library, model, precision="int8", notify=loud.append, verbose=True)
+    build_engine(library, model, precision="int8", notify=silent.append)
+    assert any(notice.text.startswith("TensorRT verbose: Parsing node") for notice in loud)
     assert silent == []
 
 

@@ -28,7 +28,7 @@ def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, 
             PaddedBatches(lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last)
         return
     batches = PaddedBatches(
-        lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last, tell=told.append
+        lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last, notify=told.append
     )
     found = list(batches)
     assert len(found) == len(batches)
