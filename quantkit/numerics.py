@@ -1,112 +1,151 @@
-"""Affine quantization of arrays: the one place in quantkit that rounds. And image geometry: where pixels lie.
+"""Uniform quantization of arrays, the one place in quantkit that rounds; and image geometry: where pixels lie.
 
-Rounding is half to even and saturating, as ONNX QuantizeLinear defines it
+Rounding is half to even and saturating, as ONNX defines QuantizeLinear
 (https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import CalibrationError
-from quantkit.types import Preprocessing
+from quantkit.types import INT8, Preprocessing, QuantFormat, weight_format
 
-__all__ = ["ImageTransform", "QuantParams", "dequantize", "fit_image", "quantize", "weight_params"]
+__all__ = [
+    "SMALLEST_SCALE",
+    "ImageTransform",
+    "QuantParams",
+    "dequantize_array",
+    "fit_image",
+    "quantize_array",
+    "value_bounds",
+    "weight_params",
+]
 
-_SMALLEST_SCALE = np.float32(2.0**-100)
+SMALLEST_SCALE = np.float32(2.0**-100)
+"""Scales below it count as 0: their reciprocals and products would overflow or underflow."""
+
+_STORAGE: dict[str, np.dtype] = {"int": np.dtype(np.int8), "uint": np.dtype(np.uint8)}
+"""Array type that stores the values of each kind of format. A new kind is added here and to `value_bounds`."""
+
+
+def value_bounds(fmt: QuantFormat) -> tuple[int, int]:
+    """Smallest and largest quantized value of a format.
+
+    Example:
+        >>> from quantkit.types import INT8, UINT8, weight_format
+        >>> [value_bounds(fmt) for fmt in (INT8, UINT8, weight_format(0), weight_format(0, bits=7))]
+        [(-128, 127), (0, 255), (-127, 127), (-63, 63)]
+    """
+    if fmt.kind == "uint":
+        return int(fmt.narrow_range), 2**fmt.bits - 1
+    high = int(2 ** (fmt.bits - 1)) - 1
+    return -high if fmt.narrow_range else -high - 1, high
 
 
 @dataclass(frozen=True)
 class QuantParams:
-    """Scale and zero point of affine quantization: ``q = saturate(round(x / scale) + zero_point)``.
+    """Scale, zero point and format of uniform quantization: ``q = saturate(round(x / scale) + zero_point)``.
 
     Attributes:
-        scale: float32, shape [] for one scale, [C] with `axis`.
-        zero_point: code of 0; 0 for everything that TensorRT takes.
-        axis: which dimension the scales belong to; set if and only if `scale` is 1-D.
-        dtype: int8 or uint8.
-        narrow: codes from -127 instead of -128 (weights).
+        scale: float32, shape [] (per-tensor) or [C] (per-channel along `axis`).
+        zero_point: quantized value of 0.0; 0 for symmetric quantization, the only one that TensorRT takes.
+        axis: dimension that the scales belong to; set if and only if `scale` is 1-D.
+        format: of the quantized values.
+
+    Raises:
+        CalibrationError: a scale is not positive and finite, the zero point is not a value of the format, or the
+            number of scales contradicts the axis or the granularity.
     """
 
     scale: npt.NDArray[np.float32]
     zero_point: int = 0
     axis: int | None = None
-    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.int8))
-    narrow: bool = False
+    format: QuantFormat = INT8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", np.asarray(self.scale, np.float32))
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
-            raise CalibrationError(f"quantized type {self.dtype} must be int8 or uint8")
-        if self.scale.ndim != (0 if self.axis is None else 1):
-            raise CalibrationError(f"scale of shape {self.scale.shape} with axis {self.axis}")
+        rank = {"tensor": 0, "channel": 1}.get(self.format.granularity)
+        if self.format.kind not in _STORAGE or self.format.bits > 8 or rank is None:
+            raise CalibrationError(f"quantkit cannot compute with {self.format}")
+        if self.scale.ndim != rank or (self.axis is None) != (rank == 0):
+            raise CalibrationError(f"scale of shape {self.scale.shape} with axis {self.axis} and {self.format}")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise CalibrationError("every scale must be positive and finite")
-        info = np.iinfo(self.dtype)
-        if not info.min <= self.zero_point <= info.max:
-            raise CalibrationError(f"zero point {self.zero_point} is no {self.dtype}")
+        low, high = value_bounds(self.format)
+        if not low <= self.zero_point <= high:
+            raise CalibrationError(f"zero point {self.zero_point} is outside {low} to {high}")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Array type that stores the quantized values."""
+        return _STORAGE[self.format.kind]
 
     @classmethod
-    def from_amax(cls, amax: float) -> QuantParams:
-        """Symmetric INT8: scale = amax / 127, zero point 0."""
-        # Divided in double: a scale that was read from a cache as 127 * scale comes back bit for bit.
-        return cls(scale=np.asarray(float(amax) / 127, np.float32))
+    def from_amax(cls, amax: float, fmt: QuantFormat = INT8) -> QuantParams:
+        """Symmetric parameters with one scale: scale = amax / largest quantized value, zero point 0.
+
+        Example:
+            >>> float(QuantParams.from_amax(254.0).scale)
+            2.0
+        """
+        # Divided in float64: a scale read from a cache as 127 * scale comes back bit for bit.
+        return cls(scale=np.asarray(float(amax) / value_bounds(fmt)[1], np.float32), format=fmt)
 
 
-def quantize(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.integer]:
-    """Quantizes `x` to `params.dtype`: ``saturate(round_half_even(x / scale) + zero_point)``.
+def quantize_array(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.integer]:
+    """Quantizes `x`: ``saturate(round_half_even(x / scale) + zero_point)``.
 
     Args:
-        x: any shape; for per-axis parameters, `x.shape[axis]` equals the number of scales.
-        params: scale, zero point, axis, dtype and the narrowest code (-127 for weights).
+        x: float array of any shape; for per-channel parameters, `x.shape[axis]` equals the number of scales.
+        params: scale, zero point and format.
 
     Returns:
         An array of `x.shape` and `params.dtype`.
+
+    Example:
+        >>> quantize_array(np.array([-2.0, 0.1, 0.5], np.float32), QuantParams.from_amax(1.27)).tolist()
+        [-128, 10, 50]
     """
-    info = np.iinfo(params.dtype)
-    scale, zero_point = _broadcast(params, x.ndim), params.zero_point
-    # In place and in float32, which holds every code: a large weight is copied once, not four times.
-    codes = np.asarray(x, np.float32) / scale
-    codes = np.asarray(np.rint(codes, out=codes if codes.ndim else None))
-    codes += np.float32(zero_point)
-    low = max(info.min, -info.max) if params.narrow else info.min
-    return np.asarray(np.clip(codes, low, info.max), params.dtype)
+    scale = _broadcast(params, x.ndim)
+    # In place and in float32, which holds every quantized value: a large weight is copied once, not four times.
+    values = np.asarray(x, np.float32) / scale
+    values = np.asarray(np.rint(values, out=values if values.ndim else None))
+    values += np.float32(params.zero_point)
+    return np.asarray(np.clip(values, *value_bounds(params.format)), params.dtype)
 
 
-def dequantize(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
-    """Inverse of `quantize` up to rounding: ``(q - zero_point) * scale``, float32, shape of `q`."""
+def dequantize_array(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
+    """Inverse of `quantize_array` up to rounding: ``(q - zero_point) * scale``, float32, shape of `q`."""
     scale, zero_point = _broadcast(params, q.ndim), params.zero_point
     return np.asarray((q.astype(np.int32) - np.int32(zero_point)) * scale, np.float32)
 
 
-def weight_params(weight: npt.NDArray[np.floating], axis: int | None, *, levels: int = 127) -> QuantParams:
-    """Symmetric INT8 parameters of a weight: amax / levels per slice of `axis`, or of the whole tensor.
+def weight_params(weight: npt.NDArray[np.floating], axis: int | None, fmt: QuantFormat | None = None) -> QuantParams:
+    """Symmetric parameters of a weight: amax / largest quantized value, per slice of `axis` or of the whole tensor.
 
-    A slice of zeros gets the mean scale of the others, because TensorRT refuses a scale that is not positive
-    and a tiny one would make the products underflow in FP16.
+    A slice of zeros gets the mean scale of the others, because TensorRT rejects a scale that is not positive, and with
+    a tiny one the products would underflow in FP16.
 
     Args:
         weight: float array.
-        axis: output-channel axis, None for one scale.
-        levels: the largest code; 63 leaves a bit to processors that add two products in 16 bits.
+        axis: output-channel axis; None for one scale.
+        fmt: default: `weight_format(axis)`, 8 bits.
 
     Returns:
         Parameters with `scale` of shape [weight.shape[axis]] or [].
     """
+    fmt = fmt or weight_format(axis)
+    largest = np.float32(value_bounds(fmt)[1])
     magnitude = np.abs(np.asarray(weight, np.float32))
-    if axis is None:
-        amax = magnitude.max() if magnitude.size else np.float32(0)
-        scale = np.asarray(amax / np.float32(levels), np.float32)
-        return QuantParams(scale=np.where(scale > _SMALLEST_SCALE, scale, np.float32(1)), narrow=True)
-    others = tuple(i for i in range(magnitude.ndim) if i != axis)
-    scale = np.asarray(magnitude.max(axis=others) / np.float32(levels), np.float32)
-    used = scale > _SMALLEST_SCALE
+    others = None if axis is None else tuple(i for i in range(magnitude.ndim) if i != axis)
+    scale = np.asarray(magnitude.max(axis=others, initial=np.float32(0)) / largest, np.float32)
+    used = scale > SMALLEST_SCALE
     fill = np.float32(scale[used].mean()) if used.any() else np.float32(1)
-    return QuantParams(scale=np.where(used, scale, fill).astype(np.float32), axis=axis, narrow=True)
+    return QuantParams(scale=np.where(used, scale, fill), axis=axis, format=fmt)
 
 
 def _broadcast(params: QuantParams, ndim: int) -> npt.NDArray[np.float32]:

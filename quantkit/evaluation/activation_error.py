@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
-from quantkit.numerics import QuantParams, dequantize, quantize
+from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds
 from quantkit.types import Array, Batch, Runner, TensorQuality, TensorStatistics
 
 __all__ = ["MAGNITUDE_BINS", "ObservedTensor", "code_range", "measure_tensors"]
@@ -99,9 +99,8 @@ def measure_tensors(
 
 def code_range(params: QuantParams) -> tuple[float, float]:
     """Smallest and largest value that per-tensor codes stand for; symmetric INT8 is taken as -127 to 127."""
-    info, scale = np.iinfo(params.dtype), float(params.scale)
-    lowest = -info.max if params.dtype == np.int8 and params.zero_point == 0 else info.min
-    return (lowest - params.zero_point) * scale, (info.max - params.zero_point) * scale
+    (low, high), scale = value_bounds(params.format), float(params.scale)
+    return (max(low, -high) - params.zero_point) * scale, (high - params.zero_point) * scale
 
 
 class _Tally:
@@ -163,7 +162,7 @@ class _Tally:
         x64 = x.astype(np.float64)
         noise, own = (
             np.clip(y, self._observed.low, self._observed.high) - x64,
-            dequantize(quantize(x, params), params) - x64,
+            dequantize_array(quantize_array(x, params), params) - x64,
         )
         self._signal += float(np.dot(x64, x64))
         self._noise += float(np.dot(noise, noise))

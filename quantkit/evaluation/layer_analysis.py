@@ -31,7 +31,7 @@ from quantkit.graph.qdq_scales import activation_scales
 from quantkit.notices import join_names
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
-from quantkit.types import Batch, Dataset, LayerPlacement, PathLike, TensorQuality
+from quantkit.types import UINT8, Batch, Dataset, LayerPlacement, PathLike, TensorQuality
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -260,7 +260,7 @@ def _observed(producer: Producer, scale: ReadScale) -> ObservedTensor:
         return ObservedTensor(producer.text, QuantParams(step), producer.low, producer.high)
     # INT8 with a zero point has the same codes, shifted by 128.
     point = int(np.rint(-scale.minimum / scale.scale))
-    params = QuantParams(step, zero_point=point, dtype=np.dtype(np.uint8))
+    params = QuantParams(step, zero_point=point, format=UINT8)
     return ObservedTensor(producer.text, params, producer.low, producer.high)
 
 

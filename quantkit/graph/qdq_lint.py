@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
 from quantkit.types import OLDEST_QDQ_OPSET
@@ -62,11 +63,11 @@ def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
     quantized = {edge.node for edge in plan.activations}
     return tuple(
         Operator(
-            name=_name(node),
+            name=name_of(node),
             op_type=node.op_type,
             is_weighted=is_standard(node, *WEIGHTED_OPS),
-            is_int8=_name(node) in quantized,
-            reason="" if _name(node) in quantized else plan.skipped.get(_name(node), ""),
+            is_int8=name_of(node) in quantized,
+            reason="" if name_of(node) in quantized else plan.skipped.get(name_of(node), ""),
         )
         for node in model.graph
     )
@@ -91,7 +92,7 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
             is_int8 = is_float and all(_dequantizer(v) is not None for v in floats)
             if is_standard(node, "Add") and not is_int8:
                 is_int8 = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
-        operators.append(Operator(_name(node), node.op_type, weighted, is_int8, reason))
+        operators.append(Operator(name_of(node), node.op_type, weighted, is_int8, reason))
     return tuple(operators)
 
 
@@ -107,7 +108,7 @@ def lint_qdq(model: ir.Model) -> tuple[Finding, ...]:
             findings += _lint_parameters(node)
         elif node.op_type in _INTEGER_OPS:
             text = "TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
-            findings.append(Finding("integer operator", _name(node), "refused", f"{node.op_type}: {text}"))
+            findings.append(Finding("integer operator", name_of(node), "refused", f"{node.op_type}: {text}"))
         elif is_standard(node, *WEIGHTED_OPS):
             findings += _lint_product(node)
         elif is_standard(node, "Concat"):
@@ -125,11 +126,11 @@ def _lint_opset(model: ir.Model) -> Iterator[Finding]:
     half = next((n for n in model.graph if (_is_q(n) or _is_dq(n)) and _input(n, 1).dtype is ir.DataType.FLOAT16), None)
     if half is not None:
         text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
-        yield Finding("fp16 scale", _name(half), "note", text)
+        yield Finding("fp16 scale", name_of(half), "note", text)
 
 
 def _lint_parameters(node: ir.Node) -> Iterator[Finding]:
-    name = _name(node)
+    name = name_of(node)
     codes = _code_type(node)
     if codes is ir.DataType.INT32:
         text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
@@ -168,7 +169,7 @@ def _lint_parameters(node: ir.Node) -> Iterator[Finding]:
 
 def _lint_product(node: ir.Node) -> Iterator[Finding]:
     reads = [_is_int8_read(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
-    name = _name(node)
+    name = name_of(node)
     if all(reads):
         if (axis := _wrong_axis(node)) is not None:
             text = f"its weight has scales along axis {axis}, not along its output channels: TensorRT runs it in float"
@@ -192,7 +193,7 @@ def _lint_concat(node: ir.Node) -> Iterator[Finding]:
     requantized = all(_is_q(user) for user, _ in node.outputs[0].uses())
     if len(scales) > 1 and not requantized:
         text = f"Concat joins tensors of {len(scales)} scales: TensorRT runs what reads it in float; share one scale"
-        yield Finding("scales of a Concat", _name(node), "float", text)
+        yield Finding("scales of a Concat", name_of(node), "float", text)
 
 
 def _lint_elementwise(node: ir.Node) -> Iterator[Finding]:
@@ -202,7 +203,7 @@ def _lint_elementwise(node: ir.Node) -> Iterator[Finding]:
         if node.op_type == "Add" and _fuses_into_product(floats):
             return  # the skip of a residual block: this is how TensorRT wants it
         text = f"{node.op_type}: one operand is quantized, the other is not: it runs in float, and the Q/DQ costs time"
-        yield Finding("one operand", _name(node), "float", text)
+        yield Finding("one operand", name_of(node), "float", text)
 
 
 def _float_reason(node: ir.Node) -> str:
@@ -329,7 +330,3 @@ def _is_q(node: ir.Node) -> bool:
 
 def _is_dq(node: ir.Node) -> bool:
     return node.op_type == "DequantizeLinear"
-
-
-def _name(thing: ir.Node) -> str:
-    return thing.name or ""

@@ -1,63 +1,68 @@
-"""From calibrated ranges to the scales that a plan needs. Where they go is the plan's; how they get there, `qdq`'s."""
+"""Scales and zero points of a plan's activations, from calibrated ranges."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from quantkit.errors import CalibrationError
-from quantkit.numerics import QuantParams
-from quantkit.types import QdqPlan, TensorRange
+from quantkit.numerics import SMALLEST_SCALE, QuantParams, value_bounds
+from quantkit.types import UINT8, QdqPlan, TensorRange
 
 __all__ = ["SMALLEST_FP16_SCALE", "activation_params", "cpu_params", "fp16_params", "shared_ranges"]
 
 SMALLEST_FP16_SCALE = 2.0**-24
-"""Smallest positive FP16 number: a scale below it would become 0, which TensorRT refuses."""
-
-_SMALLEST_SCALE = np.float32(2.0**-100)
+"""Smallest positive FP16 number: a scale below it would become 0, which TensorRT rejects."""
 
 
 def activation_params(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, QuantParams]:
-    """Symmetric INT8 parameters (amax / 127, zero point 0) for every activation of a TensorRT plan.
+    """Symmetric parameters, in the format of its edges, for every activation of a TensorRT plan.
 
     Raises:
         CalibrationError: naming the tensors that the table has no range for.
     """
     shared = shared_ranges(plan, ranges)
-    return {edge.tensor: QuantParams.from_amax(shared[edge.tensor].amax) for edge in plan.activations}
+    return {edge.tensor: QuantParams.from_amax(shared[edge.tensor].amax, edge.format) for edge in plan.activations}
 
 
 def cpu_params(value_range: TensorRange, *, low: float = -math.inf, high: float = math.inf) -> QuantParams:
     """UINT8 parameters of one activation for ONNX Runtime's x86 kernels, which multiply UINT8 by INT8.
 
-    The range is what was seen, clipped to amax and to [low, high], and always holds 0. A range from 0 upwards gets zero
-    point 0, so that saturation does the work of a Relu; the last code never lies above `high`, so that it does that of
-    a Clip. A range below 0 is spread over all 256 codes, 0 exactly on one of them.
+    The calibrated range is clipped to amax and to [low, high] and extended to include 0. A non-negative range gets zero
+    point 0, so that saturation replaces a Relu; the largest quantized value never stands for more than `high`, so that
+    it replaces a Clip. Other ranges are asymmetric: they span all 256 values, and 0 is represented exactly.
 
     Args:
         value_range: calibrated.
-        low: no code is needed below it; at most 0.
-        high: no code is needed above it; at least 0.
+        low: the values below it need not be represented; at most 0.
+        high: the values above it need not be represented; at least 0.
+
+    Example:
+        >>> params = cpu_params(TensorRange(amax=2.0, minimum=-0.5, maximum=2.0))
+        >>> round(float(params.scale), 4), params.zero_point
+        (0.0098, 51)
     """
+    levels = value_bounds(UINT8)[1]
     minimum = min(0.0, max(value_range.minimum, -value_range.amax, low))
     maximum = max(0.0, min(value_range.maximum, value_range.amax, high))
     if maximum == minimum:
         maximum = value_range.amax if high >= value_range.amax else high or 1.0
-    scale = np.float32((maximum - minimum) / 255)
-    if minimum == 0.0 and scale * np.float32(255) > np.float32(high):
+    scale = np.float32((maximum - minimum) / levels)
+    if minimum == 0.0 and scale * np.float32(levels) > np.float32(high):
         scale = np.nextafter(scale, np.float32(0))
-    scale = max(scale, _SMALLEST_SCALE)
+    scale = max(scale, SMALLEST_SCALE)
     return QuantParams(
         scale=np.asarray(scale, np.float32),
-        zero_point=int(np.clip(np.rint(-minimum / scale), 0, 255)),
-        dtype=np.dtype(np.uint8),
+        zero_point=int(np.clip(np.rint(-minimum / scale), 0, levels)),
+        format=UINT8,
     )
 
 
 def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
-    """Ranges of the plan's tensors, with the widest of its group for each member of a group.
+    """Ranges of the plan's tensors; every member of a group gets the group's widest range.
 
     Raises:
         CalibrationError: naming the tensors that the table has no range for.
@@ -79,14 +84,8 @@ def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str,
 
 
 def fp16_params(params: QuantParams) -> QuantParams:
-    """The same parameters with scales that FP16 holds exactly, rounded up so that nothing is clipped more."""
+    """The same parameters with scales that are exact in FP16, rounded up so that no more values are clipped."""
     wide = np.maximum(params.scale, np.float32(SMALLEST_FP16_SCALE))
     half = wide.astype(np.float16)
     half = np.where(half.astype(np.float32) < wide, np.nextafter(half, np.float16(np.inf)), half)
-    return QuantParams(
-        scale=half.astype(np.float32),
-        zero_point=params.zero_point,
-        axis=params.axis,
-        dtype=params.dtype,
-        narrow=params.narrow,
-    )
+    return replace(params, scale=half.astype(np.float32))

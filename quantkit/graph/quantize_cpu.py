@@ -1,4 +1,4 @@
-"""INT8 for ONNX Runtime's CPU kernels: rewrite, plan, insert, and edit the codes. Each step is a module of its own."""
+"""Quantization for ONNX Runtime's CPU kernels: rewrite, plan, insert Q/DQ, fix up. Each step is a module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.graph.passes.qdq import insert_qdq
-from quantkit.graph.passes.qdq_fixups_cpu import align_channels, keep_float_weights, pad_codes, quantize_biases
+from quantkit.graph.passes.qdq_fixups_cpu import align_channels, keep_float_weights, pad_quantized, quantize_biases
 from quantkit.graph.passes.rewrites_cpu import rewrite_for_cpu
 from quantkit.graph.placement.activation_bounds import activation_bounds, bounded_tensors
 from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
@@ -34,18 +34,18 @@ def quantize_for_cpu(
         model: prepared, in FP32.
         ranges: calibrated range by tensor name.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
-        skipped: tensors that were zero on every sample → reason; they are stored as codes of 0 to 255.
-        reduce_range: weights in 7 bits, for x86 processors without VNNI: there two products of UINT8 and INT8 are added
-            in 16 bits, which saturate (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+        skipped: tensors that were zero on every sample → reason; they are quantized with the range of 0 to 1.
+        reduce_range: 7-bit weights, for x86 processors without VNNI: these add two products of UINT8 and INT8 in 16
+            bits, with saturation (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 
     Returns:
-        The model and its plan, which holds what stayed in float and why.
+        The model and its plan, which lists what stays in float, with the reason.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
         CalibrationError: naming the tensors that have no range.
     """
-    plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude)
+    plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude, weight_bits=7 if reduce_range else 8)
     known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in skipped or {}} | dict(ranges)
     for name in bounded_tensors(model) & known.keys():
         seen = known[name]
@@ -55,9 +55,9 @@ def quantize_for_cpu(
     for name, value_range in shared_ranges(plan, known).items():
         low, high = bounds.get(name, (-np.inf, np.inf))
         params[name] = cpu_params(value_range, low=low, high=high)
-    insert_qdq(model, plan, params, weight_levels=63 if reduce_range else 127)
-    for edit in (quantize_biases, keep_float_weights, pad_codes, align_channels):
-        edit(model)
+    insert_qdq(model, plan, params)
+    for fix_up in (quantize_biases, keep_float_weights, pad_quantized, align_channels):
+        fix_up(model)
     return model, plan
 
 

@@ -43,12 +43,23 @@ from quantkit.types.evaluation import (
     TaskName,
     TensorQuality,
 )
-from quantkit.types.quantization import OLDEST_QDQ_OPSET, QdqEdge, QdqPlan, QuantizedModel
+from quantkit.types.quantization import (
+    INT8,
+    OLDEST_QDQ_OPSET,
+    UINT8,
+    QdqEdge,
+    QdqPlan,
+    QuantFormat,
+    QuantizedModel,
+    weight_format,
+)
 from quantkit.types.running import QueryTimes, Runner, TimedRunner
 
 __all__ = [
+    "INT8",
     "OLDEST_QDQ_OPSET",
     "TOP1",
+    "UINT8",
     "Array",
     "Batch",
     "BoxAnnotations",
@@ -72,6 +83,7 @@ __all__ = [
     "Preprocessing",
     "QdqEdge",
     "QdqPlan",
+    "QuantFormat",
     "QuantizedModel",
     "QueryTimes",
     "Report",
@@ -85,4 +97,5 @@ __all__ = [
     "TensorSpec",
     "TensorStatistics",
     "TimedRunner",
+    "weight_format",
 ]

@@ -1,38 +1,111 @@
-"""Where Q/DQ go, and the INT8 model that comes of it."""
+"""Quantized number formats, where Q/DQ pairs are placed, and the quantized model that results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from quantkit.errors import CalibrationError
 
-__all__ = ["OLDEST_QDQ_OPSET", "QdqEdge", "QdqPlan", "QuantizedModel"]
+__all__ = [
+    "INT8",
+    "OLDEST_QDQ_OPSET",
+    "UINT8",
+    "QdqEdge",
+    "QdqPlan",
+    "QuantFormat",
+    "QuantizedModel",
+    "weight_format",
+]
 
 OLDEST_QDQ_OPSET = 13
-"""QuantizeLinear and DequantizeLinear know an axis from ONNX opset 13 on."""
+"""First ONNX opset whose QuantizeLinear and DequantizeLinear have the attribute `axis` (per-channel scales)."""
+
+
+@dataclass(frozen=True, order=True)
+class QuantFormat:
+    """A quantized number format: which values exist, and how many elements share a scale.
+
+    `quantkit.numerics` does the arithmetic of a format and `quantkit.graph.passes.qdq` stores it in a model; a plan
+    says which edge has which.
+
+    Attributes:
+        kind: "int" (signed) or "uint" (unsigned) integers.
+        bits: significant bits; values of fewer than 8 bits are stored in 8.
+        granularity: "tensor" (one scale), "channel" (one scale for each slice of an axis) or "block".
+        block: number of elements along the axis that share a scale; None unless the granularity is "block".
+        narrow_range: leaves out the lowest value, so that the range is symmetric: -127 to 127 of 8 bits.
+
+    Raises:
+        CalibrationError: `block` contradicts the granularity, or the number of bits is not positive.
+
+    Example:
+        >>> QuantFormat("int", 8, "channel").granularity
+        'channel'
+    """
+
+    kind: Literal["int", "uint"]
+    bits: int
+    granularity: Literal["tensor", "channel", "block"] = "tensor"
+    block: int | None = None
+    narrow_range: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits < 1 or (self.block is None) != (self.granularity != "block"):
+            raise CalibrationError(f"inconsistent quantized format: {self}")
+
+
+INT8 = QuantFormat("int", 8)
+"""Symmetric activations with one scale, as TensorRT takes them."""
+
+UINT8 = QuantFormat("uint", 8)
+"""Asymmetric activations with one scale, as the x86 kernels of ONNX Runtime take them."""
+
+
+def weight_format(axis: int | None, *, bits: int = 8) -> QuantFormat:
+    """Format of a constant weight: symmetric signed integers, per-channel along `axis`, or with one scale (None).
+
+    Example:
+        >>> weight_format(0, bits=7)
+        QuantFormat(kind='int', bits=7, granularity='channel', block=None, narrow_range=True)
+    """
+    return QuantFormat("int", bits, "tensor" if axis is None else "channel", narrow_range=True)
 
 
 @dataclass(frozen=True, order=True)
 class QdqEdge:
-    """Input `index` of node `node` reads `tensor` through Q/DQ (a weight: through DQ). `axis` is set per channel."""
+    """One node input that is read through Q/DQ (a constant weight: through DQ alone).
+
+    Attributes:
+        tensor: name of what is read.
+        node: name of the node that reads it.
+        index: which of the node's inputs.
+        axis: dimension that the scales belong to; None for one scale.
+        format: of the quantized values.
+    """
 
     tensor: str
     node: str
     index: int
     axis: int | None = None
+    format: QuantFormat = INT8
+
+    def __post_init__(self) -> None:
+        if (self.axis is None) != (self.format.granularity == "tensor"):
+            raise CalibrationError(f"input {self.index} of node {self.node!r}: axis {self.axis} with {self.format}")
 
 
 @dataclass(frozen=True)
 class QdqPlan:
-    """Where Q/DQ go: a function of the graph alone, without a single scale.
+    """Placement of Q/DQ: derived from the graph alone, without any scale.
 
     Attributes:
-        activations: edges quantized per tensor.
-        weights: edges whose constant is stored as INT8.
+        activations: edges of activations, with one scale each.
+        weights: edges whose constant is stored quantized.
         groups: sets of tensors that must share one scale (inputs and output of a Concat).
-        skipped: what stays in float, and why: name of a tensor or node → reason.
+        skipped: what stays in float: name of a tensor or node → reason.
         target: "tensorrt" or "cpu".
     """
 
@@ -54,7 +127,7 @@ class QdqPlan:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the activations that need a scale, in first-use order, members of their groups included."""
+        """Names of the activations that need a scale, in order of first use, including members of their groups."""
         used = dict.fromkeys(edge.tensor for edge in self.activations)
         for group in self.groups:
             used.update(dict.fromkeys(sorted(group)))
@@ -63,12 +136,12 @@ class QdqPlan:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """An INT8 model on disk; wherever a path is taken, it can be given.
+    """A quantized model on disk. It is path-like: functions that take a path accept it.
 
     Attributes:
         path: the ONNX file.
-        num_quantized: how many of them compute on INT8.
-        num_weighted: Conv, ConvTranspose, Gemm and MatMul operators of the model.
+        num_quantized: number of weighted operators whose inputs are quantized.
+        num_weighted: number of Conv, ConvTranspose, Gemm and MatMul operators.
         skipped: what stayed in float: name of a tensor or node → reason.
     """
 

@@ -14,7 +14,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.activation_error import MAGNITUDE_BINS, ObservedTensor, code_range, measure_tensors
 from quantkit.evaluation.metrics import Sqnr
 from quantkit.numerics import QuantParams
-from quantkit.types import TensorQuality
+from quantkit.types import UINT8, TensorQuality
 
 from .test_run import FunctionRunner, batches
 
@@ -79,8 +79,8 @@ def test_the_error_so_far_is_the_metric_of_an_output():
     [
         # Uniform noise of a step s is s^2 / 12, the signal of [-a, a] and of [0, a] is a^2 / 3.
         (-1.0, QuantParams.from_amax(1.0), 10 * math.log10(4 * 127**2)),
-        (0.0, QuantParams(np.float32(1 / 255), dtype=np.dtype(np.uint8)), 10 * math.log10(4 * 255**2)),
-        (-1.0, QuantParams(np.float32(2 / 255), zero_point=128, dtype=np.dtype(np.uint8)), 10 * math.log10(255**2)),
+        (0.0, QuantParams(np.float32(1 / 255), format=UINT8), 10 * math.log10(4 * 255**2)),
+        (-1.0, QuantParams(np.float32(2 / 255), zero_point=128, format=UINT8), 10 * math.log10(255**2)),
     ],
 )
 def test_uniform_values_lose_what_theory_says(low, params, expected):
@@ -95,7 +95,7 @@ def test_clipped_share_of_a_normal_distribution(amax):
 
 
 def test_rounding_to_the_last_code_is_no_clipping():
-    params = QuantParams(np.float32(0.1), zero_point=10, dtype=np.dtype(np.uint8))  # -1 to 24.5
+    params = QuantParams(np.float32(0.1), zero_point=10, format=UINT8)  # -1 to 24.5
     x = np.array([[-1.2, -1.04, 0.0, 24.54, 24.6]])
     found = quality(same, same, x, params=params)
     assert found.clipped == pytest.approx(2 / 5)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from quantkit.graph.passes.naming import Names
+from quantkit.graph.passes.edits import Names
 from quantkit.graph.passes.prepare import FP16_OPSET, is_standard
 
 __all__ = ["FP16_OPSET", "to_fp16"]

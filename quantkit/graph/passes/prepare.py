@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
-from quantkit.graph.passes.naming import Names
+from quantkit.graph.passes.edits import Names
 from quantkit.types import OLDEST_QDQ_OPSET
 
 __all__ = [

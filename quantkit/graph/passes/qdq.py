@@ -1,48 +1,40 @@
-"""Inserting QuantizeLinear and DequantizeLinear where a plan says, with the scales that it is given."""
+"""Inserts QuantizeLinear and DequantizeLinear at the edges of a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.naming import Names
+from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
-from quantkit.numerics import QuantParams, quantize, weight_params
+from quantkit.numerics import QuantParams, quantize_array, weight_params
 from quantkit.types import QdqEdge, QdqPlan
 
 __all__ = ["insert_qdq"]
 
-Rounding = Callable[[QuantParams], QuantParams]
-
 
 def insert_qdq(
-    model: ir.Model,
-    plan: QdqPlan,
-    activations: Mapping[str, QuantParams],
-    *,
-    fp16_scales: bool = False,
-    weight_levels: int = 127,
+    model: ir.Model, plan: QdqPlan, activations: Mapping[str, QuantParams], *, fp16_scales: bool = False
 ) -> ir.Model:
     """Inserts the plan's Q/DQ into a prepared `model`, in place, and returns it.
 
     An activation gets one QuantizeLinear and one DequantizeLinear, read by all its planned edges; every other reader
-    keeps the float tensor. A weight is stored as INT8 once and dequantized for each reader, because runtimes fuse a
-    DequantizeLinear into the operator that reads it. Scales of activations are rank-0: TensorRT-RTX runs a convolution
+    keeps the float tensor. A weight is stored quantized once and dequantized for each reader, because runtimes fuse a
+    DequantizeLinear into the operator that reads it. Scales of activations have rank 0: TensorRT-RTX runs a convolution
     in float when the scale has shape [1].
 
     Args:
         model: prepared, of the graph that `plan` was made from.
-        plan: where.
-        activations: parameters by tensor name, per tensor.
-        fp16_scales: round every scale to one that FP16 holds, for a model that is converted to FP16 afterwards.
-        weight_levels: the largest code of a weight.
+        plan: the edges, with the format of each.
+        activations: parameters by tensor name, one scale each.
+        fp16_scales: round every scale to FP16, for a model that is converted to FP16 afterwards.
 
     Raises:
-        ModelError: the plan belongs to another graph, or a weight is not finite.
+        ModelError: the plan was made from another graph, or a weight is not finite.
     """
     nodes = {node.name: node for node in model.graph}
     for edge in (*plan.activations, *plan.weights):
@@ -50,95 +42,80 @@ def insert_qdq(
         value = node.inputs[edge.index] if node is not None else None
         if value is None or value.name != edge.tensor:
             raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
-    names = Names(model)
-    every = fp16_params if fp16_scales else _unchanged
-    dequantized: dict[str, ir.Value] = {}
+    insertion = _Insertion(Names(model), fp16_scales)
     for edge in plan.activations:
-        node = nodes[edge.node]
-        value = node.inputs[edge.index]
-        if value is not None and edge.tensor not in dequantized:
-            params = _rounding(value, every)(activations[edge.tensor])
-            dequantized[edge.tensor] = _quantize_activation(value, params, names)
-        node.replace_input_with(edge.index, dequantized[edge.tensor])
-    stored: dict[tuple[str, int | None], tuple[ir.Value, ...]] = {}
+        insertion.quantize_activation(nodes[edge.node], edge.index, activations)
     for edge in plan.weights:
-        _quantize_weight(nodes[edge.node], edge, stored, names, every, weight_levels)
-    _drop_unused_initializers(model)
-    return model
+        insertion.quantize_weight(nodes[edge.node], edge)
+    return remove_unused_initializers(model)
 
 
-def _rounding(value: ir.Value, every: Rounding) -> Rounding:
-    # A tensor that is FP16 already has FP16 scales, whatever happens to the rest of the model.
-    return fp16_params if value.dtype is ir.DataType.FLOAT16 else every
+class _Insertion:
+    """What has been inserted so far, so that each tensor is quantized once."""
 
+    def __init__(self, names: Names, fp16_scales: bool) -> None:
+        self.names = names
+        self.fp16_scales = fp16_scales
+        self.dequantized: dict[ir.Value, ir.Value] = {}
+        self.stored: dict[QdqEdge, list[ir.Value]] = {}
 
-def _unchanged(params: QuantParams) -> QuantParams:
-    return params
+    def quantize_activation(self, node: ir.Node, index: int, activations: Mapping[str, QuantParams]) -> None:
+        value = node.inputs[index]
+        assert value is not None  # insert_qdq has checked the plan
+        if value not in self.dequantized:
+            self.dequantized[value] = self._insert_pair(value, activations[str(value.name)])
+        node.replace_input_with(index, self.dequantized[value])
 
+    def quantize_weight(self, node: ir.Node, edge: QdqEdge) -> None:
+        value = node.inputs[edge.index]
+        tensor = constant_of(value)
+        if value is None or tensor is None:
+            raise ModelError(f"the plan does not fit the model: {edge.tensor!r} is not a constant")
+        key = QdqEdge(edge.tensor, "", 0, edge.axis, edge.format)
+        if key not in self.stored:
+            array = tensor.numpy()
+            if not np.isfinite(array).all():
+                raise ModelError(
+                    f"weight {edge.tensor!r} of node {edge.node!r} holds NaN or infinity: repair the model"
+                )
+            params = self._round_scales(value, weight_params(array, edge.axis, edge.format))
+            quantized = self.names.initializer(f"{edge.tensor}_quantized", quantize_array(array, params))
+            self.stored[key] = [quantized, *self._constants(value, params)]
+        dq = make_dequantize(
+            self.names,
+            self.stored[key],
+            edge.tensor,
+            shape=ir.Shape(tensor.numpy().shape),
+            dtype=value.dtype,
+            axis=edge.axis,
+        )
+        self.names.graph.insert_before(node, dq)
+        node.replace_input_with(edge.index, dq.outputs[0])
 
-def _quantize_activation(value: ir.Value, params: QuantParams, names: Names) -> ir.Value:
-    constants = _parameters(str(value.name), params, value.dtype, names)
-    codes = ir.DataType.from_numpy(params.dtype)
-    quantized = ir.Value(name=names.new(f"{value.name}_quantized"), shape=value.shape, type=ir.TensorType(codes))
-    restored = ir.Value(name=names.new(f"{value.name}_dequantized"), shape=value.shape, type=_float(value))
-    name = str(value.name)
-    q = ir.node("QuantizeLinear", [value, *constants], outputs=[quantized], name=names.new(f"{name}_QuantizeLinear"))
-    dq = ir.node(
-        "DequantizeLinear", [quantized, *constants], outputs=[restored], name=names.new(f"{name}_DequantizeLinear")
-    )
-    producer = value.producer()
-    if producer is not None:
-        names.graph.insert_after(producer, [q, dq])
-    else:
-        names.graph.insert_before(names.graph[0], [q, dq])
-    return restored
+    def _insert_pair(self, value: ir.Value, params: QuantParams) -> ir.Value:
+        names, name = self.names, str(value.name)
+        params = self._round_scales(value, params)
+        constants = self._constants(value, params)
+        stored = ir.TensorType(ir.DataType.from_numpy(params.dtype))
+        quantized = ir.Value(name=names.new(f"{name}_quantized"), shape=value.shape, type=stored)
+        q = ir.node(
+            "QuantizeLinear", [value, *constants], outputs=[quantized], name=names.new(f"{name}_QuantizeLinear")
+        )
+        dq = make_dequantize(names, [quantized, *constants], name, shape=value.shape, dtype=value.dtype)
+        producer = value.producer()
+        if producer is not None:
+            names.graph.insert_after(producer, [q, dq])
+        else:
+            names.graph.insert_before(names.graph[0], [q, dq])
+        return dq.outputs[0]
 
+    def _round_scales(self, value: ir.Value, params: QuantParams) -> QuantParams:
+        # A tensor that is FP16 already has FP16 scales, whatever happens to the rest of the model.
+        return fp16_params(params) if self.fp16_scales or value.dtype is ir.DataType.FLOAT16 else params
 
-def _quantize_weight(
-    node: ir.Node,
-    edge: QdqEdge,
-    stored: dict[tuple[str, int | None], tuple[ir.Value, ...]],
-    names: Names,
-    every: Rounding,
-    levels: int,
-) -> None:
-    value = node.inputs[edge.index]
-    tensor = constant_of(value)
-    if value is None or tensor is None:
-        raise ModelError(f"the plan does not fit the model: {edge.tensor!r} is no constant")
-    if (edge.tensor, edge.axis) not in stored:
-        array = tensor.numpy()
-        if not np.isfinite(array).all():
-            raise ModelError(f"weight {edge.tensor!r} of node {edge.node!r} holds NaN or infinity: repair the model")
-        params = _rounding(value, every)(weight_params(array, edge.axis, levels=levels))
-        codes = names.initializer(f"{edge.tensor}_quantized", quantize(array, params))
-        stored[edge.tensor, edge.axis] = (codes, *_parameters(edge.tensor, params, value.dtype, names))
-    shape = ir.Shape(tensor.numpy().shape)
-    restored = ir.Value(name=names.new(f"{edge.tensor}_dequantized"), shape=shape, type=_float(value))
-    dq = ir.node(
-        "DequantizeLinear",
-        list(stored[edge.tensor, edge.axis]),
-        attributes={} if edge.axis is None else {"axis": edge.axis},
-        outputs=[restored],
-        name=names.new(f"{edge.tensor}_DequantizeLinear"),
-    )
-    names.graph.insert_before(node, dq)
-    node.replace_input_with(edge.index, restored)
-
-
-def _float(value: ir.Value) -> ir.TensorType:
-    # A type of its own: a later conversion changes types in place.
-    return ir.TensorType(value.dtype or ir.DataType.FLOAT)
-
-
-def _parameters(tensor: str, params: QuantParams, dtype: ir.DataType | None, names: Names) -> tuple[ir.Value, ir.Value]:
-    # The zero point is written although it may be omitted: TensorRT 8.6 requires it.
-    scale_type = np.float16 if dtype is ir.DataType.FLOAT16 else np.float32
-    scale = names.initializer(f"{tensor}_scale", params.scale.astype(scale_type))
-    zeros = np.full(params.scale.shape, params.zero_point, params.dtype)
-    return scale, names.initializer(f"{tensor}_zero_point", zeros)
-
-
-def _drop_unused_initializers(model: ir.Model) -> None:
-    for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-        del model.graph.initializers[name]
+    def _constants(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point. The zero point is stored although ONNX lets it out: TensorRT 8.6 requires it."""
+        scale_type = np.float16 if value.dtype is ir.DataType.FLOAT16 else np.float32
+        scale = self.names.initializer(f"{value.name}_scale", params.scale.astype(scale_type))
+        zeros = np.full(params.scale.shape, params.zero_point, params.dtype)
+        return scale, self.names.initializer(f"{value.name}_zero_point", zeros)

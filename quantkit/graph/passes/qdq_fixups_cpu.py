@@ -1,6 +1,6 @@
-"""Edits of a model with Q/DQ for ONNX Runtime's CPU kernels: INT32 biases, and padding that is done on codes.
+"""Fix-ups of a model with Q/DQ for ONNX Runtime's CPU kernels: INT32 biases, and padding of quantized tensors.
 
-They change no result beyond the rounding of biases to INT32. Where Q/DQ go is the plan's.
+Results change only by the rounding of biases to INT32.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.passes.naming import Names
+from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
-__all__ = ["align_channels", "keep_float_weights", "pad_codes", "quantize_biases"]
+__all__ = ["align_channels", "keep_float_weights", "pad_quantized", "quantize_biases"]
 
 _ALIGNED_CHANNELS = 4
-"""Fewer input channels than this keep a Conv from the kernel that reads its input in place (x86: 4 bytes a step)."""
+"""With fewer input channels a Conv cannot use the kernel that reads its input in place (x86: 4 bytes a step)."""
 
 _LARGEST_BIAS = 2**30
-"""Half of INT32, the other half being left to the sum of products."""
+"""Half of the INT32 range; the other half is for the sum of products."""
 
 
 def quantize_biases(model: ir.Model) -> ir.Model:
     """Stores the bias of every quantized operator as INT32, with scale = input scale * weight scale, zero point 0.
 
-    Gemm runs in integers only with such a bias, and so does a MatMul with the Add behind it: for static shapes ONNX
-    Runtime makes a Gemm of the two. Where a channel's weights are so small that its bias would overflow, the channel's
-    weight scale is raised, and its codes shrink.
+    Gemm has an integer kernel only for such a bias, and so has a MatMul with the Add after it: for static shapes ONNX
+    Runtime fuses the two into a Gemm. Where a channel's weights are so small that its bias would overflow, the weight
+    scale of the channel is raised and the channel is quantized again.
     """
     names = Names(model)
     for node in list(model.graph):
@@ -43,14 +43,14 @@ def quantize_biases(model: ir.Model) -> ir.Model:
         _raise_weight_scale(weight, np.abs(bias) / (input_scale * _LARGEST_BIAS), names)
         scale = (np.asarray(_array(weight.inputs[1]), np.float64) * input_scale).astype(np.float32)
         _dequantized_bias(reader, index, bias, scale, names)
-    return _swept(model)
+    return remove_unused_initializers(model)
 
 
 def keep_float_weights(model: ir.Model) -> ir.Model:
     """Keeps ONNX Runtime from quantizing weights that the plan left in float.
 
     Between a DQ and a Q it quantizes the float weight of a Conv, ConvTranspose or Gemm by itself, with one scale for
-    the whole tensor, if the bias is an initializer too. Here the bias comes out of a DequantizeLinear, exact to 2**-30.
+    the whole tensor, if the bias is an initializer too. Here a DequantizeLinear produces the bias, exact to 2**-30.
     """
     names = Names(model)
     for node in list(model.graph):
@@ -70,11 +70,11 @@ def keep_float_weights(model: ir.Model) -> ir.Model:
         largest = float(np.abs(bias).max(initial=0.0))
         scale = np.asarray(max(largest / _LARGEST_BIAS, 2.0**-100), np.float32)
         _dequantized_bias(node, 2, bias, scale, names)
-    return _swept(model)
+    return remove_unused_initializers(model)
 
 
-def pad_codes(model: ir.Model) -> ir.Model:
-    """Turns DQ → Pad with zeros → Q of one scale into a Pad of codes: ONNX Runtime would pad in float."""
+def pad_quantized(model: ir.Model) -> ir.Model:
+    """Replaces DQ → Pad with zeros → Q of one scale by a Pad of quantized values: ONNX Runtime would pad in float."""
     names = Names(model)
     for node in list(model.graph):
         if not is_standard(node, "Pad") or node.attributes.get_string("mode", "constant") != "constant":
@@ -90,19 +90,18 @@ def pad_codes(model: ir.Model) -> ir.Model:
         if any(not np.array_equal(_array(a), _array(b)) for a, b in zip(dq.inputs[1:3], q.inputs[1:3], strict=True)):
             continue
         zero = names.initializer(f"{node.name}_fill", _array(dq.inputs[2]))
-        padded = _code_value(q.outputs[0], names.new(f"{node.outputs[0].name}_codes"))
+        padded = _like(q.outputs[0], names.new(f"{node.outputs[0].name}_codes"))
         inputs = [dq.inputs[0], node.inputs[1], zero, *node.inputs[3:]]
         model.graph.insert_before(node, ir.node("Pad", inputs, outputs=[padded], name=names.new(f"{node.name}_codes")))
         for user, index in list(q.outputs[0].uses()):
             user.replace_input_with(index, padded)
         model.graph.remove([q, node], safe=True)
-        if not dq.outputs[0].uses() and not dq.outputs[0].is_graph_output():
-            model.graph.remove(dq, safe=True)
-    return _swept(model)
+        _remove_unread(model, dq)
+    return remove_unused_initializers(model)
 
 
 def align_channels(model: ir.Model) -> ir.Model:
-    """Pads the codes that a first Conv reads from 3 channels to 4, and its weights with zeros.
+    """Pads the quantized input of a first Conv from 3 channels to 4, and its weights with zeros.
 
     The Conv then runs without being unrolled into a matrix: about twice as fast, with the same result.
     """
@@ -124,44 +123,28 @@ def align_channels(model: ir.Model) -> ir.Model:
         if source is None:
             continue
         fill = names.initializer(f"{name}_fill", _array(zero_point))
-        padded = _code_value(source, names.new(f"{source.name}_padded"))
+        padded = _like(source, names.new(f"{source.name}_padded"))
         shape = source.shape
         if shape is not None:
             padded.shape = ir.Shape([shape[0], _ALIGNED_CHANNELS, *shape[2:]])
-        restored = ir.Value(
-            name=names.new(f"{source.name}_padded_dequantized"),
-            shape=padded.shape,
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
         wider = names.initializer(f"{name}_weight_padded", np.pad(array, ((0, 0), (0, missing), (0, 0), (0, 0))))
-        widened = ir.Value(
-            name=names.new(f"{name}_weight_dequantized"),
-            shape=wider.shape,
-            type=ir.TensorType(ir.DataType.FLOAT),
+        pad = ir.node("Pad", [source, pads, fill], outputs=[padded], name=names.new(f"{name}_Pad"))
+        data_dq = make_dequantize(
+            names, [padded, *data.inputs[1:]], f"{source.name}_padded", node_name=f"{name}_Pad", shape=padded.shape
         )
-        nodes = [
-            ir.node("Pad", [source, pads, fill], outputs=[padded], name=names.new(f"{name}_Pad")),
-            ir.node(
-                "DequantizeLinear",
-                [padded, *data.inputs[1:]],
-                outputs=[restored],
-                name=names.new(f"{name}_Pad_DequantizeLinear"),
-            ),
-            ir.node(
-                "DequantizeLinear",
-                [wider, *weight.inputs[1:]],
-                attributes=weight.attributes.copy(),
-                outputs=[widened],
-                name=names.new(f"{name}_weight_DequantizeLinear"),
-            ),
-        ]
-        model.graph.insert_before(node, nodes)
-        node.replace_input_with(0, restored)
-        node.replace_input_with(1, widened)
-        for old in (data, weight):
-            if not old.outputs[0].uses() and not old.outputs[0].is_graph_output():
-                model.graph.remove(old, safe=True)
-    return _swept(model)
+        axis = weight.attributes.get_int("axis", 1) if "axis" in weight.attributes else None
+        weight_dq = make_dequantize(names, [wider, *weight.inputs[1:]], f"{name}_weight", shape=wider.shape, axis=axis)
+        model.graph.insert_before(node, [pad, data_dq, weight_dq])
+        node.replace_input_with(0, data_dq.outputs[0])
+        node.replace_input_with(1, weight_dq.outputs[0])
+        _remove_unread(model, data, weight)
+    return remove_unused_initializers(model)
+
+
+def _remove_unread(model: ir.Model, *nodes: ir.Node) -> None:
+    for node in nodes:
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            model.graph.remove(node, safe=True)
 
 
 def _bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
@@ -180,7 +163,7 @@ def _bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
 def _dequantized_bias(
     node: ir.Node, index: int, bias: npt.NDArray[np.float64], scale: npt.NDArray[np.float32], names: Names
 ) -> None:
-    """Feeds input `index` of `node` from INT32 codes of `bias` [C] with `scale` [] or [C]."""
+    """Feeds input `index` of `node` from `bias` [C], quantized to INT32 with `scale` [] or [C]."""
     old = node.inputs[index]
     name = str(old.name) if old is not None else f"{node.name}_bias"
     inputs = [
@@ -188,22 +171,13 @@ def _dequantized_bias(
         names.initializer(f"{name}_scale", scale),
         names.initializer(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
     ]
-    restored = ir.Value(
-        name=names.new(f"{name}_dequantized"), shape=ir.Shape(bias.shape), type=ir.TensorType(ir.DataType.FLOAT)
-    )
-    dq = ir.node(
-        "DequantizeLinear",
-        inputs,
-        attributes={"axis": 0} if scale.ndim else {},
-        outputs=[restored],
-        name=names.new(f"{name}_DequantizeLinear"),
-    )
+    dq = make_dequantize(names, inputs, name, shape=ir.Shape(bias.shape), axis=0 if scale.ndim else None)
     names.graph.insert_before(node, dq)
-    node.replace_input_with(index, restored)
+    node.replace_input_with(index, dq.outputs[0])
 
 
 def _leads_to_quantize(node: ir.Node) -> bool:
-    """Whether a Q is all that reads the node, but for a Relu or Clip between."""
+    """Whether a QuantizeLinear is the only reader of the node, perhaps after a Relu or Clip."""
     current = node
     while True:
         users = [user for user, _ in current.outputs[0].uses()]
@@ -252,11 +226,5 @@ def _array(value: ir.Value | None) -> npt.NDArray[np.generic]:
     return np.asarray(tensor.numpy())
 
 
-def _code_value(like: ir.Value, name: str) -> ir.Value:
+def _like(like: ir.Value, name: str) -> ir.Value:
     return ir.Value(name=name, shape=like.shape, type=like.type)
-
-
-def _swept(model: ir.Model) -> ir.Model:
-    for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-        del model.graph.initializers[name]
-    return model

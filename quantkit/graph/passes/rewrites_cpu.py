@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.passes.naming import Names
+from quantkit.graph.passes.edits import Names, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
 __all__ = ["rewrite_for_cpu"]
@@ -30,9 +30,7 @@ def rewrite_for_cpu(model: ir.Model) -> ir.Model:
             _fold_pad(node)
         elif is_standard(node, "ReduceMean"):
             _pool_globally(node, names)
-    for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-        del model.graph.initializers[name]
-    return model
+    return remove_unused_initializers(model)
 
 
 def _fold_batch_normalization(node: ir.Node, names: Names) -> None:

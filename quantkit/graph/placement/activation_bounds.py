@@ -6,6 +6,7 @@ import math
 
 import onnx_ir as ir
 
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import constant_of, is_standard
 from quantkit.types import QdqPlan
 
@@ -25,7 +26,7 @@ def activation_bounds(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, 
     grouped = {name: group for group in plan.groups for name in group}
     every = (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
     wanted = {edge.tensor for edge in plan.activations}
-    values = {_name(value): value for value in every if _name(value) in wanted}
+    values = {name_of(value): value for value in every if name_of(value) in wanted}
     bounds: dict[str, tuple[float, float]] = {}
     for name, value in values.items():
         low, high = produced_bounds(value)
@@ -46,7 +47,7 @@ def bounded_tensors(model: ir.Model) -> frozenset[str]:
     A method that clips takes the tail of a gate for outliers: with entropy some gates of an EfficientNet were cut at
     0.12 instead of 1, and its top-1 fell from 0.85 to 0.13.
     """
-    return frozenset(_name(v) for node in model.graph if is_standard(node, *_BOUNDED_OPS) for v in node.outputs)
+    return frozenset(name_of(v) for node in model.graph if is_standard(node, *_BOUNDED_OPS) for v in node.outputs)
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float]:
@@ -100,7 +101,3 @@ def _saturation(node: ir.Node) -> tuple[float, float] | None:
     if is_standard(node, "Relu"):
         return 0.0, math.inf
     return None
-
-
-def _name(value: ir.Value) -> str:
-    return value.name or ""

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.activation_bounds import clip_bounds
 from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
-from quantkit.types import QdqEdge, QdqPlan
+from quantkit.types import UINT8, QdqEdge, QdqPlan, weight_format
 
 __all__ = ["plan_cpu"]
 
@@ -48,12 +49,13 @@ _SMALL = 1 / 4
 """A float operand of a broadcast Mul or Add is quantized for it up to this part of the output's elements."""
 
 
-def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
+def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int = 8) -> QdqPlan:
     """Plans Q/DQ for ONNX Runtime's CPU kernels.
 
     Args:
         model: prepared, and best also rewritten by `quantkit.graph.passes.rewrites_cpu.rewrite_for_cpu`.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
+        weight_bits: 7 for processors that would saturate with 8.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
@@ -67,7 +69,9 @@ def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     return QdqPlan(
         activations=tuple(placing.edges()),
         weights=tuple(
-            QdqEdge(_name(node.inputs[1]), _name(node), 1, weight_axis(node, 1)) for node in placing.weighted
+            QdqEdge(name_of(node.inputs[1]), name_of(node), 1, axis, weight_format(axis, bits=weight_bits))
+            for node in placing.weighted
+            for axis in [weight_axis(node, 1)]
         ),
         groups=placing.groups(),
         skipped=placing.skipped,
@@ -88,9 +92,9 @@ class _Placing:
         self._folded: set[ir.Node] = set()
         for node in self.graph:
             if is_standard(node, *WEIGHTED_OPS):
-                reason = out.get(_name(node)) or self._obstacle(node)
+                reason = out.get(name_of(node)) or self._obstacle(node)
                 if reason:
-                    self.skipped[_name(node)] = reason
+                    self.skipped[name_of(node)] = reason
                 else:
                     self.weighted[node] = None
         self._leave_islands()
@@ -107,7 +111,7 @@ class _Placing:
     def spread(self) -> None:
         """What lies between quantized operators, and can, is quantized too."""
         for node in self.graph:
-            if node in self.weighted or _name(node) in self.out:
+            if node in self.weighted or name_of(node) in self.out:
                 continue
             if not is_standard(node, *_INTEGER_OPS, *_COPY_OPS, *_FLOAT_ACTIVATIONS):
                 continue
@@ -140,7 +144,7 @@ class _Placing:
                     continue
                 reads_codes = (user in self.weighted and index == 0) or user in self.integer
                 if codes or reads_codes:
-                    yield QdqEdge(_name(value), _name(user), index)
+                    yield QdqEdge(name_of(value), name_of(user), index, format=UINT8)
 
     def groups(self) -> tuple[frozenset[str], ...]:
         """Copies share a scale with what they copy; a Concat with inputs that nothing else reads."""
@@ -163,7 +167,7 @@ class _Placing:
                 own = [v for v in inputs if len(v.uses()) == 1 and not self._is_bounded(v)]
                 if own and not any(self._is_bounded(v) for v in inputs) and outputs:
                     join((*own, *outputs))
-        return tuple(frozenset(_name(v) for v in group) for group in groups if len(group) > 1)
+        return tuple(frozenset(name_of(v) for v in group) for group in groups if len(group) > 1)
 
     def _is_bounded(self, value: ir.Value) -> bool:
         source: ir.Value | None = value
@@ -195,7 +199,7 @@ class _Placing:
                     wanted.add(node.inputs[0])
             elif (
                 is_standard(node, *_INTEGER_OPS, *_COPY_OPS, *_FLOAT_ACTIVATIONS)
-                and _name(node) not in self.out
+                and name_of(node) not in self.out
                 and wanted.intersection(node.outputs)
             ):
                 wanted.update(_operands(node))
@@ -215,7 +219,7 @@ class _Placing:
             return
         for node in alone:
             del self.weighted[node]
-            self.skipped[_name(node)] = (
+            self.skipped[name_of(node)] = (
                 "no quantized operator before or after it: Q and DQ would cost more than they save"
             )
 
@@ -242,7 +246,7 @@ class _Placing:
             and value not in self.quantized
             and is_standard(node, "Relu", "Clip")
             and _starts_at_zero(node)
-            and _name(node) not in self.out
+            and name_of(node) not in self.out
             and self._only_read_here(node.outputs[0])
         ):
             self._folded.add(node)
@@ -317,7 +321,3 @@ def _is_small(value: ir.Value, output: ir.Value) -> bool:
         if own == 1 and whole != 1:
             ratio /= whole if isinstance(whole, int) else 1 / _SMALL
     return ratio <= _SMALL
-
-
-def _name(thing: ir.Node | ir.Value | None) -> str:
-    return "" if thing is None or thing.name is None else thing.name

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
-from quantkit.types import QdqEdge, QdqPlan
+from quantkit.types import QdqEdge, QdqPlan, weight_format
 
 __all__ = [
     "concat_groups",
@@ -63,29 +64,29 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     for node in model.graph:
         if not is_standard(node, *WEIGHTED_OPS):
             continue
-        reason = out.get(_name(node)) or _obstacle(node)
+        reason = out.get(name_of(node)) or _obstacle(node)
         if reason:
-            skipped[_name(node)] = reason
+            skipped[name_of(node)] = reason
             continue
         for index in WEIGHTED_OPS[node.op_type]:
             value = node.inputs[index]
             if constant_of(value) is None:
-                activations.append(QdqEdge(_name(value), _name(node), index))
+                activations.append(QdqEdge(name_of(value), name_of(node), index))
             else:
                 axis = None if _is_cut_into_heads(node) else weight_axis(node, index)
-                weights.append(QdqEdge(_name(value), _name(node), index, axis))
+                weights.append(QdqEdge(name_of(value), name_of(node), index, axis, weight_format(axis)))
     if not activations:
         kept = next(iter(skipped.values()), "it has no Conv, ConvTranspose, Gemm or MatMul")
         raise ModelError(f"the model has no node to quantize: {kept}")
     weighted = {edge.node for edge in activations}
-    read_as_int8 = {edge.tensor for edge in activations}
+    read_quantized = {edge.tensor for edge in activations}
     for node in model.graph:
-        if is_standard(node, "Add") and _name(node) not in out:
-            edge = _skip_edge(node, weighted, read_as_int8, skipped)
+        if is_standard(node, "Add") and name_of(node) not in out:
+            edge = _skip_edge(node, weighted, read_quantized, skipped)
             if edge is not None:
                 activations.append(edge)
-        elif _name(node) in out:
-            skipped.setdefault(_name(node), out[_name(node)])
+        elif name_of(node) in out:
+            skipped.setdefault(name_of(node), out[name_of(node)])
     quantized = {edge.tensor for edge in activations}
     return QdqPlan(
         activations=tuple(activations),
@@ -134,9 +135,9 @@ def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for pattern in patterns:
         names = [
-            _name(node)
+            name_of(node)
             for node in model.graph
-            if pattern in (node.op_type, _name(node)) or fnmatch.fnmatchcase(_name(node), pattern)
+            if pattern in (node.op_type, name_of(node)) or fnmatch.fnmatchcase(name_of(node), pattern)
         ]
         if not names:
             raise ModelError(f"--exclude {pattern!r} matches no node name and no operator type of the model")
@@ -194,7 +195,7 @@ def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str],
         behind = _reached_by_copies(node.outputs[0]) & quantized
         if not behind:
             continue
-        members = behind | ({_name(v) for v in node.inputs if v is not None} & quantized)
+        members = behind | ({name_of(v) for v in node.inputs if v is not None} & quantized)
         for group in [g for g in groups if g & members]:
             members |= group
             groups.remove(group)
@@ -215,7 +216,7 @@ def float_activations(model: ir.Model) -> tuple[str, ...]:
     """Names of all float activations of the main graph, model inputs included, in network order."""
     values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
     return tuple(
-        _name(v)
+        name_of(v)
         for v in values
         if v.dtype in FLOAT_TYPES and isinstance(v.type, ir.TensorType) and constant_of(v) is None
     )
@@ -242,25 +243,25 @@ def _obstacle(node: ir.Node) -> str | None:
     return None
 
 
-def _skip_edge(node: ir.Node, weighted: set[str], read_as_int8: set[str], skipped: dict[str, str]) -> QdqEdge | None:
+def _skip_edge(node: ir.Node, weighted: set[str], read_quantized: set[str], skipped: dict[str, str]) -> QdqEdge | None:
     """The operand of a residual Add that has to be quantized, if `node` is one."""
     values = list(node.inputs)
     if any(v is None or v.dtype not in FLOAT_TYPES or constant_of(v) is not None for v in values):
         return None
     sources = [fused_source(v) for v in values]
-    candidates = [i for i, source in enumerate(sources) if source is not None and _name(source) in weighted]
+    candidates = [i for i, source in enumerate(sources) if source is not None and name_of(source) in weighted]
     if not candidates or values[0] is values[1] or not _may_be_equal(*(v.shape for v in values if v is not None)):
         return None
     main = candidates[0] if len(candidates) == 1 else _longer_branch(values)
     skip = 1 - main
     source = sources[main]
     if _is_normalized(node.outputs[0]):
-        skipped[_name(node)] = "residual stream that is normalized: it fuses in float"
+        skipped[name_of(node)] = "residual stream that is normalized: it fuses in float"
         return None
-    if source is not None and source.op_type in ("MatMul", "Gemm") and _name(node.outputs[0]) not in read_as_int8:
-        skipped[_name(node)] = "residual stream that no quantized operator reads: it stays in float"
+    if source is not None and source.op_type in ("MatMul", "Gemm") and name_of(node.outputs[0]) not in read_quantized:
+        skipped[name_of(node)] = "residual stream that no quantized operator reads: it stays in float"
         return None
-    return QdqEdge(_name(values[skip]), _name(node), skip)
+    return QdqEdge(name_of(values[skip]), name_of(node), skip)
 
 
 def _may_be_equal(first: ir.Shape | None, second: ir.Shape | None) -> bool:
@@ -321,10 +322,10 @@ def _reached_by_copies(value: ir.Value) -> set[str]:
     stack = [value]
     while stack:
         current = stack.pop()
-        reached.add(_name(current))
+        reached.add(name_of(current))
         for user, index in current.uses():
             if index == 0 and is_standard(user, *_COPY_OPS):
-                stack.extend(v for v in user.outputs if _name(v) not in reached)
+                stack.extend(v for v in user.outputs if name_of(v) not in reached)
     return reached
 
 
@@ -334,15 +335,15 @@ def _float_reasons(model: ir.Model, quantized: set[str], weights: Sequence[QdqEd
     edges = {(edge.node, edge.index) for edge in weights}
     for value in model.graph.initializers.values():
         # A weight that something else reads too is stored twice: as INT8 and, for the others, in float.
-        uses = [(user, i) for user, i in value.uses() if (_name(user), i) not in edges]
+        uses = [(user, i) for user, i in value.uses() if (name_of(user), i) not in edges]
         if value.dtype in FLOAT_TYPES and uses:
             users = sorted({user.op_type for user, _ in uses})
             is_bias = all(is_standard(u, *WEIGHTED_OPS) and i == 2 for u, i in uses)
-            reasons[_name(value)] = "bias: added in float" if is_bias else f"constant of {', '.join(users)}"
+            reasons[name_of(value)] = "bias: added in float" if is_bias else f"constant of {', '.join(users)}"
     for name in float_activations(model):
         if name not in quantized:
             reasons[name] = ""
-    values = {_name(v): v for v in model.graph.inputs} | {_name(v): v for n in model.graph for v in n.outputs}
+    values = {name_of(v): v for v in model.graph.inputs} | {name_of(v): v for n in model.graph for v in n.outputs}
     for name in [n for n, reason in reasons.items() if not reason]:
         reasons[name] = _float_reason(values[name])
     return reasons
@@ -362,7 +363,3 @@ def _float_reason(value: ir.Value) -> str:
     if users:
         return f"read by {', '.join(sorted({u.op_type for u in users}))}, which runs in float"
     return "not read"
-
-
-def _name(thing: ir.Node | ir.Value | None) -> str:
-    return "" if thing is None or thing.name is None else thing.name

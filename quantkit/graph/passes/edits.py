@@ -1,0 +1,84 @@
+"""Steps that the graph passes share: unused names, DequantizeLinear nodes, removal of unused initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["Names", "make_dequantize", "name_of", "remove_unused_initializers"]
+
+
+class Names:
+    """The names that a graph uses, and new values under unused ones."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self._taken: set[str | None] = set()
+        # Names of sub-graphs too: they must not shadow a value of the main graph.
+        for graph in model.graphs():
+            self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
+        for node in ir.traversal.RecursiveGraphIterator(model.graph):
+            self._taken |= {node.name, *(v.name for v in node.outputs)}
+
+    def new(self, wanted: str) -> str:
+        """Reserves `wanted`, or `wanted` with a number if that name is taken."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+    def initializer(self, wanted: str, array: np.ndarray) -> ir.Value:
+        """Registers a new initializer in the graph."""
+        name = self.new(wanted)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+
+def make_dequantize(
+    names: Names,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    *,
+    node_name: str | None = None,
+    shape: ir.Shape | None,
+    dtype: ir.DataType | None = ir.DataType.FLOAT,
+    axis: int | None = None,
+) -> ir.Node:
+    """A DequantizeLinear that is not in the graph yet.
+
+    Args:
+        names: of the graph.
+        inputs: quantized values, scale and zero point.
+        name: what the result is named after.
+        node_name: what the node is named after, if not after the result.
+        shape: of the result.
+        dtype: float type of the result.
+        axis: of per-channel scales.
+    """
+    # A type object of its own for each value: a later conversion changes types in place.
+    kind = ir.TensorType(dtype or ir.DataType.FLOAT)
+    return ir.node(
+        "DequantizeLinear",
+        inputs,
+        attributes={} if axis is None else {"axis": axis},
+        outputs=[ir.Value(name=names.new(f"{name}_dequantized"), shape=shape, type=kind)],
+        name=names.new(f"{node_name or name}_DequantizeLinear"),
+    )
+
+
+def remove_unused_initializers(model: ir.Model) -> ir.Model:
+    """Removes the initializers that nothing reads from `model`, in place, and returns it."""
+    for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
+        del model.graph.initializers[name]
+    return model
+
+
+def name_of(thing: ir.Node | ir.Value | None) -> str:
+    """Name of a node or value; empty if it has none."""
+    return "" if thing is None or thing.name is None else thing.name
