@@ -30,7 +30,7 @@ class Layer:
     nodes: tuple[str, ...]
 
     @property
-    def is_int8(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether it multiplies INT8 with INT8."""
         operands = 3 if "mha" in self.name else 2
         return self.inputs[:operands] == ("int8",) * operands
@@ -94,7 +94,7 @@ def int8_nodes(layers: Sequence[Layer], weighted: Collection[str]) -> set[str]:
             continue
         for node in owners:
             kernels.setdefault(node, []).append(layer)
-    return {node for node, found in kernels.items() if all(layer.is_int8 for layer in found)}
+    return {node for node, found in kernels.items() if all(layer.is_quantized for layer in found)}
 
 
 def kernels_of(layers: Sequence[Layer], node: str) -> list[str]:

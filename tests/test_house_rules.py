@@ -16,7 +16,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LINES_OF_FUNCTION = 80
 LINES_OF_MODULE = range(20, 401)
 
-LINES_OF_PACKAGE = 32_400
+LINES_OF_PACKAGE = 32_600
 """The aim is 28,500. Lower this whenever the package gets smaller."""
 
 LONG_FUNCTIONS = {
@@ -31,14 +31,13 @@ LONG_FUNCTIONS = {
 SHORT_OR_LONG_MODULES = {"__main__.py", "_version.py", "calibration/methods/minmax.py"}
 
 REPEATED_FILE_NAMES = {
-    *("build", "calibrate", "changes", "collect", "convert", "coverage", "data", "device", "doctor", "evaluate"),
-    *("inspect", "merge", "open", "variants"),
+    *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
+    *("inspect", "inspection", "merge", "open", "variants"),
 }
 
 REPEATED_NAMES = {
-    *("CHANGED_POINTS", "Calibrator", "Coverage", "FORMAT", "FORMAT_VERSION", "Finding", "Form", "Interval", "Layout"),
-    *("NUM_SHOWN", "Precision", "Profile", "Severity", "TensorRow", "evaluate", "has_qdq", "merge", "one_line"),
-    *("percentile", "probabilities", "read_classes"),
+    *("CHANGED_POINTS", "FORMAT_VERSION", "Form", "Interval", "Layout", "NUM_SHOWN", "TensorRow"),
+    *("evaluate", "merge", "one_line", "percentile", "read_classes"),
 }
 
 

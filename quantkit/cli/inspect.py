@@ -21,9 +21,9 @@ from quantkit.graph.inspection import ModelInspection
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantkit.backends.tensorrt.inspection.engine_layers import Coverage, EngineLayer, EngineLayers
+    from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers, QuantizedShare
     from quantkit.caches.inspection import TableInspection, TensorRow
-    from quantkit.graph.qdq_lint import Finding
+    from quantkit.graph.qdq_lint import QdqFinding
 
 __all__ = ["inspect", "print_tensors"]
 
@@ -193,16 +193,16 @@ def _print_model(console: Console, result: ModelInspection, pattern: str | None,
             )
             rows.append((label, f"{port.name}  {port.dtype}  {shape or 'scalar'}"))
     label = "INT8" if result.form == "qdq" else "quantkit would make INT8"
-    rows.append((label, f"{result.num_int8} of {result.num_weighted} convolutions and matrix products"))
+    rows.append((label, f"{result.num_quantized} of {result.num_weighted} convolutions and matrix products"))
     print_table(console, ("", ""), rows)
     operators = [o for o in result.operators if _matches(o.name, pattern)]
     if all_rows or pattern is not None:
-        listed = [(o.name, o.op_type, "INT8" if o.is_int8 else "float", o.reason) for o in operators]
+        listed = [(o.name, o.op_type, "INT8" if o.is_quantized else "float", o.reason) for o in operators]
         print_table(console, ("operator", "type", "", "why"), listed)
     else:
         counts = Counter(o.op_type for o in operators)
-        int8 = Counter(o.op_type for o in operators if o.is_int8)
-        counted = [(kind, str(count), str(int8[kind])) for kind, count in counts.most_common()]
+        quantized = Counter(o.op_type for o in operators if o.is_quantized)
+        counted = [(kind, str(count), str(quantized[kind])) for kind, count in counts.most_common()]
         print_table(console, ("operators", "number", "INT8"), counted, right=(1, 2))
         _print_reasons(console, result)
     _print_findings(console, result, all_rows)
@@ -227,7 +227,7 @@ def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -
     if not result.findings:
         print_line(console, "TensorRT's rules for Q/DQ: none is broken")
         return
-    kinds: dict[tuple[str, str], list[Finding]] = {}
+    kinds: dict[tuple[str, str], list[QdqFinding]] = {}
     for finding in result.findings:
         kinds.setdefault((finding.severity, finding.rule), []).append(finding)
     broken = sum(f.severity != "note" for f in result.findings)
@@ -284,12 +284,12 @@ def print_tensors(
     return bool(histograms) and 4 in columns
 
 
-def _share(coverage: Coverage, unit: str = "") -> str:
+def _share(coverage: QuantizedShare, unit: str = "") -> str:
     def number(value: float) -> str:
         return f"{value:.3f}" if unit else str(int(value))
 
     fraction = "" if coverage.fraction is None else f" ({100 * coverage.fraction:.1f} %)"
-    return f"{number(coverage.int8)} of {number(coverage.total)}{unit}{fraction}"
+    return f"{number(coverage.quantized)} of {number(coverage.total)}{unit}{fraction}"
 
 
 def _nodes(layer: EngineLayer) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from quantkit.backends.tensorrt.inspection.engine_layers import QuantizedShare
 from quantkit.caches.inspection import CacheInspection, Sort, TableInspection, TensorRow, select_tensors
 from quantkit.commands.inspect import EngineInspection, Inspection
 from quantkit.graph.inspection import ModelInspection
+from quantkit.graph.qdq_lint import Operator
 from quantkit.types import CalibrationTable
 
 __all__ = ["json_from_inspection", "json_from_origin", "json_from_tensors"]
@@ -47,15 +49,15 @@ def _engine(result: EngineInspection, pattern: str | None) -> dict[str, Any]:
         "targets": list(anatomy.targets),
         "memory_bytes": dict(anatomy.memory_bytes),
         "has_details": anatomy.has_details,
-        "int8_weighted_layers": asdict(anatomy.weighted_coverage),
-        "int8_layers": asdict(anatomy.layer_coverage),
-        "int8_ms": None if time is None else asdict(time),
+        "int8_weighted_layers": _share(anatomy.weighted_coverage),
+        "int8_layers": _share(anatomy.layer_coverage),
+        "int8_ms": None if time is None else _share(time),
         "total_ms": anatomy.total_ms,
         "reformats": len(anatomy.reformats),
         "reformat_ms": anatomy.reformat_ms,
         "notes": list(anatomy.notes),
         "layers": [
-            {**asdict(layer), "is_int8": layer.is_int8, "float_reason": reasons.get(id(layer))}
+            {**asdict(layer), "is_int8": layer.is_quantized, "float_reason": reasons.get(id(layer))}
             for layer in anatomy.layers
             if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in (layer.name, *layer.onnx_nodes))
         ],
@@ -70,9 +72,17 @@ def _model(result: ModelInspection, pattern: str | None) -> dict[str, Any]:
         **fields,
         "path": str(result.path),
         "num_weighted": result.num_weighted,
-        "num_int8": result.num_int8,
-        "operators": [asdict(o) for o in operators],
+        "num_int8": result.num_quantized,
+        "operators": [_operator(o) for o in operators],
     }
+
+
+def _operator(operator: Operator) -> dict[str, Any]:
+    return {"is_int8" if key == "is_quantized" else key: value for key, value in asdict(operator).items()}
+
+
+def _share(share: QuantizedShare) -> dict[str, float]:
+    return {"int8": share.quantized, "total": share.total}
 
 
 def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str, Any]:

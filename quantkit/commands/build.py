@@ -26,7 +26,7 @@ from quantkit.backends.tensorrt.build.manifest import (
 from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
-from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.commands.build_inputs import BuildInputs, check_source, load_build_inputs, make_graph
 from quantkit.commands.quantize import HighPrecision
@@ -40,8 +40,8 @@ from quantkit.storage import check_no_source, check_writable, write_bytes
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
-    from quantkit.backends.tensorrt.build.builder import Calibrator
     from quantkit.backends.tensorrt.build.precision import Typing
+    from quantkit.backends.tensorrt.calibrators.streaming import Calibrator
 
 __all__ = ["BuiltEngine", "EngineLibrary", "build", "describe_engine"]
 

@@ -12,7 +12,7 @@ from quantkit.backends.tensorrt.build.build_options import Precision
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.calibration.table import open_table, table_json
-from quantkit.commands.quantize import HighPrecision, make_int8
+from quantkit.commands.quantize import HighPrecision, quantize_graph
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.model import float_precision, load_model, model_hash, serialize_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
@@ -105,8 +105,8 @@ def load_build_inputs(
     """
     if precision not in ("fp32", "fp16", "int8"):
         raise ModelError(f"there is no precision {precision!r}: choose fp32, fp16 or int8")
-    int8_only = {"--table": table, "--calib": cache, "--exclude": exclude, "--high-precision": high_precision}
-    given = [option for option, value in int8_only.items() if value]
+    needs_int8 = {"--table": table, "--calib": cache, "--exclude": exclude, "--high-precision": high_precision}
+    given = [option for option, value in needs_int8.items() if value]
     if precision != "int8" and given:
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
     if table is not None and cache is not None:
@@ -172,7 +172,7 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
             return _with_ranges(source, folder)
         # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
         around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
-        graph, plan = make_int8(
+        graph, plan = quantize_graph(
             source.path, source.table, target="tensorrt", high_precision=around, exclude=source.exclude
         )
         quantized = len({edge.node for edge in plan.weights})

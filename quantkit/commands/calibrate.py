@@ -19,7 +19,7 @@ from quantkit.datasets.open import Order, open_samples
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
-from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probabilities
+from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probability_tensors
 from quantkit.graph.quantize_cpu import cpu_tensors
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
@@ -204,7 +204,7 @@ def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple
             refusals.append(error)
     if len(refusals) == 2:
         raise refusals[0]
-    return tuple(tensor for tensor in names if tensor in wanted), probabilities(graph)
+    return tuple(tensor for tensor in names if tensor in wanted), probability_tensors(graph)
 
 
 def _versions() -> dict[str, str]:

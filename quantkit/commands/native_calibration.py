@@ -22,7 +22,7 @@ from quantkit.backends.tensorrt.build.manifest import manifest_path, save_manife
 from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
-from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.commands.build import describe_engine

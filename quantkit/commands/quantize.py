@@ -27,7 +27,7 @@ from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["HighPrecision", "Target", "check_quantizable", "make_int8", "quantize", "write_tensorrt_cache"]
+__all__ = ["HighPrecision", "Target", "check_quantizable", "quantize", "quantize_graph", "write_tensorrt_cache"]
 
 Target = Literal["tensorrt", "cpu"]
 HighPrecision = Literal["fp32", "fp16"]
@@ -76,7 +76,7 @@ def quantize(
                     "weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)",
                 )
             )
-    graph, plan = make_int8(
+    graph, plan = quantize_graph(
         model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
     )
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
@@ -138,7 +138,7 @@ def check_quantizable(
         plan_tensorrt(graph, exclude=exclude)
 
 
-def make_int8(
+def quantize_graph(
     model: PathLike,
     table: CalibrationTable,
     *,

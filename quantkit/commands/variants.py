@@ -12,13 +12,13 @@ from typing import Literal
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version
 from quantkit.caches.provenance import describe_provenance
 from quantkit.calibration.table import TABLE_KEY, table_checksum
-from quantkit.commands.quantize import Target, make_int8
+from quantkit.commands.quantize import Target, quantize_graph
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation import metric_notes
 from quantkit.evaluation.engines import OpenEngine, is_engine, open_engine
 from quantkit.graph.model import float_precision, load_model, save_model, size_bytes
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import has_int8_activations, has_qdq, prepare
+from quantkit.graph.passes.prepare import has_qdq, has_signed_activations, prepare
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
@@ -165,7 +165,7 @@ def _make_variants(
                 graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
             elif table is not None:
                 target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-                graph, plan = make_int8(
+                graph, plan = quantize_graph(
                     model,
                     table,
                     target=target,
@@ -237,7 +237,7 @@ def _describe(
     elif precision == "fp16":
         notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
         representative = False
-    elif has_int8_activations(graph):
+    elif has_signed_activations(graph):
         notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
         representative = False
     return Evaluation(

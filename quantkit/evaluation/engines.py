@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.backends.tensorrt.build.manifest import check_loadable, is_engine_of, load_manifest, manifest_path
-from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
+from quantkit.backends.tensorrt.gpu import find_gpu, find_gpu_address
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
@@ -134,6 +134,6 @@ def _precision_of_layers(runner: TensorRTRunner) -> str | None:
         return None
     if not anatomy.has_details:
         return None
-    if any(layer.is_int8 for layer in anatomy.layers):
+    if any(layer.is_quantized for layer in anatomy.layers):
         return "int8"
     return "fp16" if any(layer.precision in ("fp16", "bf16") for layer in anatomy.weighted) else "fp32"

@@ -23,11 +23,11 @@ from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import ModelError, QuantKitError
 from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
-from quantkit.graph.coverage import find_producers, weighted_coverage, weighted_types
 from quantkit.graph.model import OLDEST_OPSET, input_specs, load_model, serialize_model
 from quantkit.graph.passes.expose import activation_bytes, expose
 from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.graph.qdq_scales import activation_scales
+from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
 from quantkit.notices import join_names
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers
     from quantkit.evaluation.engines import OpenEngine
-    from quantkit.graph.coverage import Producer
     from quantkit.graph.qdq_scales import ReadScale
+    from quantkit.graph.weighted_operators import Producer
 
 __all__ = ["NUM_SAMPLES", "LayerAnalysis", "analyze_layers", "placements", "placements_of_engine"]
 
@@ -112,7 +112,7 @@ def analyze_layers(
     for name, engine in (engines or {}).items():
         try:
             anatomy = _anatomy(engine)
-            if _is_meant_int8(engine, anatomy):
+            if _is_meant_quantized(engine, anatomy):
                 collected.layers += placements_of_engine(anatomy, name, weighted=weighted_types(original))
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its layers are not shown: {error}")
@@ -155,9 +155,9 @@ def placements_of_engine(
     reasons = {id(left.layer): left.reason for left in anatomy.left_in_float}
     found = []
     for layer in anatomy.weighted:
-        reason = "" if layer.is_int8 else reasons.get(id(layer)) or f"it computes in {layer.precision}"
+        reason = "" if layer.is_quantized else reasons.get(id(layer)) or f"it computes in {layer.precision}"
         found += [
-            LayerPlacement(variant, node, op_type, layer.is_int8, reason)
+            LayerPlacement(variant, node, op_type, layer.is_quantized, reason)
             for node, op_type in _nodes_of(layer, weighted or {})
         ]
     return tuple(found)
@@ -301,8 +301,8 @@ def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapp
             variant=variant,
             node=operator.name,
             op_type=operator.op_type,
-            is_int8=operator.is_int8,
-            reason="" if operator.is_int8 else skipped.get(operator.name) or operator.reason,
+            is_int8=operator.is_quantized,
+            reason="" if operator.is_quantized else skipped.get(operator.name) or operator.reason,
         )
         for operator in weighted_coverage(graph, original)
     ]
@@ -320,10 +320,10 @@ def _anatomy(engine: OpenEngine) -> EngineLayers:
     return read_plan(content) or anatomy
 
 
-def _is_meant_int8(engine: OpenEngine, anatomy: EngineLayers) -> bool:
+def _is_meant_quantized(engine: OpenEngine, anatomy: EngineLayers) -> bool:
     """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
     asked = engine.manifest is not None and engine.manifest.precision == "int8"
-    return asked or any(layer.is_int8 for layer in anatomy.layers)
+    return asked or any(layer.is_quantized for layer in anatomy.layers)
 
 
 def _nodes_of(layer: EngineLayer, weighted: Mapping[str, str]) -> list[tuple[str, str]]:

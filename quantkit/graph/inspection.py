@@ -16,7 +16,7 @@ from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_opera
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from quantkit.graph.qdq_lint import Finding, Operator
+    from quantkit.graph.qdq_lint import Operator, QdqFinding
 
 __all__ = ["ModelInspection", "Port", "inspect_model"]
 
@@ -54,7 +54,7 @@ class ModelInspection:
     size_bytes: int
     weight_types: Mapping[str, int]
     operators: tuple[Operator, ...]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[QdqFinding, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,14 +63,14 @@ class ModelInspection:
         return sum(o.is_weighted for o in self.operators)
 
     @property
-    def num_int8(self) -> int:
+    def num_quantized(self) -> int:
         """Those of them that are INT8, or that quantkit would make so."""
-        return sum(o.is_weighted and o.is_int8 for o in self.operators)
+        return sum(o.is_weighted and o.is_quantized for o in self.operators)
 
     @property
     def left_in_float(self) -> tuple[Operator, ...]:
         """Weighted operators, and others with a reason, that are not INT8."""
-        return tuple(o for o in self.operators if not o.is_int8 and (o.is_weighted or o.reason))
+        return tuple(o for o in self.operators if not o.is_quantized and (o.is_weighted or o.reason))
 
 
 def inspect_model(model: ir.Model, file: Path) -> ModelInspection:

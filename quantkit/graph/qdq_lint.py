@@ -18,9 +18,9 @@ from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
 from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = ["Finding", "Operator", "Severity", "lint_qdq", "planned_operators", "quantized_operators"]
+__all__ = ["Operator", "QdqFinding", "QdqSeverity", "lint_qdq", "planned_operators", "quantized_operators"]
 
-Severity = Literal["refused", "wrong", "float", "note"]
+QdqSeverity = Literal["refused", "wrong", "float", "note"]
 """TensorRT refuses the model; computes other numbers than ONNX says; runs in float; or it is worth knowing."""
 
 _COPY_OPS = (
@@ -39,17 +39,17 @@ class Operator:
     name: str
     op_type: str
     is_weighted: bool
-    is_int8: bool
+    is_quantized: bool
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class Finding:
+class QdqFinding:
     """A broken rule: which, at which node, what TensorRT does about it."""
 
     rule: str
     node: str
-    severity: Severity
+    severity: QdqSeverity
     text: str
 
 
@@ -66,7 +66,7 @@ def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
             name=name_of(node),
             op_type=node.op_type,
             is_weighted=is_standard(node, *WEIGHTED_OPS),
-            is_int8=name_of(node) in quantized,
+            is_quantized=name_of(node) in quantized,
             reason="" if name_of(node) in quantized else plan.skipped.get(name_of(node), ""),
         )
         for node in model.graph
@@ -82,21 +82,21 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
         weighted = is_standard(node, *WEIGHTED_OPS)
         reason = ""
         if node.op_type in _INTEGER_OPS:
-            weighted = is_int8 = True
+            weighted = is_quantized = True
         elif weighted:
             reason = _float_reason(node)
-            is_int8 = not reason
+            is_quantized = not reason
         else:
             floats = [v for v in node.inputs if v is not None and constant_of(v) is None and v.dtype in FLOAT_TYPES]
             is_float = bool(floats) and node.outputs[0].dtype in FLOAT_TYPES
-            is_int8 = is_float and all(_dequantizer(v) is not None for v in floats)
-            if is_standard(node, "Add") and not is_int8:
-                is_int8 = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
-        operators.append(Operator(name_of(node), node.op_type, weighted, is_int8, reason))
+            is_quantized = is_float and all(_dequantizer(v) is not None for v in floats)
+            if is_standard(node, "Add") and not is_quantized:
+                is_quantized = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
+        operators.append(Operator(name_of(node), node.op_type, weighted, is_quantized, reason))
     return tuple(operators)
 
 
-def lint_qdq(model: ir.Model) -> tuple[Finding, ...]:
+def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
     """Every place where TensorRT does something else with the model's Q/DQ than quantize, in network order.
 
     Args:
@@ -108,7 +108,7 @@ def lint_qdq(model: ir.Model) -> tuple[Finding, ...]:
             findings += _lint_parameters(node)
         elif node.op_type in _INTEGER_OPS:
             text = "TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
-            findings.append(Finding("integer operator", name_of(node), "refused", f"{node.op_type}: {text}"))
+            findings.append(QdqFinding("integer operator", name_of(node), "refused", f"{node.op_type}: {text}"))
         elif is_standard(node, *WEIGHTED_OPS):
             findings += _lint_product(node)
         elif is_standard(node, "Concat"):
@@ -118,64 +118,66 @@ def lint_qdq(model: ir.Model) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _lint_opset(model: ir.Model) -> Iterator[Finding]:
+def _lint_opset(model: ir.Model) -> Iterator[QdqFinding]:
     opset = model.opset_imports.get("", 0)
     if opset < OLDEST_QDQ_OPSET:
         text = f"opset {opset}: Q/DQ know an axis from {OLDEST_QDQ_OPSET} on; TensorRT 8.6 and later want that or newer"
-        yield Finding("opset", "", "note", text)
+        yield QdqFinding("opset", "", "note", text)
     half = next((n for n in model.graph if (_is_q(n) or _is_dq(n)) and _input(n, 1).dtype is ir.DataType.FLOAT16), None)
     if half is not None:
         text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
-        yield Finding("fp16 scale", name_of(half), "note", text)
+        yield QdqFinding("fp16 scale", name_of(half), "note", text)
 
 
-def _lint_parameters(node: ir.Node) -> Iterator[Finding]:
+def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
     name = name_of(node)
     codes = _code_type(node)
     if codes is ir.DataType.INT32:
         text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
-        yield Finding("int32 bias", name, "refused", text)
+        yield QdqFinding("int32 bias", name, "refused", text)
         return
     scale, zero = (_constant(node, i) for i in (1, 2))
     if zero is not None and np.any(zero != 0):
         text = "zero point is not 0: TensorRT refuses the model; quantize symmetrically"
-        yield Finding("zero point", name, "refused", text)
+        yield QdqFinding("zero point", name, "refused", text)
     elif _is_unsigned_by_default(node):
         text = (
             "no zero point: that is UINT8 for ONNX and INT8 for TensorRT, which computes other numbers; add one of INT8"
         )
-        yield Finding("no zero point", name, "wrong", text)
+        yield QdqFinding("no zero point", name, "wrong", text)
     elif codes is ir.DataType.UINT8 and not _is_unsigned_by_default(
         node.inputs[0].producer() if node.inputs[0] else None
     ):
         text = "UINT8: TensorRT warns and computes INT8 instead, so that codes above 127 are clipped; quantize to INT8"
-        yield Finding("uint8", name, "wrong", text)
+        yield QdqFinding("uint8", name, "wrong", text)
     elif codes is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
-        yield Finding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
+        yield QdqFinding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
     if scale is None:
-        yield Finding("computed scale", name, "refused", "scale is no constant: TensorRT refuses the model")
+        yield QdqFinding("computed scale", name, "refused", "scale is no constant: TensorRT refuses the model")
         return
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         text = "a scale is not positive and finite: TensorRT refuses the model; give unused channels any positive scale"
-        yield Finding("scale not positive", name, "refused", text)
+        yield QdqFinding("scale not positive", name, "refused", text)
     is_constant = _source(node) is not None
     if scale.size > 1 and not is_constant:
         text = f"an activation has {scale.size} scales: TensorRT runs what reads it in float; use one scale"
-        yield Finding("scales of an activation", name, "float", text)
+        yield QdqFinding("scales of an activation", name, "float", text)
     elif scale.ndim > 0 and scale.size == 1 and not is_constant:
         text = f"scale has shape {list(scale.shape)}: TensorRT-RTX runs a Conv that reads it in float; make it rank 0"
-        yield Finding("scale rank", name, "float", text)
+        yield QdqFinding("scale rank", name, "float", text)
 
 
-def _lint_product(node: ir.Node) -> Iterator[Finding]:
-    reads = [_is_int8_read(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
+def _lint_product(node: ir.Node) -> Iterator[QdqFinding]:
+    reads = [_reads_quantized(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
     name = name_of(node)
     if all(reads):
         if (axis := _wrong_axis(node)) is not None:
             text = f"its weight has scales along axis {axis}, not along its output channels: TensorRT runs it in float"
-            yield Finding("weight axis", name, "float", f"{node.op_type}: {text}")
+            yield QdqFinding("weight axis", name, "float", f"{node.op_type}: {text}")
         elif is_standard(node, "ConvTranspose"):
-            yield Finding("ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float with Q/DQ too")
+            yield QdqFinding(
+                "ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float with Q/DQ too"
+            )
     elif any(reads):
         first, second = (node.inputs[i] for i in WEIGHTED_OPS[node.op_type])
         if any(_weight_source(v) is not None for v in (first, second)):
@@ -184,30 +186,30 @@ def _lint_product(node: ir.Node) -> Iterator[Finding]:
         else:
             rule, which = "one operand", "operand"
         text = f"{node.op_type}: only its {which} is quantized: TensorRT runs it in float; quantize both inputs"
-        yield Finding(rule, name, "float", text)
+        yield QdqFinding(rule, name, "float", text)
 
 
-def _lint_concat(node: ir.Node) -> Iterator[Finding]:
+def _lint_concat(node: ir.Node) -> Iterator[QdqFinding]:
     sources = [_dequantizer(v) for v in node.inputs]
     scales = {_scale_key(q) for q in sources if q is not None}
     requantized = all(_is_q(user) for user, _ in node.outputs[0].uses())
     if len(scales) > 1 and not requantized:
         text = f"Concat joins tensors of {len(scales)} scales: TensorRT runs what reads it in float; share one scale"
-        yield Finding("scales of a Concat", name_of(node), "float", text)
+        yield QdqFinding("scales of a Concat", name_of(node), "float", text)
 
 
-def _lint_elementwise(node: ir.Node) -> Iterator[Finding]:
+def _lint_elementwise(node: ir.Node) -> Iterator[QdqFinding]:
     floats = [v for v in node.inputs if v is not None and constant_of(v) is None]
     reads = [_dequantizer(v) is not None for v in floats]
     if len(reads) == 2 and any(reads) and not all(reads):
         if node.op_type == "Add" and _fuses_into_product(floats):
             return  # the skip of a residual block: this is how TensorRT wants it
         text = f"{node.op_type}: one operand is quantized, the other is not: it runs in float, and the Q/DQ costs time"
-        yield Finding("one operand", name_of(node), "float", text)
+        yield QdqFinding("one operand", name_of(node), "float", text)
 
 
 def _float_reason(node: ir.Node) -> str:
-    reads = [_is_int8_read(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
+    reads = [_reads_quantized(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
     if not any(reads):
         return "no Q/DQ on its inputs"
     if not all(reads):
@@ -226,7 +228,7 @@ def _fuses_into_product(values: Sequence[ir.Value]) -> bool:
     return any(_dequantizer(v) is None and fused_source(v) is not None for v in values)
 
 
-def _is_int8_read(value: ir.Value | None) -> bool:
+def _reads_quantized(value: ir.Value | None) -> bool:
     """Whether a product reads INT8 here: through DQ, or through operators that TensorRT moves Q/DQ across."""
     seen: set[ir.Value] = set()
     stack = [value]

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from quantkit.backends.tensorrt.build.manifest import Manifest, manifest_path, save_manifest
-from quantkit.backends.tensorrt.device import find_gpu, find_gpu_address
+from quantkit.backends.tensorrt.gpu import find_gpu, find_gpu_address
 from quantkit.commands.evaluate import evaluate
 from quantkit.errors import BackendError, BackendUnavailableError, EvaluationError
 from quantkit.evaluation import describe_gpu_settings

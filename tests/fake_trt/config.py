@@ -8,7 +8,7 @@ from ctypes import c_bool, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from typing import ClassVar
 
 from tests.fake_trt.abi import Abi, FakeObject, slot
-from tests.fake_trt.objects import Profile, TimingCache
+from tests.fake_trt.objects import OptimizationProfile, TimingCache
 
 
 class Config(FakeObject):
@@ -27,8 +27,8 @@ class Config(FakeObject):
     def __init__(self) -> None:
         self.flags = 1 << int(Abi.trt.BuilderFlag.TF32)
         self.calibrator: int | None = None
-        self.calibration_profile: Profile | None = None
-        self.profiles: list[Profile] = []
+        self.calibration_profile: OptimizationProfile | None = None
+        self.profiles: list[OptimizationProfile] = []
         self.pools: dict[int, int] = {}
         self.properties: dict[str, int] = {}
         self.previews: dict[int, bool] = {}

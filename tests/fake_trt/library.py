@@ -20,7 +20,7 @@ from typing import Any
 from tests.fake_trt import abi, driver
 from tests.fake_trt.abi import Abi, FakeObject, slot
 from tests.fake_trt.config import Config
-from tests.fake_trt.objects import HostMemory, Network, Profile
+from tests.fake_trt.objects import HostMemory, Network, OptimizationProfile
 from tests.fake_trt.parser import Parser
 
 INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -96,7 +96,7 @@ class Builder(FakeObject):
 
     @slot(c_void_p)
     def createOptimizationProfile(self):
-        return Profile().address
+        return OptimizationProfile().address
 
     @slot(c_bool)
     def platformHasFastInt8(self):

@@ -226,7 +226,7 @@ class Network(FakeObject):
         return False
 
 
-class Profile(FakeObject):
+class OptimizationProfile(FakeObject):
     cls = "VOptimizationProfile"
 
     def __init__(self) -> None:

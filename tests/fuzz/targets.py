@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from quantkit.backends.tensorrt.build.manifest import check_loadable, differing_facts, load_manifest, save_manifest
-from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.engine_reader import _without_metadata
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector

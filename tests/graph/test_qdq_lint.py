@@ -82,7 +82,7 @@ def rules(model: ir.Model) -> set[tuple[str, str, str]]:
 def test_a_right_model_breaks_nothing() -> None:
     model = qdq_model()
     assert rules(model) == set()
-    assert [(o.name, o.is_weighted, o.is_int8) for o in quantized_operators(model)] == [("conv", True, True)]
+    assert [(o.name, o.is_weighted, o.is_quantized) for o in quantized_operators(model)] == [("conv", True, True)]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_rules(change, expected) -> None:
     assert rules(model) == expected
     stays_float = {"weight axis", "weight only", "activation only", "scale rank", "scales of an activation"}
     conv = next(o for o in quantized_operators(model) if o.name == "conv")
-    assert conv.is_int8 == (not {rule for rule, _, _ in expected} & stays_float)
-    assert bool(conv.reason) == (not conv.is_int8)
+    assert conv.is_quantized == (not {rule for rule, _, _ in expected} & stays_float)
+    assert bool(conv.reason) == (not conv.is_quantized)
 
 
 def test_concat_with_different_scales() -> None:
@@ -162,11 +162,13 @@ def test_what_quantkit_writes_breaks_no_rule(name: str) -> None:
     assert {rule for rule, _, _ in rules(model)} == expected
     planned = {e.node for e in q.plan.activations}
     read = quantized_operators(model)
-    assert {o.name for o in read if o.is_int8 and o.is_weighted} == {o.name for o in read if o.is_weighted} & planned
+    assert {o.name for o in read if o.is_quantized and o.is_weighted} == {
+        o.name for o in read if o.is_weighted
+    } & planned
 
 
 def test_planned_operators_carry_reasons() -> None:
     model = prepare(ir.from_proto(MODELS["mlp_gelu"]()), name="mlp")
     operators = planned_operators(model)
-    assert all(o.is_int8 for o in operators if o.op_type == "MatMul")
+    assert all(o.is_quantized for o in operators if o.op_type == "MatMul")
     assert {o.name for o in operators} == {node.name for node in model.graph}

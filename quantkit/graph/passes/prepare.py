@@ -23,8 +23,8 @@ __all__ = [
     "FP16_OPSET",
     "WEIGHTED_OPS",
     "constant_of",
-    "has_int8_activations",
     "has_qdq",
+    "has_signed_activations",
     "is_standard",
     "prepare",
     "weighted_nodes",
@@ -97,7 +97,7 @@ def has_qdq(model: ir.Model) -> bool:
     return any(node.op_type in quantized for node in ir.traversal.RecursiveGraphIterator(model.graph))
 
 
-def has_int8_activations(model: ir.Model) -> bool:
+def has_signed_activations(model: ir.Model) -> bool:
     """Whether some activation is quantized to INT8, as TensorRT takes it, and not to UINT8, as x86 kernels want it."""
     zero_points = [
         node.inputs[2] if len(node.inputs) > 2 else None for node in model.graph if node.op_type == "QuantizeLinear"

@@ -32,7 +32,7 @@ __all__ = [
     "fused_source",
     "match_nodes",
     "plan_tensorrt",
-    "probabilities",
+    "probability_tensors",
     "weight_axis",
 ]
 
@@ -203,7 +203,7 @@ def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str],
     return tuple(frozenset(g) for g in groups if len(g) > 1)
 
 
-def probabilities(model: ir.Model) -> frozenset[str]:
+def probability_tensors(model: ir.Model) -> frozenset[str]:
     """Names of the tensors that hold the output of a Softmax or a Sigmoid gate, copies included: from 0 to 1."""
     found: set[str] = set()
     for node in model.graph:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.backends.tensorrt.build.profiles import Profile, ShapeRange
+from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
 from quantkit.commands.build import build
 from quantkit.errors import QuantKitError
 from quantkit.notices import Notice
@@ -38,7 +38,7 @@ def build_engine(model: str, arguments: dict[str, Any], options: dict[str, Any])
 def make_options(words: dict[str, Any]) -> BuildOptions:
     """Options that came as JSON."""
     profiles = tuple(
-        Profile({name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()})
+        OptimizationProfile({name: ShapeRange(*map(tuple, three)) for name, three in shapes.items()})
         for shapes in words.pop("profiles", ())
     )
     cache = words.pop("timing_cache", None)

@@ -10,7 +10,7 @@ from typing import Any
 def install_gpu() -> Any:
     """A fake GPU that pycuda and the driver both show."""
     import quantkit.backends.tensorrt.build as build
-    import quantkit.backends.tensorrt.device as device
+    import quantkit.backends.tensorrt.gpu as device
     from tests.backends import gpu
 
     class Patch:

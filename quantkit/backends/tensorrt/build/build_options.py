@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from quantkit.backends.tensorrt.build.profiles import Profile
+from quantkit.backends.tensorrt.build.profiles import OptimizationProfile
 from quantkit.errors import BackendError
 
 __all__ = [
@@ -50,7 +50,7 @@ class BuildOptions:
         precision_constraints: for implicit INT8: whether a layer that must stay in float fails the build if it cannot.
     """
 
-    profiles: tuple[Profile, ...] = ()
+    profiles: tuple[OptimizationProfile, ...] = ()
     workspace_bytes: int | None = None
     builder_optimization_level: int | None = None
     timing_cache: Path | None = None

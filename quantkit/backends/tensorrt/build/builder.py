@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
 from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
@@ -14,20 +14,21 @@ from quantkit.backends.tensorrt.build.precision import (
     Typing,
     choose_typing,
     constrain_to_float,
-    has_qdq,
+    network_has_qdq,
     quiet_deprecations,
     set_flags,
     set_ranges,
 )
 from quantkit.backends.tensorrt.build.profiles import Shapes, resolve_profiles
 from quantkit.backends.tensorrt.build.timing_cache import save_timing_cache
-from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.calibrators.streaming import Calibrator
+from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
 from quantkit.notices import Notice, Notify, announcing
 
-__all__ = ["Calibrator", "build_engine"]
+__all__ = ["build_engine"]
 
 _SHOWN_ERRORS = 3
 
@@ -42,16 +43,6 @@ _HINTS = (
     ("no scaling factors", "calibrate with --all-tensors, so that every tensor has a range"),
     ("fp32 gemm is not supported", "build with --precision fp16"),
 )
-
-
-class Calibrator(Protocol):
-    """What `build_engine` asks of a `trt.IInt8Calibrator` beside TensorRT's own interface.
-
-    TensorRT swallows what a calibrator raises: it has to keep it, and `check` raises it after the build.
-    """
-
-    def check(self) -> None:
-        """Raises what went wrong in a call from TensorRT."""
 
 
 def build_engine(
@@ -105,15 +96,15 @@ def build_engine(
     typing = choose_typing(
         library, precision, mode=mode, high_precision=high_precision, dla=options.dla_core is not None
     )
-    implicit_int8 = precision == "int8" and typing.mode == "implicit"
-    if implicit_int8 and (ranges is None) == (calibrator is None):
+    implicit = precision == "int8" and typing.mode == "implicit"
+    if implicit and (ranges is None) == (calibrator is None):
         raise BackendError("implicit INT8 needs ranges or a calibrator, not both: TensorRT gets no invented scales")
-    if not implicit_int8 and (ranges is not None or calibrator is not None or float_nodes):
+    if not implicit and (ranges is not None or calibrator is not None or float_nodes):
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
     build = _Build.start(library, typing, name, node_titles, notify=notify if verbose else None)
     build.parse(model)
-    if has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
+    if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(name, precision, typing))
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
     configure(library, build.builder, build.config, options)

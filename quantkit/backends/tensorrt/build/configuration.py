@@ -6,7 +6,7 @@ from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.timing_cache import attach_timing_cache
-from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 

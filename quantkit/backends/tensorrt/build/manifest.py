@@ -15,14 +15,12 @@ from typing import Any
 
 import msgspec
 
-from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 from quantkit.storage import write_text
 
 __all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
     "Manifest",
     "check_loadable",
     "describe_build",
@@ -33,8 +31,8 @@ __all__ = [
     "save_manifest",
 ]
 
-FORMAT = "quantkit engine"
-FORMAT_VERSION = 1
+_FORMAT = "quantkit engine"
+_FORMAT_VERSION = 1
 
 _NOT_DECIDING = ("engine_sha256", "engine_size_bytes", "model_name", "created", "format", "format_version")
 
@@ -73,8 +71,8 @@ class Manifest:
     engine_sha256: str = ""
     engine_size_bytes: int = 0
     created: str = ""
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: str = _FORMAT
+    format_version: int = _FORMAT_VERSION
 
 
 def manifest_path(engine: str | os.PathLike[str]) -> Path:
@@ -84,7 +82,7 @@ def manifest_path(engine: str | os.PathLike[str]) -> Path:
 
 def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     """Writes the manifest atomically."""
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    head = {"format": _FORMAT, "format_version": _FORMAT_VERSION}
     write_text(path, json.dumps({**head, **asdict(manifest)}, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -101,10 +99,10 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
         raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackendError(f"{file} is no engine manifest: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise BackendError(f"{file} is no engine manifest: it does not say format {FORMAT!r}")
-    if data.get("format_version") != FORMAT_VERSION:
-        raise BackendError(f"{file} has format version {data.get('format_version')!r}, not {FORMAT_VERSION}")
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise BackendError(f"{file} is no engine manifest: it does not say format {_FORMAT!r}")
+    if data.get("format_version") != _FORMAT_VERSION:
+        raise BackendError(f"{file} has format version {data.get('format_version')!r}, not {_FORMAT_VERSION}")
     try:
         manifest = msgspec.convert(data, Manifest)
     except msgspec.ValidationError as error:

@@ -20,7 +20,7 @@ __all__ = [
     "Typing",
     "choose_typing",
     "constrain_to_float",
-    "has_qdq",
+    "network_has_qdq",
     "quiet_deprecations",
     "set_flags",
     "set_ranges",
@@ -92,7 +92,7 @@ def set_flags(library: Library, config: Any, typing: Typing) -> None:
             config.set_flag(getattr(library.module.BuilderFlag, flag))
 
 
-def has_qdq(library: Library, network: Any) -> bool:
+def network_has_qdq(library: Library, network: Any) -> bool:
     """Whether a parsed network holds Q/DQ layers."""
     kinds = (library.module.LayerType.QUANTIZE, library.module.LayerType.DEQUANTIZE)
     return any(layer.type in kinds for layer in _layers(network))

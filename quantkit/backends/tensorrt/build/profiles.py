@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quantkit.errors import BackendError
 
-__all__ = ["DEFAULT_BATCHES", "Profile", "ShapeRange", "parse_profiles", "parse_shapes", "resolve_profiles"]
+__all__ = ["DEFAULT_BATCHES", "OptimizationProfile", "ShapeRange", "parse_profiles", "parse_shapes", "resolve_profiles"]
 
 DEFAULT_BATCHES = (1, 8, 32)
 """Smallest, best and largest batch where only the batch is dynamic and nobody says more."""
@@ -41,7 +41,7 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
-class Profile:
+class OptimizationProfile:
     """One optimisation profile: the range of every dynamic input."""
 
     shapes: Mapping[str, ShapeRange]
@@ -51,7 +51,9 @@ class Profile:
             raise BackendError("an optimisation profile needs at least one input")
 
 
-def parse_profiles(minimum: Sequence[str], optimum: Sequence[str], maximum: Sequence[str]) -> tuple[Profile, ...]:
+def parse_profiles(
+    minimum: Sequence[str], optimum: Sequence[str], maximum: Sequence[str]
+) -> tuple[OptimizationProfile, ...]:
     """Profiles from the words of --min-shapes, --opt-shapes and --max-shapes; the i-th of each make the i-th profile.
 
     Args:
@@ -83,7 +85,7 @@ def parse_profiles(minimum: Sequence[str], optimum: Sequence[str], maximum: Sequ
                 ranges[name] = ShapeRange(low[name], best[name], high[name])
             except BackendError as error:
                 raise BackendError(f"shapes of input {name!r}: {error}") from None
-        profiles.append(Profile(ranges))
+        profiles.append(OptimizationProfile(ranges))
     return tuple(profiles)
 
 
@@ -109,8 +111,8 @@ def parse_shapes(text: str, option: str) -> dict[str, tuple[int, ...]]:
 
 
 def resolve_profiles(
-    inputs: Shapes, profiles: Sequence[Profile], *, known: Mapping[str, Sequence[int | None]] | None = None
-) -> tuple[Profile, ...]:
+    inputs: Shapes, profiles: Sequence[OptimizationProfile], *, known: Mapping[str, Sequence[int | None]] | None = None
+) -> tuple[OptimizationProfile, ...]:
     """The profiles that a model needs: those given, checked; or one for a dynamic batch where none is given.
 
     Args:
@@ -129,10 +131,10 @@ def resolve_profiles(
         checked = [_check(profile, inputs, dynamic) for profile in profiles]
         return tuple(profile for profile in checked if profile is not None)
     ranges = {name: _default_range(name, shape, (known or {}).get(name, ())) for name, shape in dynamic.items()}
-    return (Profile(ranges),) if ranges else ()
+    return (OptimizationProfile(ranges),) if ranges else ()
 
 
-def _check(profile: Profile, inputs: Shapes, dynamic: Shapes) -> Profile | None:
+def _check(profile: OptimizationProfile, inputs: Shapes, dynamic: Shapes) -> OptimizationProfile | None:
     for name, wanted in profile.shapes.items():
         if name not in inputs:
             raise BackendError(f"the model has no input {name!r}: its inputs are {', '.join(map(repr, inputs))}")
@@ -152,7 +154,7 @@ def _check(profile: Profile, inputs: Shapes, dynamic: Shapes) -> Profile | None:
             f"input {missing[0]!r} {_text(dynamic[missing[0]])} is dynamic and the profile has no shapes for it: "
             f"add it to --min-shapes, --opt-shapes and --max-shapes"
         )
-    return Profile({name: profile.shapes[name] for name in dynamic}) if dynamic else None
+    return OptimizationProfile({name: profile.shapes[name] for name in dynamic}) if dynamic else None
 
 
 def _default_range(name: str, shape: tuple[int | str | None, ...], known: Sequence[int | None]) -> ShapeRange:

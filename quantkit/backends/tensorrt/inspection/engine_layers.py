@@ -12,25 +12,25 @@ from typing import Literal
 
 __all__ = [
     "POINTWISE_KINDS",
-    "Coverage",
+    "ElementType",
     "EngineLayer",
     "EngineLayers",
     "EngineTensor",
     "FloatLayer",
-    "Precision",
+    "QuantizedShare",
     "find_nodes",
 ]
 
-Precision = Literal[
+ElementType = Literal[
     "int8", "uint8", "fp8", "int4", "fp4", "fp16", "bf16", "fp32", "fp64", "int32", "int64", "bool", "unknown"
 ]
 
-_FLOAT: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "fp64")
+_FLOAT: tuple[ElementType, ...] = ("fp16", "bf16", "fp32", "fp64")
 
 POINTWISE_KINDS = ("kgen", "function", "PointWise", "PointWiseV2", "ElementWise")
 """Layers that compute element by element: in the widest float among their inputs."""
 
-_NO_INT8 = {
+_FLOAT_ONLY = {
     "softmax": "softmax",
     "normalization": "normalization",
     "layernorm": "normalization",
@@ -59,7 +59,7 @@ class EngineTensor:
     """
 
     name: str
-    dtype: Precision = "unknown"
+    dtype: ElementType = "unknown"
     format: str = ""
     shape: tuple[int, ...] = ()
 
@@ -87,8 +87,8 @@ class EngineLayer:
     onnx_nodes: tuple[str, ...] = ()
     inputs: tuple[EngineTensor, ...] = ()
     outputs: tuple[EngineTensor, ...] = ()
-    precision: Precision = "unknown"
-    weight_dtype: Precision | None = None
+    precision: ElementType = "unknown"
+    weight_dtype: ElementType | None = None
     tactic: str = ""
     is_weighted: bool = False
     is_reformat: bool = False
@@ -96,7 +96,7 @@ class EngineLayer:
     time_ms: float | None = None
 
     @property
-    def is_int8(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether it computes with INT8: a reformat never does."""
         return self.precision == "int8" and not self.is_reformat and not self.is_idle
 
@@ -108,16 +108,16 @@ class EngineLayer:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class QuantizedShare:
     """How much of something is INT8."""
 
-    int8: float
+    quantized: float
     total: float
 
     @property
     def fraction(self) -> float | None:
         """From 0 to 1; None of nothing."""
-        return self.int8 / self.total if self.total > 0 else None
+        return self.quantized / self.total if self.total > 0 else None
 
 
 @dataclass(frozen=True)
@@ -159,21 +159,21 @@ class EngineLayers:
         return tuple(layer for layer in self.layers if layer.is_reformat)
 
     @property
-    def weighted_coverage(self) -> Coverage:
+    def weighted_coverage(self) -> QuantizedShare:
         """Number of INT8 layers among the weighted ones."""
         return _count(self.weighted)
 
     @property
-    def layer_coverage(self) -> Coverage:
+    def layer_coverage(self) -> QuantizedShare:
         """Number of INT8 layers among all that do something; reformats count as not INT8."""
         return _count([layer for layer in self.layers if not layer.is_idle])
 
     @property
-    def time_coverage(self) -> Coverage | None:
+    def time_coverage(self) -> QuantizedShare | None:
         """Milliseconds in INT8 layers of those in all layers; None without a profile."""
         if self.total_ms is None:
             return None
-        return Coverage(_sum_ms(layer for layer in self.layers if layer.is_int8), self.total_ms)
+        return QuantizedShare(_sum_ms(layer for layer in self.layers if layer.is_quantized), self.total_ms)
 
     @property
     def total_ms(self) -> float | None:
@@ -191,9 +191,9 @@ class EngineLayers:
         if not self.has_details:
             return ()
         producers = {tensor.name: layer for layer in self.layers for tensor in layer.outputs}
-        has_int8 = any(layer.is_int8 for layer in self.layers)
+        has_quantized = any(layer.is_quantized for layer in self.layers)
         return tuple(
-            FloatLayer(layer, _reason(layer, producers, has_int8))
+            FloatLayer(layer, _reason(layer, producers, has_quantized))
             for layer in self.layers
             if not layer.is_idle
             and not layer.is_reformat
@@ -231,31 +231,31 @@ def find_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(nodes))
 
 
-def _count(layers: Sequence[EngineLayer]) -> Coverage:
-    return Coverage(sum(layer.is_int8 for layer in layers), len(layers))
+def _count(layers: Sequence[EngineLayer]) -> QuantizedShare:
+    return QuantizedShare(sum(layer.is_quantized for layer in layers), len(layers))
 
 
 def _sum_ms(layers: Iterable[EngineLayer]) -> float:
     return sum(layer.time_ms or 0.0 for layer in layers)
 
 
-def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_int8: bool) -> str:
+def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quantized: bool) -> str:
     """Why a layer is likely to have stayed in float, from its kind, its types and its neighbours."""
     words = f"{layer.kind} {layer.name}".lower()
     before = [producers[t.name] for t in layer.inputs if t.name in producers and producers[t.name] is not layer]
     if layer.kind == "Myelin":
         return "unknown: compiled as one region, and TensorRT does not show the types inside"
-    if not has_int8:
+    if not has_quantized:
         return "no layer of this engine is INT8: likely built without Q/DQ and without calibration"
     if "plugin" in words:
         return "likely: a plugin computes in the types that it was written for"
     if layer.is_weighted:
         return _reason_of_product(layer, words)
     operators = [layer.kind.lower(), *(n.lower() for n in layer.onnx_nodes if "quantizelinear" not in n.lower())]
-    for word, what in _NO_INT8.items():
+    for word, what in _FLOAT_ONLY.items():
         if any(word in operator for operator in operators):
             return f"likely: TensorRT has no INT8 kernel for {what}"
-    if layer.kind in POINTWISE_KINDS and any(b.is_weighted and b.is_int8 for b in before):
+    if layer.kind in POINTWISE_KINDS and any(b.is_weighted and b.is_quantized for b in before):
         return "likely as meant: what follows an INT8 product (bias, activation, next scale) is computed in float"
     if all(tensor.dtype == "int8" for tensor in layer.inputs) and layer.inputs:
         return "likely: its output has no Q/DQ"

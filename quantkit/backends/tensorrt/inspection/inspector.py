@@ -15,17 +15,17 @@ from typing import Any
 
 from quantkit.backends.tensorrt.inspection.engine_layers import (
     POINTWISE_KINDS,
+    ElementType,
     EngineLayer,
     EngineLayers,
     EngineTensor,
-    Precision,
     find_nodes,
 )
 from quantkit.errors import BackendError
 
 __all__ = ["data_precision", "join_profile", "parse_inspector", "precision_from_text", "product_precision"]
 
-_PRECISIONS: tuple[tuple[str, Precision], ...] = (
+_PRECISIONS: tuple[tuple[str, ElementType], ...] = (
     ("uint8", "uint8"),
     ("int8", "int8"),
     ("int4", "int4"),
@@ -151,7 +151,7 @@ def join_profile(
     return replace(anatomy, layers=tuple(layers), notes=tuple(notes))
 
 
-def precision_from_text(text: str) -> Precision:
+def precision_from_text(text: str) -> ElementType:
     """Element type from words such as "Thirty-two wide channel vectorized row major Int8 format", "Half", "kFLOAT"."""
     lower = text.lower()
     return next((precision for word, precision in _PRECISIONS if word in lower), "unknown")
@@ -192,9 +192,9 @@ def _layer(data: Mapping[str, Any]) -> EngineLayer:
 
 
 def product_precision(
-    inputs: Sequence[EngineTensor], weight_dtype: Precision | None, name: str, *, operands: int = 2
-) -> Precision:
-    """Precision of a product: INT8 only if all that is multiplied is INT8.
+    inputs: Sequence[EngineTensor], weight_dtype: ElementType | None, name: str, *, operands: int = 2
+) -> ElementType:
+    """Type in which a product computes: INT8 only if all that is multiplied is INT8.
 
     Args:
         inputs: of the layer. Where the weight is among them, it comes second.
@@ -209,8 +209,8 @@ def product_precision(
     return next((kind for kind in kinds if kind != "int8"), "int8") if kinds else "unknown"
 
 
-def data_precision(kind: str, inputs: Sequence[EngineTensor], outputs: Sequence[EngineTensor]) -> Precision:
-    """Precision of a layer that multiplies nothing: of its data; a fused pointwise kernel works in its widest float."""
+def data_precision(kind: str, inputs: Sequence[EngineTensor], outputs: Sequence[EngineTensor]) -> ElementType:
+    """Type in which a layer without a product computes: that of its data; of fused pointwise kernels the widest."""
     kinds = [tensor.dtype for tensor in inputs or outputs]
     data = [k for k in kinds if k not in ("int32", "int64", "bool", "unknown")]
     if not data:
@@ -220,7 +220,7 @@ def data_precision(kind: str, inputs: Sequence[EngineTensor], outputs: Sequence[
     return data[0]
 
 
-def _is_product(kind: str, name: str, tactic: str, parameter: str, weight_dtype: Precision | None) -> bool:
+def _is_product(kind: str, name: str, tactic: str, parameter: str, weight_dtype: ElementType | None) -> bool:
     lower = kind.lower()
     if lower in ("kgen", "fusion"):  # only their names tell what they compute
         return _FUSED_PRODUCT.search(f"{name} {tactic}".lower()) is not None

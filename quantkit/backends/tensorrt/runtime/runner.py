@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.cuda.streams import make_stream, report_cuda_errors
-from quantkit.backends.tensorrt.device import find_gpu
+from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.runtime.bindings import Binding, read_bindings

@@ -11,8 +11,8 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_s
 from quantkit.backends.tensorrt.build.build_progress import Phases
 from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
 from quantkit.backends.tensorrt.build.precision import Typing, choose_typing
-from quantkit.backends.tensorrt.build.profiles import Profile, ShapeRange
-from quantkit.backends.tensorrt.device import Gpu, find_gpu
+from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
+from quantkit.backends.tensorrt.gpu import Gpu, find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.errors import BackendError
 
@@ -80,7 +80,7 @@ def test_options_that_make_no_sense(words, message):
 
 def test_facts_hold_what_was_chosen_and_nothing_else():
     assert BuildOptions().facts() == {}
-    shapes = Profile({"x": ShapeRange((1, 3), (2, 3), (4, 3))})
+    shapes = OptimizationProfile({"x": ShapeRange((1, 3), (2, 3), (4, 3))})
     options = BuildOptions(
         profiles=(shapes,), workspace_bytes=5, tf32=False, targets=("8.6",), timing_cache=Path("t"), refit=True
     )

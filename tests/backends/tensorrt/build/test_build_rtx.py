@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import build_engine
-from quantkit.backends.tensorrt.build.profiles import Profile, ShapeRange
+from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.errors import BackendError, BackendUnavailableError, ModelError
 
@@ -84,7 +84,7 @@ def test_a_file_is_read_with_its_external_weights(library, tmp_path):
 
 def test_several_profiles(library):
     shapes = [ShapeRange((1, 32, 16, 16), (4, 32, 16, 16), (8, 32, 16, 16)), ShapeRange(*((64, 32, 16, 16),) * 3)]
-    options = BuildOptions(profiles=tuple(Profile({"x": shape}) for shape in shapes))
+    options = BuildOptions(profiles=tuple(OptimizationProfile({"x": shape}) for shape in shapes))
     both = build_engine(library, serialized("conv_relu"), options=options)
     one = build_engine(library, serialized("conv_relu"), options=replace(options, profiles=options.profiles[:1]))
     assert len(both) > len(one)
@@ -177,7 +177,10 @@ def test_int8_never_comes_from_nothing(library):
         ({"precision": "fp32", "ranges": {"x": 1.0}}, "for implicit INT8"),
         ({"precision": "int8", "float_nodes": ("Conv_3",)}, "for implicit INT8"),
         ({"options": BuildOptions(timing_cache=Path("t"))}, "--timing-cache"),
-        ({"options": BuildOptions(profiles=(Profile({"y": ShapeRange((1,), (1,), (1,))}),))}, "no input 'y'"),
+        (
+            {"options": BuildOptions(profiles=(OptimizationProfile({"y": ShapeRange((1,), (1,), (1,))}),))},
+            "no input 'y'",
+        ),
     ],
 )
 def test_what_does_not_go_with_rtx(library, words, message):
@@ -193,7 +196,7 @@ def test_a_dynamic_image_needs_shapes(library):
     with pytest.raises(BackendError, match=r"--opt-shapes x:1x32x1x1"):
         build_engine(library, content)
     shape = ShapeRange((1, 32, 8, 8), (1, 32, 16, 16), (4, 32, 32, 32))
-    assert build_engine(library, content, options=BuildOptions(profiles=(Profile({"x": shape}),)))
+    assert build_engine(library, content, options=BuildOptions(profiles=(OptimizationProfile({"x": shape}),)))
 
 
 def test_tensorrt_without_a_gpu_says_what_to_install(library):

@@ -16,7 +16,7 @@ from quantkit.backends.tensorrt.build.manifest import (
     manifest_path,
     save_manifest,
 )
-from quantkit.backends.tensorrt.device import Gpu
+from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 

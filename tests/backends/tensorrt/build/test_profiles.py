@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.backends.tensorrt.build.profiles import (
-    Profile,
+    OptimizationProfile,
     ShapeRange,
     parse_profiles,
     parse_shapes,
@@ -73,7 +73,7 @@ def test_profiles_that_cannot_be(low, best, high, words):
 
 
 def profile(**shapes):
-    return Profile({name: ShapeRange(*three) for name, three in shapes.items()})
+    return OptimizationProfile({name: ShapeRange(*three) for name, three in shapes.items()})
 
 
 def test_a_fixed_model_needs_none():

@@ -57,19 +57,19 @@ def parse(*layers: object, **more: object) -> EngineLayers:
 def test_real_files(shared: Path, name: str) -> None:
     weighted, int8, reformats, total_ms = REAL[name]
     anatomy = real(shared, name)
-    assert (anatomy.weighted_coverage.total, anatomy.weighted_coverage.int8) == (weighted, int8)
+    assert (anatomy.weighted_coverage.total, anatomy.weighted_coverage.quantized) == (weighted, int8)
     assert len(anatomy.reformats) == reformats
     assert anatomy.total_ms == pytest.approx(total_ms, abs=5e-4)
     assert not [note for note in anatomy.notes if "profile" in note]
     assert {x.precision for x in anatomy.layers} <= {"int8", "fp16", "fp32"}
     assert anatomy.time_coverage is not None
-    assert 0 <= anatomy.time_coverage.int8 <= anatomy.time_coverage.total
+    assert 0 <= anatomy.time_coverage.quantized <= anatomy.time_coverage.total
     # A kernel's own name says what it multiplies.
     for x in anatomy.weighted:
         if "_i8" in x.tactic or "int8x4" in x.tactic:
-            assert x.is_int8, x.name
+            assert x.is_quantized, x.name
         elif "f16f16" in x.tactic or "f32f32" in x.tactic:
-            assert not x.is_int8, x.name
+            assert not x.is_quantized, x.name
 
 
 def test_residual_resnet_layer_by_layer(shared: Path) -> None:
@@ -108,14 +108,14 @@ def test_both_forms(split: bool) -> None:
     key = {"I/O Tensors": [{"Name": "x"}]} if split else {"Bindings": ["x"]}
     anatomy = parse_inspector(json.dumps({"Layers": layers, **key}))
     assert [x.precision for x in anatomy.layers] == ["fp32", "int8", "fp16", "fp16"]
-    assert (anatomy.layer_coverage.int8, anatomy.layer_coverage.total) == (1, 3)
+    assert (anatomy.layer_coverage.quantized, anatomy.layer_coverage.total) == (1, 3)
     assert anatomy.weighted_coverage.fraction == 1
     assert anatomy.time_coverage is None
     assert anatomy.layers[1].inputs[0].shape == (1, 32, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "weights", "is_int8", "reason"),
+    ("inputs", "weights", "is_quantized", "reason"),
     [
         (["Int8"], "Int8", True, ""),
         (["Int8", "Half"], "Int8", True, ""),  # the second input is a skip connection
@@ -124,17 +124,17 @@ def test_both_forms(split: bool) -> None:
         (["Half"], "Half", False, "no Q/DQ on its inputs"),
     ],
 )
-def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_int8, reason) -> None:
+def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quantized, reason) -> None:
     other = layer("other", "CaskConvolution", ["Int8"], "Int8", Weights={"Type": "Int8", "Count": 1})
     anatomy = parse(layer("c", "CaskConvolution", inputs, "Half", Weights={"Type": weights, "Count": 1}), other)
-    assert anatomy.layers[0].is_int8 == is_int8
+    assert anatomy.layers[0].is_quantized == is_quantized
     reasons = [f.reason for f in anatomy.left_in_float]
-    assert reasons == [] if is_int8 else reason in reasons[0]
+    assert reasons == [] if is_quantized else reason in reasons[0]
     assert all("likely" in r for r in reasons)
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs", "is_int8"),
+    ("name", "inputs", "is_quantized"),
     [
         ("fc_myl0_1", ["Int8", "Int8", "Float"], True),
         ("fc_myl0_1", ["Half", "Int8"], False),
@@ -142,11 +142,11 @@ def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_int8,
         ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Half"], False),
     ],
 )
-def test_products_of_myelin(name, inputs, is_int8) -> None:
+def test_products_of_myelin(name, inputs, is_quantized) -> None:
     kind = "kgen" if "mha" in name else "gemm"
     anatomy = parse(layer(name, kind, inputs, "Half"))
     assert anatomy.layers[0].is_weighted
-    assert anatomy.layers[0].is_int8 == is_int8
+    assert anatomy.layers[0].is_quantized == is_quantized
 
 
 def test_pointwise_kernels_compute_in_their_widest_float() -> None:

@@ -37,13 +37,13 @@ def test_coverage_equals_the_plan(name: str) -> None:
     weighted = [n.name for n in quantized(name).graph.graph if n.op_type in ("Conv", "Gemm", "MatMul")]
     expected = rtx.int8_nodes(rtx.read_layers(plan), weighted)
     assert expected == set(weighted)
-    assert {n for x in anatomy.weighted if x.is_int8 for n in x.onnx_nodes if n in weighted} == expected
+    assert {n for x in anatomy.weighted if x.is_quantized for n in x.onnx_nodes if n in weighted} == expected
     assert anatomy.weighted_coverage.fraction == 1
 
 
 def test_a_float_model_has_no_int8() -> None:
     anatomy = anatomy_of(plan_of("conv_relu", "fp32"))
-    assert anatomy.weighted_coverage.int8 == 0
+    assert anatomy.weighted_coverage.quantized == 0
     assert anatomy.weighted_coverage.total == 2
     assert all("built without Q/DQ" in f.reason for f in anatomy.left_in_float)
 
@@ -54,9 +54,9 @@ def test_one_operator_that_was_excluded_is_found() -> None:
     model = MODELS["conv_relu"]()
     first, second = (n.name for n in model.graph.node if n.op_type == "Conv")
     anatomy = anatomy_of(rtx.build(quantize(model, exclude=(first,)).proto.SerializeToString()))
-    assert (anatomy.weighted_coverage.int8, anatomy.weighted_coverage.total) == (1, 2)
+    assert (anatomy.weighted_coverage.quantized, anatomy.weighted_coverage.total) == (1, 2)
     by_node = {n: x for x in anatomy.weighted for n in x.onnx_nodes}
-    assert by_node[second].is_int8
+    assert by_node[second].is_quantized
     floats = [f for f in anatomy.left_in_float if f.layer.is_weighted]
     assert [first in f.layer.onnx_nodes for f in floats] == [True]
     assert "likely: no Q/DQ on its inputs" in floats[0].reason

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 
 from quantkit.errors import ModelError
-from quantkit.graph.coverage import Producer, find_producers, weighted_coverage, weighted_types
 from quantkit.graph.model import save_model
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
+from quantkit.graph.weighted_operators import Producer, find_producers, weighted_coverage, weighted_types
 
 from .builder import Builder
 from .models import MODELS
@@ -59,9 +59,9 @@ def test_cpu_models_run_as_it_says(name: str, tmp_path) -> None:
     save_model(graph, tmp_path / "int8.onnx")
     types = types_in_onnxruntime(tmp_path / "int8.onnx")
     found = weighted_coverage(prepare(load(onnx.load(tmp_path / "int8.onnx")), name="int8"), prepared(model))
-    assert {o.name: o.is_int8 for o in found} == {o.name: is_integer(o.name, types) for o in found}
-    assert {o.name for o in found if o.is_int8} == {edge.node for edge in plan.weights}
-    assert all(o.reason for o in found if not o.is_int8)
+    assert {o.name: o.is_quantized for o in found} == {o.name: is_integer(o.name, types) for o in found}
+    assert {o.name for o in found if o.is_quantized} == {edge.node for edge in plan.weights}
+    assert all(o.reason for o in found if not o.is_quantized)
 
 
 @pytest.mark.parametrize("zero", [0, 100])
@@ -88,14 +88,14 @@ def test_a_convolution_for_onnxruntime_needs_its_output_quantized(zero, tmp_path
     onnx.save(model, tmp_path / "int8.onnx")
     types = types_in_onnxruntime(tmp_path / "int8.onnx")
     found = weighted_coverage(prepared(model), prepared(MODELS["conv_relu"]()))
-    assert {o.name: o.is_int8 for o in found} == {
+    assert {o.name: o.is_quantized for o in found} == {
         "requantized": True,
         "behind_relu": zero == 0,  # else the Relu is not what the codes do
         "read_as_float": False,
         "an_output": False,
     }
-    assert {o.name: o.is_int8 for o in found} == {o.name: is_integer(o.name, types) for o in found}
-    assert [bool(o.reason) for o in found] == [not o.is_int8 for o in found]
+    assert {o.name: o.is_quantized for o in found} == {o.name: is_integer(o.name, types) for o in found}
+    assert [bool(o.reason) for o in found] == [not o.is_quantized for o in found]
     assert "output is not quantized" in found[-1].reason
 
 
@@ -104,14 +104,14 @@ def test_what_is_placed_for_tensorrt_is_int8_by_its_rules(name: str) -> None:
     made = quantized(name)
     found = weighted_coverage(made.graph, prepared(MODELS[name]()))
     assert [(o.name, o.op_type) for o in found] == list(weighted_types(prepared(MODELS[name]())).items())
-    assert all(o.is_int8 for o in found)
+    assert all(o.is_quantized for o in found)
 
 
 def test_excluded_nodes_are_float_and_float_models_have_none() -> None:
     model = MODELS["conv_relu"]()
     first, second = weighted_types(prepared(model))
     found = weighted_coverage(quantize(model, exclude=(second,)).graph, prepared(model))
-    assert {o.name: o.is_int8 for o in found} == {first: True, second: False}
+    assert {o.name: o.is_quantized for o in found} == {first: True, second: False}
     assert weighted_coverage(prepared(model), prepared(model)) == ()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.passes.prepare import has_int8_activations, has_qdq, is_standard, weighted_nodes
+from quantkit.graph.passes.prepare import has_qdq, has_signed_activations, is_standard, weighted_nodes
 from quantkit.graph.placement.activation_bounds import produced_bounds
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_lint import Operator, quantized_operators
@@ -50,16 +50,16 @@ def weighted_coverage(model: ir.Model, original: ir.Model) -> tuple[Operator, ..
     sources = {str(v.name): node for node in original.graph for v in node.outputs}
     names = {node.name: node for node in original.graph}
     nodes = {node.name: node for node in model.graph}
-    for_cpu = not has_int8_activations(model)
+    for_cpu = not has_signed_activations(model)
     ranges = {read.source: read for read in activation_scales(model)[0].values()}
     found = []
     for operator in quantized_operators(model):
         if not operator.is_weighted:
             continue
         node = nodes[operator.name]
-        if for_cpu and operator.is_int8 and is_standard(node, "Conv") and not _is_requantized(node, ranges):
+        if for_cpu and operator.is_quantized and is_standard(node, "Conv") and not _is_requantized(node, ranges):
             reason = "its output is not quantized: ONNX Runtime convolves in float"
-            operator = replace(operator, is_int8=False, reason=reason)
+            operator = replace(operator, is_quantized=False, reason=reason)
         source = names.get(operator.name.removesuffix(_OF_ONNXRUNTIME)) or sources.get(str(node.outputs[0].name))
         if source is not None and source.op_type in (node.op_type, _float_type(node.op_type)):
             operator = replace(operator, name=str(source.name), op_type=source.op_type)
