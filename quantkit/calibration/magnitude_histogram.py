@@ -37,6 +37,7 @@ def magnitude_columns(tensor: TensorStatistics) -> MagnitudeHistogram:
     with np.errstate(over="ignore"):  # bins wider than all values, in a file of another's making: the last column
         middles = (occupied + 0.5) * tensor.bin_width
         column = np.minimum(middles / upper * _COLUMNS, _COLUMNS - 1).astype(np.int64)
+    column[-1:] = _COLUMNS - 1  # the largest magnitude lies in the topmost bin, wherever that bin's middle is
     counts = np.zeros(_COLUMNS, np.int64)
     np.add.at(counts, column, tensor.histogram[occupied])
     return MagnitudeHistogram(upper, tuple(int(n) for n in counts))
