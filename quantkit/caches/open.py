@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.caches.formats.detect import read_ranges
+from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.ranges import CacheDifference, CachedRange, RangeCache, bits_from_amax, difference
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.model import load_model, model_hash, source_files
 from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.storage import check_no_source
 from quantkit.types import PathLike
@@ -20,7 +22,7 @@ from quantkit.types import PathLike
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["check_no_input", "diff_caches", "load_float_model", "open_cache", "read_map"]
+__all__ = ["check_no_input", "diff_caches", "load_float_model", "open_cache", "read_cache_of_model", "read_map"]
 
 
 def open_cache(path: PathLike) -> RangeCache:
@@ -77,6 +79,32 @@ def load_float_model(model: PathLike) -> tuple[ir.Model, str]:
     if has_qdq(graph):
         raise ModelError(f"{model} is quantized already: give the float model that the ranges are for")
     return prepare(graph, name=Path(model).name), identity
+
+
+def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
+    """Content of TensorRT's cache, if most of its tensors are the model's: it says nothing else of what it belongs to.
+
+    Args:
+        path: of the cache.
+        graph: the prepared float model.
+        model_name: of its file.
+
+    Raises:
+        CalibrationError: it is no cache, or another model's.
+    """
+    try:
+        content = path.read_bytes()
+        named = parse_cache(content.decode(), name=path.name).scale_bits
+    except OSError as error:
+        raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is no TensorRT calibration cache: {error}") from error
+    known = named.keys() & set(float_activations(graph))
+    # TensorRT names some tensors itself; another model shares a name or two ("input", "output").
+    if 2 * len(known) < len(named) or not known:
+        count = f"{len(known)} of its {len(named)} tensors are"
+        raise CalibrationError(f"{path.name} belongs to another model than {model_name}: only {count} of this one")
+    return content
 
 
 def check_no_input(

@@ -78,18 +78,23 @@ def file_set(path: Path) -> FileSet | None:
     return None
 
 
-def describe_provenance(path: Path, made_of: str) -> tuple[str, ...]:
-    """Of which table an INT8 model was made, and whether that is the one beside it.
+def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None = None) -> tuple[str, ...]:
+    """Of which table an INT8 model was made, and whether that is the one in use, or else the one beside it.
 
     Args:
         path: of the model.
         made_of: checksum of a table, from the model's metadata (`TABLE_KEY`); "" where it names none.
+        used: table that other models are made of in the same run.
 
     Returns:
-        One sentence each; () if the model names no table.
+        One sentence each; () if the model names no table, or that of the run.
     """
     if not made_of:
         return ()
+    if used is not None:
+        checksum = table_checksum(used)
+        other = f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})"
+        return () if checksum == made_of else (other,)
     made = f"made of calibration table {made_of[:12]}"
     files = file_set(path)
     if files is None or not files.table.is_file():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from quantkit.backends.tensorrt.calibrators.choice import CalibratorName
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.caches.kept_statistics import lock_path
 from quantkit.cli.generate import with_options
@@ -26,7 +27,6 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.output import make_printer, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
-from quantkit.commands.native_calibration import CalibratorName
 from quantkit.commands.quantize import HighPrecision, Target, check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.datasets.open import Order

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.backends.tensorrt.build.build_options import Precision
+from quantkit._version import __version__
+from quantkit.backends.tensorrt.build.build_options import BuildOptions, Precision
+from quantkit.backends.tensorrt.build.manifest import Manifest
 from quantkit.backends.tensorrt.library import Library
-from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.caches.open import read_cache_of_model
 from quantkit.calibration.table import open_table, table_json
-from quantkit.commands.quantize import HighPrecision, quantize_graph
+from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
-from quantkit.graph.model import float_precision, load_model, model_hash, serialize_model
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.model import float_precision, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
-from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-from quantkit.graph.placement.tensorrt import float_activations, match_nodes
+from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.tensorrt_qdq_support import check_explicit
 from quantkit.types import CalibrationTable, PathLike
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantkit.backends.tensorrt.build.precision import Typing
+    from quantkit.backends.tensorrt.gpu import Gpu
 
-__all__ = ["BuildInputs", "EngineGraph", "check_source", "load_build_inputs", "make_graph"]
+__all__ = ["BuildInputs", "check_source", "expected_manifest", "load_build_inputs"]
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,6 @@ class BuildInputs:
         return {}
 
 
-@dataclass(frozen=True)
-class EngineGraph:
-    """What TensorRT gets: ONNX, and what implicit INT8 needs beside it."""
-
-    content: bytes | Path
-    node_titles: tuple[str, ...]
-    ranges: Mapping[str, float] | None = None
-    float_nodes: tuple[str, ...] = ()
-    num_quantized: int | None = None
-
-
 def load_build_inputs(
     model: PathLike,
     precision: Precision,
@@ -126,6 +116,9 @@ def load_build_inputs(
     opened = None if table is None else open_table(table)
     if opened is not None:
         opened.check_model(identity, path.name)
+    content = None
+    if cache is not None:
+        content = read_cache_of_model(Path(cache), prepare(load_model(path), name=path.name), path.name)
     is_half = float_precision(graph) == "fp16"
     if is_half and precision == "fp32":
         raise ModelError(f"{path.name} is in FP16 already: build it with --precision fp16")
@@ -137,7 +130,7 @@ def load_build_inputs(
         high_precision=high_precision,
         exclude=tuple(exclude),
         table=opened,
-        cache=None if cache is None else _read_cache(Path(cache), path),
+        cache=content,
         cache_name="" if cache is None else Path(cache).name,
         has_qdq=quantized,
         is_half=is_half,
@@ -159,56 +152,42 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     check_explicit(source.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
 
 
-def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph:
-    """The graph that TensorRT gets: as given, in FP16, with Q/DQ, or with ranges beside it.
-
-    Args:
-        source: checked.
-        typing: how precisions are decided.
-        folder: for the weights of a large model, until the engine is built.
-    """
-    if source.precision == "int8" and not source.has_qdq:
-        if source.table is None or typing.mode == "implicit":
-            return _with_ranges(source, folder)
-        # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
-        around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
-        graph, plan = quantize_graph(
-            source.path, source.table, target="tensorrt", high_precision=around, exclude=source.exclude
-        )
-        quantized = len({edge.node for edge in plan.weights})
-        return EngineGraph(serialize_model(graph, folder), _titles(graph), num_quantized=quantized)
-    if source.precision == "fp16" and typing.strong and not source.is_half:
-        graph = to_fp16(prepare(load_model(source.path), name=source.name, opset=FP16_OPSET))
-        return EngineGraph(serialize_model(graph, folder), _titles(graph))
-    return EngineGraph(source.path, _titles(source.graph))
-
-
-def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
-    graph = prepare(load_model(source.path), name=source.name)
-    ranges = None
-    if source.table is not None:
-        ranges = propagate_to_copies(graph, {name: r.amax for name, r in source.table.tensors.items()})
-    return EngineGraph(
-        serialize_model(graph, folder), _titles(graph), ranges, tuple(match_nodes(graph, source.exclude))
+def expected_manifest(
+    source: BuildInputs, library: Library, typing: Typing, options: BuildOptions, gpu: Gpu | None
+) -> Manifest:
+    """What decides the engine that would be built now: everything of its manifest but the engine itself."""
+    facts = options.facts()
+    if source.exclude:
+        # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
+        facts["excluded"] = _hit(source)
+    if typing.mode == "implicit" and source.exclude:
+        facts["precision_constraints"] = options.precision_constraints
+    return Manifest(
+        model_name=source.path.name,
+        model_hash=source.model_hash,
+        precision=source.precision,
+        mode=typing.mode,
+        high_precision=_beside(source, typing),
+        exclude=source.exclude,
+        library=library.name,
+        library_version=".".join(map(str, library.version)),
+        gpu=None if library.is_rtx or gpu is None else str(gpu),
+        table=source.calibration,
+        options=facts,
+        quantkit_version=__version__,
     )
 
 
-def _read_cache(path: Path, model: Path) -> bytes:
-    """The cache, if most of its tensors are the model's: it says nothing else of what it belongs to."""
-    try:
-        content = path.read_bytes()
-        named = parse_cache(content.decode(), name=path.name).scale_bits
-    except OSError as error:
-        raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is no TensorRT calibration cache: {error}") from error
-    known = named.keys() & set(float_activations(prepare(load_model(model), name=model.name)))
-    # TensorRT names some tensors itself; another model shares a name or two ("input", "output").
-    if 2 * len(known) < len(named) or not known:
-        count = f"{len(known)} of its {len(named)} tensors are"
-        raise CalibrationError(f"{path.name} belongs to another model than {model.name}: only {count} of this one")
-    return content
+def _hit(source: BuildInputs) -> str:
+    """Hash of the tensors that the excluded nodes make."""
+    graph = prepare(load_model(source.path), name=source.name)
+    names = match_nodes(graph, source.exclude)
+    outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
+    return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]
 
 
-def _titles(graph: ir.Model) -> tuple[str, ...]:
-    return tuple(f"{node.name!r} ({node.op_type})" for node in graph.graph)
+def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
+    """Precision of what stays in float beside INT8, where it is our choice and not the model's."""
+    if source.precision != "int8" or (source.has_qdq and typing.strong):
+        return None
+    return source.high_precision or "fp16"

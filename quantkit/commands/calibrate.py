@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
+from quantkit.backends.tensorrt.calibrators.choice import CalibratorName, choose_calibrator
 from quantkit.caches.kept_statistics import lock_path
 from quantkit.calibration.methods import find_method, used_percentile
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
-from quantkit.commands.native_calibration import CalibratorName, choose_calibrator
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import Order, open_samples
-from quantkit.errors import CalibrationError, ModelError
+from quantkit.errors import CalibrationError
 from quantkit.graph.model import input_specs, load_model, model_hash
-from quantkit.graph.passes.prepare import has_qdq, prepare
-from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probability_tensors
-from quantkit.graph.quantize_cpu import cpu_tensors
+from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import exclusive
@@ -28,7 +26,7 @@ from quantkit.types import CalibrationTable, Dataset, HistogramRule, PathLike, P
 from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 
 __all__ = ["calibrate"]
@@ -112,7 +110,7 @@ def calibrate(
     graph = load_model(model)
     identity = model_hash(graph)
     native, reason = choose_calibrator(calibrator, method=method, histogram=histogram)
-    tensors, unclipped = _observed_tensors(graph, name, all_tensors=all_tensors)
+    tensors, unclipped = observed_tensors(graph, name=name, all_tensors=all_tensors)
     dataset = open_samples(
         input_specs(graph), data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order
     )
@@ -185,26 +183,6 @@ def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> C
     if table_path is None:
         raise CalibrationError("statistics are kept next to the table: give table_path")
     return "quantkit"
-
-
-def _observed_tensors(graph: ir.Model, name: str, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
-    """What calibration has to observe, in network order, and which of it are probabilities.
-
-    Observed is what either target quantizes, or everything.
-    """
-    if has_qdq(graph):
-        raise ModelError(f"{name} is quantized already: give the float model")
-    prepare(graph, name=name)
-    names = float_activations(graph)
-    wanted, refusals = set(names) if all_tensors else set(), []
-    for target in ("tensorrt", "cpu"):
-        try:
-            wanted |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
-        except ModelError as error:  # a ConvTranspose is for TensorRT only, say
-            refusals.append(error)
-    if len(refusals) == 2:
-        raise refusals[0]
-    return tuple(tensor for tensor in names if tensor in wanted), probability_tensors(graph)
 
 
 def _versions() -> dict[str, str]:

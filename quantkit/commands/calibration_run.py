@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
+from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.kept_statistics import checkpoint_path, find_checkpoint, find_statistics, statistics_path
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import differing_fields, load_table, save_table
+from quantkit.commands.build import describe_engine
 from quantkit.commands.collect import collect_statistics
-from quantkit.commands.native_calibration import calibrate_natively, write_engine
+from quantkit.commands.native_calibration import calibrate_natively
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.model import load_model
 from quantkit.graph.passes.expose import expose
@@ -122,25 +124,23 @@ class CalibrationRun:
         if self.cache_path is not None:
             write_bytes(self.cache_path, made.cache)
         if self.engine_path is not None:
-            write_engine(native, self.model, table, made, self.engine_path, exclude=self.exclude)
+            manifest = describe_engine(native, self.model, table, made.options, self.exclude)
+            write_engine(self.engine_path, made.engine, manifest)
             self.notify(Notice("info", "engine", f"engine: {self.engine_path}"))
         return _finish(table, self.table_path, self.notify)
 
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
         checkpoint = None if self.table_path is None else checkpoint_path(self.table_path)
         if kept is not None:
-            self.notify(
-                Notice(
-                    "info",
-                    "reuse",
-                    f"using the statistics kept in {statistics_path(self.table_path or '')}: the model need not run",
-                )
-            )
+            text = f"using the statistics kept in {statistics_path(self.table_path or '')}: the model need not run"
+            self.notify(Notice("info", "reuse", text))
         else:
             kept = self._collect(checkpoint)
         ranges, skipped = choose_ranges(kept, self.method, self.percentile, self.progress, self.notify)
         if kept.rule == "tensorrt":
-            ranges = _as_tensorrt_inherits(self.model, self.model.name, ranges)
+            graph = prepare(load_model(self.model), name=self.model.name)
+            amax = propagate_to_copies(graph, {tensor: r.amax for tensor, r in ranges.items()})
+            ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
         table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
         _finish(table, self.table_path, self.notify)
         if checkpoint is not None:
@@ -281,9 +281,3 @@ def _reuse(
         )
     )
     return None
-
-
-def _as_tensorrt_inherits(model: PathLike, name: str, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
-    graph = prepare(load_model(model), name=name)
-    amax = propagate_to_copies(graph, {tensor: r.amax for tensor, r in ranges.items()})
-    return {t: TensorRange(amax=amax[t], minimum=r.minimum, maximum=r.maximum) for t, r in ranges.items()}

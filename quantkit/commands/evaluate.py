@@ -5,30 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.table import open_table
-from quantkit.commands.reproduction import calibrate_command
+from quantkit.commands.evaluation_report import Measured, make_report
 from quantkit.commands.variants import VARIANTS, choose_variants, open_variants
 from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
-from quantkit.datasets.description import describe_choice, describe_skipped
+from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import open_samples
-from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.engines import describe_gpu, largest_batch
-from quantkit.evaluation.latency.sweep import Timing, time_batches, timing_warnings
+from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
 from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.types import CalibrationTable, ChangedSample, Dataset, PathLike, Preprocessing, Report, TaskName
+from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report, TaskName
 from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -120,7 +118,6 @@ def evaluate(
     )
     judge = open_task(options, dataset, data, classes)
     describe_choice(dataset, data, seed, notify)
-    warnings = _data_warnings(table, dataset)
     skipped_files: dict[str, str] = {}
     stop = should_stop or _never
     with open_variants(
@@ -134,7 +131,6 @@ def evaluate(
         cuda_graph=cuda_graph,
     ) as opened:
         environment |= describe_gpu() if opened.engines else {}
-        warnings += opened.warnings
         size = largest_batch(opened.engines, batch_size)
         with show_progress(None, "evaluating", len(dataset), progress) as bar:
             found = measure(
@@ -177,53 +173,20 @@ def evaluate(
         evaluations = opened.describe(
             found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=identity
         )
-    is_partial = found.is_partial and found.num_samples + len(skipped_files) < len(dataset)
-    if is_partial:
-        notify(
-            Notice(
-                "info",
-                "interrupted",
-                f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial",
-            )
-        )
-    warnings += _label_warnings(dataset, found.metrics["fp32"].get("num_classes"))
-    warnings += [
-        *judge.task.notes,
-        *timing.warnings,
-        *insight.warnings,
-        *timing_warnings(timing.latencies, environment),
-    ]
-    if skipped_files:
-        warnings.append(describe_skipped(skipped_files, dataset))
-    return Report(
-        model_name=Path(model).name,
-        model_hash=identity,
+    measured = Measured(
+        accuracy=found,
+        timing=timing,
+        insight=insight,
         evaluations=evaluations,
-        dataset={
-            "name": Path(data).name,
-            "num_samples": found.num_samples,
-            "num_skipped": len(skipped_files),
-            "num_classes": len(judge.class_names) or int(found.metrics["fp32"].get("num_classes", 0)),
-            "fingerprint": dataset.fingerprint,
-            **judge.facts,
-            **judge.task.facts,
-        },
-        preprocessing=dataset.preprocessing,
-        calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
+        skipped=opened.skipped,
+        skipped_files=skipped_files,
         environment=environment,
-        skipped=opened.skipped.get("int8") or opened.skipped.get("int8-cpu") or {},
-        warnings=tuple(warnings),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        task=options.task,
-        score=judge.task.score,
-        planned_samples=len(dataset) if is_partial else None,
-        classes=judge.task.classes(),
-        changes=_with_thumbnails(judge.task.changes(), dataset),
-        num_changes=judge.task.num_changes(),
-        tensors=insight.tensors,
-        layers=insight.layers,
-        commands=_commands(table, model, command),
+        warnings=opened.warnings,
     )
+    if measured.is_partial(dataset):
+        text = f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial"
+        notify(Notice("info", "interrupted", text))
+    return make_report(measured, model, identity, data=data, dataset=dataset, judge=judge, table=table, command=command)
 
 
 _NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
@@ -257,35 +220,3 @@ def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[
 
 def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:
     return None if table is None or holds_arrays(data) else table.preprocessing
-
-
-def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:
-    wanted = {change.sample for change in changes}
-    pictures = {name: thumbnail(dataset, index) for index, name in enumerate(dataset.ids) if name in wanted}
-    return tuple(replace(change, thumbnail=pictures.get(change.sample, "")) for change in changes)
-
-
-def _commands(table: CalibrationTable | None, model: PathLike, command: str | None) -> tuple[str, ...]:
-    made = None if table is None else calibrate_command(table, str(model))
-    return tuple(line for line in (made, command) if line)
-
-
-def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
-    if table is None:
-        return []
-    found = []
-    if dataset.fingerprint == table.dataset_fingerprint:
-        found.append("these are the images that calibration saw: INT8 will look better than on new ones")
-    if None not in (table.preprocessing, dataset.preprocessing) and table.preprocessing != dataset.preprocessing:
-        found.append("the data were prepared otherwise than for calibration: the INT8 ranges may not fit")
-    return found
-
-
-def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
-    """Class names that were numbered by their order, where the model knows other classes too."""
-    if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
-        return []
-    return [
-        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
-        "order of their names; give the model's own order by --classes if accuracy looks wrong"
-    ]

@@ -5,47 +5,38 @@ What comes out is read into the same table as quantkit's own calibration, so tha
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.cuda.memory import DeviceFeed
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import build_engine
-from quantkit.backends.tensorrt.build.manifest import manifest_path, save_manifest
 from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
-from quantkit.backends.tensorrt.gpu import find_gpu
-from quantkit.backends.tensorrt.library import load_library
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.commands.build import describe_engine
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_skipped
-from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError
+from quantkit.errors import CalibrationError
 from quantkit.graph.model import input_specs, load_model, serialize_model
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
-from quantkit.storage import write_bytes
-from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange, TensorSpec
+from quantkit.types import Dataset, PathLike, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
 
-__all__ = ["CalibratorName", "NativeCalibration", "calibrate_natively", "choose_calibrator", "write_engine"]
+__all__ = ["NativeCalibration", "calibrate_natively"]
 
-CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 
 _BATCH_SIZE = 32
-_METHODS = ("entropy", "minmax")
 
 
 @dataclass(frozen=True)
@@ -67,41 +58,6 @@ class NativeCalibration:
     engine: bytes
     options: BuildOptions
     num_samples: int
-
-
-def choose_calibrator(wanted: CalibratorName, *, method: str, histogram: str) -> tuple[Library | None, str]:
-    """Which calibrator to take, and why.
-
-    Args:
-        wanted: "auto" takes TensorRT's where it can run, else quantkit's.
-        method: TensorRT has entropy and minmax.
-        histogram: "tensorrt" asks quantkit to reproduce TensorRT's rule.
-
-    Returns:
-        TensorRT, or None for quantkit's own, and the reason in a few words.
-
-    Raises:
-        CalibrationError: an unknown name, or TensorRT is wanted and does not know the method.
-        BackendUnavailableError: TensorRT is wanted and cannot run here.
-    """
-    if wanted not in get_args(CalibratorName):
-        raise CalibrationError(f"there is no calibrator {wanted!r}: choose {', '.join(get_args(CalibratorName))}")
-    if wanted == "quantkit":
-        return None, "as asked"
-    if method not in _METHODS:
-        if wanted == "tensorrt":
-            raise CalibrationError(f"TensorRT has no method {method!r}: choose {' or '.join(_METHODS)}")
-        return None, f"{method} is no method of TensorRT's"
-    if histogram == "tensorrt":
-        if wanted == "tensorrt":
-            raise CalibrationError("--histogram is for quantkit's calibrator: leave it out with --calibrator tensorrt")
-        return None, "it reproduces TensorRT's histogram"
-    library, obstacle = _find_library()
-    if library is not None:
-        return library, "as asked" if wanted == "tensorrt" else "it is installed, and there is a GPU"
-    if wanted == "tensorrt":
-        raise BackendUnavailableError(f"--calibrator tensorrt: {obstacle}: --calibrator quantkit needs none of it")
-    return None, obstacle
 
 
 def calibrate_natively(
@@ -183,44 +139,6 @@ def calibrate_natively(
         options=options,
         num_samples=len(dataset) - len(skipped),
     )
-
-
-def write_engine(
-    library: Library,
-    model: PathLike,
-    table: CalibrationTable,
-    made: NativeCalibration,
-    output: PathLike,
-    *,
-    exclude: Sequence[str] = (),
-) -> Path:
-    """Writes the engine of a native calibration, and its manifest, so that `quantkit build` knows it."""
-    manifest = replace(
-        describe_engine(library, model, table, made.options, exclude),
-        engine_sha256=hashlib.sha256(made.engine).hexdigest(),
-        engine_size_bytes=len(made.engine),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    write_bytes(output, made.engine)
-    save_manifest(manifest, manifest_path(Path(output)))
-    return Path(output)
-
-
-def _find_library() -> tuple[Library | None, str]:
-    """TensorRT with everything that its calibrator needs, or None and what is missing."""
-    try:
-        library = load_library("tensorrt")
-    except BackendUnavailableError as error:
-        return None, str(error)
-    if not library.has_calibrators:
-        return None, f"{library.title} has no calibrators any more"
-    if find_gpu() is None:
-        return None, "there is no GPU"
-    try:
-        PrimaryContext()
-    except BackendError as error:
-        return None, str(error)
-    return library, ""
 
 
 def _fixed_specs(specs: tuple[TensorSpec, ...], dataset: Dataset, batch_size: int) -> tuple[TensorSpec, ...]:

@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.provenance import describe_provenance
-from quantkit.calibration.table import TABLE_KEY, table_checksum
+from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.quantize import Target, quantize_graph
 from quantkit.errors import EvaluationError, ModelError
-from quantkit.evaluation import metric_notes
-from quantkit.evaluation.engines import OpenEngine, is_engine, open_engine
-from quantkit.graph.model import float_precision, load_model, save_model, size_bytes
+from quantkit.evaluation.engines import OpenEngine, open_engines
+from quantkit.evaluation.models import model_evaluation
+from quantkit.graph.model import load_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import has_qdq, has_signed_activations, prepare
+from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
@@ -66,7 +65,14 @@ class OpenVariants:
             model_hash: of the FP32 model.
         """
         made = [
-            _describe(name, path, metrics[name], latencies.get(name, ()), num_samples, self.origins.get(name, ()))
+            model_evaluation(
+                name,
+                path,
+                metrics[name],
+                latencies.get(name, ()),
+                num_samples=num_samples,
+                origin=self.origins.get(name, ()),
+            )
             for name, path in self.paths.items()
         ]
         loaded = [
@@ -121,9 +127,10 @@ def open_variants(
         QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
     """
     chosen = choose_variants(variants, table)
-    _check_exclusions(model, exclude)
+    if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
+        match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
     with ExitStack() as stack:
-        given, opened = _open_engines(stack, models, engines, cuda_graph=cuda_graph)
+        given, opened = open_engines(stack, models, engines, cuda_graph=cuda_graph)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
         paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
         if refused and variants is not None:
@@ -144,12 +151,6 @@ def open_variants(
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
             origins=origins,
         )
-
-
-def _check_exclusions(model: PathLike, exclude: Sequence[str]) -> None:
-    """A mistyped name is an error of the user's, not a model that cannot be INT8."""
-    if exclude:
-        match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
 
 
 def _make_variants(
@@ -191,64 +192,5 @@ def _given_models(
         if name in taken:
             raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
         made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
-        origins[name] = _describe_table(Path(path), made_of, table)
+        origins[name] = describe_provenance(Path(path), made_of, table)
     return {name: Path(path) for name, path in models.items()}, origins
-
-
-def _describe_table(path: Path, made_of: str, table: CalibrationTable | None) -> tuple[str, ...]:
-    """Whether an INT8 model was made of the table that the others are made of here, or which lies beside it."""
-    if not made_of or table is None:
-        return describe_provenance(path, made_of)
-    checksum = table_checksum(table)
-    if made_of == checksum:
-        return ()
-    return (f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})",)
-
-
-def _open_engines(
-    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
-) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
-    """The models that are no engines, and the engines, which the stack closes."""
-    found = {name: path for name, path in models.items() if is_engine(path)}
-    if twice := found.keys() & engines.keys():
-        raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
-    opened: dict[str, OpenEngine] = {}
-    for name, path in {**found, **engines}.items():
-        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
-        stack.enter_context(opened[name].runner)
-    return {name: path for name, path in models.items() if name not in found}, opened
-
-
-def _describe(
-    name: str,
-    path: Path,
-    metrics: Mapping[str, float],
-    latencies: Sequence[Latency],
-    num_samples: int,
-    origin: tuple[str, ...],
-) -> Evaluation:
-    """What was measured of a variant that ONNX Runtime ran."""
-    graph = load_model(path)
-    precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
-    notes = [*metric_notes(metrics), *origin]
-    representative = True
-    if not latencies:
-        pass
-    elif precision == "fp16":
-        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
-        representative = False
-    elif has_signed_activations(graph):
-        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
-        representative = False
-    return Evaluation(
-        name=name,
-        precision=precision,
-        backend=f"onnxruntime {runtime_version()} CPU",
-        size_bytes=size_bytes(path),
-        num_samples=num_samples,
-        metrics=metrics,
-        latency=latencies[0] if latencies else None,
-        sweep=tuple(latencies[1:]),
-        notes=tuple(notes),
-        representative=representative,
-    )

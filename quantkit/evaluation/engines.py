@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,17 +15,17 @@ from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, EvaluationError
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.latency.device import latency_notes
 from quantkit.evaluation.run import metric_notes
-from quantkit.types import Evaluation, Latency
+from quantkit.types import Evaluation, Latency, PathLike
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
 
 
-__all__ = ["OpenEngine", "describe_gpu", "is_engine", "largest_batch", "open_engine"]
+__all__ = ["OpenEngine", "describe_gpu", "is_engine", "largest_batch", "open_engine", "open_engines"]
 
 _SUFFIXES = (".engine", ".plan", ".trt")
 
@@ -137,3 +138,31 @@ def _precision_of_layers(runner: TensorRTRunner) -> str | None:
     if any(layer.is_quantized for layer in anatomy.layers):
         return "int8"
     return "fp16" if any(layer.precision in ("fp16", "bf16") for layer in anatomy.weighted) else "fp32"
+
+
+def open_engines(
+    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
+) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
+    """Opens the engines among finished models, and those that are given as engines.
+
+    Args:
+        stack: closes them.
+        models: finished models by name; a .engine, .plan or .trt is an engine.
+        engines: by name.
+        cuda_graph: replay their queries from CUDA graphs.
+
+    Returns:
+        The models that are no engines, and the engines.
+
+    Raises:
+        EvaluationError: a name is taken.
+        BackendError: an engine does not load here.
+    """
+    found = {name: path for name, path in models.items() if is_engine(path)}
+    if twice := found.keys() & engines.keys():
+        raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
+    opened: dict[str, OpenEngine] = {}
+    for name, path in {**found, **engines}.items():
+        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
+        stack.enter_context(opened[name].runner)
+    return {name: path for name, path in models.items() if name not in found}, opened

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
-from quantkit.errors import BackendUnavailableError
+from quantkit.errors import BackendError, BackendUnavailableError
 
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
     "OLDEST_VERSION",
+    "EngineLibrary",
     "Library",
     "LibraryName",
+    "choose_library",
     "installed_tensorrt",
     "load_library",
     "parse_version",
 ]
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 
 DEFAULT_TENSORRT_VERSION = "10.16.1"
 """The last TensorRT with calibrators: header of a cache where no TensorRT is installed."""
@@ -101,6 +105,42 @@ def load_library(name: LibraryName = "tensorrt") -> Library:
         found = ".".join(map(str, version))
         raise BackendUnavailableError(f"TensorRT {found} is too old: 8.6 or newer is needed: {line}")
     return Library(module=module, name=name, version=version)
+
+
+def choose_library(name: EngineLibrary, *, targets: Sequence[str] = ()) -> Library:
+    """The library that builds an engine.
+
+    Args:
+        name: "auto" takes TensorRT-RTX if targets are given or TensorRT is not installed.
+        targets: GPUs to build for ahead of time, which only TensorRT-RTX does.
+
+    Raises:
+        BackendError: there is no such library.
+        BackendUnavailableError: it is not installed or does not load; the message holds the pip line.
+    """
+    if name not in ("auto", "tensorrt", "rtx"):
+        raise BackendError(f"there is no library {name!r}: choose auto, tensorrt or rtx")
+    if name == "rtx" or (name == "auto" and targets):
+        return load_library("tensorrt-rtx")
+    try:
+        return load_library("tensorrt")
+    except BackendUnavailableError as error:
+        if name == "tensorrt" or not _is_missing(error):
+            raise
+    try:
+        return load_library("tensorrt-rtx")
+    except BackendUnavailableError as error:
+        if not _is_missing(error):
+            raise
+        raise BackendUnavailableError(
+            "neither TensorRT nor TensorRT-RTX is installed: pip install tensorrt pycuda for the GPU of this "
+            "machine, or pip install tensorrt-rtx, which builds without one"
+        ) from error
+
+
+def _is_missing(error: BackendUnavailableError) -> bool:
+    """Whether a library is not installed, rather than broken or too old."""
+    return isinstance(error.__cause__, ModuleNotFoundError)
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

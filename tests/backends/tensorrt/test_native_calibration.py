@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from quantkit.backends.tensorrt.calibrators.choice import choose_calibrator
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.commands.native_calibration import choose_calibrator
 from quantkit.errors import BackendUnavailableError, CalibrationError
 
 from ...cli.conftest import conv_model, write_images

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ import msgspec
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
-from quantkit.storage import write_text
+from quantkit.notices import Notice, Notify, join_names
+from quantkit.storage import write_bytes, write_text
 
 __all__ = [
     "Manifest",
     "check_loadable",
     "describe_build",
     "differing_facts",
+    "find_reusable",
     "is_engine_of",
     "load_manifest",
     "manifest_path",
     "save_manifest",
+    "write_engine",
 ]
 
 _FORMAT = "quantkit engine"
@@ -74,6 +78,21 @@ class Manifest:
     format: str = _FORMAT
     format_version: int = _FORMAT_VERSION
 
+    @property
+    def summary(self) -> str:
+        """What the engine is for and how its precisions come about; "" where the library's name says it all."""
+        words = []
+        if self.precision == "int8":
+            beside = f", {self.high_precision.upper()} beside it" if self.high_precision else ""
+            words.append(f"{self.mode} INT8{beside}")
+        if self.library == "tensorrt-rtx":
+            words.append(
+                f"for {join_names(self.options['targets'])}" if "targets" in self.options else "for sm80 and newer"
+            )
+        elif self.gpu is not None:
+            words.append(f"for {self.gpu}")
+        return ", ".join(words)
+
 
 def manifest_path(engine: str | os.PathLike[str]) -> Path:
     """model.int8.engine → model.int8.engine.json."""
@@ -118,6 +137,41 @@ def differing_facts(stored: Manifest, wanted: Manifest) -> list[str]:
     before, after = _facts(stored), _facts(wanted)
     names = dict.fromkeys([*before, *after])
     return [f"{n}: {_short(before.get(n))} → {_short(after.get(n))}" for n in names if before.get(n) != after.get(n)]
+
+
+def find_reusable(path: Path, wanted: Manifest, notify: Notify) -> Manifest | None:
+    """The manifest of the engine at `path`, if building would give the same engine; says why not otherwise."""
+    if not path.exists() or not manifest_path(path).exists():
+        return None
+    try:
+        stored = load_manifest(manifest_path(path))
+    except BackendError as error:
+        notify(Notice("info", "reuse", f"building again: {error}"))
+        return None
+    differences = differing_facts(stored, wanted)
+    if not differences and not is_engine_of(stored, path):
+        differences = [f"{path.name} is not the file that its manifest describes"]
+    if differences:
+        text = f"building again, since {path.name} was made with other inputs: {'; '.join(differences)}"
+        notify(Notice("info", "reuse", text))
+        return None
+    text = f"reusing {path}: same model, table, library, GPU and options (--force builds again)"
+    notify(Notice("info", "reuse", text))
+    return stored
+
+
+def write_engine(path: str | os.PathLike[str], engine: bytes, made_of: Manifest) -> Manifest:
+    """Writes an engine with its manifest. Returns the manifest, which names the engine now."""
+    manifest = replace(
+        made_of,
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        engine_size_bytes=len(engine),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    # The engine first: a manifest without its engine, after a crash between the two, does not match and is replaced.
+    write_bytes(path, engine)
+    save_manifest(manifest, manifest_path(path))
+    return manifest
 
 
 def is_engine_of(manifest: Manifest, engine: str | os.PathLike[str]) -> bool:

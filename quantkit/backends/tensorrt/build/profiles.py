@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.errors import BackendError
+from quantkit.types import Preprocessing
 
-__all__ = ["DEFAULT_BATCHES", "OptimizationProfile", "ShapeRange", "parse_profiles", "parse_shapes", "resolve_profiles"]
+__all__ = [
+    "DEFAULT_BATCHES",
+    "OptimizationProfile",
+    "ShapeRange",
+    "image_sizes",
+    "parse_profiles",
+    "parse_shapes",
+    "resolve_profiles",
+]
 
 DEFAULT_BATCHES = (1, 8, 32)
 """Smallest, best and largest batch where only the batch is dynamic and nobody says more."""
@@ -132,6 +141,16 @@ def resolve_profiles(
         return tuple(profile for profile in checked if profile is not None)
     ranges = {name: _default_range(name, shape, (known or {}).get(name, ())) for name, shape in dynamic.items()}
     return (OptimizationProfile(ranges),) if ranges else ()
+
+
+def image_sizes(preprocessing: Preprocessing | None, inputs: Shapes) -> dict[str, list[int | None]]:
+    """Height and width of the calibrated images, for the one image input of a model."""
+    if preprocessing is None or len(inputs) != 1:
+        return {}
+    name, shape = next(iter(inputs.items()))
+    sizes: list[int | None] = [None, *preprocessing.size]
+    sizes.insert(1 if preprocessing.layout == "NCHW" else 3, None)
+    return {name: sizes} if len(shape) == len(sizes) else {}
 
 
 def _check(profile: OptimizationProfile, inputs: Shapes, dynamic: Shapes) -> OptimizationProfile | None:

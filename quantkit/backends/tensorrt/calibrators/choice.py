@@ -1,0 +1,69 @@
+"""Which calibrator to take: TensorRT's own where it can run, or quantkit's."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.tensorrt.gpu import find_gpu
+from quantkit.backends.tensorrt.library import Library, load_library
+from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError
+
+__all__ = ["CalibratorName", "choose_calibrator"]
+
+CalibratorName = Literal["auto", "quantkit", "tensorrt"]
+
+
+_METHODS = ("entropy", "minmax")
+
+
+def choose_calibrator(wanted: CalibratorName, *, method: str, histogram: str) -> tuple[Library | None, str]:
+    """Which calibrator to take, and why.
+
+    Args:
+        wanted: "auto" takes TensorRT's where it can run, else quantkit's.
+        method: TensorRT has entropy and minmax.
+        histogram: "tensorrt" asks quantkit to reproduce TensorRT's rule.
+
+    Returns:
+        TensorRT, or None for quantkit's own, and the reason in a few words.
+
+    Raises:
+        CalibrationError: an unknown name, or TensorRT is wanted and does not know the method.
+        BackendUnavailableError: TensorRT is wanted and cannot run here.
+    """
+    if wanted not in get_args(CalibratorName):
+        raise CalibrationError(f"there is no calibrator {wanted!r}: choose {', '.join(get_args(CalibratorName))}")
+    if wanted == "quantkit":
+        return None, "as asked"
+    if method not in _METHODS:
+        if wanted == "tensorrt":
+            raise CalibrationError(f"TensorRT has no method {method!r}: choose {' or '.join(_METHODS)}")
+        return None, f"{method} is no method of TensorRT's"
+    if histogram == "tensorrt":
+        if wanted == "tensorrt":
+            raise CalibrationError("--histogram is for quantkit's calibrator: leave it out with --calibrator tensorrt")
+        return None, "it reproduces TensorRT's histogram"
+    library, obstacle = _find_library()
+    if library is not None:
+        return library, "as asked" if wanted == "tensorrt" else "it is installed, and there is a GPU"
+    if wanted == "tensorrt":
+        raise BackendUnavailableError(f"--calibrator tensorrt: {obstacle}: --calibrator quantkit needs none of it")
+    return None, obstacle
+
+
+def _find_library() -> tuple[Library | None, str]:
+    """TensorRT with everything that its calibrator needs, or None and what is missing."""
+    try:
+        library = load_library("tensorrt")
+    except BackendUnavailableError as error:
+        return None, str(error)
+    if not library.has_calibrators:
+        return None, f"{library.title} has no calibrators any more"
+    if find_gpu() is None:
+        return None, "there is no GPU"
+    try:
+        PrimaryContext()
+    except BackendError as error:
+        return None, str(error)
+    return library, ""

@@ -1,0 +1,148 @@
+"""The report of an evaluation, put together from what was measured and what the data and the table say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.commands.reproduction import calibrate_command
+from quantkit.datasets.description import describe_skipped
+from quantkit.datasets.thumbnails import thumbnail
+from quantkit.evaluation.latency.sweep import timing_warnings
+from quantkit.types import ChangedSample, Report
+
+if TYPE_CHECKING:
+    from quantkit.evaluation.latency.sweep import Timing
+    from quantkit.evaluation.layer_analysis import LayerAnalysis
+    from quantkit.evaluation.run import Measurement
+    from quantkit.evaluation.tasks.open import OpenTask
+    from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
+
+__all__ = ["Measured", "make_report"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation measured.
+
+    Attributes:
+        accuracy: the metrics of every variant.
+        timing: their latencies.
+        insight: what quantization does to activations and layers.
+        evaluations: the same by variant, as a report has it.
+        skipped: what the INT8 models that were made here leave in float, with the reason.
+        skipped_files: samples that could not be read, with the reason.
+        environment: machine and runtimes.
+        warnings: variants that the model cannot have, one sentence each.
+    """
+
+    accuracy: Measurement
+    timing: Timing
+    insight: LayerAnalysis
+    evaluations: Sequence[Evaluation]
+    skipped: Mapping[str, Mapping[str, str]]
+    skipped_files: Mapping[str, str]
+    environment: Mapping[str, str]
+    warnings: Sequence[str]
+
+    def is_partial(self, dataset: Dataset) -> bool:
+        """Whether it was interrupted before every sample of `dataset` was seen."""
+        return self.accuracy.is_partial and self.accuracy.num_samples + len(self.skipped_files) < len(dataset)
+
+
+def make_report(
+    measured: Measured,
+    model: PathLike,
+    model_hash: str,
+    *,
+    data: PathLike,
+    dataset: Dataset,
+    judge: OpenTask,
+    table: CalibrationTable | None,
+    command: str | None,
+) -> Report:
+    """Puts the report together.
+
+    Args:
+        measured: of every variant.
+        model: the FP32 model.
+        model_hash: of that model.
+        data: as given.
+        dataset: the samples that were chosen of it.
+        judge: the task, with its facts.
+        table: calibration of the INT8 variants that were made here.
+        command: what was typed.
+    """
+    found, task = measured.accuracy, judge.task
+    num_scores = found.metrics["fp32"].get("num_classes")
+    warnings = [
+        *_data_warnings(table, dataset),
+        *measured.warnings,
+        *_label_warnings(dataset, num_scores),
+        *task.notes,
+        *measured.timing.warnings,
+        *measured.insight.warnings,
+        *timing_warnings(measured.timing.latencies, measured.environment),
+    ]
+    if measured.skipped_files:
+        warnings.append(describe_skipped(measured.skipped_files, dataset))
+    made = None if table is None else calibrate_command(table, str(model))
+    return Report(
+        model_name=Path(model).name,
+        model_hash=model_hash,
+        evaluations=tuple(measured.evaluations),
+        dataset={
+            "name": Path(data).name,
+            "num_samples": found.num_samples,
+            "num_skipped": len(measured.skipped_files),
+            "num_classes": len(judge.class_names) or int(num_scores or 0),
+            "fingerprint": dataset.fingerprint,
+            **judge.facts,
+            **task.facts,
+        },
+        preprocessing=dataset.preprocessing,
+        calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
+        environment=measured.environment,
+        skipped=measured.skipped.get("int8") or measured.skipped.get("int8-cpu") or {},
+        warnings=tuple(warnings),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=task.name,
+        score=task.score,
+        planned_samples=len(dataset) if measured.is_partial(dataset) else None,
+        classes=task.classes(),
+        changes=_with_thumbnails(task.changes(), dataset),
+        num_changes=task.num_changes(),
+        tensors=measured.insight.tensors,
+        layers=measured.insight.layers,
+        commands=tuple(line for line in (made, command) if line),
+    )
+
+
+def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:
+    wanted = {change.sample for change in changes}
+    pictures = {name: thumbnail(dataset, index) for index, name in enumerate(dataset.ids) if name in wanted}
+    return tuple(replace(change, thumbnail=pictures.get(change.sample, "")) for change in changes)
+
+
+def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str]:
+    if table is None:
+        return []
+    found = []
+    if dataset.fingerprint == table.dataset_fingerprint:
+        found.append("these are the images that calibration saw: INT8 will look better than on new ones")
+    if None not in (table.preprocessing, dataset.preprocessing) and table.preprocessing != dataset.preprocessing:
+        found.append("the data were prepared otherwise than for calibration: the INT8 ranges may not fit")
+    return found
+
+
+def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
+    """Class names that were numbered by their order, where the model knows other classes too."""
+    if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
+        return []
+    return [
+        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
+        "order of their names; give the model's own order by --classes if accuracy looks wrong"
+    ]

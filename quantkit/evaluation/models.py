@@ -1,0 +1,60 @@
+"""ONNX models among the variants of an evaluation: what was measured of them, with what its numbers are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from quantkit.backends.onnxruntime import runtime_version
+from quantkit.evaluation.run import metric_notes
+from quantkit.graph.model import float_precision, load_model, size_bytes
+from quantkit.graph.passes.prepare import has_qdq, has_signed_activations
+from quantkit.types import Evaluation, Latency
+
+__all__ = ["model_evaluation"]
+
+
+def model_evaluation(
+    name: str,
+    path: Path,
+    metrics: Mapping[str, float],
+    latencies: Sequence[Latency],
+    *,
+    num_samples: int,
+    origin: Sequence[str],
+) -> Evaluation:
+    """What was measured of a variant that ONNX Runtime ran.
+
+    Args:
+        name: of the variant.
+        path: of its model.
+        metrics: of its outputs.
+        latencies: at each batch size; empty where it was not timed.
+        num_samples: behind the metrics.
+        origin: which table it was made of, one sentence each.
+    """
+    graph = load_model(path)
+    precision: Literal["fp32", "fp16", "int8"] = "int8" if has_qdq(graph) else float_precision(graph)
+    notes = [*metric_notes(metrics), *origin]
+    representative = True
+    if not latencies:
+        pass
+    elif precision == "fp16":
+        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
+        representative = False
+    elif has_signed_activations(graph):
+        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
+        representative = False
+    return Evaluation(
+        name=name,
+        precision=precision,
+        backend=f"onnxruntime {runtime_version()} CPU",
+        size_bytes=size_bytes(path),
+        num_samples=num_samples,
+        metrics=metrics,
+        latency=latencies[0] if latencies else None,
+        sweep=tuple(latencies[1:]),
+        notes=tuple(notes),
+        representative=representative,
+    )

@@ -1,0 +1,41 @@
+"""Which tensors calibration has to observe: what either target quantizes, or everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quantkit.errors import ModelError
+from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probability_tensors
+from quantkit.graph.quantize_cpu import cpu_tensors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["observed_tensors"]
+
+
+def observed_tensors(graph: ir.Model, *, name: str, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What calibration has to observe, in network order, and which of it are probabilities.
+
+    Args:
+        graph: the float model; it is prepared.
+        name: of its file.
+        all_tensors: observe every activation.
+
+    Raises:
+        ModelError: it is quantized already, or nothing of it can be INT8.
+    """
+    if has_qdq(graph):
+        raise ModelError(f"{name} is quantized already: give the float model")
+    prepare(graph, name=name)
+    names = float_activations(graph)
+    wanted, refusals = set(names) if all_tensors else set(), []
+    for target in ("tensorrt", "cpu"):
+        try:
+            wanted |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
+        except ModelError as error:  # a ConvTranspose is for TensorRT only, say
+            refusals.append(error)
+    if len(refusals) == 2:
+        raise refusals[0]
+    return tuple(tensor for tensor in names if tensor in wanted), probability_tensors(graph)
