@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
+from quantkit.backends.tensorrt.library import installed_tensorrt
 from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, library_version
 from quantkit.caches.ranges import RangeCache, version_from_number
 from quantkit.errors import CalibrationError
@@ -23,8 +23,6 @@ Acceptance = Literal["accepts", "recalibrates", "ignores", "refuses", "misreads"
 _FIRST_EXPLICIT, _FIRST_LENIENT = 8, 10
 """TensorRT's major versions: the first that reads Q/DQ; the first without the older parser's demands on them."""
 
-_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
-
 
 def acceptance_of_cache(cache: RangeCache, version: str | None) -> tuple[Acceptance, str]:
     """What TensorRT does with any file but a model, and why: one sentence.
@@ -38,7 +36,7 @@ def acceptance_of_cache(cache: RangeCache, version: str | None) -> tuple[Accepta
     """
     if cache.version is None:
         return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
-    version = version or _installed()
+    version = version or installed_tensorrt()
     if version is None:
         return "unknown", f"TensorRT {version_from_number(cache.version)} takes it; name yours with --tensorrt-version"
     if _major(version) >= 11:
@@ -64,7 +62,7 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
     Raises:
         CalibrationError: that is no version.
     """
-    version = version or _installed()
+    version = version or installed_tensorrt()
     major = None if version is None else _major(version)
     if major is not None and major < _FIRST_EXPLICIT:
         return "refuses", f"TensorRT {version} reads no Q/DQ, which came with 8: convert it with --to tensorrt"
@@ -115,13 +113,3 @@ def _major(version: str) -> int:
     if not re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", version):
         raise CalibrationError(f"--tensorrt-version {version!r} is not a version such as 8.6.1 or 10.3.0")
     return int(version.split(".")[0])
-
-
-def _installed() -> str | None:
-    """Version of the installed TensorRT, whichever of its packages it came in."""
-    for package in _PACKAGES:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return None

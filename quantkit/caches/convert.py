@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from quantkit._version import __version__
-from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
+from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
@@ -71,7 +71,7 @@ def write_as_tensorrt_cache(
         bits = {name: r.scale_bits for name, r in cache.tensors.items()}
         algorithm = cache.algorithm
     else:
-        number = library_version(version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION)
+        number = library_version(version_of_caches(version))
         algorithm = "MinMaxCalibration" if cache.method == "minmax" else "EntropyCalibration2"
         bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
         remarks.append(f"a TensorRT cache holds scales only, not {_beyond_scales(cache)}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.backends.tensorrt.library import DEFAULT_TENSORRT_VERSION, installed_tensorrt
+from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.caches.ranges import NOT_LISTED
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
@@ -104,8 +104,7 @@ def write_tensorrt_cache(
         model: the model that the table was made from.
         table: its calibration.
         output: where to.
-        tensorrt_version: of the library that will read it, which ignores any other; None takes the installed one,
-            else `DEFAULT_TENSORRT_VERSION`.
+        tensorrt_version: of the library that will read it; None as in `version_of_caches`.
 
     Returns:
         `output`.
@@ -113,8 +112,7 @@ def write_tensorrt_cache(
     graph = _prepared(model, table)
     amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
     algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
-    version = tensorrt_version or installed_tensorrt() or DEFAULT_TENSORRT_VERSION
-    write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
+    write_text(output, cache_text(amax, tensorrt_version=version_of_caches(tensorrt_version), algorithm=algorithm))
     return Path(output)
 
 

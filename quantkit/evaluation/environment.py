@@ -9,11 +9,12 @@ from importlib import metadata
 from pathlib import Path
 
 from quantkit._version import __version__
+from quantkit.backends.tensorrt.library import installed_tensorrt
 from quantkit.processor import read_cpuinfo
 
 __all__ = ["describe_environment"]
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx")
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 """Instructions that decide how fast INT8 runs on a CPU, and (VNNI, AMX, i8mm) whether its sums can saturate."""
@@ -51,6 +52,7 @@ def describe_environment(root: Path = _ROOT) -> dict[str, str]:
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             environment[package] = metadata.version(package)
+    environment["tensorrt"] = installed_tensorrt() or ""
     return {name: value for name, value in environment.items() if value}
 
 

@@ -279,23 +279,6 @@ def test_a_filter_that_matches_nothing_says_so(quantkit, folder):
     assert "no tensor matches nothing*" in quantkit("cache", "show", folder / "m.calib", "--filter", "nothing*").out
 
 
-def test_tensorrt_is_found_under_any_of_its_names(monkeypatch):
-    from importlib import metadata
-
-    from quantkit.caches.acceptance import acceptance_of_cache
-
-    def version(package):
-        if package == "tensorrt-cu12":
-            return "10.3.0"
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(metadata, "version", version)
-    from quantkit.caches.ranges import RangeCache
-
-    cache = RangeCache("c", "tensorrt", {}, version=100300, algorithm="EntropyCalibration2")
-    assert acceptance_of_cache(cache, None)[0] == "accepts"
-
-
 def test_parts_calibrated_by_default_give_the_table_of_the_whole(tmp_path):
     """137, 463 and 400 rows, with no number of samples given for the parts."""
     rows = np.random.default_rng(0).random((1000, 1, 8, 8), np.float32)

@@ -21,16 +21,20 @@ __all__ = [
     "installed_tensorrt",
     "load_library",
     "parse_version",
+    "version_of_caches",
 ]
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 
 DEFAULT_TENSORRT_VERSION = "10.16.1"
-"""The last TensorRT with calibrators: header of a cache where no TensorRT is installed."""
+"""The last TensorRT with calibrators: header of a cache where no such TensorRT is installed."""
 
 OLDEST_VERSION = (8, 6, 0)
 """First version whose Python API has named tensors and execute_async_v3."""
+
+_DISTRIBUTION = re.compile(r"tensorrt(-lean|-dispatch)?(-cu\d+)?(-bindings)?")
+"""Names under which NVIDIA publishes TensorRT, one for each CUDA version; TensorRT-RTX is another product."""
 
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _PIP_LINES: dict[str, str] = {"tensorrt": "pip install tensorrt pycuda", "tensorrt-rtx": "pip install tensorrt-rtx"}
@@ -151,9 +155,29 @@ def parse_version(text: str) -> tuple[int, int, int]:
 
 
 def installed_tensorrt() -> str | None:
-    """Version of the installed TensorRT if it has calibrators (up to 10)."""
-    try:
-        version = metadata.version("tensorrt")
-    except metadata.PackageNotFoundError:
-        return None
-    return version if int(version.split(".")[0]) <= 10 else None
+    """Version of the installed TensorRT, whichever of its distributions it came in; None without one.
+
+    Read from the distribution's metadata: importing the library takes seconds, and may fail without a driver.
+    """
+    found = {}
+    for distribution in metadata.distributions():
+        name = str(distribution.metadata["Name"]).lower().replace("_", "-")
+        if _DISTRIBUTION.fullmatch(name):
+            found[name] = distribution.version
+    # The meta package, then the full library's, then the lean and the dispatch runtime's.
+    return (
+        found[min(found, key=lambda name: ("-lean" in name or "-dispatch" in name, len(name), name))] if found else None
+    )
+
+
+def version_of_caches(wanted: str | None = None) -> str:
+    """Version of the TensorRT for which a calibration cache is written, which ignores any other's.
+
+    Args:
+        wanted: as given by the user; None takes the installed one if it has calibrators (up to 10), else the last
+            that had them.
+    """
+    installed = installed_tensorrt()
+    if wanted is not None or installed is None or parse_version(installed) >= (11, 0, 0):
+        return wanted or DEFAULT_TENSORRT_VERSION
+    return installed

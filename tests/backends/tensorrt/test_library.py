@@ -5,8 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.backends.tensorrt.library import Library, load_library, parse_version
+from quantkit.backends.tensorrt.library import (
+    DEFAULT_TENSORRT_VERSION,
+    Library,
+    installed_tensorrt,
+    load_library,
+    parse_version,
+    version_of_caches,
+)
+from quantkit.caches.acceptance import acceptance_of_cache
 from quantkit.caches.formats.tensorrt_cache import library_version
+from quantkit.caches.ranges import RangeCache
 from quantkit.errors import BackendUnavailableError
 
 
@@ -74,3 +83,49 @@ def test_versions(text, version):
 def test_the_number_in_a_cache_is_that_of_the_cache_writer(major, minor, patch):
     library = Library(module=None, name="tensorrt", version=(major, minor, patch))
     assert library.cache_version == library_version(f"{major}.{minor}.{patch}")
+
+
+@pytest.fixture
+def distributions(tmp_path, monkeypatch):
+    """Puts nothing but the metadata of distributions on the path: {name: version}."""
+
+    def install(**versions: str) -> None:
+        for name, version in versions.items():
+            folder = tmp_path / f"{name}-{version}.dist-info"
+            folder.mkdir()
+            folder.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({}, None),
+        ({"numpy": "2.0.0", "tensorrt_rtx": "1.7.1", "tensorrt_rtx_cu13_bindings": "1.7.1"}, None),
+        ({"tensorrt_cu12": "10.3.0"}, "10.3.0"),
+        ({"tensorrt_cu11": "8.6.1.post1"}, "8.6.1.post1"),
+        ({"tensorrt_cu13_bindings": "10.13.3", "tensorrt_cu13_libs": "10.13.3"}, "10.13.3"),
+        ({"tensorrt_lean": "10.3.0"}, "10.3.0"),
+        ({"tensorrt_lean": "10.1.0", "tensorrt_cu12": "10.3.0"}, "10.3.0"),
+        ({"tensorrt": "10.3.0", "tensorrt_cu12": "10.16.1"}, "10.3.0"),
+    ],
+)
+def test_tensorrt_is_found_under_any_of_its_names(distributions, versions, expected):
+    distributions(**versions)
+    assert installed_tensorrt() == expected
+
+
+def test_a_cache_is_written_for_the_installed_tensorrt_and_accepted_by_it(distributions):
+    distributions(tensorrt_cu12="10.3.0")
+    number = library_version(version_of_caches())
+    cache = RangeCache("c", "tensorrt", {}, version=number, algorithm="EntropyCalibration2")
+    assert number == 100300
+    assert acceptance_of_cache(cache, None)[0] == "accepts"
+
+
+def test_a_cache_is_written_for_the_last_tensorrt_with_calibrators_where_none_is_installed(distributions):
+    assert version_of_caches("8.6.1") == "8.6.1"
+    distributions(tensorrt="11.4.0")
+    assert version_of_caches() == DEFAULT_TENSORRT_VERSION
