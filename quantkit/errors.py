@@ -11,7 +11,8 @@
     ├── OutputError                  a file or folder that cannot be written
     ├── OptionError                  an option that does not exist, or a value that it cannot have
     └── BackendError                 a runtime failed
-        ├── BackendUnavailableError  a runtime is not installed; the message holds the pip line
+        ├── BackendUnavailableError  a runtime cannot be used here; the message holds the pip line
+        │   └── NotInstalledError    it is not installed
         └── EngineBuildError         TensorRT refused to build; the message holds its own words
 
 A message is one line: what happened, to which file, tensor or option, and what to do about it. Names come from files of
@@ -34,6 +35,7 @@ __all__ = [
     "GateFailedError",
     "ModelError",
     "NonFiniteActivationError",
+    "NotInstalledError",
     "OptionError",
     "OutputError",
     "QuantKitError",
@@ -109,6 +111,10 @@ class BackendError(QuantKitError):
 
 
 class BackendUnavailableError(BackendError):
+    """A runtime that cannot be used here: it is not installed, does not load, is too old, or finds no GPU."""
+
+
+class NotInstalledError(BackendUnavailableError):
     """A runtime that is not installed."""
 
 

@@ -46,6 +46,7 @@ class CachedRange:
         scale_bits: amax / 127 as the 32 bits of a float32.
         minimum, maximum: as seen, where the file says so.
         flag: what is odd about it, a few words.
+        is_asymmetric: the file gives the two sides a zero point of their own, which a scale alone cannot hold.
     """
 
     amax: float
@@ -53,6 +54,7 @@ class CachedRange:
     minimum: float | None = None
     maximum: float | None = None
     flag: str = ""
+    is_asymmetric: bool = False
 
     @property
     def is_valid(self) -> bool:

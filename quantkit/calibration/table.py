@@ -108,26 +108,26 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     return _decode(file, checked)
 
 
-def differing_fields(stored: CalibrationTable, wanted: Mapping[str, object]) -> list[str]:
-    """Names of what differs between a stored table and what a run would produce, each with both values.
+def differing_fields(stored: CalibrationTable, wanted: Mapping[str, object]) -> dict[str, str]:
+    """What differs between a stored table and what a run would produce: field → a clause with both values.
 
     Args:
         stored: a table from disk.
         wanted: values for "model_hash", "dataset_fingerprint", "preprocessing" and every setting that decides.
     """
-    differences = []
+    differences: dict[str, str] = {}
     for name, value in wanted.items():
         old = getattr(stored, name) if name in _TABLE_FIELDS else stored.settings.get(name)
         if old == value:
             continue
         if isinstance(old, Preprocessing) and isinstance(value, Preprocessing):
-            differences += [
-                f"preprocessing {f.name}: {getattr(old, f.name)} → {getattr(value, f.name)}"
+            differences |= {
+                f"preprocessing.{f.name}": f"preprocessing {f.name}: {getattr(old, f.name)} → {getattr(value, f.name)}"
                 for f in fields(Preprocessing)
                 if getattr(old, f.name) != getattr(value, f.name)
-            ]
+            }
         else:
-            differences.append(f"{name.replace('_', ' ')}: {_short(old)} → {_short(value)}")
+            differences[name] = f"{name.replace('_', ' ')}: {_short(old)} → {_short(value)}"
     return differences
 
 

@@ -246,14 +246,14 @@ def _reuse(
     if settings["histogram"] == "tensorrt":
         deciding += ["order", "seed", "batch_size"]
     differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})
-    if any(d.startswith("dataset fingerprint") for d in differences):
-        differences += differing_fields(stored, {name: settings[name] for name in ("seed", "order")})
+    if "dataset_fingerprint" in differences:
+        differences |= differing_fields(stored, {name: settings[name] for name in ("seed", "order")})
         asked = [stored.settings.get("num_samples"), settings["num_samples"]]
         if asked[0] != asked[1] and asked[1] is not None:  # whoever takes all changes by what there is
-            differences.append(f"num samples: {stored.num_samples} → {asked[1]}")
+            differences["num_samples"] = f"num samples: {stored.num_samples} → {asked[1]}"
     unreadable = num_chosen - stored.num_samples
     if strict and unreadable:
-        differences.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
+        differences["strict"] = f"strict: {unreadable} of {num_chosen} samples could not be read"
     if not differences:
         if unreadable:
             notify(
@@ -272,12 +272,12 @@ def _reuse(
         )
         return stored
     if reuse_only:
-        raise StaleTableError(f"{path} does not fit: {'; '.join(differences)}: run without --reuse-only")
+        raise StaleTableError(f"{path} does not fit: {'; '.join(differences.values())}: run without --reuse-only")
     notify(
         Notice(
             "info",
             "reuse",
-            f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences)}",
+            f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences.values())}",
         )
     )
     return None

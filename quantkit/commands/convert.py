@@ -51,7 +51,7 @@ def convert_cache(
     check_no_input(output, path, models=(model,))
     cache = open_cache(path)
     remarks = list(cache.notes)
-    asymmetric = [name for name, r in cache.tensors.items() if r.flag.startswith("asymmetric")]
+    asymmetric = [name for name, r in cache.tensors.items() if r.is_asymmetric]
     if asymmetric and target != "json":
         remarks.append(f"{len(asymmetric)} ranges are asymmetric; the larger side is kept: {join_names(asymmetric)}")
     if names:

@@ -85,7 +85,7 @@ def quantize(
     check_no_source(output, (*source_files(load_model(model), model), *given))
     save_model(graph, output)
     weighted = weighted_nodes(graph)
-    if excluded := [name for name, reason in plan.skipped.items() if reason.startswith("excluded")]:
+    if excluded := [name for name in plan.skipped if name in plan.excluded]:
         notify(Notice("info", "excluded", f"left in float as excluded: {join_names(excluded)}"))
     return QuantizedModel(
         path=Path(output),

@@ -33,11 +33,13 @@ class Alternative:
         preprocessing: all of it.
         changes: what differs, a clause each.
         flags: options that make the declared one this.
+        has_same_values: scale, mean and std are the declared ones: only channels or resizing differ.
     """
 
     preprocessing: Preprocessing
     changes: tuple[str, ...]
     flags: str
+    has_same_values: bool
 
 
 def other_values(declared: Preprocessing) -> list[Alternative]:
@@ -135,7 +137,7 @@ def _describe(
             side = "" if candidate.shorter_side is None else f" --shorter-side {candidate.shorter_side}"
             changes[-1] += side.replace(" --", ", ").replace("-", " ")
             flags.append(f"--resize {candidate.resize}{side}")
-        found.append(Alternative(candidate, tuple(changes), " ".join(flags)))
+        found.append(Alternative(candidate, tuple(changes), " ".join(flags), _values(kept) == _values(declared)))
     return found
 
 

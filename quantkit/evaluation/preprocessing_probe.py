@@ -153,7 +153,7 @@ def _is_better(
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if _is_chance(fit):  # labels in another order make a wrong input luckier than the right one
         return False
-    same_values = all(change.startswith(("channels", "resize")) for change in alternative.changes)
+    same_values = alternative.has_same_values
     return is_clearly_better(fit, declared, same_values=same_values)
 
 

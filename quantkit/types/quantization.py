@@ -106,6 +106,7 @@ class QdqPlan:
         weights: edges whose constant is stored quantized.
         groups: sets of tensors that must share one scale (inputs and output of a Concat).
         skipped: what stays in float: name of a tensor or node → reason.
+        excluded: nodes among them that were to stay in float.
         target: "tensorrt" or "cpu".
     """
 
@@ -113,6 +114,7 @@ class QdqPlan:
     weights: tuple[QdqEdge, ...]
     groups: tuple[frozenset[str], ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
     target: str = "tensorrt"
 
     def __post_init__(self) -> None:

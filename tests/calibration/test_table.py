@@ -137,14 +137,16 @@ def test_differing_fields_name_both_values():
         "method": "mse",
         "seed": 0,
     }
-    assert differing_fields(TABLE, wanted) == [
-        "dataset fingerprint: bbbbbbbbbbbb → cccccccccccc",
-        "preprocessing color: BGR → RGB",
-        "preprocessing pad_value: 114 → 0",
-        "method: entropy → mse",
-    ]
-    assert differing_fields(TABLE, {"model_hash": "a" * 64, "preprocessing": PREPROCESSING, "method": "entropy"}) == []
-    assert differing_fields(TABLE, {"preprocessing": None}) == [f"preprocessing: {PREPROCESSING} → None"]
+    assert differing_fields(TABLE, wanted) == {
+        "dataset_fingerprint": "dataset fingerprint: bbbbbbbbbbbb → cccccccccccc",
+        "preprocessing.color": "preprocessing color: BGR → RGB",
+        "preprocessing.pad_value": "preprocessing pad_value: 114 → 0",
+        "method": "method: entropy → mse",
+    }
+    assert differing_fields(TABLE, {"model_hash": "a" * 64, "preprocessing": PREPROCESSING, "method": "entropy"}) == {}
+    assert differing_fields(TABLE, {"preprocessing": None}) == {
+        "preprocessing": f"preprocessing: {PREPROCESSING} → None"
+    }
 
 
 def resealed(change):

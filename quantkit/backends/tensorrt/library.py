@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
-from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.errors import BackendError, BackendUnavailableError, NotInstalledError
 
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
@@ -94,13 +94,14 @@ def load_library(name: LibraryName = "tensorrt") -> Library:
     """Imports TensorRT or TensorRT-RTX.
 
     Raises:
-        BackendUnavailableError: it is not installed, cannot be loaded, or is too old; the message holds the pip line.
+        NotInstalledError: it is not installed; the message holds the pip line.
+        BackendUnavailableError: it cannot be loaded, or is too old.
     """
     product, line = ("TensorRT" if name == "tensorrt" else "TensorRT-RTX"), _PIP_LINES[name]
     try:
         module = importlib.import_module(_MODULES[name])
     except ModuleNotFoundError as error:
-        raise BackendUnavailableError(f"{product} is not installed: {line}") from error
+        raise NotInstalledError(f"{product} is not installed: {line}") from error
     except (ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackendUnavailableError(f"{product} is installed but does not load ({reason}): {line}") from error
@@ -120,7 +121,8 @@ def choose_library(name: EngineLibrary, *, targets: Sequence[str] = ()) -> Libra
 
     Raises:
         BackendError: there is no such library.
-        BackendUnavailableError: it is not installed or does not load; the message holds the pip line.
+        NotInstalledError: it is not installed; the message holds the pip line.
+        BackendUnavailableError: it cannot be loaded, or is too old.
     """
     if name not in ("auto", "tensorrt", "rtx"):
         raise BackendError(f"there is no library {name!r}: choose auto, tensorrt or rtx")
@@ -128,23 +130,16 @@ def choose_library(name: EngineLibrary, *, targets: Sequence[str] = ()) -> Libra
         return load_library("tensorrt-rtx")
     try:
         return load_library("tensorrt")
-    except BackendUnavailableError as error:
-        if name == "tensorrt" or not _is_missing(error):
+    except NotInstalledError:
+        if name == "tensorrt":
             raise
     try:
         return load_library("tensorrt-rtx")
-    except BackendUnavailableError as error:
-        if not _is_missing(error):
-            raise
-        raise BackendUnavailableError(
+    except NotInstalledError as error:
+        raise NotInstalledError(
             "neither TensorRT nor TensorRT-RTX is installed: pip install tensorrt pycuda for the GPU of this "
             "machine, or pip install tensorrt-rtx, which builds without one"
         ) from error
-
-
-def _is_missing(error: BackendUnavailableError) -> bool:
-    """Whether a library is not installed, rather than broken or too old."""
-    return isinstance(error.__cause__, ModuleNotFoundError)
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

@@ -69,7 +69,9 @@ def _range(scale: float, offset: float) -> CachedRange:
         return CachedRange(127 * scale, bits_from_amax(127 * scale))
     low, high = offset * scale, (offset + 255) * scale
     amax = max(-low, high)
-    return CachedRange(amax, bits_from_amax(amax), low, high, f"asymmetric: {low:.6g} to {high:.6g}")
+    return CachedRange(
+        amax, bits_from_amax(amax), low, high, f"asymmetric: {low:.6g} to {high:.6g}", is_asymmetric=True
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -75,6 +75,7 @@ def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int =
         ),
         groups=placing.groups(),
         skipped=placing.skipped,
+        excluded=frozenset(placing.out),
         target="cpu",
     )
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -94,6 +95,7 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
         groups=concat_groups(model, quantized),
         # Node names may equal tensor names: then what was decided about the node says more.
         skipped=_float_reasons(model, quantized, weights) | skipped,
+        excluded=frozenset(out),
         target="tensorrt",
     )
 
@@ -113,7 +115,8 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     left = {e.tensor: e.node for e in (*plan.activations, *plan.weights) if e.node in hit}
     for edge in (*activations, *weights):
         left.pop(edge.tensor, None)
-    return QdqPlan(
+    return replace(
+        plan,
         activations=activations,
         weights=weights,
         groups=tuple(group for group in groups if len(group) > 1),
@@ -122,7 +125,6 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
             **{tensor: tensors.get(tensor, f"read by {node}, which runs in float") for tensor, node in left.items()},
             **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()},
         },
-        target=plan.target,
     )
 
 
