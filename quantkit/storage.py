@@ -6,19 +6,17 @@ import contextlib
 import errno
 import os
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from quantkit.errors import OutputError
 
 __all__ = ["check_no_source", "check_writable", "exclusive", "write_atomically", "write_bytes", "write_text"]
 
-_POLL_S = 0.1
-_MOST_REFUSALS = 20
-"""Two seconds: longer than a file takes to be deleted."""
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+"""What file systems answer that know no locks, such as some network shares."""
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
@@ -92,10 +90,6 @@ def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -
         raise OutputError(f"cannot write to {target}: {error.strerror or error}") from error
 
 
-_held = threading.local()
-"""The locks of each thread, its attribute `paths`."""
-
-
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) -> Iterator[None]:
     """Holds a lock, so that files that belong together are written by one process and thread at a time.
@@ -105,104 +99,52 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
 
     Args:
         path: the lock file, there while somebody holds it; its folder is made if it is missing.
-        on_wait: called once if another process holds it.
+        on_wait: called once if another process or thread holds it.
 
     Raises:
         OutputError: the lock file cannot be made.
     """
-    target = Path(path)
-    held: set[Path] = _held.__dict__.setdefault("paths", set())
-    if (identity := target.absolute()) in held:
-        yield
-        return
-    missing = [folder for folder in target.absolute().parents if not folder.exists()]
-    release: Callable[[], None] = _nothing
+    target = Path(path).absolute()
+    missing = [folder for folder in target.parents if not folder.exists()]
+    lock = FileLock(target, is_singleton=True)  # one object a path, which counts its holds
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        release = _locked(target, on_wait)
+        is_held = _acquire(lock, on_wait)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    held.add(identity)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield
     finally:
-        held.discard(identity)
-        release()
+        if is_held:
+            _release(lock, target)
         for folder in missing:
             with contextlib.suppress(OSError):  # something was written to it
                 folder.rmdir()
 
 
-def _locked(target: Path, on_wait: Callable[[], object]) -> Callable[[], None]:
-    """Waits for the lock, and returns what frees it."""
+def _acquire(lock: BaseFileLock, on_wait: Callable[[], object]) -> bool:
+    """Waits for the lock; False where the file system has none."""
     try:
-        import fcntl  # not on Windows
-    except ImportError:
-        return _locked_on_windows(target, on_wait)
-
-    while True:
-        handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             on_wait()
-            on_wait = _nothing
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # the file system has no locks
-            os.close(handle)
-            target.unlink(missing_ok=True)
-            return _nothing
-        # Who held it before removed the file: a lock on what is not there any more keeps nobody out.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(target)):
-                break
-        os.close(handle)
-
-    def release() -> None:
-        target.unlink(missing_ok=True)
-        os.close(handle)
-
-    return release
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        Path(lock.lock_file).unlink(missing_ok=True)
+        return False
+    return True
 
 
-def _locked_on_windows(target: Path, on_wait: Callable[[], object]) -> Callable[[], None]:
-    """The same with the first byte of the file, which Windows does not delete while any process has it open."""
-    try:
-        msvcrt = import_module("msvcrt")
-    except ImportError:
-        return _nothing
-    refusals = 0
-    while True:
-        try:
-            handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:  # it is being deleted, or the folder may not be written to
-            refusals += 1
-            if refusals > _MOST_REFUSALS:
-                raise
-            time.sleep(_POLL_S)
-            continue
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            break
-        except OSError as error:
-            os.close(handle)
-            if error.errno not in (errno.EACCES, errno.EDEADLK):  # the file system has no locks
-                return _nothing
-        on_wait()
-        on_wait = _nothing
-        time.sleep(_POLL_S)
-
-    def release() -> None:
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-        os.close(handle)
-        with contextlib.suppress(OSError):  # who waits has it open, and deletes it
+def _release(lock: BaseFileLock, target: Path) -> None:
+    if lock.lock_counter == 1:
+        # While it is held: who waits for it sees that the file is gone, and makes it anew. Windows does not delete an
+        # open file; there the library does it.
+        with contextlib.suppress(OSError):
             target.unlink()
-
-    return release
-
-
-def _nothing() -> None:
-    return None
+    lock.release()
 
 
 def _dump(path: Path, content: bytes) -> None:
