@@ -11,7 +11,7 @@ import numpy as np
 
 from quantkit._version import DISTRIBUTION
 from quantkit.errors import BackendError, BackendUnavailableError
-from quantkit.types import Array, TensorSpec
+from quantkit.types import Array, SharedModel, TensorSpec
 
 __all__ = ["OnnxRuntimeRunner", "runtime_version"]
 
@@ -28,7 +28,7 @@ class OnnxRuntimeRunner:
     """A model in an ONNX Runtime session.
 
     Args:
-        model: serialized model, or its path (needed when weights are external).
+        model: serialized model, with its weights in it or beside it, or its path (needed when weights are in files).
         name: of the model, for messages.
         providers: execution providers in order of preference.
         threads: within one operator; 0 leaves it to ONNX Runtime.
@@ -43,7 +43,7 @@ class OnnxRuntimeRunner:
 
     def __init__(
         self,
-        model: bytes | Path,
+        model: bytes | SharedModel | Path,
         *,
         name: str = "model",
         providers: Sequence[str] = ("CPUExecutionProvider",),
@@ -64,11 +64,17 @@ class OnnxRuntimeRunner:
                 f"then pip install '{DISTRIBUTION}[cuda]'"
             )
         try:
-            source = model if isinstance(model, bytes) else str(model)
+            if isinstance(model, SharedModel):
+                arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+                options.add_external_initializers(list(model.weights), arrays)
+                source: bytes | str = model.content
+            else:
+                source = model if isinstance(model, bytes) else str(model)
             self._session: Any = ort.InferenceSession(source, options, providers=list(providers))
         except Exception as error:
             raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
         self._name = name
+        self._weights = model.weights if isinstance(model, SharedModel) else {}  # the session computes with them
         self.inputs = tuple(_spec(i) for i in self._session.get_inputs())
         self.outputs = tuple(_spec(o) for o in self._session.get_outputs())
 
@@ -88,7 +94,7 @@ class OnnxRuntimeRunner:
 
     def close(self) -> None:
         """Frees the session; calling it twice is fine."""
-        self._session = None
+        self._session, self._weights = None, {}
 
     def __enter__(self) -> OnnxRuntimeRunner:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import open_samples
 from quantkit.errors import CalibrationError
-from quantkit.graph.model import input_specs, serialize_model
+from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.tensorrt import float_activations
@@ -253,8 +252,7 @@ def _check_data(
     skipped: dict[str, str] = {}
     exposed = expose(load_float_model(model)[0], tensors)
     with (
-        tempfile.TemporaryDirectory(prefix="quantkit-") as folder,
-        OnnxRuntimeRunner(serialize_model(exposed, folder), name=Path(model).name, spinning=False) as runner,
+        OnnxRuntimeRunner(share_weights(exposed), name=Path(model).name, spinning=False) as runner,
         show_progress(None, "checking", len(dataset), progress) as bar,
     ):
         first = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))

@@ -30,6 +30,7 @@ from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.quantize import HighPrecision, Target, check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.datasets.open import Order
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
 from quantkit.types import HistogramRule
@@ -110,8 +111,9 @@ def calibrate(
     int8_path = folder / f"{model.stem}.{'int8' if target == 'tensorrt' else 'int8-cpu'}.onnx"
     if tensorrt_version is not None:
         library_version(tensorrt_version)
+    opened = FloatModel(model)
     check_quantizable(
-        model, exclude=exclude or (), target=target, high_precision=high_precision, reduce_range=reduce_range
+        opened, exclude=exclude or (), target=target, high_precision=high_precision, reduce_range=reduce_range
     )
     check_writable(folder, (table_path, cache_path, int8_path))
     notify = make_printer(quiet)
@@ -120,7 +122,7 @@ def calibrate(
         on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes to {folder}")),
     ):
         table = calibrate_model(
-            model,
+            opened,
             data,
             table_path=table_path,
             method=method,
@@ -147,9 +149,9 @@ def calibrate(
             notify=notify,
         )
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
-            write_tensorrt_cache(model, table, cache_path, tensorrt_version=tensorrt_version)
+            write_tensorrt_cache(opened, table, cache_path, tensorrt_version=tensorrt_version)
         quantized = quantize_model(
-            model,
+            opened,
             table,
             int8_path,
             target=target,
@@ -158,7 +160,7 @@ def calibrate(
             reduce_range=reduce_range,
             notify=notify,
         )
-    print_calibration(model, table, quantized, cache_path=cache_path, table_path=table_path)
+    print_calibration(opened, table, quantized, cache_path=cache_path, table_path=table_path)
 
 
 def quantize(
@@ -182,8 +184,9 @@ def quantize(
 ) -> None:
     """Makes the INT8 model again from a calibration table alone: no data needed."""
     path = output or model.with_name(f"{model.stem}.{_SUFFIXES[target]}.onnx")
+    opened = FloatModel(model)
     quantized = quantize_model(
-        model,
+        opened,
         table,
         path,
         target=target,
@@ -192,4 +195,4 @@ def quantize(
         reduce_range=reduce_range,
         notify=make_printer(quiet),
     )
-    print_quantized(model, quantized, list_float=list_float)
+    print_quantized(opened, quantized, list_float=list_float)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from quantkit.graph.model import size_bytes
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.types import CalibrationTable, QuantizedModel
 
@@ -25,7 +25,7 @@ _HISTOGRAMS = {
 
 
 def print_calibration(
-    model: Path, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
+    model: FloatModel, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
 ) -> None:
     """A short table, and the paths of what was written."""
     method = table.method if table.settings.get("percentile") is None else f"percentile {table.settings['percentile']}"
@@ -43,7 +43,7 @@ def print_calibration(
     typer.echo(f"wrote {quantized.path}  INT8 model")
 
 
-def print_quantized(model: Path, quantized: QuantizedModel, *, list_float: bool) -> None:
+def print_quantized(model: FloatModel, quantized: QuantizedModel, *, list_float: bool) -> None:
     """What is INT8, what is not and why, and the path."""
     for label, value in _quantized_rows(model, quantized):
         typer.echo(f"  {label:24}{value}")
@@ -60,8 +60,8 @@ def print_quantized(model: Path, quantized: QuantizedModel, *, list_float: bool)
     typer.echo(f"wrote {quantized.path}")
 
 
-def _quantized_rows(model: Path, quantized: QuantizedModel) -> list[tuple[str, str]]:
-    before, after = size_bytes(model), size_bytes(quantized.path)
+def _quantized_rows(model: FloatModel, quantized: QuantizedModel) -> list[tuple[str, str]]:
+    before, after = model.size_bytes, quantized.size_bytes
     return [
         (
             "operators in INT8",

@@ -26,7 +26,7 @@ from quantkit.backends.tensorrt.library import EngineLibrary, Library, choose_li
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
 from quantkit.commands.engine_graph import make_graph
 from quantkit.commands.quantize import HighPrecision
-from quantkit.graph.model import input_specs, source_files
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import check_no_source, check_writable
@@ -60,7 +60,7 @@ class BuiltEngine:
 
 @accepts_tell
 def build(
-    model: PathLike,
+    model: PathLike | FloatModel,
     *,
     precision: Precision = "fp32",
     table: CalibrationTable | PathLike | None = None,
@@ -112,11 +112,11 @@ def build(
     gpu = find_gpu()
     check_options(found, options, gpu=gpu)
     options = _completed(options, found, source, gpu, notify)
-    path = Path(output) if output is not None else _default_path(Path(model), precision)
+    path = Path(output) if output is not None else _default_path(source.model.path, precision)
     check_writable(path.parent)
     given = [p for p in (table, calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)]
     for written in (path, manifest_path(path)):
-        check_no_source(written, (*source_files(source.graph, model), *given))
+        check_no_source(written, (*source.model.source_files, *given))
     wanted = expected_manifest(source, found, typing, options, gpu)
     if not force and (stored := find_reusable(path, wanted, notify)) is not None:
         return BuiltEngine(path, manifest_path(path), stored, reused=True)
@@ -146,12 +146,17 @@ def build(
                 notify=notify,
                 verbose=verbose,
             )
+    source.model.check_unchanged(also_itself=made.content == source.model.path)
     manifest = write_engine(path, engine, wanted)
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
 
 
 def describe_engine(
-    library: Library, model: PathLike, table: CalibrationTable, options: BuildOptions, exclude: Sequence[str]
+    library: Library,
+    model: PathLike | FloatModel,
+    table: CalibrationTable,
+    options: BuildOptions,
+    exclude: Sequence[str],
 ) -> Manifest:
     """The manifest, but for engine and time, of an engine that TensorRT built while it calibrated `table`."""
     source = load_build_inputs(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
@@ -163,7 +168,7 @@ def _completed(
     options: BuildOptions, library: Library, source: BuildInputs, gpu: Gpu | None, notify: Notify
 ) -> BuildOptions:
     """The options with targets and profiles as they will be used; a profile that nobody gave is told."""
-    shapes = {spec.name: spec.shape for spec in input_specs(source.graph)}
+    shapes = {spec.name: spec.shape for spec in source.model.inputs}
     size_of = None if source.table is None else source.table.preprocessing
     profiles = resolve_profiles(shapes, options.profiles, known=image_sizes(size_of, shapes))
     if profiles and not options.profiles:

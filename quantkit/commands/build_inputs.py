@@ -16,15 +16,13 @@ from quantkit.caches.open import read_cache_of_model
 from quantkit.calibration.table import open_table, table_json
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
-from quantkit.graph.model import float_precision, load_model, model_hash
-from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import float_precision
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.tensorrt_qdq_support import check_explicit
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from quantkit.backends.tensorrt.build.precision import Typing
     from quantkit.backends.tensorrt.gpu import Gpu
 
@@ -36,33 +34,32 @@ class BuildInputs:
     """What a user gives for an engine.
 
     Attributes:
-        path, graph, model_hash: the model.
+        model: in float, or with Q/DQ that say themselves what runs in INT8.
         precision: of the engine.
         high_precision: of what stays in float beside INT8, as given.
         exclude: what stays in float.
         table: of the calibration.
         cache: content of TensorRT's own cache, instead of a table.
         cache_name: of its file.
-        has_qdq: the model says itself what runs in INT8.
-        is_half: the model is in FP16 already.
     """
 
-    path: Path
-    graph: ir.Model
-    model_hash: str
+    model: FloatModel
     precision: Precision
     high_precision: HighPrecision | None
     exclude: tuple[str, ...]
     table: CalibrationTable | None
     cache: bytes | None
     cache_name: str
-    has_qdq: bool
-    is_half: bool
 
     @property
     def name(self) -> str:
         """Of the model's file."""
-        return self.path.name
+        return self.model.name
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the model is in FP16 already."""
+        return float_precision(self.model.graph) == "fp16"
 
     @property
     def calibration(self) -> dict[str, str | int]:
@@ -80,7 +77,7 @@ class BuildInputs:
 
 
 def load_build_inputs(
-    model: PathLike,
+    model: PathLike | FloatModel,
     precision: Precision,
     *,
     table: CalibrationTable | PathLike | None,
@@ -101,40 +98,34 @@ def load_build_inputs(
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
     if table is not None and cache is not None:
         raise CalibrationError("--table and --calib both say the ranges: give one")
-    path = Path(model)
-    graph = load_model(path)
-    identity, quantized = model_hash(graph), has_qdq(graph)
-    if quantized and precision != "int8":
-        raise ModelError(f"{path.name} holds Q/DQ: build it with --precision int8, or give the float model")
-    if quantized and given:
-        raise ModelError(f"{path.name} holds Q/DQ, which say it all: leave out {given[0]}, or give the float model")
-    if precision == "int8" and not quantized and table is None and cache is None:
+    model = FloatModel.open(model)
+    if model.is_quantized and precision != "int8":
+        raise ModelError(f"{model.name} holds Q/DQ: build it with --precision int8, or give the float model")
+    if model.is_quantized and given:
+        raise ModelError(f"{model.name} holds Q/DQ, which say it all: leave out {given[0]}, or give the float model")
+    if precision == "int8" and not model.is_quantized and table is None and cache is None:
         raise CalibrationError(
-            f"INT8 needs the ranges of {path.name}: run quantkit calibrate with your images, or give --table; "
+            f"INT8 needs the ranges of {model.name}: run quantkit calibrate with your images, or give --table; "
             "TensorRT gets no invented scales"
         )
-    opened = None if table is None else open_table(table)
-    if opened is not None:
-        opened.check_model(identity, path.name)
+    table = None if table is None else open_table(table)
+    if table is not None:
+        table.check_model(model.hash, model.name)
     content = None
     if cache is not None:
-        content = read_cache_of_model(Path(cache), prepare(load_model(path), name=path.name), path.name)
-    is_half = float_precision(graph) == "fp16"
-    if is_half and precision == "fp32":
-        raise ModelError(f"{path.name} is in FP16 already: build it with --precision fp16")
-    return BuildInputs(
-        path=path,
-        graph=graph,
-        model_hash=identity,
+        content = read_cache_of_model(Path(cache), model.prepared(), model.name)
+    source = BuildInputs(
+        model=model,
         precision=precision,
         high_precision=high_precision,
         exclude=tuple(exclude),
-        table=opened,
+        table=table,
         cache=content,
         cache_name="" if cache is None else Path(cache).name,
-        has_qdq=quantized,
-        is_half=is_half,
     )
+    if source.is_half and precision == "fp32":
+        raise ModelError(f"{model.name} is in FP16 already: build it with --precision fp16")
+    return source
 
 
 def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
@@ -145,11 +136,11 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     """
     if source.cache is not None and typing.mode == "explicit":
         raise ModelError("--calib is for implicit INT8: leave out --mode explicit, or give --table")
-    if not source.has_qdq:
+    if not source.model.is_quantized:
         return
     if typing.mode == "implicit":
         raise ModelError(f"{source.name} holds Q/DQ, which implicit INT8 ignores: leave out --mode and --dla-core")
-    check_explicit(source.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
+    check_explicit(source.model.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
 
 
 def expected_manifest(
@@ -163,8 +154,8 @@ def expected_manifest(
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints
     return Manifest(
-        model_name=source.path.name,
-        model_hash=source.model_hash,
+        model_name=source.name,
+        model_hash=source.model.hash,
         precision=source.precision,
         mode=typing.mode,
         high_precision=_beside(source, typing),
@@ -180,7 +171,7 @@ def expected_manifest(
 
 def _hit(source: BuildInputs) -> str:
     """Hash of the tensors that the excluded nodes make."""
-    graph = prepare(load_model(source.path), name=source.name)
+    graph = source.model.prepared()
     names = match_nodes(graph, source.exclude)
     outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
     return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]
@@ -188,6 +179,6 @@ def _hit(source: BuildInputs) -> str:
 
 def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
     """Precision of what stays in float beside INT8, where it is our choice and not the model's."""
-    if source.precision != "int8" or (source.has_qdq and typing.strong):
+    if source.precision != "int8" or (source.model.is_quantized and typing.strong):
         return None
     return source.high_precision or "fp16"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
@@ -17,7 +16,7 @@ from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import Order, open_samples
 from quantkit.errors import CalibrationError
-from quantkit.graph.model import input_specs, load_model, model_hash
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
@@ -25,16 +24,12 @@ from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, HistogramRule, PathLike, Preprocessing
 from quantkit.types.options import ImageOptions
 
-if TYPE_CHECKING:
-    pass
-
-
 __all__ = ["calibrate"]
 
 
 @accepts_tell
 def calibrate(
-    model: PathLike,
+    model: PathLike | FloatModel,
     data: PathLike,
     *,
     table_path: PathLike | None = None,
@@ -106,14 +101,11 @@ def calibrate(
         raise CalibrationError(f"there is no histogram {histogram!r}: choose exact or tensorrt")
     if keep_statistics or resume:
         calibrator = _check_keeping(calibrator, table_path)
-    name = Path(model).name
-    graph = load_model(model)
-    identity = model_hash(graph)
+    model = FloatModel.open(model)
     native, reason = choose_calibrator(calibrator, method=method, histogram=histogram)
-    tensors, unclipped = observed_tensors(graph, name=name, all_tensors=all_tensors)
-    dataset = open_samples(
-        input_specs(graph), data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order
-    )
+    model.check_float()
+    tensors, unclipped = observed_tensors(model.prepared(), all_tensors=all_tensors)
+    dataset = open_samples(model.inputs, data, preprocessing, classes, num_samples=num_samples, seed=seed, order=order)
     describe_choice(dataset, data, seed, notify)
     notify(Notice("info", "calibrator", f"calibrator: {'quantkit' if native is None else native.title} ({reason})"))
     order_decides = histogram == "tensorrt" or native is not None
@@ -131,8 +123,8 @@ def calibrate(
     with show_progress(None, "hashing", len(dataset), progress and len(dataset) > 2000):
         dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
     origin = StatisticsOrigin(
-        model_hash=identity,
-        model_name=name,
+        model_hash=model.hash,
+        model_name=model.name,
         contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
         preprocessing=dataset.preprocessing,
         settings={key: value for key, value in settings.items() if key not in ("method", "percentile")},
@@ -140,8 +132,7 @@ def calibrate(
         unclipped=unclipped & set(tensors),
     )
     run = CalibrationRun(
-        model=Path(model),
-        identity=identity,
+        model=model,
         dataset=dataset,
         origin=origin,
         settings=settings,

@@ -17,17 +17,14 @@ from quantkit.commands.build import describe_engine
 from quantkit.commands.collect import collect_statistics
 from quantkit.commands.native_calibration import calibrate_natively
 from quantkit.errors import CalibrationError, StaleTableError
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.expose import expose
-from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
 
@@ -40,8 +37,7 @@ _FEW_SAMPLES = 100
 class CalibrationRun:
     """What a calibration was asked for, checked and opened; the arguments of `calibrate` have their names."""
 
-    model: Path
-    identity: str
+    model: FloatModel
     dataset: Dataset
     origin: StatisticsOrigin
     settings: Mapping[str, str | int | float | bool | None]
@@ -92,7 +88,7 @@ class CalibrationRun:
         if self.keep_statistics and kept is None and not self.reuse_only:
             return None
         wanted = {
-            "model_hash": self.identity,
+            "model_hash": self.model.hash,
             "dataset_fingerprint": self.dataset.fingerprint,
             "preprocessing": self.dataset.preprocessing,
         }
@@ -119,6 +115,7 @@ class CalibrationRun:
             progress=self.progress,
             notify=self.notify,
         )
+        self.model.check_unchanged()
         versions = {"quantkit": __version__, native.name: ".".join(map(str, native.version))}
         table = self._table(made.ranges, made.skipped, made.num_samples, versions)
         if self.cache_path is not None:
@@ -138,8 +135,7 @@ class CalibrationRun:
             kept = self._collect(checkpoint)
         ranges, skipped = choose_ranges(kept, self.method, self.percentile, self.progress, self.notify)
         if kept.rule == "tensorrt":
-            graph = prepare(load_model(self.model), name=self.model.name)
-            amax = propagate_to_copies(graph, {tensor: r.amax for tensor, r in ranges.items()})
+            amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
         table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
         _finish(table, self.table_path, self.notify)
@@ -167,7 +163,7 @@ class CalibrationRun:
                 )
             )
         kept = collect_statistics(
-            _load_exposed(self.model, self.model.name, self.tensors),
+            expose(self.model.prepared(), self.tensors),
             self.dataset,
             self.tensors,
             self.origin,
@@ -180,6 +176,7 @@ class CalibrationRun:
             progress=self.progress,
             notify=self.notify,
         )
+        self.model.check_unchanged()
         if self.keep_statistics and self.table_path is not None:
             save_statistics(kept, statistics_path(self.table_path))
         return kept
@@ -194,7 +191,7 @@ class CalibrationRun:
         return CalibrationTable(
             tensors=ranges,
             skipped=skipped,
-            model_hash=self.identity,
+            model_hash=self.model.hash,
             model_name=self.model.name,
             dataset_fingerprint=self.dataset.fingerprint,
             num_samples=num_samples,
@@ -214,10 +211,6 @@ def _finish(table: CalibrationTable, path: PathLike | None, notify: Notify) -> C
     if path is not None:
         save_table(table, path)
     return table
-
-
-def _load_exposed(model: PathLike, name: str, tensors: Sequence[str]) -> ir.Model:
-    return expose(prepare(load_model(model), name=name), tensors)
 
 
 def _reuse(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from quantkit.datasets import Selection
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
-from quantkit.graph.model import serialize_model
+from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress, with_progress
@@ -74,9 +73,9 @@ def collect_statistics(
         repeated = resumed.num_repeated
         skipped, start, batch_size = dict(resumed.unreadable), resumed.num_read, resumed.batch_size
 
-    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, ExitStack() as stack:
-        serialized = serialize_model(exposed, folder)
-        runner = stack.enter_context(OnnxRuntimeRunner(serialized, name=origin.model_name, spinning=False))
+    with ExitStack() as stack:
+        shared = share_weights(exposed)
+        runner = stack.enter_context(OnnxRuntimeRunner(shared, name=origin.model_name, spinning=False))
         if batch_size is None:
             first = next(iter(make_batches(dataset, 1, strict=strict, workers=1, skipped={})))
             batch_size = fitting_batch_size(runner, first)

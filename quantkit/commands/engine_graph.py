@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.commands.quantize import HighPrecision, quantize_graph
-from quantkit.graph.model import load_model, serialize_model
+from quantkit.graph.model import serialize_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import match_nodes
 
@@ -42,24 +41,24 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
         typing: how precisions are decided.
         folder: for the weights of a large model, until the engine is built.
     """
-    if source.precision == "int8" and not source.has_qdq:
+    if source.precision == "int8" and not source.model.is_quantized:
         if source.table is None or typing.mode == "implicit":
             return _with_ranges(source, folder)
         # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
         around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
         graph, plan = quantize_graph(
-            source.path, source.table, target="tensorrt", high_precision=around, exclude=source.exclude
+            source.model, source.table, target="tensorrt", high_precision=around, exclude=source.exclude
         )
         quantized = len({edge.node for edge in plan.weights})
         return EngineGraph(serialize_model(graph, folder), _titles(graph), num_quantized=quantized)
     if source.precision == "fp16" and typing.strong and not source.is_half:
-        graph = to_fp16(prepare(load_model(source.path), name=source.name, opset=FP16_OPSET))
+        graph = to_fp16(source.model.prepared(FP16_OPSET))
         return EngineGraph(serialize_model(graph, folder), _titles(graph))
-    return EngineGraph(source.path, _titles(source.graph))
+    return EngineGraph(source.model.serialized(folder), _titles(source.model.graph))
 
 
 def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
-    graph = prepare(load_model(source.path), name=source.name)
+    graph = source.model.prepared()
     ranges = None
     if source.table is not None:
         ranges = propagate_to_copies(graph, {name: r.amax for name, r in source.table.tensors.items()})

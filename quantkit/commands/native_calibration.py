@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.backends.cuda.context import PrimaryContext
@@ -23,12 +22,12 @@ from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import CalibrationError
-from quantkit.graph.model import input_specs, load_model, serialize_model
-from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import input_specs, serialize_model
 from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
-from quantkit.types import Dataset, PathLike, TensorRange, TensorSpec
+from quantkit.types import Dataset, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
@@ -62,7 +61,7 @@ class NativeCalibration:
 
 def calibrate_natively(
     library: Library,
-    model: PathLike,
+    model: FloatModel,
     dataset: Dataset,
     *,
     method: str,
@@ -81,8 +80,7 @@ def calibrate_natively(
     Raises:
         QuantKitError: what went wrong in a callback, or TensorRT's own words.
     """
-    name = Path(model).name
-    graph = prepare(load_model(model), name=name)
+    graph = model.prepared()
     specs = _fixed_specs(input_specs(graph), dataset, batch_size or min(_BATCH_SIZE, len(dataset)))
     skipped: dict[str, str] = {}
     batches = PaddedBatches(
@@ -118,7 +116,7 @@ def calibrate_natively(
                     calibrator=calibrator,
                     calibration_shapes=shapes,
                     float_nodes=float_nodes,
-                    name=name,
+                    name=model.name,
                     node_titles=[str(node.name) for node in graph.graph],
                     on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
                     notify=notify,

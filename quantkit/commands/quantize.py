@@ -11,9 +11,10 @@ from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.caches.ranges import NOT_LISTED
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.errors import ModelError
-from quantkit.graph.model import check_model, load_model, model_hash, save_model, source_files
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import has_qdq, prepare, weighted_nodes
+from quantkit.graph.passes.prepare import weighted_nodes
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
@@ -35,7 +36,7 @@ HighPrecision = Literal["fp32", "fp16"]
 
 @accepts_tell
 def quantize(
-    model: PathLike,
+    model: PathLike | FloatModel,
     table: CalibrationTable | PathLike,
     output: PathLike,
     *,
@@ -65,6 +66,7 @@ def quantize(
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
     notify = announcing(notify)
+    model = FloatModel.open(model)
     table_given, table = table, open_table(table)
     if reduce_range is None:
         reduce_range = target == "cpu" and products_saturate()
@@ -82,8 +84,9 @@ def quantize(
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     check_model(graph, Path(output).name)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)
-    check_no_source(output, (*source_files(load_model(model), model), *given))
-    save_model(graph, output)
+    check_no_source(output, (*model.source_files, *given))
+    model.check_unchanged()
+    written = save_model(graph, output)
     weighted = weighted_nodes(graph)
     if excluded := [name for name in plan.skipped if name in plan.excluded]:
         notify(Notice("info", "excluded", f"left in float as excluded: {join_names(excluded)}"))
@@ -92,11 +95,12 @@ def quantize(
         num_quantized=len(weighted & {edge.node for edge in plan.activations}),
         num_weighted=len(weighted),
         skipped=plan.skipped,
+        size_bytes=sum(path.stat().st_size for path in written),
     )
 
 
 def write_tensorrt_cache(
-    model: PathLike, table: CalibrationTable, output: PathLike, *, tensorrt_version: str | None = None
+    model: PathLike | FloatModel, table: CalibrationTable, output: PathLike, *, tensorrt_version: str | None = None
 ) -> Path:
     """Writes the table as TensorRT's calibration cache, with the ranges that TensorRT inherits filled in.
 
@@ -109,7 +113,7 @@ def write_tensorrt_cache(
     Returns:
         `output`.
     """
-    graph = _prepared(model, table)
+    graph = _prepared(FloatModel.open(model), table)
     amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
     algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
     write_text(output, cache_text(amax, tensorrt_version=version_of_caches(tensorrt_version), algorithm=algorithm))
@@ -117,7 +121,7 @@ def write_tensorrt_cache(
 
 
 def check_quantizable(
-    model: PathLike,
+    model: PathLike | FloatModel,
     *,
     exclude: Sequence[str] = (),
     target: Target = "tensorrt",
@@ -126,10 +130,9 @@ def check_quantizable(
 ) -> None:
     """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
     _check_choices(target, high_precision, reduce_range)
-    graph = load_model(model)
-    if has_qdq(graph):
-        raise ModelError(f"{model} is quantized already: give the float model")
-    prepare(graph, name=Path(model).name)
+    model = FloatModel.open(model)
+    model.check_float()
+    graph = model.prepared()
     if target == "cpu":
         cpu_tensors(graph, exclude=exclude)
     else:
@@ -137,7 +140,7 @@ def check_quantizable(
 
 
 def quantize_graph(
-    model: PathLike,
+    model: PathLike | FloatModel,
     table: CalibrationTable,
     *,
     target: Target,
@@ -147,6 +150,7 @@ def quantize_graph(
 ) -> tuple[ir.Model, QdqPlan]:
     """The INT8 graph and its plan."""
     _check_choices(target, high_precision, reduce_range)
+    model = FloatModel.open(model)
     half = high_precision == "fp16"
     if target == "cpu":
         # What is skipped counts as always zero there; what a cache did not list is not.
@@ -174,10 +178,8 @@ def _check_choices(target: str, high_precision: str, reduce_range: bool | None =
         raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
 
 
-def _prepared(model: PathLike, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
+def _prepared(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
     """The model of a table, prepared; refuses another one."""
-    graph = load_model(model)
-    table.check_model(model_hash(graph), Path(model).name)
-    if has_qdq(graph):
-        raise ModelError(f"{model} is quantized already: give the float model")
-    return prepare(graph, name=Path(model).name, opset=opset)
+    table.check_model(model.hash, model.name)
+    model.check_float()
+    return model.prepared(opset)

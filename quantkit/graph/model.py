@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import onnx
@@ -20,7 +22,7 @@ import onnx_ir.passes.common as passes
 from quantkit.errors import ModelError
 from quantkit.graph.validation import check_content
 from quantkit.storage import write_atomically, write_bytes
-from quantkit.types import TensorSpec
+from quantkit.types import SharedModel, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,13 +32,18 @@ __all__ = [
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "check_model",
+    "external_files",
     "float_precision",
     "input_specs",
+    "load_external_weights",
     "load_model",
     "model_hash",
+    "open_file",
+    "parse_model",
     "quiet",
     "save_model",
     "serialize_model",
+    "share_weights",
     "size_bytes",
     "source_files",
     "weight_bytes",
@@ -53,39 +60,100 @@ LARGE_MODEL_BYTES = 1 << 30
 
 _SMALL_TENSOR_BYTES = 1 << 16
 
+_ARRAY_TYPES = {
+    int(data_type): np.dtype(data_type.numpy()).newbyteorder("<")
+    for data_type in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8)
+}
+"""Element types of weights that numpy, every runtime and a hash take as they lie in a file."""
+
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Reads a model; large external data stays on disk until it is used.
 
     Raises:
-        ModelError: the file is missing, no ONNX model, empty, of an unsupported opset, or its external data is missing.
+        ModelError: see `parse_model`.
     """
     file = Path(path)
+    with open_file(file) as stream:
+        model = parse_model(stream.read(), str(file), folder=file.parent)
+    load_external_weights(model, str(file))
+    return model
+
+
+def open_file(file: Path) -> BinaryIO:
+    """A model file, opened for reading.
+
+    Raises:
+        ModelError: it is missing, a folder, or cannot be read.
+    """
     if not file.is_file():
         raise ModelError(
             f"{file}: no such model file" if not file.is_dir() else f"{file} is a folder, not an ONNX model"
         )
     try:
-        with quiet():
-            model = ir.load(file, format="protobuf")
-    except Exception as error:
+        return open(file, "rb")
+    except OSError as error:
         raise ModelError(f"{file} is not an ONNX model: {_first_line(error)}") from error
+
+
+def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.Model:
+    """The model in `content`; its weights are arrays in memory, external ones references to files in `folder`.
+
+    Args:
+        content: a serialized ModelProto.
+        name: for messages.
+        folder: of external data; None where there can be none.
+
+    Raises:
+        ModelError: no ONNX model, empty, of an unsupported opset, damaged, or its external data is missing.
+    """
+    try:
+        with quiet():
+            proto = onnx.ModelProto.FromString(content)
+            del content  # large, like everything that is let go of here
+            weights = _take_weights(proto)
+            # Parsed anew, since all parts of a message keep the memory of the whole.
+            model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString()))
+            del proto
+            for name_of_weight, tensor in weights.items():
+                model.graph.initializers[name_of_weight].const_value = tensor
+            ir.external_data.set_base_dir(model.graph, "" if folder is None else str(folder))
+    except Exception as error:
+        raise ModelError(f"{name} is not an ONNX model: {_first_line(error)}") from error
     if len(model.graph) == 0:
-        raise ModelError(f"{file} is not an ONNX model, or has no node")
+        raise ModelError(f"{name} is not an ONNX model, or has no node")
     if "ai.onnx" in model.opset_imports:  # the other name of the standard domain
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     opset = model.opset_imports.get("", 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
-        raise ModelError(f"{file}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
-    check_content(model, str(file))
+        raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
+    check_content(model, name)
     for value in _external_weights(model):
-        _check_external(value, file)
-    try:
-        _load_small_weights(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: a weight in an external data file cannot be read: {_first_line(error)}") from error
+        if folder is None:
+            raise ModelError(f"{name}: weight {value.name!r} is in another file: give the path of the model")
+        _check_external(value, name)
     return model
+
+
+def load_external_weights(model: ir.Model, name: str) -> None:
+    """Reads external data into memory, all of it up to `LARGE_MODEL_BYTES`; else what onnx's own code looks at.
+
+    That is small weights of the main graph (shapes, axes; large ones are hidden from checker and shape inference, which
+    do not find the file) and all weights of sub-graphs.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    external = [(value, value.const_value) for value in _external_weights(model)]
+    is_large = sum(tensor.nbytes for _, tensor in external if tensor is not None) > LARGE_MODEL_BYTES
+    try:
+        for value, tensor in external:
+            if tensor is None or (is_large and tensor.nbytes > _SMALL_TENSOR_BYTES and value.graph is model.graph):
+                continue
+            value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=value.name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: a weight in an external data file cannot be read: {_first_line(error)}") from error
 
 
 def model_hash(model: ir.Model) -> str:
@@ -151,14 +219,14 @@ def weight_bytes(model: ir.Model) -> int:
 
 def source_files(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """The files that a model at `path` consists of: itself, and its external data."""
-    return (Path(path), *sorted(_external_files(model)))
+    return (Path(path), *external_files(model))
 
 
 def size_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a model on disk, external data files included."""
     file = Path(path)
     model = ir.load(file, format="protobuf")
-    return file.stat().st_size + sum(p.stat().st_size for p in _external_files(model))
+    return file.stat().st_size + sum(p.stat().st_size for p in external_files(model))
 
 
 def check_model(model: ir.Model, name: str) -> None:
@@ -182,6 +250,27 @@ def serialize_model(model: ir.Model, folder: str | os.PathLike[str]) -> bytes | 
     path = Path(folder) / "model.onnx"
     ir.save(model, path, external_data="model.onnx.data")
     return path
+
+
+def share_weights(model: ir.Model) -> SharedModel:
+    """The model for ONNX Runtime, which computes with the large weights where they lie instead of copying them."""
+    initializers = model.graph.initializers
+    tensors = {name: value.const_value for name, value in initializers.items() if value.const_value is not None}
+    shared = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.nbytes > _SMALL_TENSOR_BYTES and tensor.dtype in _ARRAY_TYPES
+    }
+    for name, tensor in shared.items():
+        initializers[name].const_value = ir.ExternalTensor(
+            "shared", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+        )
+    try:
+        content = _serialized(model, keep=shared)
+    finally:
+        for name, tensor in shared.items():
+            initializers[name].const_value = tensor
+    return SharedModel(content, {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in shared.items()})
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -236,44 +325,53 @@ def _external_weights(model: ir.Model) -> list[ir.Value]:
     return [value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
 
 
-def _external_files(model: ir.Model) -> set[Path]:
+def external_files(model: ir.Model) -> tuple[Path, ...]:
+    """Files that hold weights of `model` which are not in memory."""
     tensors = [value.const_value for value in _external_weights(model)]
-    return {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return tuple(sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
 
 
-def _check_external(value: ir.Value, file: Path) -> None:
+def _check_external(value: ir.Value, name: str) -> None:
     tensor = value.const_value
     if not isinstance(tensor, ir.ExternalTensor):
         return
-    where = f"{file}: the external data file {tensor.location}"
+    where = f"{name}: the external data file {tensor.location}"
     if not os.path.isfile(tensor.path):  # Path would take "weights/" for "weights"
         raise ModelError(f"{where} of weight {value.name!r} is missing")
     offset, length = tensor.offset or 0, tensor.length
     try:
         needed = tensor.nbytes
     except TypeError as error:  # no element type
-        raise ModelError(f"{file}: weight {value.name!r} has no type") from error
+        raise ModelError(f"{name}: weight {value.name!r} has no type") from error
     if offset < 0 or needed < 0 or (length is not None and length < needed):
         raise ModelError(f"{where} has {length} bytes from {offset} for weight {value.name!r}, which takes {needed}")
     if Path(tensor.path).stat().st_size < offset + (length or needed):
         raise ModelError(f"{where} ends before weight {value.name!r} does")
 
 
-def _load_small_weights(model: ir.Model) -> None:
-    """Reads the external values that onnx's checker and shape inference look at: they do not find the file.
+def _take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
+    """Moves the large weights out of `proto`: a message copies its bytes whenever it is asked for them."""
+    names = Counter(tensor.name for tensor in proto.graph.initializer)
+    weights: dict[str, ir.TensorProtocol] = {}
+    for tensor in proto.graph.initializer:
+        size, dtype = len(tensor.raw_data), _ARRAY_TYPES.get(tensor.data_type)
+        if size <= _SMALL_TENSOR_BYTES or dtype is None or names[tensor.name] > 1:
+            continue
+        if size != math.prod(tensor.dims) * dtype.itemsize:  # damaged: `check_content` says so
+            continue
+        array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims)
+        props = {prop.key: prop.value for prop in tensor.metadata_props}
+        weights[tensor.name] = ir.Tensor(
+            array, name=tensor.name, doc_string=tensor.doc_string or None, metadata_props=props
+        )
+        tensor.ClearField("raw_data")
+    return weights
 
-    Those are small ones of the main graph (shapes, axes; large ones are hidden from both) and all of sub-graphs.
-    """
-    for value in _external_weights(model):
-        tensor = value.const_value
-        if tensor is not None and (tensor.nbytes <= _SMALL_TENSOR_BYTES or value.graph is not model.graph):
-            value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
 
-
-def _serialized(model: ir.Model) -> bytes:
+def _serialized(model: ir.Model, *, keep: Container[str] = ()) -> bytes:
     # External weights are loaded first: a serialized external tensor would keep its reference to the old file.
     for value in _external_weights(model):
-        if value.const_value is not None:
+        if value.const_value is not None and not (value.name in keep and value.graph is model.graph):
             value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
     with quiet():
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
@@ -325,7 +423,10 @@ def _tensor_words(tensor: ir.TensorProtocol) -> Iterable[object]:
     shape = tuple(int(d) if isinstance(d, int) else str(d) for d in tensor.shape)
     if tensor.dtype is ir.DataType.STRING:
         return (str(tensor.dtype), shape, tensor.numpy().tolist())
-    return (str(tensor.dtype), shape, hashlib.sha256(tensor.tobytes()).hexdigest())
+    # Arrays are hashed where they lie; what numpy has no type for is packed as in a file.
+    in_place = tensor.dtype in _ARRAY_TYPES
+    content = np.ascontiguousarray(tensor.numpy()).data if in_place else tensor.tobytes()
+    return (str(tensor.dtype), shape, hashlib.sha256(content).hexdigest())
 
 
 def _first_line(error: BaseException) -> str:

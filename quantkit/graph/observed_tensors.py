@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt, probability_tensors
 from quantkit.graph.quantize_cpu import cpu_tensors
 
@@ -15,20 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["observed_tensors"]
 
 
-def observed_tensors(graph: ir.Model, *, name: str, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
     """What calibration has to observe, in network order, and which of it are probabilities.
 
     Args:
-        graph: the float model; it is prepared.
-        name: of its file.
+        graph: the float model, prepared.
         all_tensors: observe every activation.
 
     Raises:
-        ModelError: it is quantized already, or nothing of it can be INT8.
+        ModelError: nothing of it can be INT8.
     """
-    if has_qdq(graph):
-        raise ModelError(f"{name} is quantized already: give the float model")
-    prepare(graph, name=name)
     names = float_activations(graph)
     wanted, refusals = set(names) if all_tensors else set(), []
     for target in ("tensorrt", "cpu"):

@@ -53,7 +53,7 @@ from quantkit.types.quantization import (
     QuantizedModel,
     weight_format,
 )
-from quantkit.types.running import QueryTimes, Runner, TimedRunner
+from quantkit.types.running import QueryTimes, Runner, SharedModel, TimedRunner
 
 __all__ = [
     "INT8",
@@ -91,6 +91,7 @@ __all__ = [
     "Runner",
     "Sample",
     "Score",
+    "SharedModel",
     "TaskName",
     "TensorQuality",
     "TensorRange",

@@ -145,12 +145,14 @@ class QuantizedModel:
         num_quantized: number of weighted operators whose inputs are quantized.
         num_weighted: number of Conv, ConvTranspose, Gemm and MatMul operators.
         skipped: what stayed in float: name of a tensor or node → reason.
+        size_bytes: of its files.
     """
 
     path: Path
     num_quantized: int
     num_weighted: int
     skipped: Mapping[str, str]
+    size_bytes: int
 
     def __fspath__(self) -> str:
         return str(self.path)

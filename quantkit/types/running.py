@@ -12,7 +12,20 @@ from quantkit.types.data import Array, TensorSpec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["QueryTimes", "Runner", "TimedRunner"]
+__all__ = ["QueryTimes", "Runner", "SharedModel", "TimedRunner"]
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A serialized ONNX model whose large weights are arrays beside it, which a runtime need not copy.
+
+    Attributes:
+        content: the ModelProto; the weights are external data in it, of a file that does not exist.
+        weights: by the initializer's name; never written to.
+    """
+
+    content: bytes
+    weights: Mapping[str, Array]
 
 
 @runtime_checkable

@@ -52,6 +52,18 @@ def load(model: onnx.ModelProto) -> ir.Model:
         return load_model(path)
 
 
+def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
+    """Saves a model, its weights in a file `<name>.data` beside it if they shall be external."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if external:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)  # saving moves the values out of the model in memory
+        onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    else:
+        onnx.save(model, path)
+    return path
+
+
 def random_inputs(graph: ir.Model, *, batch: int = 4, seed: int = 1) -> dict[str, np.ndarray]:
     """Normal numbers for every float input, zeros (false) for the others; dynamic dimensions become `batch`."""
     random = np.random.default_rng(seed)

@@ -32,19 +32,7 @@ from quantkit.types import TensorRange
 
 from .builder import Builder
 from .models import MODELS
-from .quantizing import load, quantized, random_inputs, run, sqnr_db
-
-
-def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if external:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # saving moves the values out of the model in memory
-        onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
-    else:
-        onnx.save(model, path)
-    return path
-
+from .quantizing import load, quantized, random_inputs, run, sqnr_db, write
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
