@@ -1,4 +1,4 @@
-"""Writes calib_data/digits: one folder per split and class, 8x8 grey PNG files. Same bytes on every run.
+"""Writes calib_data/digits: 8x8 gray PNG files, in one folder per split and class. The result is deterministic.
 
 Run: python examples/1_make_digits.py [--out FOLDER]     Needs: scikit-learn.
 """
@@ -20,10 +20,10 @@ def main() -> None:
     data = digits.load()
     for name, indices in (("calib", data.calib), ("val", data.val)):
         for index in indices:
-            # The file's number is the image's place in scikit-learn's data set.
+            # Files are numbered by the index of the image in scikit-learn's data set.
             path = out / name / str(data.classes[index]) / f"{index:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Stored, not compressed: compressed bytes differ between builds of zlib, and 64 pixels gain nothing.
+            # Uncompressed: compressed bytes differ between builds of zlib, and 64 pixels gain nothing.
             Image.fromarray(data.pixels[index]).save(path, compress_level=0)
         print(f"{name}: {len(indices)} images in {out / name}")
 

@@ -1,6 +1,6 @@
 """Trains the demo model, a small residual network, and exports it as examples/digits.onnx.
 
-Run: python examples/2_train_digits.py [--out FILE]     Needs: torch, scikit-learn. Takes under a minute on 2 CPU cores.
+Run: python examples/2_train_digits.py [--out FILE]     Needs: torch, scikit-learn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPSET = 18
 
 
 class ConvBn(nn.Module):
-    """Convolution and batch normalization; `fold` makes them one convolution."""
+    """Convolution and batch normalization; `fold` merges them into one convolution."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class ConvBn(nn.Module):
         return self.norm(self.conv(x))
 
     def fold(self) -> None:
-        """Moves the normalization into the convolution's weights; in eval mode only."""
+        """Folds the batch normalization into the weights of the convolution; in eval mode only."""
         self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def train(model: nn.Module, images: Tensor, classes: Tensor) -> None:
-    """AdamW, one cycle of the learning rate, every image shifted by up to one pixel each time it is seen."""
+    """Trains with AdamW and a one-cycle learning rate; each image is randomly shifted by up to one pixel."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     steps = EPOCHS * (len(images) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -111,7 +111,7 @@ def train(model: nn.Module, images: Tensor, classes: Tensor) -> None:
 
 
 def shift(images: Tensor) -> Tensor:
-    """Moves each image by -1, 0 or 1 pixel in x and in y. [N, 1, 8, 8] → the same shape."""
+    """Shifts each image by -1, 0 or 1 pixel in x and in y. [N, 1, 8, 8] → the same shape."""
     count = len(images)
     padded = functional.pad(images, (1, 1, 1, 1))[:, 0]
     rows = torch.randint(0, 3, (count, 1)) + torch.arange(8)
@@ -132,7 +132,7 @@ def export(model: nn.Module, path: Path) -> None:
         verbose=False,
     )
     proto = program.model_proto
-    # The exporter notes file paths and stack traces of this machine in the graph; they are of no use to a reader.
+    # The exporter stores file paths and stack traces of this machine in the graph; remove them.
     for item in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
         del item.metadata_props[:]
     for value in (*proto.graph.value_info, *proto.graph.initializer):

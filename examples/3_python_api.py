@@ -1,6 +1,6 @@
-"""Calibrates, quantizes and evaluates the demo model from Python: one call for each.
+"""Calibrates, quantizes and evaluates the demo model from Python, with one call each.
 
-Run: python examples/3_python_api.py [--out FOLDER]     Needs: nothing but quantkit.
+Run: python examples/3_python_api.py [--out FOLDER]     Needs: quantkit only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VAL = ROOT / "calib_data" / "digits" / "val"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for the INT8 model; a new temporary one if left out")
+    parser.add_argument("--out", type=Path, help="folder for the INT8 model (default: a new temporary folder)")
     out = parser.parse_args().out or Path(tempfile.mkdtemp(prefix="quantkit-"))
     out.mkdir(parents=True, exist_ok=True)
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def show(report: Report) -> None:
-    """Prints one line per variant: its metrics, each with the difference to the baseline, and its latency."""
+    """Prints one line per variant: metrics with their differences from the baseline, and latency."""
     for evaluation in report.evaluations:
         cells = [f"{evaluation.name:10}"]
         for metric, value in evaluation.metrics.items():

@@ -1,7 +1,7 @@
-"""Quantizes a model of your own: preprocessing that is no preset, and layers that stay in float.
+"""Quantizes a model of your own, with custom preprocessing and with layers excluded from quantization.
 
-The model is a small MobileNet with random weights, a stand-in for yours: its accuracy is chance, so what the report
-shows of it is how closely the INT8 outputs follow the FP32 ones, and the latency.
+The model is a small MobileNet with random weights, in place of yours. Its accuracy is therefore at chance level; the
+report shows how closely the INT8 outputs follow the FP32 outputs, and the latency.
 
 Run: python examples/4_own_model.py [--out FOLDER]     Needs: torch (for the export only).
 """
@@ -21,7 +21,7 @@ from quantkit.types import Preprocessing
 
 DIGITS = Path(__file__).parent.parent / "calib_data" / "digits"
 
-# As the model was trained: shorter side to 36 pixels, the middle 32x32, ImageNet's mean and deviation.
+# As in training: resize the shorter side to 36 pixels, center crop to 32x32, ImageNet's mean and std.
 PREPROCESSING = Preprocessing(
     size=(32, 32),
     resize="crop",
@@ -34,12 +34,12 @@ PREPROCESSING = Preprocessing(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for both models; a new temporary one if left out")
+    parser.add_argument("--out", type=Path, help="folder for both models (default: a new temporary folder)")
     out = parser.parse_args().out or Path(tempfile.mkdtemp(prefix="quantkit-"))
     out.mkdir(parents=True, exist_ok=True)
 
     model = export(out / "own.onnx")
-    # The first and the last layer stay in float: little of the time, often much of the error.
+    # Exclude the first and the last layer: they take little of the time and often cause much of the error.
     nodes = onnx.load(model).graph.node
     exclude = [nodes[0].name, nodes[-1].name]
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def export(path: Path) -> Path:
-    """Writes the stand-in model as one ONNX file, with a batch dimension of any size."""
+    """Exports the example model as one ONNX file with a dynamic batch dimension."""
     torch.manual_seed(0)
     network = nn.Sequential(
         _convolution(3, 16, stride=2),
@@ -68,7 +68,7 @@ def export(path: Path) -> Path:
     )
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)  # keeps the signal from fading through untrained layers
+            nn.init.kaiming_normal_(module.weight)  # keeps the variance of activations in untrained layers
     torch.onnx.export(
         network.eval(),
         (torch.zeros(2, 3, 32, 32),),

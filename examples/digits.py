@@ -1,6 +1,6 @@
-"""The digits data set, split once for every example: what is trained on, what is calibrated on, what is held out.
+"""The digits data set and its split into training, calibration and validation, shared by the examples.
 
-Needs scikit-learn. Writing images is left to `1_make_digits.py`, training to `2_train_digits.py`.
+Needs scikit-learn. `1_make_digits.py` writes the images, `2_train_digits.py` trains the model.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Digits:
     """Pixels and classes of all 1,797 digits, and the indices of each split.
 
     Attributes:
-        pixels: uint8 [1797, 8, 8], 0 is the background, 255 full ink.
+        pixels: uint8 [1797, 8, 8], 0 is background, 255 is ink.
         classes: int64 [1797], 0 to 9.
-        train: indices to train on, 1,200.
-        val: indices held out, 597.
-        calib: indices to calibrate on, 30 of each class, a subset of `train`.
+        train: training indices, 1,200.
+        val: validation indices, 597.
+        calib: calibration indices, 30 of each class, a subset of `train`.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Digits:
 
 
 def load() -> Digits:
-    """Loads the data that scikit-learn ships (no download) and splits it, stratified."""
+    """Loads the data set of scikit-learn (no download) and splits it, stratified by class."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -44,9 +44,9 @@ def load() -> Digits:
     classes = source.target.astype(np.int64)
     count = len(classes)
 
-    # Hashes instead of a random generator: the same split on every version of every library.
+    # Hashes instead of a random generator, so that the split does not depend on library versions.
     order = np.array(sorted(range(count), key=lambda index: (classes[index], _rank(index))))
-    # Evenly spaced places in an order by class: exactly NUM_VAL in all, and each class gets its share to within one.
+    # Evenly spaced in an order by class: exactly NUM_VAL in total, and each class in proportion to within one.
     held_out = np.diff(np.arange(count + 1) * NUM_VAL // count) == 1
     train, val = order[~held_out], order[held_out]
     calib = np.concatenate([train[classes[train] == digit][:CALIB_PER_CLASS] for digit in range(10)])
