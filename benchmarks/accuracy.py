@@ -1,9 +1,10 @@
-"""INT8 top-1 against FP32 for each calibration method and each target, on the same test images.
+"""Top-1 accuracy of INT8 and FP32 for each calibration method and target, on the same test images.
 
 python benchmarks/accuracy.py --calib CALIB --test TEST MODEL [MODEL ...] [--methods entropy,mse] [--num-samples N]
 
-CALIB and TEST are folders of images by class. Images are stretched to the input, /255, ImageNet mean and std.
-Prints one Markdown table row for each model and variant; the interval is the 95 % interval of the paired difference.
+CALIB and TEST are image folders with one subfolder per class. Images are stretched to the input size and normalized by
+ImageNet's mean and std. Prints a Markdown table with a row per model and variant; the interval is the 95 % interval of
+the paired difference.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--methods", default="entropy,minmax,percentile,mse")
     parser.add_argument("--num-samples", type=int, default=1000, help="for calibration")
     parser.add_argument("--num-test", type=int, help="test images (default: all)")
-    parser.add_argument("--cpu", action="store_true", help="the models for ONNX Runtime on x86 too")
+    parser.add_argument("--cpu", action="store_true", help="also measure the models for ONNX Runtime on x86")
     arguments = parser.parse_args()
     print("| model | variant | top-1 % | vs FP32, points | 95 % interval | agreement % | SQNR dB |")
     print("|---|---|---|---|---|---|---|")

@@ -1,10 +1,10 @@
-"""Cost of calibration: CPU seconds against the plain FP32 forward pass over the same batches, and peak memory.
+"""Cost of calibration: CPU time compared with the FP32 forward pass over the same batches, and peak memory.
 
 python benchmarks/calibration_cost.py --data IMAGES MODEL [MODEL ...] [--counts 100,1000] [--method entropy]
 
-Every figure comes from a child process of its own, as the operating system accounts it (user + system seconds of all
-threads, maximum resident set). "forward" decodes and prepares the same images and runs the unmodified model; "import"
-is a process that only imports what calibration needs. Linux and macOS.
+Each number is measured on a separate child process by the operating system (user + system time of all threads, maximum
+resident set size). "forward" decodes and preprocesses the same images and runs the unmodified model; "import" only
+imports the modules that calibration needs. Linux and macOS.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-r"""Streams images through the calibrator to a GPU: are the bytes right, does memory stay, what does overlapping bring?
+r"""Streams images through the calibrator to a GPU: checks bytes and memory, and measures the gain from overlapping.
 
 python -m benchmarks.calibrator_stream [--data IMAGES] [--images 2048] [--batch-size 32] [--compute-ms 20] [--json FILE]
 
-NVIDIA's real bindings and the real GPU, through pycuda; libnvinfer is the fake of tests/fake_trt, whose build calls
-the calibrator by its C++ vtable and "computes" on a batch by waiting --compute-ms. So it needs no TensorRT, and what it
-measures is the calibrator's side alone. Run it from the root of the repository. Beside numpy and Pillow it needs onnx
-and pycuda. Where there is no network, get the two folders elsewhere, on x86-64 Linux with gcc, for the Python there:
+Uses NVIDIA's real bindings and a real GPU, through pycuda. libnvinfer is the fake of tests/fake_trt: its build calls
+the calibrator through the C++ vtable and simulates computation by waiting --compute-ms per batch. TensorRT is
+therefore not needed, and only the calibrator is measured. Run it from the root of the repository. Requirements
+besides numpy and Pillow: onnx and pycuda. On a machine without network, copy two folders that are made elsewhere, on
+x86-64 Linux with gcc, for the Python version of that machine:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
         --platform manylinux_2_28_x86_64 -d wheels tensorrt-cu13-bindings==10.16.1.11
@@ -13,8 +14,8 @@ and pycuda. Where there is no network, get the two folders elsewhere, on x86-64 
     python -c "from tests.fake_trt.releases import *; print(build_stubs(RELEASES['10.16']))"   # copy to native/stubs
     python -m benchmarks.calibrator_stream --bindings native/bindings --stubs native/stubs --json stream.json
 
-"decode only" reads and prepares the images and does nothing with them: the limit. "in turn" decodes with as many
-threads, but nothing happens while TensorRT computes; "overlapped" is what quantkit does.
+"decode only" reads and preprocesses the images and discards them: the upper bound. "in turn" decodes with as many
+threads, but waits while TensorRT computes. "overlapped" is quantkit's implementation.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def measure(fake: Fake, dataset: Dataset, arguments: argparse.Namespace) -> dict
 
 @dataclass
 class Setting:
-    """What all calibrations share."""
+    """Settings and data that all calibrations share."""
 
     fake: Fake
     library: Library
@@ -161,7 +162,7 @@ class Setting:
 
     @property
     def specs(self) -> list[TensorSpec]:
-        """The one input, as the calibration profile has it."""
+        """Shape of the input in the calibration profile."""
         return [TensorSpec(INPUT, np.dtype(np.float32), (self.arguments.batch_size, 3, SIZE, SIZE))]
 
     def batches(self, make: Callable[[], Iterable[Batch]] | None = None) -> PaddedBatches:
@@ -172,7 +173,7 @@ class Setting:
         return PaddedBatches(make, self.specs, num_samples=len(self.dataset))
 
     def in_turn(self) -> Generator[Batch, None, None]:
-        """Batches that are decoded by as many threads, but only when they are asked for."""
+        """Batches that are decoded by as many threads, but only on request."""
         for start in range(0, len(self.dataset), self.arguments.batch_size):
             indices = range(start, min(start + self.arguments.batch_size, len(self.dataset)))
             samples = list(self._pool.map(self.dataset.__getitem__, indices))
@@ -235,7 +236,7 @@ class Setting:
         return seen
 
     def interrupted(self, context: PrimaryContext) -> bool:
-        """Whether an interrupt in the middle of the data comes out, and frees the memory."""
+        """Whether an interrupt in the middle of the data is raised, and memory is freed."""
 
         def make() -> Generator[Batch, None, None]:
             for number, batch in enumerate(iterate_batches(self.dataset, self.arguments.batch_size)):
@@ -267,7 +268,7 @@ class Setting:
 
 
 def build(library: Library, calibrator: Calibrator, specs: list[TensorSpec]) -> None:
-    """What a build with a calibrator asks of TensorRT."""
+    """Attributes of TensorRT that a build with a calibrator uses."""
     trt = library.module
     logger = make_logger(library)
     builder = trt.Builder(logger)
@@ -288,7 +289,7 @@ def build(library: Library, calibrator: Calibrator, specs: list[TensorSpec]) -> 
 
 
 def make_model(spec: TensorSpec) -> bytes:
-    """An ONNX model with the input; what it computes does not matter."""
+    """An ONNX model with the given input; its computation is irrelevant."""
     from onnx import TensorProto, helper
 
     shape = ["N", *spec.shape[1:]]
@@ -333,7 +334,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def third_party() -> set[str]:
-    """Top-level packages in use that are neither Python's nor ours."""
+    """Imported top-level packages except the standard library and quantkit."""
     names = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
     return {n for n in names if n not in sys.stdlib_module_names and not n.startswith("_")} - {"benchmarks", "tests"}
 

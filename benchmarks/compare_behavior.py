@@ -1,17 +1,17 @@
-"""Records what a checkout of quantkit makes, and compares two recordings: a refactoring should change nothing.
+"""Records the outputs of a checkout of quantkit, and compares two recordings to verify that nothing changed.
 
 python benchmarks/compare_behavior.py record --checkout DIR --out FOLDER [--cases demo,golden] [--shared DIR]
 python benchmarks/compare_behavior.py compare BEFORE AFTER [--cases demo] [--wording]
 python benchmarks/compare_behavior.py check --checkout DIR --against FOLDER [--cases demo]
 
-`record` runs the command line of DIR in processes of its own, so old and new code are driven alike; `check` records
-into a temporary folder and compares. `compare` and `check` exit with 1 where something differs.
+`record` runs the command line of DIR in separate processes, so that old and new code are driven alike. `check` records
+into a temporary folder and compares. `compare` and `check` exit with 1 if there is a difference.
 
-Compared are exit codes; tables and caches byte for byte; models node for node, initializers bit for bit; each value in
-the JSON of reports, `inspect` and `cache`; the rows of the tables in report.md. Not compared are versions, dates,
-times, the environment, printed text and HTML. Sentences in JSON (notes, warnings, reasons) count as wording: they are
-counted, listed by --wording, and change no exit code. Both recordings must come from one machine and the same packages:
-the floating-point results of ONNX Runtime depend on the processor.
+These are compared: exit codes; tables and caches, byte for byte; models, node for node and bit for bit; each value in
+the JSON of reports, `inspect` and `cache`; the rows of the tables in report.md. These are not: versions, dates, times,
+the environment, printed text and HTML. Differences in JSON sentences (notes, warnings, reasons) count as wording: they
+are counted, listed with --wording, and do not change the exit code. Both recordings must come from the same machine and
+packages, because the floating-point results of ONNX Runtime depend on the processor.
 
 SHARED (default: $QUANTKIT_SHARED, or shared/ beside the repository) holds golden/lenet_mnist, models/ and data/cifar10.
 """

@@ -1,10 +1,10 @@
-"""Memory of `quantkit evaluate` over a large data set, and what Ctrl-C in the middle of it leaves.
+"""Memory of `quantkit evaluate` on a large data set, and the partial report after Ctrl-C.
 
     python benchmarks/evaluation_memory.py model.onnx images/ --table model.calib.json --output docs/measurements
 
-Runs the command twice as a user would: once to the end, its resident memory sampled five times a second, and once with
-SIGINT after half of that time. Writes evaluation_memory.md. The first fifth is left out of the slope: runtimes allocate
-their arenas then.
+Runs the command twice: once to the end, with its resident memory sampled five times a second, and once with SIGINT
+after half of that time. Writes evaluation_memory.md. The slope excludes the first fifth of the run, in which runtimes
+allocate their arenas.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _resident_mb(pid: int) -> float | None:
 
 
 def main() -> None:
-    """Measures, and writes what was found."""
+    """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
@@ -95,7 +95,7 @@ def main() -> None:
         lines.append(f"| {percent} % | {nearest[1]:.0f} |")
     lines += [
         "",
-        f"Peak {max(mb for _, mb in whole.samples):.0f} MB in {whole.seconds:.0f} s; from a fifth of the run on the "
+        f"Peak {max(mb for _, mb in whole.samples):.0f} MB in {whole.seconds:.0f} s; after the first fifth of the run, "
         f"memory changes by {slope * whole.seconds:+.1f} MB over the length of a run (least squares).",
         "",
         f"SIGINT after {whole.seconds / 2:.0f} s: exit code {half.code}, a report of "

@@ -1,8 +1,8 @@
-"""Damaged files that are guided by coverage: atheris (libFuzzer) on one parser of tests/fuzz, for some seconds.
+"""Coverage-guided fuzzing of one parser of tests/fuzz with atheris (libFuzzer).
 
 pip install atheris; python benchmarks/fuzz_coverage_guided.py "TensorRT cache" --seconds 60
 
-What counts as a failure is what `fuzz_parsers.py` counts; the input that failed is left in the folder as crash-*.
+Failures are defined as in `fuzz_parsers.py`; a failing input is saved in the current folder as crash-*.
 """
 
 from __future__ import annotations

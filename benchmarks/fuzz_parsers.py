@@ -1,10 +1,10 @@
-"""Damaged files for every parser: what each accepted and refused, and that none crashed, hung or showed a traceback.
+"""Fuzzes every parser with damaged files, and counts accepted inputs, refused inputs and failures.
 
 python benchmarks/fuzz_parsers.py [--inputs 200000] [--seed 1] [--target NAME ...]
 
-Writes docs/measurements/fuzz.md and fuzz.json. Targets, mutations and what counts as a failure are in tests/fuzz. Each
-parser runs in a process of its own with 4 GiB of address space; one input may take 5 seconds. `--input INDEX` with one
-`--target` writes that input to a file instead. Linux and macOS.
+Writes docs/measurements/fuzz.md and fuzz.json. tests/fuzz contains the targets, the mutations and the definition of a
+failure. Each parser runs in a separate process with 4 GiB of address space and 5 seconds per input. `--input INDEX`
+with one `--target` writes that input to a file instead. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGES = ("quantkit", "numpy", "msgspec", "onnx", "onnx-ir", "onnxscript", "pi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=200_000, help="of all parsers together")
+    parser.add_argument("--inputs", type=int, default=200_000, help="number of inputs over all parsers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="this parser only; repeatable")
     parser.add_argument("--input", type=int, help="write this input of the target to a file, run nothing")
@@ -95,20 +95,20 @@ def report(outcomes: dict[str, Outcome], facts: dict[str, object]) -> str:
     lines = [
         "# Damaged files",
         "",
-        f"**{total:,} inputs, {failures} failures**, {seconds:.0f} s. Each was read as a user's file would be, and "
-        "what was accepted was used: shown, compared, written and read again.",
+        f"**{total:,} inputs, {failures} failures**, {seconds:.0f} s. Each input was read like a user's file. "
+        "Accepted inputs were used: shown, compared, written and read again.",
         "",
         f"    {facts['command']}",
         "",
         f"{facts['date']}, Python {facts['python']}, {facts['system']}; {versions}. {seeds} among the seeds.",
         "",
-        "A failure is: any exception that is no `QuantKitError`; a message of more than one line, or without the "
-        "file's name; a Python warning; a value that is not the same once written and read again; more than "
+        "A failure is: any exception other than `QuantKitError`; a message of more than one line, or without the "
+        "file's name; a Python warning; a value that changes when it is written and read again; more than "
         f"{TIMEOUT_S:g} seconds or {MEMORY_BYTES >> 30} GiB of address space; the end of the process.",
         "",
         "Bits, bytes, blocks, numbers, lengths and text are changed at random, files are spliced, members and fields "
-        "are removed, repeated and retyped; in three of four inputs checksums are made to fit again, so that what they "
-        "guard is reached (`tests/fuzz`).",
+        "are removed, repeated and retyped; in three of four inputs the checksums are corrected afterwards, so that "
+        "the code behind them is reached (`tests/fuzz`).",
         "",
         "| parser | inputs | accepted | refused | failures | slowest, s | peak, MiB | seconds |",
         "|---|---|---|---|---|---|---|---|",
@@ -118,7 +118,7 @@ def report(outcomes: dict[str, Outcome], facts: dict[str, object]) -> str:
             f"| {name} | {o.inputs:,} | {o.accepted:,} | {o.refused:,} | {len(o.failures)} | {o.slowest_s:.3f} | "
             f"{o.peak_bytes >> 20} | {o.seconds:.1f} |"
         )
-    lines += ["", "Peak is that of the process, imports included.", ""]
+    lines += ["", '"peak" is the peak memory of the process, including imports.', ""]
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""The TensorRT runner on a real GPU without TensorRT: engines that are CUDA kernels behind TensorRT's Python interface.
+"""Checks the TensorRT runner on a real GPU, with CUDA kernels behind TensorRT's Python interface as engines.
 
 python benchmarks/gpu_runner.py [--seconds 3] [--output REPORT.md]
 
-Needs a GPU, nvcc, numpy and pycuda, nothing else. Buffers, copies, streams, events, CUDA graphs, latency measurement
-and errors run as they would with TensorRT; only the computation is ours, so that its result and its time are known.
-Prints a Markdown table; exits with 1 if a check fails.
+Requirements: a GPU, nvcc, numpy and pycuda. Buffers, copies, streams, events, CUDA graphs, latency measurement and
+errors work as with TensorRT. Only the computation is replaced by kernels with a known result and duration. Prints a
+Markdown table; exits with 1 if a check fails.
 """
 
 # ruff: noqa: D101, D102  (the methods are TensorRT's)
@@ -76,7 +76,7 @@ DataType = Enum("DataType", "FLOAT HALF BF16 INT32")
 
 @dataclass(frozen=True)
 class Plan:
-    """An engine: what it computes ("affine" or "positive"), how long it spins first, and what it does wrong."""
+    """An engine: its computation ("affine" or "positive"), the duration it waits first, and its fault."""
 
     kind: str = "affine"
     spin_us: int = 0
@@ -101,7 +101,7 @@ PLANS = {
 
 
 class KnownStream(cuda.Stream):
-    """A stream that can be found by its handle, which is all that execute_async_v3 gets."""
+    """A stream that can be looked up by its handle, which execute_async_v3 receives."""
 
     by_handle: ClassVar[weakref.WeakValueDictionary[int, KnownStream]] = weakref.WeakValueDictionary()
 
@@ -136,7 +136,7 @@ class Runtime:
 
 
 class Engine:
-    """With `ICudaEngine`'s methods. Its "weights" take memory on the GPU, as long as it lives."""
+    """The methods of `ICudaEngine`. Its "weights" occupy GPU memory until it is deleted."""
 
     num_io_tensors = 2
     num_optimization_profiles = 1
@@ -176,7 +176,7 @@ class Engine:
 
 
 class Context:
-    """With `IExecutionContext`'s methods."""
+    """The methods of `IExecutionContext`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.plan, self.kernels = engine, engine.plan, engine.runtime.kernels
@@ -224,7 +224,7 @@ class Context:
         return True
 
     def _take_positive(self, stream: cuda.Stream, count: int) -> bool:
-        """Waits for the number of positive elements, then asks for the memory, as TensorRT does."""
+        """Waits for the number of positive elements, then requests the memory, as TensorRT does."""
         self.kernels.launch("count_positive", stream, self.addresses["x"], count, int(self.count))
         found = np.zeros(1, np.int64)
         cuda.memcpy_dtoh_async(found, self.count, stream)
@@ -240,7 +240,7 @@ class Context:
 
 
 class Checks:
-    """What was checked, what came out, and whether it should."""
+    """A check, its result, and whether it passed."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, bool]] = []
@@ -441,7 +441,7 @@ def check_graph_timing(open_: Open, checks: Checks) -> None:
 
 
 def check_latency(open_: Open, checks: Checks, seconds: float) -> list[str]:
-    """Three engines of known times, taking turns; returns the table."""
+    """Measures three interleaved engines of known duration; returns the table."""
     names = {"fp32": b"spin 1000", "fp16": b"spin 500", "int8": b"spin 250"}
     runners = {name: open_(engine) for name, engine in names.items()}
     latencies = measure_device_latency(runners, make_batch(np.random.default_rng(8), 8), duration_s=seconds)
@@ -464,7 +464,7 @@ def check_latency(open_: Open, checks: Checks, seconds: float) -> list[str]:
 
 
 def check_fault(checks: Checks) -> None:
-    """In a process of its own: after such an error every call to CUDA fails."""
+    """Runs in a separate process, because every CUDA call fails after such an error."""
     command = [sys.executable, __file__, "--fault"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]

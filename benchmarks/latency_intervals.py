@@ -1,8 +1,8 @@
-"""How often the intervals of latencies hold the truth, where calls resemble their neighbours in time: a simulation.
+"""Simulates how often latency intervals contain the true value if consecutive calls are correlated.
 
 python benchmarks/latency_intervals.py [--runs 300]
 
-Needs numpy alone; prints the Markdown table of docs/explanation/latency.md.
+Prints the Markdown table of docs/explanation/latency.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPREAD = 0.05
 
 @dataclass(frozen=True)
 class Machine:
-    """How the times of a run hang together: correlation of a call, and of a round, with the one before."""
+    """Correlation of latencies in a run: of each call, and of each round, with the previous one."""
 
     name: str
     calls: float = 0.0
@@ -54,7 +54,7 @@ def autocorrelated(rng: np.random.Generator, count: int, correlation: float) -> 
 
 
 def simulate(rng: np.random.Generator, machine: Machine) -> tuple[Times, Times]:
-    """Times of two variants in the same rounds, the second twice as fast; each [rounds, calls]."""
+    """Latencies of two variants in the same rounds, the second twice as fast; each [rounds, calls]."""
     rounds, calls = machine.shape
     moment = SPREAD * autocorrelated(rng, rounds, machine.rounds)[:, None] * machine.rounds_differ
     own = [SPREAD * autocorrelated(rng, rounds * calls, machine.calls).reshape(machine.shape) for _ in range(2)]
@@ -62,7 +62,7 @@ def simulate(rng: np.random.Generator, machine: Machine) -> tuple[Times, Times]:
 
 
 def held(interval: tuple[float, float] | None, truth: float) -> float:
-    """NaN where there is no interval."""
+    """NaN if there is no interval."""
     return math.nan if interval is None else float(interval[0] <= truth <= interval[1])
 
 
