@@ -1,4 +1,4 @@
-"""The README shows what is printed and has one line that runs the tests; links and paths lead to files."""
+"""The README shows real output and one line that runs the tests; links and paths in pages lead to files."""
 
 from __future__ import annotations
 
@@ -40,3 +40,10 @@ def test_pages_that_the_code_names_exist():
     named = set(re.findall(r"docs/[\w/-]+\.(?:md|json)", code))
     assert "docs/how-to/detection.md" in named
     assert [page for page in sorted(named) if not (REPOSITORY / page).exists()] == []
+
+
+def test_files_that_the_architecture_names_exist():
+    page = (REPOSITORY / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:quantkit|tests)/[\w./-]+)`", page))
+    assert "quantkit/calibration/methods/" in named
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
