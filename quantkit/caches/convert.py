@@ -14,6 +14,7 @@ from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_versio
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model
 from quantkit.caches.ranges import NOT_LISTED, CachedRange, RangeCache, bits_from_amax, table_from_cache
+from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import float_activations
@@ -72,7 +73,7 @@ def write_as_tensorrt_cache(
         algorithm = cache.algorithm
     else:
         number = library_version(version_of_caches(version))
-        algorithm = "MinMaxCalibration" if cache.method == "minmax" else "EntropyCalibration2"
+        algorithm = cache_algorithm(cache.method)
         bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
         remarks.append(f"a TensorRT cache holds scales only, not {_beyond_scales(cache)}")
         if model is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.caches.kept_statistics import statistics_path
 from quantkit.calibration.choose_ranges import choose_ranges
-from quantkit.calibration.methods import find_method, used_percentile
+from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics import merge
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import save_table
@@ -32,10 +32,10 @@ def merge_statistics(
     table_path: PathLike | None = None,
     *,
     method: str = "entropy",
-    percentile: float | None = None,
     keep_statistics: bool = False,
     progress: bool = True,
     notify: Notify | None = None,
+    **method_options: float | None,
 ) -> CalibrationTable:
     """The table that one run over all parts would give.
 
@@ -47,10 +47,10 @@ def merge_statistics(
             of their rows.
         table_path: where the table goes.
         method: a name in `quantkit.calibration.methods.METHODS`.
-        percentile: for method "percentile", in percent.
         keep_statistics: leave the merged statistics next to the table: they merge again.
         progress: show a progress bar on a terminal.
         notify: called with each `Notice`; without it, notices are only logged.
+        method_options: of the method, such as `percentile`.
 
     Returns:
         The table; written to `table_path` if that is given.
@@ -61,7 +61,7 @@ def merge_statistics(
             rule, or samples that are in two parts.
     """
     notify = announcing(notify)
-    find_method(method, percent=percentile)
+    bind_method(method, method_options)
     if not paths:
         raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
     if table_path is not None:
@@ -92,7 +92,7 @@ def merge_statistics(
                 f"the parts ran in batches of {listed}: the last bits of their activations may differ",
             )
         )
-    ranges, skipped = choose_ranges(whole, method, percentile, progress, notify)
+    ranges, skipped = choose_ranges(whole, method, method_options, progress=progress, notify=notify)
     table = CalibrationTable(
         tensors=ranges,
         skipped=skipped,
@@ -101,7 +101,7 @@ def merge_statistics(
         dataset_fingerprint=fingerprint_of(whole.origin.contents),
         num_samples=whole.num_samples,
         preprocessing=whole.origin.preprocessing,
-        settings=_settings(whole.origin.settings, method, used_percentile(method, percentile)),
+        settings=_settings(whole.origin.settings, method_settings(method, method_options)),
         versions=whole.origin.versions,
     )
     if table_path is not None:
@@ -262,11 +262,11 @@ def _takes_all(origin: StatisticsOrigin) -> bool:
     return not isinstance(asked, int) or asked > len(origin.contents)
 
 
-def _settings(collected: Mapping[str, Setting], method: str, percentile: float | None) -> dict[str, Setting]:
+def _settings(collected: Mapping[str, Setting], chosen: Mapping[str, Setting]) -> dict[str, Setting]:
     """Settings of a table, in the order that `calibrate` gives them."""
     settings: dict[str, Setting] = {}
     for name, value in collected.items():
         settings[name] = value
         if name == "calibrator":
-            settings |= {"method": method, "percentile": percentile}
+            settings |= chosen
     return settings

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from quantkit.calibration.methods import find_method
+from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.progress import show_progress
@@ -22,13 +22,13 @@ _MOST_CLIPPED = 0.25
 
 
 def choose_ranges(
-    kept: KeptStatistics, method: str, percentile: float | None, progress: bool, notify: Notify
+    kept: KeptStatistics, method: str, options: Mapping[str, float | None], *, progress: bool, notify: Notify
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """Calibrated ranges, and the tensors that were always zero with the reason; tells what loses most of its values."""
-    choose = find_method(method, percent=percentile)
+    choose = bind_method(method, options)
     # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
     # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
-    unclipped = kept.origin.unclipped if method == "entropy" and kept.rule == "exact" else frozenset()
+    unclipped = kept.origin.unclipped if METHODS[method].keeps_probabilities and kept.rule == "exact" else frozenset()
 
     def threshold(name: str, tensor: TensorStatistics) -> float:
         return 0.0 if tensor.amax == 0 else tensor.amax if name in unclipped else choose(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,12 @@ from quantkit.backends.tensorrt.calibrators.choice import CalibratorName
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.caches.kept_statistics import lock_path
 from quantkit.cli.generate import with_options
+from quantkit.cli.method_options import MethodChoice, with_method_options
 from quantkit.cli.options import (
     DATA_PANEL,
     ClassesOption,
     DataOption,
     ExcludeOption,
-    MethodName,
     ModelArgument,
     QuietOption,
     ReduceRangeOption,
@@ -42,16 +43,15 @@ _SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
 
 @with_options
+@with_method_options
 def calibrate(
     model: ModelArgument,
     data: DataOption,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for what is written (default: next to the model).")
     ] = None,
-    method: Annotated[MethodName, typer.Option("--method", help="How a tensor's range is chosen.")] = "entropy",
-    percentile: Annotated[
-        float | None, typer.Option("--percentile", help="For that method, in percent (default: 99.99).")
-    ] = None,
+    method: MethodChoice = "entropy",
+    method_options: Mapping[str, float | None] | None = None,
     histogram: Annotated[
         HistogramRule,
         typer.Option("--histogram", help="exact: same result for any order and split; tensorrt: TensorRT's own rule."),
@@ -126,7 +126,6 @@ def calibrate(
             data,
             table_path=table_path,
             method=method,
-            percentile=percentile,
             histogram=histogram,
             num_samples=num_samples,
             seed=seed,
@@ -147,6 +146,7 @@ def calibrate(
             workers=workers,
             progress=not quiet,
             notify=notify,
+            **(method_options or {}),
         )
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
             write_tensorrt_cache(opened, table, cache_path, tensorrt_version=tensorrt_version)

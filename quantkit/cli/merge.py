@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quantkit.caches.merge import merge_statistics
-from quantkit.cli.options import MethodName, QuietOption
+from quantkit.cli.method_options import MethodChoice, with_method_options
+from quantkit.cli.options import QuietOption
 from quantkit.cli.output import make_printer
 from quantkit.storage import check_writable
 
 __all__ = ["merge"]
 
 
+@with_method_options
 def merge(
     statistics: Annotated[
         list[Path],
         typer.Argument(help="MODEL.calib.stats of each part (calibrate --keep-statistics).", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The table: MODEL.calib.json.", show_default=False)],
-    method: Annotated[MethodName, typer.Option("--method", help="How a tensor's range is chosen.")] = "entropy",
-    percentile: Annotated[
-        float | None, typer.Option("--percentile", help="For that method, in percent (default: 99.99).")
-    ] = None,
+    method: MethodChoice = "entropy",
+    method_options: Mapping[str, float | None] | None = None,
     keep_statistics: Annotated[
         bool, typer.Option("--keep-statistics", help="Leave the merged statistics beside the table: they merge again.")
     ] = False,
@@ -43,10 +44,10 @@ def merge(
         statistics,
         output,
         method=method,
-        percentile=percentile,
         keep_statistics=keep_statistics,
         progress=not quiet,
         notify=make_printer(quiet),
+        **(method_options or {}),
     )
     parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
     typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")

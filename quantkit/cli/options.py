@@ -9,8 +9,6 @@ import typer
 
 from quantkit.types import TaskName
 
-MethodName = Literal["entropy", "minmax", "percentile", "mse"]
-
 DATA_PANEL = "Data"
 
 ModelArgument = Annotated[Path, typer.Argument(help="ONNX model in FP32, opset 11 to 24.", show_default=False)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from quantkit.calibration.methods import METHODS
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.types import CalibrationTable, QuantizedModel
@@ -28,7 +29,8 @@ def print_calibration(
     model: FloatModel, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
 ) -> None:
     """A short table, and the paths of what was written."""
-    method = table.method if table.settings.get("percentile") is None else f"percentile {table.settings['percentile']}"
+    values = [table.settings.get(option.name) for option in METHODS[table.method].options]
+    method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
         ("samples", str(table.num_samples)),
         ("method", method),

@@ -9,7 +9,7 @@ from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
 from quantkit.backends.tensorrt.calibrators.choice import CalibratorName, choose_calibrator
 from quantkit.caches.kept_statistics import lock_path
-from quantkit.calibration.methods import find_method, used_percentile
+from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.datasets.description import describe_choice
@@ -34,7 +34,6 @@ def calibrate(
     *,
     table_path: PathLike | None = None,
     method: str = "entropy",
-    percentile: float | None = None,
     histogram: HistogramRule = "exact",
     num_samples: int = 512,
     seed: int = 0,
@@ -55,6 +54,7 @@ def calibrate(
     workers: int | None = None,
     progress: bool = True,
     notify: Notify | None = None,
+    **method_options: float | None,
 ) -> CalibrationTable:
     """Runs data through a model once and returns the range of every tensor that INT8 needs.
 
@@ -63,7 +63,6 @@ def calibrate(
         data: a folder or list of images, or arrays by input name (.npy, .npz).
         table_path: where the table is kept: one that is there is reused if it fits, else replaced.
         method: a name in `quantkit.calibration.methods.METHODS`.
-        percentile: for method "percentile", in percent.
         histogram: "exact", or "tensorrt" to reproduce TensorRT's order-dependent numbers.
         num_samples: how many samples are chosen, evenly over the classes where there are labels.
         seed: of the choice.
@@ -85,6 +84,7 @@ def calibrate(
         workers: decoding threads.
         progress: show progress bars on a terminal.
         notify: called with each `Notice`; without it, notices are only logged.
+        method_options: of the method, such as `percentile`.
 
     Returns:
         The table; written to `table_path` if that is given.
@@ -96,7 +96,8 @@ def calibrate(
     for option, count in (("--batch-size", batch_size), ("--workers", workers)):
         if count is not None and count < 1:
             raise CalibrationError(f"{option} {count} must be at least 1")
-    find_method(method, percent=percentile)
+    bind_method(method, method_options)
+    chosen = method_settings(method, method_options)
     if histogram not in ("exact", "tensorrt"):
         raise CalibrationError(f"there is no histogram {histogram!r}: choose exact or tensorrt")
     if keep_statistics or resume:
@@ -111,8 +112,7 @@ def calibrate(
     order_decides = histogram == "tensorrt" or native is not None
     settings: dict[str, str | int | float | bool | None] = {
         "calibrator": "quantkit" if native is None else native.title,
-        "method": method,
-        "percentile": used_percentile(method, percentile),
+        **chosen,
         "histogram": "tensorrt" if order_decides else histogram,
         "observed": "all" if all_tensors or native is not None else "quantized",
         "order": order,
@@ -127,7 +127,7 @@ def calibrate(
         model_name=model.name,
         contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
         preprocessing=dataset.preprocessing,
-        settings={key: value for key, value in settings.items() if key not in ("method", "percentile")},
+        settings={key: value for key, value in settings.items() if key not in chosen},
         versions=_versions(),
         unclipped=unclipped & set(tensors),
     )
@@ -139,7 +139,7 @@ def calibrate(
         tensors=tensors,
         native=native,
         table_path=None if table_path is None else Path(table_path),
-        percentile=percentile,
+        method_options=method_options,
         batch_size=batch_size,
         strict=strict,
         force=force,

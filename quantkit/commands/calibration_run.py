@@ -11,6 +11,7 @@ from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.kept_statistics import checkpoint_path, find_checkpoint, find_statistics, statistics_path
 from quantkit.calibration.choose_ranges import choose_ranges
+from quantkit.calibration.methods import method_settings
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import differing_fields, load_table, save_table
 from quantkit.commands.build import describe_engine
@@ -44,7 +45,7 @@ class CalibrationRun:
     tensors: tuple[str, ...]
     native: Library | None
     table_path: Path | None
-    percentile: float | None
+    method_options: Mapping[str, float | None]
     batch_size: int | None
     strict: bool
     force: bool
@@ -133,7 +134,9 @@ class CalibrationRun:
             self.notify(Notice("info", "reuse", text))
         else:
             kept = self._collect(checkpoint)
-        ranges, skipped = choose_ranges(kept, self.method, self.percentile, self.progress, self.notify)
+        ranges, skipped = choose_ranges(
+            kept, self.method, self.method_options, progress=self.progress, notify=self.notify
+        )
         if kept.rule == "tensorrt":
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
@@ -235,7 +238,7 @@ def _reuse(
             raise StaleTableError(str(error)) from error
         notify(Notice("warning", "unreadable", str(error)))
         return None
-    deciding = ["calibrator", "method", "percentile", "histogram", "observed"]
+    deciding = ["calibrator", *method_settings(str(settings["method"]), {}), "histogram", "observed"]
     if settings["histogram"] == "tensorrt":
         deciding += ["order", "seed", "batch_size"]
     differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})

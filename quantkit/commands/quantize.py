@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.caches.ranges import NOT_LISTED
+from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
@@ -115,8 +116,8 @@ def write_tensorrt_cache(
     """
     graph = _prepared(FloatModel.open(model), table)
     amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
-    algorithm = "MinMaxCalibration" if table.method == "minmax" else "EntropyCalibration2"
-    write_text(output, cache_text(amax, tensorrt_version=version_of_caches(tensorrt_version), algorithm=algorithm))
+    version, algorithm = version_of_caches(tensorrt_version), cache_algorithm(table.method)
+    write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
     return Path(output)
 
 

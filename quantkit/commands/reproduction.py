@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from quantkit.calibration.methods import METHODS
 from quantkit.types import CalibrationTable, Preprocessing
 
 __all__ = ["calibrate_command"]
@@ -19,12 +20,13 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         model: path of the model, as it is to be typed.
     """
     settings = table.settings
-    if settings.get("method") not in ("entropy", "minmax", "percentile", "mse") or not table.dataset_fingerprint:
+    if settings.get("method") not in METHODS or not table.dataset_fingerprint:
         return None
     if settings.get("calibrator", "quantkit") != "quantkit":
         return None
     words = ["quantkit", "calibrate", "--data", "DATA", model, "--method", str(settings["method"])]
-    for name in ("percentile", "histogram", "order", "seed", "num_samples", "batch_size"):
+    own = (option.name for option in METHODS[table.method].options)
+    for name in (*own, "histogram", "order", "seed", "num_samples", "batch_size"):
         value = settings.get(name)
         if value is not None and value != _DEFAULTS.get(name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from quantkit.types.calibration import (
     CalibrationTable,
     HistogramRule,
-    Method,
     TensorRange,
     TensorStatistics,
 )
@@ -78,7 +77,6 @@ __all__ = [
     "LayerPlacement",
     "Layout",
     "MaskAnnotations",
-    "Method",
     "PathLike",
     "Preprocessing",
     "QdqEdge",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["CalibrationTable", "HistogramRule", "Method", "TensorRange", "TensorStatistics"]
+__all__ = ["CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics"]
 
 HistogramRule = Literal["exact", "tensorrt"]
 
@@ -45,10 +45,6 @@ class TensorStatistics:
     def amax(self) -> float:
         """Largest magnitude seen, 0 if there was none."""
         return max(-self.minimum, self.maximum, 0.0) if self.minimum <= self.maximum else 0.0
-
-
-Method = Callable[[TensorStatistics], float]
-"""A calibration method: the magnitude at which a tensor is clipped, from its statistics."""
 
 
 @dataclass(frozen=True)

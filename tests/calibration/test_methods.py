@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantkit.calibration.methods import METHODS, entropy, find_method, minmax, mse, percentile
-from quantkit.calibration.methods.entropy import LEVELS, divergences, search
-from quantkit.calibration.methods.mse import squared_error
+from quantkit.calibration.methods import METHODS, bind_method, cache_algorithm, method_settings
+from quantkit.calibration.methods.entropy import LEVELS, divergences, entropy, search
+from quantkit.calibration.methods.minmax import minmax
+from quantkit.calibration.methods.mse import mse, squared_error
+from quantkit.calibration.methods.percentile import percentile
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import CalibrationError
 from tests.calibration.entropy_reference import search as reference_search
@@ -89,8 +91,8 @@ def test_percentile_is_that_share_of_the_values():
     statistics = statistics_of(values)
     for percent in (50, 99, 99.9, 99.99):
         expected = np.quantile(values, percent / 100, method="inverted_cdf")
-        assert 0 <= percentile(statistics, percent) - expected <= statistics.bin_width
-    assert percentile(statistics, 100) == statistics.amax
+        assert 0 <= percentile(statistics, percentile=percent) - expected <= statistics.bin_width
+    assert percentile(statistics, percentile=100) == statistics.amax
 
 
 def test_mse_is_the_best_of_a_fine_grid_of_the_values_themselves():
@@ -115,15 +117,15 @@ def test_methods_do_not_change_the_statistics_and_are_scale_equivariant(name):
     values = RNG.laplace(size=30_000).astype(np.float32)
     statistics = statistics_of(values)
     before = statistics.histogram.copy()
-    threshold = METHODS[name](statistics)
+    threshold = bind_method(name, {})(statistics)
     np.testing.assert_array_equal(statistics.histogram, before)
-    assert METHODS[name](statistics_of(values * 4)) == pytest.approx(4 * threshold, rel=1e-12)
-    assert METHODS[name](statistics_of(-values)) == threshold
+    assert bind_method(name, {})(statistics_of(values * 4)) == pytest.approx(4 * threshold, rel=1e-12)
+    assert bind_method(name, {})(statistics_of(-values)) == threshold
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_constant_tensor(name):
-    assert METHODS[name](statistics_of(np.full(1000, 3.0))) == pytest.approx(3.0, rel=0.01)
+    assert bind_method(name, {})(statistics_of(np.full(1000, 3.0))) == pytest.approx(3.0, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_constant_tensor(name):
 )
 def test_bad_names_and_percentiles_are_refused(name, percent, message):
     with pytest.raises(CalibrationError, match=message):
-        find_method(name, percent=percent)
+        bind_method(name, {"percentile": percent})
 
 
 def test_entropy_does_not_cut_off_everything_where_no_value_is_near_zero():
@@ -160,3 +162,14 @@ def test_a_threshold_keeps_the_share_that_it_must(seed, kept):
     total = histogram[1:].sum()
     assert histogram[1:m].sum() >= kept * total
     assert LEVELS <= m <= 2048
+
+
+def test_a_table_stores_the_options_that_its_method_used():
+    assert method_settings("percentile", {}) == {"method": "percentile", "percentile": 99.99}
+    assert method_settings("percentile", {"percentile": 99}) == {"method": "percentile", "percentile": 99}
+    assert method_settings("mse", {}) == {"method": "mse", "percentile": None}
+
+
+def test_caches_name_the_calibrator_of_methods_that_tensorrt_has_and_else_its_default():
+    found = {name: cache_algorithm(name) for name in (*METHODS, "unknown")}
+    assert found == dict.fromkeys(found, "EntropyCalibration2") | {"minmax": "MinMaxCalibration"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.calibration.statistics import TENSORRT_BINS, rebin
 from quantkit.types import TensorStatistics
 
@@ -17,7 +18,6 @@ __all__ = ["divergences", "entropy", "search"]
 
 LEVELS = 128
 """Quantized magnitudes: INT8 is symmetric, so 128 of them."""
-
 
 _LEAST_KEPT = 0.5
 """Lower bound on the kept mass; guards against degenerate thresholds (docs/explanation/calibration.md)."""
@@ -101,3 +101,11 @@ def divergences(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | N
 
 def _xlogx(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(x * np.log(np.where(x > 0, x, 1.0)), np.float64)
+
+
+METHODS["entropy"] = Method(
+    entropy,
+    "the smallest KL divergence, as TensorRT's default calibrator",
+    tensorrt_algorithm="EntropyCalibration2",
+    keeps_probabilities=True,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
 __all__ = ["minmax"]
@@ -10,3 +11,6 @@ __all__ = ["minmax"]
 def minmax(statistics: TensorStatistics) -> float:
     """The largest magnitude seen."""
     return statistics.amax
+
+
+METHODS["minmax"] = Method(minmax, "the largest magnitude: nothing is clipped", tensorrt_algorithm="MinMaxCalibration")

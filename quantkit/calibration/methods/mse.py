@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
 __all__ = ["mse", "squared_error"]
@@ -51,3 +52,6 @@ def _best(
     errors = [squared_error(t, centres, counts) for t in thresholds]
     # The largest of equal thresholds clips least. The smallest error first, from the right.
     return float(thresholds[len(errors) - 1 - int(np.argmin(errors[::-1]))])
+
+
+METHODS["mse"] = Method(mse, "the smallest mean squared error of the quantized values")

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.calibration.methods.registry import METHODS, Method, MethodOption
 from quantkit.types import TensorStatistics
 
-__all__ = ["DEFAULT_PERCENTILE", "percentile"]
-
-DEFAULT_PERCENTILE = 99.99
+__all__ = ["percentile"]
 
 
-def percentile(statistics: TensorStatistics, percent: float = DEFAULT_PERCENTILE) -> float:
-    """Smallest bin edge with at least `percent` % of all values, zeros included, at or below it.
+def percentile(statistics: TensorStatistics, *, percentile: float) -> float:
+    """Smallest bin edge with at least `percentile` % of all values, zeros included, at or below it.
 
     Args:
         statistics: of one tensor, not all zero.
-        percent: above 0, at most 100; 100 is MinMax.
+        percentile: above 0, at most 100; 100 is MinMax.
 
     Returns:
         amax, at most the largest magnitude seen, at least one bin.
     """
     cumulative = np.cumsum(statistics.histogram)
-    needed = np.ceil(cumulative[-1] * (percent / 100))
+    needed = np.ceil(cumulative[-1] * (percentile / 100))
     edge = int(np.searchsorted(cumulative, needed)) + 1
     return min(edge * statistics.bin_width, statistics.amax)
+
+
+METHODS["percentile"] = Method(
+    percentile,
+    "a percentile of the magnitudes",
+    options=(
+        MethodOption(
+            "percentile",
+            default=99.99,
+            help="Percentage of the values that is not clipped",
+            is_valid=lambda value: 0 < value <= 100,
+            expected="above 0 and at most 100",
+        ),
+    ),
+)
