@@ -5,7 +5,8 @@ from __future__ import annotations
 from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.open import holds_arrays, open_dataset
 from quantkit.datasets.preprocess import preprocess
-from quantkit.datasets.presets import PRESETS, Preset, resolve_preprocessing
+from quantkit.datasets.presets import PRESETS, Preset
+from quantkit.datasets.resolve_preprocessing import resolve_preprocessing
 from quantkit.datasets.sampling import Selection, describe, select
 
 __all__ = [

@@ -14,16 +14,6 @@ __all__ = ["Alternative", "other_resizes", "other_values"]
 
 _Numbers = tuple[float, tuple[float, ...], tuple[float, ...]]
 
-_NORMALISATIONS: dict[str, str] = {
-    "imagenet": "the mean and std of ImageNet",
-    "unit": "no mean and std",
-    "none": "no mean and std",
-    "tf": "mean 1 and std 1",
-    "clip": "the mean and std of CLIP",
-    "caffe": "the mean of ImageNet and no std",
-}
-"""Presets by how their mean and std are called, the most common first: of two that fit alike, the first is named."""
-
 
 @dataclass(frozen=True)
 class Alternative:
@@ -48,9 +38,9 @@ def other_values(declared: Preprocessing) -> list[Alternative]:
     Means and stds are taken from the presets, and from the declared ones times or over 255; each in the declared
     channel order and in the reverse.
     """
-    normalisations = dict(_NORMALISATIONS)
+    normalizations = _normalizations()
     same: _Numbers = (declared.scale, declared.mean, declared.std)
-    numbers: dict[str, _Numbers] = {name: _numbers(name, declared) for name in normalisations}
+    numbers: dict[str, _Numbers] = {name: _numbers(name, declared) for name in normalizations}
     if declared.scale >= 0.5:
         numbers["divided"] = (declared.scale / 255, declared.mean, declared.std)
         if max(declared.mean) > 2:  # in pixels, not in parts of 255
@@ -59,7 +49,7 @@ def other_values(declared: Preprocessing) -> list[Alternative]:
                 tuple(v / 255 for v in declared.mean),
                 tuple(v / 255 for v in declared.std),
             )
-            normalisations["divided all"] = "mean and std divided by 255"
+            normalizations["divided all"] = "mean and std divided by 255"
     else:
         numbers["multiplied"] = (declared.scale * 255, declared.mean, declared.std)
     candidates = []
@@ -70,8 +60,8 @@ def other_values(declared: Preprocessing) -> list[Alternative]:
     if declared.channels == 3 and (len(declared.mean) > 1 or len(declared.std) > 1):
         # The numbers may be in the right order already, and only the pixels in the wrong one; or the reverse.
         candidates.append((replace(declared, color=_turn(declared).color), "same places"))
-        normalisations["same places"] = "mean and std in the same places"
-    return _describe(declared, candidates, normalisations)
+        normalizations["same places"] = "mean and std in the same places"
+    return _describe(declared, candidates, normalizations)
 
 
 def other_resizes(declared: Preprocessing, base: Preprocessing) -> list[Alternative]:
@@ -84,7 +74,12 @@ def other_resizes(declared: Preprocessing, base: Preprocessing) -> list[Alternat
         replace(plain, resize="crop", shorter_side=side),
         replace(plain, resize="crop", shorter_side=round(side * 256 / 224)),
     ]
-    return _describe(declared, [(c, "") for c in candidates if c != base], _NORMALISATIONS)
+    return _describe(declared, [(c, "") for c in candidates if c != base], _normalizations())
+
+
+def _normalizations() -> dict[str, str]:
+    """Presets by how their mean and std are called, the most common first: of two that fit alike, the first is named."""
+    return {name: preset.normalization for name, preset in PRESETS.items() if preset.normalization}
 
 
 def _numbers(preset: str, declared: Preprocessing) -> _Numbers:
@@ -112,7 +107,7 @@ def _turn(preprocessing: Preprocessing) -> Preprocessing:
 
 
 def _describe(
-    declared: Preprocessing, candidates: list[tuple[Preprocessing, str]], normalisations: Mapping[str, str]
+    declared: Preprocessing, candidates: list[tuple[Preprocessing, str]], normalizations: Mapping[str, str]
 ) -> list[Alternative]:
     """Each distinct preprocessing once, with what differs from the declared one."""
     known = {_identity(declared)}
@@ -129,7 +124,7 @@ def _describe(
             changes.append(f"pixels times {_factor(candidate.scale)} instead of {_factor(declared.scale)}")
         kept = _turn(candidate) if candidate.color != declared.color else candidate
         if _values(kept)[1:] != _values(declared)[1:]:
-            changes.append(normalisations.get(name, "another mean and std"))
+            changes.append(normalizations.get(name, "another mean and std"))
         if value_flags := _value_flags(candidate, declared):
             flags.append(value_flags)
         if (candidate.resize, candidate.shorter_side) != (declared.resize, declared.shorter_side):

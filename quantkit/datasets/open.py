@@ -12,7 +12,7 @@ from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.preprocess import pixel_table
-from quantkit.datasets.presets import resolve_preprocessing
+from quantkit.datasets.resolve_preprocessing import resolve_preprocessing
 from quantkit.datasets.sampling import select
 from quantkit.errors import DatasetError
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec

@@ -1,66 +1,16 @@
-"""Named preprocessings, and how one is fitted to a model's input. Applying it is left to `preprocess`."""
+"""How a preset is resolved for a model's input; `preprocess` applies the result."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.presets import PRESETS, Preset
 from quantkit.errors import DatasetError
+from quantkit.registry import suggest
 from quantkit.types import ColorOrder, Interpolation, Layout, Preprocessing, Resize, TensorSpec
 
-__all__ = ["PRESETS", "Preset", "resolve_preprocessing"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A `Preprocessing` before the model's size, layout and type are known.
-
-    Attributes:
-        color, resize, interpolation, pad_value, scale: as in `Preprocessing`.
-        mean, std: likewise, in the order of `color`.
-        shorter_side_ratio: shorter side over the larger side of the crop, for "crop".
-    """
-
-    color: ColorOrder = "RGB"
-    resize: Resize = "stretch"
-    shorter_side_ratio: float = 1.0
-    interpolation: Interpolation = "bilinear"
-    pad_value: int = 114
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-
-PRESETS: dict[str, Preset] = {
-    # torchvision, references/classification/presets.py: resize 256, crop 224, bilinear, mean and std of ImageNet.
-    "imagenet": Preset(
-        resize="crop",
-        shorter_side_ratio=256 / 224,
-        scale=1 / 255,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
-    # Ultralytics, data/augment.py: LetterBox pads with 114; pixels / 255. Its resize does not smooth, Pillow's does.
-    "yolo": Preset(resize="letterbox", pad_value=114, scale=1 / 255),
-    # torchvision, transforms.ToTensor: pixels / 255.
-    "unit": Preset(scale=1 / 255),
-    # Models that normalise by themselves: pixels from 0 to 255.
-    "none": Preset(),
-    # Keras, applications/imagenet_utils.py, mode "tf": x / 127.5 - 1.
-    "tf": Preset(scale=1 / 127.5, mean=(1.0,)),
-    # openai/CLIP, clip/clip.py, _transform: bicubic resize of the shorter side to the size, centre crop.
-    "clip": Preset(
-        resize="crop",
-        interpolation="bicubic",
-        scale=1 / 255,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-    ),
-    # Keras, applications/imagenet_utils.py, mode "caffe": BGR minus the mean of ImageNet, not scaled.
-    "caffe": Preset(color="BGR", mean=(103.939, 116.779, 123.68)),
-}
+__all__ = ["resolve_preprocessing"]
 
 
 def resolve_preprocessing(
@@ -132,9 +82,7 @@ def resolve_preprocessing(
 
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
-        close = difflib.get_close_matches(name.lower(), PRESETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DatasetError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}{hint}")
+        raise DatasetError(f"unknown preset {name!r}: {suggest(name.lower(), PRESETS)}")
     return PRESETS[name]
 
 
