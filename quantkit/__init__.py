@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quantkit.commands.evaluate import evaluate
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
     from quantkit.errors import QuantKitError
-    from quantkit.evaluation.tasks.open import TaskOptions
+    from quantkit.evaluation.tasks.task import TaskOptions
     from quantkit.notices import Notice
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
@@ -59,7 +59,7 @@ _HOMES = {
     "Preprocessing": "quantkit.types",
     "QuantKitError": "quantkit.errors",
     "Report": "quantkit.types",
-    "TaskOptions": "quantkit.evaluation.tasks.open",
+    "TaskOptions": "quantkit.evaluation.tasks.task",
     "build": "quantkit.commands.build",
     "calibrate": "quantkit.commands.calibrate",
     "evaluate": "quantkit.commands.evaluate",

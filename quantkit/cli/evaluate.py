@@ -50,7 +50,7 @@ from quantkit.commands.evaluate import VARIANTS
 from quantkit.commands.evaluate import evaluate as evaluate_variants
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation import parse_batch_sizes
-from quantkit.evaluation.tasks.open import TaskOptions
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.notices import Notice, Notify
 from quantkit.reporting import print_report, write_report
 from quantkit.storage import check_writable
@@ -58,7 +58,6 @@ from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
     from quantkit.evaluation import Limits
-    from quantkit.types import TaskName
 
 __all__ = ["evaluate"]
 
@@ -192,7 +191,7 @@ def evaluate(
 
 def _check_limits(
     limits: Limits | None,
-    task: TaskName,
+    task: str,
     latency_s: float,
     batch_sizes: tuple[int, ...],
     gated: list[str],

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from quantkit.types import TaskName
+from quantkit.evaluation.tasks import TASKS
+from quantkit.registry import suggest
 
 DATA_PANEL = "Data"
 
@@ -50,10 +51,22 @@ ReduceRangeOption = Annotated[
     ),
 ]
 _TASK = "Task"
+
+
+def _check_task(name: str) -> str:
+    if name not in TASKS:
+        raise typer.BadParameter(f"{name!r} is no task: {suggest(name, TASKS)}")
+    return name
+
+
 TaskOption = Annotated[
-    TaskName,
+    str,
     typer.Option(
-        "--task", help="What the outputs mean; none: they are compared with FP32's alone.", rich_help_panel=_TASK
+        "--task",
+        help="What the outputs mean; none: they are compared with FP32's alone.",
+        rich_help_panel=_TASK,
+        metavar=f"[{'|'.join(TASKS)}]",
+        callback=_check_task,
     ),
 ]
 LabelsOption = Annotated[

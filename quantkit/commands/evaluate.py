@@ -21,12 +21,12 @@ from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
-from quantkit.evaluation.tasks.open import TaskOptions, open_task, wants_class_labels
+from quantkit.evaluation.tasks.task import TASKS, TaskOptions
 from quantkit.graph.model import input_specs, load_model, model_hash
 from quantkit.graph.passes.prepare import has_qdq
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report, TaskName
+from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report
 from quantkit.types.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def evaluate(
     data: PathLike,
     *,
     table: CalibrationTable | PathLike | None = None,
-    task: TaskName | TaskOptions = "classify",
+    task: str | TaskOptions = "classify",
     variants: Sequence[str] | None = None,
     models: Mapping[str, PathLike] | None = None,
     engines: Mapping[str, PathLike] | None = None,
@@ -110,13 +110,13 @@ def evaluate(
         input_specs(graph),
         data,
         _preprocessing_of(table, data) if preprocessing is None else preprocessing,
-        classes if wants_class_labels(options) else None,
+        classes if TASKS[options.task].has_class_labels else None,
         num_samples=num_samples,
         seed=seed,
         order="shuffled",
-        labelled=wants_class_labels(options),
+        labelled=TASKS[options.task].has_class_labels,
     )
-    judge = open_task(options, dataset, data, classes)
+    judge = TASKS[options.task].open(options, dataset, data, classes)
     describe_choice(dataset, data, seed, notify)
     skipped_files: dict[str, str] = {}
     stop = should_stop or _never

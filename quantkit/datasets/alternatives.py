@@ -78,7 +78,7 @@ def other_resizes(declared: Preprocessing, base: Preprocessing) -> list[Alternat
 
 
 def _normalizations() -> dict[str, str]:
-    """Presets by how their mean and std are called, the most common first: of two that fit alike, the first is named."""
+    """What the mean and std of presets are called, the most common first: of two that fit alike, it is named."""
     return {name: preset.normalization for name, preset in PRESETS.items() if preset.normalization}
 
 

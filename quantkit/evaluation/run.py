@@ -16,7 +16,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
-from quantkit.types import Array, Batch, Runner, TaskName
+from quantkit.types import Array, Batch, Runner
 
 __all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
 
@@ -77,7 +77,7 @@ def evaluate(
         outputs = {name: feed(runners[name], batch) for name in order}
         reference = outputs[baseline]
         for name in order[1:]:
-            _check_outputs(name, outputs[name], baseline, reference, task=task.name if chosen else None)
+            _check_outputs(name, outputs[name], baseline, reference, task=task if chosen else None)
         task.update(batch, outputs)
         scores = find_scores(reference, num_samples=len(batch))
         for name in runners:
@@ -177,7 +177,7 @@ def _outputs_in_scope(
 
 
 def _check_outputs(
-    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, task: TaskName | None
+    name: str, outputs: Mapping[str, Array], baseline: str, reference: Mapping[str, Array], *, task: Task | None
 ) -> None:
     """The same outputs, and, where a `task` compares them element by element, of the same shapes."""
     if outputs.keys() != reference.keys():
@@ -187,19 +187,8 @@ def _check_outputs(
         if task is not None and array.shape != reference[output].shape:
             raise EvaluationError(
                 f"output {output!r} has shape {array.shape} in {name!r} and {reference[output].shape} in {baseline!r}: "
-                f"they cannot be compared element by element{_ADVICE[task]}"
+                f"they cannot be compared element by element{task.shape_hint}"
             )
-
-
-_SAME_INPUT = "; export both with one input size, one number of classes and one layout of the outputs"
-_ADVICE: dict[TaskName, str] = {
-    "classify": "; if they are boxes, say --task detect",
-    "none": "; if they are boxes, say --task detect",
-    "detect": _SAME_INPUT,
-    "segment": _SAME_INPUT,
-    "custom": "; if your metric does not mind, it says so by compares_outputs = False",
-}
-"""What to do about outputs of other shapes in another variant."""
 
 
 def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -39,7 +39,6 @@ from quantkit.types.evaluation import (
     LayerPlacement,
     Report,
     Score,
-    TaskName,
     TensorQuality,
 )
 from quantkit.types.quantization import (
@@ -90,7 +89,6 @@ __all__ = [
     "Sample",
     "Score",
     "SharedModel",
-    "TaskName",
     "TensorQuality",
     "TensorRange",
     "TensorSpec",

@@ -21,11 +21,9 @@ __all__ = [
     "LayerPlacement",
     "Report",
     "Score",
-    "TaskName",
     "TensorQuality",
 ]
 
-TaskName = Literal["classify", "detect", "segment", "custom", "none"]
 """What a model's outputs are: "none" compares them with the baseline's alone."""
 
 Interval = tuple[float, float]
@@ -294,7 +292,7 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     created: str = ""
-    task: TaskName = "classify"
+    task: str = "classify"
     score: Score | None = TOP1
     planned_samples: int | None = None
     classes: tuple[ClassScore, ...] = ()

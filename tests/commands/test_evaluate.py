@@ -16,7 +16,7 @@ from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.reproduction import calibrate_command
 from quantkit.errors import EvaluationError, ModelError
-from quantkit.evaluation.tasks.open import TaskOptions
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.reporting import load_report, write_report
 from quantkit.types import TOP1
 
@@ -116,7 +116,7 @@ def test_no_task_compares_outputs_alone():
         ({"task": "custom"}, r"--task custom needs --metric: file\.py:Class"),
         ({"labels": "x.json"}, "--labels has no meaning for --task classify.*--task detect or --task segment"),
         ({"task": "segment", "labels": "m", "max_detections": 3}, "--max-detections has no meaning.*--task detect"),
-        ({"task": "paint"}, "--task paint is not one of classify, detect, segment, custom, none"),
+        ({"task": "paint"}, "--task paint is not one of classify, custom, detect, none, segment"),
     ],
 )
 def test_options_that_do_not_fit_the_task_are_named(options, words):

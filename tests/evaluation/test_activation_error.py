@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.activation_error import MAGNITUDE_BINS, ObservedTensor, code_range, measure_tensors
-from quantkit.evaluation.metrics import Sqnr
+from quantkit.evaluation.metrics.sqnr import Sqnr
 from quantkit.numerics import QuantParams
 from quantkit.types import UINT8, TensorQuality
 

@@ -7,7 +7,8 @@ import pytest
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import METRICS, OutputComparison, evaluate, feed, metric_notes
-from quantkit.evaluation.metrics import Sqnr
+from quantkit.evaluation.metrics.sqnr import Sqnr
+from quantkit.evaluation.tasks import TASKS
 from quantkit.types import Batch, TensorSpec
 
 
@@ -223,7 +224,7 @@ def test_what_cannot_be_compared_is_refused():
 @pytest.mark.parametrize(("task", "advice"), [("detect", "one layout"), ("segment", "one input size")])
 def test_a_variant_of_another_shape_is_told_what_helps_in_this_task(task, advice):
     class Stub(OutputComparison):
-        name = task
+        shape_hint = TASKS[task].shape_hint
 
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(lambda x: x[:, :3])}
     with pytest.raises(EvaluationError, match=advice) as caught:

@@ -1,28 +1,10 @@
-"""The metrics, one accumulator a file: update with a batch, merge with another shard, compute a dict of numbers.
-
-A new metric is one file and one line in `METRICS`. Accumulators hold sums in float64 and counts, never samples.
-"""
+"""The metrics, one accumulator a file: update with each batch, compute a dict of numbers. CONTRIBUTING.md adds one."""
 
 from __future__ import annotations
 
-from quantkit.evaluation.metrics.accuracy import Accuracy
-from quantkit.evaluation.metrics.agreement import Agreement
-from quantkit.evaluation.metrics.cosine import Cosine
-from quantkit.evaluation.metrics.equality import Equality
-from quantkit.evaluation.metrics.flips import Flips
-from quantkit.evaluation.metrics.metric import Metric
-from quantkit.evaluation.metrics.non_finite import NonFinite
-from quantkit.evaluation.metrics.sqnr import Sqnr
+from quantkit.evaluation.metrics.metric import METRICS, Metric, Scope
+from quantkit.registry import import_modules
 
-__all__ = ["METRICS", "Accuracy", "Agreement", "Cosine", "Equality", "Flips", "Metric", "NonFinite", "Sqnr"]
+__all__ = ["METRICS", "Metric", "Scope"]
 
-
-METRICS: dict[str, type[Metric]] = {
-    "accuracy": Accuracy,
-    "flips": Flips,
-    "agreement": Agreement,
-    "cosine": Cosine,
-    "sqnr": Sqnr,
-    "equality": Equality,
-    "non_finite": NonFinite,
-}
+import_modules(__name__, __path__)

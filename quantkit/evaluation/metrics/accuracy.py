@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
 __all__ = ["Accuracy", "predict_classes", "probabilities", "rank_targets"]
 
 
-class Accuracy:
+class Accuracy(Metric):
     """Share of samples whose class is among the k highest scores: ``top_k = sum(rank < k) / N``, k = 1 and 5.
 
     The rank of a class is the number of classes with a higher score, equal scores counted where their index is lower;
@@ -26,9 +24,9 @@ class Accuracy:
     {'top1': 0.5, 'num_classes': 3.0}
     """
 
-    scope: ClassVar[Scope] = "labels"
-    compares: ClassVar[bool] = False
-    additive: ClassVar[bool] = False
+    scope = "labels"
+    numbers = ("top1", "top5", "num_classes")
+    compares = False
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -48,13 +46,6 @@ class Accuracy:
         self.top1 += int((ranks < 1).sum())
         self.top5 += int((ranks < 5).sum())
 
-    def merge(self, other: Accuracy) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_samples += other.num_samples
-        self.num_classes = max(self.num_classes, other.num_classes)
-        self.top1 += other.top1
-        self.top5 += other.top5
-
     def compute(self) -> dict[str, float]:
         """`top1`, `top5` (fractions of 1) and `num_classes`; empty before the first sample."""
         if not self.num_samples:
@@ -63,6 +54,9 @@ class Accuracy:
         if self.num_classes > 5:
             result["top5"] = self.top5 / self.num_samples
         return {**result, "num_classes": float(self.num_classes)}
+
+
+METRICS["accuracy"] = Accuracy
 
 
 def rank_targets(scores: Array, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.evaluation.metrics.accuracy import predict_classes
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
 __all__ = ["Agreement"]
 
 
-class Agreement:
+class Agreement(Metric):
     """Share of samples with the baseline's class: ``sum(argmax x == argmax xq) / N``. Needs no labels.
 
     Ties go to the lower index. A sample with a NaN in either row of scores does not agree.
@@ -25,9 +23,8 @@ class Agreement:
     {'agreement': 0.5}
     """
 
-    scope: ClassVar[Scope] = "scores"
-    compares: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    scope = "scores"
+    numbers = ("agreement",)
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -39,11 +36,9 @@ class Agreement:
         self.num_samples += len(predicted)
         self.same += int(((predicted == predict_classes(reference)) & (predicted >= 0)).sum())
 
-    def merge(self, other: Agreement) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_samples += other.num_samples
-        self.same += other.same
-
     def compute(self) -> dict[str, float]:
         """`agreement`, a fraction of 1; empty before the first sample."""
         return {"agreement": self.same / self.num_samples} if self.num_samples else {}
+
+
+METRICS["agreement"] = Agreement

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import Scope, dot
+from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
 from quantkit.types import Array
 
 __all__ = ["Cosine"]
 
 
-class Cosine:
+class Cosine(Metric):
     """``cosine = sum x xq / sqrt(sum x^2 * sum xq^2)``, the sums over all elements of all samples.
 
     Equal outputs have cosine 1 exactly, zeros too; one of zeros and one of anything else 0. An element that is NaN or
@@ -26,9 +25,8 @@ class Cosine:
     {'cosine': 1.0}
     """
 
-    scope: ClassVar[Scope] = "floats"
-    compares: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    scope = "floats"
+    numbers = ("cosine",)
 
     def __init__(self) -> None:
         self.num_elements = 0
@@ -54,14 +52,6 @@ class Cosine:
             self.product += dot(x, xq)
             self.values_square += dot(xq, xq)
 
-    def merge(self, other: Cosine) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_elements += other.num_elements
-        self.product += other.product
-        self.reference_square += other.reference_square
-        self.values_square += other.values_square
-        self.broken |= other.broken
-
     def compute(self) -> dict[str, float]:
         """`cosine`, from -1 to 1; empty before the first element."""
         if not self.num_elements:
@@ -75,3 +65,6 @@ class Cosine:
         if norm == 0:
             return {"cosine": float(self.reference_square == self.values_square)}
         return {"cosine": min(max(self.product / norm, -1.0), 1.0)}
+
+
+METRICS["cosine"] = Cosine

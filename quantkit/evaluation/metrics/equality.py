@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
 __all__ = ["Equality"]
 
 
-class Equality:
+class Equality(Metric):
     """``equal = sum(x == xq) / number of elements`` over all elements of all samples.
 
     >>> equality = Equality()
@@ -22,9 +20,8 @@ class Equality:
     {'equal': 0.75}
     """
 
-    scope: ClassVar[Scope] = "others"
-    compares: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    scope = "others"
+    numbers = ("equal",)
 
     def __init__(self) -> None:
         self.num_elements = 0
@@ -35,11 +32,9 @@ class Equality:
         self.num_elements += values.size
         self.same += int((values == reference).sum())
 
-    def merge(self, other: Equality) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_elements += other.num_elements
-        self.same += other.same
-
     def compute(self) -> dict[str, float]:
         """`equal`, a fraction of 1; empty before the first element."""
         return {"equal": self.same / self.num_elements} if self.num_elements else {}
+
+
+METRICS["equality"] = Equality

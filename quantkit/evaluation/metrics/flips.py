@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.evaluation.metrics.accuracy import rank_targets
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.significance import difference_interval, mcnemar_p_value
 from quantkit.types import Array
 
 __all__ = ["Flips"]
 
 
-class Flips:
+class Flips(Metric):
     """Counts of `fixed` (baseline wrong, variant right) and `broken` (baseline right, variant wrong) samples.
 
     ``top1 - baseline's top1 = (fixed - broken) / N``; the p-value and the 95 % interval of that difference come from
@@ -28,9 +26,8 @@ class Flips:
     (0.0, 1.0, 1.0)
     """
 
-    scope: ClassVar[Scope] = "labels"
-    compares: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    scope = "labels"
+    numbers = ("fixed", "broken", "p_value")
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -46,12 +43,6 @@ class Flips:
         self.fixed += int((right & ~was_right).sum())
         self.broken += int((~right & was_right).sum())
 
-    def merge(self, other: Flips) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_samples += other.num_samples
-        self.fixed += other.fixed
-        self.broken += other.broken
-
     def compute(self) -> dict[str, float]:
         """`fixed`, `broken`, `p_value` and the interval's ends (fractions of 1); empty before the first sample."""
         if not self.num_samples:
@@ -64,3 +55,6 @@ class Flips:
             "top1_difference_low": low,
             "top1_difference_high": high,
         }
+
+
+METRICS["flips"] = Flips

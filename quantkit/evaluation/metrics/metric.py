@@ -1,15 +1,15 @@
-"""What `evaluate` asks of a metric, and the inner product that several need."""
+"""What `evaluate` asks of a metric, the registry of metrics, and the inner product that several need."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.types import Array
 
-__all__ = ["Metric", "Scope", "dot"]
+__all__ = ["METRICS", "Metric", "Scope", "dot"]
 
 Scope = Literal["floats", "others", "scores", "labels"]
 
@@ -17,25 +17,33 @@ _CHUNK = 8192
 """Values at once: BLAS spreads longer vectors over threads, which on a busy machine costs many times what it saves."""
 
 
-class Metric(Protocol):
-    """An accumulator of one or a few numbers about one output of one variant.
+class Metric:
+    """An accumulator of one or a few numbers about one output of one variant: sums in float64 and counts, no samples.
 
     Attributes:
         scope: what it is computed on: "floats" and "others" are every output of a floating or another type,
             "scores" is the output with class scores, "labels" the same where every sample has a label.
+        numbers: what `compute` calls them, ends of intervals aside.
         compares: True where it has no meaning for the baseline itself.
         additive: True where the numbers of several outputs are added up; otherwise the lowest stands for all.
     """
 
     scope: ClassVar[Scope]
-    compares: ClassVar[bool]
-    additive: ClassVar[bool]
+    numbers: ClassVar[tuple[str, ...]]
+    compares: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
 
     def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
         """Adds a batch: the variant's output, the baseline's, both [N, ...], and classes [N]."""
+        raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """The numbers over everything seen, by name."""
+        """The numbers over everything seen, by name; empty before the first sample."""
+        raise NotImplementedError
+
+
+METRICS: dict[str, type[Metric]] = {}
+"""By name; filled by the modules of this folder."""
 
 
 def dot(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:

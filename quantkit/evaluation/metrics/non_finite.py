@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import Scope
+from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
 __all__ = ["NonFinite"]
 
 
-class NonFinite:
+class NonFinite(Metric):
     """``non_finite = sum(not isfinite(xq))`` over all elements of all outputs and samples.
 
     >>> non_finite = NonFinite()
@@ -22,9 +20,10 @@ class NonFinite:
     {'non_finite': 2.0}
     """
 
-    scope: ClassVar[Scope] = "floats"
-    compares: ClassVar[bool] = False
-    additive: ClassVar[bool] = True
+    scope = "floats"
+    numbers = ("non_finite",)
+    compares = False
+    additive = True
 
     def __init__(self) -> None:
         self.count = 0
@@ -35,10 +34,9 @@ class NonFinite:
         """Adds an output of any shape; `reference` and `targets` are not used."""
         self.count += values.size - int(np.isfinite(values).sum())
 
-    def merge(self, other: NonFinite) -> None:
-        """Adds what another accumulator has seen."""
-        self.count += other.count
-
     def compute(self) -> dict[str, float]:
         """`non_finite`, a count; 0 is the only good value."""
         return {"non_finite": float(self.count)}
+
+
+METRICS["non_finite"] = NonFinite

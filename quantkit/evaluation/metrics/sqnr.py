@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import Scope, dot
+from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
 from quantkit.types import Array
 
 __all__ = ["Sqnr"]
 
 
-class Sqnr:
+class Sqnr(Metric):
     """``SQNR = 10 log10(sum x^2 / sum (x - xq)^2)`` dB, both sums over all elements of all samples.
 
     The sums are taken first: an average of dB would let a few easy samples hide a ruined one. Equal outputs give
@@ -27,9 +26,8 @@ class Sqnr:
     {'sqnr_db': 20.0}
     """
 
-    scope: ClassVar[Scope] = "floats"
-    compares: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    scope = "floats"
+    numbers = ("sqnr_db",)
 
     def __init__(self) -> None:
         self.num_elements = 0
@@ -48,12 +46,6 @@ class Sqnr:
         self.signal += dot(x, x)
         self.noise += dot(x - xq, x - xq)
 
-    def merge(self, other: Sqnr) -> None:
-        """Adds what another accumulator has seen."""
-        self.num_elements += other.num_elements
-        self.signal += other.signal
-        self.noise += other.noise
-
     def compute(self) -> dict[str, float]:
         """`sqnr_db`; empty before the first element."""
         if not self.num_elements:
@@ -63,3 +55,6 @@ class Sqnr:
         if self.signal == 0 or math.isinf(self.noise):
             return {"sqnr_db": -math.inf}
         return {"sqnr_db": 10 * (math.log10(self.signal) - math.log10(self.noise))}
+
+
+METRICS["sqnr"] = Sqnr

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
+from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.metrics.accuracy import predict_classes, probabilities, rank_targets
-from quantkit.evaluation.tasks.changes import Changes
-from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Score, TaskName
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
 
 __all__ = ["Classification", "as_scores", "find_scores", "is_float"]
 
 
-class Classification:
+class Classification(Task):
     """Top-1 accuracy where samples have labels; what changed from the baseline's answers in any case.
 
     The scores are the baseline's first floating output of shape [N, C] with C >= 2 (or [N, C, 1, 1]). A model without
@@ -30,20 +31,26 @@ class Classification:
         class_names: by index; empty where they are not known.
     """
 
-    name: ClassVar[TaskName] = "classify"
+    has_class_labels = True
+    shape_hint = "; if they are boxes, say --task detect"
 
     def __init__(self, class_names: Sequence[str] = ()) -> None:
+        super().__init__()
         self._names = tuple(class_names)
         self._labelled: bool | None = None
         self._has_scores = False
         self._right: dict[str, npt.NDArray[np.int64]] = {}
         self._counts = np.zeros(0, np.int64)
-        self._changes = Changes()
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """The labels are the data's own."""
+        return OpenTask(cls(dataset.classes), tuple(dataset.classes), {})
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def metric_scopes(self) -> tuple[Scope, ...]:
         """All."""
-        return ("accuracy", "flips", "agreement", "cosine", "sqnr", "equality", "non_finite")
+        return ("labels", "scores", "floats", "others")
 
     @property
     def score(self) -> Score | None:
@@ -59,11 +66,6 @@ class Classification:
             "No output is class scores [N, C], so there is no accuracy: a detector needs --task detect, a segmentation "
             "model --task segment; --task none compares the outputs alone.",
         )
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """None."""
-        return {}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -88,10 +90,6 @@ class Classification:
             self._count(name, scores, batch.targets, is_baseline=False)
             self._note_changes(name, batch, expected, scores)
 
-    def compute(self) -> dict[str, dict[str, float]]:
-        """Nothing: the metrics say it."""
-        return {}
-
     def classes(self) -> tuple[ClassScore, ...]:
         """Share of the samples of each class that are right; classes without a sample are left out."""
         return tuple(
@@ -103,14 +101,6 @@ class Classification:
             for index, total in enumerate(self._counts)
             if total
         )
-
-    def changes(self) -> tuple[ChangedSample, ...]:
-        """Samples that the variant puts into another class; severity: what the baseline's class lost in probability."""
-        return self._changes.worst()
-
-    def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind → number of samples."""
-        return self._changes.counts()
 
     def _count(self, variant: str, scores: Array, targets: npt.NDArray[np.int64] | None, *, is_baseline: bool) -> None:
         if targets is None:
@@ -150,6 +140,9 @@ class Classification:
 
     def _name(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+TASKS["classify"] = Classification
 
 
 def find_scores(outputs: Mapping[str, Array], *, num_samples: int | None = None) -> str | None:

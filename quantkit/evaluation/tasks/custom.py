@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,21 +11,16 @@ import numpy.typing as npt
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, explain_no_interval, mean_difference_interval
-from quantkit.evaluation.tasks.changes import Changes
-from quantkit.evaluation.tasks.user_code import call
+from quantkit.evaluation.metrics import METRICS, Scope
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.evaluation.tasks.user_code import call, load_symbol
 from quantkit.significance import DIFFERING, difference_interval
-from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
+from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 
-__all__ = ["RESERVED", "Custom"]
+__all__ = ["Custom", "reserved_names"]
 
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
-
-RESERVED = frozenset(
-    {"top1", "top5", "num_classes", "fixed", "broken", "p_value", "agreement", "cosine", "sqnr_db", "equal"}
-    | {"non_finite", "miou", "pixel_accuracy", "map", "map50", "num_detections", DIFFERING}
-)
-"""What quantkit's own metrics and tasks call their numbers: limits and reports take these for what they are there."""
 
 _ATTRIBUTES: dict[str, tuple[type, str]] = {
     "name": (str, "a string that is not empty"),
@@ -37,7 +32,7 @@ _ATTRIBUTES: dict[str, tuple[type, str]] = {
 }
 
 
-class Custom:
+class Custom(Task):
     """Judges by a metric of the user's.
 
     The metric is a class that is made without arguments, once for each variant, with two methods:
@@ -64,9 +59,13 @@ class Custom:
         EvaluationError: it is no such class.
     """
 
-    name: ClassVar[TaskName] = "custom"
+    options = ("postprocess", "metric")
+    required: ClassVar[Mapping[str, str]] = {"metric": "file.py:Class (docs/how-to/tasks.md)"}
+    has_class_labels = True
+    shape_hint = "; if your metric does not mind, it says so by compares_outputs = False"
 
     def __init__(self, postprocess: Callable[..., Any] | None, metric: Callable[[], Any] | None) -> None:
+        super().__init__()
         if metric is None:
             raise EvaluationError("--task custom needs --metric file.py:Class: nothing else says what is good")
         if postprocess is not None and not callable(postprocess):
@@ -82,13 +81,22 @@ class Custom:
         self._scores_samples: bool | None = None
         self._has_interval = True
         self._few: dict[str, int] = {}
-        self._changes = Changes()
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """Loads the user's code."""
+        given = options.given("postprocess", "metric")
+        code = {name: load_symbol(value) if isinstance(value, str) else value for name, value in given.items()}
+        facts = {
+            name: value if isinstance(value, str) else str(getattr(value, "__name__", value))
+            for name, value in given.items()
+        }
+        return OpenTask(cls(code.get("postprocess"), code["metric"]), tuple(dataset.classes), facts)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def metric_scopes(self) -> tuple[Scope, ...]:
         """Those of raw outputs, unless the metric says that these cannot be compared."""
-        compares = getattr(self._make_metric, "compares_outputs", True)
-        return ("cosine", "sqnr", "equality", "non_finite") if compares else ()
+        return super().metric_scopes if getattr(self._make_metric, "compares_outputs", True) else ()
 
     @property
     def score(self) -> Score | None:
@@ -110,11 +118,6 @@ class Custom:
                 self._score.label, self._few, num_samples=count, baseline=baseline, noun="samples"
             )
         return tuple(told)
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """None."""
-        return {}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -165,18 +168,6 @@ class Custom:
             if (interval := self._interval(baseline, variant, result, score.name)) is not None:
                 numbers[f"{score.name}_difference_low"], numbers[f"{score.name}_difference_high"] = interval
         return result
-
-    def classes(self) -> tuple[ClassScore, ...]:
-        """None are known."""
-        return ()
-
-    def changes(self) -> tuple[ChangedSample, ...]:
-        """Samples whose score moves by a point (of a fraction) or by one percent, if `update` returns scores."""
-        return self._changes.worst()
-
-    def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind → number of samples."""
-        return self._changes.counts()
 
     def _make(self) -> Any:
         metric = call(f"{self._metric_name}()", self._make_metric)
@@ -307,6 +298,16 @@ class Custom:
         return mean_difference_interval(theirs, mine)
 
 
+TASKS["custom"] = Custom
+
+
+def reserved_names() -> frozenset[str]:
+    """What quantkit's own metrics and tasks call their numbers, which limits and reports know by these names."""
+    of_metrics = {name for metric in METRICS.values() for name in metric.numbers}
+    of_tasks = {name for task in TASKS.values() for name in task.numbers}
+    return frozenset(of_metrics | of_tasks | {DIFFERING})
+
+
 def _check_metric(metric: Callable[[], Any]) -> str:
     """The metric's name, after a look at what a class says of itself before anything runs."""
     if not callable(metric):
@@ -327,7 +328,7 @@ def _check_metric(metric: Callable[[], Any]) -> str:
 
 def _check_free(name: str, what: str) -> None:
     """Refuses names that would replace quantkit's numbers, or be taken for an interval's end."""
-    if name.partition("[")[0] in RESERVED or name.endswith(("_difference_low", "_difference_high")):
+    if name.partition("[")[0] in reserved_names() or name.endswith(("_difference_low", "_difference_high")):
         raise EvaluationError(
             f"{what} has a number called {name!r}, which quantkit calls one of its own: take another name"
         )

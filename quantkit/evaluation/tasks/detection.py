@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.datasets.boxes import open_boxes
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import NUM_DRAWS, can_draw, explain_no_interval
 from quantkit.evaluation.detection.average_precision import (
@@ -26,7 +28,8 @@ from quantkit.evaluation.detection.decoding import Candidates, Frame
 from quantkit.evaluation.detection.matching import ImageMatches, check_available, match_images
 from quantkit.evaluation.detection.one_image import SHOWN_SCORE, ImageAnswer
 from quantkit.evaluation.detection.suppression import suppress
-from quantkit.evaluation.tasks.changes import Changes
+from quantkit.evaluation.metrics import Scope
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.numerics import fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import (
@@ -36,9 +39,10 @@ from quantkit.types import (
     Boxes,
     ChangedSample,
     ClassScore,
+    Dataset,
+    PathLike,
     Preprocessing,
     Score,
-    TaskName,
 )
 
 __all__ = ["MAP", "Detection"]
@@ -57,7 +61,7 @@ CHANGED_POINTS = 0.01
 """Images whose own AP moves by less are neither broken nor fixed: some unsure box changes in every image."""
 
 
-class Detection:
+class Detection(Task):
     """mAP where objects are annotated by boxes.
 
     Args:
@@ -75,7 +79,12 @@ class Detection:
         EvaluationError: a layout or a number that makes no sense.
     """
 
-    name: ClassVar[TaskName] = "detect"
+    numbers = ("map", "map50", "num_detections", "non_finite")
+    options = ("labels", "detections", "score_threshold", "iou_threshold", "max_detections")
+    required: ClassVar[Mapping[str, str]] = {
+        "labels": "COCO's JSON, or a folder of labels in YOLO's format",
+        "detections": "how the outputs are laid out, such as yolov8 (docs/how-to/detection.md)",
+    }
 
     def __init__(
         self,
@@ -88,6 +97,7 @@ class Detection:
         max_detections: int = 300,
         class_names: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         for option, value in (("--score-threshold", score_threshold), ("--iou-threshold", iou_threshold)):
             if not 0 <= value <= 1:
                 raise EvaluationError(f"{option} {value} must be from 0 to 1")
@@ -109,12 +119,31 @@ class Detection:
         self._precisions: dict[str, WeightedPrecision] = {}
         self._num_draws = NUM_DRAWS
         self._differing: dict[str, int] = {}
-        self._changes = Changes()
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """Opens the boxes of the images."""
+        if options.labels is None or options.detections is None:
+            raise EvaluationError("--task detect needs --labels and --detections")
+        if dataset.preprocessing is None:
+            raise EvaluationError("--task detect needs images: boxes are found in their pixels")
+        parse_layout(options.detections)  # before annotations are read, which may take long
+        check_available()
+        annotations = open_boxes(Path(options.labels), dataset, data=Path(data), classes=classes)
+        given = options.given("score_threshold", "iou_threshold", "max_detections")
+        facts = {
+            "labels": Path(options.labels).name,
+            "labels_fingerprint": annotations.fingerprint,
+            "detections": options.detections,
+            **given,
+        }
+        task = cls(annotations, dataset.preprocessing, layout=options.detections, **given)
+        return OpenTask(task, annotations.classes, facts)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Fidelity of the raw outputs, where a row means the same in every variant; else none."""
-        return ("cosine", "sqnr", "non_finite") if self._declared.layout.is_aligned else ()
+    def metric_scopes(self) -> tuple[Scope, ...]:
+        """Floating outputs, where a row means the same in every variant; else none."""
+        return ("floats",) if self._declared.layout.is_aligned else ()
 
     @property
     def score(self) -> Score | None:
@@ -210,14 +239,6 @@ class Detection:
             )
             for index, count in sorted(counts.items())
         )
-
-    def changes(self) -> tuple[ChangedSample, ...]:
-        """Images whose own AP moves by a point, or that look otherwise; severity: by how much it moves."""
-        return self._changes.worst()
-
-    def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind → number of images: "broken" where AP fell, "fixed" where it rose, "changed" otherwise."""
-        return self._changes.counts()
 
     def _scores(self) -> dict[str, WeightedPrecision]:
         if not self._precisions:
@@ -322,3 +343,6 @@ class Detection:
 
     def _label(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+TASKS["detect"] = Detection

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
+from quantkit.evaluation.metrics import Scope
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.types import Dataset, PathLike
 
 __all__ = ["OutputComparison"]
 
 
-class OutputComparison:
+class OutputComparison(Task):
     """Agreement with the baseline, SQNR, cosine and equality of the outputs; no score."""
 
-    name: ClassVar[TaskName] = "none"
+    shape_hint = "; if they are boxes, say --task detect"
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: object) -> OpenTask:
+        """Class names mean nothing here."""
+        return OpenTask(cls(), (), {})
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Those that need no label."""
-        return ("agreement", "cosine", "sqnr", "equality", "non_finite")
+    def metric_scopes(self) -> tuple[Scope, ...]:
+        """All that need no label."""
+        return ("scores", "floats", "others")
 
-    @property
-    def score(self) -> Score | None:
-        """None."""
-        return None
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """None."""
-        return {}
-
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Does nothing: the metrics compare the outputs."""
-
-    def compute(self) -> dict[str, dict[str, float]]:
-        """Nothing."""
-        return {}
-
-    def classes(self) -> tuple[ClassScore, ...]:
-        """Nothing."""
-        return ()
-
-    def changes(self) -> tuple[ChangedSample, ...]:
-        """Nothing."""
-        return ()
-
-    def num_changes(self) -> dict[str, dict[str, int]]:
-        """Nothing."""
-        return {}
+TASKS["none"] = OutputComparison

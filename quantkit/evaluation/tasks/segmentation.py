@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.datasets.masks import open_masks
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
-from quantkit.evaluation.tasks.changes import Changes
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.numerics import ImageTransform, fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import (
@@ -23,10 +25,11 @@ from quantkit.types import (
     Batch,
     ChangedSample,
     ClassScore,
+    Dataset,
     MaskAnnotations,
+    PathLike,
     Preprocessing,
     Score,
-    TaskName,
 )
 
 __all__ = ["MIOU", "Segmentation"]
@@ -53,7 +56,7 @@ row sums and column sums of its confusion matrix (rows are the truth), which is 
 image, so the types are small."""
 
 
-class Segmentation:
+class Segmentation(Task):
     """mIoU against masks, at the masks' own resolution.
 
     The output is the first one of shape [N, C, h, w] with scores (the highest wins; [N, h, w, C] where the
@@ -70,7 +73,9 @@ class Segmentation:
         upsampling: how an output of another size than the mask is read, see `class_maps.read_classes`.
     """
 
-    name: ClassVar[TaskName] = "segment"
+    numbers = ("miou", "pixel_accuracy", "agreement")
+    options = ("labels", "ignored", "binary")
+    required: ClassVar[Mapping[str, str]] = {"labels": "a folder of PNG masks with the names of the images"}
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class Segmentation:
         output: str | None = None,
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
+        super().__init__()
         if binary not in (None, "logits", "probabilities"):
             raise EvaluationError(f"--binary {binary!r} is not one of logits, probabilities")
         self._annotations = annotations
@@ -97,12 +103,24 @@ class Segmentation:
         self._pixels = 0
         self._ignored_pixels = 0
         self._cropped_pixels = 0
-        self._changes = Changes()
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Those of raw outputs; agreement is counted here, in pixels."""
-        return ("cosine", "sqnr", "equality", "non_finite")
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """Opens the masks of the images."""
+        if options.labels is None:
+            raise EvaluationError("--task segment needs --labels")
+        if dataset.preprocessing is None:
+            raise EvaluationError("--task segment needs images: masks are of their pixels")
+        ignored = 255 if options.ignored is None else options.ignored
+        annotations = open_masks(Path(options.labels), dataset, classes=classes, ignored=ignored)
+        task = cls(annotations, dataset.preprocessing, class_names=tuple(classes or ()), binary=options.binary)
+        facts: dict[str, str | int | float | None] = {
+            "labels": Path(options.labels).name,
+            "labels_fingerprint": annotations.fingerprint,
+            "ignored_value": ignored,
+            "binary": options.binary,
+        }
+        return OpenTask(task, tuple(classes or annotations.classes), facts)
 
     @property
     def score(self) -> Score | None:
@@ -195,14 +213,6 @@ class Segmentation:
             for index in range(num_classes)
         )
         return tuple(score for score in found if score.scores)
-
-    def changes(self) -> tuple[ChangedSample, ...]:
-        """Images whose own mIoU, over the classes in their masks, moves by a point or more; severity: by how much."""
-        return self._changes.worst()
-
-    def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind → number of images."""
-        return self._changes.counts()
 
     def _find_head(self, outputs: Mapping[str, Array]) -> Head:
         layout = "NCHW" if self._preprocessing is None else self._preprocessing.layout
@@ -320,6 +330,9 @@ class Segmentation:
 
     def _name(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"class {index}"
+
+
+TASKS["segment"] = Segmentation
 
 
 def _count(truth: npt.NDArray[np.uint8], true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int16]) -> Counts:

@@ -1,44 +1,131 @@
-"""What `evaluate` asks of a task."""
+"""What `evaluate` asks of a task, and the registry of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-from quantkit.types import Array, Batch, ChangedSample, ClassScore, Score, TaskName
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.metrics import METRICS, Scope
+from quantkit.evaluation.tasks.changes import Changes
+from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
 
-__all__ = ["Task"]
+__all__ = ["TASKS", "OpenTask", "Task", "TaskOptions"]
 
 
-class Task(Protocol):
-    """Judges the outputs of all variants on the same samples; made anew for each evaluation.
-
-    It holds what it needs of each sample (counts, a score, matched boxes), never inputs or outputs, so that memory does
-    not grow with the size of an image.
+@dataclass(frozen=True)
+class TaskOptions:
+    """What the outputs of a model mean; an option that the task does not know is an error.
 
     Attributes:
-        name: as the command line and the report call it.
+        task: a name in `TASKS`; "none": outputs are compared with FP32's alone.
+        labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format) and of "segment" (a folder of PNGs).
+        detections: how the outputs of a detector are laid out, such as "yolov8" (docs/how-to/detection.md).
+        score_threshold: of "detect": minimum confidence score.
+        iou_threshold: of "detect", where non-maximum suppression is not in the graph.
+        max_detections: of "detect": maximum number of detections per image.
+        ignored: of "segment": ignore index, the value of pixels in a mask that do not count.
+        binary: of "segment", where a model has one output channel: whether it holds "logits" or "probabilities".
+        postprocess: of "custom": a function, or "file.py:function": outputs and ids to predictions.
+        metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
     """
 
-    name: ClassVar[TaskName]
+    task: str = "classify"
+    labels: PathLike | None = None
+    detections: str | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    max_detections: int | None = None
+    ignored: int | None = None
+    binary: str | None = None
+    postprocess: str | Callable[..., Any] | None = None
+    metric: str | type | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise EvaluationError(f"--task {self.task} is not one of {', '.join(TASKS)}")
+        task = TASKS[self.task]
+        for option in fields(self)[1:]:
+            if getattr(self, option.name) is not None and option.name not in task.options:
+                owners = [f"--task {name}" for name, other in TASKS.items() if option.name in other.options]
+                raise EvaluationError(
+                    f"{_flag(option.name)} has no meaning for --task {self.task}: it is for {' or '.join(owners)}"
+                )
+        for name, what in task.required.items():
+            if getattr(self, name) is None:
+                raise EvaluationError(f"--task {self.task} needs {_flag(name)}: {what}")
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named options that are set."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+class Task:
+    """Judges the outputs of all variants on the same samples; made anew for each evaluation.
+
+    A task overrides what differs from these defaults, which compare raw outputs and have no score. It holds what it
+    needs of each sample (counts, a score, matched boxes), never inputs or outputs, so that memory does not grow with
+    the size of an image.
+
+    Attributes:
+        numbers: what `compute` calls them, ends of intervals aside; a user's own metric cannot have these names.
+        options: fields of `TaskOptions` that it takes.
+        required: those that must be given, and what they are.
+        has_class_labels: whether the data's own labels (folders, lists) mean something: a detector's folders are not
+            classes.
+        shape_hint: what to do about outputs that have another shape in another variant, to end a message.
+    """
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[Mapping[str, str]] = {}
+    has_class_labels: ClassVar[bool] = False
+    shape_hint: ClassVar[str] = "; export both with one input size, one number of classes and one layout of the outputs"
+
+    def __init__(self) -> None:
+        self._changes = Changes()
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """Opens the annotations of the chosen samples and makes the task.
+
+        Args:
+            options: as given.
+            dataset: the chosen samples.
+            data: where they are from.
+            classes: class names by index, where the user gave them.
+
+        Raises:
+            DatasetError: annotations that are missing or broken.
+            EvaluationError: options that do not fit.
+        """
+        return OpenTask(cls(), tuple(dataset.classes), {})
+
+    @property
+    def metric_scopes(self) -> tuple[Scope, ...]:
+        """What raw outputs are compared on, see `Metric.scope`; where empty, outputs may differ in shape."""
+        return ("floats", "others")
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names in `quantkit.evaluation.metrics.METRICS` that compare raw outputs and are computed besides; where there
-        are none, outputs may differ in shape between variants.
-        """
+        """Names in `METRICS` that are computed besides the task's own numbers."""
+        return tuple(name for name, metric in METRICS.items() if metric.scope in self.metric_scopes)
 
     @property
     def score(self) -> Score | None:
         """What the variants are judged by; None where there is nothing (no labels). Known after `compute`."""
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before using the numbers, one sentence each. Known after `compute`."""
+        return ()
 
     @property
     def facts(self) -> Mapping[str, int]:
         """What was judged, for the report's description of the data ("num_objects"). Known after `compute`."""
+        return {}
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -48,15 +135,34 @@ class Task(Protocol):
         """
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """Variant → metric → value, the score and the interval of its difference from the baseline among them."""
+        """Variant → number → value, the score and the interval of its difference from the baseline among them."""
+        return {}
 
     def classes(self) -> tuple[ClassScore, ...]:
         """The score of each class in each variant; empty where there are no classes."""
+        return ()
 
     def changes(self) -> tuple[ChangedSample, ...]:
-        """Samples that a variant answers otherwise than the baseline, worst first; of each variant all are counted in
-        `num_changes`, and only the most telling are here.
-        """
+        """Samples that a variant answers otherwise than the baseline, worst first: the most telling of each variant."""
+        return self._changes.worst()
 
     def num_changes(self) -> dict[str, dict[str, int]]:
-        """Variant → kind ("broken", "fixed", "changed") → number of samples."""
+        """Variant → kind ("broken", "fixed", "changed") → number of samples, all of them."""
+        return self._changes.counts()
+
+
+@dataclass(frozen=True)
+class OpenTask:
+    """A task that can judge, and what the report says of its annotations."""
+
+    task: Task
+    class_names: tuple[str, ...]
+    facts: Mapping[str, str | int | float | None]
+
+
+TASKS: dict[str, type[Task]] = {}
+"""By the name that `--task` takes; filled by the modules of this folder."""
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantkit.evaluation.metrics import METRICS, Accuracy, Agreement, Cosine, Equality, Flips, NonFinite, Sqnr
-from quantkit.evaluation.metrics.accuracy import predict_classes, rank_targets
+from quantkit.evaluation.metrics import METRICS
+from quantkit.evaluation.metrics.accuracy import Accuracy, predict_classes, rank_targets
+from quantkit.evaluation.metrics.agreement import Agreement
+from quantkit.evaluation.metrics.cosine import Cosine
+from quantkit.evaluation.metrics.equality import Equality
+from quantkit.evaluation.metrics.flips import Flips
+from quantkit.evaluation.metrics.non_finite import NonFinite
+from quantkit.evaluation.metrics.sqnr import Sqnr
 
 # Few distinct values, so that ties are common.
 SCORES = hnp.arrays(
@@ -186,15 +192,14 @@ def test_equality_and_non_finite_count_elements():
 @pytest.mark.parametrize("name", METRICS)
 @given(labelled_pairs(), st.data())
 @settings(max_examples=25)
-def test_shards_merge_to_the_whole(name, pair, data):
+def test_batches_add_up_to_the_whole(name, pair, data):
     scores, reference, targets = pair
     cut = data.draw(st.integers(0, len(targets)))
-    whole, first, second = METRICS[name](), METRICS[name](), METRICS[name]()
+    whole, parts = METRICS[name](), METRICS[name]()
     whole.update(scores, reference=reference, targets=targets)
-    first.update(scores[:cut], reference=reference[:cut], targets=targets[:cut])
-    second.update(scores[cut:], reference=reference[cut:], targets=targets[cut:])
-    first.merge(second)
-    assert first.compute() == pytest.approx(whole.compute())
+    parts.update(scores[:cut], reference=reference[:cut], targets=targets[:cut])
+    parts.update(scores[cut:], reference=reference[cut:], targets=targets[cut:])
+    assert parts.compute() == pytest.approx(whole.compute())
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.tasks import Classification
 from quantkit.evaluation.tasks.changes import Changes
+from quantkit.evaluation.tasks.classification import Classification
 from quantkit.types import TOP1, Batch, ChangedSample
 
 FP32 = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1]], np.float32))

@@ -7,6 +7,7 @@ import pytest
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import METRICS, OutputComparison, Task, evaluate
+from quantkit.evaluation.tasks import TASKS
 from quantkit.types import Batch, TensorSpec
 
 X = np.random.default_rng(3).standard_normal((9, 5)).astype(np.float32)
@@ -70,5 +71,5 @@ def test_outputs_of_other_shapes_are_refused():
 
 def test_it_is_a_task_and_its_metrics_exist():
     task: Task = OutputComparison()
-    assert task.name == "none"
+    assert TASKS["none"] is OutputComparison
     assert set(task.metrics) <= set(METRICS)

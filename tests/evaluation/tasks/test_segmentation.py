@@ -15,8 +15,8 @@ from quantkit.datasets.masks import open_masks
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import evaluate
 from quantkit.evaluation.bootstrap import draw_weights
-from quantkit.evaluation.tasks import Segmentation
 from quantkit.evaluation.tasks.class_maps import Head, read_classes, view_image
+from quantkit.evaluation.tasks.segmentation import Segmentation
 from quantkit.numerics import fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import Batch, Preprocessing
