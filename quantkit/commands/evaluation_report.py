@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantkit.evaluation.latency.sweep import Timing
     from quantkit.evaluation.layer_analysis import LayerAnalysis
     from quantkit.evaluation.run import Measurement
-    from quantkit.evaluation.tasks.open import OpenTask
+    from quantkit.evaluation.tasks.task import OpenTask
     from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
 
 __all__ = ["Measured", "make_report"]
