@@ -103,6 +103,11 @@ class Task:
         return OpenTask(cls(), tuple(dataset.classes), {})
 
     @property
+    def name(self) -> str:
+        """As the command line and reports call it."""
+        return next(name for name, kind in TASKS.items() if type(self) is kind)
+
+    @property
     def metric_scopes(self) -> tuple[Scope, ...]:
         """What raw outputs are compared on, see `Metric.scope`; where empty, outputs may differ in shape."""
         return ("floats", "others")
