@@ -37,24 +37,24 @@ def assert_usage(outcome, *words):
 # -------------------------------------------------------------------------------------------------------------- data
 
 
-def test_missing_folder(quantkit, digits, tmp_path):
+def test_missing_data_folder_is_named(quantkit, digits, tmp_path):
     outcome = quantkit("calibrate", "--data", tmp_path / "imgs", digits)
     assert_refused(outcome, 1, tmp_path / "imgs", "does not exist", folder=tmp_path, kept=["digits.onnx"])
 
 
-def test_empty_folder(quantkit, digits, tmp_path):
+def test_empty_folder_is_refused(quantkit, digits, tmp_path):
     (tmp_path / "imgs").mkdir()
     outcome = quantkit("calibrate", "--data", tmp_path / "imgs", digits)
     assert_refused(outcome, 1, tmp_path / "imgs", "image", folder=tmp_path, kept=["digits.onnx", "imgs"])
 
 
-def test_folder_without_images(quantkit, digits, tmp_path):
+def test_folder_without_images_is_refused(quantkit, digits, tmp_path):
     (tmp_path / "imgs").mkdir()
     (tmp_path / "imgs" / "notes.md").write_text("no image")
     assert_refused(quantkit("calibrate", "--data", tmp_path / "imgs", digits), 1, "imgs", ".md")
 
 
-def test_no_image_readable(quantkit, digits, tmp_path):
+def test_folder_without_readable_images_is_refused(quantkit, digits, tmp_path):
     (tmp_path / "imgs").mkdir()
     for i in range(3):
         (tmp_path / "imgs" / f"{i}.png").write_bytes(b"not an image")
@@ -116,23 +116,23 @@ def test_decompression_bomb_fails_when_strict(quantkit, tmp_path):
         (b"PK\x03\x04zip", ["not an ONNX"]),
     ],
 )
-def test_file_that_is_no_onnx(quantkit, tmp_path, content, words):
+def test_file_that_is_not_onnx_is_refused(quantkit, tmp_path, content, words):
     model = tmp_path / "net.onnx"
     model.write_bytes(content)
     assert_refused(quantkit("calibrate", "--data", CALIB, model), 1, *words, folder=tmp_path, kept=["net.onnx"])
 
 
-def test_missing_model_and_folder_for_a_model(quantkit, tmp_path):
+def test_missing_model_and_folder_as_model_are_refused(quantkit, tmp_path):
     assert_refused(quantkit("calibrate", "--data", CALIB, tmp_path / "net.onnx"), 1, "net.onnx", "no such")
     assert_refused(quantkit("calibrate", "--data", CALIB, tmp_path), 1, tmp_path, "folder")
 
 
-def test_unsupported_opset(quantkit, tmp_path):
+def test_unsupported_opset_is_refused(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", opset=9)
     assert_refused(quantkit("calibrate", "--data", CALIB, model), 1, "net.onnx", "opset 9", "export")
 
 
-def test_no_quantizable_node(quantkit, tmp_path):
+def test_model_without_quantizable_nodes_is_refused(quantkit, tmp_path):
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
         "net",
@@ -146,7 +146,7 @@ def test_no_quantizable_node(quantkit, tmp_path):
     assert_refused(outcome, 1, "no node to quantize", folder=tmp_path, kept=["net.onnx"])
 
 
-def test_model_that_is_quantized_already(quantkit, digits, tmp_path):
+def test_quantized_model_is_refused(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     outcome = quantkit("calibrate", "--data", CALIB, tmp_path / "digits.int8.onnx")
     assert_refused(outcome, 1, "digits.int8.onnx", "quantized already")
@@ -160,27 +160,27 @@ def test_model_that_is_quantized_already(quantkit, digits, tmp_path):
         (("n", 3), ["'x'", "npz"]),
     ],
 )
-def test_input_that_images_cannot_fill(quantkit, tmp_path, shape, words):
+def test_non_image_model_input_is_refused(quantkit, tmp_path, shape, words):
     weight = np.ones((8, 4, 3, 3), np.float32) if shape[1] == 4 else None
     model = conv_model(tmp_path / "net.onnx", shape=shape, weight=weight)
     folder = write_images(tmp_path / "imgs")
     assert_refused(quantkit("calibrate", "--data", folder, model), 1, *words)
 
 
-def test_unknown_spatial_size_is_given(quantkit, tmp_path):
+def test_size_option_completes_a_dynamic_model(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
     outcome = quantkit("calibrate", "--data", write_images(tmp_path / "imgs"), model, "--size", "8x16")
     assert outcome.code == 0, outcome.err
     assert "8x16" in outcome.err
 
 
-def test_size_that_contradicts_the_model(quantkit, tmp_path):
+def test_size_that_contradicts_the_model_is_refused(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx")
     folder = write_images(tmp_path / "imgs")
     assert_refused(quantkit("calibrate", "--data", folder, model, "--size", "16"), 1, "--size")
 
 
-def test_several_inputs_want_npz_and_take_it(quantkit, tmp_path):
+def test_several_inputs_require_npz(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", extra_input=True)
     assert_refused(quantkit("calibrate", "--data", write_images(tmp_path / "imgs"), model), 1, "x0", "x1", ".npz")
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_non_finite_activations_name_tensor_and_image(quantkit, tmp_path):
 # ----------------------------------------------------------------------------------------------------- table, output
 
 
-def test_table_of_another_model(quantkit, digits, tmp_path):
+def test_table_of_another_model_is_refused(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     table = tmp_path / "digits.calib.json"
@@ -213,13 +213,13 @@ def test_table_of_another_model(quantkit, digits, tmp_path):
     assert_refused(quantkit("evaluate", "--data", VAL, other, "--table", table), 4, "other.onnx")
 
 
-def test_table_that_is_none(quantkit, digits, tmp_path):
+def test_invalid_table_is_refused(quantkit, digits, tmp_path):
     assert_refused(quantkit("quantize", digits, "--table", tmp_path / "no.json"), 1, "no.json")
     (tmp_path / "t.json").write_text("{}")
     assert_refused(quantkit("quantize", digits, "--table", tmp_path / "t.json"), 1, "t.json", "not a calibration table")
 
 
-def test_damaged_table_is_made_anew(quantkit, digits, tmp_path):
+def test_damaged_table_is_recalibrated(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     whole = table.read_text()
@@ -231,7 +231,7 @@ def test_damaged_table_is_made_anew(quantkit, digits, tmp_path):
     assert table.read_text() == whole
 
 
-def test_reuse_only(quantkit, digits, tmp_path):
+def test_reuse_only_exits_with_stale_code(quantkit, digits, tmp_path):
     assert_refused(quantkit("calibrate", "--data", CALIB, digits, "--reuse-only"), 4, "digits.calib.json", "no")
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     assert quantkit("calibrate", "--data", CALIB, digits, "--reuse-only").code == 0
@@ -239,20 +239,20 @@ def test_reuse_only(quantkit, digits, tmp_path):
     assert_refused(outcome, 4, "method: entropy → mse")
 
 
-def test_output_that_is_a_file(quantkit, digits, tmp_path):
+def test_output_folder_that_is_a_file_is_refused(quantkit, digits, tmp_path):
     (tmp_path / "out").write_text("a file")
     assert_refused(quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "out"), 1, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "a file"
 
 
 @pytest.mark.usefixtures("ordinary_rights")
-def test_folder_that_may_not_be_written(quantkit, digits, tmp_path):
+def test_read_only_output_folder_is_refused(quantkit, digits, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir(mode=0o500)
     assert_refused(quantkit("calibrate", "--data", CALIB, digits, "-o", folder), 1, folder)
 
 
-def test_full_disk_leaves_the_old_files(quantkit, digits, tmp_path):
+def test_full_disk_keeps_existing_files(quantkit, digits, tmp_path):
     """A limit on the size of files stands for a full disk: write fails in the middle."""
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -293,7 +293,7 @@ def test_full_disk_leaves_the_old_files(quantkit, digits, tmp_path):
         (["--reuse-only", "--force"], ["--reuse-only", "--force"]),
     ],
 )
-def test_option_values_that_make_no_sense(quantkit, digits, tmp_path, words, expected):
+def test_invalid_option_values_are_refused(quantkit, digits, tmp_path, words, expected):
     outcome = quantkit("calibrate", "--data", CALIB, digits, *words)
     code = 4 if "--reuse-only" in words else 1
     assert_refused(outcome, code, *expected, folder=tmp_path, kept=["digits.onnx"])
@@ -310,15 +310,15 @@ def test_option_values_that_make_no_sense(quantkit, digits, tmp_path, words, exp
         (["--classes", "/no/such/file"], ["--classes"]),
     ],
 )
-def test_usage_errors(quantkit, digits, words, expected):
+def test_usage_errors_are_one_line(quantkit, digits, words, expected):
     assert_usage(quantkit("calibrate", "--data", CALIB, digits, *words), *expected)
 
 
-def test_data_is_needed(quantkit, digits):
+def test_missing_data_option_is_a_usage_error(quantkit, digits):
     assert_usage(quantkit("calibrate", digits), "--data")
 
 
-def test_evaluate_options(quantkit, digits, tmp_path):
+def test_evaluate_refuses_invalid_options(quantkit, digits, tmp_path):
     assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variants", "fp32,int4"), 1, "int4", "int8")
     assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variants", "int8"), 1, "--table")
     assert_usage(quantkit("evaluate", "--data", VAL, digits, "--variant", "x"), "--variant", "NAME=PATH")
@@ -326,13 +326,13 @@ def test_evaluate_options(quantkit, digits, tmp_path):
     assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variant", f"fp32={DIGITS}"), 1, "fp32", "taken")
 
 
-def test_labels_beyond_the_models_classes(quantkit, tmp_path):
+def test_labels_beyond_the_model_classes_are_refused(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=("n", 1, 8, 8))
     outcome = quantkit("evaluate", "--data", VAL, model, "--latency-s", "0")
     assert_refused(outcome, 1, "--classes")
 
 
-def test_another_model_as_variant(quantkit, digits, tmp_path):
+def test_variant_of_another_model_is_refused(quantkit, digits, tmp_path):
     shutil.copy(DIGITS, tmp_path / "copy.onnx")
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     outcome = quantkit("evaluate", "--data", VAL, digits, "--variant", f"other={other}", "--latency-s", "0")
@@ -342,7 +342,7 @@ def test_another_model_as_variant(quantkit, digits, tmp_path):
 # --------------------------------------------------------------------------------------------- the user's own files
 
 
-def test_nothing_that_an_output_is_made_from_is_overwritten(quantkit, digits, tmp_path):
+def test_inputs_are_never_overwritten(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     table, model = tmp_path / "digits.calib.json", digits.read_bytes()
     kept = table.read_bytes()
@@ -365,13 +365,13 @@ def test_names_with_line_breaks_stay_on_one_line(quantkit, digits, tmp_path):
     assert_refused(outcome, 1, r"a\nb.png")
 
 
-def test_a_folder_in_the_place_of_an_output(quantkit, digits, tmp_path):
+def test_output_path_that_is_a_folder_is_refused(quantkit, digits, tmp_path):
     (tmp_path / "digits.int8.onnx").mkdir()
     outcome = quantkit("calibrate", "--data", CALIB, digits)
     assert_refused(outcome, 1, "digits.int8.onnx", folder=tmp_path, kept=["digits.int8.onnx", "digits.onnx"])
 
 
-def test_an_output_folder_that_is_named_like_a_file(quantkit, digits, tmp_path):
+def test_output_folder_named_like_a_file_is_refused(quantkit, digits, tmp_path):
     assert_usage(
         quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "give a folder"
     )
@@ -382,6 +382,6 @@ def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):
     assert_refused(quantkit("evaluate", "--data", VAL, tmp_path / "digits.int8.onnx"), 1, "--variant", "float model")
 
 
-def test_latency_seconds(quantkit, digits):
+def test_invalid_latency_duration_is_refused(quantkit, digits):
     for word in ("inf", "nan", "-1"):
         assert_refused(quantkit("evaluate", "--data", VAL, digits, f"--latency-s={word}"), 1, "--latency-s")

@@ -24,7 +24,7 @@ def calibrated(quantkit, digits):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_engine_and_its_manifest(quantkit, calibrated, tmp_path, precision):
+def test_build_writes_engine_and_manifest(quantkit, calibrated, tmp_path, precision):
     outcome = quantkit("build", calibrated, "--precision", precision, "--target", TARGETS, "--library", "rtx")
     assert outcome.code == 0, outcome.err
     engine = tmp_path / f"digits.{precision}.engine"
@@ -41,7 +41,7 @@ def test_an_engine_and_its_manifest(quantkit, calibrated, tmp_path, precision):
     assert {k.inputs[:2] for k in products} == {(kinds[precision],) * 2}
 
 
-def test_int8_takes_the_table_beside_the_model_and_says_so(quantkit, calibrated):
+def test_int8_uses_the_table_beside_the_model(quantkit, calibrated):
     outcome = quantkit("build", calibrated, "--precision", "int8")
     assert "calibration: " in outcome.err
     assert "int8 (explicit, 10 operators, fp16 beside it)" in outcome.out
@@ -49,7 +49,7 @@ def test_int8_takes_the_table_beside_the_model_and_says_so(quantkit, calibrated)
     assert "reusing" in named.err
 
 
-def test_a_second_build_reuses_and_any_change_is_named(quantkit, calibrated, tmp_path):
+def test_second_build_reuses_the_engine_and_names_changes(quantkit, calibrated, tmp_path):
     words = ["build", calibrated, "--precision", "int8", "--library", "rtx"]
     assert quantkit(*words).code == 0
     engine = tmp_path / "digits.int8.engine"
@@ -72,14 +72,14 @@ def test_a_second_build_reuses_and_any_change_is_named(quantkit, calibrated, tmp
     assert "no engine manifest" in quantkit(*words).err
 
 
-def test_another_calibration_builds_again(quantkit, calibrated):
+def test_changed_calibration_rebuilds_the_engine(quantkit, calibrated):
     quantkit("build", calibrated, "--precision", "int8")
     quantkit("calibrate", "--data", CALIB, calibrated, "--method", "minmax", "-q")
     outcome = quantkit("build", calibrated, "--precision", "int8")
     assert "table method: entropy → minmax" in outcome.err
 
 
-def test_an_int8_model_needs_no_table(quantkit, calibrated, tmp_path):
+def test_int8_model_needs_no_table(quantkit, calibrated, tmp_path):
     model = calibrated.with_name("digits.int8.onnx")
     outcome = quantkit("build", model, "--precision", "int8", "-o", tmp_path / "own.engine")
     assert outcome.code == 0, outcome.err
@@ -89,7 +89,7 @@ def test_an_int8_model_needs_no_table(quantkit, calibrated, tmp_path):
     assert (tmp_path / "digits.int8.engine").is_file()
 
 
-def test_shapes_in_both_notations_and_several_profiles(quantkit, digits, tmp_path):
+def test_shape_options_accept_both_notations_and_several_profiles(quantkit, digits, tmp_path):
     outcome = quantkit(
         "build", digits,
         "--min-shapes", "image:1x1x8x8", "--opt-shapes", "image:[4,1,8,8]", "--max-shapes", "image:16x1x8x8",
@@ -100,7 +100,7 @@ def test_shapes_in_both_notations_and_several_profiles(quantkit, digits, tmp_pat
     assert profiles == [{"image": "1x1x8x8 / 4x1x8x8 / 16x1x8x8"}, {"image": "32x1x8x8"}]
 
 
-def test_the_size_of_the_images_fills_in_a_dynamic_model(quantkit, tmp_path):
+def test_image_size_completes_dynamic_shapes(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
     folder = write_images(tmp_path / "images", 10, size=(12, 10))
     assert "give its shapes, --opt-shapes x:1x3x1x1" in quantkit("build", model).err
@@ -110,7 +110,7 @@ def test_the_size_of_the_images_fills_in_a_dynamic_model(quantkit, tmp_path):
     assert "x 1x3x12x10 / 8x3x12x10 / 32x3x12x10" in outcome.err
 
 
-def test_an_fp16_model(quantkit, tmp_path):
+def test_fp16_model_is_built(quantkit, tmp_path):
     model = onnx.load(conv_model(tmp_path / "net.onnx", dtype=onnx.TensorProto.FLOAT16, opset=19))
     for tensor in model.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor).astype(np.float16)
@@ -145,7 +145,7 @@ def test_an_fp16_model(quantkit, tmp_path):
         (["--precision", "int8", "--calib", "there/is/none"], "cannot read --calib there/is/none"),
     ],
 )
-def test_bad_options_are_one_line(quantkit, digits, tmp_path, words, said):
+def test_invalid_options_are_one_line(quantkit, digits, tmp_path, words, said):
     outcome = quantkit("build", digits, *words)
     assert outcome.code == 1
     assert said in outcome.err
@@ -154,28 +154,28 @@ def test_bad_options_are_one_line(quantkit, digits, tmp_path, words, said):
     assert [p.name for p in tmp_path.iterdir()] == ["digits.onnx"]
 
 
-def test_the_table_of_another_model(quantkit, calibrated, tmp_path):
+def test_table_of_another_model_is_refused(quantkit, calibrated, tmp_path):
     other = conv_model(tmp_path / "other.onnx")
     outcome = quantkit("build", other, "--precision", "int8", "--table", tmp_path / "digits.calib.json")
     assert outcome.code == 4
     assert "was made for model 'digits.onnx'" in outcome.err
 
 
-def test_a_table_for_a_quantized_model(quantkit, calibrated, tmp_path):
+def test_table_for_a_quantized_model_is_refused(quantkit, calibrated, tmp_path):
     words = ["--precision", "int8", "--table", tmp_path / "digits.calib.json"]
     outcome = quantkit("build", tmp_path / "digits.int8.onnx", *words)
     assert outcome.code == 1
     assert "holds Q/DQ, which say it all: leave out --table" in outcome.err
 
 
-def test_the_model_for_onnxruntime_is_refused(quantkit, digits, tmp_path):
+def test_model_for_the_cpu_is_refused(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits, "--target", "cpu", "-q").code == 0
     outcome = quantkit("build", tmp_path / "digits.int8-cpu.onnx", "--precision", "int8", "--library", "rtx")
     assert outcome.code == 1
     assert "UINT8" in outcome.err
 
 
-def test_an_operator_that_tensorrt_lacks(quantkit, tmp_path):
+def test_unsupported_operator_is_named(quantkit, tmp_path):
     model = onnx.load(conv_model(tmp_path / "net.onnx", shape=(2, 3, 8, 8)))
     next(n for n in model.graph.node if n.name == "relu").op_type = "Det"
     onnx.save(model, tmp_path / "net.onnx")
@@ -185,12 +185,12 @@ def test_an_operator_that_tensorrt_lacks(quantkit, tmp_path):
     assert not list(tmp_path.glob("*.engine*"))
 
 
-def test_verbose_shows_what_tensorrt_says_and_quiet_nothing(quantkit, digits):
+def test_verbose_shows_tensorrt_messages_and_quiet_hides_them(quantkit, digits):
     assert "TensorRT verbose: " in quantkit("build", digits, "--verbose").err
     assert quantkit("build", digits, "--force", "-q").err == ""
 
 
-def test_python(digits, tmp_path):
+def test_python_api_builds_the_same_engine(digits, tmp_path):
     import quantkit
 
     table = quantkit.calibrate(digits, CALIB)

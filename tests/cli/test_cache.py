@@ -31,7 +31,7 @@ def calibrated(tmp_path_factory):
     return folder
 
 
-def test_show_every_form(quantkit, calibrated):
+def test_show_reads_every_format(quantkit, calibrated):
     shown = {}
     for name in ("digits.calib.json", "digits.calib", "digits.int8.onnx"):
         data = json.loads(quantkit("cache", "show", calibrated / name, "--json").out)
@@ -53,7 +53,7 @@ def test_show_sorts_and_filters(quantkit, calibrated):
     assert [t["name"] for t in json.loads(quantkit(*words, "--filter", first).out)["tensors"]] == [first]
 
 
-def test_diff(quantkit, calibrated, tmp_path):
+def test_diff_lists_differing_scales(quantkit, calibrated, tmp_path):
     same = quantkit("cache", "diff", calibrated / "digits.calib", calibrated / "digits.calib")
     assert "0 different" in same.out
     cache = parse_cache((calibrated / "digits.calib").read_text())
@@ -70,7 +70,7 @@ def test_diff(quantkit, calibrated, tmp_path):
     assert "bins of 2048" in text
 
 
-def test_tensorrt_text_gets_another_header_and_nothing_else(quantkit, calibrated, tmp_path):
+def test_convert_tensorrt_version_changes_only_the_header(quantkit, calibrated, tmp_path):
     out = tmp_path / "ten.calib"
     words = ("cache", "convert", calibrated / "digits.calib", "--to", "tensorrt", "-o", out)
     assert quantkit(*words, "--tensorrt-version", "10.16.1").code == 0
@@ -81,7 +81,7 @@ def test_tensorrt_text_gets_another_header_and_nothing_else(quantkit, calibrated
     assert out.read_bytes() == (calibrated / "digits.calib").read_bytes()
 
 
-def test_table_to_tensorrt_is_what_calibrate_writes(quantkit, calibrated, tmp_path):
+def test_convert_table_to_tensorrt_equals_calibrate(quantkit, calibrated, tmp_path):
     out = tmp_path / "t.calib"
     words = ("--to", "tensorrt", "--model", calibrated / "digits.onnx", "--tensorrt-version", "8.6.1", "-o", out)
     outcome = quantkit("cache", "convert", calibrated / "digits.calib.json", *words)
@@ -89,7 +89,7 @@ def test_table_to_tensorrt_is_what_calibrate_writes(quantkit, calibrated, tmp_pa
     assert "scales only" in outcome.out
 
 
-def test_cache_to_int8_model_has_the_scales_of_the_cache(quantkit, calibrated, tmp_path):
+def test_convert_to_qdq_keeps_the_scales(quantkit, calibrated, tmp_path):
     out = tmp_path / "d.int8.onnx"
     model = calibrated / "digits.onnx"
     outcome = quantkit("cache", "convert", calibrated / "digits.calib", "--to", "qdq", "--model", model, "-o", out)
@@ -103,7 +103,7 @@ def test_cache_to_int8_model_has_the_scales_of_the_cache(quantkit, calibrated, t
 
 
 @pytest.mark.parametrize("target", ["ort", "ort-json", "ort-text", "json", "table"])
-def test_there_and_back_keeps_every_scale(quantkit, calibrated, tmp_path, target):
+def test_round_trip_conversion_keeps_every_scale(quantkit, calibrated, tmp_path, target):
     model = calibrated / "digits.onnx"
     there, back = tmp_path / "there", tmp_path / "back"
     assert (
@@ -138,7 +138,7 @@ def without_tensor(calibrated, tmp_path, name: str):
     return path
 
 
-def test_a_missing_tensor_is_stale_and_named(quantkit, calibrated, tmp_path):
+def test_verify_names_missing_tensors(quantkit, calibrated, tmp_path):
     model = calibrated / "digits.onnx"
     needed = json.loads(quantkit("cache", "verify", calibrated / "digits.calib", "--model", model, "--json").out)[
         "needed"
@@ -166,14 +166,14 @@ def test_a_missing_tensor_is_stale_and_named(quantkit, calibrated, tmp_path):
     ("version", "code", "verdict"),
     [("8.6.1", 0, "accepts"), ("8.6.0", 4, "recalibrates"), ("10.16.1", 4, "recalibrates"), ("11.0.0", 4, "ignores")],
 )
-def test_versions(quantkit, calibrated, version, code, verdict):
+def test_verify_compares_tensorrt_versions(quantkit, calibrated, version, code, verdict):
     words = ("cache", "verify", calibrated / "digits.calib", "--model", calibrated / "digits.onnx", "--json")
     outcome = quantkit(*words, "--tensorrt-version", version)
     assert outcome.code == code
     assert json.loads(outcome.out)["tensorrt"]["verdict"] == verdict
 
 
-def test_data_that_the_ranges_fit_and_data_that_they_do_not(quantkit, calibrated):
+def test_verify_compares_ranges_with_data(quantkit, calibrated):
     words = (
         "cache",
         "verify",
@@ -204,7 +204,7 @@ def rename_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("with_old_model", [True, False])
-def test_new_names_are_proposed_and_only_applied_when_asked(quantkit, calibrated, tmp_path, with_old_model):
+def test_name_mapping_is_proposed_and_applied_only_on_request(quantkit, calibrated, tmp_path, with_old_model):
     model, cache, names = tmp_path / "renamed.onnx", calibrated / "digits.calib", tmp_path / "map.json"
     onnx.save(rename_tensors(onnx.load(calibrated / "digits.onnx")), model)
     words = ["--old-model", calibrated / "digits.onnx"] if with_old_model else []
@@ -222,7 +222,7 @@ def test_new_names_are_proposed_and_only_applied_when_asked(quantkit, calibrated
     assert "10 of 10 weighted operators" in asked.out
 
 
-def test_an_asymmetric_range_is_said_to_be_made_symmetric(quantkit, calibrated, tmp_path):
+def test_convert_reports_asymmetric_ranges(quantkit, calibrated, tmp_path):
     unsigned, out = tmp_path / "cpu.onnx", tmp_path / "o.calib"
     table = calibrated / "digits.calib.json"
     quantkit("quantize", calibrated / "digits.onnx", "--table", table, "--target", "cpu", "-o", unsigned)
@@ -232,7 +232,7 @@ def test_an_asymmetric_range_is_said_to_be_made_symmetric(quantkit, calibrated, 
     assert parse_cache(out.read_text()).version == 8601
 
 
-def test_mistakes_are_one_line(quantkit, calibrated, tmp_path):
+def test_invalid_calls_are_one_line(quantkit, calibrated, tmp_path):
     cache, model = calibrated / "digits.calib", calibrated / "digits.onnx"
     (tmp_path / "map").write_text("[]")
     (tmp_path / "map2").write_text('{"nobody": "x"}')
@@ -255,7 +255,7 @@ def test_mistakes_are_one_line(quantkit, calibrated, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_a_table_of_another_model_is_stale(quantkit, calibrated, tmp_path):
+def test_verify_table_of_another_model_is_stale(quantkit, calibrated, tmp_path):
     model = onnx.load(calibrated / "digits.onnx")
     weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
     array = onnx.numpy_helper.to_array(weight) * np.float32(2)
@@ -268,7 +268,7 @@ def test_a_table_of_another_model_is_stale(quantkit, calibrated, tmp_path):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), suffix=st.sampled_from(["", ".onnx", ".calib", ".flatbuffers"]))
-def test_any_file_is_ranges_or_one_line(tmp_path, content, suffix):
+def test_any_file_is_read_or_refused_in_one_line(tmp_path, content, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     try:
@@ -291,7 +291,7 @@ def kept(tmp_path_factory):
     return folder
 
 
-def test_histograms_are_drawn_where_statistics_are_kept(quantkit, kept, calibrated, monkeypatch):
+def test_show_draws_histograms_of_kept_statistics(quantkit, kept, calibrated, monkeypatch):
     for name in ("digits.calib.json", "digits.calib.stats"):
         shown = quantkit("cache", "show", kept / name)
         assert shown.code == 0, shown.err
@@ -308,7 +308,7 @@ def test_histograms_are_drawn_where_statistics_are_kept(quantkit, kept, calibrat
     assert max(map(len, quantkit("cache", "show", kept / "digits.calib.json").out.splitlines())) <= 80
 
 
-def test_statistics_are_no_ranges_yet(quantkit, kept, tmp_path):
+def test_statistics_are_refused_as_ranges(quantkit, kept, tmp_path):
     model = kept / "digits.onnx"
     for words in (
         ("verify", kept / "digits.calib.stats", "--model", model),
@@ -366,13 +366,13 @@ def test_verify_finds_files_of_two_runs(quantkit, kept, tmp_path):
     assert "other scales than digits.calib.json beside it" in outcome.out
 
 
-def test_diff_says_what_was_compared(quantkit, kept):
+def test_diff_prints_what_was_compared(quantkit, kept):
     out = quantkit("cache", "diff", kept / "digits.calib", kept / "digits.calib.json").out
     assert "TensorRT 10.16.1 cache" in out or "cache      entropy" in out
     assert "quantkit calibration table" in out
 
 
-def test_a_map_says_where_it_is_wrong(quantkit, calibrated, tmp_path):
+def test_invalid_map_is_refused_with_its_position(quantkit, calibrated, tmp_path):
     path = tmp_path / "names.json"
     words = ("cache", "convert", calibrated / "digits.calib", "--to", "json", "-o", tmp_path / "o", "--map", path)
     for content, said in (('{"a": 1}', "the new name of 'a' is no text"), ('{"a": "b"', "is cut short after 9 bytes")):
@@ -380,7 +380,7 @@ def test_a_map_says_where_it_is_wrong(quantkit, calibrated, tmp_path):
         assert said in quantkit(*words).err
 
 
-def test_shares_are_compared_with_those_when_calibrated(quantkit, kept):
+def test_verify_compares_clipping_with_calibration(quantkit, kept):
     words = ("cache", "verify", kept / "digits.calib.json", "--model", kept / "digits.onnx", "--data", CALIB)
     same = json.loads(quantkit(*words, "--num-samples", "100", "--json").out)
     for check in same["ranges"]:
@@ -394,7 +394,7 @@ def test_shares_are_compared_with_those_when_calibrated(quantkit, kept):
     assert {check["clipped_then"] for check in ranges} == {None}
 
 
-def test_a_model_that_tensorrt_does_not_take_is_said_so(quantkit, calibrated, tmp_path):
+def test_verify_reports_models_that_tensorrt_refuses(quantkit, calibrated, tmp_path):
     model, unsigned = calibrated / "digits.onnx", tmp_path / "cpu.onnx"
     table = calibrated / "digits.calib.json"
     quantkit("quantize", model, "--table", table, "--target", "cpu", "-o", unsigned)

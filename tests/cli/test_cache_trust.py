@@ -62,7 +62,7 @@ def folder(made, tmp_path):
         "verify m.calib.json --model m.onnx --old-model e.onnx --write-map e.onnx",
     ],
 )
-def test_no_command_writes_over_what_it_reads(quantkit, folder, monkeypatch, words):
+def test_no_command_overwrites_its_input(quantkit, folder, monkeypatch, words):
     monkeypatch.chdir(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     outcome = quantkit("cache", *words.split())
@@ -73,7 +73,7 @@ def test_no_command_writes_over_what_it_reads(quantkit, folder, monkeypatch, wor
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_table_is_not_merged_over_statistics_of_another_name(quantkit, folder):
+def test_merge_does_not_overwrite_its_statistics(quantkit, folder):
     shutil.copyfile(folder / "m.calib.stats", folder / "part.json")
     outcome = quantkit("cache", "merge", folder / "part.json", "-o", folder / "part.json")
     assert outcome.code == 1
@@ -102,7 +102,7 @@ def without_zero_points(source, path):
         ("int8", "11.0.0", "accepts", "since 8"),
     ],
 )
-def test_a_model_with_qdq_is_judged_by_the_version(quantkit, folder, kind, version, verdict, said):
+def test_qdq_model_verdict_depends_on_tensorrt_version(quantkit, folder, kind, version, verdict, said):
     model = folder / "x.onnx"
     if kind == "fp16":
         quantize(folder / "m.onnx", folder / "m.calib.json", model, high_precision="fp16")
@@ -118,12 +118,12 @@ def test_a_model_with_qdq_is_judged_by_the_version(quantkit, folder, kind, versi
     assert outcome.code == (0 if verdict == "accepts" else 4)
 
 
-def test_a_version_that_is_none_is_an_error(quantkit, folder):
+def test_invalid_tensorrt_version_is_refused(quantkit, folder):
     words = ("cache", "verify", folder / "m.int8.onnx", "--model", folder / "m.onnx", "--tensorrt-version", "new")
     assert "--tensorrt-version 'new' is not a version" in quantkit(*words).err
 
 
-def test_what_nobody_saw_is_not_called_seen(quantkit, folder):
+def test_unobserved_extremes_are_not_reported_as_seen(quantkit, folder):
     table = folder / "c.calib.json"
     words = ("--to", "table", "--model", folder / "m.onnx", "-o", table)
     assert quantkit("cache", "convert", folder / "m.calib", *words).code == 0
@@ -138,7 +138,7 @@ def test_what_nobody_saw_is_not_called_seen(quantkit, folder):
 
 
 @pytest.mark.parametrize("columns", [30, 45, 60, 70, 80])
-def test_every_row_has_its_name_and_its_numbers_on_a_narrow_terminal(quantkit, folder, monkeypatch, columns):
+def test_rows_are_complete_on_a_narrow_terminal(quantkit, folder, monkeypatch, columns):
     table = load_table(folder / "m.calib.json")
     wide = json.loads(quantkit("cache", "show", folder / "m.calib.json", "--json").out)["tensors"]
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -158,7 +158,7 @@ def test_every_row_has_its_name_and_its_numbers_on_a_narrow_terminal(quantkit, f
         assert max(map(len, (shown + verified).splitlines())) <= columns
 
 
-def test_many_tensors_are_laid_out_without_measuring_each_sign(quantkit, folder, monkeypatch):
+def test_many_tensors_are_shown_without_rich_tables(quantkit, folder, monkeypatch):
     """Rich's tables took a third of a millisecond a row; what is counted here does not depend on the machine."""
     import rich.table
 
@@ -178,7 +178,7 @@ def test_many_tensors_are_laid_out_without_measuring_each_sign(quantkit, folder,
         (lambda b: b"", "is empty"),
     ],
 )
-def test_a_cache_that_an_editor_changed_is_named_as_such(quantkit, folder, change, said):
+def test_cache_changed_by_an_editor_is_reported(quantkit, folder, change, said):
     cache = folder / "x.calib"
     cache.write_bytes(change((folder / "m.calib").read_bytes()))
     for words in (("cache", "show"), ("inspect",)):
@@ -201,7 +201,7 @@ def test_a_cache_that_an_editor_changed_is_named_as_such(quantkit, folder, chang
         (lambda b: b"[" * 100_000, "is nested more than 100 deep"),
     ],
 )
-def test_a_damaged_table_is_said_alike_by_every_command(quantkit, folder, change, said):
+def test_damaged_table_has_the_same_error_in_every_command(quantkit, folder, change, said):
     table, model = folder / "m.calib.json", folder / "m.onnx"
     table.write_bytes(change(table.read_bytes()))
     errors = set()
@@ -220,7 +220,7 @@ def test_a_damaged_table_is_said_alike_by_every_command(quantkit, folder, change
         assert next(iter(errors)).endswith(": calibrate again\n")
 
 
-def test_no_map_is_written_where_there_is_nothing_to_propose(quantkit, folder):
+def test_map_is_not_written_without_proposals(quantkit, folder):
     names = folder / "n.json"
     words = ("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--write-map", names)
     outcome = quantkit(*words)
@@ -236,7 +236,7 @@ def test_no_map_is_written_where_there_is_nothing_to_propose(quantkit, folder):
 
 
 @pytest.mark.parametrize("form", ["ort", "ort-json", "ort-text"])
-def test_a_lost_order_is_said(quantkit, folder, form):
+def test_lost_tensor_order_is_reported(quantkit, folder, form):
     table, back = folder / "t", folder / "b.calib"
     there = quantkit("cache", "convert", folder / "m.calib.json", "--to", form, "-o", table)
     assert "the order of the network is lost" in there.out
@@ -248,7 +248,7 @@ def test_a_lost_order_is_said(quantkit, folder, form):
     assert order == [name for name in open_cache(folder / "m.calib").tensors if name in order]
 
 
-def test_the_preprocessing_that_was_used_is_said(quantkit, folder):
+def test_verify_prints_the_preprocessing(quantkit, folder):
     words = ("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--data", CALIB)
     own = quantkit(*words)
     assert "preprocessing: L, stretch to 8x8 bilinear, (pixel * 1/255 - [0]) / [1], NCHW float32" in own.out
@@ -262,7 +262,7 @@ def test_the_preprocessing_that_was_used_is_said(quantkit, folder):
 
 @pytest.mark.parametrize("name", ["", "TRT-1", "{x", "nul\0"])
 @pytest.mark.parametrize("form", ["ort-text", "ort"])
-def test_a_name_that_cannot_be_read_back_is_refused(quantkit, tmp_path, name, form):
+def test_unrepresentable_tensor_name_is_refused(quantkit, tmp_path, name, form):
     ranges = tmp_path / "r.json"
     entry = {"amax": None, "hex": "3c010204", "minimum": None, "maximum": None, "flag": ""}
     ranges.write_text(json.dumps({"format": "quantkit ranges", "format_version": 1, "tensors": {name: entry}}))
@@ -275,11 +275,11 @@ def test_a_name_that_cannot_be_read_back_is_refused(quantkit, tmp_path, name, fo
         assert not (tmp_path / "o").exists()
 
 
-def test_a_filter_that_matches_nothing_says_so(quantkit, folder):
+def test_filter_without_matches_is_reported(quantkit, folder):
     assert "no tensor matches nothing*" in quantkit("cache", "show", folder / "m.calib", "--filter", "nothing*").out
 
 
-def test_parts_calibrated_by_default_give_the_table_of_the_whole(tmp_path):
+def test_merged_shards_equal_the_table_of_all_data(tmp_path):
     """137, 463 and 400 rows, with no number of samples given for the parts."""
     rows = np.random.default_rng(0).random((1000, 1, 8, 8), np.float32)
     options = {"keep_statistics": True, "progress": False, "batch_size": 10}

@@ -12,7 +12,7 @@ from quantkit.caches.formats.tensorrt_cache import parse_cache
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
 
-def test_calibrate_writes_three_files_and_names_them(quantkit, digits, tmp_path):
+def test_calibrate_writes_and_lists_three_files(quantkit, digits, tmp_path):
     outcome = quantkit("calibrate", "--data", CALIB, digits)
     assert outcome.code == 0, outcome.err
     names = ["digits.calib", "digits.calib.json", "digits.int8.onnx"]
@@ -31,13 +31,13 @@ def test_calibrate_writes_three_files_and_names_them(quantkit, digits, tmp_path)
     assert sum(n.op_type == "QuantizeLinear" for n in model.graph.node) >= 9
 
 
-def test_output_folder_is_made(quantkit, digits, tmp_path):
+def test_output_folder_is_created(quantkit, digits, tmp_path):
     outcome = quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "a" / "b")
     assert outcome.code == 0
     assert len(list((tmp_path / "a" / "b").iterdir())) == 3
 
 
-def test_second_run_reuses_the_table_and_says_so(quantkit, digits, tmp_path):
+def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     table = tmp_path / "digits.calib.json"
     before = table.read_bytes(), table.stat().st_mtime_ns
@@ -60,7 +60,7 @@ def test_second_run_reuses_the_table_and_says_so(quantkit, digits, tmp_path):
         (["--histogram", "tensorrt"], "histogram: exact → tensorrt"),
     ],
 )
-def test_any_difference_is_named_and_calibrates_again(quantkit, digits, words, named):
+def test_any_difference_is_named_and_recalibrates(quantkit, digits, words, named):
     quantkit("calibrate", "--data", CALIB, digits)
     outcome = quantkit("calibrate", "--data", CALIB, digits, *words)
     assert outcome.code == 0
@@ -68,7 +68,7 @@ def test_any_difference_is_named_and_calibrates_again(quantkit, digits, words, n
     assert named in outcome.err
 
 
-def test_another_image_calibrates_again(quantkit, tmp_path):
+def test_additional_image_recalibrates(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx")
     folder = write_images(tmp_path / "imgs", 10)
     quantkit("calibrate", "--data", folder, model)
@@ -77,7 +77,7 @@ def test_another_image_calibrates_again(quantkit, tmp_path):
     assert "dataset fingerprint" in outcome.err
 
 
-def test_order_batch_size_and_workers_change_nothing(quantkit, digits, tmp_path):
+def test_table_is_independent_of_order_batch_size_and_workers(quantkit, digits, tmp_path):
     tables = []
     for words in ([], ["--order", "given"], ["--batch-size", "7", "--workers", "3"], ["--seed", "5"]):
         folder = tmp_path / str(len(tables))
@@ -91,7 +91,7 @@ def test_order_batch_size_and_workers_change_nothing(quantkit, digits, tmp_path)
     assert tables[1] == tables[0]
 
 
-def test_quantize_makes_the_same_model_from_the_table_alone(quantkit, digits, tmp_path):
+def test_quantize_from_table_equals_calibrate(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     again = tmp_path / "again.onnx"
     outcome = quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "-o", again)
@@ -102,7 +102,7 @@ def test_quantize_makes_the_same_model_from_the_table_alone(quantkit, digits, tm
     assert "logits: model output: stays in float" in listed.out
 
 
-def test_exclude_by_type_name_and_pattern(quantkit, digits, tmp_path):
+def test_exclude_accepts_type_name_and_pattern(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     table = tmp_path / "digits.calib.json"
     names = [n.name for n in onnx.load(digits).graph.node if n.op_type == "Conv"]
@@ -150,7 +150,7 @@ def test_evaluate_top1_equals_onnxruntime_by_hand(quantkit, digits, tmp_path):
     assert report["evaluations"][0]["metrics"]["top1"] == pytest.approx(right / total, abs=1e-12)
 
 
-def test_evaluate_takes_finished_models(quantkit, digits, tmp_path):
+def test_evaluate_accepts_variants(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits, "--method", "minmax")
     outcome = quantkit(
         "evaluate", "--data", VAL, digits, "--variants", "fp32", "--latency-s", "0", "--num-samples", "50",
@@ -162,14 +162,14 @@ def test_evaluate_takes_finished_models(quantkit, digits, tmp_path):
     assert report["evaluations"][0]["num_samples"] == 50
 
 
-def test_evaluate_without_table_says_what_is_missing(quantkit, digits):
+def test_evaluate_without_table_names_the_remedy(quantkit, digits):
     outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0")
     assert outcome.code == 0
     assert "run quantkit calibrate first" in outcome.err
     assert "int8" not in outcome.out
 
 
-def test_fp16_around_int8(quantkit, digits, tmp_path):
+def test_high_precision_fp16_converts_the_rest(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits, "--high-precision", "fp16").code == 0
     model = onnx.load(tmp_path / "digits.int8.onnx")
     assert next(o.version for o in model.opset_import if o.domain == "") >= 19
@@ -180,7 +180,7 @@ def test_fp16_around_int8(quantkit, digits, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
-def test_images_of_any_mode(quantkit, tmp_path, mode):
+def test_images_of_any_color_mode_are_read(quantkit, tmp_path, mode):
     model = conv_model(tmp_path / "net.onnx")
     folder = tmp_path / "imgs"
     folder.mkdir()
@@ -193,7 +193,7 @@ def test_images_of_any_mode(quantkit, tmp_path, mode):
 
 
 @pytest.mark.parametrize("layout_shape", [(4, 3, 8, 8), (1, 3, 8, 8)])
-def test_fixed_batch_with_a_last_partial_batch(quantkit, tmp_path, layout_shape):
+def test_fixed_batch_size_pads_the_last_batch(quantkit, tmp_path, layout_shape):
     fixed = conv_model(tmp_path / "fixed.onnx", shape=layout_shape)
     free = conv_model(tmp_path / "free.onnx")
     folder = write_images(tmp_path / "imgs", 10)
@@ -207,16 +207,16 @@ def test_fixed_batch_with_a_last_partial_batch(quantkit, tmp_path, layout_shape)
     assert outcome.code == 0, outcome.err
 
 
-def test_underscores_and_version(quantkit, digits):
+def test_options_accept_underscores_and_version_is_printed(quantkit, digits):
     assert quantkit("calibrate", "--data", CALIB, digits, "--num_samples", "20").code == 0
     assert quantkit("--version").out.startswith("quantkit ")
 
 
-def test_quiet_prints_results_only(quantkit, digits):
+def test_quiet_prints_only_results(quantkit, digits):
     assert quantkit("calibrate", "--data", CALIB, digits, "-q").err == ""
 
 
-def test_a_model_that_only_one_target_can_quantize(quantkit, tmp_path):
+def test_model_quantizable_for_one_target_only(quantkit, tmp_path):
     """ONNX Runtime has no integer kernel for ConvTranspose; TensorRT's placement takes it."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -240,7 +240,7 @@ def test_a_model_that_only_one_target_can_quantize(quantkit, tmp_path):
     assert refused.code == 1
 
 
-def test_strict_is_not_satisfied_by_a_table_that_left_images_out(quantkit, tmp_path):
+def test_strict_does_not_reuse_a_table_with_skipped_images(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx")
     folder = write_images(tmp_path / "imgs", 10)
     (folder / "bad.png").write_bytes(b"no image")
@@ -250,7 +250,7 @@ def test_strict_is_not_satisfied_by_a_table_that_left_images_out(quantkit, tmp_p
     assert quantkit("calibrate", "--data", folder, model, "--strict").code == 1
 
 
-def test_evaluating_on_the_calibration_images_is_said(quantkit, digits):
+def test_evaluate_warns_about_calibration_images(quantkit, digits):
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     outcome = quantkit("evaluate", "--data", CALIB, digits, "--latency-s", "0", "--variants", "fp32,int8")
     assert "these are the images that calibration saw" in outcome.out

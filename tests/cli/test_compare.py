@@ -21,7 +21,7 @@ def saved(tmp_path):
     return save
 
 
-def test_kept_limits_end_with_0_and_a_line_each(quantkit, saved):
+def test_met_limits_exit_with_0(quantkit, saved):
     outcome = quantkit("compare", saved(), "--max-drop", "0.5pt", "--min-speedup", 2, "--min-agreement", 0.97)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
@@ -29,7 +29,7 @@ def test_kept_limits_end_with_0_and_a_line_each(quantkit, saved):
     assert "keeps --max-drop 0.5pt" in lines[0]
 
 
-def test_a_broken_limit_ends_with_3_and_the_line_that_failed(quantkit, saved, tmp_path):
+def test_violated_limit_exits_with_3_and_names_it(quantkit, saved, tmp_path):
     junit, markdown = tmp_path / "out" / "gate.xml", tmp_path / "gate.md"
     outcome = quantkit(
         "compare", saved(), "--max-drop", "0.5%", "--min-speedup", 3, "--junit", junit, "--markdown", markdown
@@ -43,7 +43,7 @@ def test_a_broken_limit_ends_with_3_and_the_line_that_failed(quantkit, saved, tm
     assert "| ❌ | int8 | --min-speedup 3 |" in markdown.read_text()
 
 
-def test_named_gates(quantkit, saved):
+def test_gate_names_are_mlperf_targets(quantkit, saved):
     outcome = quantkit("compare", saved(), "--gate", "mlperf-99", "--gate", "mlperf-99.9")
     assert outcome.code == 3
     passed, failed = outcome.out.splitlines()
@@ -53,7 +53,7 @@ def test_named_gates(quantkit, saved):
     assert "breaks --gate mlperf-99.9; the interval crosses the limit" in failed
 
 
-def test_speed_at_a_batch_size_with_its_interval(quantkit, saved):
+def test_speedup_at_a_batch_size_has_an_interval(quantkit, saved):
     report = make_report()
     evaluations = tuple(
         replace(e, sweep=(replace(e.latency, batch_size=8, speedup_interval=None if i == 0 else (1.5, 2.5)),))
@@ -69,7 +69,7 @@ def test_speed_at_a_batch_size_with_its_interval(quantkit, saved):
     assert "--batch-sizes" in missing.err
 
 
-def test_a_partial_report_is_no_pass(quantkit, saved):
+def test_partial_report_is_refused(quantkit, saved):
     path = saved(replace(make_report(), planned_samples=50_000))
     outcome = quantkit("compare", path, "--max-drop", "5pt")
     assert outcome.code == 1
@@ -92,13 +92,13 @@ def test_json_on_stdout_is_json_alone(quantkit, saved):
         (["--min-agreement", "0.5", "--variant", "int9"], "int9"),
     ],
 )
-def test_a_missing_number_is_an_error_not_a_pass(quantkit, saved, words, named):
+def test_missing_number_is_an_error(quantkit, saved, words, named):
     outcome = quantkit("compare", saved(make_unlabelled()), *words)
     assert outcome.code == 1
     assert named in outcome.err
 
 
-def test_speed_that_says_nothing_is_refused(quantkit, saved):
+def test_unrepresentative_speedup_is_refused(quantkit, saved):
     outcome = quantkit("compare", saved(), "--min-speedup", 0.1, "--variant", "fp16")
     assert outcome.code == 1
     assert "not made for" in outcome.err
@@ -117,11 +117,11 @@ def test_speed_that_says_nothing_is_refused(quantkit, saved):
         ["--allow-partial"],
     ],
 )
-def test_wrong_limits_are_usage_errors(quantkit, saved, words):
+def test_invalid_limits_are_usage_errors(quantkit, saved, words):
     assert quantkit("compare", saved(), *words).code == 2
 
 
-def test_a_baseline_that_guesses_is_a_caution(quantkit, saved):
+def test_baseline_at_chance_level_is_a_caution(quantkit, saved):
     report = make_report()
     fp32, *others = report.evaluations
     fp32 = replace(fp32, metrics={**fp32.metrics, "top1": 0.1})

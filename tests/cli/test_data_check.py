@@ -5,7 +5,7 @@ import json
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
 
-def test_clean_data_end_with_0(quantkit, digits):
+def test_clean_data_exits_with_0(quantkit, digits):
     outcome = quantkit("data", "check", "--data", CALIB, digits, "--against", VAL)
     assert outcome.code == 0, outcome.err
     assert "300 of 300 readable" in outcome.out
@@ -13,7 +13,7 @@ def test_clean_data_end_with_0(quantkit, digits):
     assert "preprocessing: L" in outcome.err
 
 
-def test_a_wrong_preprocessing_ends_with_1_and_the_flags(quantkit, digits):
+def test_wrong_preprocessing_exits_with_1_and_names_the_options(quantkit, digits):
     outcome = quantkit("data", "check", "--data", VAL, digits, "--scale", 1, "-q")
     assert outcome.code == 1
     assert "fix: use --scale 1/255" in outcome.out
@@ -22,7 +22,7 @@ def test_a_wrong_preprocessing_ends_with_1_and_the_flags(quantkit, digits):
     assert mended.code == 0
 
 
-def test_json(quantkit, digits):
+def test_json_lists_findings(quantkit, digits):
     outcome = quantkit("data", "check", "--data", CALIB, digits, "--against", CALIB, "--probe-samples", 0, "--json")
     assert outcome.code == 1
     content = json.loads(outcome.out)
@@ -31,12 +31,12 @@ def test_json(quantkit, digits):
     assert len(content["findings"][0]["where"]) == 300
 
 
-def test_long_lists_are_cut_on_a_terminal(quantkit, digits):
+def test_long_lists_are_truncated_on_a_terminal(quantkit, digits):
     outcome = quantkit("data", "check", "--data", CALIB, digits, "--against", CALIB, "--probe-samples", 0)
     assert "and 295 more" in outcome.out
 
 
-def test_warnings_alone_end_with_0(quantkit, tmp_path):
+def test_warnings_alone_exit_with_0(quantkit, tmp_path):
     model, data = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "data", 4)
     (data / "photo.heic").write_bytes(b"x")
     outcome = quantkit("data", "check", "--data", data, model)
@@ -45,7 +45,7 @@ def test_warnings_alone_end_with_0(quantkit, tmp_path):
     assert "warning: number" in outcome.out
 
 
-def test_hostile_file_names_stay_text(quantkit, tmp_path):
+def test_hostile_file_names_are_escaped(quantkit, tmp_path):
     model, data = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "data", 3)
     (data / "\x1b[31m[red]\n.png").write_bytes(b"")
     outcome = quantkit("data", "check", "--data", data, model)
@@ -54,7 +54,7 @@ def test_hostile_file_names_stay_text(quantkit, tmp_path):
     assert "[red]" in outcome.out
 
 
-def test_no_data_is_one_line(quantkit, digits, tmp_path):
+def test_missing_data_is_one_line(quantkit, digits, tmp_path):
     outcome = quantkit("data", "check", "--data", tmp_path / "nowhere", digits)
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1

@@ -37,7 +37,7 @@ def test_text_and_json_agree(quantkit):
         assert not part["fix"] or part["fix"] in text.out
 
 
-def test_exit_code_says_whether_quantkit_itself_works(quantkit, tmp_path, monkeypatch):
+def test_exit_code_reflects_whether_quantkit_works(quantkit, tmp_path, monkeypatch):
     package(tmp_path, "msgspec", "raise ImportError('half installed')")
     monkeypatch.syspath_prepend(str(tmp_path))
     outcome = quantkit("doctor")
@@ -46,7 +46,7 @@ def test_exit_code_says_whether_quantkit_itself_works(quantkit, tmp_path, monkey
     assert "needs: packages" in outcome.out
 
 
-def test_80_columns(quantkit, monkeypatch):
+def test_output_fits_80_columns(quantkit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert all(len(line) <= 80 for line in quantkit("doctor").out.splitlines())
 
@@ -56,7 +56,7 @@ def test_80_columns(quantkit, monkeypatch):
     [("saturating", "saturate at 16 bits (no VNNI or AMX)"), ("exact", "INT8 products do not saturate")],
     indirect=["processor"],
 )
-def test_the_kind_of_processor_and_what_follows(processor, said):
+def test_processor_kind_is_reported(processor, said):
     (part,) = [part for part in examine().parts if part.name == "processor"]
     assert said in part.detail
     assert f"a {processor} processor" in part.detail
@@ -76,7 +76,7 @@ def test_the_kind_of_processor_and_what_follows(processor, said):
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_broken_installations_are_named_and_survived(tmp_path, monkeypatch, code, status, said):
+def test_broken_installations_are_named(tmp_path, monkeypatch, code, status, said):
     package(tmp_path, "tensorrt", code)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = probe("tensorrt")
@@ -85,7 +85,7 @@ def test_broken_installations_are_named_and_survived(tmp_path, monkeypatch, code
     assert "\n" not in found[status]
 
 
-def test_a_broken_onnx_runtime_is_not_the_end(tmp_path, monkeypatch):
+def test_broken_onnxruntime_does_not_stop_doctor(tmp_path, monkeypatch):
     package(tmp_path, "onnxruntime", "import os; os.abort()")
     package(tmp_path, "tensorrt", _FAKE_TENSORRT)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -14,7 +14,7 @@ from quantkit.types.options import ImageOptions
 
 
 @pytest.mark.parametrize("command", [calibrate, evaluate, check, verify])
-def test_every_command_that_reads_images_has_the_same_options_for_them(command):
+def test_image_options_are_equal_in_all_commands(command):
     names = list(inspect.signature(command).parameters)
     assert "images" not in names
     start = names.index("preprocess")
@@ -33,7 +33,7 @@ def test_every_command_that_reads_images_has_the_same_options_for_them(command):
     ]
 
 
-def test_a_command_gets_what_was_said_of_images_and_nothing_else_changes():
+def test_image_options_reach_the_command():
     seen = []
 
     @with_options

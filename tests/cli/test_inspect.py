@@ -69,7 +69,7 @@ def is_clean(text: str) -> bool:
     return all(c.isprintable() or c == "\n" for c in text)
 
 
-def test_engine_with_a_profile(quantkit, engine, tmp_path):
+def test_engine_layer_times_come_from_the_profile(quantkit, engine, tmp_path):
     outcome = quantkit("inspect", engine, "--profile", tmp_path / "profile.json")
     assert outcome.code == 0, outcome.err
     assert "1 of 1 (100.0 %)" in outcome.out
@@ -81,7 +81,7 @@ def test_engine_with_a_profile(quantkit, engine, tmp_path):
     assert is_clean(outcome.out)
 
 
-def test_engine_as_json(quantkit, engine, tmp_path):
+def test_engine_json_is_complete(quantkit, engine, tmp_path):
     outcome = quantkit("inspect", engine, "--profile", tmp_path / "profile.json", "--json")
     data = json.loads(outcome.out)
     assert data["int8_weighted_layers"] == {"int8": 1, "total": 1}
@@ -93,7 +93,7 @@ def test_engine_as_json(quantkit, engine, tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["--all"], ["--filter", "a*"]])
-def test_80_columns_hold_everything(quantkit, engine, tmp_path, monkeypatch, words):
+def test_output_fits_80_columns(quantkit, engine, tmp_path, monkeypatch, words):
     monkeypatch.setenv("COLUMNS", "80")
     outcome = quantkit("inspect", engine, "--profile", tmp_path / "profile.json", *words)
     assert outcome.code == 0
@@ -105,7 +105,7 @@ def test_80_columns_hold_everything(quantkit, engine, tmp_path, monkeypatch, wor
         assert flat.count("x" * 30) >= 1  # the kernel's name folds, nothing is cut off
 
 
-def test_piped_lines_are_whole(quantkit, engine, monkeypatch):
+def test_piped_lines_are_not_wrapped(quantkit, engine, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     outcome = quantkit("inspect", engine, "--all")
     line = next(line for line in outcome.out.splitlines() if "sm80_xmma" in line)
@@ -113,7 +113,7 @@ def test_piped_lines_are_whole(quantkit, engine, monkeypatch):
     assert line.endswith("x" * 150)
 
 
-def test_rtx_plan(quantkit, tmp_path):
+def test_rtx_plan_shows_int8_layers(quantkit, tmp_path):
     path = tmp_path / "net.engine"
     path.write_bytes(rtx.build(conv_model(tmp_path / "net.onnx", shape=(1, 3, 8, 8)).read_bytes()))
     outcome = quantkit("inspect", path)
@@ -125,7 +125,7 @@ def test_rtx_plan(quantkit, tmp_path):
     assert data["int8_weighted_layers"] == {"int8": 0, "total": 2}
 
 
-def test_a_quantized_engine_shows_as_many_int8_layers_as_was_said(quantkit, tmp_path, digits):
+def test_engine_int8_layers_match_calibrate_output(quantkit, tmp_path, digits):
     calibrated = quantkit("calibrate", "--data", CALIB, digits)
     said = int(next(line for line in calibrated.out.splitlines() if "operators in INT8" in line).split()[-1])
     path = tmp_path / "digits.engine"
@@ -134,7 +134,7 @@ def test_a_quantized_engine_shows_as_many_int8_layers_as_was_said(quantkit, tmp_
     assert data["int8_weighted_layers"] == {"int8": said, "total": said}
 
 
-def test_float_model_says_what_would_be_int8(quantkit):
+def test_float_model_lists_quantizable_layers(quantkit):
     outcome = quantkit("inspect", DIGITS)
     assert outcome.code == 0, outcome.err
     assert "10 of 10 convolutions" in outcome.out
@@ -143,7 +143,7 @@ def test_float_model_says_what_would_be_int8(quantkit):
     assert (data["form"], data["num_int8"], data["findings"]) == ("float", 10, [])
 
 
-def test_model_with_qdq(quantkit, digits, tmp_path):
+def test_qdq_model_is_shown(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     outcome = quantkit("inspect", tmp_path / "digits.int8.onnx")
     assert "none is broken" in outcome.out
@@ -157,7 +157,7 @@ def test_model_with_qdq(quantkit, digits, tmp_path):
     assert 0 < short < long
 
 
-def test_model_without_anything_to_quantize(quantkit, tmp_path):
+def test_model_without_quantizable_layers_is_shown(quantkit, tmp_path):
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"], name="r")],
         "net",
@@ -172,7 +172,7 @@ def test_model_without_anything_to_quantize(quantkit, tmp_path):
     assert "1x[red]n" in outcome.out
 
 
-def test_cache_and_table(quantkit, digits, tmp_path):
+def test_cache_and_table_are_shown(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits, "--tensorrt-version", "8.6.1")
     cache = quantkit("inspect", tmp_path / "digits.calib")
     assert "TensorRT 8.6.1 takes it with IInt8EntropyCalibrator2" in cache.out
@@ -188,7 +188,7 @@ def test_cache_and_table(quantkit, digits, tmp_path):
     assert data["num_samples"] == 300
 
 
-def test_cache_flags_zeros_and_hides_no_control_characters(quantkit, tmp_path):
+def test_cache_flags_zeros_and_escapes_control_characters(quantkit, tmp_path):
     infinite = struct.pack(">f", float("inf")).hex()
     (tmp_path / "x.calib").write_text(f"TRT-100300-MinMaxCalibration\n{NASTY}: 3c010a14\ndead: 0\nodd: {infinite}\n")
     outcome = quantkit("inspect", tmp_path / "x.calib")
@@ -202,7 +202,7 @@ def test_cache_flags_zeros_and_hides_no_control_characters(quantkit, tmp_path):
     assert tensors[0]["amax"] == pytest.approx(1.00024414)
 
 
-def test_real_caches_are_all_read(quantkit, shared):
+def test_real_caches_are_read(quantkit, shared):
     for path in sorted((shared / "tensorrt" / "caches").glob("*.cache")):
         outcome = quantkit("inspect", path)
         assert outcome.code == (1 if "NOT_TRT" in path.name else 0), path.name
@@ -236,14 +236,14 @@ def test_other_files_are_refused_in_one_line(quantkit, tmp_path, name, content, 
     assert str(path) in outcome.err
 
 
-def test_missing_files(quantkit, tmp_path, engine):
+def test_missing_files_are_named(quantkit, tmp_path, engine):
     for words in ([tmp_path / "no.engine"], [tmp_path], [engine, "--profile", tmp_path / "no.json"]):
         outcome = quantkit("inspect", *words)
         assert outcome.code == 1
         assert "cannot read" in outcome.err
 
 
-def test_a_manifest_next_to_an_engine_is_shown(quantkit, tmp_path):
+def test_engine_manifest_is_shown(quantkit, tmp_path):
     import hashlib
 
     from quantkit.backends.tensorrt.build.manifest import Manifest, manifest_path, save_manifest
@@ -274,7 +274,7 @@ def test_a_manifest_next_to_an_engine_is_shown(quantkit, tmp_path):
     | st.sampled_from([b'{"Layers": ["a"]}', b"[[[[", b'{"format": "quantkit calibration table"}']),
     suffix=st.sampled_from([".engine", ".json", ".calib", ".onnx", "", ".plan"]),
 )
-def test_any_content_is_shown_or_refused(tmp_path, content, suffix):
+def test_any_content_is_shown_or_refused_in_one_line(tmp_path, content, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     said = ""
@@ -285,7 +285,7 @@ def test_any_content_is_shown_or_refused(tmp_path, content, suffix):
     assert "\n" not in said
 
 
-def test_an_empty_engine(quantkit, tmp_path):
+def test_empty_engine_is_refused(quantkit, tmp_path):
     (tmp_path / "net.engine").write_bytes(b"")
     outcome = quantkit("inspect", tmp_path / "net.engine")
     assert outcome.code == 1

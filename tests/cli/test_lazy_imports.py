@@ -25,7 +25,7 @@ def loaded_by(*arguments: str) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], []])
-def test_nothing_heavy_is_imported_before_a_command_is_asked_for(arguments):
+def test_import_loads_no_heavy_module(arguments):
     modules, printed = loaded_by(*arguments)
     assert "quantkit.cli" in modules
     assert modules & HEAVY == set()
@@ -43,9 +43,9 @@ def test_help_of_a_command_needs_no_runtime(verb, option):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_list_of_commands_says_what_the_command_says(verb):
+def test_command_list_equals_command_help(verb):
     assert _load(verb).help.split("\n\n")[0].replace("\n", " ") == VERBS[verb].help
 
 
-def test_a_mistyped_command_is_corrected(quantkit):
+def test_mistyped_command_has_a_suggestion(quantkit):
     assert "Did you mean 'calibrate'?" in quantkit("calibrat").err

@@ -24,7 +24,7 @@ def part(quantkit, digits, tmp_path):
     return run
 
 
-def test_parts_give_the_table_of_the_whole_and_the_model_follows(quantkit, part, digits, tmp_path):
+def test_merged_shards_equal_the_whole(quantkit, part, digits, tmp_path):
     whole = part("whole", range(10))
     parts = [part("a", range(3)), part("b", [3]), part("c", range(4, 10))]
     table = tmp_path / "out" / "digits.calib.json"
@@ -41,7 +41,7 @@ def test_parts_give_the_table_of_the_whole_and_the_model_follows(quantkit, part,
     assert table.read_bytes() != whole.with_name("digits.calib.json").read_bytes()
 
 
-def test_what_does_not_merge_is_one_line(quantkit, part, tmp_path):
+def test_incompatible_shards_are_refused(quantkit, part, tmp_path):
     first, second = part("a", [0, 1]), part("b", [1, 2])
     table = tmp_path / "t.json"
     overlap = quantkit("cache", "merge", first, second, "-o", table)
@@ -61,7 +61,7 @@ def test_what_does_not_merge_is_one_line(quantkit, part, tmp_path):
     assert quantkit("cache", "merge", first, "-o", tmp_path).code == 2
 
 
-def test_calibrate_options_are_told(quantkit, part, digits, tmp_path):
+def test_calibrate_reports_reused_and_missing_statistics(quantkit, part, digits, tmp_path):
     stats = part("a", [0, 1])
     data, names = tmp_path / "data-a", tmp_path / "classes.txt"
     words = ["calibrate", "--data", data, digits, "-o", stats.parent, "--classes", names, "--calibrator", "quantkit"]

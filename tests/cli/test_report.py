@@ -22,7 +22,7 @@ def test_one_report_is_rendered_next_to_itself(quantkit, tmp_path):
     assert f"wrote {tmp_path / 'old.html'}" in outcome.out
 
 
-def test_several_join_into_a_folder(quantkit, tmp_path):
+def test_reports_are_joined_into_a_folder(quantkit, tmp_path):
     first, second = save(tmp_path / "a.json", make_report()), save(tmp_path / "b.json", make_report())
     assert quantkit("report", first, second).code == 2
     outcome = quantkit("report", first, second, "-o", tmp_path / "joined")
@@ -32,7 +32,7 @@ def test_several_join_into_a_folder(quantkit, tmp_path):
     assert quantkit("compare", tmp_path / "joined" / "report.json", "--min-speedup", 2).code == 0
 
 
-def test_reports_of_one_name_are_called_by_their_folder_or_as_told(quantkit, tmp_path):
+def test_reports_with_the_same_name_are_labeled_by_folder(quantkit, tmp_path):
     paths = [save(tmp_path / name / "report.json", make_report()) for name in ("h100", "l4")]
     quantkit("report", *paths, "-o", tmp_path / "joined")
     names = [e.name for e in load_report(tmp_path / "joined" / "report.json").evaluations]
@@ -44,7 +44,7 @@ def test_reports_of_one_name_are_called_by_their_folder_or_as_told(quantkit, tmp
     assert quantkit("report", paths[0], paths[0], "-o", tmp_path / "joined").code == 2
 
 
-def test_other_models_are_refused_and_can_be_forced(quantkit, tmp_path):
+def test_reports_of_other_models_need_force(quantkit, tmp_path):
     first = save(tmp_path / "a.json", make_report())
     second = save(tmp_path / "b.json", replace(make_report(), model_hash="ff", model_name="other.onnx"))
     outcome = quantkit("report", first, second, "-o", tmp_path / "joined")
@@ -56,7 +56,7 @@ def test_other_models_are_refused_and_can_be_forced(quantkit, tmp_path):
     assert "joined by force" in outcome.out
 
 
-def test_a_file_that_is_no_report_is_named(quantkit, tmp_path):
+def test_file_that_is_not_a_report_is_refused(quantkit, tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
     outcome = quantkit("report", path)

@@ -9,7 +9,7 @@ from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
 COUNTS = st.lists(st.integers(0, 10**15), min_size=1, max_size=30).filter(any).map(tuple)
 
 
-def test_known_lines():
+def test_examples_are_drawn_as_expected():
     histogram = MagnitudeHistogram(2.0, (1000, 100, 10, 0, 1))
     assert sparkline(histogram, None, ascii_only=False) == "█▆▃ ▁"
     assert sparkline(histogram, 0.8, ascii_only=True) == "@*!- ."
@@ -20,7 +20,7 @@ def test_known_lines():
 
 
 @given(COUNTS, st.booleans())
-def test_heights_follow_the_counts_and_nothing_is_lost_from_sight(counts, ascii_only):
+def test_heights_follow_the_counts(counts, ascii_only):
     levels = " .:-=+*#@" if ascii_only else " ▁▂▃▄▅▆▇█"
     line = sparkline(MagnitudeHistogram(1.0, counts), None, ascii_only=ascii_only)
     heights = [levels.index(sign) for sign in line]
@@ -31,7 +31,7 @@ def test_heights_follow_the_counts_and_nothing_is_lost_from_sight(counts, ascii_
 
 
 @given(COUNTS, st.floats(1e-6, 10), st.booleans())
-def test_one_mark_at_the_threshold(counts, amax, ascii_only):
+def test_threshold_is_marked_once(counts, amax, ascii_only):
     mark = ASCII_MARK if ascii_only else MARK
     plain = sparkline(MagnitudeHistogram(1.0, counts), None, ascii_only=ascii_only)
     line = sparkline(MagnitudeHistogram(1.0, counts), amax, ascii_only=ascii_only)

@@ -15,7 +15,7 @@ from .. import detector, segmenter
 QUICK = ("--latency-s", "0", "--layer-samples", "8")
 
 
-def test_a_detector(quantkit, tmp_path):
+def test_detect_task_reports_map(quantkit, tmp_path):
     pytest.importorskip("pycocotools")
     model = tmp_path / "net.onnx"
     detector.make_detector(model)
@@ -40,7 +40,7 @@ def test_a_detector(quantkit, tmp_path):
     assert "--task detect" not in page or "quantkit evaluate" in page
 
 
-def test_the_example_of_the_documentation_can_be_repeated(quantkit, tmp_path, monkeypatch):
+def test_documented_example_is_reproducible(quantkit, tmp_path, monkeypatch):
     """By its own code and commands; to half a point, since runtimes round in their own ways."""
     pytest.importorskip("pycocotools")
     text = (
@@ -65,7 +65,7 @@ def test_the_example_of_the_documentation_can_be_repeated(quantkit, tmp_path, mo
     assert next(change for change in report.changes if change.variant == "int8-cpu").severity > 0.4
 
 
-def test_a_segmenter(quantkit, tmp_path):
+def test_segment_task_reports_miou(quantkit, tmp_path):
     model = segmenter.write_segmenter(tmp_path / "net.onnx")
     images, masks = segmenter.write_scenes(tmp_path / "scenes", 12)
     assert quantkit("calibrate", "--data", images, model, "--preprocess", "unit", "--method", "minmax").code == 0
@@ -81,7 +81,7 @@ def test_a_segmenter(quantkit, tmp_path):
     assert "mIoU" in done.out
 
 
-def test_a_metric_of_ones_own(quantkit, tmp_path):
+def test_custom_metric_is_reported(quantkit, tmp_path):
     model = segmenter.write_segmenter(tmp_path / "net.onnx")
     images, masks = segmenter.write_scenes(tmp_path / "scenes", 12)
     code = segmenter.write_metric(tmp_path / "mine.py", masks)
@@ -95,7 +95,7 @@ def test_a_metric_of_ones_own(quantkit, tmp_path):
     assert report.score.label in done.out
 
 
-def test_no_task(quantkit, digits):
+def test_task_none_reports_agreement(quantkit, digits):
     from .conftest import VAL
 
     done = quantkit("evaluate", "--data", VAL, digits, "--task", "none", *QUICK)
@@ -118,7 +118,7 @@ def test_no_task(quantkit, digits):
         (("--layer-samples", "-1"), "--layer-samples"),
     ],
 )
-def test_a_wrong_option_is_one_line_that_names_it(quantkit, digits, tmp_path, monkeypatch, words, named):
+def test_invalid_task_option_is_named(quantkit, digits, tmp_path, monkeypatch, words, named):
     from .conftest import VAL
 
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_a_wrong_option_is_one_line_that_names_it(quantkit, digits, tmp_path, mo
         (("--max-drop", "1%", "--gate-variant", "int4"), "--gate-variant"),
     ],
 )
-def test_a_limit_that_can_never_be_judged_is_refused_before_anything_runs(quantkit, digits, tmp_path, words, named):
+def test_unusable_limit_is_refused_before_the_run(quantkit, digits, tmp_path, words, named):
     from .conftest import VAL
 
     done = quantkit("evaluate", "--data", VAL, digits, *words)
@@ -151,7 +151,7 @@ def test_a_limit_that_can_never_be_judged_is_refused_before_anything_runs(quantk
     assert not (tmp_path / "digits.report").exists()
 
 
-def test_a_process_that_is_told_to_end_leaves_nothing_behind(digits, tmp_path):
+def test_sigterm_removes_temporary_files(digits, tmp_path):
     """SIGTERM, as `timeout` and CI services send it: exit code 143, no temporary folder."""
     import os
     import signal
@@ -179,7 +179,7 @@ def test_a_process_that_is_told_to_end_leaves_nothing_behind(digits, tmp_path):
     assert not (tmp_path / "digits.report").exists()
 
 
-def test_ctrl_c_leaves_a_partial_report_and_judges_nothing(quantkit, digits, tmp_path, monkeypatch):
+def test_ctrl_c_writes_a_partial_report(quantkit, digits, tmp_path, monkeypatch):
     import signal
 
     from quantkit.commands import evaluate as evaluation

@@ -18,7 +18,7 @@ def laid_out(rows, width, **options):
 
 
 @given(st.lists(st.tuples(WORDS, NUMBERS, NUMBERS, WORDS), min_size=1, max_size=5), st.integers(45, 130))
-def test_nothing_is_cut_and_no_line_is_wider_than_the_terminal(rows, width):
+def test_rows_are_complete_within_the_terminal_width(rows, width):
     table, lines = laid_out(rows, width)
     assert max(map(cell_len, lines)) <= max(width, table.width)
     assert table.width <= width
@@ -33,7 +33,7 @@ def test_nothing_is_cut_and_no_line_is_wider_than_the_terminal(rows, width):
     ("width", "columns"),
     [(120, {0, 1, 2, 3}), (70, {0, 1, 2, 3}), (60, {0, 1, 2}), (44, {0, 1, 2, 3}), (24, {0, 1, 2})],
 )
-def test_what_is_optional_goes_first_and_then_the_name_stands_above(width, columns):
+def test_narrow_terminals_drop_optional_columns_first(width, columns):
     name = "/features/block.1/conv/Conv_output_0"
     table, lines = laid_out([(name, "3.43799", "1.5", "not read by INT8")], width, optional=(3,))
     assert table.columns == columns
@@ -44,14 +44,14 @@ def test_what_is_optional_goes_first_and_then_the_name_stands_above(width, colum
         assert lines[-1].split() == ["3.43799", "1.5"]
 
 
-def test_names_break_between_words_and_else_anywhere():
+def test_names_break_preferably_between_words():
     assert fold("one two three", 8) == ["one two", "three"]
     assert fold("abcdefgh", 3) == ["abc", "def", "gh"]
     assert fold("世世世", 4) == ["世世", "世"]
 
 
 @given(WORDS, st.integers(2, 20))
-def test_folding_keeps_every_sign(text, width):
+def test_folding_keeps_every_character(text, width):
     lines = fold(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(cell_len(line) <= width for line in lines)
