@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantkit._version import DISTRIBUTION
+from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types import Array, SharedModel, TensorSpec
 
@@ -101,6 +102,13 @@ class OnnxRuntimeRunner:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _open(path: Path, *, name: str, threads: int, cuda_graph: bool) -> OnnxRuntimeRunner:
+    return OnnxRuntimeRunner(path, name=name, threads=threads)
+
+
+BACKENDS["onnxruntime"] = Backend(suffixes=(".onnx",), open=_open)
 
 
 def runtime_version() -> str:

@@ -130,7 +130,7 @@ def open_variants(
     if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
         match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
     with ExitStack() as stack:
-        given, opened = open_engines(stack, models, engines, cuda_graph=cuda_graph)
+        given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=cuda_graph)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
         paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
         if refused and variants is not None:

@@ -9,33 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.backends.tensorrt.build.manifest import check_loadable, is_engine_of, load_manifest, manifest_path
+from quantkit.backends import BACKENDS, find_backend
 from quantkit.backends.tensorrt.gpu import find_gpu, find_gpu_address
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
-from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
-from quantkit.backends.tensorrt.library import load_library
+from quantkit.backends.tensorrt.open_engine import find_manifest
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError, EvaluationError
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.latency.device import latency_notes
 from quantkit.evaluation.run import metric_notes
-from quantkit.types import Evaluation, Latency, PathLike
+from quantkit.types import Evaluation, Latency, PathLike, Runner
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
 
 
-__all__ = ["OpenEngine", "describe_gpu", "is_engine", "largest_batch", "open_engine", "open_engines"]
-
-_SUFFIXES = (".engine", ".plan", ".trt")
+__all__ = ["OpenEngine", "describe_gpu", "largest_batch", "open_engine", "open_engines"]
 
 
 @dataclass(frozen=True)
 class OpenEngine:
-    """An engine that can be run; `manifest` is None where none stands next to it."""
+    """A finished model of another runtime than ONNX Runtime; `manifest` is None where none stands next to it."""
 
     path: Path
-    runner: TensorRTRunner
+    runner: Runner
+    backend: str
     manifest: Manifest | None
 
     def evaluation(
@@ -57,13 +55,14 @@ class OpenEngine:
             model_hash: of the baseline, which the engine should be made of.
         """
         precision, notes = self._precision(name)
-        notes += [*metric_notes(metrics), *self.runner.notes, *(latency_notes(latencies[0]) if latencies else ())]
+        notes += [*metric_notes(metrics), *getattr(self.runner, "notes", ())]
+        notes += latency_notes(latencies[0]) if latencies else ()
         if self.manifest is not None and self.manifest.model_hash != model_hash:
             notes.append(f"it was built from {self.manifest.model_name!r}, which is not the baseline's file")
         return Evaluation(
             name=name,
             precision=precision,
-            backend=self.runner.backend,
+            backend=self.backend,
             size_bytes=os.path.getsize(self.path),
             num_samples=num_samples,
             metrics=metrics,
@@ -81,39 +80,24 @@ class OpenEngine:
         return ("int8" if chosen == "int8" else "fp16" if chosen == "fp16" else "fp32"), notes
 
 
-def is_engine(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of an engine, by its suffix."""
-    return Path(path).suffix.lower() in _SUFFIXES
-
-
-def open_engine(path: str | os.PathLike[str], *, name: str, cuda_graph: bool) -> OpenEngine:
-    """Loads an engine with the library that made it.
+def open_engine(
+    path: str | os.PathLike[str], *, name: str, backend: str = "tensorrt", threads: int = 0, cuda_graph: bool = False
+) -> OpenEngine:
+    """Opens a finished model with its runtime.
 
     Args:
-        path: of the engine; MODEL.engine.json next to it is its manifest.
+        path: of the model; MODEL.engine.json next to an engine is its manifest.
         name: of the variant, for messages.
+        backend: a name in `BACKENDS`.
+        threads: within an operator; 0 leaves it to the runtime.
         cuda_graph: replay queries from a CUDA graph.
 
     Raises:
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
     file = Path(path)
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(len(MAGIC))
-    except OSError as error:
-        raise BackendError(f"--engine {name}: cannot read {file}: {error.strerror or error}") from error
-    if not start:
-        raise BackendError(f"--engine {name}: {file} is empty: build the engine again")
-    library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
-    manifest = load_manifest(manifest_path(file)) if manifest_path(file).is_file() else None
-    if manifest is not None and not is_engine_of(manifest, file):
-        manifest = None
-    if manifest is not None:
-        check_loadable(manifest, library, find_gpu(), name=str(file))
-    return OpenEngine(
-        file, TensorRTRunner(file, library=library, name=f"engine {name}", cuda_graph=cuda_graph), manifest
-    )
+    runner = BACKENDS[backend].open(file, name=name, threads=threads, cuda_graph=cuda_graph)
+    return OpenEngine(file, runner, getattr(runner, "backend", backend), find_manifest(file))
 
 
 def describe_gpu() -> dict[str, str]:
@@ -124,11 +108,13 @@ def describe_gpu() -> dict[str, str]:
 
 def largest_batch(engines: Mapping[str, OpenEngine], batch_size: int) -> int:
     """The batch size, or what the engines take if that is less."""
-    return min([batch_size, *(e.runner.max_batch_size or batch_size for e in engines.values())])
+    return min([batch_size, *(getattr(e.runner, "max_batch_size", None) or batch_size for e in engines.values())])
 
 
-def _precision_of_layers(runner: TensorRTRunner) -> str | None:
+def _precision_of_layers(runner: Runner) -> str | None:
     """The lowest precision that the engine computes in; None where it does not tell."""
+    if not isinstance(runner, TensorRTRunner):
+        return None
     try:
         anatomy = parse_inspector(runner.describe_layers())
     except BackendError:
@@ -141,28 +127,35 @@ def _precision_of_layers(runner: TensorRTRunner) -> str | None:
 
 
 def open_engines(
-    stack: ExitStack, models: Mapping[str, PathLike], engines: Mapping[str, PathLike], *, cuda_graph: bool
+    stack: ExitStack,
+    models: Mapping[str, PathLike],
+    engines: Mapping[str, PathLike],
+    *,
+    threads: int,
+    cuda_graph: bool,
 ) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
-    """Opens the engines among finished models, and those that are given as engines.
+    """Opens the finished models of other runtimes than ONNX Runtime, and the engines.
 
     Args:
         stack: closes them.
-        models: finished models by name; a .engine, .plan or .trt is an engine.
-        engines: by name.
+        models: finished models by name; the suffix says which runtime opens one.
+        engines: by name, of TensorRT or TensorRT-RTX.
+        threads: within an operator; 0 leaves it to the runtime.
         cuda_graph: replay their queries from CUDA graphs.
 
     Returns:
-        The models that are no engines, and the engines.
+        The models that ONNX Runtime runs, and the others.
 
     Raises:
         EvaluationError: a name is taken.
         BackendError: an engine does not load here.
     """
-    found = {name: path for name, path in models.items() if is_engine(path)}
+    found = {name: path for name, path in models.items() if find_backend(path) != "onnxruntime"}
     if twice := found.keys() & engines.keys():
         raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
     opened: dict[str, OpenEngine] = {}
     for name, path in {**found, **engines}.items():
-        opened[name] = open_engine(path, name=name, cuda_graph=cuda_graph)
+        backend = find_backend(path) if name in found else "tensorrt"
+        opened[name] = open_engine(path, name=name, backend=backend, threads=threads, cuda_graph=cuda_graph)
         stack.enter_context(opened[name].runner)
     return {name: path for name, path in models.items() if name not in found}, opened

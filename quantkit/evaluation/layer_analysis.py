@@ -18,6 +18,7 @@ import numpy as np
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
+from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
@@ -110,8 +111,10 @@ def analyze_layers(
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its activations are not shown: {error}")
     for name, engine in (engines or {}).items():
+        if not isinstance(engine.runner, TensorRTRunner):
+            continue
         try:
-            anatomy = _anatomy(engine)
+            anatomy = _anatomy(engine.runner, engine.path)
             if _is_meant_quantized(engine, anatomy):
                 collected.layers += placements_of_engine(anatomy, name, weighted=weighted_types(original))
         except QuantKitError as error:
@@ -308,15 +311,15 @@ def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapp
     ]
 
 
-def _anatomy(engine: OpenEngine) -> EngineLayers:
+def _anatomy(runner: TensorRTRunner, path: Path) -> EngineLayers:
     """What the library tells of an engine; of a plan of TensorRT-RTX without details, what that says itself."""
-    anatomy = parse_inspector(engine.runner.describe_layers(), name=engine.path.name)
+    anatomy = parse_inspector(runner.describe_layers(), name=path.name)
     if anatomy.has_details:
         return anatomy
     try:
-        content = engine.path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read {engine.path}: {error.strerror or error}") from error
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     return read_plan(content) or anatomy
 
 

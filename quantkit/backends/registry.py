@@ -1,0 +1,37 @@
+"""The registry of runtimes that `evaluate` opens finished models with, by the suffix of the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.types import Runner
+
+__all__ = ["BACKENDS", "Backend", "find_backend"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A runtime.
+
+    Attributes:
+        suffixes: of its files, in lower case.
+        open: called as ``open(path, name=..., threads=..., cuda_graph=...)``: the file, what messages call it, threads
+            within an operator (0: automatic), and whether to replay queries from CUDA graphs. Returns a `Runner`, which
+            may say in its attribute `backend` what reports call it.
+    """
+
+    suffixes: tuple[str, ...]
+    open: Callable[..., Runner]
+
+
+BACKENDS: dict[str, Backend] = {}
+"""By name; filled by the modules of this folder."""
+
+
+def find_backend(path: str | os.PathLike[str]) -> str:
+    """Name of the runtime of a file by its suffix; ONNX Runtime where no other claims it."""
+    suffix = Path(path).suffix.lower()
+    return next((name for name, backend in BACKENDS.items() if suffix in backend.suffixes), "onnxruntime")

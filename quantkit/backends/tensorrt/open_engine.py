@@ -1,0 +1,56 @@
+"""Opening an engine with the library that made it, after a look at the manifest next to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantkit.backends.registry import BACKENDS, Backend
+from quantkit.backends.tensorrt.build.manifest import (
+    Manifest,
+    check_loadable,
+    is_engine_of,
+    load_manifest,
+    manifest_path,
+)
+from quantkit.backends.tensorrt.gpu import find_gpu
+from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
+from quantkit.backends.tensorrt.library import load_library
+from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
+from quantkit.errors import BackendError
+
+__all__ = ["find_manifest", "open_engine"]
+
+
+def find_manifest(engine: Path) -> Manifest | None:
+    """The manifest of this engine, MODEL.engine.json; None where there is none or it is another engine's."""
+    path = manifest_path(engine)
+    manifest = load_manifest(path) if path.is_file() else None
+    return manifest if manifest is not None and is_engine_of(manifest, engine) else None
+
+
+def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = False) -> TensorRTRunner:
+    """Loads an engine.
+
+    Args:
+        path: of the engine.
+        name: of the variant, for messages.
+        threads: not used: engines run on the GPU.
+        cuda_graph: replay queries from a CUDA graph.
+
+    Raises:
+        BackendError: it cannot be read, or was made for another library, version or GPU.
+    """
+    try:
+        with path.open("rb") as opened:
+            start = opened.read(len(MAGIC))
+    except OSError as error:
+        raise BackendError(f"--engine {name}: cannot read {path}: {error.strerror or error}") from error
+    if not start:
+        raise BackendError(f"--engine {name}: {path} is empty: build the engine again")
+    library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
+    if (manifest := find_manifest(path)) is not None:
+        check_loadable(manifest, library, find_gpu(), name=str(path))
+    return TensorRTRunner(path, library=library, name=f"engine {name}", cuda_graph=cuda_graph)
+
+
+BACKENDS["tensorrt"] = Backend(suffixes=(".engine", ".plan", ".trt"), open=open_engine)
