@@ -1,0 +1,104 @@
+"""Follows each recipe of CONTRIBUTING.md: one file in a copy of the package, used through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import conv_model
+
+ROOT = Path(__file__).parents[1]
+RECIPES = dict(
+    re.findall(
+        r"^`(quantkit/\S+\.py)`.*?^```python\n(.*?)^```",
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Writes the file of a recipe and runs the command line of the copied package in a folder with model and images."""
+    shutil.copytree(ROOT / "quantkit", tmp_path / "quantkit", ignore=shutil.ignore_patterns("__pycache__"))
+    conv_model(tmp_path / "net.onnx")
+    for index in range(4):
+        folder = tmp_path / "images" / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+    def run(recipe: str, words: str) -> str:
+        (file,) = (name for name in RECIPES if name.endswith(f"/{recipe}.py"))
+        (tmp_path / file).write_text(RECIPES[file], encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "quantkit", *words.split()],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def variants(folder: Path) -> dict[str, dict]:
+    report = json.loads((folder / "net.report" / "report.json").read_text(encoding="utf-8"))
+    return {evaluation["name"]: evaluation for evaluation in report["evaluations"]}
+
+
+def test_a_calibration_method_has_an_option_of_its_own(command, tmp_path):
+    printed = command("sigma", "calibrate net.onnx --data images --method sigma --sigmas 1.5")
+    assert "sigma 1.5" in printed
+    table = json.loads((tmp_path / "net.calib.json").read_text(encoding="utf-8"))
+    assert (table["settings"]["method"], table["settings"]["sigmas"]) == ("sigma", 1.5)
+    assert command("sigma", "calibrate --help").count("--sigmas") == 1
+
+
+def test_an_image_preset_decides_how_images_are_prepared(command, tmp_path):
+    command("inception", "calibrate net.onnx --data images --preprocess inception")
+    table = json.loads((tmp_path / "net.calib.json").read_text(encoding="utf-8"))
+    assert table["preprocessing"]["scale"] == 1 / 127.5
+    assert table["preprocessing"]["shorter_side"] == 9
+
+
+def test_a_metric_is_computed_where_its_scope_is_compared(command, tmp_path):
+    command("psnr", "evaluate net.onnx --data images --task none --latency-s 0 --layer-samples 0")
+    found = variants(tmp_path)
+    assert "psnr_db" not in found["fp32"]["metrics"]
+    assert found["fp16"]["metrics"]["psnr_db"] > 40
+
+
+def test_a_task_has_a_score(command, tmp_path):
+    command("stable", "evaluate net.onnx --data images --task stable --latency-s 0 --layer-samples 0")
+    found = variants(tmp_path)
+    assert found["fp32"]["metrics"]["stable"] == found["fp16"]["metrics"]["stable"] == 1
+
+
+def test_a_runtime_opens_files_of_its_suffix(command, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "net.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), options, providers=["CPUExecutionProvider"])
+    words = "evaluate net.onnx --data images --variant small=net.ort --latency-s 0 --layer-samples 2"
+    command("ort_format", words)
+    small = variants(tmp_path)["small"]
+    assert small["backend"] == "onnxruntime, .ort format"
+    assert small["metrics"]["agreement"] == 1
+
+
+def test_every_recipe_is_followed():
+    assert sorted(Path(file).stem for file in RECIPES) == ["inception", "ort_format", "psnr", "sigma", "stable"]
