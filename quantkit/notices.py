@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ __all__ = [
     "accepts_tell",
     "announcing",
     "join_names",
+    "logs_duration",
     "visible",
 ]
 
@@ -112,6 +115,22 @@ def accepts_tell(function: Callable[_P, _R]) -> Callable[_P, _R]:
             if tell is not None:
                 kwargs["notify"] = lambda notice: tell(str(notice))
         return function(*args, **kwargs)
+
+    return call
+
+
+def logs_duration(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Logs at debug level how long each call took, with the first path or name among its arguments."""
+    logger = logging.getLogger(function.__module__)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        duration = time.perf_counter() - start
+        file = next((f" {a}" for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike)), "")
+        logger.debug("%s%s took %.2f s", function.__name__, file, duration)
+        return result
 
     return call
 

@@ -1,12 +1,13 @@
 """Notices reach the caller and the log, once each; the old keyword `tell` still works and says so."""
 
 import logging
+import re
 import subprocess
 import sys
 
 import pytest
 
-from quantkit.notices import Notice, accepts_tell, announcing, join_names, visible
+from quantkit.notices import Notice, accepts_tell, announcing, join_names, logs_duration, visible
 
 INFO = Notice("info", "reuse", "Reusing m.calib.json.")
 WARNING = Notice("warning", "samples", "Only 12 calibration samples; 100-500 are recommended.")
@@ -58,3 +59,16 @@ def test_names_beyond_the_first_few_are_counted():
 
 def test_invisible_signs_are_written_out():
     assert visible("a\x1b[31m\nb ü") == "a\\x1b[31m\\nb ü"
+
+
+@logs_duration
+def measure(path):
+    return path
+
+
+def test_durations_are_logged_with_the_file(caplog):
+    caplog.set_level(logging.DEBUG)
+    assert measure("m.onnx") == "m.onnx"
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == (__name__, "DEBUG")
+    assert re.fullmatch(r"measure m\.onnx took \d+\.\d\d s", record.message)

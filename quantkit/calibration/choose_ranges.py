@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.errors import CalibrationError
-from quantkit.notices import Notice, Notify, join_names
+from quantkit.notices import Notice, Notify, join_names, logs_duration
 from quantkit.progress import show_progress
 from quantkit.types import TensorRange, TensorStatistics
 
@@ -21,6 +21,7 @@ _MOST_CLIPPED = 0.25
 """Share of a tensor's values; on the models of docs/explanation/calibration.md entropy clips a few percent at most."""
 
 
+@logs_duration
 def choose_ranges(
     kept: KeptStatistics, method: str, options: Mapping[str, float | None], *, progress: bool, notify: Notify
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import signal
@@ -13,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from quantkit._version import __version__
+from quantkit.cli.messages import with_messages
 from quantkit.errors import INTERRUPTED, QuantKitError
 from quantkit.notices import visible
 
@@ -80,12 +82,16 @@ class _LazyGroup(TyperGroup):
         return name, _load(str(listed.name)) if listed else None, rest
 
 
+@functools.cache
 def _load(name: str) -> Any:
     found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        single.command(name)(found)
+        single.command(name)(with_messages(found))
         found = single
+    else:
+        for registered in found.registered_commands:
+            registered.callback = with_messages(registered.callback or found)
     return typer.main.get_command(found)
 
 

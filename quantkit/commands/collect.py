@@ -17,7 +17,7 @@ from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first
-from quantkit.notices import Notice, Notify
+from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, Dataset, HistogramRule
 
@@ -32,6 +32,7 @@ CHECKPOINT_S = 30.0
 """Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
 
 
+@logs_duration
 def collect_statistics(
     exposed: ir.Model,
     dataset: Dataset,

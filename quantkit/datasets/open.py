@@ -15,6 +15,7 @@ from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import resolve_preprocessing
 from quantkit.datasets.sampling import select
 from quantkit.errors import DatasetError
+from quantkit.notices import logs_duration
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions
 
@@ -24,6 +25,7 @@ __all__ = ["Order", "holds_arrays", "open_dataset", "open_samples"]
 Order = Literal["shuffled", "given"]
 
 
+@logs_duration
 def open_samples(
     inputs: Sequence[TensorSpec],
     data: PathLike,

@@ -29,7 +29,7 @@ from quantkit.graph.passes.expose import activation_bytes, expose
 from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
-from quantkit.notices import join_names
+from quantkit.notices import join_names, logs_duration
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
 from quantkit.types import UINT8, Batch, Dataset, LayerPlacement, PathLike, TensorQuality
@@ -62,6 +62,7 @@ class LayerAnalysis:
     warnings: tuple[str, ...] = ()
 
 
+@logs_duration
 def analyze_layers(
     model: PathLike,
     dataset: Dataset,

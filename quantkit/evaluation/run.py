@@ -16,6 +16,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
+from quantkit.notices import logs_duration
 from quantkit.types import Array, Batch, Runner
 
 __all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
@@ -36,6 +37,7 @@ class Measurement:
     is_partial: bool = False
 
 
+@logs_duration
 def evaluate(
     runners: Mapping[str, Runner],
     batches: Iterable[Batch],

@@ -21,6 +21,7 @@ import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
 from quantkit.graph.validation import check_content
+from quantkit.notices import logs_duration
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
 
@@ -96,6 +97,7 @@ def open_file(file: Path) -> BinaryIO:
         raise ModelError(f"{file} is not an ONNX model: {_first_line(error)}") from error
 
 
+@logs_duration
 def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.Model:
     """The model in `content`; its weights are arrays in memory, external ones references to files in `folder`.
 
@@ -273,6 +275,7 @@ def share_weights(model: ir.Model) -> SharedModel:
     return SharedModel(content, {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in shared.items()})
 
 
+@logs_duration
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """Writes a model atomically: one file, or with an external data file `<name>.data` next to it when it is large.
 

@@ -12,7 +12,7 @@ from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import BackendError
 from quantkit.evaluation.latency.device import measure_device_latency
 from quantkit.evaluation.latency.host import measure_latency
-from quantkit.notices import join_names
+from quantkit.notices import join_names, logs_duration
 from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner
 
@@ -27,6 +27,7 @@ class Timing:
     warnings: tuple[str, ...]
 
 
+@logs_duration
 def time_batches(
     runners: Mapping[str, Runner],
     dataset: Dataset,

@@ -26,7 +26,7 @@ from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
-from quantkit.notices import Notice, Notify, announcing
+from quantkit.notices import Notice, Notify, announcing, logs_duration
 
 __all__ = ["build_engine"]
 
@@ -45,6 +45,7 @@ _HINTS = (
 )
 
 
+@logs_duration
 def build_engine(
     library: Library,
     model: bytes | Path,

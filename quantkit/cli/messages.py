@@ -1,0 +1,128 @@
+"""What --quiet, --verbose and --log-file do, in every command: who reads the log of the package while it runs.
+
+`quantkit.cli.output.make_printer` prints a command's notices; here are the details for --verbose, and the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantkit._version import __version__
+from quantkit.errors import OutputError, QuantKitError
+from quantkit.notices import visible
+
+__all__ = ["listening", "with_messages"]
+
+_LOGGER = logging.getLogger("quantkit")
+_PANEL = "Messages"
+
+_OPTIONS = {
+    "quiet": Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Print only errors, warnings and results.", rich_help_panel=_PANEL),
+    ],
+    "verbose": Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Also print what was loaded and durations.", rich_help_panel=_PANEL),
+    ],
+    "log_file": Annotated[
+        Path | None,
+        typer.Option("--log-file", help="Also append all messages, with time, to this file.", rich_help_panel=_PANEL),
+    ],
+}
+
+
+def with_messages(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command those of the three options that it does not declare itself, and all of them their effect."""
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if name == "log_file" else False,
+            annotation=annotation,
+        )
+        for name, annotation in _OPTIONS.items()
+        if name not in signature.parameters
+    ]
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        log_file, verbose = arguments["log_file"], arguments["verbose"]
+        for parameter in added:
+            del arguments[parameter.name]
+        with listening(verbose=verbose, log_file=log_file):
+            command(**arguments)
+
+    everything = [*signature.parameters.values(), *added]
+    run.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in everything} | {"return": None}
+    return run
+
+
+@contextmanager
+def listening(*, verbose: bool, log_file: Path | str | None) -> Iterator[None]:
+    """Prints debug records to stderr if `verbose`; appends all records to `log_file`, what ends the run among them.
+
+    Raises:
+        OutputError: the file cannot be written; nothing has run by then.
+    """
+    handlers = [_open_file(log_file)] if log_file is not None else []
+    if verbose:
+        handlers.append(_to_stderr())
+    level = _LOGGER.level
+    for handler in handlers:
+        _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.DEBUG if handlers else level)
+    try:
+        _LOGGER.debug("quantkit %s: %s", __version__, " ".join(sys.argv[1:]))
+        yield
+    except typer.Exit:
+        raise
+    except (QuantKitError, OSError, typer.BadParameter) as error:
+        _LOGGER.error("%s", error)
+        raise
+    except KeyboardInterrupt:
+        _LOGGER.error("interrupted")
+        raise
+    except Exception:
+        _LOGGER.exception("unexpected error")
+        raise
+    finally:
+        _LOGGER.setLevel(level)
+        for handler in handlers:
+            _LOGGER.removeHandler(handler)
+            handler.close()
+
+
+class _OneLine(logging.Formatter):
+    """Names come from files of any origin: what is invisible in a message is written out."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+
+def _open_file(path: Path | str) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"Cannot write the log file {path}: {error.strerror or error}") from error
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def _to_stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.levelno < logging.INFO)  # notices are printed already
+    handler.setFormatter(_OneLine("%(name)s: %(message)s"))
+    return handler
