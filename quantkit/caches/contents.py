@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.detect import cache_from_table
-from quantkit.caches.kept_statistics import not_of_table, statistics_beside, statistics_path
 from quantkit.caches.open import open_cache
 from quantkit.caches.provenance import describe_provenance
 from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
+from quantkit.caches.reuse import not_of_table, statistics_beside
 from quantkit.calibration.magnitude_histogram import MagnitudeHistogram, magnitude_columns
 from quantkit.calibration.statistics_file import is_statistics_file, load_statistics
 from quantkit.calibration.table import load_table
@@ -58,7 +59,7 @@ def shown_cache(path: PathLike) -> Shown:
     if kept is None:
         return Shown(cache, {}, None, (*notes, reason) if reason else tuple(notes))
     histograms = {name: magnitude_columns(tensor) for name, tensor in kept.tensors.items()}
-    return Shown(cache, histograms, statistics_path(file), tuple(notes))
+    return Shown(cache, histograms, CalibrationFiles(file).statistics, tuple(notes))
 
 
 def _shown_statistics(file: Path) -> Shown:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.caches.kept_statistics import statistics_path
+from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.reuse import calibration_facts
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics import merge
@@ -17,6 +19,7 @@ from quantkit.calibration.table import save_table
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
+from quantkit.provenance import differences
 from quantkit.storage import check_no_source
 from quantkit.types import CalibrationTable, PathLike
 
@@ -71,7 +74,7 @@ def merge_statistics(
     if keep_statistics:
         if table_path is None:
             raise CalibrationError("statistics are kept next to the table: give table_path")
-        check_no_source(statistics_path(table_path), paths)
+        check_no_source(CalibrationFiles(Path(table_path)).statistics, paths)
     parts: dict[str, KeptStatistics] = {}
     for name in [os.fspath(path) for path in paths]:
         if name in parts:
@@ -106,7 +109,7 @@ def merge_statistics(
     )
     if table_path is not None:
         if keep_statistics:
-            save_statistics(whole, statistics_path(table_path))
+            save_statistics(whole, CalibrationFiles(Path(table_path)).statistics)
         save_table(table, table_path)
     return table
 
@@ -120,25 +123,17 @@ def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
         if part.rule != "exact":
             raise CalibrationError(f"{name} has TensorRT's histogram, which does not merge: use --histogram exact")
     for name, part in others:
-        for what, mine, other in (
-            ("model", first.origin.model_hash[:12], part.origin.model_hash[:12]),
-            ("preprocessing", _preprocessing_text(first, part), _preprocessing_text(part, first)),
-            ("observed tensors", list(first.tensors), list(part.tensors)),
-            ("unclipped tensors", sorted(first.origin.unclipped), sorted(part.origin.unclipped)),
-        ):
-            if mine != other:
-                shown = f" ({other} and {mine})" if isinstance(mine, str) else ""
-                raise CalibrationError(f"{name} and {first_name} have different {what}{shown}: they do not merge")
+        if differing := differences(_shared_facts(first), _shared_facts(part)):
+            raise CalibrationError(f"{first_name} and {name} do not merge: {'; '.join(differing)}")
 
 
-def _preprocessing_text(part: KeptStatistics, other: KeptStatistics) -> str:
-    """What a part's preprocessing has that the other's has not: "" where they are alike."""
-    mine, theirs = part.origin.preprocessing, other.origin.preprocessing
-    if mine is None or theirs is None:
-        return "" if mine == theirs else "arrays" if mine is None else "images"
-    return ", ".join(
-        f"{f.name} {getattr(mine, f.name)}" for f in fields(mine) if getattr(mine, f.name) != getattr(theirs, f.name)
-    )
+def _shared_facts(part: KeptStatistics) -> dict[str, object]:
+    """What all parts of one run have in common."""
+    return {
+        **calibration_facts(part.origin, {}, ()),
+        "observed tensors": dict.fromkeys(part.tensors),
+        "unclipped tensors": dict.fromkeys(part.origin.unclipped),
+    }
 
 
 def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, KeptStatistics]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.backends.tensorrt.build.manifest import load_manifest, manifest_path
-from quantkit.caches.kept_statistics import statistics_beside
+from quantkit.backends.tensorrt.build.manifest import load_manifest
+from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.open import open_cache
 from quantkit.caches.ranges import bits_from_amax
+from quantkit.caches.reuse import statistics_beside
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
 from quantkit.errors import QuantKitError
 from quantkit.graph.model import load_model
@@ -25,57 +25,10 @@ if TYPE_CHECKING:
     from quantkit.caches.ranges import RangeCache
     from quantkit.types import CalibrationTable
 
-__all__ = ["FileSet", "describe_provenance", "file_set", "find_stale_siblings"]
+__all__ = ["describe_provenance", "find_stale_siblings"]
 
-_SUFFIXES = (".calib.json", ".calib.stats", ".calib.partial", ".calib", ".int8.onnx", ".int8-cpu.onnx")
 _NATIVE = "TensorRT"
 """How the calibrator of a table begins that TensorRT itself calibrated, or that came from its cache."""
-
-
-@dataclass(frozen=True)
-class FileSet:
-    """Where `quantkit calibrate` puts what belongs together; not all of it need be there."""
-
-    folder: Path
-    stem: str
-
-    @property
-    def table(self) -> Path:
-        """The calibration table."""
-        return self.folder / f"{self.stem}.calib.json"
-
-    @property
-    def tensorrt_cache(self) -> Path:
-        """TensorRT's calibration cache."""
-        return self.folder / f"{self.stem}.calib"
-
-    @property
-    def statistics(self) -> Path:
-        """Kept statistics."""
-        return self.folder / f"{self.stem}.calib.stats"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Statistics of an unfinished run."""
-        return self.folder / f"{self.stem}.calib.partial"
-
-    @property
-    def models(self) -> tuple[Path, ...]:
-        """INT8 models, for TensorRT and for the CPU."""
-        return tuple(self.folder / f"{self.stem}.{name}.onnx" for name in ("int8", "int8-cpu"))
-
-    @property
-    def engine(self) -> Path:
-        """The INT8 engine."""
-        return self.folder / f"{self.stem}.int8.engine"
-
-
-def file_set(path: Path) -> FileSet | None:
-    """The set that a file belongs to by its name; None for any other name."""
-    for suffix in _SUFFIXES:
-        if path.name.endswith(suffix) and len(path.name) > len(suffix):
-            return FileSet(path.parent, path.name.removesuffix(suffix))
-    return None
 
 
 def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None = None) -> tuple[str, ...]:
@@ -96,7 +49,7 @@ def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None 
         other = f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})"
         return () if checksum == made_of else (other,)
     made = f"made of calibration table {made_of[:12]}"
-    files = file_set(path)
+    files = CalibrationFiles.of_member(path)
     if files is None or not files.table.is_file():
         return (f"{made}, which is not beside it",)
     try:
@@ -120,7 +73,7 @@ def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity
     Returns:
         What makes the set stale, and what is worth knowing; one sentence each.
     """
-    files = file_set(path)
+    files = CalibrationFiles.of_member(path)
     if files is None:
         return [], list(describe_provenance(path, cache.made_of))
     if cache.table is not None:
@@ -131,7 +84,7 @@ def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity
 
 
 def _beside_table(
-    files: FileSet, table: CalibrationTable, graph: ir.Model, identity: str
+    files: CalibrationFiles, table: CalibrationTable, graph: ir.Model, identity: str
 ) -> tuple[list[str], list[str]]:
 
     problems, notes = [], []
@@ -162,7 +115,7 @@ def _beside_table(
 
 
 def _against_table(
-    path: Path, files: FileSet, cache: RangeCache, graph: ir.Model, identity: str
+    path: Path, files: CalibrationFiles, cache: RangeCache, graph: ir.Model, identity: str
 ) -> tuple[list[str], list[str]]:
     if not files.table.is_file():
         return [], list(describe_provenance(path, cache.made_of))
@@ -211,22 +164,22 @@ def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -
     return join_names(differing)
 
 
-def _others_beside(files: FileSet, table: CalibrationTable) -> list[str]:
+def _others_beside(files: CalibrationFiles, table: CalibrationTable) -> list[str]:
     """What else lies beside a table: nothing of it makes the table stale."""
     notes = []
     if reason := statistics_beside(files.table, table)[1]:
         notes.append(reason)
     if files.checkpoint.is_file():
         notes.append(f"an interrupted run left {files.checkpoint.name}: calibrate --resume continues it")
-    if _is_of_another_table(files.engine, table):
+    if _is_of_another_table(files, table):
         notes.append(f"{files.engine.name} was built of another table: build it again")
     return notes
 
 
-def _is_of_another_table(engine: Path, table: CalibrationTable) -> bool:
+def _is_of_another_table(files: CalibrationFiles, table: CalibrationTable) -> bool:
     """Whether an engine's manifest names another table."""
     try:
-        stated = load_manifest(manifest_path(engine)).table.get("sha256") if engine.is_file() else None
+        stated = load_manifest(files.engine_manifest).table.get("sha256") if files.engine.is_file() else None
     except QuantKitError:
         return False
     return stated is not None and stated != hashlib.sha256(table_json(table).encode()).hexdigest()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRange
+from quantkit.types import CalibrationTable, PathLike, TensorRange
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "TABLE_KEY",
-    "differing_fields",
     "load_table",
     "open_table",
     "save_table",
@@ -106,32 +105,6 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         where = _changed_places(checked, data.get("digests"))
         raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
     return _decode(file, checked)
-
-
-def differing_fields(stored: CalibrationTable, wanted: Mapping[str, object]) -> dict[str, str]:
-    """What differs between a stored table and what a run would produce: field → a clause with both values.
-
-    Args:
-        stored: a table from disk.
-        wanted: values for "model_hash", "dataset_fingerprint", "preprocessing" and every setting that decides.
-    """
-    differences: dict[str, str] = {}
-    for name, value in wanted.items():
-        old = getattr(stored, name) if name in _TABLE_FIELDS else stored.settings.get(name)
-        if old == value:
-            continue
-        if isinstance(old, Preprocessing) and isinstance(value, Preprocessing):
-            differences |= {
-                f"preprocessing.{f.name}": f"preprocessing {f.name}: {getattr(old, f.name)} → {getattr(value, f.name)}"
-                for f in fields(Preprocessing)
-                if getattr(old, f.name) != getattr(value, f.name)
-            }
-        else:
-            differences[name] = f"{name.replace('_', ' ')}: {_short(old)} → {_short(value)}"
-    return differences
-
-
-_TABLE_FIELDS = frozenset(f.name for f in fields(CalibrationTable))
 
 
 def _head(table: CalibrationTable) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_size
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
+from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.options import ExcludeOption, ModelArgument, QuietOption
 from quantkit.cli.output import make_printer, megabytes
 from quantkit.commands.build import build as build_engine
@@ -161,7 +162,7 @@ def build(
         targets=tuple(word for words in target or () for word in words.split(",")),
         precision_constraints=precision_constraints,
     )
-    beside = model.with_name(f"{model.stem}.calib.json")
+    beside = CalibrationFiles.of_model(model).table
     if precision == "int8" and table is None and calib is None and beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside

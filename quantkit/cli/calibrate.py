@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from quantkit.backends.tensorrt.calibrators.choice import CalibratorName
+from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
-from quantkit.caches.kept_statistics import lock_path
 from quantkit.cli.generate import with_options
 from quantkit.cli.method_options import MethodChoice, with_method_options
 from quantkit.cli.options import (
@@ -38,8 +38,6 @@ from quantkit.types import HistogramRule
 from quantkit.types.options import ImageOptions
 
 __all__ = ["calibrate", "quantize"]
-
-_SUFFIXES = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
 
 @with_options
@@ -107,8 +105,8 @@ def calibrate(
     folder = output or model.parent
     if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
         raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
-    table_path, cache_path = folder / f"{model.stem}.calib.json", folder / f"{model.stem}.calib"
-    int8_path = folder / f"{model.stem}.{'int8' if target == 'tensorrt' else 'int8-cpu'}.onnx"
+    files = CalibrationFiles.of_model(model, folder)
+    table_path, cache_path, int8_path = files.table, files.tensorrt_cache, files.quantized_model(target)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = FloatModel(model)
@@ -118,7 +116,7 @@ def calibrate(
     check_writable(folder, (table_path, cache_path, int8_path))
     notify = make_printer(quiet)
     with exclusive(
-        lock_path(table_path),
+        files.lock,
         on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes to {folder}")),
     ):
         table = calibrate_model(
@@ -141,7 +139,7 @@ def calibrate(
             resume=resume,
             calibrator=calibrator,
             cache_path=cache_path,
-            engine_path=folder / f"{model.stem}.int8.engine",
+            engine_path=files.engine,
             exclude=exclude or (),
             workers=workers,
             progress=not quiet,
@@ -183,7 +181,7 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Makes the INT8 model again from a calibration table alone: no data needed."""
-    path = output or model.with_name(f"{model.stem}.{_SUFFIXES[target]}.onnx")
+    path = output or CalibrationFiles.of_model(model).quantized_model(target)
     opened = FloatModel(model)
     quantized = quantize_model(
         opened,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.compare import (
     AtBatchOption,
     ConfidentOption,
@@ -221,7 +222,7 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
 
 
 def _find_table(model: Path, table: Path | None, notify: Notify) -> Path | None:
-    beside = model.with_name(f"{model.stem}.calib.json")
+    beside = CalibrationFiles.of_model(model).table
     if table is not None:
         return table
     if beside.is_file():

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
 from quantkit.backends.tensorrt.calibrators.choice import CalibratorName, choose_calibrator
-from quantkit.caches.kept_statistics import lock_path
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
@@ -138,7 +138,7 @@ def calibrate(
         settings=settings,
         tensors=tensors,
         native=native,
-        table_path=None if table_path is None else Path(table_path),
+        files=None if table_path is None else CalibrationFiles(Path(table_path)),
         method_options=method_options,
         batch_size=batch_size,
         strict=strict,
@@ -153,10 +153,10 @@ def calibrate(
         progress=progress,
         notify=notify,
     )
-    if run.table_path is None:
+    if run.files is None:
         return run.make()
     with exclusive(
-        lock_path(run.table_path),
+        run.files.lock,
         on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes {table_path}")),
     ):
         return run.make()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
-from quantkit.caches.kept_statistics import checkpoint_path, find_checkpoint, find_statistics, statistics_path
+from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.reuse import find_checkpoint, find_statistics, find_table
 from quantkit.calibration.choose_ranges import choose_ranges
-from quantkit.calibration.methods import method_settings
 from quantkit.calibration.statistics_file import save_statistics
-from quantkit.calibration.table import differing_fields, load_table, save_table
+from quantkit.calibration.table import save_table
 from quantkit.commands.build import describe_engine
 from quantkit.commands.collect import collect_statistics
 from quantkit.commands.native_calibration import calibrate_natively
-from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.errors import StaleTableError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
@@ -44,7 +43,7 @@ class CalibrationRun:
     settings: Mapping[str, str | int | float | bool | None]
     tensors: tuple[str, ...]
     native: Library | None
-    table_path: Path | None
+    files: CalibrationFiles | None
     method_options: Mapping[str, float | None]
     batch_size: int | None
     strict: bool
@@ -59,11 +58,6 @@ class CalibrationRun:
     progress: bool
     notify: Notify
 
-    @property
-    def method(self) -> str:
-        """Name of the calibration method."""
-        return str(self.settings["method"])
-
     def make(self) -> CalibrationTable:
         """The table that is there if it fits, else a new one."""
         kept = self._find_kept()
@@ -76,28 +70,21 @@ class CalibrationRun:
 
     def _find_kept(self) -> KeptStatistics | None:
         """Statistics next to the table that this run would collect again."""
-        if self.table_path is None or self.native is not None or self.force or self.reuse_only:
+        if self.files is None or self.native is not None or self.force or self.reuse_only:
             return None
-        path = statistics_path(self.table_path)
-        return find_statistics(path, self.origin, self.tensors, strict=self.strict, notify=self.notify)
+        return find_statistics(self.files.statistics, self.origin, self.tensors, strict=self.strict, notify=self.notify)
 
     def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
-        if self.reuse_only and (self.force or self.table_path is None):
+        if self.reuse_only and (self.force or self.files is None):
             raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
-        if self.table_path is None or self.force:
+        if self.files is None or self.force:
             return None
         if self.keep_statistics and kept is None and not self.reuse_only:
             return None
-        wanted = {
-            "model_hash": self.model.hash,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            "preprocessing": self.dataset.preprocessing,
-        }
-        return _reuse(
-            self.table_path,
-            wanted,
+        return find_table(
+            self.files.table,
+            self.origin,
             self.settings,
-            num_chosen=len(self.dataset),
             strict=self.strict,
             reuse_only=self.reuse_only,
             notify=self.notify,
@@ -108,7 +95,7 @@ class CalibrationRun:
             native,
             self.model,
             self.dataset,
-            method=self.method,
+            method=str(self.settings["method"]),
             batch_size=self.batch_size,
             exclude=self.exclude,
             strict=self.strict,
@@ -125,28 +112,26 @@ class CalibrationRun:
             manifest = describe_engine(native, self.model, table, made.options, self.exclude)
             write_engine(self.engine_path, made.engine, manifest)
             self.notify(Notice("info", "engine", f"engine: {self.engine_path}"))
-        return _finish(table, self.table_path, self.notify)
+        return self._finish(table)
 
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
-        checkpoint = None if self.table_path is None else checkpoint_path(self.table_path)
         if kept is not None:
-            text = f"using the statistics kept in {statistics_path(self.table_path or '')}: the model need not run"
-            self.notify(Notice("info", "reuse", text))
+            self.notify(Notice("info", "reuse", "using the statistics that were kept: the model need not run"))
         else:
-            kept = self._collect(checkpoint)
-        ranges, skipped = choose_ranges(
-            kept, self.method, self.method_options, progress=self.progress, notify=self.notify
-        )
+            kept = self._collect()
+        method = str(self.settings["method"])
+        ranges, skipped = choose_ranges(kept, method, self.method_options, progress=self.progress, notify=self.notify)
         if kept.rule == "tensorrt":
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
         table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
-        _finish(table, self.table_path, self.notify)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+        self._finish(table)
+        if self.files is not None:
+            self.files.checkpoint.unlink(missing_ok=True)
         return table
 
-    def _collect(self, checkpoint: Path | None) -> KeptStatistics:
+    def _collect(self) -> KeptStatistics:
+        checkpoint = None if self.files is None else self.files.checkpoint
         resumed = None
         if self.resume and checkpoint is not None:
             resumed = find_checkpoint(
@@ -158,13 +143,8 @@ class CalibrationRun:
                 notify=self.notify,
             )
         elif checkpoint is not None and checkpoint.exists():
-            self.notify(
-                Notice(
-                    "info",
-                    "reuse",
-                    f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew",
-                )
-            )
+            text = f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew"
+            self.notify(Notice("info", "reuse", text))
         kept = collect_statistics(
             expose(self.model.prepared(), self.tensors),
             self.dataset,
@@ -180,8 +160,8 @@ class CalibrationRun:
             notify=self.notify,
         )
         self.model.check_unchanged()
-        if self.keep_statistics and self.table_path is not None:
-            save_statistics(kept, statistics_path(self.table_path))
+        if self.keep_statistics and self.files is not None:
+            save_statistics(kept, self.files.statistics)
         return kept
 
     def _table(
@@ -203,77 +183,15 @@ class CalibrationRun:
             versions=versions,
         )
 
-
-def _finish(table: CalibrationTable, path: PathLike | None, notify: Notify) -> CalibrationTable:
-    """Says what a user should know of a new table, and writes it."""
-    if table.num_samples < _FEW_SAMPLES:
-        count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
-        notify(Notice("warning", "samples", f"{count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual"))
-    for tensor in table.skipped:
-        notify(Notice("warning", "constant", f"tensor {tensor!r} was zero on every sample: it stays in float"))
-    if path is not None:
-        save_table(table, path)
-    return table
-
-
-def _reuse(
-    path: Path,
-    wanted: Mapping[str, object],
-    settings: Mapping[str, str | int | float | bool | None],
-    *,
-    num_chosen: int,
-    strict: bool,
-    reuse_only: bool,
-    notify: Notify,
-) -> CalibrationTable | None:
-    """The table at `path` if a new calibration would give the same one."""
-    if not path.exists():
-        if reuse_only:
-            raise StaleTableError(f"there is no calibration table {path} to reuse: run without --reuse-only")
-        return None
-    try:
-        stored = load_table(path)
-    except CalibrationError as error:
-        if reuse_only:
-            raise StaleTableError(str(error)) from error
-        notify(Notice("warning", "unreadable", str(error)))
-        return None
-    deciding = ["calibrator", *method_settings(str(settings["method"]), {}), "histogram", "observed"]
-    if settings["histogram"] == "tensorrt":
-        deciding += ["order", "seed", "batch_size"]
-    differences = differing_fields(stored, {**wanted, **{name: settings[name] for name in deciding}})
-    if "dataset_fingerprint" in differences:
-        differences |= differing_fields(stored, {name: settings[name] for name in ("seed", "order")})
-        asked = [stored.settings.get("num_samples"), settings["num_samples"]]
-        if asked[0] != asked[1] and asked[1] is not None:  # whoever takes all changes by what there is
-            differences["num_samples"] = f"num samples: {stored.num_samples} → {asked[1]}"
-    unreadable = num_chosen - stored.num_samples
-    if strict and unreadable:
-        differences["strict"] = f"strict: {unreadable} of {num_chosen} samples could not be read"
-    if not differences:
-        if unreadable:
-            notify(
-                Notice(
-                    "warning",
-                    "unreadable",
-                    f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read",
-                )
-            )
-        notify(
-            Notice(
-                "info",
-                "reuse",
-                f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)",
-            )
-        )
-        return stored
-    if reuse_only:
-        raise StaleTableError(f"{path} does not fit: {'; '.join(differences.values())}: run without --reuse-only")
-    notify(
-        Notice(
-            "info",
-            "reuse",
-            f"calibrating again, since {path.name} was made with other inputs: {'; '.join(differences.values())}",
-        )
-    )
-    return None
+    def _finish(self, table: CalibrationTable) -> CalibrationTable:
+        """Says what a user should know of a new table, and writes it."""
+        if table.num_samples < _FEW_SAMPLES:
+            count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
+            text = f"{count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual"
+            self.notify(Notice("warning", "samples", text))
+        for tensor in table.skipped:
+            text = f"tensor {tensor!r} was zero on every sample: it stays in float"
+            self.notify(Notice("warning", "constant", text))
+        if self.files is not None:
+            save_table(table, self.files.table)
+        return table

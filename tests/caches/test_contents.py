@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quantkit.caches.contents import shown_cache
-from quantkit.caches.kept_statistics import not_of_table
 from quantkit.caches.open import open_cache
+from quantkit.caches.reuse import not_of_table
 from quantkit.calibration.magnitude_histogram import magnitude_columns
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import load_statistics, save_statistics
@@ -83,9 +83,9 @@ def test_statistics_alone_show_what_was_seen(folder):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_hash": "f" * 64}, "model hash 9e4656ae18a1, not ffffffffffff"),
-        ({"dataset_fingerprint": "f" * 64}, "data fingerprint .*, not ffffffffffff"),
-        ({"preprocessing": None}, "other preprocessing"),
+        ({"model_hash": "f" * 64}, "model hash: 9e4656ae18a1 → ffffffffffff"),
+        ({"dataset_fingerprint": "f" * 64}, "data fingerprint: .* → ffffffffffff"),
+        ({"preprocessing": None}, "preprocessing: .* → none"),
     ],
 )
 def test_statistics_of_something_else_are_not_shown(folder, changes, reason):

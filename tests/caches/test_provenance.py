@@ -7,7 +7,6 @@ import shutil
 import onnx
 import pytest
 
-from quantkit.caches.provenance import FileSet, file_set
 from quantkit.caches.verify import verify_cache
 from quantkit.calibration.table import load_table, save_table, table_checksum
 from quantkit.commands.calibrate import calibrate
@@ -56,14 +55,6 @@ def verify(path):
     return list(found.problems), list(found.notes)
 
 
-def test_names_of_a_set(tmp_path):
-    for name in ("m.calib.json", "m.calib", "m.calib.stats", "m.calib.partial", "m.int8.onnx", "m.int8-cpu.onnx"):
-        assert file_set(tmp_path / name) == FileSet(tmp_path, "m")
-    for name in ("m.onnx", "x.json", ".calib", "m.calib.old", ".calib.json"):
-        assert file_set(tmp_path / name) in (None, FileSet(tmp_path, ".calib"))
-    assert file_set(tmp_path / "m.onnx") is None
-
-
 def test_a_set_of_one_run_is_whole(mix):
     folder = mix()
     assert verify(folder / "d.calib.json") == ([], [])
@@ -109,7 +100,7 @@ def test_statistics_and_checkpoint_of_another_run_are_told(mix, tmp_path):
     shutil.copyfile(tmp_path / "o" / "d.stats", folder / "d.calib.partial")
     problems, notes = verify(folder / "d.calib.json")
     assert problems == []
-    assert notes[0].startswith("d.calib.stats beside it is not of this table (data fingerprint ")
+    assert notes[0].startswith("d.calib.stats beside it is not of this table (data fingerprint: ")
     assert notes[1] == "an interrupted run left d.calib.partial: calibrate --resume continues it"
 
 

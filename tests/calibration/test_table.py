@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.calibration.table import differing_fields, load_table, save_table, table_checksum, table_json
+from quantkit.calibration.table import load_table, save_table, table_checksum, table_json
 from quantkit.errors import CalibrationError, OutputError, StaleTableError
 from quantkit.types import CalibrationTable, Preprocessing, TensorRange
 
@@ -127,26 +127,6 @@ def test_another_model_is_refused_with_both_hashes():
     with pytest.raises(StaleTableError, match=r"aaaaaaaaaaaa.*cccccccccccc") as error:
         TABLE.check_model("c" * 64, "other.onnx")
     assert error.value.exit_code == 4
-
-
-def test_differing_fields_name_both_values():
-    wanted = {
-        "model_hash": "a" * 64,
-        "dataset_fingerprint": "c" * 64,
-        "preprocessing": dataclasses.replace(PREPROCESSING, color="RGB", pad_value=0),
-        "method": "mse",
-        "seed": 0,
-    }
-    assert differing_fields(TABLE, wanted) == {
-        "dataset_fingerprint": "dataset fingerprint: bbbbbbbbbbbb → cccccccccccc",
-        "preprocessing.color": "preprocessing color: BGR → RGB",
-        "preprocessing.pad_value": "preprocessing pad_value: 114 → 0",
-        "method": "method: entropy → mse",
-    }
-    assert differing_fields(TABLE, {"model_hash": "a" * 64, "preprocessing": PREPROCESSING, "method": "entropy"}) == {}
-    assert differing_fields(TABLE, {"preprocessing": None}) == {
-        "preprocessing": f"preprocessing: {PREPROCESSING} → None"
-    }
 
 
 def resealed(change):

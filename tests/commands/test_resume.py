@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.statistics_file import load_statistics, save_statistics
 from quantkit.commands import collect
 from quantkit.commands.calibrate import calibrate
@@ -276,7 +277,6 @@ def test_copies_that_are_cut_off_are_not_told(tmp_path):
 def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
     import threading
 
-    from quantkit.caches.kept_statistics import lock_path
     from quantkit.storage import exclusive
 
     table_path, told = tmp_path / "digits.calib.json", threading.Event()
@@ -288,8 +288,9 @@ def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
     def run():
         calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, notify=notify)
 
-    assert lock_path(table_path) == tmp_path / ".digits.calib.lock"
-    with exclusive(lock_path(table_path), on_wait=pytest.fail):
+    lock = CalibrationFiles(table_path).lock
+    assert lock == tmp_path / ".digits.calib.lock"
+    with exclusive(lock, on_wait=pytest.fail):
         thread = threading.Thread(target=run)
         thread.start()
         assert told.wait(60)

@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from quantkit.backends.tensorrt.build.manifest import check_loadable, differing_facts, load_manifest, save_manifest
+from quantkit.backends.tensorrt.build.manifest import check_loadable, load_manifest, save_manifest
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.engine_reader import _without_metadata
@@ -31,10 +31,10 @@ from quantkit.caches.formats.detect import ranges_json, read_ranges
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
 from quantkit.caches.inspection import rows_from_ranges
-from quantkit.caches.kept_statistics import find_checkpoint
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model, open_cache, read_map
 from quantkit.caches.ranges import RangeCache, difference, rename
+from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
 from quantkit.cli import cache
@@ -56,6 +56,7 @@ from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
 from quantkit.notices import Notice
+from quantkit.provenance import differences
 from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.json import load_report, report_json
@@ -287,8 +288,8 @@ def use_manifest(manifest: Any, path: Path) -> None:
     written = path.with_name("written.json")
     save_manifest(manifest, written)
     assert load_manifest(written) == manifest, "another manifest is read back"
-    assert differing_facts(manifest, manifest) == []
-    differing_facts(manifest, replace(manifest, options={"targets": ["sm86"]}))
+    assert differences(manifest.facts, manifest.facts) == []
+    differences(manifest.facts, replace(manifest, options={"targets": ["sm86"]}).facts)
     for name, version in (("tensorrt-rtx", (1, 7, 0)), ("tensorrt", (10, 3, 0))):
         for gpu in (Gpu("RTX 4090", "8.9"), Gpu("H100", "9.0"), None):
             try:

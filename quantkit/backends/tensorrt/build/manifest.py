@@ -20,13 +20,13 @@ from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 from quantkit.notices import Notice, Notify, join_names
+from quantkit.provenance import differences
 from quantkit.storage import write_bytes, write_text
 
 __all__ = [
     "Manifest",
     "check_loadable",
     "describe_build",
-    "differing_facts",
     "find_reusable",
     "is_engine_of",
     "load_manifest",
@@ -77,6 +77,18 @@ class Manifest:
     created: str = ""
     format: str = _FORMAT
     format_version: int = _FORMAT_VERSION
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What decides the engine, flat: options and table by their own names."""
+        facts: dict[str, object] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in ("table", "options"):
+                facts |= {f"{f.name} {key.replace('_', ' ')}": inner for key, inner in value.items()}
+            elif f.name not in _NOT_DECIDING:
+                facts[f.name.replace("_", " ")] = list(value) if isinstance(value, tuple) else value
+        return facts
 
     @property
     def summary(self) -> str:
@@ -132,13 +144,6 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
     return manifest
 
 
-def differing_facts(stored: Manifest, wanted: Manifest) -> list[str]:
-    """Names of what decides an engine and differs, each with both values."""
-    before, after = _facts(stored), _facts(wanted)
-    names = dict.fromkeys([*before, *after])
-    return [f"{n}: {_short(before.get(n))} → {_short(after.get(n))}" for n in names if before.get(n) != after.get(n)]
-
-
 def find_reusable(path: Path, wanted: Manifest, notify: Notify) -> Manifest | None:
     """The manifest of the engine at `path`, if building would give the same engine; says why not otherwise."""
     if not path.exists() or not manifest_path(path).exists():
@@ -148,11 +153,11 @@ def find_reusable(path: Path, wanted: Manifest, notify: Notify) -> Manifest | No
     except BackendError as error:
         notify(Notice("info", "reuse", f"building again: {error}"))
         return None
-    differences = differing_facts(stored, wanted)
-    if not differences and not is_engine_of(stored, path):
-        differences = [f"{path.name} is not the file that its manifest describes"]
-    if differences:
-        text = f"building again, since {path.name} was made with other inputs: {'; '.join(differences)}"
+    found = differences(stored.facts, wanted.facts)
+    if not found and not is_engine_of(stored, path):
+        found = [f"{path.name} is not the file that its manifest describes"]
+    if found:
+        text = f"building again, since {path.name} was made with other inputs: {'; '.join(found)}"
         notify(Notice("info", "reuse", text))
         return None
     text = f"reusing {path}: same model, table, library, GPU and options (--force builds again)"
@@ -233,20 +238,3 @@ def check_loadable(manifest: Manifest, library: Library, gpu: Gpu | None, *, nam
     portable = manifest.options.get("hardware_compatibility")
     if manifest.gpu is not None and manifest.gpu != str(gpu) and portable is None:
         raise BackendError(f"{name} was built for {manifest.gpu}, this is {gpu}: {fix}")
-
-
-def _facts(manifest: Manifest) -> dict[str, object]:
-    """What decides the engine, flat: options and table by their own names."""
-    facts: dict[str, object] = {}
-    for f in fields(Manifest):
-        value = getattr(manifest, f.name)
-        if f.name in ("table", "options"):
-            facts |= {f"{f.name} {key.replace('_', ' ')}": inner for key, inner in value.items()}
-        elif f.name not in _NOT_DECIDING:
-            facts[f.name.replace("_", " ")] = list(value) if isinstance(value, tuple) else value
-    return facts
-
-
-def _short(value: object) -> str:
-    text = "none" if value in (None, [], ()) else str(value)
-    return text[:12] if len(text) == 64 else text

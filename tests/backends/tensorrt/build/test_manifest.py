@@ -10,7 +10,6 @@ import pytest
 from quantkit.backends.tensorrt.build.manifest import (
     Manifest,
     check_loadable,
-    differing_facts,
     is_engine_of,
     load_manifest,
     manifest_path,
@@ -19,6 +18,7 @@ from quantkit.backends.tensorrt.build.manifest import (
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
+from quantkit.provenance import differences
 
 ADA = Gpu("RTX 4090", "8.9")
 HOPPER = Gpu("H100", "9.0")
@@ -78,7 +78,7 @@ def test_what_is_no_manifest(tmp_path, content, words):
 
 def test_the_same_has_no_difference_whatever_does_not_decide():
     other = replace(BUILT, created="", engine_sha256="", engine_size_bytes=0, model_name="copy.onnx")
-    assert differing_facts(BUILT, other) == []
+    assert differences(BUILT.facts, other.facts) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_same_has_no_difference_whatever_does_not_decide():
 def test_every_deciding_field_is_named_with_both_values(tmp_path, change, named):
     path = tmp_path / "m.json"
     save_manifest(BUILT, path)
-    assert differing_facts(load_manifest(path), replace(BUILT, **change)) == [named]
+    assert differences(load_manifest(path).facts, replace(BUILT, **change).facts) == [named]
 
 
 def test_an_engine_belongs_to_its_manifest(tmp_path):

@@ -1,0 +1,228 @@
+"""What an earlier calibration left that can be used again, and what decides that it is stale.
+
+A table, kept statistics or a checkpoint belongs to a run where `calibration_facts` and the data of both are the same;
+`strict` asks in addition that every sample could be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.caches.files import CalibrationFiles
+from quantkit.calibration.methods import method_settings
+from quantkit.calibration.statistics_file import load_statistics
+from quantkit.calibration.table import load_table
+from quantkit.datasets.fingerprint import fingerprint_of
+from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.notices import Notice, Notify
+from quantkit.provenance import differences
+from quantkit.types import PathLike
+
+if TYPE_CHECKING:
+    from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
+    from quantkit.types import CalibrationTable
+
+__all__ = [
+    "calibration_facts",
+    "find_checkpoint",
+    "find_statistics",
+    "find_table",
+    "not_of_table",
+    "statistics_beside",
+]
+
+_OF_ORDER = ("order", "seed", "batch_size")
+"""Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
+
+
+def calibration_facts(
+    made_from: CalibrationTable | StatisticsOrigin, settings: Mapping[str, Setting], deciding: Iterable[str]
+) -> dict[str, object]:
+    """What decides the numbers of a table or of statistics, but for the data, by name.
+
+    Args:
+        made_from: the table, or what statistics belong to.
+        settings: of that file, or of the run.
+        deciding: names of the settings that decide.
+    """
+    return {
+        "model hash": made_from.model_hash,
+        "preprocessing": made_from.preprocessing,
+        **{name.replace("_", " "): settings.get(name) for name in deciding},
+    }
+
+
+def find_table(
+    path: Path,
+    origin: StatisticsOrigin,
+    settings: Mapping[str, Setting],
+    *,
+    strict: bool,
+    reuse_only: bool,
+    notify: Notify,
+) -> CalibrationTable | None:
+    """The table at `path`, if calibrating would give the same one; says why not otherwise.
+
+    Args:
+        path: of the table.
+        origin: what the run calibrates on.
+        settings: of the run, as its table would have them.
+        strict: samples that could not be read make it stale.
+        reuse_only: raise where it is stale.
+        notify: called with the reason.
+
+    Raises:
+        StaleTableError: with `reuse_only`, naming what differs.
+    """
+    if not path.exists():
+        if reuse_only:
+            raise StaleTableError(f"there is no calibration table {path} to reuse: run without --reuse-only")
+        return None
+    try:
+        stored = load_table(path)
+    except CalibrationError as error:
+        if reuse_only:
+            raise StaleTableError(str(error)) from error
+        notify(Notice("warning", "unreadable", str(error)))
+        return None
+    of_method = method_settings(str(settings["method"]), {})
+    of_order = _OF_ORDER if settings["histogram"] == "tensorrt" else ()
+    deciding = ("calibrator", *of_method, "histogram", "observed", *of_order)
+    fingerprint = fingerprint_of(origin.contents)
+    before = calibration_facts(stored, stored.settings, deciding)
+    after = calibration_facts(origin, settings, deciding)
+    if stored.dataset_fingerprint != fingerprint:  # and how the samples were chosen, which explains it
+        before |= {"dataset fingerprint": stored.dataset_fingerprint, **_choice(stored.settings)}
+        after |= {"dataset fingerprint": fingerprint, **_choice(settings)}
+        asked = settings["num_samples"]
+        if asked not in (None, stored.settings.get("num_samples")):  # whoever takes all changes by what there is
+            before["num samples"], after["num samples"] = stored.num_samples, asked
+    found = differences(before, after)
+    unreadable, num_chosen = len(origin.contents) - stored.num_samples, len(origin.contents)
+    if strict and unreadable:
+        found.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
+    if found and reuse_only:
+        raise StaleTableError(f"{path} does not fit: {'; '.join(found)}: run without --reuse-only")
+    if found:
+        text = f"calibrating again, since {path.name} was made with other inputs: {'; '.join(found)}"
+        notify(Notice("info", "reuse", text))
+        return None
+    if unreadable:
+        text = f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read"
+        notify(Notice("warning", "unreadable", text))
+    text = f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)"
+    notify(Notice("info", "reuse", text))
+    return stored
+
+
+def find_statistics(
+    path: Path, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, notify: Notify
+) -> KeptStatistics | None:
+    """The kept statistics at `path`, if collecting would give the same ones; says why not otherwise."""
+    if not path.exists():
+        return None
+    try:
+        kept = load_statistics(path)
+    except CalibrationError as error:
+        notify(Notice("warning", "unreadable", str(error)))
+        return None
+    found = _differences(kept, origin, tensors, strict=strict)
+    if not kept.is_complete:
+        found.append("unfinished")
+    if found:
+        notify(Notice("info", "reuse", f"not using {path.name}, kept of other inputs: {'; '.join(found)}"))
+        return None
+    return kept
+
+
+def find_checkpoint(
+    path: Path,
+    origin: StatisticsOrigin,
+    tensors: tuple[str, ...],
+    *,
+    batch_size: int | None,
+    strict: bool,
+    notify: Notify,
+) -> KeptStatistics | None:
+    """The statistics of an interrupted run, if continuing gives what an uninterrupted one would; else says why not."""
+    if not path.exists():
+        notify(Notice("info", "reuse", f"nothing to resume: there is no {path}; starting anew"))
+        return None
+    try:
+        kept = load_statistics(path)
+    except CalibrationError as error:
+        notify(Notice("warning", "unreadable", f"{error}; starting anew"))
+        return None
+    found = _differences(kept, origin, tensors, strict=strict)
+    if not found and kept.origin.contents != origin.contents:
+        found.append("order of the samples")
+    found += differences({"versions": _versions_text(kept.origin)}, {"versions": _versions_text(origin)})
+    if batch_size is not None:
+        found += differences({"batch size": kept.batch_size}, {"batch size": batch_size})
+    if found:
+        text = f"starting anew, since {path.name} was left by a run with other inputs: {'; '.join(found)}"
+        notify(Notice("info", "reuse", text))
+        return None
+    notify(Notice("info", "reuse", f"resuming after {kept.num_read} of {len(origin.contents)} samples ({path.name})"))
+    return kept
+
+
+def _differences(
+    kept: KeptStatistics, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool
+) -> list[str]:
+    """What differs between stored statistics and those that a run would collect."""
+    deciding = ("histogram", *(_OF_ORDER if origin.settings["histogram"] == "tensorrt" else ()))
+    before = {"samples": dict(kept.origin.contents), **calibration_facts(kept.origin, kept.origin.settings, deciding)}
+    after = {"samples": dict(origin.contents), **calibration_facts(origin, origin.settings, deciding)}
+    if kept.origin.model_hash == origin.model_hash:
+        before["observed tensors"], after["observed tensors"] = dict.fromkeys(kept.tensors), dict.fromkeys(tensors)
+    found = differences(before, after)
+    if strict and kept.unreadable:
+        found.append(f"strict: {len(kept.unreadable)} samples could not be read")
+    return found
+
+
+def _choice(settings: Mapping[str, Setting]) -> dict[str, object]:
+    return {name: settings.get(name) for name in ("seed", "order")}
+
+
+def _versions_text(origin: StatisticsOrigin) -> str:
+    return ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+
+
+def statistics_beside(table_path: PathLike, table: CalibrationTable) -> tuple[KeptStatistics | None, str]:
+    """The statistics next to a table, or why they are not used; (None, "") where there are none."""
+    path = CalibrationFiles(Path(table_path)).statistics
+    if not path.is_file():
+        return None, ""
+    try:
+        kept = load_statistics(path)
+    except CalibrationError as error:
+        return None, str(error)
+    if differing := not_of_table(kept, table):
+        return None, f"{path.name} beside it is not of this table ({differing}): it is not used"
+    return kept, ""
+
+
+def not_of_table(kept: KeptStatistics, table: CalibrationTable) -> str:
+    """What shows that a table was not made of statistics; "" where nothing does."""
+    origin = kept.origin
+    if not kept.is_complete:
+        return f"unfinished: {kept.num_read} of {len(origin.contents)} samples"
+    found = differences(
+        {**calibration_facts(origin, {}, ()), "data fingerprint": fingerprint_of(origin.contents)},
+        {**calibration_facts(table, {}, ()), "data fingerprint": table.dataset_fingerprint},
+    )
+    if found:
+        return found[0]
+    for name, tensor in kept.tensors.items():
+        stated = table.tensors.get(name)
+        if stated is None and name not in table.skipped:
+            return f"the table does not have tensor {name!r}"
+        if stated is not None and (stated.minimum, stated.maximum) != (tensor.minimum, tensor.maximum):
+            return f"tensor {name!r} was seen from {tensor.minimum:.6g} to {tensor.maximum:.6g} in it"
+    if missing := [name for name in table.tensors if name not in kept.tensors]:
+        return f"it does not have tensor {missing[0]!r}"
+    return ""
