@@ -19,7 +19,7 @@ from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.placement.tensorrt import match_nodes
-from quantkit.graph.tensorrt_qdq_support import check_explicit
+from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:

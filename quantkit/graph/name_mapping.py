@@ -1,4 +1,4 @@
-"""Which tensors of two graphs are the same under other names. A proposal: nobody applies it without being asked."""
+"""Matches the tensors of two graphs that differ in names only. The result is a proposal for the user to confirm."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["match_by_order", "match_by_structure"]
 
 
 def match_by_structure(old: ir.Model, new: ir.Model) -> dict[str, str]:
-    """Old name → new name of activations that are computed alike and are named differently.
+    """Old name → new name of activations that are computed identically under different names.
 
-    Alike: the same operators, attributes and weights from the inputs on. What weights do not tell apart, or where they
-    differ (trained again), is matched by operators and shapes of weights from the inputs on and to the outputs. What
-    is ambiguous is left out.
+    First by operators, attributes and weights from the inputs on. Tensors that remain ambiguous, or whose weights
+    differ (retrained models), are matched by operators and weight shapes, from the inputs on and to the outputs.
+    Ambiguous tensors are left out.
 
     Args:
         old: prepared.
@@ -37,7 +37,7 @@ def match_by_structure(old: ir.Model, new: ir.Model) -> dict[str, str]:
 def match_by_order(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     """Old name → new name where names in network order leave no choice: as many unknown ones between two known ones.
 
-    A weaker ground than structure: it needs a cache that lists every tensor, as TensorRT's does.
+    Weaker evidence than structure; it needs a cache that lists every tensor, as TensorRT's does.
     """
     known = set(old) & set(new)
     anchors = [name for name in old if name in known]

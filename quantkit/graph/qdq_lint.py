@@ -1,7 +1,8 @@
-"""Which operators of a model are INT8, and where its Q/DQ break TensorRT's rules.
+"""Which operators of a model are quantized, and where its Q/DQ violate TensorRT's rules for explicit quantization.
 
-Each finding says what TensorRT does: refuse the model, compute wrong numbers, or run the operator in float without a
-word. The rules are NVIDIA's for explicit quantization; "in float" was seen with TensorRT-RTX 1.7. Nothing is changed.
+A finding states the consequence: TensorRT rejects the model, computes wrong results, or silently runs the operator in
+float. Sources: NVIDIA's documentation and ONNX parser (onnx-tensorrt, release branches 8.6 to 10); "in float" was
+observed with TensorRT-RTX 1.7.
 """
 
 from __future__ import annotations
@@ -13,28 +14,45 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
 from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = ["Operator", "QdqFinding", "QdqSeverity", "lint_qdq", "planned_operators", "quantized_operators"]
+__all__ = [
+    "Operator",
+    "QdqFinding",
+    "QdqSeverity",
+    "check_explicit",
+    "lint_qdq",
+    "planned_operators",
+    "quantized_operators",
+]
 
 QdqSeverity = Literal["refused", "wrong", "float", "note"]
-"""TensorRT refuses the model; computes other numbers than ONNX says; runs in float; or it is worth knowing."""
+"""TensorRT rejects the model; computes other results than ONNX defines; runs in float; or for information."""
 
 _COPY_OPS = (
     *("MaxPool", "Slice", "Concat", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split"),
     "Identity",
 )
-"""INT8 reaches the next product through these (TensorRT moves Q/DQ across them)."""
+"""Operators that TensorRT moves Q/DQ across, so that the next operator still reads quantized values."""
 
-_INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm")
+_INTEGER_OPS = (
+    *("QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"),
+    *("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+)
+"""Operators of ONNX Runtime and ONNX that compute on integers, which TensorRT lacks."""
+
+_REJECTED = frozenset({"integer operator", "int32 bias", "zero point", "uint8"})
+_REJECTED_BY_TENSORRT_8 = _REJECTED | {"no zero point", "fp16 scale"}
+"""Rules whose violation stops a build: TensorRT would fail late, or compute wrong results."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A node, and whether it is INT8. `reason` says why a weighted one is not; empty for other float operators."""
+    """A node, and whether it is quantized. `reason` states why a weighted one is not; empty for other operators."""
 
     name: str
     op_type: str
@@ -45,7 +63,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class QdqFinding:
-    """A broken rule: which, at which node, what TensorRT does about it."""
+    """A violated rule: which one, at which node, and what TensorRT does."""
 
     rule: str
     node: str
@@ -54,7 +72,7 @@ class QdqFinding:
 
 
 def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
-    """What quantkit would quantize in a prepared float model, and why it leaves the rest.
+    """What quantkit would quantize in a prepared float model, and why it does not quantize the rest.
 
     Raises:
         ModelError: nothing can be quantized.
@@ -74,7 +92,7 @@ def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
 
 
 def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
-    """Operators of a model with Q/DQ: INT8 is what reads all its operands through DequantizeLinear."""
+    """Operators of a model with Q/DQ; quantized are those that read all their operands through DequantizeLinear."""
     operators = []
     for node in model.graph:
         if _is_q(node) or _is_dq(node):
@@ -97,7 +115,7 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
 
 
 def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
-    """Every place where TensorRT does something else with the model's Q/DQ than quantize, in network order.
+    """Every place where TensorRT does not compute what the model's Q/DQ specify, in network order.
 
     Args:
         model: with shapes and types inferred, as `prepare` leaves it.
@@ -107,8 +125,7 @@ def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
         if _is_q(node) or _is_dq(node):
             findings += _lint_parameters(node)
         elif node.op_type in _INTEGER_OPS:
-            text = "TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
-            findings.append(QdqFinding("integer operator", name_of(node), "refused", f"{node.op_type}: {text}"))
+            findings.append(_integer_operator(node))
         elif is_standard(node, *WEIGHTED_OPS):
             findings += _lint_product(node)
         elif is_standard(node, "Concat"):
@@ -118,21 +135,59 @@ def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
     return tuple(findings)
 
 
+def check_explicit(model: ir.Model, *, name: str, tensorrt_major: int | None = None) -> None:
+    """Rejects Q/DQ that TensorRT cannot build, or computes wrong results with.
+
+    Args:
+        model: with Q/DQ; as loaded.
+        name: for messages.
+        tensorrt_major: 8 is stricter; None for TensorRT-RTX.
+
+    Raises:
+        ModelError: naming the node, the rule and the fix.
+    """
+    rules = _REJECTED_BY_TENSORRT_8 if tensorrt_major == 8 else _REJECTED
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        findings: list[QdqFinding] = []
+        if node.op_type in _INTEGER_OPS:
+            findings = [_integer_operator(node)]
+        elif _is_q(node) or _is_dq(node):
+            findings = [*_lint_parameters(node), *([_fp16_scale(node)] if _has_fp16_scale(node) else [])]
+        for finding in findings:
+            if finding.rule in rules:
+                text = finding.text.removeprefix(f"{node.op_type}: ")
+                raise ModelError(f"{name}: node {node.name!r} ({node.op_type}): {text}")
+
+
+def _integer_operator(node: ir.Node) -> QdqFinding:
+    text = f"{node.op_type}: TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
+    return QdqFinding("integer operator", name_of(node), "refused", text)
+
+
+def _has_fp16_scale(node: ir.Node) -> bool:
+    scale = _constant(node, 1)
+    return (_input(node, 1).dtype if scale is None else ir.DataType.from_numpy(scale.dtype)) is ir.DataType.FLOAT16
+
+
+def _fp16_scale(node: ir.Node) -> QdqFinding:
+    text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
+    return QdqFinding("fp16 scale", name_of(node), "note", text)
+
+
 def _lint_opset(model: ir.Model) -> Iterator[QdqFinding]:
     opset = model.opset_imports.get("", 0)
     if opset < OLDEST_QDQ_OPSET:
         text = f"opset {opset}: Q/DQ know an axis from {OLDEST_QDQ_OPSET} on; TensorRT 8.6 and later want that or newer"
         yield QdqFinding("opset", "", "note", text)
-    half = next((n for n in model.graph if (_is_q(n) or _is_dq(n)) and _input(n, 1).dtype is ir.DataType.FLOAT16), None)
+    half = next((node for node in model.graph if (_is_q(node) or _is_dq(node)) and _has_fp16_scale(node)), None)
     if half is not None:
-        text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
-        yield QdqFinding("fp16 scale", name_of(half), "note", text)
+        yield _fp16_scale(half)
 
 
 def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
     name = name_of(node)
-    codes = _code_type(node)
-    if codes is ir.DataType.INT32:
+    dtype = _quantized_type(node)
+    if dtype is ir.DataType.INT32:
         text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
         yield QdqFinding("int32 bias", name, "refused", text)
         return
@@ -145,15 +200,15 @@ def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
             "no zero point: that is UINT8 for ONNX and INT8 for TensorRT, which computes other numbers; add one of INT8"
         )
         yield QdqFinding("no zero point", name, "wrong", text)
-    elif codes is ir.DataType.UINT8 and not _is_unsigned_by_default(
+    elif dtype is ir.DataType.UINT8 and not _is_unsigned_by_default(
         node.inputs[0].producer() if node.inputs[0] else None
     ):
-        text = "UINT8: TensorRT warns and computes INT8 instead, so that codes above 127 are clipped; quantize to INT8"
+        text = "UINT8: TensorRT warns and computes INT8 instead, so that values above 127 are clipped; quantize to INT8"
         yield QdqFinding("uint8", name, "wrong", text)
-    elif codes is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
+    elif dtype is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
         yield QdqFinding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
     if scale is None:
-        yield QdqFinding("computed scale", name, "refused", "scale is no constant: TensorRT refuses the model")
+        yield QdqFinding("computed scale", name, "refused", "scale is not a constant: TensorRT refuses the model")
         return
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         text = "a scale is not positive and finite: TensorRT refuses the model; give unused channels any positive scale"
@@ -229,7 +284,7 @@ def _fuses_into_product(values: Sequence[ir.Value]) -> bool:
 
 
 def _reads_quantized(value: ir.Value | None) -> bool:
-    """Whether a product reads INT8 here: through DQ, or through operators that TensorRT moves Q/DQ across."""
+    """Whether a quantized value is read here: from DQ, or through operators that TensorRT moves Q/DQ across."""
     seen: set[ir.Value] = set()
     stack = [value]
     while stack:
@@ -253,7 +308,7 @@ def _reads_quantized(value: ir.Value | None) -> bool:
 
 
 def _wrong_axis(node: ir.Node) -> int | None:
-    """The axis of the weight's scales where it is not the one of output channels."""
+    """Axis of the weight's scales if it is not that of the output channels."""
     index = 1 if _weight_source(node.inputs[1]) is not None else 0
     source = _dequantizer(node.inputs[index])
     scale = _constant(source, 1) if source is not None else None
@@ -270,7 +325,7 @@ def _wrong_axis(node: ir.Node) -> int | None:
 
 
 def _weight_source(value: ir.Value | None) -> ir.Value | None:
-    """The constant behind a weight: itself, or what its DQ (and Q) read."""
+    """The constant that a weight is, or that its DQ (and Q) read."""
     if value is None:
         return None
     if constant_of(value) is not None:
@@ -298,8 +353,8 @@ def _scale_key(node: ir.Node) -> object:
     return node.inputs[1] if scale is None else scale.tobytes()
 
 
-def _code_type(node: ir.Node) -> ir.DataType | None:
-    """Integer type of a Q's output or a DQ's input."""
+def _quantized_type(node: ir.Node) -> ir.DataType | None:
+    """Element type of a QuantizeLinear's output or a DequantizeLinear's input."""
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         zero = constant_of(node.inputs[2])
         return zero.dtype if zero is not None else node.inputs[2].dtype

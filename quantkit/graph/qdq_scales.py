@@ -1,4 +1,4 @@
-"""Reading scales back out of a model with Q/DQ. Whether the Q/DQ are well placed is left to `lint`."""
+"""Reads the scales of a model with Q/DQ. See `qdq_lint` for their placement."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["ReadScale", "activation_scales"]
 
 @dataclass(frozen=True)
 class ReadScale:
-    """Range of an activation: [minimum, maximum] is what its codes reach; `scale` that of the Q node.
+    """Quantized range of an activation: [minimum, maximum] is what the quantized values stand for.
 
-    `source` is the name in this model of what the Q node reads.
+    `scale` is that of the QuantizeLinear, and `source` the name in this model of the tensor that it reads.
     """
 
     scale: float
@@ -40,7 +40,7 @@ def activation_scales(model: ir.Model) -> tuple[dict[str, ReadScale], dict[str, 
     unread: dict[str, str] = {}
     for node in model.graph:
         if node.op_type.startswith(("QLinear", "QGemm")):
-            unread[str(node.name or node.op_type)] = f"{node.op_type} is no Q/DQ: its scales are not read"
+            unread[str(node.name or node.op_type)] = f"{node.op_type} is not Q/DQ: its scales are not read"
         value = node.inputs[0] if node.op_type == "QuantizeLinear" and node.inputs and node.outputs else None
         if value is None or constant_of(value) is not None or len(node.inputs) < 2:
             continue
@@ -92,7 +92,7 @@ def _read(node: ir.Node, scale: float) -> ReadScale | None:
         return None
     point = 0 if zero is None else int(zero.reshape(-1)[0])
     if point == (0 if dtype == np.dtype(np.int8) else 128):
-        # 127 and not 128 steps below 0: TensorRT's range is symmetric. UINT8 around 128 are the same codes.
+        # 127 and not 128 steps below 0: TensorRT's range is symmetric. UINT8 with zero point 128 is the same, shifted.
         return ReadScale(scale, -127 * scale, 127 * scale, True)
     info = np.iinfo(dtype)
     return ReadScale(scale, (int(info.min) - point) * scale, (int(info.max) - point) * scale, False)

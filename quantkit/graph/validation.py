@@ -1,6 +1,6 @@
-"""What a damaged file may hold though protobuf reads it. Whether a sound model can be INT8 is left to others.
+"""Rejects damaged models that protobuf can still parse.
 
-Of onnx.checker's rules these are the ones that ONNX Runtime enforces too, and that everything after relies on.
+The rules are those of onnx.checker that ONNX Runtime enforces too, and that the rest of quantkit relies on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STANDARD = ("", "ai.onnx")
 
 
 def check_content(model: ir.Model, name: str) -> None:
-    """Refuses names that are no text, nodes that no operator's definition allows, and weights without their values.
+    """Rejects names that are not Unicode, nodes that violate their operator's schema, and unreadable weights.
 
     Args:
         model: as read.
@@ -65,7 +65,7 @@ def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
 
 
 def _broken_rule(node: ir.Node, opset: int) -> str | None:
-    """Which rule of its operator's definition a node breaks; None for operators that are not ONNX's own."""
+    """The rule of its operator's schema that a node violates; None for operators of custom domains."""
     untyped = next((a.name for a in node.attributes.values() if a.type is ir.AttributeType.UNDEFINED), None)
     if untyped is not None:
         return f"has an attribute {untyped!r} without a type"

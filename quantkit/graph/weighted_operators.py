@@ -29,7 +29,7 @@ _OF_ONNXRUNTIME = "_quant"
 class Producer:
     """What makes an activation: `text` is "Conv conv1", or "input"; `low` and `high` bound it if it is a Relu or Clip.
 
-    Tools that quantize leave these out where the codes of the activation end at the same bounds: the activation then
+    Tools that quantize leave these out where the quantized range ends at the same bounds: the activation then
     has its old name, and values beyond.
     """
 
@@ -91,15 +91,15 @@ def _float_type(op_type: str) -> str:
 
 
 def _is_requantized(node: ir.Node, ranges: Mapping[str, ReadScale]) -> bool:
-    """Whether nothing but a Q reads what comes out, perhaps behind a Relu or Clip that its codes make superfluous."""
+    """Whether nothing but a QuantizeLinear reads the output, perhaps after a Relu or Clip that saturation replaces."""
     value = node.outputs[0]
     low, high = -math.inf, math.inf
     while not value.is_graph_output():
         readers = [user for user, _ in value.uses()]
         if readers and all(reader.op_type == "QuantizeLinear" for reader in readers):
-            codes = ranges.get(str(value.name))
+            read = ranges.get(str(value.name))
             # ONNX Runtime compares in float32, in which the scale was chosen too.
-            return codes is None or (codes.minimum >= low and bool(np.float32(codes.maximum) <= np.float32(high)))
+            return read is None or (read.minimum >= low and bool(np.float32(read.maximum) <= np.float32(high)))
         if len(readers) != 1 or not is_standard(readers[0], "Relu", "Clip"):
             return False
         value = readers[0].outputs[0]

@@ -1,4 +1,4 @@
-"""Making inner tensors visible as model outputs, so that calibration can observe them."""
+"""Exposes inner tensors as model outputs, so that calibration can observe them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["activation_bytes", "batch_first", "expose"]
 _BATCH = "quantkit_batch"
 
 _UNKNOWN_BYTES = 4 << 20
-"""A tensor whose shape cannot be inferred is taken to be so large: the first one of a classifier of images is."""
+"""Assumed for tensors of unknown shape: the size of the first activation of an image classifier."""
 
 
 def batch_first(model: ir.Model) -> frozenset[str]:
     """Names of the tensors whose first dimension is the batch, as far as shape inference can tell.
 
-    A fixed batch size is replaced by a symbol for it, in a copy: what comes out with that symbol in front follows it.
+    A fixed batch size is replaced by a symbolic dimension in a copy; shape inference shows where it propagates to.
     """
     known = {str(v.name): v.shape for v in model.graph.inputs if v.shape is not None and len(v.shape)}
     copy = _inferred(model, {name: ir.Shape([_BATCH, *list(shape)[1:]]) for name, shape in known.items()})
@@ -35,7 +35,7 @@ def batch_first(model: ir.Model) -> frozenset[str]:
 
 
 def activation_bytes(model: ir.Model, tensors: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Bytes of each of `tensors` as a runtime will return it, as far as shape inference can tell.
+    """Size of each of `tensors` in bytes, as far as shape inference can tell.
 
     Args:
         model: prepared.
@@ -50,8 +50,8 @@ def activation_bytes(model: ir.Model, tensors: Sequence[str], shapes: Mapping[st
 def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
     """Replaces the outputs of `model` by `tensors`, in place, and returns it.
 
-    Model inputs among `tensors` are left out: whoever feeds them has them. Where nothing else is wanted the old outputs
-    stay, since a model without outputs does not run. What only the old outputs needed is removed.
+    Model inputs among `tensors` are left out: the caller already has them. If nothing else is wanted, the old outputs
+    stay, since a model without outputs does not run. Nodes that only the old outputs needed are removed.
 
     Raises:
         ModelError: a tensor is not in the main graph.
@@ -69,7 +69,7 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
 
 
 def _inferred(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:
-    """A copy with other shapes of its inputs and what follows from them."""
+    """A copy with other input shapes, and the shapes inferred from them."""
     copy = model.clone()
     for node in copy.graph:
         for value in node.outputs:

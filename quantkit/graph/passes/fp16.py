@@ -1,4 +1,4 @@
-"""Converting a float model to FP16, Q/DQ scales included. What must stay FP32 is read from ONNX's own schemas."""
+"""Converts a float model to FP16, including Q/DQ scales. ONNX's operator schemas decide what stays in FP32."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _KEPT_OPS = (
     "RandomUniform",
     "RandomUniformLike",
 )
-"""Sources of numbers, for which runtimes have no FP16 kernels although ONNX has the type."""
+"""Generators, for which runtimes have no FP16 kernels although ONNX allows the type."""
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
     """Converts every FP32 tensor of a prepared model (opset >= `FP16_OPSET`) to FP16, in place, and returns it.
 
-    Model inputs and outputs keep FP32, through one Cast each. FP32 stays, between Casts: what an operator's schema
-    takes in FP32 only (the scales of Resize, NonMaxSuppression), operators of foreign domains and what reads them,
-    operators with sub-graphs or on sequences, sources of numbers, and arithmetic on shapes, whose integers FP16 cannot
-    count beyond 2048. Constants beyond FP16's range (attention masks of -3e38) become its largest number, and positive
-    ones below it its smallest.
+    Model inputs and outputs keep FP32, through one Cast each. Between Casts, FP32 stays: what an operator's schema
+    accepts in FP32 only (the scales of Resize, NonMaxSuppression), operators of custom domains and their readers,
+    operators with sub-graphs or on sequences, generators, and arithmetic on shapes, because FP16 represents integers
+    exactly only up to 2048. Constants are clipped to FP16's range (attention masks of -3e38), and nonzero constants do
+    not become zero.
 
     Args:
         model: with element types inferred (`prepare`).
@@ -93,7 +93,7 @@ class _Demand:
 
 
 class _Conversion:
-    """The graph on its way to FP16: `full` maps a value that is now FP16 to its FP32 twin."""
+    """The conversion of one graph: `full` maps each FP16 value to its FP32 counterpart."""
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
@@ -111,7 +111,7 @@ class _Conversion:
                 self.kept.add(value)
 
     def keep_results(self, node: ir.Node, indices: set[int]) -> None:
-        """Leaves outputs in FP32 and gives their readers an FP16 twin."""
+        """Keeps outputs in FP32 and gives their readers an FP16 copy."""
         for index in sorted(indices):
             value = node.outputs[index]
             if _is(value, ir.DataType.FLOAT):
@@ -120,7 +120,7 @@ class _Conversion:
                 self.kept.add(value)
 
     def keep_arguments(self, node: ir.Node, indices: set[int]) -> None:
-        """Feeds inputs, and what sub-graphs read from outside, in FP32."""
+        """Feeds inputs, and the outer values that sub-graphs read, in FP32."""
         for index in sorted(indices):
             value = node.inputs[index]
             if value is not None and _is(value, ir.DataType.FLOAT, ir.DataType.FLOAT16):
@@ -158,7 +158,7 @@ class _Conversion:
             self.graph.outputs[position] = full
 
     def _full(self, value: ir.Value, reader: ir.Node) -> ir.Value | None:
-        """The FP32 form of a value, made before its first reader; None if it never was FP32 or still is."""
+        """FP32 copy of a value, inserted before its first reader; None if it was never FP32 or still is."""
         if value in self.kept or value in self.half_before:
             return None
         if value in self.full:
@@ -209,7 +209,7 @@ def _shape_arithmetic(nodes: list[ir.Node]) -> Iterator[ir.Node]:
             known.update(node.outputs)
         elif any(v in known for v in inputs) and all(v in known or v.is_initializer() for v in inputs):
             if is_standard(node, "ConstantOfShape", "Expand", "Reshape", "Tile"):
-                continue  # a tensor of that shape, no longer arithmetic on it
+                continue  # a tensor of that shape is data, no longer shape arithmetic
             known.update(node.outputs)
             yield node
 
@@ -224,7 +224,7 @@ def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
 
 
 def _is_tensor(value: ir.Value | None) -> bool:
-    """Whether a value is no sequence, map or optional."""
+    """Whether a value is a tensor, not a sequence, map or optional."""
     return value is None or value.type is None or isinstance(value.type, ir.TensorType)
 
 
@@ -242,7 +242,7 @@ def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def _halve_attributes(node: ir.Node) -> None:
-    """Element types and values that attributes state."""
+    """Converts the element types and values in attributes."""
     name = _TYPE_ATTRIBUTES.get(node.op_type)
     if name is not None and node.attributes.get_int(name, 0) == ir.DataType.FLOAT:
         node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT16))

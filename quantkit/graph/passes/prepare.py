@@ -1,8 +1,8 @@
-"""Bringing any supported model into the one form that placement and insertion expect, without renaming a tensor.
+"""Normalizes a model to the form that placement and insertion expect, without renaming tensors.
 
-After `prepare`: functions are inlined, nodes are in the order of evaluation, the opset is at least the wanted one,
-every weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred.
-Fusing and folding are left to the runtimes.
+After `prepare`: functions are inlined, nodes are in topological order, the opset is at least the requested one, every
+weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred. Operators
+are not fused and constants not folded: runtimes do that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
-"""Operators that are quantized, and their inputs that are; the bias stays in float."""
+"""Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
@@ -49,8 +49,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
     Args:
         model: as read by `load_model`.
         name: for messages.
-        opset: the oldest opset that will do; a newer model keeps its own. A model with FP16 weights gets at least
-            `FP16_OPSET` in any case.
+        opset: minimum opset; a newer model keeps its own. A model with FP16 weights gets at least `FP16_OPSET`.
 
     Raises:
         ModelError: the opset cannot be converted.
@@ -62,7 +61,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             model.graph.sort()
         except Exception as error:  # a call that does not fit its function, a cycle
             raise ModelError(f"{name}: the graph is broken: {_first_line(error)}") from error
-        # Before the opset is converted, so that one name means one node whatever the opset.
+        # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):
             opset = max(opset, FP16_OPSET)
@@ -98,7 +97,7 @@ def has_qdq(model: ir.Model) -> bool:
 
 
 def has_signed_activations(model: ir.Model) -> bool:
-    """Whether some activation is quantized to INT8, as TensorRT takes it, and not to UINT8, as x86 kernels want it."""
+    """Whether an activation is quantized to signed integers, as for TensorRT; x86 kernels take unsigned ones."""
     zero_points = [
         node.inputs[2] if len(node.inputs) > 2 else None for node in model.graph if node.op_type == "QuantizeLinear"
     ]
@@ -111,7 +110,7 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor behind an initializer or a Constant node's output; None for anything computed or fed."""
+    """Value of an initializer or of the output of a Constant node; None for any other value."""
     if value is None:
         return None
     if value.is_initializer():
@@ -123,7 +122,7 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def _first_line(error: Exception) -> str:
-    """Of the exception that it began with: passes wrap it in their own."""
+    """First line of the original exception: passes wrap it in their own."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -131,7 +130,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _mark_sequences(graph: ir.Graph) -> None:
-    # The inference pass takes a sequence of tensors for a tensor.
+    # Shape inference reports a sequence of tensors as a tensor.
     for node in graph:
         if is_standard(node, *_SEQUENCE_OPS):
             for value in node.outputs:
@@ -150,13 +149,13 @@ def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
         raise ModelError(f"{name}: opset {old} does not convert to {opset} ({reason}): export with {opset}") from error
     if model.opset_imports[""] != opset:
         raise ModelError(f"{name}: opset {old} cannot be converted to {opset}: export the model with opset {opset}")
-    # The converter leaves the IR version, and checkers refuse an opset newer than the IR knows.
+    # The converter keeps the IR version, and checkers reject an opset that is newer than the IR version allows.
     oldest_ir = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     model.ir_version = max(model.ir_version or 0, oldest_ir)
 
 
 def _is_half(model: ir.Model) -> bool:
-    """Whether any weight or input is FP16: QuantizeLinear takes those only from `FP16_OPSET` on."""
+    """Whether any weight or input is FP16, which QuantizeLinear accepts from `FP16_OPSET` on."""
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     constants = [node.outputs[0] for node in model.graph if is_standard(node, "Constant")]
     tensors = [ir.convenience.get_const_tensor(value) for value in constants]
@@ -164,7 +163,7 @@ def _is_half(model: ir.Model) -> bool:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Names nameless and equally named nodes by operator and position, the same for the same file."""
+    """Names unnamed and equally named nodes by operator and position, deterministically."""
     given = {node.name for node in graph}
     seen: set[str] = set()
     for position, node in enumerate(graph):
@@ -198,7 +197,7 @@ def _materialize_weights(model: ir.Model) -> None:
 
 
 def _evaluate(value: ir.Value | None) -> np.ndarray | None:
-    """Value of an expression of constants, through the operators that exporters put on weights; None otherwise."""
+    """Value of a constant expression of the operators that exporters apply to weights; None otherwise."""
     tensor = constant_of(value)
     if tensor is not None:
         return np.asarray(tensor.numpy())

@@ -1,6 +1,6 @@
-"""Exact rewrites of the float graph that let ONNX Runtime's integer kernels apply; no tensor that is left is renamed.
+"""Exact rewrites of the float graph that enable ONNX Runtime's integer kernels; remaining tensors keep their names.
 
-Other runtimes fuse these by themselves; ONNX Runtime does not once Q/DQ stand between the operators.
+ONNX Runtime fuses these operators itself, but not once there are Q/DQ between them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["rewrite_for_cpu"]
 def rewrite_for_cpu(model: ir.Model) -> ir.Model:
     """Rewrites a prepared `model` in place and returns it.
 
-    1. BatchNormalization after a Conv goes into its weight and bias.
-    2. A Pad with zeros goes into the Conv operators that read it.
+    1. BatchNormalization after a Conv is folded into its weight and bias.
+    2. A Pad with zeros is folded into the Conv operators that read it.
     3. ReduceMean over all spatial axes, which has no integer kernel, becomes GlobalAveragePool.
     """
     names = Names(model)
@@ -109,7 +109,7 @@ def _pool_globally(node: ir.Node, names: Names) -> None:
 
 
 def _replace(old: ir.Value, new: ir.Value, node: ir.Node) -> None:
-    """Lets `new` take the place and the name of `old`, the output of `node`, which goes."""
+    """Replaces `old`, the output of `node`, by `new`, which takes its name; removes `node`."""
     name, shape, kind = old.name, old.shape, old.type
     graph = node.graph
     if graph is None:

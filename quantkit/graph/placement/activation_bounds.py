@@ -1,4 +1,4 @@
-"""Between which bounds a tensor needs codes: its producer cannot exceed them, or its readers are blind beyond."""
+"""Bounds of the quantized range: values that an activation cannot take, or that saturate in all its readers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BOUNDED_OPS = (*_GATES, "Tanh", "Softmax")
 
 
 def activation_bounds(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, float]]:
-    """Intervals outside which a quantized tensor has no values, or its readers do not tell values apart.
+    """Intervals outside which a quantized tensor has no values, or all its readers saturate.
 
     A Relu or Clip bounds its output exactly, and ONNX Runtime drops a Clip only if the quantized range stays inside.
-    The input of a SiLU needs no codes below -6, where SiLU is 0 up to 0.015; such codes cost one point of top-1 on an
-    EfficientNet with min-max ranges. Tensors of one group get what bounds any of them.
+    The input of a SiLU needs no range below -6, where SiLU is 0 up to 0.015; covering it cost one point of top-1 on an
+    EfficientNet with min-max ranges. The tensors of a group get the intersection of their intervals.
     """
     grouped = {name: group for group in plan.groups for name in group}
     every = (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
@@ -42,10 +42,10 @@ def activation_bounds(model: ir.Model, plan: QdqPlan) -> dict[str, tuple[float, 
 
 
 def bounded_tensors(model: ir.Model) -> frozenset[str]:
-    """Outputs of operators that have no outliers to clip, by name.
+    """Names of the outputs of bounded operators, which have no outliers to clip.
 
-    A method that clips takes the tail of a gate for outliers: with entropy some gates of an EfficientNet were cut at
-    0.12 instead of 1, and its top-1 fell from 0.85 to 0.13.
+    Methods that clip mistake the tail of a gate for outliers: with entropy some gates of an EfficientNet were clipped
+    at 0.12 instead of 1, and its top-1 accuracy fell from 0.85 to 0.13.
     """
     return frozenset(name_of(v) for node in model.graph if is_standard(node, *_BOUNDED_OPS) for v in node.outputs)
 
@@ -60,7 +60,7 @@ def clip_bounds(node: ir.Node) -> tuple[float, float]:
 
 
 def produced_bounds(value: ir.Value) -> tuple[float, float]:
-    """What a Relu or Clip that makes `value` bounds it to; infinite for any other producer."""
+    """Bounds of the Relu or Clip that produces `value`; infinite for any other producer."""
     node = value.producer()
     if node is not None and is_standard(node, "Relu"):
         return 0.0, math.inf
@@ -70,7 +70,7 @@ def produced_bounds(value: ir.Value) -> tuple[float, float]:
 
 
 def _read_bounds(value: ir.Value) -> tuple[float, float]:
-    """The interval in which some reader of `value` still tells values apart."""
+    """The interval outside which all readers of `value` saturate."""
     readers = [user for user, _ in value.uses()]
     if value.is_graph_output() or not readers:
         return -math.inf, math.inf
@@ -88,7 +88,7 @@ def _read_bounds(value: ir.Value) -> tuple[float, float]:
 
 
 def _saturation(node: ir.Node) -> tuple[float, float] | None:
-    """Where an activation stops changing by more than about half a code of its output."""
+    """Where an activation function changes by less than about half a quantization step of its output."""
     if is_standard(node, "Sigmoid"):
         return -6.0, 6.0
     if is_standard(node, "HardSigmoid"):

@@ -1,11 +1,11 @@
-"""Where ONNX Runtime's x86 kernels want Q/DQ: a function from a prepared graph to a `QdqPlan`, without a single scale.
+"""Q/DQ placement for ONNX Runtime's x86 kernels: from a prepared graph to a `QdqPlan`, without scales.
 
 ONNX Runtime replaces an operator by an integer kernel only if *all* its inputs are dequantized and, but for MatMul and
-Gemm, its output is quantized and read in no other way (its "QDQ node units"). Measured on ONNX Runtime 1.31:
+Gemm, its output is read only by a QuantizeLinear ("QDQ node units"). Measured on ONNX Runtime 1.31:
 
 1. A Conv whose output is not quantized is worse than float: its weight is dequantized at every run (3 to 6 times
    slower than FP32). So a Conv gets Q/DQ on its input and output, and every reader of the output reads the DQ.
-2. A Relu or a Clip from 0 costs nothing between an operator and its Q: saturation does it.
+2. A Relu or a Clip from 0 between an operator and its Q is free: saturation replaces it.
 3. Add, Mul, Sigmoid, LeakyRelu, pools and Concat between quantized operators run in integers; copies keep the scale.
    Leaving the Sigmoid and Mul of SiLU, or squeeze-and-excite branches, in float costs more than it saves.
 4. MatMul and Gemm read integers and write float. Products of two activations, softmax, normalizations and residual
@@ -34,7 +34,7 @@ _COPY_OPS = (
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand", "Tile"),
     *("MaxPool", "Resize", "Pad", "Identity", "DepthToSpace", "SpaceToDepth"),
 )
-"""Values come out as they went in, so that one scale serves both sides."""
+"""Operators that do not change values: input and output share a scale."""
 
 _FLOAT_ACTIVATIONS = (
     *("Relu", "Clip", "HardSwish", "HardSigmoid", "Tanh", "Gelu", "Elu", "Selu", "Celu", "PRelu", "Softplus"),
@@ -81,7 +81,7 @@ def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int =
 
 
 class _Placing:
-    """The set of quantized values as it grows, and what it is decided from."""
+    """The set of quantized values, grown from the weighted operators."""
 
     def __init__(self, model: ir.Model, out: dict[str, str]) -> None:
         self.graph = model.graph
@@ -102,15 +102,15 @@ class _Placing:
         self.wanted = self._wanted()
 
     def seed(self) -> None:
-        """What weighted operators read and a Conv writes is quantized."""
+        """Quantizes the inputs of weighted operators and the outputs of Conv."""
         for node in self.weighted:
             if node.inputs[0] is not None:
                 self.quantized[node.inputs[0]] = None
             if node.op_type == "Conv":
-                self._write_codes(node.outputs[0])
+                self._quantize_output(node.outputs[0])
 
     def spread(self) -> None:
-        """What lies between quantized operators, and can, is quantized too."""
+        """Quantizes what lies between quantized operators and has an integer kernel."""
         for node in self.graph:
             if node in self.weighted or name_of(node) in self.out:
                 continue
@@ -128,27 +128,27 @@ class _Placing:
                 continue
             self.integer[node] = None
             for value in outputs:
-                self._write_codes(value)
+                self._quantize_output(value)
 
     def edges(self) -> Iterator[QdqEdge]:
-        """Every read of a quantized value that goes through Q/DQ, in network order."""
+        """Every edge that goes through Q/DQ, in network order."""
         position = {node: i for i, node in enumerate(self.graph)}
         order = {v: i for i, v in enumerate(self._values())}
         for value in sorted(self.quantized, key=lambda v: order[v]):
             producer = value.producer()
-            # An integer kernel hands out nothing but codes; a float tensor stays as it is for its float readers.
-            codes = producer is not None and (
+            # An integer kernel outputs quantized values only; a float tensor stays as it is for its float readers.
+            only_quantized = producer is not None and (
                 producer in self.weighted or producer in self.integer or producer in self._folded
             )
             for user, index in sorted(value.uses(), key=lambda use: (position.get(use[0], -1), use[1])):
                 if user.graph is not self.graph:
                     continue
-                reads_codes = (user in self.weighted and index == 0) or user in self.integer
-                if codes or reads_codes:
+                reads_quantized = (user in self.weighted and index == 0) or user in self.integer
+                if only_quantized or reads_quantized:
                     yield QdqEdge(name_of(value), name_of(user), index, format=UINT8)
 
     def groups(self) -> tuple[frozenset[str], ...]:
-        """Copies share a scale with what they copy; a Concat with inputs that nothing else reads."""
+        """Copies share a scale with their input; a Concat with the inputs that nothing else reads."""
         groups: list[set[ir.Value]] = []
 
         def join(members: Iterable[ir.Value]) -> None:
@@ -192,7 +192,7 @@ class _Placing:
         return bool(known) and known[0]
 
     def _wanted(self) -> set[ir.Value]:
-        """Values from which integers, or one float activation at a time, lead to a weighted operator."""
+        """Values from which quantized operators, or one float activation at a time, lead to a weighted operator."""
         wanted: set[ir.Value] = set()
         for node in reversed(list(self.graph)):
             if node in self.weighted:
@@ -238,8 +238,8 @@ class _Placing:
                     stack.extend(v for v in user.outputs if v not in seen)
         return False
 
-    def _write_codes(self, value: ir.Value) -> None:
-        """Quantizes what an integer kernel writes: behind the Relu or Clip that Q saturates away, if there is one."""
+    def _quantize_output(self, value: ir.Value) -> None:
+        """Quantizes the output of an integer kernel, or that of the Relu or Clip after it that saturation replaces."""
         uses = list(value.uses())
         node = uses[0][0] if len(uses) == 1 else None
         if (
@@ -302,7 +302,7 @@ def _gemm_obstacle(node: ir.Node, weight: ir.TensorProtocol, bias: ir.TensorProt
 
 
 def _operands(node: ir.Node) -> list[ir.Value]:
-    """Activations among the inputs that carry values: not shapes, indices or constants."""
+    """Inputs that are activations: no shapes, indices or constants."""
     inputs = node.inputs if node.op_type in ("Add", "Mul", "Concat") else node.inputs[:1]
     return [v for v in inputs if v is not None and v.dtype is ir.DataType.FLOAT and constant_of(v) is None]
 

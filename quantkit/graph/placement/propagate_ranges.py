@@ -1,6 +1,7 @@
-"""Which tensors have no range of their own in TensorRT's implicit INT8: copies and pools take the one of their input.
+"""Propagation of dynamic ranges in TensorRT's implicit INT8: copies and pools have the range of their input.
 
-Seen in every calibration cache that TensorRT wrote: a pool's line repeats its input's, members of a Concat share one.
+Observed in the calibration caches of TensorRT: the line of a pool repeats its input's, and members of a Concat share a
+range.
 """
 
 from __future__ import annotations

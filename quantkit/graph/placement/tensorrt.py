@@ -1,4 +1,4 @@
-"""Where TensorRT wants Q/DQ: a function from a prepared graph to a `QdqPlan`, without a single scale.
+"""Q/DQ placement for TensorRT: from a prepared graph to a `QdqPlan`, without scales.
 
 The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "Working with Quantized Types",
 "Explicit Quantization"):
@@ -9,8 +9,8 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
    layer: it is quantized; the edge from the convolution to the Add is not.
 3. A residual stream that is normalized (transformers) stays in float: it fuses with the normalization instead.
 4. Inputs and output of a Concat share one scale as far as they are quantized, so that the Concat itself moves INT8.
-5. One projection for query, key and value gets one scale for its whole weight: TensorRT-RTX moves the cut into heads
-   ahead of the product, and with a scale for each channel it then multiplies in float.
+5. A combined projection of query, key and value gets a per-tensor weight scale: TensorRT-RTX moves the split into heads
+   before the matrix product, and with per-channel scales it then multiplies in float.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "weight_axis",
 ]
 
-# What carries values on without changing them: a Concat's scale reaches the next operator through these.
+# Operators that do not change values: the scale of a Concat propagates through them to the next operator.
 _COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
 _NORMALIZATIONS = (
     "LayerNormalization",
@@ -93,7 +93,7 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
         activations=tuple(activations),
         weights=tuple(weights),
         groups=concat_groups(model, quantized),
-        # Node names may equal tensor names: then what was decided about the node says more.
+        # A node and a tensor may share a name: the reason of the node is more specific.
         skipped=_float_reasons(model, quantized, weights) | skipped,
         excluded=frozenset(out),
         target="tensorrt",
@@ -148,11 +148,11 @@ def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:
-    """Output-channel axis of a constant input; None where one scale serves the whole tensor.
+    """Output-channel axis of a constant input; None for a per-tensor scale.
 
     Conv [C_out, C_in / g, ...]: 0. ConvTranspose [C_in, C_out / g, ...]: 1. Gemm B: 0 if transB else 1.
-    MatMul B [K, N]: 1; a stack of several gets one scale, because ONNX Runtime has no kernel for a scale per column
-    of those. A constant left operand [..., M, K] has its output rows in the last but one.
+    MatMul B [K, N]: 1; a batch of matrices gets one scale, because ONNX Runtime has no kernel for per-column scales
+    there. A constant left operand [..., M, K] has its output rows in the last but one dimension.
     """
     tensor = constant_of(node.inputs[index])
     rank = len(tensor.shape) if tensor is not None else 0
@@ -206,7 +206,7 @@ def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str],
 
 
 def probability_tensors(model: ir.Model) -> frozenset[str]:
-    """Names of the tensors that hold the output of a Softmax or a Sigmoid gate, copies included: from 0 to 1."""
+    """Names of the tensors that hold outputs of Softmax or Sigmoid, copies included: probabilities in [0, 1]."""
     found: set[str] = set()
     for node in model.graph:
         if is_standard(node, "Softmax", "Sigmoid", "HardSigmoid"):
@@ -246,7 +246,7 @@ def _obstacle(node: ir.Node) -> str | None:
 
 
 def _skip_edge(node: ir.Node, weighted: set[str], read_quantized: set[str], skipped: dict[str, str]) -> QdqEdge | None:
-    """The operand of a residual Add that has to be quantized, if `node` is one."""
+    """The operand of a residual Add that has to be quantized; None if `node` is not a residual Add."""
     values = list(node.inputs)
     if any(v is None or v.dtype not in FLOAT_TYPES or constant_of(v) is not None for v in values):
         return None
@@ -267,7 +267,7 @@ def _skip_edge(node: ir.Node, weighted: set[str], read_quantized: set[str], skip
 
 
 def _may_be_equal(first: ir.Shape | None, second: ir.Shape | None) -> bool:
-    """Whether two shapes can be the same as far as they are known: a broadcast operand is no skip connection."""
+    """Whether two shapes can be the same as far as they are known: a broadcast operand is not a skip connection."""
     if first is None or second is None:
         return True
     known = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
@@ -275,7 +275,7 @@ def _may_be_equal(first: ir.Shape | None, second: ir.Shape | None) -> bool:
 
 
 def _is_cut_into_heads(node: ir.Node) -> bool:
-    """Whether the output is cut into at least two operands of attention's products: query, key, value in one."""
+    """Whether the output is split into operands of attention: a combined projection of query, key and value."""
     operands: set[tuple[ir.Node, int]] = set()
     cuts = 0
     stack = [node.outputs[0]]
