@@ -32,14 +32,14 @@ class OnnxRuntimeRunner:
         model: serialized model, with its weights in it or beside it, or its path (needed when weights are in files).
         name: of the model, for messages.
         providers: execution providers in order of preference.
-        threads: within one operator; 0 leaves it to ONNX Runtime.
-        spinning: whether idle threads burn their core while they wait. Faster for latency, wasteful for calibration.
+        threads: intra-op threads; 0: automatic.
+        spinning: whether idle threads spin while they wait. It lowers latency, and wastes CPU time in calibration.
         fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
             Q/DQ in float, as the ONNX specification defines them, with the same result on every processor; integer
             kernels saturate on x86 without VNNI (see `quantkit.processor.products_saturate`).
 
     Raises:
-        BackendError: ONNX Runtime refuses the model, with its reason.
+        BackendError: ONNX Runtime rejects the model, with its reason.
     """
 
     def __init__(

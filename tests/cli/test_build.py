@@ -69,7 +69,7 @@ def test_second_build_reuses_the_engine_and_names_changes(quantkit, calibrated, 
         in quantkit(*words[:4], "--exclude", "Gemm", "--target", "sm89").err
     )
     (tmp_path / "digits.int8.engine.json").write_text("{")
-    assert "no engine manifest" in quantkit(*words).err
+    assert "not an engine manifest" in quantkit(*words).err
 
 
 def test_changed_calibration_rebuilds_the_engine(quantkit, calibrated):
@@ -130,10 +130,10 @@ def test_fp16_model_is_built(quantkit, tmp_path):
         (["--opt-shapes", "image"], "--opt-shapes 'image' is not of the form"),
         (["--min-shapes", "image:1x1x8x8"], "--min-shapes needs --opt-shapes"),
         (["--opt-shapes", "image:1x1x8x8", "--min-shapes", "image:2x1x8x8"], "minimum <= optimum <= maximum"),
-        (["--workspace", "lots"], "--workspace 'lots' is no size"),
+        (["--workspace", "lots"], "--workspace 'lots' is not a size"),
         (["--target", "sm75"], "in float"),
         (["--target", "sm90"], "builds for sm80, sm86"),
-        (["--target", "ada"], "--target 'ada' is no GPU generation"),
+        (["--target", "ada"], "--target 'ada' is not a GPU generation"),
         (["--library", "rtx", "--timing-cache", "t"], "--timing-cache has no use with TensorRT-RTX"),
         (["--library", "rtx", "--version-compatible"], "--version-compatible has no use"),
         (["--library", "rtx", "--precision", "fp16", "--dla-core", "0"], "--dla-core has no use"),

@@ -1,4 +1,4 @@
-"""The GPU's primary context through pycuda, in whichever thread needs it. What is done in it is left to others.
+"""The GPU's primary context through pycuda, usable from any thread.
 
 TensorRT, PyTorch and ONNX Runtime all live in the primary context, and a pointer of another context is invalid there.
 So the primary one is retained; `pycuda.autoinit`, which makes a context of its own, is never imported.
@@ -67,7 +67,7 @@ class PrimaryContext:
 
 
 def load_driver() -> Any:
-    """The module `pycuda.driver`, initialised.
+    """The module `pycuda.driver`, initialized.
 
     Raises:
         BackendUnavailableError: pycuda is not installed.

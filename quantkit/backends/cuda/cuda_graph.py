@@ -1,4 +1,4 @@
-"""CUDA graphs by the driver's own interface, because pycuda has none: capture what a stream is given, replay it."""
+"""CUDA graphs through the driver API, because pycuda lacks them: capture the work of a stream, and replay it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CudaGraph:
         """Queues one replay.
 
         Raises:
-            BackendError: CUDA refuses.
+            BackendError: CUDA rejects the launch.
         """
         _check(
             self._driver, "cuGraphLaunch", self._driver.cuGraphLaunch(self._executable, ctypes.c_void_p(stream_handle))

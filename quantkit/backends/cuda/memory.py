@@ -1,7 +1,4 @@
-"""Feeding batches to whatever reads device memory: pinned staging, two device buffers per input, copies ahead.
-
-Decoding and preprocessing are left to the iterator of batches; who reads the pointers, and when, to the caller.
-"""
+"""Copies batches to device memory ahead of their reader: pinned staging memory and two device buffers per input."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ class DeviceFeed:
 
         Yields:
             Device pointer by input name. The memory behind it is complete, and stays untouched until the next
-            pointers are asked for; by then the GPU must have been given everything that reads it.
+            pointers are requested; by then everything that reads it must have been queued on the GPU.
 
         Raises:
             BackendError: the feed is freed or streams already, a batch does not fit, or the GPU fails.

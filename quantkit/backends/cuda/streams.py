@@ -1,4 +1,4 @@
-"""What running an engine needs of CUDA: a stream, timing events, and buffers on both sides that only grow.
+"""CUDA resources for running an engine: a stream, timing events, and growing buffers on host and device.
 
 Everything here wants the `PrimaryContext` of `quantkit.backends.cuda.context` to be current, and its `driver`.
 """
@@ -118,13 +118,13 @@ class QueryEvents:
 
 
 def make_stream(driver: Any) -> Any:
-    """A stream beside the default one, on which TensorRT would have to synchronise more often."""
+    """A stream beside the default one, on which TensorRT would have to synchronize more often."""
     return driver.Stream(_NON_BLOCKING)
 
 
 @contextmanager
 def report_cuda_errors(driver: Any, what: str) -> Iterator[None]:
-    """Turns pycuda's errors into `BackendError`, which begins with `what` and tells the memory where it ran out."""
+    """Turns pycuda's errors into `BackendError`, which begins with `what` and states the free memory if it ran out."""
     try:
         yield
     except driver.MemoryError as error:

@@ -1,4 +1,4 @@
-"""Which GPU is there, asked of the driver alone: no CUDA package is needed, and no context is made."""
+"""Detects the GPU through the driver alone: without a CUDA package, and without creating a context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Gpu:
 
     @property
     def target(self) -> str:
-        """As TensorRT-RTX calls its generation: "sm86"."""
+        """Name of its generation in TensorRT-RTX: "sm86"."""
         return f"sm{self.compute_capability.replace('.', '')}"
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU that CUDA offers (CUDA_VISIBLE_DEVICES decides), None where there is none or no driver."""
+    """The first GPU that CUDA lists (see CUDA_VISIBLE_DEVICES); None without a GPU or driver."""
     cuda = _load_driver()
     if cuda is None:
         return None
@@ -47,7 +47,7 @@ def find_gpu() -> Gpu | None:
 
 
 def find_gpu_address() -> str:
-    """PCI bus number of the same GPU, "0000:01:00.0", by which other tools know it; empty where it is not known.
+    """PCI bus number of the same GPU, "0000:01:00.0", which identifies it in other tools; empty if unknown.
 
     CUDA numbers the GPUs by speed and by CUDA_VISIBLE_DEVICES; nvidia-smi by bus.
     """
@@ -59,7 +59,7 @@ def find_gpu_address() -> str:
 
 
 def _load_driver() -> ctypes.CDLL | None:
-    """The driver, initialised; None where there is none, or no GPU."""
+    """The driver, initialized; None where there is none, or no GPU."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

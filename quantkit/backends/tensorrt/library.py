@@ -1,4 +1,4 @@
-"""Finding TensorRT or TensorRT-RTX, and what the one that was found can do: by asking for a name, not by version."""
+"""Finds TensorRT or TensorRT-RTX, and its capabilities: by the presence of API names, not by version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT's messages, collected: they are the only place where it says why a build failed."""
+"""Collects TensorRT's log messages, which alone contain the reason of a failed build."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MISLEADING = ("cudaError 35", "CUDA driver version is insufficient")
 
 
 def make_logger(library: Library, *, notify: Notify | None = None, verbose: bool = False) -> Any:
-    """A `trt.ILogger` that keeps what TensorRT says.
+    """A `trt.ILogger` that collects messages.
 
     Args:
         library: whose interface is implemented.
         notify: called with each warning and error, and with everything if `verbose`, as it comes.
-        verbose: ask TensorRT for its verbose messages.
+        verbose: include TensorRT's verbose messages.
 
     Returns:
         The logger, with `messages: list[tuple[str, str]]` (severity name, text), `errors() -> list[str]`, and
@@ -62,7 +62,7 @@ def make_logger(library: Library, *, notify: Notify | None = None, verbose: bool
                 notify(Notice(kind, "tensorrt", f"TensorRT {name.lower()}: {message}"))
 
         def errors(self) -> list[str]:
-            """What it said as an error, one line each, without what is known to mislead."""
+            """Error messages, one line each, without known misleading ones."""
             with self._lock:
                 texts = [text for name, text in self.messages if name in ("INTERNAL_ERROR", "ERROR")]
             plain = [" ".join(text.split()) for text in texts if not any(word in text for word in _MISLEADING)]

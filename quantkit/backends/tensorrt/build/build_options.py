@@ -1,4 +1,4 @@
-"""What a user can ask of a build, in the words of trtexec and Polygraphy. Applying it is left to `configuration`."""
+"""Build options, named as in trtexec and Polygraphy. See `configuration` for how they are applied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BuildOptions:
     """Options of a build. None, False and empty leave TensorRT's default.
 
     Attributes:
-        profiles: optimisation profiles; none gives a model with a dynamic batch a default one.
+        profiles: optimization profiles; none gives a model with a dynamic batch a default one.
         workspace_bytes: most scratch memory that a layer may take.
         builder_optimization_level: 0 (fast build) to 5 (fast engine); TensorRT's default is 3.
         timing_cache: file with measured kernels: read, and merged with what this build measures.
@@ -91,7 +91,7 @@ class BuildOptions:
             )
 
     def facts(self) -> dict[str, Any]:
-        """What decides the engine, as JSON can hold it, without what was left at its default or only saves time."""
+        """The options that affect the engine, as JSON values, without defaults and options that only save time."""
         profiles = [{name: str(shape) for name, shape in p.shapes.items()} for p in self.profiles]
         facts = {
             "profiles": profiles,
@@ -117,11 +117,11 @@ def parse_size(text: str, option: str = "--workspace") -> int:
     """Bytes of "512" (MiB, as trtexec takes it), "512M", "4G", "1.5GiB" or "65536K"; units are powers of 1024.
 
     Raises:
-        BackendError: the text is no such size.
+        BackendError: the text is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|(B))?\s*", text, re.IGNORECASE)
     if match is None:
-        raise BackendError(f"{option} {text!r} is no size such as 512 (MiB), 512M or 4G")
+        raise BackendError(f"{option} {text!r} is not a size such as 512 (MiB), 512M or 4G")
     unit = (match[2] or match[3] or "").upper()
     return int(float(match[1]) * (1 << _UNITS[unit]))
 
@@ -130,9 +130,9 @@ def parse_target(text: str) -> str:
     """The name "sm86" of a GPU generation written sm86, sm_86, SM86 or 8.6.
 
     Raises:
-        BackendError: the text is no such name.
+        BackendError: the text is not a GPU generation.
     """
     match = re.fullmatch(r"(?:sm_?)?(\d{2,3})|(\d{1,2})\.(\d)", text.strip().lower())
     if match is None:
-        raise BackendError(f"--target {text!r} is no GPU generation: sm86 is Ampere, sm89 Ada, sm120 Blackwell")
+        raise BackendError(f"--target {text!r} is not a GPU generation: sm86 is Ampere, sm89 Ada, sm120 Blackwell")
     return f"sm{match[1] or match[2] + match[3]}"

@@ -1,4 +1,4 @@
-"""TensorRT's progress, as one share from 0 to 1: its phases are nested, and a step of one holds the phases below it."""
+"""Build progress as a fraction from 0 to 1. TensorRT's phases are nested: a step contains the phases below it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from quantkit.backends.tensorrt.library import Library
 __all__ = ["OnProgress", "Phases", "make_monitor"]
 
 OnProgress = Callable[[float, str], None]
-"""Called with the share that is done and the name of the phase."""
+"""Called with the completed fraction and the name of the phase."""
 
 
 class Phases:
-    """Phases under way, and how far the whole is. What is done never becomes less."""
+    """The active phases and the completed fraction, which never decreases."""
 
     def __init__(self) -> None:
         self._open: dict[str, list[int]] = {}  # name → [steps done, steps], outermost first
@@ -26,7 +26,7 @@ class Phases:
         self._open[name] = [0, max(num_steps, 1)]
 
     def step(self, name: str, index: int) -> None:
-        """Step `index`, counted from 0, of a phase is done."""
+        """Step `index` (from 0) of a phase is complete."""
         if name in self._open:
             self._open[name][0] = min(index + 1, self._open[name][1])
 
@@ -36,7 +36,7 @@ class Phases:
 
     @property
     def share(self) -> float:
-        """How much is done."""
+        """Completed fraction, 0 to 1."""
         share = 0.0
         for done, steps in reversed(self._open.values()):
             share = min((done + share) / steps, 1.0)
@@ -45,7 +45,7 @@ class Phases:
 
 
 def make_monitor(library: Library, report: OnProgress | None) -> Any:
-    """A `trt.IProgressMonitor` that reports, and that stops the build on Ctrl-C.
+    """A `trt.IProgressMonitor` that reports progress and cancels the build on Ctrl-C.
 
     An exception, KeyboardInterrupt included, must not leave a callback: it is kept in `error` and cancels the build.
 

@@ -1,4 +1,4 @@
-"""Building an engine from ONNX with TensorRT 8.6 to 11 or TensorRT-RTX. The graph it gets is made elsewhere."""
+"""Builds an engine from ONNX with TensorRT 8.6 to 11 or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["build_engine"]
 _SHOWN_ERRORS = 3
 
 _HARMLESS = ("Converting conv", "differs from one already registered")
-"""Warnings about FP16 scales, one for each convolution, and about a runner that is open beside the build."""
+"""Warnings about FP16 scales, one per convolution, and about a runner that is open during the build."""
 
 _HINTS = (
     ("precision constraint", "a layer that must stay in float has no such kernel: --precision-constraints prefer"),
@@ -112,11 +112,11 @@ def build_engine(
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
     if ranges is not None:
-        build.give(ranges, notify)
+        build.set_dynamic_ranges(ranges, notify)
     if calibrator is not None:
-        build.attach(calibrator, calibration_shapes)
+        build.set_calibrator(calibrator, calibration_shapes)
     if float_nodes:
-        build.keep_float(float_nodes, typing, options, notify)
+        build.constrain_to_float(float_nodes, typing, options, notify)
     engine = build.run(on_progress, calibrator)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
@@ -127,7 +127,7 @@ def build_engine(
 
 @dataclass
 class _Build:
-    """TensorRT's objects of one build. They refer to each other in C++, so that all live until the end."""
+    """TensorRT's objects of one build. They reference each other in C++, so all must live until the end."""
 
     library: Library
     logger: Any
@@ -171,7 +171,7 @@ class _Build:
         return cls(library, logger, builder, network, trt.OnnxParser(network, logger), config, name, node_titles)
 
     def parse(self, model: bytes | Path) -> None:
-        """Reads the ONNX into the network."""
+        """Parses the ONNX model into the network."""
         parser = self.parser
         parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
         if parsed:
@@ -189,8 +189,8 @@ class _Build:
                 raise ModelError(f"input {tensor.name!r} of {self.name} is a shape, not data: export it as a constant")
         return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
 
-    def give(self, ranges: Mapping[str, float], notify: Notify) -> None:
-        """Sets the ranges of an implicit build."""
+    def set_dynamic_ranges(self, ranges: Mapping[str, float], notify: Notify) -> None:
+        """Sets the dynamic ranges of an implicit build."""
         used = set_ranges(self.library, self.network, ranges)
         if used.missing:
             total = used.num_set + len(used.missing)
@@ -203,14 +203,14 @@ class _Build:
                 )
             )
 
-    def keep_float(self, nodes: Collection[str], typing: Typing, options: BuildOptions, notify: Notify) -> None:
+    def constrain_to_float(self, nodes: Collection[str], typing: Typing, options: BuildOptions, notify: Notify) -> None:
         """Constrains the layers of ONNX nodes in an implicit build."""
         half, how = "FP16" in typing.flags, options.precision_constraints
         count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
         notify(Notice("info", "engine", f"{count} layers are kept in {'FP16' if half else 'FP32'}"))
 
-    def attach(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
-        """Gives TensorRT a calibrator, and the shapes that it feeds."""
+    def set_calibrator(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
+        """Sets the calibrator and its calibration profile."""
         dynamic = [name for name, shape in self.input_shapes().items() if None in shape]
         with quiet_deprecations():
             self.config.int8_calibrator = calibrator
@@ -219,7 +219,7 @@ class _Build:
                 raise BackendError(f"input {missing[0]!r} is dynamic: calibration needs its shape")
             if not shapes:
                 return
-            # Else TensorRT takes the OPT shape of a profile that was made for running, not the shape that is fed.
+            # Otherwise TensorRT calibrates with the OPT shape of the inference profile, not with the shape of the data.
             profile = self.builder.create_optimization_profile()
             for name in self.input_shapes():
                 if name in shapes:
@@ -227,7 +227,7 @@ class _Build:
             self.config.set_calibration_profile(profile)
 
     def run(self, on_progress: OnProgress | None, calibrator: Calibrator | None) -> bytes:
-        """Builds. What a callback raised, Ctrl-C included, is raised here."""
+        """Builds the engine; raises what a callback raised, including Ctrl-C."""
         monitor = make_monitor(self.library, _watching(calibrator, on_progress))
         if monitor is not None:
             self.config.progress_monitor = monitor
@@ -244,12 +244,12 @@ class _Build:
         return bytes(plan)
 
     def _describe(self, error: Any) -> str:
-        """Node and reason of a parser error, on one line."""
+        """Node and reason of a parser error, in one line."""
         reason = " ".join(error.desc().split())
         if str(getattr(error.code(), "name", "")).startswith("UNSUPPORTED"):
             reason = "it does not support this operator" + (f" ({reason})" if reason != "false" else "")
         elif "Plugin not found" in reason:
-            reason = "this is no ONNX operator, and no plugin of that name is loaded"
+            reason = "this is not an ONNX operator, and no plugin of that name is loaded"
         index = error.node()
         if hasattr(error, "node_name") and (node := error.node_name()):
             title = f"node {node!r} ({error.node_operator()})"
@@ -274,7 +274,7 @@ def _hint(errors: Sequence[str]) -> str:
 
 
 def _watching(calibrator: Calibrator | None, on_progress: OnProgress | None) -> OnProgress | None:
-    """Progress that ends the build as soon as the calibrator has failed: TensorRT would go on with what it got."""
+    """Progress callback that cancels the build once the calibrator has failed; TensorRT would continue."""
     if calibrator is None:
         return on_progress
 

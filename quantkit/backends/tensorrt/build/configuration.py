@@ -1,4 +1,4 @@
-"""From `BuildOptions` to TensorRT's builder configuration. An option that the installed library lacks is an error."""
+"""Applies `BuildOptions` to a builder configuration. An option that the installed library lacks is an error."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _OLDEST_RTX_GPU = 80
 
 
 def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = None) -> None:
-    """Refuses what `library` cannot do, before anything is built.
+    """Rejects options that `library` does not support, before anything is built.
 
     Args:
         library: that will build.
-        options: what the user asks for.
+        options: of the build.
         gpu: of this machine.
 
     Raises:
@@ -48,7 +48,7 @@ def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = 
 def configure(library: Library, builder: Any, config: Any, options: BuildOptions) -> None:
     """Applies everything but profiles and precisions to a `trt.IBuilderConfig`."""
     trt = library.module
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector can say what runs in INT8
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine inspector reports precisions
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.builder_optimization_level is not None:
@@ -77,10 +77,10 @@ def configure(library: Library, builder: Any, config: Any, options: BuildOptions
 
 
 def add_profiles(builder: Any, config: Any, options: BuildOptions) -> None:
-    """Adds the optimisation profiles, which must fit the network already.
+    """Adds the optimization profiles, which must fit the network already.
 
     Raises:
-        BackendError: TensorRT takes a profile for inconsistent.
+        BackendError: TensorRT rejects a profile.
     """
     for number, profile in enumerate(options.profiles):
         made = builder.create_optimization_profile()
@@ -95,7 +95,7 @@ def add_profiles(builder: Any, config: Any, options: BuildOptions) -> None:
 
 
 def default_targets(library: Library, gpu: Gpu | None) -> tuple[str, ...]:
-    """For whom TensorRT-RTX builds where nobody says: the GPU that is there, else all from SM80 on (nothing set).
+    """Default targets of TensorRT-RTX: the GPU of this machine, else all from SM80 on (empty).
 
     Raises:
         BackendError: the GPU that is there is too old for it.

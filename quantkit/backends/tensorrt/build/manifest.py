@@ -1,6 +1,6 @@
-"""What stands next to an engine: of which model, table, library, GPU and options it was made, as JSON.
+"""Engine manifest: the model, table, library, GPU and options of an engine, as JSON next to it.
 
-An engine itself says little of that, and TensorRT refuses one of another version or GPU without naming either.
+An engine itself contains little of that, and TensorRT rejects one of another version or GPU without naming either.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Manifest:
         precision: "fp32", "fp16" or "int8".
         mode: "explicit" (the model's own types and Q/DQ) or "implicit" (ranges and builder flags).
         high_precision: of what stays in float beside INT8; None where that is not asked or the model says it.
-        exclude: what was kept out of INT8.
+        exclude: what was excluded from quantization.
         library, library_version: "tensorrt" or "tensorrt-rtx", and which.
         gpu: of the machine, which TensorRT builds for; None for TensorRT-RTX, whose targets are among the options.
         table: of the calibration: its own hash, the data's fingerprint, method, number of samples; empty without one.
@@ -129,18 +129,18 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
     except OSError as error:
         raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendError(f"{file} is no engine manifest: {error}") from error
+        raise BackendError(f"{file} is not an engine manifest: {error}") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise BackendError(f"{file} is no engine manifest: it does not say format {_FORMAT!r}")
+        raise BackendError(f"{file} is not an engine manifest: it does not say format {_FORMAT!r}")
     if data.get("format_version") != _FORMAT_VERSION:
         raise BackendError(f"{file} has format version {data.get('format_version')!r}, not {_FORMAT_VERSION}")
     try:
         manifest = msgspec.convert(data, Manifest)
     except msgspec.ValidationError as error:
-        raise BackendError(f"{file} is no valid engine manifest: {error}") from error
+        raise BackendError(f"{file} is not a valid engine manifest: {error}") from error
     targets = manifest.options.get("targets", [])
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise BackendError(f"{file} is no valid engine manifest: its targets are no list of names")
+        raise BackendError(f"{file} is not a valid engine manifest: its targets are not a list of names")
     return manifest
 
 
@@ -211,7 +211,7 @@ def describe_build(engine: Path) -> dict[str, str]:
 
 
 def check_loadable(manifest: Manifest, library: Library, gpu: Gpu | None, *, name: str) -> None:
-    """Refuses an engine of another library, version or GPU, where TensorRT itself would only return nothing.
+    """Rejects an engine of another library, version or GPU, for which TensorRT would only return None.
 
     Args:
         manifest: of the engine.

@@ -1,6 +1,6 @@
-"""Which precisions a network runs in: strongly typed as its ONNX says, or by builder flags, ranges and constraints.
+"""Precision of a network: strongly typed as in the ONNX model, or by builder flags, dynamic ranges and constraints.
 
-Strong typing is TensorRT 10 and later and the only way from 11 on and in TensorRT-RTX; flags end with 10.
+TensorRT 10 introduced strong typing; it is the only mode of TensorRT 11 and TensorRT-RTX. Flags exist up to 10.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Typing:
-    """How a build decides precisions.
+    """How a build determines precisions.
 
     Attributes:
-        mode: "explicit" where the model's own Q/DQ and types say it, "implicit" where ranges and flags do.
+        mode: "explicit" (by the Q/DQ and types of the model) or "implicit" (by dynamic ranges and flags).
         strong: the network is strongly typed: flags must not be set.
         flags: builder flags to set, "INT8" and "FP16".
     """
@@ -44,7 +44,7 @@ class Typing:
 
 @dataclass(frozen=True)
 class RangesUsed:
-    """What became of ranges: how many tensors got one, and which float tensors have none."""
+    """How many tensors got a dynamic range, and which float tensors have none."""
 
     num_set: int
     missing: tuple[str, ...]
@@ -62,7 +62,7 @@ def choose_typing(
 
     Args:
         library: that builds.
-        precision: what is asked for.
+        precision: of the engine.
         mode: "auto" is explicit, except for a DLA, which takes no Q/DQ.
         high_precision: of what stays in float beside INT8.
         dla: the engine is for a DLA.
@@ -146,7 +146,7 @@ def constrain_to_float(
 
 @contextmanager
 def quiet_deprecations() -> Iterator[None]:
-    """Silences what TensorRT 10 says of calls that 11 has no more: in an implicit build there are no others."""
+    """Silences the deprecation warnings of TensorRT 10 for the API of implicit quantization, which 11 removed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

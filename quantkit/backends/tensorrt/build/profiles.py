@@ -1,4 +1,4 @@
-"""Optimisation profiles: the shapes that an engine accepts, from a user's words, checked against the model's inputs."""
+"""Optimization profiles: the shapes that an engine accepts, parsed and checked against the model's inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 DEFAULT_BATCHES = (1, 8, 32)
-"""Smallest, best and largest batch where only the batch is dynamic and nobody says more."""
+"""Minimum, optimum and maximum batch size if only the batch is dynamic and no profile is given."""
 
 Shapes = Mapping[str, tuple[int | str | None, ...]]
 """Shape by input name; a dimension that is not an int is dynamic."""
@@ -31,7 +31,7 @@ _SHAPE = re.compile(r"\s*(?P<name>[^,]+?)\s*:\s*(?P<shape>\[[\d\s,]*\]|\d+(?:x\d
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Smallest, best and largest shape of one input."""
+    """Minimum, optimum and maximum shape of one input."""
 
     minimum: tuple[int, ...]
     optimum: tuple[int, ...]
@@ -51,24 +51,24 @@ class ShapeRange:
 
 @dataclass(frozen=True)
 class OptimizationProfile:
-    """One optimisation profile: the range of every dynamic input."""
+    """An optimization profile: the shape range of every dynamic input."""
 
     shapes: Mapping[str, ShapeRange]
 
     def __post_init__(self) -> None:
         if not self.shapes:
-            raise BackendError("an optimisation profile needs at least one input")
+            raise BackendError("an optimization profile needs at least one input")
 
 
 def parse_profiles(
     minimum: Sequence[str], optimum: Sequence[str], maximum: Sequence[str]
 ) -> tuple[OptimizationProfile, ...]:
-    """Profiles from the words of --min-shapes, --opt-shapes and --max-shapes; the i-th of each make the i-th profile.
+    """Profiles from --min-shapes, --opt-shapes and --max-shapes; the i-th of each make the i-th profile.
 
     Args:
-        minimum: such as "input:1x3x224x224" or "input:[1,3,224,224],mask:[1,224]"; empty takes the optimum.
-        optimum: likewise, one for each profile.
-        maximum: likewise; empty takes the optimum.
+        minimum: such as "input:1x3x224x224" or "input:[1,3,224,224],mask:[1,224]"; empty: the optimum.
+        optimum: in the same form, one for each profile.
+        maximum: in the same form; empty: the optimum.
 
     Raises:
         BackendError: naming the option and what is wrong.
@@ -122,12 +122,12 @@ def parse_shapes(text: str, option: str) -> dict[str, tuple[int, ...]]:
 def resolve_profiles(
     inputs: Shapes, profiles: Sequence[OptimizationProfile], *, known: Mapping[str, Sequence[int | None]] | None = None
 ) -> tuple[OptimizationProfile, ...]:
-    """The profiles that a model needs: those given, checked; or one for a dynamic batch where none is given.
+    """Profiles of a model: the given ones, checked, or a default one for a dynamic batch.
 
     Args:
         inputs: shapes of the model's inputs.
-        profiles: as the user wants them.
-        known: dimensions by input name that other sources fix, such as the size of the calibrated images.
+        profiles: as given by the user.
+        known: dimensions by input name that are known otherwise, such as the size of the calibration images.
 
     Returns:
         Profiles over exactly the dynamic inputs; none for a model without any.

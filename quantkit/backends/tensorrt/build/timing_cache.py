@@ -1,4 +1,4 @@
-"""The timing cache: what TensorRT measured of its kernels, in a file, so that the next build need not measure it."""
+"""The timing cache: TensorRT's kernel timings in a file, which later builds reuse."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ __all__ = ["attach_timing_cache", "save_timing_cache"]
 
 
 def attach_timing_cache(config: Any, path: Path) -> None:
-    """Gives the cache at `path`, or an empty one where there is no such file, to a `trt.IBuilderConfig`.
+    """Sets the cache at `path`, or an empty one if there is no such file, in a `trt.IBuilderConfig`.
 
     Raises:
         BackendError: the file cannot be read, or belongs to another TensorRT or GPU.
     """
-    cache = _open(config, _read(path))
+    cache = config.create_timing_cache(_read(path))
     if cache is None or not config.set_timing_cache(cache, False):
-        raise BackendError(f"--timing-cache {path} belongs to another TensorRT or GPU, or is none: name another file")
+        raise BackendError(f"--timing-cache {path} is not a timing cache of this TensorRT and GPU: name another file")
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
-    """Writes what is known after a build, together with what another build has written to `path` meanwhile."""
+    """Writes the timings after a build, merged with what another build has written to `path` meanwhile."""
     cache = config.get_timing_cache()
     if cache is None:
         return
-    other = _open(config, _read(path))
+    other = config.create_timing_cache(_read(path))
     if other is not None:
         cache.combine(other, False)
     write_bytes(path, bytes(cache.serialize()))
-
-
-def _open(config: Any, content: bytes) -> Any:
-    return config.create_timing_cache(content)
 
 
 def _read(path: Path) -> bytes:

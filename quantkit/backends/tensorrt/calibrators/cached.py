@@ -1,4 +1,4 @@
-"""A calibrator that has no data: it hands TensorRT a finished calibration cache, and fails where that is not taken."""
+"""A calibrator without data: it gives TensorRT an existing calibration cache, and fails if that is not accepted."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def make_cache_calibrator(library: Library, cache: bytes, *, name: str) -> Calib
 
     Args:
         library: TensorRT 8.6 to 10, of exactly the version in the cache's header: it ignores any other's.
-        cache: the file's content.
+        cache: content of the file.
         name: of the file, for messages.
 
     Raises:
-        CalibrationError: the cache is of another version or of a calibrator that cannot be offered it.
+        CalibrationError: the cache is of another version or of an unsupported calibrator.
     """
     header = cache.split(b"\n", 1)[0].decode("utf-8", "replace")
     algorithm = _ALGORITHMS.get(header.rpartition("-")[2])

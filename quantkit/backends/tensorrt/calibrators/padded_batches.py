@@ -1,4 +1,4 @@
-"""Batches as TensorRT's calibrators want them: full, of one shape, FP32 or integers, finite."""
+"""Batches for TensorRT's calibrators: full, of one shape, finite, FP32 or integers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from quantkit.types import Array, Batch, TensorSpec
 
 __all__ = ["LastBatch", "PaddedBatches"]
 
-LastBatch = Literal["complete", "drop"]
+LastBatch = Literal["pad", "drop"]
 
 _KEPT = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_))
 """TensorRT calibrates every other input in FP32, whatever the network's type (NVIDIA's Polygraphy, calibrator.py)."""
 
 
 class PaddedBatches:
-    """Batches of exactly one shape and type, as often as they are asked for.
+    """Re-iterable batches of exactly one shape and type.
 
     Args:
-        make_batches: reads the data from the start, in batches of `inputs`' batch size, the last one perhaps smaller.
-        inputs: what the network takes: name, type, and the full shape of the calibration profile.
-        num_samples: how many samples `make_batches` gives.
-        last: whether a partial last batch is completed, with the first samples again, or dropped.
-        skipped: samples that could not be read so far, filled by `make_batches` as it goes; they are not planned for.
+        make_batches: reads the data from the start, in batches of the inputs' batch size; the last one may be smaller.
+        inputs: name, type and full shape (calibration profile) of the network's inputs.
+        num_samples: number of samples that `make_batches` yields.
+        last_batch: whether a partial last batch is padded with the first samples, or dropped.
+        skipped: unreadable samples so far, filled by `make_batches`; they are not counted.
         notify: called when a batch is completed or dropped.
 
     Raises:
@@ -41,7 +41,7 @@ class PaddedBatches:
         inputs: Sequence[TensorSpec],
         *,
         num_samples: int,
-        last: LastBatch = "complete",
+        last_batch: LastBatch = "pad",
         skipped: Sized = (),
         notify: Notify | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class PaddedBatches:
         )
         self._make_batches = make_batches
         self._num_samples = num_samples
-        self._last = last
+        self._last_batch = last_batch
         self._skipped = skipped
         self._notify = announcing(notify)
         if len(self) == 0:
@@ -66,12 +66,12 @@ class PaddedBatches:
             )
 
     def __len__(self) -> int:
-        """How many batches there will be; fewer as soon as samples turn out to be unreadable."""
+        """Number of batches; it decreases when samples turn out to be unreadable."""
         samples = max(0, self._num_samples - len(self._skipped))
-        return samples // self.batch_size if self._last == "drop" else -(-samples // self.batch_size)
+        return samples // self.batch_size if self._last_batch == "drop" else -(-samples // self.batch_size)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        """The batches from the start.
+        """Yields the batches from the start.
 
         Raises:
             CalibrationError: an input is missing, or has another shape per sample than the calibration profile.
@@ -86,7 +86,7 @@ class PaddedBatches:
                 if len(batch) > self.batch_size:
                     raise CalibrationError(f"a batch of {len(batch)} samples where {self.batch_size} were planned")
                 missing = self.batch_size - len(batch)
-                if missing and self._last == "drop":
+                if missing and self._last_batch == "drop":
                     self._notify(
                         Notice(
                             "info",
@@ -100,7 +100,7 @@ class PaddedBatches:
                     self._notify(
                         Notice("info", "padding", f"the last batch is completed with {missing} samples of the first")
                     )
-                    converted = _complete(converted, converted if first is None else first, self.batch_size)
+                    converted = _pad(converted, converted if first is None else first, self.batch_size)
                 first = converted if first is None else first
                 yield converted
 
@@ -121,7 +121,7 @@ class PaddedBatches:
 
 
 def _cast(array: Array, spec: TensorSpec, ids: Sequence[str]) -> Array:
-    """`array` in the input's type; raises where that changes a value beyond rounding."""
+    """Converts `array` to the input's type; raises if that changes a value beyond rounding."""
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.ascontiguousarray(array, dtype=spec.dtype)
     if spec.dtype.kind == "f":
@@ -138,8 +138,8 @@ def _cast(array: Array, spec: TensorSpec, ids: Sequence[str]) -> Array:
     return result
 
 
-def _complete(batch: Batch, first: Batch, size: int) -> Batch:
-    """`batch` filled up to `size` samples with the first samples of `first`, over and over."""
+def _pad(batch: Batch, first: Batch, size: int) -> Batch:
+    """Pads `batch` to `size` samples with the samples of `first`, repeated."""
     rows = np.arange(size - len(batch)) % len(first)
     inputs = {name: np.concatenate([array, first.inputs[name][rows]]) for name, array in batch.inputs.items()}
     return Batch(inputs=inputs, ids=(*batch.ids, *(first.ids[row] for row in rows)))

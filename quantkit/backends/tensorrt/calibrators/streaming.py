@@ -1,8 +1,8 @@
-"""The calibrators that TensorRT up to 10 asks for batches. Building, and what a cache means, are left to others.
+"""Calibrators (IInt8Calibrator) of TensorRT up to 10 that stream batches.
 
 NVIDIA's bindings swallow every exception of a callback, even KeyboardInterrupt, and take a wrong return value for the
-end of the data. So a callback never raises: it keeps the exception, says that there is no more, and `check` raises
-after the build.
+end of the data. Therefore callbacks never raise: they keep the exception and signal the end of the data, and `check`
+raises after the build.
 """
 
 from __future__ import annotations
@@ -27,54 +27,54 @@ _ALGORITHMS: dict[str, tuple[str, str, str]] = {
 
 
 class Feed(Protocol):
-    """Device memory that batches stream through: `quantkit.backends.cuda.memory.DeviceFeed`, or a fake."""
+    """Device memory that batches are copied to: `quantkit.backends.cuda.memory.DeviceFeed`, or a fake."""
 
     def stream(self, batches: Iterable[Batch]) -> Generator[dict[str, int], None, None]:
-        """Yields device pointers by input name, valid until the next are asked for."""
+        """Yields device pointers by input name, valid until the next ones are requested."""
 
 
 class Calibrator:
-    """What TensorRT calls while it calibrates; `make_calibrator` joins it to TensorRT's own class.
+    """Calibration callbacks; `make_calibrator` combines them with TensorRT's own class.
 
     Attributes:
-        cache: what TensorRT wrote after a complete calibration, else None.
-        delivered: batches that TensorRT took in the current or last pass.
+        cache: cache that TensorRT wrote after a complete calibration, else None.
+        consumed_batches: batches that TensorRT consumed in the current or last pass.
         error: the first exception in a callback.
-        refusal: why the given cache is not handed to TensorRT, else None.
+        rejection_reason: why the given cache is not used, else None.
     """
 
     def __init__(
         self, batches: Iterable[Batch], feed: Feed, *, batch_size: int, num_batches: int | None, header: str
     ) -> None:
         self.cache: bytes | None = None
-        self.delivered = 0
+        self.consumed_batches = 0
         self.error: BaseException | None = None
-        self.refusal: str | None = None
+        self.rejection_reason: str | None = None
         self._batches = batches
         self._feed = feed
         self._batch_size = batch_size
         self._num_batches = num_batches
         self._header = header
         self._given: bytes | None = None
-        self._offered = False  # TensorRT has a cache from us
-        self._asked = False  # it asks for data all the same
+        self._offered = False  # a cache was given to TensorRT
+        self._asked = False  # it requested data all the same
         self._stream: Generator[dict[str, int], None, None] | None = None
         self._passes = 0
 
     @property
-    def planned(self) -> int:
-        """Batches that a complete pass delivers; less than at first where samples proved to be unreadable."""
+    def expected_batches(self) -> int:
+        """Number of batches of a complete pass; it decreases when samples prove to be unreadable."""
         if self._num_batches is not None:
             return self._num_batches
         assert isinstance(self._batches, Sized)  # make_calibrator saw to it
         return len(self._batches)
 
     def check(self) -> None:
-        """To be called after every build: raises what a callback had to hold back. Ends the pass over the data.
+        """Ends the pass over the data and raises what a callback had to hold back; to be called after every build.
 
         Raises:
-            CalibrationError: TensorRT took fewer or more batches than planned, or never asked.
-            BaseException: whatever a callback met, KeyboardInterrupt and SystemExit included.
+            CalibrationError: TensorRT consumed fewer or more batches than expected.
+            BaseException: the first exception in a callback, including KeyboardInterrupt and SystemExit.
         """
         self._end_pass()
         if self.error is not None:
@@ -82,16 +82,16 @@ class Calibrator:
         offered, asked = self._offered, self._asked
         self._offered = self._asked = False
         if offered and not asked:
-            return  # TensorRT took the cache, and needs no data
-        delivered = self.delivered if asked else 0
-        if delivered != self.planned:
+            return  # TensorRT accepted the cache and needs no data
+        delivered = self.consumed_batches if asked else 0
+        if delivered != self.expected_batches:
             hint = ", although it was offered a cache" if offered else "" if asked else ": it did not ask for any"
             raise CalibrationError(
-                f"TensorRT took {delivered} of {self.planned} planned calibration batches{hint}: nothing of this build "
-                "may be used"
+                f"TensorRT took {delivered} of {self.expected_batches} planned calibration batches{hint}: "
+                "nothing of this build may be used"
             )
 
-    # TensorRT calls these in the thread that builds. What they return on error is what the bindings read as "none".
+    # TensorRT calls these in the thread that builds. On error they return what the bindings interpret as "none".
 
     def get_batch_size(self) -> int:
         """Leading dimension of the batches."""
@@ -109,7 +109,7 @@ class Calibrator:
             return None
 
     def read_calibration_cache(self, *_: object) -> bytes | None:
-        """What TensorRT wrote for an earlier build with this object, else the given cache if it is of this library."""
+        """Cache of an earlier build with this object, else the given cache if it fits this library."""
         if self.error is not None:
             return None
         content = self.cache if self.cache is not None else self._given
@@ -117,21 +117,23 @@ class Calibrator:
         return content
 
     def write_calibration_cache(self, cache: Any, *_: object) -> None:
-        """Copies the cache, whose memory is TensorRT's, unless the pass before it was cut short."""
+        """Copies the cache, whose memory belongs to TensorRT, unless the pass was incomplete."""
         try:
             content = bytes(cache)
-            if self.error is None and (self.delivered == self.planned or (self._offered and not self._asked)):
+            if self.error is None and (
+                self.consumed_batches == self.expected_batches or (self._offered and not self._asked)
+            ):
                 self.cache = content
         except BaseException as error:
             self._fail(error)
 
-    def offer(self, cache: bytes) -> None:
-        """Takes a cache to hand to TensorRT; one of another version or algorithm is refused, with the reason."""
+    def load_cache(self, cache: bytes) -> None:
+        """Sets the cache for TensorRT; a cache of another version or algorithm is rejected, with the reason."""
         found = cache.split(b"\n", 1)[0].decode("utf-8", "replace")
         if found == self._header:
-            self._given, self.refusal = cache, None
+            self._given, self.rejection_reason = cache, None
         else:
-            self.refusal = f"the cache is {found[:60]!r}, not {self._header!r}: TensorRT calibrates again"
+            self.rejection_reason = f"the cache is {found[:60]!r}, not {self._header!r}: TensorRT calibrates again"
 
     def _next_pointers(self, names: Sequence[str]) -> list[int] | None:
         if self._stream is None:
@@ -147,14 +149,14 @@ class Calibrator:
             raise CalibrationError(f"TensorRT asks for input {missing[0]!r}, but the data have {have}")
         # A list, of plain ints, as long as `names`: the bindings do not check what they copy.
         result = [int(pointers[name]) for name in names]
-        self.delivered += 1
+        self.consumed_batches += 1
         return result
 
     def _begin_pass(self) -> None:
         if self._passes and isinstance(self._batches, Iterator):
             raise CalibrationError("TensorRT calibrates a second time, but the batches can be read only once")
         self._passes += 1
-        self.delivered = 0
+        self.consumed_batches = 0
         self._stream = self._feed.stream(self._batches)
 
     def _end_pass(self) -> None:
@@ -187,16 +189,16 @@ def make_calibrator(
         batches: full batches of the calibration profile's shapes (`PaddedBatches`); an iterator serves one build.
         feed: device memory that they go through.
         batch_size: their leading dimension.
-        num_batches: how many there must be; None asks `len(batches)` after the build, when skipped samples are known.
+        num_batches: expected number; None: `len(batches)` after the build, when skipped samples are known.
         algorithm: "entropy" (IInt8EntropyCalibrator2) or "minmax" (IInt8MinMaxCalibrator).
-        cache: an earlier calibration cache; if it is not of this library and algorithm, `refusal` says so.
+        cache: an earlier calibration cache; if it is not of this library and algorithm, `rejection_reason` says so.
 
     Returns:
         An object of class EntropyCalibrator or MinMaxCalibrator. Call its `check()` after every build.
 
     Raises:
         BackendError: this TensorRT has no calibrators.
-        CalibrationError: an unknown algorithm, or nothing says how many batches there are.
+        CalibrationError: an unknown algorithm, or the number of batches is unknown.
     """
     if algorithm not in _ALGORITHMS:
         raise CalibrationError(f"TensorRT has no calibrator {algorithm!r}: choose {' or '.join(_ALGORITHMS)}")
@@ -215,18 +217,18 @@ def make_calibrator(
         header=cache_header(library, algorithm),
     )
     if cache is not None:
-        calibrator.offer(cache)
+        calibrator.load_cache(cache)
     return calibrator
 
 
 def cache_header(library: Library, algorithm: Algorithm = "entropy") -> str:
-    """First line of the calibration caches that this library reads with this algorithm."""
+    """Header (first line) of the calibration caches that this library accepts for this algorithm."""
     return f"TRT-{library.cache_version}-{_ALGORITHMS[algorithm][2]}"
 
 
 @lru_cache
 def _join(name: str, base: Any) -> Callable[..., Calibrator]:
-    """A class of that name, of ours and TensorRT's."""
+    """A class of that name that derives from ours and TensorRT's."""
 
     def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
         base.__init__(self)  # the bindings refuse an object without it

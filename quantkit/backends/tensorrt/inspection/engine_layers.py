@@ -1,6 +1,6 @@
-"""What a built engine is made of: its layers, their precision, and likely reasons for what stayed in float.
+"""Layers of an engine, their precision, and likely reasons why some stayed in float.
 
-How layers are read is left to `inspector` (TensorRT's JSON) and `rtx_plan` (TensorRT-RTX's text).
+See `inspector` (TensorRT's JSON) and `rtx_plan` (TensorRT-RTX's text) for how they are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FLOAT_ONLY = {
     "loop": "control flow",
     "einsum": "Einsum",
 }
-"""Word in a layer's kind → what TensorRT computes in float."""
+"""Word in a layer's kind → operation for which TensorRT has no INT8 kernel."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EngineTensor:
     Attributes:
         name: in the engine.
         dtype: of its elements.
-        format: TensorRT's words for the memory layout; empty where they are not known.
+        format: TensorRT's description of the memory layout; empty if unknown.
         shape: -1 for a dimension known at run time only.
     """
 
@@ -70,13 +70,13 @@ class EngineLayer:
 
     Attributes:
         name: as the profiler reports it.
-        kind: TensorRT's own word ("CaskConvolution", "Reformat", "kgen", "corrltn").
-        onnx_nodes: names of the ONNX nodes that were fused into it, as far as TensorRT tells.
+        kind: TensorRT's layer type ("CaskConvolution", "Reformat", "kgen", "corrltn").
+        onnx_nodes: names of the ONNX nodes that were fused into it, as far as TensorRT reports them.
         inputs, outputs: in TensorRT's order; of a TensorRT-RTX plan, constants last where nothing is multiplied.
         precision: of the multiplication; of the data where nothing is multiplied.
         weight_dtype: of the stored weight, None where the layer has none or TensorRT does not tell.
         tactic: name of the kernel; empty where it is not known.
-        is_weighted: convolution, matrix product or fused attention: what INT8 is about.
+        is_weighted: convolution, matrix product or fused attention.
         is_reformat: only moves or converts data: a Q/DQ that fused with nothing, or a change of layout.
         is_idle: costs nothing by itself: no-op, synchronization.
         time_ms: mean time of one run, None where it was not measured.
@@ -97,26 +97,26 @@ class EngineLayer:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it computes with INT8: a reformat never does."""
+        """Whether it computes in INT8; a reformat never does."""
         return self.precision == "int8" and not self.is_reformat and not self.is_idle
 
     @property
     def conversion(self) -> str:
-        """What goes in and what comes out: "fp32 → int8"."""
+        """Types of its first input and output: "fp32 → int8"."""
         ends = (next((t.dtype for t in side), "unknown") for side in (self.inputs, self.outputs))
         return " → ".join(ends)
 
 
 @dataclass(frozen=True)
 class QuantizedShare:
-    """How much of something is INT8."""
+    """Quantized share of a number of layers or of their time."""
 
     quantized: float
     total: float
 
     @property
     def fraction(self) -> float | None:
-        """From 0 to 1; None of nothing."""
+        """From 0 to 1; None if the total is 0."""
         return self.quantized / self.total if self.total > 0 else None
 
 
@@ -134,9 +134,9 @@ class EngineLayers:
 
     Attributes:
         layers: in the order of execution.
-        source: where this was read from, for people.
+        source: where this was read from, for display.
         memory_bytes: "weights", "activations", "file": as far as known.
-        notes: what a reader must know, one sentence each.
+        notes: caveats, one sentence each.
         has_details: False where only names of layers are known.
         targets: GPUs that it was built for, where the engine says so.
     """

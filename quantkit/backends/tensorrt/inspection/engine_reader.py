@@ -1,4 +1,4 @@
-"""Reading an engine file: with the TensorRT that made it where there is one, else what a TensorRT-RTX plan says itself.
+"""Reads an engine file: with the TensorRT that built it if installed, else from the text in a TensorRT-RTX plan.
 
 The time of each layer is measured in a pass of its own: a profiler makes every layer wait for the one before it.
 """
@@ -31,7 +31,7 @@ _TIMED_RUNS = 20
 
 
 def read_engine(content: bytes, *, name: str, measure: bool = False) -> EngineLayers:
-    """The anatomy of an engine.
+    """The layers of an engine.
 
     Args:
         content: of the file; Ultralytics' header of metadata is skipped.
@@ -39,7 +39,7 @@ def read_engine(content: bytes, *, name: str, measure: bool = False) -> EngineLa
         measure: time its layers here.
 
     Raises:
-        BackendError: TensorRT is not here or refuses the engine, and the file does not say itself what is in it.
+        BackendError: TensorRT is not installed or rejects the engine, and the file has no readable layer list.
     """
     if not content:
         raise BackendError(f"{name} is empty: build the engine again")

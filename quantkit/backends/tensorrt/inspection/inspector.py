@@ -1,4 +1,4 @@
-"""TensorRT's own words about an engine: the JSON of IEngineInspector, and layer times by IProfiler or trtexec.
+"""Parses TensorRT's description of an engine: JSON of IEngineInspector, and layer times of IProfiler or trtexec.
 
 Both top-level forms are read: "Bindings" (up to TensorRT 10) and "I/O Tensors" with split formats (11).
 """
@@ -82,12 +82,12 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Engin
     data = _load_json(text, name)
     layers = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(layers, list):
-        raise BackendError(f"{name} is no engine inspector JSON: it has no list named Layers")
+        raise BackendError(f"{name} is not engine inspector JSON: it has no list named Layers")
     if not layers:
         raise BackendError(f"{name} lists no layer: the engine was built with profiling verbosity NONE: {_MORE}")
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     if not all(isinstance(layer, (dict, str)) for layer in layers):
-        raise BackendError(f"{name} is no engine inspector JSON: a layer is neither an object nor a name")
+        raise BackendError(f"{name} is not engine inspector JSON: a layer is neither an object nor a name")
     source = "engine inspector, TensorRT 11 form" if "I/O Tensors" in data else "engine inspector"
     if not detailed:
         return EngineLayers(
@@ -112,7 +112,7 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Engin
 def join_profile(
     anatomy: EngineLayers, profile: str | bytes | Mapping[str, float], *, name: str = "profile"
 ) -> EngineLayers:
-    """The anatomy with times: mean milliseconds of one run by layer.
+    """Adds times to the layers: mean milliseconds of one run.
 
     Args:
         anatomy: of the engine that was profiled.
@@ -120,7 +120,7 @@ def join_profile(
         name: of the file, for messages.
 
     Raises:
-        BackendError: it is no profile, or one of another engine (no layer in common).
+        BackendError: it is not a profile, or one of another engine (no layer in common).
     """
     times = [(key, float(ms)) for key, ms in profile.items()] if isinstance(profile, Mapping) else _times(profile, name)
     queues: dict[str, deque[float]] = {}
@@ -161,7 +161,7 @@ def _load_json(text: str | bytes, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BackendError(f"{name} is no JSON: {str(error)[:200]}") from error
+        raise BackendError(f"{name} is not JSON: {str(error)[:200]}") from error
 
 
 def _layer(data: Mapping[str, Any]) -> EngineLayer:
@@ -257,7 +257,7 @@ def _weight_bytes(layer: Mapping[str, Any]) -> int:
 def _times(text: str | bytes, name: str) -> list[tuple[str, float]]:
     data = _load_json(text, name)
     if not isinstance(data, list):
-        raise BackendError(f"{name} is no layer profile: trtexec --exportProfile writes a list")
+        raise BackendError(f"{name} is not a layer profile: trtexec --exportProfile writes a list")
     counts = [x["count"] for x in data if isinstance(x, dict) and isinstance(x.get("count"), int) and "name" not in x]
     runs = max(counts[0], 1) if counts else 1
     times = []
@@ -270,7 +270,7 @@ def _times(text: str | bytes, name: str) -> list[tuple[str, float]]:
             raise BackendError(f"{name}: layer {item['name'][:80]!r} has no time in milliseconds")
         times.append((item["name"], value))
     if not times:
-        raise BackendError(f"{name} is no layer profile: it lists no layer (trtexec --exportProfile writes one)")
+        raise BackendError(f"{name} is not a layer profile: it lists no layer (trtexec --exportProfile writes one)")
     return times
 
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of an engine: type, shape, and which shapes its optimisation profile allows."""
+"""Inputs and outputs of an engine: type, shape, and which shapes its optimization profile allows."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def read_bindings(library: Library, engine: Any, *, profile: int, name: str) -> 
     Args:
         library: that loaded it.
         engine: a `trt.ICudaEngine`.
-        profile: which optimisation profile the shapes are of.
+        profile: which optimization profile the shapes are of.
         name: of the engine, for messages.
 
     Raises:

@@ -20,7 +20,7 @@ __all__ = ["EngineMemory"]
 
 @dataclass
 class _Tensor:
-    """An input or output, and where it lies. `shape` is None while TensorRT has been told none, or decides itself."""
+    """An input or output and its buffers. `shape` is None until it is set, or if TensorRT determines it."""
 
     binding: Binding
     device: DeviceBuffer
@@ -56,14 +56,14 @@ class EngineMemory:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether all that TensorRT needs is known before it runs and lies on the device."""
+        """Whether all shapes are known before execution, and all tensors are in device memory."""
         return all(t.shape is not None and not t.binding.on_host for t in (*self._inputs, *self._outputs))
 
     def place(self, arrays: Mapping[str, Array]) -> None:
         """Takes one batch, checked already, into page-locked memory, and makes room for it and its outputs.
 
         Raises:
-            BackendError: TensorRT refuses a shape.
+            BackendError: TensorRT rejects a shape.
         """
         for tensor in self._inputs:
             if self._place_input(tensor, arrays[tensor.binding.name]):
@@ -94,7 +94,7 @@ class EngineMemory:
         return {t.binding.name: t.values.copy() for t in self._outputs}
 
     def raise_error(self) -> None:
-        """Raises what went wrong while TensorRT asked for memory, once."""
+        """Raises, once, the error of an output allocation."""
         if self._allocator is None or self._allocator.error is None:
             return
         error, self._allocator.error = self._allocator.error, None

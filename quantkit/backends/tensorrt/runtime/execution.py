@@ -32,7 +32,7 @@ class Execution:
         context: a `trt.IExecutionContext`.
         stream: everything is queued there.
         memory: of the context.
-        logger: collects what TensorRT says.
+        logger: collects TensorRT's messages.
         name: of the engine, for messages.
         cuda_graph: replay queries of an unchanged layout from a graph.
     """
@@ -162,6 +162,6 @@ class Execution:
 
 
 def describe_errors(logger: Any) -> str:
-    """What TensorRT said went wrong, to be put behind a message; empty if it said nothing."""
+    """TensorRT's error messages, to be appended to a message; empty if there are none."""
     errors = [] if logger is None else logger.errors()
     return f": {'; '.join(errors[:_SHOWN_ERRORS])}" if errors else ""

@@ -1,4 +1,4 @@
-"""Memory for outputs whose shape only the data decide (NonZero, NMS): TensorRT asks for it while it runs."""
+"""Memory for outputs with data-dependent shapes (NonZero, NMS), allocated while TensorRT runs."""
 
 from __future__ import annotations
 

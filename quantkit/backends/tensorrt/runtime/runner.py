@@ -1,4 +1,4 @@
-"""Running an engine with TensorRT or TensorRT-RTX, and timing it by CUDA events. Building it is left to `build`."""
+"""Runs an engine with TensorRT or TensorRT-RTX, and times it with CUDA events."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TensorRTRunner:
         engine: serialized engine, or its path.
         library: that built it; TensorRT if not given.
         name: of the engine, for messages.
-        profile: which optimisation profile to use.
-        cuda_graph: replay queries of an unchanged shape from a CUDA graph; where that is impossible, `notes` says so.
+        profile: which optimization profile to use.
+        cuda_graph: replay queries of an unchanged shape from a CUDA graph; if that is impossible, `notes` states why.
 
     Raises:
         BackendUnavailableError: TensorRT, pycuda or a GPU is missing.
@@ -98,7 +98,7 @@ class TensorRTRunner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user of its times must know, one sentence each."""
+        """Caveats for the reported times, one sentence each."""
         return () if self._execution is None else self._execution.notes
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,7 +133,7 @@ class TensorRTRunner:
             return execution.time_queries(arrays, duration_s=duration_ms / 1e3, min_queries=min_queries)
 
     def describe_layers(self) -> str:
-        """What TensorRT tells of the engine's layers, as JSON, for `quantkit.backends.tensorrt.inspection.inspector`.
+        """The engine's layers as JSON, for `quantkit.backends.tensorrt.inspection.inspector`.
 
         Raises:
             BackendError: the runner is closed.
@@ -185,7 +185,7 @@ class TensorRTRunner:
             )
         count = self._engine.num_optimization_profiles
         if not 0 <= profile < count:
-            raise BackendError(f"{name} has {count} optimisation profiles, counted from 0: there is no {profile}")
+            raise BackendError(f"{name} has {count} optimization profiles, counted from 0: there is no {profile}")
         self._bindings = read_bindings(self._library, self._engine, profile=profile, name=name)
         self._context = self._engine.create_execution_context()
         if self._context is None:

@@ -58,14 +58,14 @@ def test_it_is_read_as_written(tmp_path):
     ("content", "words"),
     [
         (None, "cannot read"),
-        (b"", "no engine manifest"),
-        (b"{", "no engine manifest"),
-        (b"[]", "no engine manifest"),
-        (b"[" * 10_000, "no engine manifest"),
-        (b'{"format": "quantkit calibration table"}', "no engine manifest"),
+        (b"", "not an engine manifest"),
+        (b"{", "not an engine manifest"),
+        (b"[]", "not an engine manifest"),
+        (b"[" * 10_000, "not an engine manifest"),
+        (b'{"format": "quantkit calibration table"}', "not an engine manifest"),
         (b'{"format": "quantkit engine", "format_version": 2}', "format version 2"),
-        (b'{"format": "quantkit engine", "format_version": 1, "model_name": 3}', "no valid engine manifest"),
-        (b"\xff\xfe", "no engine manifest"),
+        (b'{"format": "quantkit engine", "format_version": 1, "model_name": 3}', "not a valid engine manifest"),
+        (b"\xff\xfe", "not an engine manifest"),
     ],
 )
 def test_what_is_no_manifest(tmp_path, content, words):

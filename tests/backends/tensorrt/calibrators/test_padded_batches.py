@@ -19,16 +19,22 @@ def split(values, batch_size):
         yield Batch(inputs={"x": part}, ids=tuple(f"s{start + i}" for i in range(len(part))))
 
 
-@given(st.integers(1, 30), st.integers(1, 8), st.sampled_from(["complete", "drop"]))
+@given(st.integers(1, 30), st.integers(1, 8), st.sampled_from(["pad", "drop"]))
 def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, last):
     values = np.arange(num_samples * 2, dtype=np.float32).reshape(num_samples, 2)
     told = []
     if last == "drop" and num_samples < batch_size:
         with pytest.raises(CalibrationError, match="fill no batch"):
-            PaddedBatches(lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last)
+            PaddedBatches(
+                lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last_batch=last
+            )
         return
     batches = PaddedBatches(
-        lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last=last, notify=told.append
+        lambda: split(values, batch_size),
+        [spec(batch_size)],
+        num_samples=num_samples,
+        last_batch=last,
+        notify=told.append,
     )
     found = list(batches)
     assert len(found) == len(batches)
@@ -39,7 +45,7 @@ def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, 
     assert np.array_equal(rows[:used], values[:used])
     assert len(told) == (num_samples % batch_size != 0)
     assert np.array_equal(rows, values[[int(name[1:]) for name in ids]])
-    if last == "complete":
+    if last == "pad":
         assert used == num_samples
 
 

@@ -63,7 +63,7 @@ def calibrate(calibrator, names=("x",), limit=100):
     """What TensorRT does, in its order."""
     cache = calibrator.read_calibration_cache()
     if cache is None:
-        while calibrator.get_batch(list(names)) is not None and calibrator.delivered < limit:
+        while calibrator.get_batch(list(names)) is not None and calibrator.consumed_batches < limit:
             pass
         cache = b"TRT-101601-EntropyCalibration2\nx: 3c010a14\n"
     calibrator.write_calibration_cache(memoryview(cache))
@@ -91,7 +91,7 @@ def test_a_complete_calibration():
     calibrator = make(feed=feed)
     calibrate(calibrator)
     calibrator.check()
-    assert calibrator.delivered == calibrator.planned == 3
+    assert calibrator.consumed_batches == calibrator.expected_batches == 3
     assert parse_cache(calibrator.cache.decode()).amax["x"] == pytest.approx(1, rel=1e-3)
     assert feed.closed == 1
 
@@ -181,7 +181,7 @@ def test_a_cache_of_this_library_is_handed_over_and_needs_no_data():
     cache = cache_text({"x": 1.0}, tensorrt_version="10.16.1").encode()
     feed = Feed()
     calibrator = make(feed=feed, cache=cache)
-    assert calibrator.refusal is None
+    assert calibrator.rejection_reason is None
     calibrate(calibrator)
     calibrator.check()
     assert calibrator.cache == cache
@@ -202,16 +202,16 @@ def test_a_foreign_cache_is_refused_with_the_reason(version, algorithm):
     text = cache_text({"x": 1.0}, tensorrt_version=version, algorithm=algorithm)
     calibrator = make(cache=text.encode())
     assert calibrator.read_calibration_cache() is None
-    assert text.splitlines()[0] in calibrator.refusal
-    assert "TRT-101601-EntropyCalibration2" in calibrator.refusal
-    assert "\n" not in calibrator.refusal
+    assert text.splitlines()[0] in calibrator.rejection_reason
+    assert "TRT-101601-EntropyCalibration2" in calibrator.rejection_reason
+    assert "\n" not in calibrator.rejection_reason
 
 
 @pytest.mark.parametrize("cache", [b"", b"\xff\xfe\x00", b"TRT-101601-EntropyCalibration2x: 1\n", b"hello\n"])
 def test_what_is_no_cache_is_refused(cache):
     calibrator = make(cache=cache)
     assert calibrator.read_calibration_cache() is None
-    assert calibrator.refusal
+    assert calibrator.rejection_reason
 
 
 def test_headers():

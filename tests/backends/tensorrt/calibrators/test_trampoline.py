@@ -122,9 +122,9 @@ def build(
                         outcome["raised"].append([type(raised).__name__, str(raised)])
                     outcome["attributes"].append(
                         {
-                            "delivered": calibrator.delivered,
+                            "delivered": calibrator.consumed_batches,
                             "cache": calibrator.cache.decode() if calibrator.cache is not None else None,
-                            "refusal": calibrator.refusal,
+                            "refusal": calibrator.rejection_reason,
                         }
                     )
         assert gpu.is_empty()

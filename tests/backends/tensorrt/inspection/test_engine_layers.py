@@ -219,7 +219,7 @@ def test_profile_with_a_name_twice_and_names_of_neither() -> None:
         ('{"a": 1}', "a list"),
         ('[{"name": "a", "averageMs": "x"}]', "no time"),
         ('[{"name": "a", "averageMs": NaN}]', "no time"),
-        ("[", "no JSON"),
+        ("[", "not JSON"),
     ],
 )
 def test_bad_profiles(profile, said) -> None:
@@ -229,7 +229,7 @@ def test_bad_profiles(profile, said) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{}", "no list named Layers"), ('{"Layers": []}', "NONE"), ('{"Layers": [1]}', "neither"), ("x", "no JSON")],
+    [("{}", "no list named Layers"), ('{"Layers": []}', "NONE"), ('{"Layers": [1]}', "neither"), ("x", "not JSON")],
 )
 def test_bad_inspector_files(text, said) -> None:
     with pytest.raises(BackendError, match=said):
