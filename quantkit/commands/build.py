@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
-from quantkit.backends.tensorrt.build.builder import build_engine
+from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
 from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
 from quantkit.backends.tensorrt.build.manifest import (
     Manifest,
@@ -24,7 +24,7 @@ from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import EngineLibrary, Library, choose_library
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
-from quantkit.commands.engine_graph import make_graph
+from quantkit.commands.engine_graph import EngineGraph, make_graph
 from quantkit.commands.quantize import HighPrecision
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
@@ -33,7 +33,6 @@ from quantkit.storage import check_no_source, check_writable
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
-    from quantkit.backends.tensorrt.calibrators.streaming import Calibrator
     from quantkit.backends.tensorrt.gpu import Gpu
 
 __all__ = ["BuiltEngine", "build", "describe_engine"]
@@ -108,6 +107,7 @@ def build(
     if mode == "auto" and source.cache is not None:
         mode = "implicit"
     typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
+    is_implicit = precision == "int8" and typing.mode == "implicit"
     check_source(source, found, typing)
     gpu = find_gpu()
     check_options(found, options, gpu=gpu)
@@ -130,18 +130,10 @@ def build(
         with show_progress(None, "building", 100, progress) as bar:
             engine = build_engine(
                 found,
-                made.content,
+                OnnxInput(made.content, source.name, made.node_titles),
+                typing=typing,
+                implicit=_implicit(source, made, found, options) if is_implicit else None,
                 options=options,
-                precision=precision,
-                mode=typing.mode,
-                high_precision=half,
-                ranges=made.ranges,
-                calibrator=_cache_calibrator(source, found),
-                # Nothing is fed, but TensorRT wants a calibration profile for a dynamic input.
-                calibration_shapes={n: s.optimum for p in options.profiles[:1] for n, s in p.shapes.items()},
-                float_nodes=made.float_nodes,
-                name=source.name,
-                node_titles=made.node_titles,
                 on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
                 notify=notify,
                 verbose=verbose,
@@ -178,8 +170,16 @@ def _completed(
     return replace(options, profiles=profiles, targets=options.targets or default_targets(library, gpu))
 
 
-def _cache_calibrator(source: BuildInputs, library: Library) -> Calibrator | None:
-    return None if source.cache is None else make_cache_calibrator(library, source.cache, name=source.cache_name)
+def _implicit(source: BuildInputs, made: EngineGraph, library: Library, options: BuildOptions) -> ImplicitQuantization:
+    """The ranges of the table, or a calibrator that reads the given cache."""
+    cache = source.cache
+    return ImplicitQuantization(
+        ranges=made.ranges,
+        calibrator=None if cache is None else make_cache_calibrator(library, cache, name=source.cache_name),
+        # Nothing is fed, but TensorRT wants a calibration profile for a dynamic input.
+        calibration_shapes={n: s.optimum for p in options.profiles[:1] for n, s in p.shapes.items()},
+        float_nodes=made.float_nodes,
+    )
 
 
 def _default_path(model: Path, precision: Precision) -> Path:

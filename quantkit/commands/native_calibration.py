@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.cuda.memory import DeviceFeed
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.backends.tensorrt.build.builder import build_engine
+from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
+from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
@@ -109,15 +110,12 @@ def calibrate_natively(
             with show_progress(None, f"calibrating with {library.title}", 100, progress) as bar:
                 engine = build_engine(
                     library,
-                    serialize_model(graph, folder),
+                    OnnxInput(serialize_model(graph, folder), model.name, [str(node.name) for node in graph.graph]),
+                    typing=choose_typing(library, "int8", mode="implicit"),
+                    implicit=ImplicitQuantization(
+                        calibrator=calibrator, calibration_shapes=shapes, float_nodes=float_nodes
+                    ),
                     options=options,
-                    precision="int8",
-                    mode="implicit",
-                    calibrator=calibrator,
-                    calibration_shapes=shapes,
-                    float_nodes=float_nodes,
-                    name=model.name,
-                    node_titles=[str(node.name) for node in graph.graph],
                     on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
                     notify=notify,
                 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
 from quantkit.backends.tensorrt.build.configuration import add_profiles, check_options, configure
 from quantkit.backends.tensorrt.build.precision import (
     Typing,
-    choose_typing,
     constrain_to_float,
     network_has_qdq,
     quiet_deprecations,
@@ -28,7 +27,7 @@ from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
 from quantkit.notices import Notice, Notify, announcing, logs_duration
 
-__all__ = ["build_engine"]
+__all__ = ["ImplicitQuantization", "OnnxInput", "build_engine"]
 
 _SHOWN_ERRORS = 3
 
@@ -45,21 +44,53 @@ _HINTS = (
 )
 
 
+@dataclass(frozen=True)
+class OnnxInput:
+    """The model that an engine is built from.
+
+    Attributes:
+        content: serialized ONNX, or the path of a file, for weights in external files.
+        name: for messages.
+        node_titles: of the ONNX nodes in order, for parser errors of TensorRT 8, which only gives their index.
+    """
+
+    content: bytes | Path
+    name: str = "the model"
+    node_titles: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ImplicitQuantization:
+    """Dynamic ranges for implicit quantization, from a table or from a calibrator.
+
+    Attributes:
+        ranges: amax by tensor name.
+        calibrator: a `trt.IInt8Calibrator`, which reads a cache or streams data.
+        calibration_shapes: shape by input of the data that the calibrator streams, for dynamic inputs.
+        float_nodes: names of ONNX nodes that stay in float.
+
+    Raises:
+        BackendError: neither or both of `ranges` and `calibrator` are given.
+    """
+
+    ranges: Mapping[str, float] | None = None
+    calibrator: Calibrator | None = None
+    calibration_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    float_nodes: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        if (self.ranges is None) == (self.calibrator is None):
+            raise BackendError("implicit INT8 needs ranges or a calibrator, not both: TensorRT gets no invented scales")
+
+
 @logs_duration
 def build_engine(
     library: Library,
-    model: bytes | Path,
+    model: OnnxInput,
     *,
+    typing: Typing,
+    implicit: ImplicitQuantization | None = None,
     options: BuildOptions | None = None,
-    precision: Precision = "fp32",
-    mode: Mode | Literal["auto"] = "auto",
-    high_precision: Literal["fp32", "fp16"] = "fp16",
-    ranges: Mapping[str, float] | None = None,
-    calibrator: Calibrator | None = None,
-    calibration_shapes: Mapping[str, Sequence[int]] | None = None,
-    float_nodes: Collection[str] = (),
-    name: str = "the model",
-    node_titles: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     notify: Notify | None = None,
     verbose: bool = False,
@@ -68,18 +99,11 @@ def build_engine(
 
     Args:
         library: from `load_library`.
-        model: serialized ONNX, or the path of one, for weights in external files.
-        options: everything that is not precision.
-        precision: "int8" needs Q/DQ in the model (explicit), or `ranges` or `calibrator` (implicit).
-        mode: see `choose_typing`.
-        high_precision: of what stays in float beside INT8, where flags decide.
-        ranges: implicit INT8: amax by tensor name.
-        calibrator: implicit INT8: a `trt.IInt8Calibrator`, which reads a cache or feeds data.
-        calibration_shapes: implicit INT8 of a model with dynamic inputs: shape by input that the calibrator feeds.
-        float_nodes: implicit INT8: ONNX nodes that stay in float.
-        name: of the model, for messages.
-        node_titles: of the ONNX nodes in order, for parser errors of TensorRT 8, which counts them only.
-        on_progress: called with the share done and the phase (TensorRT 10 and later, TensorRT-RTX).
+        model: with Q/DQ for explicit INT8.
+        typing: from `choose_typing`.
+        implicit: for implicit INT8, and only for that.
+        options: everything but precision.
+        on_progress: called with the completed fraction and the phase (TensorRT 10 and later, TensorRT-RTX).
         notify: called with each `Notice`; without it, notices are only logged.
         verbose: pass on every message of TensorRT.
 
@@ -94,30 +118,28 @@ def build_engine(
     """
     options = options or BuildOptions()
     notify = announcing(notify)
-    typing = choose_typing(
-        library, precision, mode=mode, high_precision=high_precision, dla=options.dla_core is not None
-    )
-    implicit = precision == "int8" and typing.mode == "implicit"
-    if implicit and (ranges is None) == (calibrator is None):
-        raise BackendError("implicit INT8 needs ranges or a calibrator, not both: TensorRT gets no invented scales")
-    if not implicit and (ranges is not None or calibrator is not None or float_nodes):
+    precision = typing.precision
+    if (implicit is not None) != (precision == "int8" and typing.mode == "implicit"):
+        if implicit is None:
+            raise BackendError("implicit INT8 needs ranges or a calibrator: TensorRT gets no invented scales")
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
-    build = _Build.start(library, typing, name, node_titles, notify=notify if verbose else None)
-    build.parse(model)
+    build = _Build.start(library, typing, model, notify=notify if verbose else None)
+    build.parse()
     if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
-        raise ModelError(_wrong_qdq(name, precision, typing))
+        raise ModelError(_wrong_qdq(model.name, typing))
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
     configure(library, build.builder, build.config, options)
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
-    if ranges is not None:
-        build.set_dynamic_ranges(ranges, notify)
-    if calibrator is not None:
-        build.set_calibrator(calibrator, calibration_shapes)
-    if float_nodes:
-        build.constrain_to_float(float_nodes, typing, options, notify)
-    engine = build.run(on_progress, calibrator)
+    if implicit is not None:
+        if implicit.ranges is not None:
+            build.set_dynamic_ranges(implicit.ranges, notify)
+        if implicit.calibrator is not None:
+            build.set_calibrator(implicit.calibrator, implicit.calibration_shapes)
+        if implicit.float_nodes:
+            build.constrain_to_float(implicit.float_nodes, typing, options, notify)
+    engine = build.run(on_progress, implicit.calibrator if implicit is not None else None)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
     if not verbose:
@@ -135,16 +157,14 @@ class _Build:
     network: Any
     parser: Any
     config: Any
-    name: str
-    node_titles: Sequence[str]
+    model: OnnxInput
 
     @classmethod
     def start(
         cls,
         library: Library,
         typing: Typing,
-        name: str,
-        node_titles: Sequence[str],
+        model: OnnxInput,
         *,
         notify: Notify | None,
     ) -> _Build:
@@ -168,25 +188,27 @@ class _Build:
         config = builder.create_builder_config()
         if network is None or config is None:  # `not network` would be true of an empty one
             raise EngineBuildError(f"{library.title} makes no network: {'; '.join(logger.errors()[:_SHOWN_ERRORS])}")
-        return cls(library, logger, builder, network, trt.OnnxParser(network, logger), config, name, node_titles)
+        return cls(library, logger, builder, network, trt.OnnxParser(network, logger), config, model)
 
-    def parse(self, model: bytes | Path) -> None:
+    def parse(self) -> None:
         """Parses the ONNX model into the network."""
-        parser = self.parser
-        parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
+        parser, content = self.parser, self.model.content
+        parsed = parser.parse(content) if isinstance(content, bytes) else parser.parse_from_file(str(content))
         if parsed:
             return
         reasons = list(dict.fromkeys(self._describe(parser.get_error(i)) for i in range(parser.num_errors)))
         shown = "; ".join(reasons[:_SHOWN_ERRORS] or self.logger.errors()[:1] or ["it does not say why"])
         more = f"; and {len(reasons) - _SHOWN_ERRORS} more" if len(reasons) > _SHOWN_ERRORS else ""
-        raise ModelError(f"{self.library.title} cannot parse {self.name}: {shown}{more}")
+        raise ModelError(f"{self.library.title} cannot parse {self.model.name}: {shown}{more}")
 
     def input_shapes(self) -> Shapes:
         """Shape by input name; a dynamic dimension is None."""
         tensors = [self.network.get_input(i) for i in range(self.network.num_inputs)]
         for tensor in tensors:
             if tensor.is_shape_tensor:
-                raise ModelError(f"input {tensor.name!r} of {self.name} is a shape, not data: export it as a constant")
+                raise ModelError(
+                    f"input {tensor.name!r} of {self.model.name} is a shape, not data: export it as a constant"
+                )
         return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
 
     def set_dynamic_ranges(self, ranges: Mapping[str, float], notify: Notify) -> None:
@@ -209,12 +231,11 @@ class _Build:
         count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
         notify(Notice("info", "engine", f"{count} layers are kept in {'FP16' if half else 'FP32'}"))
 
-    def set_calibrator(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    def set_calibrator(self, calibrator: Calibrator, shapes: Mapping[str, Sequence[int]]) -> None:
         """Sets the calibrator and its calibration profile."""
         dynamic = [name for name, shape in self.input_shapes().items() if None in shape]
         with quiet_deprecations():
             self.config.int8_calibrator = calibrator
-            shapes = shapes or {}
             if missing := [name for name in dynamic if name not in shapes]:
                 raise BackendError(f"input {missing[0]!r} is dynamic: calibration needs its shape")
             if not shapes:
@@ -240,7 +261,7 @@ class _Build:
         if plan is None:
             errors = self.logger.errors()
             said = "; ".join(errors[:_SHOWN_ERRORS]) or "it does not say why"
-            raise EngineBuildError(f"{self.library.title} cannot build {self.name}: {said} ({_hint(errors)})")
+            raise EngineBuildError(f"{self.library.title} cannot build {self.model.name}: {said} ({_hint(errors)})")
         return bytes(plan)
 
     def _describe(self, error: Any) -> str:
@@ -253,15 +274,15 @@ class _Build:
         index = error.node()
         if hasattr(error, "node_name") and (node := error.node_name()):
             title = f"node {node!r} ({error.node_operator()})"
-        elif 0 <= index < len(self.node_titles):
-            title = f"node {self.node_titles[index]}"
+        elif 0 <= index < len(self.model.node_titles):
+            title = f"node {self.model.node_titles[index]}"
         else:
             title = f"node {index}" if index >= 0 else ""
         return f"{title}: {reason}" if title else reason
 
 
-def _wrong_qdq(name: str, precision: Precision, typing: Typing) -> str:
-    if precision != "int8":
+def _wrong_qdq(name: str, typing: Typing) -> str:
+    if typing.precision != "int8":
         return f"{name} holds Q/DQ: build it with --precision int8, or give the float model"
     if typing.mode == "implicit":
         return f"{name} holds Q/DQ, which say its ranges: a table, cache or calibrator would be ignored; leave it out"

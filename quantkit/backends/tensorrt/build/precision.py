@@ -32,11 +32,13 @@ class Typing:
     """How a build determines precisions.
 
     Attributes:
+        precision: of the engine.
         mode: "explicit" (by the Q/DQ and types of the model) or "implicit" (by dynamic ranges and flags).
         strong: the network is strongly typed: flags must not be set.
         flags: builder flags to set, "INT8" and "FP16".
     """
 
+    precision: Precision
     mode: Mode
     strong: bool
     flags: tuple[str, ...]
@@ -82,7 +84,7 @@ def choose_typing(
     strong = library.has_strong_typing and mode == "explicit"
     half = precision == "fp16" or (precision == "int8" and high_precision == "fp16")
     flags = (*(("INT8",) if precision == "int8" else ()), *(("FP16",) if half else ()))
-    return Typing(mode, strong, () if strong else flags)
+    return Typing(precision, mode, strong, () if strong else flags)
 
 
 def set_flags(library: Library, config: Any, typing: Typing) -> None:

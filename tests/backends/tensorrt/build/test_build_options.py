@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, parse_size, parse_target
 from quantkit.backends.tensorrt.build.build_progress import Phases
+from quantkit.backends.tensorrt.build.builder import ImplicitQuantization
 from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
 from quantkit.backends.tensorrt.build.precision import Typing, choose_typing
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
@@ -145,17 +146,17 @@ NEW = library_with(strong=True)
 @pytest.mark.parametrize(
     ("library", "precision", "words", "typing"),
     [
-        (OLD, "fp32", {}, Typing("explicit", strong=False, flags=())),
-        (OLD, "fp16", {}, Typing("explicit", strong=False, flags=("FP16",))),
-        (OLD, "int8", {}, Typing("explicit", strong=False, flags=("INT8", "FP16"))),
-        (OLD, "int8", {"high_precision": "fp32"}, Typing("explicit", strong=False, flags=("INT8",))),
-        (BOTH, "int8", {}, Typing("explicit", strong=True, flags=())),
-        (BOTH, "int8", {"mode": "implicit"}, Typing("implicit", strong=False, flags=("INT8", "FP16"))),
-        (BOTH, "int8", {"dla": True}, Typing("implicit", strong=False, flags=("INT8", "FP16"))),
-        (BOTH, "fp16", {"dla": True}, Typing("implicit", strong=False, flags=("FP16",))),
-        (BOTH, "int8", {"dla": True, "mode": "explicit"}, Typing("explicit", strong=True, flags=())),
-        (NEW, "fp16", {}, Typing("explicit", strong=True, flags=())),
-        (NEW, "int8", {"dla": True}, Typing("explicit", strong=True, flags=())),
+        (OLD, "fp32", {}, Typing("fp32", "explicit", strong=False, flags=())),
+        (OLD, "fp16", {}, Typing("fp16", "explicit", strong=False, flags=("FP16",))),
+        (OLD, "int8", {}, Typing("int8", "explicit", strong=False, flags=("INT8", "FP16"))),
+        (OLD, "int8", {"high_precision": "fp32"}, Typing("int8", "explicit", strong=False, flags=("INT8",))),
+        (BOTH, "int8", {}, Typing("int8", "explicit", strong=True, flags=())),
+        (BOTH, "int8", {"mode": "implicit"}, Typing("int8", "implicit", strong=False, flags=("INT8", "FP16"))),
+        (BOTH, "int8", {"dla": True}, Typing("int8", "implicit", strong=False, flags=("INT8", "FP16"))),
+        (BOTH, "fp16", {"dla": True}, Typing("fp16", "implicit", strong=False, flags=("FP16",))),
+        (BOTH, "int8", {"dla": True, "mode": "explicit"}, Typing("int8", "explicit", strong=True, flags=())),
+        (NEW, "fp16", {}, Typing("fp16", "explicit", strong=True, flags=())),
+        (NEW, "int8", {"dla": True}, Typing("int8", "explicit", strong=True, flags=())),
     ],
 )
 def test_flags_decide_only_where_types_do_not(library, precision, words, typing):
@@ -185,3 +186,9 @@ def test_nested_phases_make_one_share_that_never_falls():
     phases.step("build", 1)
     shares.append(phases.share)
     assert shares == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("words", [{}, {"float_nodes": ("conv",)}, {"ranges": {"x": 1.0}, "calibrator": object()}])
+def test_implicit_quantization_needs_one_source_of_ranges(words):
+    with pytest.raises(BackendError, match="ranges or a calibrator, not both"):
+        ImplicitQuantization(**words)

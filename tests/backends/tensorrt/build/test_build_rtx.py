@@ -11,7 +11,8 @@ import pytest
 from onnx import numpy_helper
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.backends.tensorrt.build.builder import build_engine
+from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
+from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.errors import BackendError, BackendUnavailableError, ModelError
@@ -30,6 +31,11 @@ def library() -> Library:
     return load_library("tensorrt-rtx")
 
 
+def build(library: Library, model: bytes | Path, *, precision="fp32", mode="auto", name="the model", **words) -> bytes:
+    typing = choose_typing(library, precision, mode=mode)
+    return build_engine(library, OnnxInput(model, name), typing=typing, **words)
+
+
 def serialized(name: str, **options) -> bytes:
     return MODELS[name](**options).SerializeToString()
 
@@ -39,7 +45,7 @@ def serialized(name: str, **options) -> bytes:
 def test_convolutions_are_int8_on_every_target(library, target, high_precision):
     q = quantized("conv_bn_relu", high_precision)
     options = BuildOptions(targets=(target,))
-    engine = build_engine(library, q.proto.SerializeToString(), precision="int8", options=options)
+    engine = build(library, q.proto.SerializeToString(), precision="int8", options=options)
     layers = rtx.read_layers(engine)
     weighted = {node.name for node in q.proto.graph.node if node.op_type == "Conv"}
     assert rtx.int8_nodes(layers, weighted) == weighted
@@ -48,7 +54,7 @@ def test_convolutions_are_int8_on_every_target(library, target, high_precision):
 @pytest.mark.parametrize(("precision", "kinds"), [("fp32", {"float"}), ("fp16", {"half"})])
 def test_float_engines_are_typed_as_their_onnx(library, precision, kinds):
     dtype = np.float32 if precision == "fp32" else np.float16
-    engine = build_engine(library, serialized("conv_relu", dtype=dtype), precision=precision)
+    engine = build(library, serialized("conv_relu", dtype=dtype), precision=precision)
     products = [layer for layer in rtx.read_layers(engine) if layer.kind == "corrltn"]
     assert len(products) == 2
     for layer in products:
@@ -58,16 +64,16 @@ def test_float_engines_are_typed_as_their_onnx(library, precision, kinds):
 def test_targets_stand_in_the_plan(library):
     model = serialized("conv_relu")
     # Byte 32 of the header is the mask of generations: SM80 2, SM86 4, SM89 8, SM120 0x10, SM121 0x20.
-    assert build_engine(library, model, options=BuildOptions(targets=("sm86",)))[32] == 0x04
-    assert build_engine(library, model, options=BuildOptions(targets=TARGETS))[32] == 0x1C
-    everything = build_engine(library, model)[32]
+    assert build(library, model, options=BuildOptions(targets=("sm86",)))[32] == 0x04
+    assert build(library, model, options=BuildOptions(targets=TARGETS))[32] == 0x1C
+    everything = build(library, model)[32]
     assert everything & 0x3E == 0x3E
     assert not everything & 1
 
 
 def test_the_same_input_gives_the_same_engine(library):
     model = quantized("residual_identity").proto.SerializeToString()
-    assert build_engine(library, model, precision="int8") == build_engine(library, model, precision="int8")
+    assert build(library, model, precision="int8") == build(library, model, precision="int8")
 
 
 def test_a_file_is_read_with_its_external_weights(library, tmp_path):
@@ -75,24 +81,24 @@ def test_a_file_is_read_with_its_external_weights(library, tmp_path):
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=16)
     assert (tmp_path / "weights.bin").is_file()
-    engine = build_engine(library, path)
+    engine = build(library, path)
     assert len(engine) > 100_000
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match="cannot parse"):
-        build_engine(library, path)
+        build(library, path)
 
 
 def test_several_profiles(library):
     shapes = [ShapeRange((1, 32, 16, 16), (4, 32, 16, 16), (8, 32, 16, 16)), ShapeRange(*((64, 32, 16, 16),) * 3)]
     options = BuildOptions(profiles=tuple(OptimizationProfile({"x": shape}) for shape in shapes))
-    both = build_engine(library, serialized("conv_relu"), options=options)
-    one = build_engine(library, serialized("conv_relu"), options=replace(options, profiles=options.profiles[:1]))
+    both = build(library, serialized("conv_relu"), options=options)
+    one = build(library, serialized("conv_relu"), options=replace(options, profiles=options.profiles[:1]))
     assert len(both) > len(one)
 
 
 def test_progress_goes_up_and_names_phases(library):
     seen = []
-    build_engine(library, serialized("conv_relu"), on_progress=lambda share, phase: seen.append((share, phase)))
+    build(library, serialized("conv_relu"), on_progress=lambda share, phase: seen.append((share, phase)))
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
     assert shares[-1] > 0.5
@@ -109,14 +115,14 @@ def test_what_a_callback_raises_stops_the_build_and_comes_out(library, kind):
             raise kind("stop")
 
     with pytest.raises(kind, match="stop"):
-        build_engine(library, serialized("conv_relu"), on_progress=stop)
+        build(library, serialized("conv_relu"), on_progress=stop)
 
 
 def test_verbose_tells_all_and_quiet_only_what_matters(library):
     loud, silent = [], []
     model = quantized("conv_relu", "fp16").proto.SerializeToString()
-    build_engine(library, model, precision="int8", notify=loud.append, verbose=True)
-    build_engine(library, model, precision="int8", notify=silent.append)
+    build(library, model, precision="int8", notify=loud.append, verbose=True)
+    build(library, model, precision="int8", notify=silent.append)
     assert any(notice.text.startswith("TensorRT verbose: Parsing node") for notice in loud)
     assert silent == []
 
@@ -152,30 +158,30 @@ def rename(op_type, domain=""):
 )
 def test_a_model_that_does_not_parse_names_node_and_reason(library, change, words):
     with pytest.raises(ModelError, match=words) as caught:
-        build_engine(library, broken(change), name="net.onnx")
+        build(library, broken(change), name="net.onnx")
     assert "\n" not in str(caught.value)
 
 
 def test_rubbish_is_no_model(library):
     with pytest.raises(ModelError, match="cannot parse"):
-        build_engine(library, b"no model")
+        build(library, b"no model")
     with pytest.raises(ModelError, match="cannot parse"):
-        build_engine(library, Path("/there/is/no/model.onnx"))
+        build(library, Path("/there/is/no/model.onnx"))
 
 
 def test_int8_never_comes_from_nothing(library):
     with pytest.raises(ModelError, match="has no Q/DQ, and TensorRT gets no invented scales"):
-        build_engine(library, serialized("conv_relu"), precision="int8")
+        build(library, serialized("conv_relu"), precision="int8")
     with pytest.raises(ModelError, match="holds Q/DQ: build it with --precision int8"):
-        build_engine(library, quantized("conv_relu").proto.SerializeToString(), precision="fp16")
+        build(library, quantized("conv_relu").proto.SerializeToString(), precision="fp16")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"precision": "int8", "mode": "implicit", "ranges": {"x": 1.0}}, "has no calibrators and no INT8 flag"),
-        ({"precision": "fp32", "ranges": {"x": 1.0}}, "for implicit INT8"),
-        ({"precision": "int8", "float_nodes": ("Conv_3",)}, "for implicit INT8"),
+        ({"precision": "int8", "mode": "implicit"}, "has no calibrators and no INT8 flag"),
+        ({"precision": "fp32", "implicit": ImplicitQuantization({"x": 1.0})}, "for implicit INT8"),
+        ({"precision": "int8", "implicit": ImplicitQuantization({"x": 1.0}, float_nodes=("c",))}, "for implicit INT8"),
         ({"options": BuildOptions(timing_cache=Path("t"))}, "--timing-cache"),
         (
             {"options": BuildOptions(profiles=(OptimizationProfile({"y": ShapeRange((1,), (1,), (1,))}),))},
@@ -185,7 +191,7 @@ def test_int8_never_comes_from_nothing(library):
 )
 def test_what_does_not_go_with_rtx(library, words, message):
     with pytest.raises(BackendError, match=message):
-        build_engine(library, serialized("conv_relu"), **words)
+        build(library, serialized("conv_relu"), **words)
 
 
 def test_a_dynamic_image_needs_shapes(library):
@@ -194,9 +200,9 @@ def test_a_dynamic_image_needs_shapes(library):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"d{axis}"
     content = model.SerializeToString()
     with pytest.raises(BackendError, match=r"--opt-shapes x:1x32x1x1"):
-        build_engine(library, content)
+        build(library, content)
     shape = ShapeRange((1, 32, 8, 8), (1, 32, 16, 16), (4, 32, 32, 32))
-    assert build_engine(library, content, options=BuildOptions(profiles=(OptimizationProfile({"x": shape}),)))
+    assert build(library, content, options=BuildOptions(profiles=(OptimizationProfile({"x": shape}),)))
 
 
 def test_tensorrt_without_a_gpu_says_what_to_install(library):
@@ -215,4 +221,4 @@ def test_tensorrt_without_a_gpu_says_what_to_install(library):
 
     broken_library = replace(library, module=NoGpu(library.module))
     with pytest.raises(BackendUnavailableError, match=r"NVIDIA GPU .*pip install tensorrt-rtx"):
-        build_engine(broken_library, serialized("conv_relu"))
+        build(broken_library, serialized("conv_relu"))
