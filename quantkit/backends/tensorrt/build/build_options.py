@@ -118,6 +118,10 @@ def parse_size(text: str, option: str = "--workspace") -> int:
 
     Raises:
         BackendError: the text is not a size.
+
+    Example:
+        >>> parse_size("512"), parse_size("4G")
+        (536870912, 4294967296)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|(B))?\s*", text, re.IGNORECASE)
     if match is None:
@@ -131,6 +135,10 @@ def parse_target(text: str) -> str:
 
     Raises:
         BackendError: the text is not a GPU generation.
+
+    Example:
+        >>> parse_target("8.6")
+        'sm86'
     """
     match = re.fullmatch(r"(?:sm_?)?(\d{2,3})|(\d{1,2})\.(\d)", text.strip().lower())
     if match is None:

@@ -99,10 +99,14 @@ def parse_profiles(
 
 
 def parse_shapes(text: str, option: str) -> dict[str, tuple[int, ...]]:
-    """Shapes by input name from "a:1x3x8x8,b:[1,8]".
+    """Shapes by input name.
 
     Raises:
         BackendError: naming `option`.
+
+    Example:
+        >>> parse_shapes("a:1x3x8x8,b:[1,8]", "--opt-shapes")
+        {'a': (1, 3, 8, 8), 'b': (1, 8)}
     """
     shapes: dict[str, tuple[int, ...]] = {}
     position = 0

@@ -211,6 +211,10 @@ def find_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
         name: such as "conv1.weight + QuantizeLinear_7 + Conv_9 + Relu_10", "PWN(Sigmoid_1, Mul_2)",
             "{ForeignNode[a...b]}" or "Reformatting CopyNode for Input Tensor 0 to Conv_0".
         metadata: such as "[ONNX Layer: conv][ONNX Layer: relu]", with any separator.
+
+    Example:
+        >>> find_nodes("conv1.weight + QuantizeLinear_7 + Conv_9 + Relu_10")
+        ('QuantizeLinear_7', 'Conv_9', 'Relu_10')
     """
     if stated := re.findall(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", metadata):
         return tuple(dict.fromkeys(stated))

@@ -96,13 +96,11 @@ def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLaye
 
 def _measure(library: Library, engine: Any) -> dict[str, float]:
     """Mean milliseconds of each layer over some runs on zeros, with the shapes that the engine is tuned for."""
-    with PrimaryContext():
-        return _timed(library.module, engine)
+    with PrimaryContext() as context:
+        return _timed(library.module, context.driver, engine)
 
 
-def _timed(trt: Any, engine: Any) -> dict[str, float]:
-    import pycuda.driver as cuda  # optional: the extra "tensorrt"
-
+def _timed(trt: Any, cuda: Any, engine: Any) -> dict[str, float]:
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)

@@ -152,7 +152,12 @@ def join_profile(
 
 
 def precision_from_text(text: str) -> ElementType:
-    """Element type from words such as "Thirty-two wide channel vectorized row major Int8 format", "Half", "kFLOAT"."""
+    """Element type from TensorRT's description of a tensor.
+
+    Example:
+        >>> precision_from_text("Thirty-two wide channel vectorized row major Int8 format"), precision_from_text("Half")
+        ('int8', 'fp16')
+    """
     lower = text.lower()
     return next((precision for word, precision in _PRECISIONS if word in lower), "unknown")
 
