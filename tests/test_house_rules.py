@@ -25,6 +25,8 @@ LONG_FUNCTIONS = {
     "cli/evaluate.py: evaluate",
     "commands/build.py: build",
     "commands/calibrate.py: calibrate",
+    "caches/merge.py: merge_statistics",
+    "commands/collect.py: collect_statistics",
     "commands/evaluate.py: evaluate",
 }
 
@@ -32,7 +34,7 @@ SHORT_OR_LONG_MODULES = {"__main__.py", "_version.py", "calibration/methods/minm
 
 REPEATED_FILE_NAMES = {
     *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
-    *("inspect", "inspection", "merge", "open", "variants"),
+    *("inspect", "inspection", "merge", "open", "options", "variants"),
 }
 
 REPEATED_NAMES = {

@@ -170,7 +170,7 @@ def _has_fp16_scale(node: ir.Node) -> bool:
 
 
 def _fp16_scale(node: ir.Node) -> QdqFinding:
-    text = "FP16 scales: TensorRT 8.6 reads them as FP32 and computes wrong numbers; use 10 or later"
+    text = "FP16 scales: TensorRT 8.6 reads them as FP32: wrong numbers; use 10 or later, or --high-precision fp32"
     return QdqFinding("fp16 scale", name_of(node), "note", text)
 
 

@@ -153,7 +153,7 @@ def test_fp32_beside_int8_has_no_fp16_flag(engine_of, material):
 
 
 def test_tensorrt_8_refuses_the_qdq_that_it_misreads(ask, error_of, material):
-    assert "has an FP16 scale, which TensorRT 8 misreads" in error_of("8.6", material["half"], precision="int8")
+    assert "FP16 scales: TensorRT 8.6 reads them as FP32" in error_of("8.6", material["half"], precision="int8")
     assert "engine" in ask("10.0", material["half"], precision="int8")
 
 
