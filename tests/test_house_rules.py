@@ -16,7 +16,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LINES_OF_FUNCTION = 80
 LINES_OF_MODULE = range(20, 401)
 
-LINES_OF_PACKAGE = 33_300
+LINES_OF_PACKAGE = 33_800
 """The aim is 28,500. Lower this whenever the package gets smaller."""
 
 LONG_FUNCTIONS = {
@@ -30,11 +30,11 @@ LONG_FUNCTIONS = {
     "commands/evaluate.py: evaluate",
 }
 
-SHORT_OR_LONG_MODULES = {"__main__.py", "_version.py", "calibration/methods/minmax.py"}
+SHORT_OR_LONG_MODULES = {"__main__.py", "_version.py", "calibration/methods/minmax.py", "graph/model.py"}
 
 REPEATED_FILE_NAMES = {
     *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
-    *("inspect", "inspection", "merge", "open", "options", "variants"),
+    *("inspect", "inspection", "merge", "open", "options", "registry", "variants"),
 }
 
 REPEATED_NAMES = {

@@ -152,7 +152,7 @@ def rename(op_type, domain=""):
     ("change", "words"),
     [
         (rename("Det"), r"node 'Relu_4' \(Det\): it does not support this operator"),
-        (rename("Foo", "mine"), r"node 'Relu_4' \(Foo\): this is no ONNX operator"),
+        (rename("Foo", "mine"), r"node 'Relu_4' \(Foo\): this is not an ONNX operator"),
         (narrow_weight, r"node 'Conv_3' \(Conv\): .*broadcast"),
     ],
 )
