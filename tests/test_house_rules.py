@@ -39,7 +39,7 @@ REPEATED_FILE_NAMES = {
 
 REPEATED_NAMES = {
     *("CHANGED_POINTS", "FORMAT_VERSION", "Form", "Interval", "Layout", "NUM_SHOWN", "TensorRow"),
-    *("evaluate", "merge", "one_line", "percentile", "read_classes"),
+    *("evaluate", "one_line", "open_engine", "percentile"),
 }
 
 
