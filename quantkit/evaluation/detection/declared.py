@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.detection import decoding
-from quantkit.evaluation.detection.decoding import Candidates, Frame
+from quantkit.evaluation.detection.decoding import Candidates, Frame, decode
 from quantkit.evaluation.detection.layouts import DEFAULT_OPTIONS, LAYOUTS, OPTIONS, Layout
 from quantkit.evaluation.detection.shapes import Form, bind_roles, describe_shape
 from quantkit.types import Array
@@ -94,7 +93,7 @@ class Declared:
         if not any(self._fits(form, tensors, letters) for form in self._forms(frame.num_samples)):
             raise EvaluationError(self._refusal({bound.names[r]: a for r, a in tensors.items()}, letters))
         try:
-            found = list(self.layout.decode(tensors, frame))
+            found = list(decode(self.layout, tensors, frame))
         except (ValueError, IndexError) as error:  # YOLOX's grid, indices that point nowhere
             raise EvaluationError(
                 f"{_list({bound.names[r]: a for r, a in tensors.items()})} cannot be decoded as {self.name} for an "
@@ -115,7 +114,7 @@ class Declared:
 
     def _with_background(self, form: Form) -> Form:
         """The shape of the scores is decided by whether a column stands for no object."""
-        if self.layout.decode is not decoding.decode_matrix:
+        if not self.layout.is_matrix:
             return form
         classes = "C" if self.options["background"] == "none" else "1+C"
         return {**form, "scores": f"[N, B, {classes}]"}

@@ -1,33 +1,19 @@
-"""From the tensors of one layout to candidate boxes of each image. Which tensor is which is left to `layouts`."""
+"""One decoder for all layouts: from tensors, as a layout declares them, to candidate boxes of each image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.evaluation.detection.layouts import Layout
 from quantkit.types import Array
 
-__all__ = [
-    "Candidates",
-    "Frame",
-    "decode_columns",
-    "decode_counted",
-    "decode_grid",
-    "decode_indexed",
-    "decode_matrix",
-    "decode_numbered_rows",
-    "decode_objectness",
-    "decode_queries",
-    "decode_ranked",
-    "decode_rows",
-    "decode_scored_boxes",
-]
+__all__ = ["Candidates", "Frame", "decode"]
 
 _Floats = npt.NDArray[np.float32]
-_YOLOX_STRIDES = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -87,113 +73,85 @@ class Frame:
         return result
 
 
-def decode_objectness(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[N, B, 5+C]: box, objectness, probability of each class: a score is objectness times probability."""
-    for rows in _floats(tensors["detections"]):
-        yield _objectness(frame.corners(rows[:, :4]), rows, frame.score_threshold)
+def decode(layout: Layout, tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
+    """Candidates of each image, as the layout declares its tensors.
 
-
-def decode_columns(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[N, 4+C, B]: a column a box, then the probability of each class."""
-    for columns in _floats(tensors["detections"]):
-        yield _each_class(frame.corners(columns[:4].T), columns[4:].T, frame.score_threshold)
-
-
-def decode_grid(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[N, B, 5+C]: as `decode_objectness`, but centres count from their cell and sizes are logarithms, in strides."""
-    height, width = frame.input_size
-    cells, strides = [], []
-    for stride in _YOLOX_STRIDES:
-        y, x = np.mgrid[: height // stride, : width // stride]
-        cells.append(np.stack((x.ravel(), y.ravel()), axis=1))
-        strides.append(np.full((x.size, 1), stride))
-    cell, stride_of = (np.concatenate(parts).astype(np.float32) for parts in (cells, strides))
-    for rows in _floats(tensors["detections"]):
-        with np.errstate(over="ignore", invalid="ignore"):
-            centres, sizes = (rows[:, :2] + cell) * stride_of, np.exp(rows[:, 2:4]) * stride_of
-        yield _objectness(frame.corners(np.concatenate((centres, sizes), axis=1)), rows, frame.score_threshold)
-
-
-def decode_ranked(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[N, K, 6]: corners, score, class."""
-    for rows in _floats(tensors["detections"]):
-        yield _given(frame.corners(rows[:, :4]), rows[:, 4], frame.labels(rows[:, 5]), frame)
-
-
-def decode_numbered_rows(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[M, 7]: number of the image in the batch, corners, class, score."""
-    rows = np.asarray(tensors["detections"], np.float32)
+    Args:
+        layout: which fields of a box stand where.
+        tensors: by role.
+        frame: input size, threshold and what the tensors mean.
+    """
     for index in range(frame.num_samples):
-        mine = rows[rows[:, 0] == index]
-        yield _given(frame.corners(mine[:, 1:5]), mine[:, 6], frame.labels(mine[:, 5]), frame)
-
-
-def decode_queries(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """[N, Q, 4+C]: box, probability of each class: each query is of its most probable class."""
-    for rows in _floats(tensors["detections"]):
-        yield _best_class(frame.corners(rows[:, :4]), rows[:, 4:], frame)
-
-
-def decode_matrix(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """Boxes [N, B, 4], and scores [N, B, C] that may be logits and may have a column that stands for no object."""
-    activation, background = frame.options["activation"], frame.options["background"]
-    for boxes, raw in zip(_floats(tensors["boxes"]), _floats(tensors["scores"]), strict=True):
-        scores = _ACTIVATIONS[activation](raw)
-        scores = scores[:, 1:] if background == "first" else scores[:, :-1] if background == "last" else scores
-        corners = frame.corners(boxes)
+        rows = _rows_of_image(layout, tensors, index)
+        found = {
+            name: rows[field.role] if field.columns is None else rows[field.role][:, field.columns]
+            for name, field in layout.fields.items()
+        }
+        box = _from_grid(found["box"], layout.strides, frame.input_size) if layout.strides else found["box"]
+        corners = frame.corners(box)
+        if "indices" in layout.roles:
+            # ONNX's NonMaxSuppression allows either pair of opposite corners.
+            low, high = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
+            corners = np.concatenate((low, high), axis=1)
+        if "label" in found:
+            yield _given(corners, _floats(found["score"]), frame.labels(found["label"]), frame)
+            continue
+        scores = _probabilities(_floats(found["scores"]), frame)
+        if "objectness" in found:
+            # Only boxes whose objectness is above the threshold can have a score above it.
+            objectness = _floats(found["objectness"])
+            likely = ~(objectness <= frame.score_threshold)  # NaN is kept, to be counted
+            corners, scores = corners[likely], scores[likely] * objectness[likely, None]
         if frame.options["classes_of_a_box"] == "one":
             yield _best_class(corners, scores, frame)
         else:
             yield _each_class(corners, scores, frame.score_threshold)
 
 
-def decode_scored_boxes(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """Two tensors: detections [N, K, 5], corners and score; labels [N, K]."""
-    for rows, label in zip(_floats(tensors["detections"]), np.asarray(tensors["labels"]), strict=True):
-        yield _given(frame.corners(rows[:, :4]), rows[:, 4], frame.labels(label), frame)
-
-
-def decode_rows(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """Three tensors, boxes [N, K, 4], labels [N, K], scores [N, K]; or without N for a batch of one."""
-    boxes, labels, scores = (np.asarray(tensors[role]) for role in ("boxes", "labels", "scores"))
-    if boxes.ndim == 2:
-        boxes, labels, scores = boxes[None], labels[None], scores[None]
-    for box, label, score in zip(boxes, labels, _floats(scores), strict=True):
-        yield _given(frame.corners(box), score, frame.labels(label), frame)
-
-
-def decode_counted(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """As `decode_rows`, and count [N] or [N, 1]: how many of the K rows are filled."""
-    counts = np.asarray(tensors["count"]).reshape(frame.num_samples)
-    for index, count in enumerate(counts.tolist()):
+def _rows_of_image(layout: Layout, tensors: Mapping[str, Array], index: int) -> dict[str, Array]:
+    """The tensors of one image by role, a row for each box."""
+    if "indices" in layout.roles:  # [S, 3]: image, class, box, into boxes [N, B, 4] and scores [N, C, B]
+        picked = np.asarray(tensors["indices"], np.int64)
+        _, classes, boxes = picked[picked[:, 0] == index].T
+        scores = np.asarray(tensors["scores"])[index][classes, boxes]
+        return {"boxes": np.asarray(tensors["boxes"])[index][boxes], "scores": scores, "indices": classes}
+    if "image" in layout.fields:
+        (role,) = layout.roles
+        rows = _floats(tensors[role])
+        return {role: rows[rows[:, layout.fields["image"].columns] == index]}
+    arrays = {role: np.asarray(array) for role, array in tensors.items()}
+    if "boxes" in arrays and arrays["boxes"].ndim == 2:  # one image, without N
+        return arrays
+    filled = slice(None)
+    if "count" in layout.roles:
+        count = arrays.pop("count").reshape(-1).tolist()[index]
         filled = slice(0, max(0, int(np.nan_to_num(count))))
-        box, label, score = (np.asarray(tensors[role])[index][filled] for role in ("boxes", "labels", "scores"))
-        yield _given(frame.corners(box), np.asarray(score, np.float32), frame.labels(label), frame)
+    return {role: array[index].T if layout.is_transposed else array[index][filled] for role, array in arrays.items()}
 
 
-def decode_indexed(tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
-    """Three tensors, indices [S, 3] (image, class, box) into boxes [N, B, 4] and scores [N, C, B]."""
-    picked = np.asarray(tensors["indices"], np.int64)
-    for index in range(frame.num_samples):
-        _, classes, rows = picked[picked[:, 0] == index].T
-        corners = frame.corners(np.asarray(tensors["boxes"])[index][rows])
-        # The operator allows either pair of opposite corners.
-        corners = np.concatenate(
-            (np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])), axis=1
-        )
-        scores = np.asarray(tensors["scores"], np.float32)[index][classes, rows]
-        yield _given(corners, scores, classes, frame)
+def _from_grid(boxes: Array, strides: Sequence[int], input_size: tuple[int, int]) -> _Floats:
+    """Centers that count from their cell and logarithms of sizes, both in strides → center and size in pixels."""
+    height, width = input_size
+    cells, sizes = [], []
+    for stride in strides:
+        y, x = np.mgrid[: height // stride, : width // stride]
+        cells.append(np.stack((x.ravel(), y.ravel()), axis=1))
+        sizes.append(np.full((x.size, 1), stride))
+    cell, stride_of = (np.concatenate(parts).astype(np.float32) for parts in (cells, sizes))
+    rows = _floats(boxes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.concatenate(((rows[:, :2] + cell) * stride_of, np.exp(rows[:, 2:]) * stride_of), axis=1)
+
+
+def _probabilities(raw: _Floats, frame: Frame) -> _Floats:
+    """Scores of each class from what stands in the tensor, without the column that stands for no object."""
+    scores = _ACTIVATIONS[frame.options["activation"]](raw)
+    background = frame.options["background"]
+    return scores[:, 1:] if background == "first" else scores[:, :-1] if background == "last" else scores
 
 
 def _floats(array: Array) -> _Floats:
     return np.asarray(array, np.float32)
-
-
-def _objectness(corners: _Floats, rows: _Floats, threshold: float) -> Candidates:
-    """Only boxes whose objectness is above the threshold can have a score above it."""
-    objectness = rows[:, 4]
-    likely = ~(objectness <= threshold)  # NaN is kept, to be counted
-    return _each_class(corners[likely], rows[likely, 5:] * objectness[likely, None], threshold)
 
 
 def _each_class(corners: _Floats, scores: _Floats, threshold: float) -> Candidates:

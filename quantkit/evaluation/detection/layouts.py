@@ -1,19 +1,16 @@
 """How the usual exporters lay out detections: shapes, coordinates, scores. A new layout is one entry of `LAYOUTS`.
 
-Finding a layout's tensors among a model's outputs is left to `declared`, decoding them to `decoding`.
+`declared` finds a layout's tensors among a model's outputs, `decoding` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quantkit.evaluation.detection import decoding
-from quantkit.evaluation.detection.decoding import Candidates, Frame
 from quantkit.evaluation.detection.shapes import Form
-from quantkit.types import Array
 
-__all__ = ["DEFAULT_OPTIONS", "LAYOUTS", "OPTIONS", "Layout"]
+__all__ = ["DEFAULT_OPTIONS", "LAYOUTS", "OPTIONS", "Field", "Layout"]
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "coordinates": ("pixels", "relative"),
@@ -39,13 +36,24 @@ DEFAULT_OPTIONS = {
 
 
 @dataclass(frozen=True)
+class Field:
+    """Where a quantity stands: in the tensor of a role, in some of the columns of a row; None: in all."""
+
+    role: str
+    columns: int | slice | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a family of exports lays out its detections.
 
     Attributes:
         source: who exports it so.
         forms: the shapes of its tensors by role, alternatives; one without N holds a single image.
-        decode: candidates of each image from tensors by role.
+        fields: where the quantities of a box stand: "box"; "scores" of each class, perhaps times "objectness", or one
+            "score" and a "label"; "image", its number in the batch, where all images are in one tensor.
+        is_transposed: whether a column is a box, not a row.
+        strides: of the grids that centers count from, in pixels, where the graph does not decode them (YOLOX).
         suppresses: whether duplicates are still in it and are removed here.
         is_aligned: whether a row means the same place or query in every variant, so that raw outputs are comparable.
         names: what the exporters call the outputs, by role; taken where they are all there.
@@ -55,7 +63,9 @@ class Layout:
 
     source: str
     forms: tuple[Form, ...]
-    decode: Callable[[Mapping[str, Array], Frame], Iterator[Candidates]]
+    fields: Mapping[str, Field]
+    is_transposed: bool = False
+    strides: tuple[int, ...] = ()
     suppresses: bool = False
     is_aligned: bool = False
     names: tuple[Mapping[str, str], ...] = ()
@@ -70,23 +80,31 @@ class Layout:
     @property
     def choices(self) -> tuple[str, ...]:
         """Which of `OPTIONS` change how it is read."""
-        if self.decode is decoding.decode_grid:
+        if self.strides:
             return ()
-        if self.decode is decoding.decode_matrix:
+        if self.is_matrix:
             return ("coordinates", "order", "activation", "background", "classes_of_a_box")
-        has_labels = self.decode in (
-            decoding.decode_ranked,
-            decoding.decode_numbered_rows,
-            decoding.decode_rows,
-            decoding.decode_scored_boxes,
-            decoding.decode_counted,
-        )
+        has_labels = "label" in self.fields and "indices" not in self.roles
         return ("coordinates", "order", "labels_from") if has_labels else ("coordinates", "order")
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the scores are a tensor of their own, which may hold logits and a column for no object."""
+        return self.fields.get("scores") == Field("scores")
 
 
 def _one(shape: str) -> tuple[Form, ...]:
     return ({"detections": shape},)
 
+
+def _columns(**columns: int | slice) -> dict[str, Field]:
+    return {name: Field("detections", where) for name, where in columns.items()}
+
+
+_BOX = slice(0, 4)
+_MATRIX_FIELDS = {"box": Field("boxes"), "scores": Field("scores")}
+_ROW_FIELDS = {"box": Field("boxes"), "score": Field("scores"), "label": Field("labels")}
+_OBJECTNESS_FIELDS = _columns(box=_BOX, objectness=4, scores=slice(5, None))
 
 _MATRIX: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, C]"},)
 _MATRIX_AND_NONE: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, 1+C]"},)
@@ -106,7 +124,7 @@ LAYOUTS: dict[str, Layout] = {
     "yolov5": Layout(
         source="YOLOv5, v6 and v7 as exported by their own repositories",
         forms=_one("[N, B, 5+C]"),
-        decode=decoding.decode_objectness,
+        fields=_OBJECTNESS_FIELDS,
         suppresses=True,
         is_aligned=True,
         options={"order": "cxcywh"},
@@ -115,7 +133,8 @@ LAYOUTS: dict[str, Layout] = {
     "yolov8": Layout(
         source="Ultralytics YOLOv8, v9, 11, 12",
         forms=_one("[N, 4+C, B]"),
-        decode=decoding.decode_columns,
+        fields=_columns(box=_BOX, scores=slice(4, None)),
+        is_transposed=True,
         suppresses=True,
         is_aligned=True,
         options={"order": "cxcywh"},
@@ -124,7 +143,8 @@ LAYOUTS: dict[str, Layout] = {
     "yolox": Layout(
         source="YOLOX, exported without --decode_in_inference (with it: yolov5)",
         forms=_one("[N, B, 5+C]"),
-        decode=decoding.decode_grid,
+        fields=_OBJECTNESS_FIELDS,
+        strides=(8, 16, 32),
         suppresses=True,
         is_aligned=True,
         options={"order": "cxcywh"},
@@ -133,17 +153,17 @@ LAYOUTS: dict[str, Layout] = {
     "yolov10": Layout(
         source="YOLOv10, YOLO26, and Ultralytics exports with nms=True: x0, y0, x1, y1, score, class",
         forms=_one("[N, K, 6]"),
-        decode=decoding.decode_ranked,
+        fields=_columns(box=_BOX, score=4, label=5),
     ),
     "yolov7-end2end": Layout(
         source="YOLOv7, export.py --end2end --max-wh: image, x0, y0, x1, y1, class, score",
         forms=_one("[M, 7]"),
-        decode=decoding.decode_numbered_rows,
+        fields=_columns(image=0, box=slice(1, 5), label=5, score=6),
     ),
     "detr": Layout(
         source="DETR, Conditional DETR: logits, no object last, and boxes cx, cy, w, h from 0 to 1",
         forms=_MATRIX_AND_NONE,
-        decode=decoding.decode_matrix,
+        fields=_MATRIX_FIELDS,
         is_aligned=True,
         names=({"boxes": "pred_boxes", "scores": "logits"}, {"boxes": "pred_boxes", "scores": "pred_logits"}),
         options={
@@ -157,7 +177,7 @@ LAYOUTS: dict[str, Layout] = {
     "deformable-detr": Layout(
         source="Deformable DETR, DINO, RF-DETR, Hugging Face RT-DETR and D-FINE: logits of each class, boxes as DETR",
         forms=_MATRIX,
-        decode=decoding.decode_matrix,
+        fields=_MATRIX_FIELDS,
         names=(
             {"boxes": "pred_boxes", "scores": "logits"},
             {"boxes": "pred_boxes", "scores": "pred_logits"},
@@ -168,19 +188,19 @@ LAYOUTS: dict[str, Layout] = {
     "rtdetr": Layout(
         source="Ultralytics RT-DETR: cx, cy, w, h from 0 to 1, then the probability of each class",
         forms=_one("[N, Q, 4+C]"),
-        decode=decoding.decode_queries,
-        options={"coordinates": "relative", "order": "cxcywh"},
+        fields=_columns(box=_BOX, scores=slice(4, None)),
+        options={"coordinates": "relative", "order": "cxcywh", "classes_of_a_box": "one"},
     ),
     "rtdetr-original": Layout(
         source="RT-DETR and D-FINE by their own repositories, its target size fixed to the input's",
         forms=_ROWS,
-        decode=decoding.decode_rows,
+        fields=_ROW_FIELDS,
         names=_ROW_NAMES,
     ),
     "ssd": Layout(
         source="SSD without NMS: decoded boxes x0, y0, x1, y1 from 0 to 1; probabilities, background first",
         forms=_MATRIX_AND_NONE,
-        decode=decoding.decode_matrix,
+        fields=_MATRIX_FIELDS,
         suppresses=True,
         is_aligned=True,
         names=({"boxes": "boxes", "scores": "scores"},),
@@ -190,7 +210,7 @@ LAYOUTS: dict[str, Layout] = {
     "ssd-no-background": Layout(
         source="as ssd, the scores without a column for the background",
         forms=_MATRIX,
-        decode=decoding.decode_matrix,
+        fields=_MATRIX_FIELDS,
         suppresses=True,
         is_aligned=True,
         names=({"boxes": "boxes", "scores": "scores"},),
@@ -200,21 +220,21 @@ LAYOUTS: dict[str, Layout] = {
     "torchvision": Layout(
         source="torchvision's SSD, RetinaNet, Faster R-CNN: x0, y0, x1, y1 in pixels, labels from 1",
         forms=_ROWS,
-        decode=decoding.decode_rows,
+        fields=_ROW_FIELDS,
         names=_ROW_NAMES,
         options={"labels_from": "1"},
     ),
     "mlperf-ssd": Layout(
         source="MLPerf's SSD ResNet-34: x0, y0, x1, y1 from 0 to 1, labels from 1",
         forms=_ROWS,
-        decode=decoding.decode_rows,
+        fields=_ROW_FIELDS,
         names=_ROW_NAMES,
         options={"labels_from": "1", "coordinates": "relative"},
     ),
     "tensorflow": Layout(
         source="TensorFlow Object Detection API, MLPerf's SSD MobileNet: y0, x0, y1, x1 from 0 to 1, labels from 1",
         forms=_COUNTED,
-        decode=decoding.decode_counted,
+        fields=_ROW_FIELDS,
         names=tuple(
             {
                 "count": f"num_detections{end}",
@@ -229,7 +249,7 @@ LAYOUTS: dict[str, Layout] = {
     "efficient-nms": Layout(
         source="TensorRT's EfficientNMS_TRT, also by YOLOv7 and MMYOLO: x0, y0, x1, y1 in pixels",
         forms=_COUNTED,
-        decode=decoding.decode_counted,
+        fields=_ROW_FIELDS,
         names=(
             {"count": "num_dets", "boxes": "det_boxes", "scores": "det_scores", "labels": "det_classes"},
             {"count": "num_dets", "boxes": "boxes", "scores": "scores", "labels": "labels"},
@@ -244,13 +264,13 @@ LAYOUTS: dict[str, Layout] = {
     "mmdetection": Layout(
         source="MMDetection by MMDeploy: x0, y0, x1, y1 in pixels and the score; labels",
         forms=({"detections": "[N, K, 5]", "labels": "[N, K]"},),
-        decode=decoding.decode_scored_boxes,
+        fields={**_columns(box=_BOX, score=4), "label": Field("labels")},
         names=({"detections": "dets", "labels": "labels"},),
     ),
     "onnx-nms": Layout(
         source="ONNX's NonMaxSuppression and what it chose from: y0, x0, y1, x1 in pixels",
         forms=({"indices": "[S, 3]", "boxes": "[N, B, 4]", "scores": "[N, C, B]"},),
-        decode=decoding.decode_indexed,
+        fields={"box": Field("boxes"), "score": Field("scores"), "label": Field("indices")},
         names=({"indices": "selected_indices", "boxes": "boxes", "scores": "scores"},),
         options={"order": "yxyx"},
         is_dense=True,
