@@ -30,7 +30,7 @@ def save_all(path: Path, **arrays: npt.ArrayLike) -> Path:
     return path
 
 
-def test_npy_is_mapped_and_its_rows_are_copied(tmp_path: Path) -> None:
+def test_npy_is_memory_mapped_and_rows_are_copied(tmp_path: Path) -> None:
     dataset = open_arrays(save(tmp_path / "x.npy", X), [spec()])
     assert isinstance(dataset.arrays["x"], np.memmap)
     assert len(dataset) == 5
@@ -63,7 +63,7 @@ def test_npz_is_read_by_input_name(tmp_path: Path) -> None:
     assert np.array_equal(sample.inputs["mask"], mask[2])
 
 
-def test_labels_may_be_named_targets_or_be_words(tmp_path: Path) -> None:
+def test_labels_may_be_named_targets_or_be_strings(tmp_path: Path) -> None:
     assert open_arrays(save_all(tmp_path / "a.npz", x=X, targets=np.arange(5)), [spec()]).targets == [0, 1, 2, 3, 4]
     words = np.array(["cat", "ant", "cat", "cat", "dog"])
     named = open_arrays(save_all(tmp_path / "b.npz", x=X, labels=words), [spec()])
@@ -72,7 +72,7 @@ def test_labels_may_be_named_targets_or_be_words(tmp_path: Path) -> None:
     assert given.targets == [1, 2, 1, 1, 0]
 
 
-def test_an_input_that_is_called_labels_is_an_input(tmp_path: Path) -> None:
+def test_input_named_labels_is_an_input(tmp_path: Path) -> None:
     dataset = open_arrays(save_all(tmp_path / "a.npz", labels=X), [spec("labels")])
     assert dataset.targets is None
     assert np.array_equal(dataset[0].inputs["labels"], X[0])
@@ -94,7 +94,7 @@ def test_an_input_that_is_called_labels_is_an_input(tmp_path: Path) -> None:
         ("bool", "bool"),
     ],
 )
-def test_casts_that_are_safe(tmp_path: Path, have: str, want: str) -> None:
+def test_safe_casts_are_accepted(tmp_path: Path, have: str, want: str) -> None:
     values = np.arange(6).reshape(2, 3).astype(have)
     result = open_arrays(save(tmp_path / "x.npy", values), [spec("x", want, ("N", 3))])[1].inputs["x"]
     assert result.dtype == want
@@ -115,13 +115,13 @@ def test_casts_that_are_safe(tmp_path: Path, have: str, want: str) -> None:
         ("U3", "float32"),
     ],
 )
-def test_casts_that_are_not_safe_name_both_types(tmp_path: Path, have: str, want: str) -> None:
+def test_unsafe_casts_are_refused_with_both_types(tmp_path: Path, have: str, want: str) -> None:
     path = save(tmp_path / "x.npy", np.zeros((2, 3), have))
     with pytest.raises(DatasetError, match=rf"array {np.dtype(have)} \[2, 3\] for input 'x' of type {want}"):
         open_arrays(path, [spec("x", want, ("N", 3))])
 
 
-def test_values_that_do_not_fit_name_the_row_and_the_input(tmp_path: Path) -> None:
+def test_out_of_range_values_name_row_and_input(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", np.array([[1, 2], [3, 2**31]]))
     dataset = open_arrays(path, [spec("ids", "int32", ("N", 2))])
     assert dataset[0].inputs["ids"].dtype == np.int32
@@ -133,7 +133,7 @@ def test_values_that_do_not_fit_name_the_row_and_the_input(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_name_the_row_and_the_input(tmp_path: Path, value: float) -> None:
+def test_non_finite_values_name_row_and_input(tmp_path: Path, value: float) -> None:
     bad = X.copy()
     bad[2, 1, 1] = value
     dataset = open_arrays(save(tmp_path / "x.npy", bad), [spec()])
@@ -143,17 +143,17 @@ def test_values_that_are_not_finite_name_the_row_and_the_input(tmp_path: Path, v
 
 
 @pytest.mark.parametrize("shape", [("N", 2, 3), (None, None, None), (1, "a", 3)])
-def test_shapes_that_fit(tmp_path: Path, shape: tuple[int | str | None, ...]) -> None:
+def test_matching_shapes_are_accepted(tmp_path: Path, shape: tuple[int | str | None, ...]) -> None:
     assert len(open_arrays(save(tmp_path / "x.npy", X), [spec(shape=shape)])) == 5
 
 
 @pytest.mark.parametrize("shape", [("N", 2, 4), ("N", 6), ("N", 2, 3, 1), ()])
-def test_shapes_that_do_not_fit(tmp_path: Path, shape: tuple[int | str | None, ...]) -> None:
+def test_mismatched_shapes_are_refused(tmp_path: Path, shape: tuple[int | str | None, ...]) -> None:
     with pytest.raises(DatasetError, match=r"float32 \[5, 2, 3\] for input 'x' does not fit its shape \["):
         open_arrays(save(tmp_path / "x.npy", X), [spec(shape=shape)])
 
 
-def test_archives_that_do_not_fit(tmp_path: Path) -> None:
+def test_mismatched_archives_are_refused(tmp_path: Path) -> None:
     two = [spec("x"), spec("y")]
     for arrays, inputs, words in (
         ({"arr_0": X}, [spec()], "no array for input 'x'; it holds 'arr_0'"),
@@ -181,7 +181,7 @@ class Boom:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
+def test_pickles_are_refused_without_loading(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     objects = np.array([Boom(), Boom()], dtype=object)
     if suffix == ".npy":
@@ -195,7 +195,7 @@ def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
         open_arrays(path, [spec()])
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     whole_npy = save(tmp_path / "x.npy", X).read_bytes()
     whole_npz = save_all(tmp_path / "x.npz", x=X).read_bytes()
     for name, content in (
@@ -214,7 +214,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_the_fingerprint_is_of_the_values(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_values(tmp_path: Path) -> None:
     first = open_arrays(save(tmp_path / "x.npy", X), [spec()]).fingerprint
     assert open_arrays(save(tmp_path / "other.npy", X), [spec()]).fingerprint == first
     assert open_arrays(save_all(tmp_path / "x.npz", x=X), [spec()]).fingerprint == first

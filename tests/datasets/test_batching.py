@@ -67,7 +67,7 @@ def decoding_threads() -> list[str]:
     prefetch=st.integers(0, 3),
     bad=st.frozensets(st.integers(0, 39)),
 )
-def test_order_and_size_of_batches(
+def test_batches_have_order_and_size(
     count: int, batch_size: int, workers: int, prefetch: int, bad: frozenset[int]
 ) -> None:
     good = [i for i in range(count) if i not in bad]
@@ -94,7 +94,7 @@ def test_order_and_size_of_batches(
 
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 4])
 @pytest.mark.parametrize("bad", [frozenset[int](), frozenset(range(3, 300, 2))])
-def test_memory_does_not_grow_with_the_data(prefetch: int, bad: frozenset[int]) -> None:
+def test_memory_is_independent_of_the_data_size(prefetch: int, bad: frozenset[int]) -> None:
     dataset = Numbers(300, bad=bad)
     read_ahead = 0
     delivered = 0
@@ -106,7 +106,7 @@ def test_memory_does_not_grow_with_the_data(prefetch: int, bad: frozenset[int]) 
     assert dataset.alive == 0
 
 
-def test_samples_are_decoded_at_the_same_time() -> None:
+def test_samples_are_decoded_concurrently() -> None:
     class Meeting(Numbers):
         barrier = threading.Barrier(3)
 
@@ -117,11 +117,11 @@ def test_samples_are_decoded_at_the_same_time() -> None:
     assert [len(b) for b in iterate_batches(Meeting(6), 3, workers=3, prefetch=1)] == [3, 3]
 
 
-def test_without_labels() -> None:
+def test_batches_of_unlabeled_data_have_no_labels() -> None:
     assert next(iterate_batches(Numbers(3, labelled=False), 2)).targets is None
 
 
-def test_a_missing_label_leaves_the_batch_without() -> None:
+def test_missing_label_leaves_the_batch_unlabeled() -> None:
     class Half(Numbers):
         def __getitem__(self, index: int) -> Sample:
             return Sample(f"s{index}", {"x": self.value(index)}, index if index else None)
@@ -131,7 +131,7 @@ def test_a_missing_label_leaves_the_batch_without() -> None:
     assert second.targets is not None
 
 
-def test_strict_raises_the_first_in_order() -> None:
+def test_strict_raises_the_first_error_in_order() -> None:
     batches = iterate_batches(Numbers(20, bad=frozenset({7, 9})), 4, workers=4, strict=True)
     assert next(batches).ids == ("s0", "s1", "s2", "s3")
     with pytest.raises(DatasetError, match=r"^s7: damaged$"):
@@ -139,7 +139,7 @@ def test_strict_raises_the_first_in_order() -> None:
     assert decoding_threads() == []
 
 
-def test_nothing_readable() -> None:
+def test_data_without_readable_samples_is_refused() -> None:
     dataset = Numbers(9, bad=frozenset(range(9)))
     with pytest.raises(DatasetError, match=r"^no readable sample among 9: s0: damaged$"):
         list(iterate_batches(dataset, 4))
@@ -150,14 +150,14 @@ def test_nothing_readable() -> None:
         list(iterate_batches(Numbers(0), 4))
 
 
-def test_samples_of_different_shapes() -> None:
+def test_samples_with_different_shapes_are_refused() -> None:
     with pytest.raises(DatasetError, match=r"input 'x' has shape \[1\] in sample 's0' but \[2\] in 's4': use"):
         list(iterate_batches(Ragged(8), 8))
     assert [b.inputs["x"].shape for b in iterate_batches(Ragged(8), 4)] == [(4, 1), (4, 2)]
     assert decoding_threads() == []
 
 
-def test_samples_of_different_inputs() -> None:
+def test_samples_with_different_inputs_are_refused() -> None:
     class Other(Numbers):
         def __getitem__(self, index: int) -> Sample:
             return Sample(f"s{index}", {"xy"[index]: self.value(index)})
@@ -166,7 +166,7 @@ def test_samples_of_different_inputs() -> None:
         list(iterate_batches(Other(2), 2))
 
 
-def test_closing_early_ends_the_threads() -> None:
+def test_closing_early_stops_the_threads() -> None:
     dataset = Numbers(1000)
     batches = iterate_batches(dataset, 4, workers=3)
     next(batches)
@@ -177,14 +177,14 @@ def test_closing_early_ends_the_threads() -> None:
     assert dataset.alive == 0
 
 
-def test_dropping_the_iterator_ends_the_threads() -> None:
+def test_dropping_the_iterator_stops_the_threads() -> None:
     for _ in iterate_batches(Numbers(1000), 4, workers=3):
         break
     assert decoding_threads() == []
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ZeroDivisionError])
-def test_what_is_no_dataset_error_passes_through(kind: type[BaseException]) -> None:
+def test_other_errors_pass_through(kind: type[BaseException]) -> None:
     class Broken(Numbers):
         def value(self, index: int) -> np.ndarray:
             if index == 5:
@@ -196,7 +196,7 @@ def test_what_is_no_dataset_error_passes_through(kind: type[BaseException]) -> N
     assert decoding_threads() == []
 
 
-def test_an_error_in_on_skip_ends_the_threads() -> None:
+def test_error_in_on_skip_stops_the_threads() -> None:
     def interrupt(name: str, reason: str) -> None:
         raise KeyboardInterrupt
 
@@ -213,6 +213,6 @@ def test_an_error_in_on_skip_ends_the_threads() -> None:
         ({"batch_size": 1, "prefetch": -1}, "prefetch -1"),
     ],
 )
-def test_nonsense_is_refused_at_once(options: dict[str, int], words: str) -> None:
+def test_invalid_arguments_are_refused_immediately(options: dict[str, int], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         iterate_batches(Numbers(1), **options)

@@ -85,7 +85,7 @@ def test_category_ids_become_class_indices(tmp_path, numbering, index, names):
     assert (found.boxes["a.png"].classes.tolist(), found.classes) == ([index], names)
 
 
-def test_given_classes_are_found_by_name(tmp_path):
+def test_given_classes_match_by_name(tmp_path):
     """Also where the JSON has a category more, as Roboflow's exports have, and the model another order."""
     data = draw(tmp_path / "images", "a.png")
     path = coco(tmp_path / "x.json", ["a.png"], [OBJECT], [(0, "animals"), (1, "cat"), (5, "dog")])
@@ -98,7 +98,7 @@ def test_given_classes_are_found_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "./a.png", "val/a.png", "images/val/a.png", "..\\images\\val\\a.png"])
-def test_an_image_is_found_by_the_end_of_its_path(tmp_path, name):
+def test_images_match_by_the_end_of_their_path(tmp_path, name):
     data = draw(tmp_path / "images", "val/a.png")
     path = coco(tmp_path / "x.json", [name], [OBJECT])
     for root in (data, data / "val"):
@@ -106,13 +106,13 @@ def test_an_image_is_found_by_the_end_of_its_path(tmp_path, name):
         assert [len(b) for b in found.boxes.values()] == [1]
 
 
-def test_a_unique_name_is_enough_whatever_the_folders(tmp_path):
+def test_unique_file_name_matches_in_any_folder(tmp_path):
     data = draw(tmp_path / "images", "val/a.png")
     path = coco(tmp_path / "x.json", ["/upload/7/a.png"], [OBJECT])
     assert len(open_boxes(path, dataset_of(data), data=data).boxes["val/a.png"]) == 1
 
 
-def test_folders_tell_images_of_one_name_apart(tmp_path):
+def test_folders_distinguish_images_with_the_same_name(tmp_path):
     data = draw(tmp_path / "images", "one/a.png", "two/a.png")
     path = coco(tmp_path / "x.json", ["two/a.png", "one/a.png"], [OBJECT])
     found = open_boxes(path, dataset_of(data), data=data)
@@ -135,7 +135,7 @@ def test_images_that_cannot_be_matched_are_named(tmp_path, names, message):
         open_boxes(path, dataset_of(data), data=data)
 
 
-def test_accents_are_compared_as_they_are_seen(tmp_path):
+def test_accents_are_compared_normalized(tmp_path):
     name = unicodedata.normalize("NFD", "é.png")
     data = draw(tmp_path / "images", name)
     path = coco(tmp_path / "x.json", [unicodedata.normalize("NFC", name)], [OBJECT])
@@ -173,7 +173,7 @@ def test_a_selection_and_a_list_that_repeats_an_image(tmp_path):
         (lambda c: c["annotations"].clear(), "none of the 1 images of .* holds an object"),
     ],
 )
-def test_bad_json_is_one_line(tmp_path, change, message):
+def test_invalid_coco_json_is_one_line(tmp_path, change, message):
     data = draw(tmp_path / "images", "a.png")
     path = coco(tmp_path / "x.json", ["a.png"], [OBJECT])
     content = json.loads(path.read_text())
@@ -186,7 +186,7 @@ def test_bad_json_is_one_line(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"images": [{"id": 1, "file_name": "\xff"}]}'])
-def test_what_is_no_json_is_one_line(tmp_path, content):
+def test_file_that_is_not_json_is_one_line(tmp_path, content):
     data = draw(tmp_path / "images", "a.png")
     path = tmp_path / "x.json"
     path.write_bytes(content)
@@ -195,7 +195,7 @@ def test_what_is_no_json_is_one_line(tmp_path, content):
 
 
 @given(content=st.binary(max_size=60))
-def test_no_bytes_raise_anything_else(tmp_path_factory, content):
+def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("fuzz")
     data = draw(folder / "images", "a.png")
     (folder / "x.json").write_bytes(content)
@@ -207,7 +207,7 @@ def test_no_bytes_raise_anything_else(tmp_path_factory, content):
         open_boxes(folder / "labels", dataset_of(data), data=data)
 
 
-def test_numbers_of_categories_that_are_no_indices(tmp_path):
+def test_category_numbers_that_are_not_indices_are_refused(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     path = coco(tmp_path / "x.json", ["a.png"], [(0, 0, [1, 2, 3, 4])], [(0, "cat")])
     with pytest.raises(DatasetError, match="category id 0 cannot be class -1"):
@@ -239,21 +239,21 @@ def test_yolo_is_read(tmp_path):
 
 @pytest.mark.parametrize("labels", ["labels", "labels/val", ".", "images", "images/val"])
 @pytest.mark.parametrize("data", ["images", "images/val", "."])
-def test_labels_lie_beside_images(tmp_path, labels, data):
+def test_labels_beside_images_are_found(tmp_path, labels, data):
     draw(tmp_path / "images", "val/a.png")
     label(tmp_path / "labels" / "val" / "a.txt")
     found = open_boxes(tmp_path / labels, dataset_of(tmp_path / data), data=tmp_path / data)
     assert [len(b) for b in found.boxes.values()] == [1]
 
 
-def test_the_last_folder_named_images_is_the_one(tmp_path):
+def test_last_folder_named_images_is_replaced(tmp_path):
     root = tmp_path / "images" / "mine"
     data = draw(root / "images", "a.png")
     label(root / "labels" / "a.txt")
     assert len(open_boxes(root, dataset_of(data), data=data).boxes["a.png"]) == 1
 
 
-def test_labels_may_lie_among_the_images_or_anywhere(tmp_path):
+def test_labels_in_the_image_folder_or_elsewhere_are_found(tmp_path):
     data = draw(tmp_path / "pictures", "a.png")
     label(data / "a.txt")
     label(tmp_path / "elsewhere" / "a.txt", "1 0.5 0.5 0.25 0.5\n" * 2)
@@ -261,7 +261,7 @@ def test_labels_may_lie_among_the_images_or_anywhere(tmp_path):
     assert len(open_boxes(tmp_path / "elsewhere", dataset_of(data), data=data).boxes["a.png"]) == 2
 
 
-def test_a_list_of_images_finds_its_labels(tmp_path):
+def test_labels_of_an_image_list_are_found(tmp_path):
     draw(tmp_path / "images", "val/a.png")
     label(tmp_path / "labels" / "val" / "a.txt")
     (tmp_path / "val.txt").write_text(f"{tmp_path}/images/val/a.png\n")
@@ -269,7 +269,7 @@ def test_a_list_of_images_finds_its_labels(tmp_path):
     assert [len(b) for b in found.boxes.values()] == [1]
 
 
-def test_without_any_label_file_it_is_an_error(tmp_path):
+def test_missing_label_files_are_an_error(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     (tmp_path / "labels").mkdir()
     for folder in (tmp_path / "labels", tmp_path):
@@ -281,7 +281,7 @@ def test_without_any_label_file_it_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "labels/obj.names"])
-def test_names_lie_beside_the_labels(tmp_path, place):
+def test_class_names_beside_the_labels_are_read(tmp_path, place):
     data = draw(tmp_path / "images", "val/a.png")
     label(tmp_path / "labels" / "val" / "a.txt")
     label(tmp_path / place, "cat\ndog\n\n")
@@ -306,7 +306,7 @@ def test_names_lie_beside_the_labels(tmp_path, place):
         ("2 0.5 0.5 0.5 0.5", "line 2: class 2, but there are only 2 class names"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, line, message):
+def test_invalid_yolo_lines_are_named(tmp_path, line, message):
     data = draw(tmp_path / "images", "a.png")
     path = label(tmp_path / "labels" / "a.txt", f"1 0.5 0.5 0.25 0.5\n{line}\n")
     with pytest.raises(DatasetError, match=message) as error:
@@ -314,7 +314,7 @@ def test_bad_lines_are_named(tmp_path, line, message):
     assert str(path) in str(error.value)
 
 
-def test_text_that_is_no_text(tmp_path):
+def test_undecodable_text_is_refused(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     label(tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xff")
     with pytest.raises(DatasetError, match=r"a\.txt is not UTF-8 text"):
@@ -324,7 +324,7 @@ def test_text_that_is_no_text(tmp_path):
 # Both
 
 
-def test_the_fingerprint_is_of_what_is_annotated(tmp_path):
+def test_fingerprint_depends_on_the_annotations(tmp_path):
     data = draw(tmp_path / "images", "a.png", "b.png")
     prints = []
     for box in ([1, 2, 10, 5], [1, 2, 10, 5], [1, 2, 10, 6]):
@@ -334,7 +334,7 @@ def test_the_fingerprint_is_of_what_is_annotated(tmp_path):
     assert len(prints[0]) == 64
 
 
-def test_what_cannot_be_taken_is_said(tmp_path):
+def test_unusable_labels_are_refused(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     with pytest.raises(DatasetError, match="does not exist: --labels takes a COCO JSON file or a folder"):
         open_boxes(tmp_path / "none.json", dataset_of(data), data=data)
@@ -347,7 +347,7 @@ def test_what_cannot_be_taken_is_said(tmp_path):
 
 
 @pytest.mark.usefixtures("ordinary_rights")
-def test_a_file_that_may_not_be_read(tmp_path):
+def test_unreadable_file_is_named(tmp_path):
     data = draw(tmp_path / "images", "a.png")
     path = coco(tmp_path / "x.json", ["a.png"], [OBJECT])
     path.chmod(0)

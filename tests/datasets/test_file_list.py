@@ -33,7 +33,7 @@ def open_text(tmp_path: Path, spec: TensorSpec, plain: Preprocessing, save_image
 # -------------------------------------------------------------------------------------------------------------- text
 
 
-def test_text_without_labels(open_text: Open) -> None:
+def test_text_without_labels_is_read(open_text: Open) -> None:
     dataset = open_text("x.txt", "# images\n\nb.png\n  a.png  \n./d/c.png\nmy, dog 3.png\n")
     assert dataset.ids == ["b.png", "a.png", "d/c.png", "my, dog 3.png"]
     assert dataset.targets is None
@@ -42,7 +42,7 @@ def test_text_without_labels(open_text: Open) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\t", " ", "   ", ",", ", ", ";", " , "])
-def test_text_with_numbers(open_text: Open, separator: str) -> None:
+def test_text_with_class_numbers_is_read(open_text: Open, separator: str) -> None:
     dataset = open_text("x.txt", f"a.png{separator}3\nmy, dog 3.png{separator}0\n")
     assert dataset.ids == ["a.png", "my, dog 3.png"]
     assert dataset.targets == [3, 0]
@@ -50,13 +50,13 @@ def test_text_with_numbers(open_text: Open, separator: str) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\t", " ", ",", ", "])
-def test_text_with_names(open_text: Open, separator: str) -> None:
+def test_text_with_class_names_is_read(open_text: Open, separator: str) -> None:
     dataset = open_text("x.txt", f"a.png{separator}polar bear\nb.png{separator}ant\nd/c.png{separator}polar bear")
     assert dataset.classes == ("ant", "polar bear")
     assert dataset.targets == [1, 0, 1]
 
 
-def test_text_with_files_that_have_no_image_suffix(open_text: Open, tmp_path: Path) -> None:
+def test_text_with_files_without_image_suffix_is_read(open_text: Open, tmp_path: Path) -> None:
     for name in ("frame", "frame 1"):
         shutil.copy(tmp_path / "a.png", tmp_path / name)
     assert open_text("x.txt", "frame 5\n").targets == [5]
@@ -65,7 +65,7 @@ def test_text_with_files_that_have_no_image_suffix(open_text: Open, tmp_path: Pa
     assert (dataset.ids, dataset.targets) == (["frame 1"], None)
 
 
-def test_text_from_windows(open_text: Open) -> None:
+def test_text_with_windows_line_ends_is_read(open_text: Open) -> None:
     dataset = open_text("x.TXT", b"\xef\xbb\xbfa.png\t1\r\nd\\c.png\t2\r\n")
     assert dataset.ids == ["a.png", "d/c.png"]
     assert dataset.targets == [1, 2]
@@ -77,26 +77,26 @@ def test_text_from_windows(open_text: Open) -> None:
 
 @pytest.mark.parametrize("path", ["path", "file", "image", "Image"])
 @pytest.mark.parametrize("label", ["label", "class", "Label"])
-def test_csv_with_a_header(open_text: Open, path: str, label: str) -> None:
+def test_csv_with_header_is_read(open_text: Open, path: str, label: str) -> None:
     dataset = open_text("x.csv", f'id,{label},{path}\n1,cat,a.png\n2,ant,"my, dog 3.png"\n')
     assert dataset.ids == ["a.png", "my, dog 3.png"]
     assert dataset.classes == ("ant", "cat")
     assert dataset.targets == [1, 0]
 
 
-def test_csv_without_labels(open_text: Open) -> None:
+def test_csv_without_labels_is_read(open_text: Open) -> None:
     assert open_text("x.csv", "path,width\na.png,8\n").targets is None
     assert open_text("x.csv", "path\na.png\n").ids == ["a.png"]
     assert open_text("x.csv", "a.png\nb.png\n").ids == ["a.png", "b.png"]
 
 
-def test_csv_without_a_header(open_text: Open) -> None:
+def test_csv_without_header_is_read(open_text: Open) -> None:
     dataset = open_text("x.csv", "a.png,3\nb.png,0\n")
     assert dataset.targets == [3, 0]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_csv_with_another_delimiter(open_text: Open, delimiter: str) -> None:
+def test_csv_with_another_delimiter_is_read(open_text: Open, delimiter: str) -> None:
     dataset = open_text("x.csv", f"path{delimiter}label\na.png{delimiter}3\nmy, dog 3.png{delimiter}4\n")
     assert dataset.ids == ["a.png", "my, dog 3.png"]
     assert dataset.targets == [3, 4]
@@ -106,14 +106,14 @@ def test_csv_with_another_delimiter(open_text: Open, delimiter: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "label"), [("path", "label"), ("file", "class"), ("image", "label")])
-def test_jsonl(open_text: Open, path: str, label: str) -> None:
+def test_jsonl_is_read(open_text: Open, path: str, label: str) -> None:
     lines = [{path: "a.png", label: 3}, {path: "my, dog 3.png", label: 1, "other": [1, None]}]
     dataset = open_text("x.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n")
     assert dataset.ids == ["a.png", "my, dog 3.png"]
     assert dataset.targets == [3, 1]
 
 
-def test_jsonl_with_names_or_without_labels(open_text: Open) -> None:
+def test_jsonl_with_class_names_or_without_labels_is_read(open_text: Open) -> None:
     named = open_text("x.jsonl", '{"path": "a.png", "label": "cat"}\n{"path": "b.png", "label": "ant"}')
     assert (named.targets, named.classes) == ([1, 0], ("ant", "cat"))
     assert open_text("x.jsonl", '{"path": "a.png", "label": null}').targets is None
@@ -122,25 +122,25 @@ def test_jsonl_with_names_or_without_labels(open_text: Open) -> None:
 # ---------------------------------------------------------------------------------------------------- labels and ids
 
 
-def test_given_classes(open_text: Open) -> None:
+def test_given_classes_define_the_order(open_text: Open) -> None:
     dataset = open_text("x.txt", "a.png\tcat\nb.png\tdog\n", classes=["dog", "bird", "cat"])
     assert dataset.targets == [2, 0]
     assert dataset.classes == ("dog", "bird", "cat")
     assert open_text("x.txt", "a.png\t2\n", classes=["dog", "bird", "cat"]).targets == [2]
 
 
-def test_a_file_that_is_listed_twice_has_two_names(open_text: Open) -> None:
+def test_file_listed_twice_has_two_ids(open_text: Open) -> None:
     assert open_text("x.txt", "a.png\nb.png\na.png\n").ids == ["a.png", "b.png", "a.png#2"]
 
 
-def test_absolute_paths_leave_no_machine_in_the_names(open_text: Open, tmp_path: Path) -> None:
+def test_absolute_paths_are_not_part_of_the_ids(open_text: Open, tmp_path: Path) -> None:
     dataset = open_text("x.txt", f"{tmp_path}/a.png\n{tmp_path}/d/c.png\nb.png\n")
     assert dataset.ids == ["a.png", "d/c.png", "b.png"]
     assert dataset[1].inputs["image"][0, 0, 0] == 2
     assert open_text("x.txt", f"{tmp_path}/d/c.png").ids == ["c.png"]
 
 
-def test_the_fingerprint_does_not_depend_on_the_folder_or_the_order(
+def test_fingerprint_is_independent_of_folder_and_order(
     open_text: Open, tmp_path: Path, spec: TensorSpec, plain: Preprocessing
 ) -> None:
     first = open_text("x.txt", "a.png\nd/c.png\n").fingerprint
@@ -196,7 +196,7 @@ def test_errors_name_the_line(open_text: Open, name: str, text: str | bytes, wor
     assert "\n" not in str(raised.value)
 
 
-def test_a_label_that_is_no_given_class(open_text: Open) -> None:
+def test_label_outside_the_given_classes_is_refused(open_text: Open) -> None:
     with pytest.raises(DatasetError, match="line 2: 'bat' is not among the 2 given classes; did you mean 'cat'"):
         open_text("x.txt", "a.png\tcat\nb.png\tbat\n", classes=["dog", "cat"])
     with pytest.raises(DatasetError, match="line 1: label 2, but there are only 2 classes"):

@@ -60,7 +60,7 @@ def test_every_format_is_read(tmp_path: Path, plain: Preprocessing, suffix: str)
         assert np.array_equal(expected, np.asarray(NOISE).transpose(2, 0, 1))
 
 
-def test_the_first_frame_counts(tmp_path: Path, plain: Preprocessing) -> None:
+def test_first_frame_is_used(tmp_path: Path, plain: Preprocessing) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime")]
     for suffix in ("gif", "webp", "tiff"):
         path = tmp_path / f"a.{suffix}"
@@ -70,7 +70,7 @@ def test_the_first_frame_counts(tmp_path: Path, plain: Preprocessing) -> None:
         assert red[1].max() <= 5
 
 
-def test_the_name_does_not_decide_the_format(tmp_path: Path, plain: Preprocessing) -> None:
+def test_format_is_detected_by_content(tmp_path: Path, plain: Preprocessing) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(NOISE, "PNG"))
     assert read(path, plain).inputs["image"].shape == (3, 8, 8)
@@ -102,7 +102,7 @@ def test_stored_orientation_is_applied_once(
     assert np.abs(seen - levels[list(quarters[orientation])].reshape(2, 2)).max() <= 4
 
 
-def test_sixteen_bit_files(tmp_path: Path, plain: Preprocessing) -> None:
+def test_sixteen_bit_files_are_scaled(tmp_path: Path, plain: Preprocessing) -> None:
     for suffix in ("png", "tiff"):
         path = tmp_path / f"a.{suffix}"
         Image.fromarray(np.full((8, 8), 257 * 200, np.uint16)).save(path)
@@ -138,7 +138,7 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, plain: Preprocessin
     assert str(tmp_path) not in str(raised.value)
 
 
-def test_any_damage_is_a_dataset_error_or_none(tmp_path: Path, plain: Preprocessing) -> None:
+def test_any_damage_is_read_or_a_dataset_error(tmp_path: Path, plain: Preprocessing) -> None:
     rng = np.random.default_rng(1)
     path = tmp_path / "a"
     for image_format in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"):
@@ -152,7 +152,7 @@ def test_any_damage_is_a_dataset_error_or_none(tmp_path: Path, plain: Preprocess
                 read(path, plain)
 
 
-def test_a_large_image_warns_nobody(
+def test_large_image_emits_no_warning(
     tmp_path: Path, plain: Preprocessing, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # 64 pixels: above the limit, below twice the limit
@@ -165,7 +165,7 @@ def test_a_large_image_warns_nobody(
     assert capfd.readouterr().err == ""
 
 
-def test_palette_transparency_warns_nobody(tmp_path: Path, plain: Preprocessing) -> None:
+def test_palette_transparency_emits_no_warning(tmp_path: Path, plain: Preprocessing) -> None:
     image = Image.new("P", (8, 8), 1)
     image.putpalette([9, 9, 9, 200, 100, 50])
     image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
@@ -189,11 +189,11 @@ def test_other_warnings_are_not_silenced(tmp_path: Path, plain: Preprocessing) -
         (["e\N{COMBINING ACUTE ACCENT}.png"], ["\N{LATIN SMALL LETTER E WITH ACUTE}.png"]),
     ],
 )
-def test_sample_names(paths: list[str], names: list[str]) -> None:
+def test_samples_are_named_by_their_paths(paths: list[str], names: list[str]) -> None:
     assert name_samples(paths) == names
 
 
-def test_the_file_is_closed(
+def test_image_file_is_closed(
     tmp_path: Path, plain: Preprocessing, save_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_image("a.png")
@@ -206,7 +206,7 @@ def test_the_file_is_closed(
     path.unlink()
 
 
-def test_a_sample_knows_the_size_of_its_image_as_it_is_to_be_seen(tmp_path):
+def test_sample_size_is_that_of_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("L", (40, 20)).save(tmp_path / "turned.png", exif=exif)

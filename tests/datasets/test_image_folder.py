@@ -49,13 +49,13 @@ def test_first_level_folders_are_classes(save_image: Save, open_here: Save) -> N
     assert dataset[2].target == 1
 
 
-def test_one_image_outside_means_no_classes(save_image: Save, open_here: Save) -> None:
+def test_image_outside_subfolders_disables_classes(save_image: Save, open_here: Save) -> None:
     save_image("dog/1.png")
     save_image("1.png")
     assert open_here().targets is None
 
 
-def test_numbered_folders_are_their_index(save_image: Save, open_here: Save) -> None:
+def test_numbered_folders_are_class_indices(save_image: Save, open_here: Save) -> None:
     for name in ("10/1.png", "9/1.png", "007/1.png"):
         save_image(name)
     dataset = open_here()
@@ -63,20 +63,20 @@ def test_numbered_folders_are_their_index(save_image: Save, open_here: Save) -> 
     assert dataset.classes == ()
 
 
-def test_numbered_folders_are_looked_up_in_the_given_classes(save_image: Save, open_here: Save) -> None:
+def test_numbered_folders_match_the_given_classes(save_image: Save, open_here: Save) -> None:
     save_image("1/1.png")
     assert open_here(classes=["cat", "dog"]).targets == [1]
     with pytest.raises(DatasetError, match="label 1, but there are only 1 classes"):
         open_here(classes=["cat"])
 
 
-def test_one_named_folder_makes_all_of_them_names(save_image: Save, open_here: Save) -> None:
+def test_mixed_folder_names_are_class_names(save_image: Save, open_here: Save) -> None:
     for name in ("10/1.png", "9/1.png", "x/1.png"):
         save_image(name)
     assert open_here().classes == ("10", "9", "x")
 
 
-def test_an_empty_class_keeps_its_index(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_empty_class_keeps_its_index(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("dog/1.png")
     (tmp_path / "cat").mkdir()
     dataset = open_here()
@@ -84,7 +84,7 @@ def test_an_empty_class_keeps_its_index(save_image: Save, open_here: Save, tmp_p
     assert dataset.targets == [1]
 
 
-def test_a_folder_of_other_things_is_no_class(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_folder_without_images_is_not_a_class(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("dog/1.png")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "dog.xml").write_text("<dog/>")
@@ -100,7 +100,7 @@ def test_given_classes_override_the_order(save_image: Save, open_here: Save) -> 
     assert dataset.targets == [2, 0]
 
 
-def test_a_folder_that_is_no_given_class_is_an_error(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_folder_outside_the_given_classes_is_refused(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("dogs/1.png")
     with pytest.raises(DatasetError, match=r"dogs: 'dogs' is not among the 2 given classes; did you mean 'dog'\?"):
         open_here(classes=["cat", "dog"])
@@ -114,7 +114,7 @@ def test_hidden_files_and_folders_are_left_out(save_image: Save, open_here: Save
     assert open_here().ids == ["a.png"]
 
 
-def test_links_are_followed_but_not_in_circles(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_links_are_followed_without_loops(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("a/1.png")
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "a" / "self").symlink_to("self")
@@ -122,7 +122,7 @@ def test_links_are_followed_but_not_in_circles(save_image: Save, open_here: Save
     assert open_here().ids == ["a/1.png", "b/1.png"]
 
 
-def test_a_link_to_nothing_is_reported_when_it_is_read(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_broken_link_is_reported_on_read(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("a.png")
     (tmp_path / "b.png").symlink_to("gone.png")
     dataset = open_here()
@@ -134,18 +134,18 @@ def test_a_link_to_nothing_is_reported_when_it_is_read(save_image: Save, open_he
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_no_image(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+def test_pipe_is_ignored(save_image: Save, open_here: Save, tmp_path: Path) -> None:
     save_image("a.png")
     os.mkfifo(tmp_path / "b.png")
     assert open_here().ids == ["a.png"]
 
 
-def test_an_empty_folder(open_here: Save) -> None:
+def test_empty_folder_is_refused(open_here: Save) -> None:
     with pytest.raises(DatasetError, match="is empty"):
         open_here()
 
 
-def test_a_folder_without_images_says_what_it_holds(open_here: Save, tmp_path: Path) -> None:
+def test_folder_without_images_is_refused_with_its_contents(open_here: Save, tmp_path: Path) -> None:
     for name in ("a.txt", "b.TXT", "c.json", "LICENSE"):
         (tmp_path / name).write_text("")
     with pytest.raises(DatasetError, match=r"holds no image .*found: 2 \.txt, 1") as raised:
@@ -155,7 +155,7 @@ def test_a_folder_without_images_says_what_it_holds(open_here: Save, tmp_path: P
     assert "\n" not in str(raised.value)
 
 
-def test_names_that_are_not_utf8_get_a_name_that_can_be_written(save_image: Save, open_here: Save) -> None:
+def test_non_utf8_names_are_escaped(save_image: Save, open_here: Save) -> None:
     try:
         save_image(os.fsdecode(b"caf\xe9.png"))
     except (OSError, UnicodeError):
@@ -166,7 +166,7 @@ def test_names_that_are_not_utf8_get_a_name_that_can_be_written(save_image: Save
     assert dataset[0].inputs["image"].shape == (3, 8, 8)
 
 
-def test_the_fingerprint_is_of_names_and_contents_alone(
+def test_fingerprint_depends_on_names_and_contents_only(
     save_image: Save, spec: TensorSpec, plain: Preprocessing, tmp_path: Path
 ) -> None:
     save_image("one/a/1.png", 1)

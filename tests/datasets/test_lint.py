@@ -45,7 +45,7 @@ def find(findings, check):
     return found
 
 
-def test_good_data_have_only_their_number_against_them(write, opened):
+def test_good_data_has_only_a_note_on_its_number(write, opened):
     for i in range(40):
         write(f"{i}.png")
     facts, findings = check_samples(opened())
@@ -69,7 +69,7 @@ def test_unreadable_files_are_errors_with_their_reason(write, opened, tmp_path):
     assert found.where[0] == "empty.jpg: the file is empty"
 
 
-def test_nothing_readable_is_a_finding_not_a_crash(opened, tmp_path):
+def test_unreadable_data_is_a_finding(opened, tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "data" / name).write_bytes(b"text")
@@ -80,7 +80,7 @@ def test_nothing_readable_is_a_finding_not_a_crash(opened, tmp_path):
     assert check_duplicates(opened())[0].check == "duplicates"
 
 
-def test_formats_that_are_not_read(write, tmp_path):
+def test_unsupported_formats_are_reported(write, tmp_path):
     write("a.png")
     for name in ("b.HEIC", "c/d.avif", "notes.txt", ".hidden.heic"):
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
@@ -90,21 +90,21 @@ def test_formats_that_are_not_read(write, tmp_path):
     assert check_files(tmp_path / "data" / "c")[0].what.startswith("1 ")
 
 
-def test_images_of_one_color(write, opened):
+def test_some_constant_images_are_a_warning(write, opened):
     write("a.png", color=(1, 200, 3))
     write("b.png")
     found = find(check_samples(opened())[1], "constant")
     assert (found.severity, found.where) == ("warning", ("a.png",))
 
 
-def test_only_images_of_one_color_are_an_error(write, opened):
+def test_only_constant_images_are_an_error(write, opened):
     write("a.png", color=(0, 0, 0))
     write("b.png", color=(1, 1, 1))
     findings = check_samples(opened())[1]
     assert {("error", "constant"), ("warning", "range")} <= kinds(findings)
 
 
-def test_floats_that_were_saved_as_bytes_use_no_range(opened, tmp_path):
+def test_floats_saved_as_bytes_are_reported(opened, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for i in range(3):
@@ -116,7 +116,7 @@ def test_floats_that_were_saved_as_bytes_use_no_range(opened, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tiny", "aspect"])
-def test_odd_sizes(write, opened, name):
+def test_unusual_sizes_are_reported(write, opened, name):
     write("good.png")
     write("tiny.png", size=(3, 8))
     write("aspect.png", size=(40, 8))
@@ -125,7 +125,7 @@ def test_odd_sizes(write, opened, name):
     assert [place.partition(".")[0] for place in found.where] == [name]
 
 
-def test_color_modes(write, opened, tmp_path):
+def test_unusual_color_modes_are_reported(write, opened, tmp_path):
     write("rgb.png")
     write("alpha.png", mode="RGBA")
     write("grey.png", mode="L")
@@ -140,13 +140,13 @@ def test_color_modes(write, opened, tmp_path):
     }
 
 
-def test_grey_images_alone_are_as_they_should_be(write, opened):
+def test_gray_images_alone_are_not_reported(write, opened):
     for i in range(3):
         write(f"{i}.png", mode="L")
     assert not any(f.check == "color" for f in check_samples(opened())[1])
 
 
-def test_duplicates_and_one_image_in_two_classes(write, opened, tmp_path):
+def test_duplicates_and_contradicting_labels_are_reported(write, opened, tmp_path):
     first = write("cat/a.png")
     (tmp_path / "data" / "cat" / "b.png").write_bytes(first.read_bytes())
     other = write("cat/c.png")
@@ -158,7 +158,7 @@ def test_duplicates_and_one_image_in_two_classes(write, opened, tmp_path):
     assert find(findings, "labels").where == ("cat/c.png = dog/e.png",)
 
 
-def test_overlap_by_content_whatever_the_name(write, opened, tmp_path, spec, plain):
+def test_overlap_is_found_by_content(write, opened, tmp_path, spec, plain):
     first = write("a.png")
     write("b.png")
     (tmp_path / "val").mkdir()
@@ -170,14 +170,14 @@ def test_overlap_by_content_whatever_the_name(write, opened, tmp_path, spec, pla
     assert check_overlap(opened(), against, name="val") == []
 
 
-def test_unreadable_files_are_no_duplicates(opened, tmp_path):
+def test_unreadable_files_are_not_duplicates(opened, tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "nowhere")
     assert check_duplicates(opened()) == []
 
 
-def test_balance_and_empty_classes(write, opened, tmp_path):
+def test_imbalance_and_empty_classes_are_reported(write, opened, tmp_path):
     for i in range(20):
         write(f"a/{i}.png")
     write("b/1.png")
@@ -189,14 +189,14 @@ def test_balance_and_empty_classes(write, opened, tmp_path):
 
 
 @pytest.mark.parametrize(("scores", "severity"), [(1, "error"), (2, None), (5, "warning"), (None, None)])
-def test_classes_that_the_model_scores(write, opened, scores, severity):
+def test_labels_outside_the_model_classes_are_reported(write, opened, scores, severity):
     write("a/1.png")
     write("b/1.png")
     findings = check_classes(opened(), scores)
     assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
-def test_arrays_that_look_like_pixels(tmp_path):
+def test_arrays_that_look_like_pixels_are_noted(tmp_path):
     spec = TensorSpec("x", np.dtype(np.float32), ("n", 3, 8, 8))
     rng = np.random.default_rng(0)
     for name, factor, expected in (("raw", 255, {("note", "range")}), ("scaled", 1, set())):

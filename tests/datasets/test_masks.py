@@ -47,7 +47,7 @@ def read(tmp_path, **options):
     return open_masks(tmp_path, Names("a.jpg"), **options)["a.jpg"]
 
 
-def test_masks_lie_where_the_images_lie(tmp_path):
+def test_masks_match_relative_paths(tmp_path):
     save(tmp_path / "a.png", CLASSES)
     save(tmp_path / "town" / "a.png", CLASSES + 1)
     save(tmp_path / "town" / "not asked for.png")
@@ -59,14 +59,14 @@ def test_masks_lie_where_the_images_lie(tmp_path):
     assert open_masks(tmp_path, Names("a.jpg"), ignored=-1).ignored is None
 
 
-def test_an_image_that_is_listed_twice_has_one_mask_and_accents_are_one_letter(tmp_path):
+def test_masks_match_repeated_images_and_accents(tmp_path):
     save(tmp_path / "cafe\u0301.png")
     masks = open_masks(tmp_path, Names("caf\u00e9.jpg", "caf\u00e9.jpg#2"))
     assert (masks["caf\u00e9.jpg#2"] == CLASSES).all()
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "16 bits", "RGB", "RGBA", "LA"])
-def test_the_index_is_the_class(tmp_path, kind):
+def test_palette_index_is_the_class(tmp_path, kind):
     image = Image.fromarray(CLASSES)
     if kind == "palette":
         image = Image.frombytes("P", (3, 2), CLASSES.tobytes())
@@ -82,13 +82,13 @@ def test_the_index_is_the_class(tmp_path, kind):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_are_not_spread_over_eight(tmp_path, depth):
+def test_low_bit_depths_keep_their_values(tmp_path, depth):
     pixels = np.arange(2 * 9).reshape(2, 9) % (1 << depth)
     (tmp_path / "a.png").write_bytes(png(pixels, depth))
     assert read(tmp_path).tolist() == pixels.tolist()
 
 
-def test_a_palette_of_few_colors_is_written_with_few_bits_and_read_back(tmp_path):
+def test_small_palettes_are_read(tmp_path):
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 9) % 4
     image = Image.frombytes("P", (9, 2), pixels.tobytes())
     image.putpalette([0, 0, 0, 9, 9, 9, 90, 90, 90, 255, 255, 255])
@@ -97,13 +97,13 @@ def test_a_palette_of_few_colors_is_written_with_few_bits_and_read_back(tmp_path
     assert read(tmp_path).tolist() == pixels.tolist()
 
 
-def test_classes_counted_from_one(tmp_path):
+def test_reduce_zero_label_shifts_classes(tmp_path):
     save(tmp_path / "a.png")
     assert read(tmp_path, reduce_zero_label=True).tolist() == [[255, 0, 1], [2, 255, 0]]
     assert read(tmp_path, reduce_zero_label=True, ignored=3).tolist() == [[3, 0, 1], [3, 254, 0]]
 
 
-def test_names_that_differ_at_their_end_are_declared(tmp_path):
+def test_rename_maps_mask_names(tmp_path):
     save(tmp_path / "bonn" / "b_1_gtFine_labelTrainIds.png", CLASSES)
     save(tmp_path / "bonn" / "b_1_gtFine_color.png", CLASSES + 1)
     image = "bonn/b_1_leftImg8bit.png"
@@ -117,7 +117,7 @@ def test_names_that_differ_at_their_end_are_declared(tmp_path):
         open_masks(tmp_path, Names("c.jpg"), rename=("_left", ""))
 
 
-def test_missing_masks_are_counted_and_found_elsewhere(tmp_path):
+def test_missing_masks_are_counted(tmp_path):
     save(tmp_path / "a.png")
     with pytest.raises(DatasetError, match=r"no mask for 'b\.jpg': b\.png is not there, nor are those of 1 more of 3"):
         open_masks(tmp_path, Names("a.jpg", "b.jpg", "c.jpg"))
@@ -128,7 +128,7 @@ def test_missing_masks_are_counted_and_found_elsewhere(tmp_path):
         open_masks(tmp_path, Names("d.jpg"))
 
 
-def test_what_is_no_folder_of_masks_is_refused(tmp_path):
+def test_invalid_mask_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="does not exist: --labels takes the folder"):
         open_masks(tmp_path / "nowhere", Names("a"))
     with pytest.raises(DatasetError, match="is a file"):
@@ -141,7 +141,7 @@ def test_what_is_no_folder_of_masks_is_refused(tmp_path):
         open_masks(tmp_path, Names("a"))["b"]
 
 
-def test_colors_are_no_classes(tmp_path):
+def test_color_masks_are_refused(tmp_path):
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[1, 2] = 128, 0, 128
     save(tmp_path / "a.png", pixels)
@@ -149,7 +149,7 @@ def test_colors_are_no_classes(tmp_path):
         read(tmp_path)
 
 
-def test_values_that_no_byte_holds(tmp_path):
+def test_values_above_255_are_refused(tmp_path):
     save(tmp_path / "a.png", np.array([[26001]], np.uint16))
     with pytest.raises(DatasetError, match=r"a\.png: holds the value 26001.*instance map"):
         read(tmp_path)
@@ -164,13 +164,13 @@ def test_values_that_no_byte_holds(tmp_path):
         (png(np.zeros((4, 4), int), 1)[:44], "cannot be read"),
     ],
 )
-def test_a_broken_mask_is_named(tmp_path, content, reason):
+def test_damaged_mask_is_named(tmp_path, content, reason):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"a\.png: .*{reason}"):
         read(tmp_path)
 
 
-def test_a_mask_that_vanished_is_named(tmp_path):
+def test_deleted_mask_is_named(tmp_path):
     path = save(tmp_path / "a.png")
     masks = open_masks(tmp_path, Names("a.jpg"))
     path.unlink()
@@ -179,7 +179,7 @@ def test_a_mask_that_vanished_is_named(tmp_path):
         masks["a.jpg"]
 
 
-def test_the_fingerprint_is_of_names_contents_and_what_values_mean(tmp_path):
+def test_fingerprint_depends_on_names_contents_and_options(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "one" / f"{name}.png")
         save(tmp_path / "two" / f"{name}.png")

@@ -22,12 +22,12 @@ from quantkit.types import Dataset, Preprocessing, TensorSpec
 Save = Callable[..., Path]
 
 
-def test_everything_public_is_there() -> None:
+def test_public_names_exist() -> None:
     assert all(hasattr(quantkit.datasets, name) for name in quantkit.datasets.__all__)
     assert quantkit.datasets.__all__ == sorted(quantkit.datasets.__all__, key=lambda n: (not n.isupper(), n))
 
 
-def test_a_folder_from_end_to_end(save_image: Save, tmp_path: Path, spec: TensorSpec) -> None:
+def test_folder_is_opened_end_to_end(save_image: Save, tmp_path: Path, spec: TensorSpec) -> None:
     for name in ("cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png"):
         save_image(f"images/{name}", 255)
     save_image("images/dog/3.png").write_bytes(b"")
@@ -51,7 +51,7 @@ def test_a_folder_from_end_to_end(save_image: Save, tmp_path: Path, spec: Tensor
     assert batches[0].inputs["image"][0, 0, 0, 0] == np.float32((1 - 0.485) / 0.229)
 
 
-def test_lists_and_arrays(save_image: Save, tmp_path: Path, spec: TensorSpec, plain: Preprocessing) -> None:
+def test_lists_and_arrays_are_opened(save_image: Save, tmp_path: Path, spec: TensorSpec, plain: Preprocessing) -> None:
     save_image("a.png")
     (tmp_path / "x.csv").write_text("path,label\na.png,3\n")
     listed = open_dataset(tmp_path / "x.csv", [spec], preprocessing=plain)
@@ -66,7 +66,7 @@ def test_lists_and_arrays(save_image: Save, tmp_path: Path, spec: TensorSpec, pl
     assert not holds_arrays(tmp_path)
 
 
-def test_errors(save_image: Save, tmp_path: Path, spec: TensorSpec, plain: Preprocessing) -> None:
+def test_unusable_data_is_refused(save_image: Save, tmp_path: Path, spec: TensorSpec, plain: Preprocessing) -> None:
     image = save_image("images/a.png")
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8)))
     other = replace(spec, name="mask")

@@ -61,7 +61,7 @@ def resize_twice(
 # ------------------------------------------------------------------------------------------------------------ colors
 
 
-def test_channels_are_in_the_order_asked_for() -> None:
+def test_channels_follow_the_color_option() -> None:
     image = Image.new("RGB", (1, 1), (10, 20, 30))
     assert pixels(image).ravel().tolist() == [10, 20, 30]
     assert pixels(image, "BGR").ravel().tolist() == [30, 20, 10]
@@ -87,7 +87,7 @@ def test_channels_are_in_the_order_asked_for() -> None:
         ("F", 99.6, (100, 100, 100), 100),
     ],
 )
-def test_every_mode_becomes_rgb_and_grey(
+def test_every_color_mode_becomes_rgb_and_gray(
     mode: str, color: int | float | tuple[int, ...], rgb: tuple[int, ...], grey: int
 ) -> None:
     image = Image.new(mode, (3, 2), color)
@@ -96,7 +96,7 @@ def test_every_mode_becomes_rgb_and_grey(
     assert image.mode == mode
 
 
-def test_lab_becomes_rgb_and_grey() -> None:
+def test_lab_becomes_rgb_and_gray() -> None:
     color = Image.new("RGB", (3, 2), (200, 60, 30))
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(color, to_lab)
@@ -127,7 +127,7 @@ def test_pixels_of_an_unknown_range_are_refused(mode: str, value: float) -> None
         pixels(Image.new(mode, (2, 2), value))
 
 
-def test_float_pixels_up_to_one_are_not_taken_as_black() -> None:
+def test_float_pixels_that_would_be_black_are_refused() -> None:
     with pytest.raises(DatasetError, match="would be black"):
         pixels(Image.new("F", (2, 2), 0.5))
     assert not pixels(Image.new("F", (2, 2), 0.0)).any()
@@ -153,7 +153,7 @@ def test_palettes_lose_their_transparency_without_a_warning(mode: str, transpare
     assert image.info.get("transparency") == transparency
 
 
-def test_a_color_key_is_dropped() -> None:
+def test_color_key_transparency_is_dropped() -> None:
     image = Image.new("RGB", (1, 1), (10, 20, 30))
     image.info["transparency"] = (10, 20, 30)
     assert pixels(image, "L").item() == 18
@@ -177,7 +177,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_comes_first(orientation: int) -> None:
+def test_exif_orientation_is_applied_first(orientation: int) -> None:
     image = Image.fromarray(CORNERS)
     image.getexif()[0x0112] = orientation
     expected = np.array(UPRIGHT[orientation])
@@ -187,13 +187,13 @@ def test_exif_orientation_comes_first(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1234])
-def test_an_orientation_that_does_not_exist_is_upright(orientation: int) -> None:
+def test_invalid_orientation_is_ignored(orientation: int) -> None:
     image = Image.fromarray(CORNERS)
     image.getexif()[0x0112] = orientation
     assert pixels(image, "L")[:, :, 0].tolist() == CORNERS.tolist()
 
 
-def test_broken_exif_is_upright() -> None:
+def test_broken_exif_is_ignored() -> None:
     image = Image.fromarray(CORNERS)
     image.info["exif"] = b"Exif\x00\x00not a header at all"
     assert pixels(image, "L")[:, :, 0].tolist() == CORNERS.tolist()
@@ -203,7 +203,7 @@ def test_broken_exif_is_upright() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(48, 101), (19, 64), (19, 101), (101, 30), (31, 30)])
-def test_stretch_is_the_definition_of_bilinear(sizes: tuple[int, int]) -> None:
+def test_stretch_equals_bilinear_interpolation(sizes: tuple[int, int]) -> None:
     # Sizes at which few values lie halfway between two levels, where fixed-point weights decide.
     result = preprocess(Image.fromarray(NOISE), replace(keep(*sizes), interpolation="bilinear"))
     # Which axis comes first is Pillow's choice, and differs between its versions; rounding between them shows it.
@@ -212,7 +212,7 @@ def test_stretch_is_the_definition_of_bilinear(sizes: tuple[int, int]) -> None:
     assert all(difference.max() <= 1 for difference in differences)
 
 
-def test_stretch_by_a_whole_factor() -> None:
+def test_stretch_by_an_integer_factor() -> None:
     small = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert (
         preprocess(Image.fromarray(small), keep(4, 9, "L"))[:, :, 0].tolist()
@@ -233,7 +233,7 @@ CROPS = [
 
 @pytest.mark.parametrize(("width", "height", "side", "size", "resized", "corner"), CROPS)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
-def test_crop_is_torchvisions(
+def test_crop_equals_torchvision(
     width: int,
     height: int,
     side: int,
@@ -250,7 +250,7 @@ def test_crop_is_torchvisions(
     assert np.array_equal(preprocess(image, wanted), expected)
 
 
-def test_letterbox_of_a_wide_image() -> None:
+def test_letterbox_pads_a_wide_image() -> None:
     image = Image.fromarray(np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.uint8))
     result = preprocess(image, replace(keep(5, 4, "L"), resize="letterbox", pad_value=114))
     assert result[:, :, 0].tolist() == [
@@ -262,14 +262,14 @@ def test_letterbox_of_a_wide_image() -> None:
     ]
 
 
-def test_letterbox_of_a_tall_image_is_scaled_up() -> None:
+def test_letterbox_scales_up_a_tall_image() -> None:
     image = Image.fromarray(np.array([[10], [20]], np.uint8))
     result = preprocess(image, replace(keep(4, 4, "L"), resize="letterbox", pad_value=0))
     assert result[:, :, 0].tolist() == [[0, 10, 10, 0], [0, 10, 10, 0], [0, 20, 20, 0], [0, 20, 20, 0]]
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
-def test_letterbox_keeps_the_aspect_and_the_centre(width: int, height: int) -> None:
+def test_letterbox_keeps_aspect_and_center(width: int, height: int) -> None:
     image = Image.new("RGB", (width, height), (255, 255, 255))
     result = preprocess(image, replace(keep(32, 48), resize="letterbox", pad_value=0))[:, :, 0]
     rows, columns = np.flatnonzero(result.any(axis=1)), np.flatnonzero(result.any(axis=0))
@@ -282,7 +282,7 @@ def test_letterbox_keeps_the_aspect_and_the_centre(width: int, height: int) -> N
     assert 0 <= (48 - 1 - columns[-1]) - columns[0] <= 1
 
 
-def test_an_image_too_narrow_to_resize_is_refused() -> None:
+def test_too_narrow_image_is_refused() -> None:
     wanted = replace(keep(224, 224), resize="crop", shorter_side=256)
     with pytest.raises(DatasetError, match="too narrow"):
         preprocess(Image.new("L", (1, 10_000)), wanted)
@@ -325,12 +325,12 @@ def test_integers_round_half_to_even_and_fill_their_range() -> None:
         ({"dtype": "float16", "scale": 1000.0}, "float16 cannot hold"),
     ],
 )
-def test_a_mapping_that_the_type_cannot_hold_is_refused(changes: dict[str, object], words: str) -> None:
+def test_values_outside_the_input_type_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         pixel_table(replace(Preprocessing(size=(1, 1)), **changes))  # type: ignore[arg-type]
 
 
-def test_the_table_cannot_be_changed() -> None:
+def test_lookup_table_is_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         pixel_table(Preprocessing(size=(1, 1)))[0, 0] = 1
 
@@ -338,7 +338,7 @@ def test_the_table_cannot_be_changed() -> None:
 @pytest.mark.parametrize("color", ["RGB", "BGR", "L"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_layout_and_type(color: str, layout: str, dtype: str) -> None:
+def test_layout_and_type_follow_the_input(color: str, layout: str, dtype: str) -> None:
     image = Image.fromarray(NOISE)
     wanted = replace(keep(48, 64, color), layout=layout, dtype=dtype)  # type: ignore[arg-type]
     result = preprocess(image, wanted)
@@ -351,6 +351,6 @@ def test_layout_and_type(color: str, layout: str, dtype: str) -> None:
     assert np.array_equal(result, expected.astype(dtype))
 
 
-def test_means_belong_to_channels_in_the_order_of_the_color() -> None:
+def test_means_follow_the_channel_order() -> None:
     wanted = Preprocessing(size=(1, 1), color="BGR", mean=(1.0, 2.0, 3.0))
     assert preprocess(Image.new("RGB", (1, 1), (10, 20, 30)), wanted).ravel().tolist() == [29.0, 18.0, 7.0]

@@ -38,7 +38,7 @@ def test_fixed_batch_size(leading, fixed):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
-def test_a_fixed_batch_gives_the_rows_of_a_free_one(count):
+def test_fixed_batch_equals_dynamic_batch(count):
     batch = batch_of(count)
     free, fixed = Recorder("n"), Recorder(4)
     expected, outputs = run_padded(free, batch), run_padded(fixed, batch)
@@ -50,7 +50,7 @@ def test_a_fixed_batch_gives_the_rows_of_a_free_one(count):
     assert len(fixed.calls) == -(-count // 4)
 
 
-def test_what_fills_up_are_real_samples():
+def test_padding_repeats_real_samples():
     runner = Recorder(4)
     run_padded(runner, batch_of(3))
     assert {tuple(row) for row in runner.calls[0]} <= {tuple(row) for row in batch_of(3).inputs["x"]}

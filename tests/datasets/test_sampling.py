@@ -31,7 +31,7 @@ labels = st.lists(st.integers(0, 6), min_size=1, max_size=60)
 
 
 @given(labels, st.integers(1, 70), st.integers(0, 2**32), st.sampled_from(["shuffled", "given"]))
-def test_classes_are_as_even_as_the_data_allows(targets: list[int], count: int, seed: int, order: str) -> None:
+def test_classes_are_balanced(targets: list[int], count: int, seed: int, order: str) -> None:
     chosen = select(rows(targets), num_samples=count, seed=seed, order=order)  # type: ignore[arg-type]
     assert len(chosen) == min(count, len(targets))
     assert len(set(chosen.indices)) == len(chosen)
@@ -53,14 +53,14 @@ def test_given_order_takes_the_first_of_each_class(targets: list[int], count: in
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 2**64))
-def test_without_labels_any_samples(total: int, count: int, seed: int) -> None:
+def test_unlabeled_data_is_sampled_without_replacement(total: int, count: int, seed: int) -> None:
     chosen = select(rows(None, total), num_samples=count, seed=seed)
     assert len(set(chosen.indices)) == min(count, total)
     assert chosen.targets is None
     assert select(rows(None, total), num_samples=count, order="given").indices == tuple(range(min(count, total)))
 
 
-def test_the_choice_is_the_same_everywhere() -> None:
+def test_selection_is_deterministic() -> None:
     # Written down from the definition: indices sorted by the raw 64-bit stream of PCG64(0).
     assert select(rows(None, 10), seed=0).indices == tuple(
         sorted(range(10), key=[int(k) for k in np.random.PCG64(0).random_raw(10)].__getitem__)
@@ -73,20 +73,20 @@ def test_the_choice_is_the_same_everywhere() -> None:
     assert Counter(first.targets) in (Counter({0: 5, 1: 3, 2: 4}), Counter({0: 4, 1: 3, 2: 5}))
 
 
-def test_fewer_samples_than_classes_do_not_favour_the_first_classes() -> None:
+def test_few_samples_do_not_favor_the_first_classes() -> None:
     targets = [i // 3 for i in range(60)]
     seen = {label for seed in range(30) for label in select(rows(targets), num_samples=2, seed=seed).targets or ()}
     assert len(seen) > 15
 
 
-def test_all_samples() -> None:
+def test_large_number_selects_all_samples() -> None:
     dataset = rows([1, 0, 1])
     for count in (None, 3, 99):
         assert sorted(select(dataset, num_samples=count).indices) == [0, 1, 2]
         assert select(dataset, num_samples=count, order="given").indices == (0, 1, 2)
 
 
-def test_a_view_reads_its_samples() -> None:
+def test_selection_reads_its_samples() -> None:
     view = select(rows([5, 6, 7, 8]), num_samples=2, seed=3)
     assert isinstance(view, Dataset)
     for i, original in enumerate(view.indices):
@@ -103,7 +103,7 @@ def test_a_view_reads_its_samples() -> None:
     assert again[0].id == view.ids[0]
 
 
-def test_the_fingerprint_is_of_the_chosen_in_any_order() -> None:
+def test_fingerprint_depends_on_the_selected_samples() -> None:
     dataset = rows(None, 6)
     whole = dataset.fingerprint
     assert select(dataset, seed=1).fingerprint == select(dataset, seed=2).fingerprint == whole
@@ -130,7 +130,7 @@ class Foreign:
         return Sample("a", {"x": np.zeros(3, np.float32)})
 
 
-def test_any_data_set_can_be_chosen_from() -> None:
+def test_any_data_set_can_be_sampled() -> None:
     view = select(Foreign())
     assert len(view.fingerprint) == 64
     assert view.fingerprint != select(Foreign(), num_samples=1, order="given").fingerprint
@@ -148,12 +148,12 @@ def test_describe() -> None:
     ("options", "words"),
     [({"num_samples": 0}, "--num-samples 0"), ({"seed": -1}, "--seed -1"), ({"order": "sorted"}, "'sorted'")],
 )
-def test_nonsense_is_refused(options: dict[str, object], words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         select(rows(None, 3), **options)  # type: ignore[arg-type]
 
 
-def test_labels_that_mean_nothing_are_dropped(tmp_path):
+def test_meaningless_labels_are_dropped(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0.png")

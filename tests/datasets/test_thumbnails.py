@@ -20,7 +20,7 @@ def decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
 
 
-def test_small_images_are_kept_pixel_by_pixel(tmp_path):
+def test_small_images_are_unchanged(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (np.asarray(decode(thumbnail(open_dataset(tmp_path, SPEC), 0))) == pixels).all()
@@ -33,7 +33,7 @@ def test_large_images_shrink_and_keep_their_proportions(tmp_path):
     assert np.abs(np.asarray(picture, float).mean((0, 1)) - (200, 30, 30)).max() < 4
 
 
-def test_a_turned_image_is_shown_upright(tmp_path):
+def test_rotated_image_is_shown_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (40, 20)).save(tmp_path / "a.png", exif=exif)
@@ -41,14 +41,14 @@ def test_a_turned_image_is_shown_upright(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
-def test_any_mode_has_a_picture(tmp_path, mode):
+def test_any_color_mode_has_a_thumbnail(tmp_path, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     source = Image.fromarray(np.full((9, 9), 300, np.uint16)) if mode == "I;16" else Image.new(mode, (9, 9))
     source.save(tmp_path / f"a.{suffix}")
     assert decode(thumbnail(open_dataset(tmp_path, SPEC), 0)).mode in ("L", "RGB")
 
 
-def test_the_sample_of_a_selection_is_its_own(tmp_path):
+def test_selection_shows_its_own_samples(tmp_path):
     for i in range(4):
         Image.new("L", (3, 3), 60 * i).save(tmp_path / f"{i}.png")
     chosen = select(open_dataset(tmp_path, SPEC), num_samples=3, seed=5)
@@ -56,7 +56,7 @@ def test_the_sample_of_a_selection_is_its_own(tmp_path):
         assert np.asarray(decode(thumbnail(chosen, index)))[0, 0] == 60 * int(name[0])
 
 
-def test_what_cannot_be_shown_has_none(tmp_path):
+def test_unreadable_sample_has_no_thumbnail(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     assert thumbnail(open_dataset(tmp_path, SPEC), 0) == ""
     np.save(tmp_path / "rows.npy", np.zeros((2, 3, 16, 16), np.float32))
