@@ -110,10 +110,10 @@ def align_channels(model: ir.Model) -> ir.Model:
         if not is_standard(node, "Conv") or node.attributes.get_int("group", 1) != 1:
             continue
         data, weight = _dequantize(node.inputs[0]), _dequantize(node.inputs[1])
-        codes = constant_of(weight.inputs[0]) if weight is not None else None
-        if data is None or weight is None or codes is None:
+        quantized = constant_of(weight.inputs[0]) if weight is not None else None
+        if data is None or weight is None or quantized is None:
             continue
-        array = np.asarray(codes.numpy())
+        array = np.asarray(quantized.numpy())
         missing = _ALIGNED_CHANNELS - array.shape[1]
         if missing != 1 or array.ndim != 4:
             continue
@@ -204,13 +204,13 @@ def _raise_weight_scale(weight: ir.Node, smallest: npt.NDArray[np.float64], name
     raised = np.maximum(scale, np.asarray(needed, np.float32))
     if np.array_equal(raised, scale):
         return
-    codes = np.asarray(_array(weight.inputs[0]), np.int8)
-    shape = [1] * codes.ndim
+    quantized = np.asarray(_array(weight.inputs[0]), np.int8)
+    shape = [1] * quantized.ndim
     if scale.ndim:
         shape[weight.attributes.get_int("axis", 1)] = -1
     factor = (scale.astype(np.float64) / raised).reshape(shape)
     name = str(weight.outputs[0].name)
-    weight.replace_input_with(0, names.initializer(f"{name}_codes", np.rint(codes * factor).astype(np.int8)))
+    weight.replace_input_with(0, names.initializer(f"{name}_codes", np.rint(quantized * factor).astype(np.int8)))
     weight.replace_input_with(1, names.initializer(f"{name}_scale", raised))
 
 
