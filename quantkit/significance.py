@@ -23,10 +23,10 @@ __all__ = [
     "GateWord",
     "SpeedVerdict",
     "compare_accuracy",
+    "compare_speed",
     "difference_interval",
     "has_identical_outputs",
     "judge",
-    "judge_speed",
     "loss_interval",
     "mcnemar_p_value",
     "mlperf",
@@ -41,13 +41,13 @@ __all__ = [
 CLOSE = 0.01
 """Share of the baseline's score that may be lost where a variant is called as good: MLPerf's wider gate."""
 
-MLPERF = {"99 %": 0.01, "99.9 %": 0.001}
-"""MLPerf Inference's gates by name, and the share of the reference's score that each lets go: "99 % of FP32".
+MLPERF = {"99%": 0.01, "99.9%": 0.001}
+"""MLPerf Inference's gates by name, and the share of the reference's score that each lets go: "99% of FP32".
 Source: mlcommons/inference, submission checker, accuracy targets.
 """
 
 FEWEST_SAMPLES = 30
-"""With fewer, a bootstrap's 95 % interval holds the truth too rarely: of mIoU in 53 of 100 runs of 5 images, in 72 of
+"""With fewer, a bootstrap's 95% interval holds the truth too rarely: of mIoU in 53 of 100 runs of 5 images, in 72 of
 10, in 91 to 93 from 20 on.
 """
 
@@ -59,7 +59,7 @@ DIFFERING = "differing"
 computes no bootstrap, it is missing.
 """
 
-GateWord = Literal["passed", "failed", "undecided"]
+GateWord = Literal["pass", "fail", "inconclusive"]
 
 NORMAL_975 = 1.959963984540054
 _NORMAL_80 = 0.8416212335729143
@@ -68,6 +68,9 @@ _POWER = (NORMAL_975 + _NORMAL_80) / NORMAL_975
 """Half-widths that must fit in for the interval to decide in 80 of 100 runs; at 1 it would in 50."""
 
 _MOST_SAMPLES = 10**12
+
+_WIDE = 1.2
+"""Ratio of the ends of an interval of a speed-up from which on it is wide."""
 
 _FASTER = 1.02
 """Where no interval was computed, a ratio nearer to 1 is taken for noise."""
@@ -85,7 +88,7 @@ class AccuracyVerdict:
         share: of the baseline's score that may be lost.
         margin: the same in the score's unit: share * |baseline|; NaN where `kind` is "unknown" for lack of numbers.
         loss: estimate; None where there is none.
-        interval: of the loss, 95 %; None where there is none.
+        interval: of the loss, 95%; None where there is none.
         needed: "undecided" only: about how many samples would decide, two digits of it; None where none would.
     """
 
@@ -112,10 +115,10 @@ class SpeedVerdict:
     """What is known of a variant's speed.
 
     Attributes:
-        kind: "faster" and "slower" where the interval says so (without one: where the ratio is 2 % from 1);
+        kind: "faster" and "slower" where the interval says so (without one: where the ratio is 2% from 1);
             "same" where it holds 1; "unknown" where the variant was not timed, or is what the others are compared with.
         speedup: above 1 is faster; None where it is unknown.
-        interval: 95 %; None where it was not computed.
+        interval: 95%; None where it was not computed.
         reference: name of the variant that it is compared with; empty where it is unknown.
     """
 
@@ -124,6 +127,11 @@ class SpeedVerdict:
     interval: tuple[float, float] | None = None
     reference: str = ""
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether the ends of the interval are more than a fifth apart, so that the estimate alone says too little."""
+        return self.interval is not None and self.interval[1] > _WIDE * self.interval[0]
+
 
 def compare_accuracy(report: Report, evaluation: Evaluation, *, share: float = CLOSE) -> AccuracyVerdict:
     """Judges `evaluation` by `report.score` against the baseline.
@@ -131,7 +139,7 @@ def compare_accuracy(report: Report, evaluation: Evaluation, *, share: float = C
     Args:
         report: with the intervals that its task computed.
         evaluation: one of its variants, not the baseline.
-        share: of the baseline's score that may be lost; 0.01 is "within 1 % of FP32".
+        share: of the baseline's score that may be lost; 0.01 is "within 1% of FP32".
     """
     if report.score is None:
         return AccuracyVerdict("unknown", share)
@@ -149,7 +157,7 @@ def compare_accuracy(report: Report, evaluation: Evaluation, *, share: float = C
 
 
 def judge(interval: tuple[float, float], margin: float) -> Literal["worse", "better", "within", "undecided"]:
-    """The word for a loss of which this is the 95 % interval; see `AccuracyVerdict`.
+    """The word for a loss of which this is the 95% interval; see `AccuracyVerdict`.
 
     >>> judge((-0.001, 0.004), 0.0081), judge((-0.03, 0.04), 0.0081), judge((0.002, 0.02), 0.0081)
     ('within', 'undecided', 'worse')
@@ -163,9 +171,9 @@ def judge(interval: tuple[float, float], margin: float) -> Literal["worse", "bet
 
 
 def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
-    """MLPerf's gates: whether the score is at least 99 % (99.9 %) of the baseline's, by the name of the gate.
+    """MLPerf's gates: whether the score is at least 99% (99.9%) of the baseline's, by the name of the gate.
 
-    Where less of the score is better: whether it is at most 101 % (100.1 %). "undecided" where the 95 % interval of the
+    Where less of the score is better: whether it is at most 101% (100.1%). "inconclusive" where the 95% interval of the
     loss holds the limit; without an interval the score itself decides, as MLPerf does on a whole validation set. Empty
     where there is no score, or the baseline's is not positive, so that it has no parts.
     """
@@ -173,17 +181,17 @@ def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
     if report.score is None or report.baseline.metrics.get(report.score.name, 0.0) <= 0:
         return words
     for name, share in MLPERF.items():
-        judgement = compare_accuracy(report, evaluation, share=share)
-        if judgement.loss is None:
+        verdict = compare_accuracy(report, evaluation, share=share)
+        if verdict.loss is None:
             continue
-        low, high = judgement.interval or (judgement.loss, judgement.loss)
+        low, high = verdict.interval or (verdict.loss, verdict.loss)
         # A limit that is just kept is kept: 0.99 * 0.8 is not exact in binary.
-        limit = judgement.margin + 1e-9 * max(1.0, judgement.margin)
-        words[name] = "passed" if high <= limit else "failed" if low > limit else "undecided"
+        limit = verdict.margin + 1e-9 * max(1.0, verdict.margin)
+        words[name] = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
     return words
 
 
-def judge_speed(report: Report, evaluation: Evaluation, batch_size: int | None = None) -> SpeedVerdict:
+def compare_speed(report: Report, evaluation: Evaluation, batch_size: int | None = None) -> SpeedVerdict:
     """Judges the speed of `evaluation` against `report.speed_reference`, at a batch size (None: the first)."""
     speedup, reference = report.speedup(evaluation, batch_size), report.speed_reference(evaluation, batch_size)
     latency = report.latency_at(evaluation, batch_size)
@@ -195,7 +203,7 @@ def judge_speed(report: Report, evaluation: Evaluation, batch_size: int | None =
 
 
 def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
-    """95 % interval of the loss in `report.score`, positive where the variant does worse; None where there is none."""
+    """95% interval of the loss in `report.score`, positive where the variant does worse; None where there is none."""
     interval = report.difference_interval(evaluation)
     if interval is None or report.score is None or not all(math.isfinite(end) for end in interval):
         return None
@@ -215,7 +223,7 @@ def samples_needed(fixed: float, broken: float, *, num_samples: int, margin: flo
     If the shares of fixed and broken samples stay as they are, the estimate of the loss is
     ``d = (broken - fixed) / N``; with n samples the interval of `paired_half_width` w(n) decides where
     ``1.43 w(n) <= max(margin - d, d)``: its upper end is below the margin, or its lower end above 0, in 80 of 100 runs
-    (1.43 is (1.960 + 0.842) / 1.960, the usual power of 80 %; Chow, Shao and Wang, Sample Size Calculations in Clinical
+    (1.43 is (1.960 + 0.842) / 1.960, the usual power of 80%; Chow, Shao and Wang, Sample Size Calculations in Clinical
     Research, 2008, section 3.1). What is found is rounded to two digits, because d is itself not known better.
 
     >>> samples_needed(17, 23, num_samples=2000, margin=0.01)
@@ -272,7 +280,7 @@ def samples_to_tell(distance: float, width: float, *, num_samples: int) -> int |
 
 
 def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> float:
-    """Half the length of the 95 % interval of a difference of paired shares: Bonett and Price (2012); see
+    """Half the length of the 95% interval of a difference of paired shares: Bonett and Price (2012); see
     `quantkit.significance.difference_interval`.
     """
     n = num_samples + 2
@@ -281,7 +289,7 @@ def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> flo
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % score interval of a share of `count` samples (Wilson 1927): unlike Wald's it is not ±0 where all agree.
+    """95% score interval of a share of `count` samples (Wilson 1927): unlike Wald's it is not ±0 where all agree.
 
     >>> [round(end, 3) for end in wilson_interval(0.9, 10)]
     [0.596, 0.982]
@@ -354,7 +362,7 @@ def mcnemar_p_value(fixed: int, broken: int) -> float:
 
 
 def difference_interval(fixed: int, broken: int, *, num_samples: int) -> tuple[float, float]:
-    """95 % interval of variant's minus baseline's accuracy on paired samples, fractions of 1.
+    """95% interval of variant's minus baseline's accuracy on paired samples, fractions of 1.
 
     The adjusted Wald interval of Bonett and Price (2012, J. Educ. Behav. Stat. 37, 479-488): with
     ``f = (fixed + 1) / (N + 2)`` and ``b = (broken + 1) / (N + 2)`` it is

@@ -16,7 +16,7 @@ __all__ = ["GATES", "Drop", "Limits", "parse_drop"]
 
 Unit = Literal["pt", "%", ""]
 
-GATES = {f"mlperf-{name.removesuffix(' %')}": share for name, share in MLPERF.items()}
+GATES = {f"mlperf-{name.removesuffix('%')}": share for name, share in MLPERF.items()}
 """Gates by name, and the share of the baseline's score that each lets go."""
 
 _DROP = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pt|%|)")

@@ -1,15 +1,15 @@
-"""Numbers as text, the same in every form of a report: which digits are shown is decided here alone."""
+"""Numbers and names as text, the same in every form of a report: which digits are shown is decided here alone."""
 
 from __future__ import annotations
 
 import math
 
-from quantkit.types import Score
+from quantkit.types import Interval, Score
 
 __all__ = [
     "MISSING",
-    "format_beside",
     "format_bounds",
+    "format_cosine",
     "format_count",
     "format_decibels",
     "format_difference",
@@ -18,13 +18,14 @@ __all__ = [
     "format_percent",
     "format_plus_minus",
     "format_score",
-    "format_score_difference",
     "format_significant",
     "format_speedup",
+    "format_throughput",
     "one_line",
     "plural",
     "score_unit",
     "shorten",
+    "with_unit",
 ]
 
 MISSING = "–"
@@ -41,37 +42,46 @@ def plural(count: int, noun: str) -> str:
 
 
 def format_percent(fraction: float | None) -> str:
-    """0.81034 → "81.03"."""
-    return MISSING if fraction is None else _plain(100 * fraction, ".2f")
-
-
-def format_difference(fraction: float | None) -> str:
-    """-0.00103 → "-0.10", 0.002 → "+0.20"; what rounds to nothing has no sign."""
-    return MISSING if fraction is None else _without_sign_at_zero(_plain(100 * fraction, "+.2f"))
+    """0.81034 → "81.03"; a fraction that rounds to 0 but is not → "<0.01"."""
+    if fraction is not None and 0 < fraction < 5e-5:
+        return "<0.01"
+    return MISSING if fraction is None else _finite(100 * fraction, ".2f")
 
 
 def format_score(value: float | None, score: Score) -> str:
     """A score without its unit: percent of a fraction with two decimals, else four significant digits."""
     if value is None:
         return MISSING
-    return format_percent(value) if score.is_fraction else format_significant(value, 4)
+    return _finite(100 * value, ".2f") if score.is_fraction else format_significant(value, 4)
 
 
-def format_score_difference(value: float | None, score: Score) -> str:
-    """A difference of scores with its sign: points of a fraction, else three significant digits at the most."""
+def format_difference(value: float | None, score: Score, interval: Interval | None = None) -> str:
+    """A signed difference of scores: points of a fraction, else the digits of its interval, three without one.
+
+    >>> format_difference(-0.00103, Score("top1", "Top-1")), format_difference(0.05, Score("loss", "Loss", False))
+    ('-0.10', '+0.05')
+    """
     if value is None:
         return MISSING
     if score.is_fraction:
-        return format_difference(value)
-    text = _without_zeros(format_significant(value))
+        return _signed(100 * value, 2) if math.isfinite(value) else format_significant(value)
+    if interval and math.isfinite(value) and _half(interval) > 0:
+        return _signed(value, _decimals(_half(interval)))
+    text = format_significant(value)
+    text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
     return text if value <= 0 or not math.isfinite(value) else f"+{text}"
 
 
-def score_unit(score: Score, *, of_difference: bool = False) -> str:
+def score_unit(score: Score | None, *, of_difference: bool = False) -> str:
     """Percent sign or "points" of a fraction; nothing otherwise."""
-    if not score.is_fraction:
+    if score is None or not score.is_fraction:
         return ""
     return "points" if of_difference else "%"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """("81.03", "%") → "81.03%", ("-0.10", "points") → "-0.10 points", ("4.2", "") → "4.2"."""
+    return f"{text}%" if unit == "%" else f"{text} {unit}".strip()
 
 
 def format_interval(low: str, high: str) -> str:
@@ -79,38 +89,25 @@ def format_interval(low: str, high: str) -> str:
     return f"{low} to {high}"
 
 
-def format_bounds(low: float, high: float, score: Score) -> str:
-    """An interval of a difference: "-0.35 to +0.15"; of a score that is no fraction, with the digits of its length.
+def format_bounds(interval: Interval, score: Score) -> str:
+    """The interval of a difference, with the digits of its length.
 
-    >>> format_bounds(-0.00046532, 0.00048792, Score("loss", "Loss", is_fraction=False))
-    '-0.00047 to +0.00049'
+    >>> format_bounds((-0.0035, 0.0015), Score("top1", "Top-1"))
+    '-0.35 to +0.15'
     """
-    if score.is_fraction or not (math.isfinite(low) and math.isfinite(high) and low < high):
-        return format_interval(format_score_difference(low, score), format_score_difference(high, score))
-    decimals = _decimals((high - low) / 2)
-    return format_interval(*(_rounded(end, decimals) for end in (low, high)))
+    return format_interval(*(format_difference(end, score, interval) for end in interval))
 
 
-def format_beside(difference: float, low: float, high: float, score: Score) -> str:
-    """A difference with the digits of its interval, which `format_bounds` shows beside it."""
-    if score.is_fraction or not all(map(math.isfinite, (difference, low, high))) or low >= high:
-        return format_score_difference(difference, score)
-    return _rounded(difference, _decimals((high - low) / 2))
-
-
-def format_plus_minus(difference: float, low: float, high: float, score: Score) -> str:
+def format_plus_minus(value: float, interval: Interval, score: Score) -> str:
     """A difference and its interval: "-0.10 ± 0.25" where it is that as shown, else "-0.10 (-0.40 to +0.15)"."""
-    half = (high - low) / 2
-    if not all(map(math.isfinite, (difference, low, high))) or half <= 0:
-        return f"{format_score_difference(difference, score)} ({format_bounds(low, high, score)})"
-    unit = 100 if score.is_fraction else 1
-    decimals = 2 if score.is_fraction else _decimals(half)
-    step = 10.0**-decimals
-    around = [round(unit * difference, decimals) + sign * round(unit * half, decimals) for sign in (-1, 1)]
-    shown = _rounded(unit * difference, decimals)
-    if all(abs(end - round(unit * at, decimals)) < 1.5 * step for end, at in zip(around, (low, high), strict=True)):
-        return f"{shown} ± {unit * half:.{decimals}f}"
-    return f"{shown} ({format_bounds(low, high, score)})"
+    shown, half = format_difference(value, score, interval), _half(interval)
+    if math.isfinite(value) and half > 0:
+        unit, decimals = (100, 2) if score.is_fraction else (1, _decimals(half))
+        low, middle, high = (round(unit * number, decimals) for number in (interval[0], value, interval[1]))
+        margin = round(unit * half, decimals)
+        if max(abs(middle - margin - low), abs(middle + margin - high)) < 1.5 * 10.0**-decimals:
+            return f"{shown} ± {unit * half:.{decimals}f}"
+    return f"{shown} ({format_bounds(interval, score)})"
 
 
 def format_significant(value: float | None, digits: int = 3) -> str:
@@ -131,7 +128,12 @@ def format_significant(value: float | None, digits: int = 3) -> str:
 
 def format_decibels(value: float | None) -> str:
     """24.87 → "24.9"; inf, of equal outputs, → "∞"."""
-    return format_significant(value) if value is None or not math.isfinite(value) else f"{value:.1f}"
+    return MISSING if value is None else _finite(value, ".1f")
+
+
+def format_cosine(value: float | None) -> str:
+    """0.998379 → "0.99838"."""
+    return MISSING if value is None else _finite(value, ".5f")
 
 
 def format_speedup(ratio: float) -> str:
@@ -139,11 +141,16 @@ def format_speedup(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 9.995 else format_significant(ratio)
 
 
+def format_throughput(value: float | None) -> str:
+    """16326.5 → "16,327", 12.345 → "12.3"."""
+    return format_count(value) if value is not None and 1000 <= value < 1e10 else format_significant(value)
+
+
 def format_p_value(value: float | None) -> str:
     """0.4853 → "0.485", 1e-9 → "<0.001"."""
     if value is None:
         return MISSING
-    return "<0.001" if value < 0.001 else _plain(value, ".3f")
+    return "<0.001" if value < 0.001 else _finite(value, ".3f")
 
 
 def one_line(text: str) -> str:
@@ -164,26 +171,23 @@ def shorten(text: str, length: int) -> str:
     return f"{plain[:head]}…{plain[len(plain) - (length - head - 1) :]}"
 
 
-def _plain(value: float, form: str) -> str:
-    """A number that is none, from a metric of another's making, is named as such."""
+def _finite(value: float, form: str) -> str:
+    """In this form, but NaN and infinity, which a custom metric may be, by name."""
     return format(value, form) if math.isfinite(value) else format_significant(value)
 
 
-def _without_zeros(text: str) -> str:
-    """0.0970 → 0.097, 2.00 → 2; 1.80e+308 as it is."""
-    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
-
-
-def _without_sign_at_zero(text: str) -> str:
-    return text[1:] if text in ("+0.00", "-0.00") else text
+def _half(interval: Interval) -> float:
+    """Half the length; 0 where it has none."""
+    half = (interval[1] - interval[0]) / 2
+    return half if math.isfinite(half) else 0.0
 
 
 def _decimals(half: float) -> int:
     """Decimals at which half the length of an interval has two digits, none of large numbers."""
-    return min(max(1 - math.floor(math.log10(half)), 0), 300) if 0 < half < math.inf else 0
+    return min(max(1 - math.floor(math.log10(half)), 0), 300)
 
 
-def _rounded(value: float, decimals: int) -> str:
+def _signed(value: float, decimals: int) -> str:
     """With its sign, but what rounds to nothing has none."""
     if decimals > 9 or abs(value) >= 1e10:
         return f"{value:+.2e}"

@@ -1,4 +1,4 @@
-"""What a report was made from and how its latencies were taken, as words for people."""
+"""How a report was made: its data, settings and machine, and how the latencies were taken, for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from quantkit.reporting.formatting import MISSING, one_line
 from quantkit.types import Latency, Preprocessing, Report
 
-__all__ = ["facts_from_mapping", "facts_from_preprocessing", "how_measured"]
+__all__ = ["facts_from_mapping", "facts_from_preprocessing", "how_measured", "reproduction_facts"]
+
+
+def reproduction_facts(report: Report) -> dict[str, dict[str, str]]:
+    """Title of a part → name → value; parts without any are left out."""
+    identity = {"model_hash": report.model_hash, **({"created": report.created} if report.created else {})}
+    parts = {
+        "Data": facts_from_mapping(report.dataset),
+        "Preprocessing": facts_from_preprocessing(report.preprocessing),
+        "Calibration": facts_from_mapping(report.calibration),
+        "Environment": facts_from_mapping({**report.environment, **identity}),
+    }
+    return {title: facts for title, facts in parts.items() if facts}
 
 
 def facts_from_mapping(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
@@ -16,19 +28,19 @@ def facts_from_mapping(facts: Mapping[str, str | int | float | bool | None]) -> 
 
 
 def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, str]:
-    """Preprocessing for people; empty for arrays, which are fed as they are."""
+    """Preprocessing for people; empty for arrays, which are used as they are."""
     if preprocessing is None:
         return {}
     p = preprocessing
     resize = {
-        "stretch": "stretched",
-        "crop": f"shorter side to {p.shorter_side} px, centre cropped",
-        "letterbox": f"letterboxed, padded with {p.pad_value}",
+        "stretch": "stretch",
+        "crop": f"shorter side to {p.shorter_side} px, center crop",
+        "letterbox": f"letterbox, padded with {p.pad_value}",
     }[p.resize]
     return {
         "size": f"{p.size[0]} × {p.size[1]} px (height × width)",
         "resize": f"{resize}, {p.interpolation}",
-        "color": {"L": "grey"}.get(p.color, p.color),
+        "color": {"L": "grayscale"}.get(p.color, p.color),
         "values": f"(pixel × {p.scale:.6g} - mean) / std",
         "mean": ", ".join(f"{v:.6g}" for v in p.mean),
         "std": ", ".join(f"{v:.6g}" for v in p.std),
@@ -37,43 +49,39 @@ def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, s
 
 
 def how_measured(report: Report) -> tuple[str, ...]:
-    """How the latencies of the report came about, one paragraph for each method that was used."""
+    """How the latencies of the report were measured, one paragraph for each method that was used."""
     latencies = [latency for e in report.evaluations for latency in e.latencies]
     host = [latency for latency in latencies if latency.method == "host"]
     device = [latency for latency in latencies if latency.method == "device"]
     paragraphs = []
     if host:
-        threads = sorted({latency.threads for latency in host})
-        words = " or ".join("chosen by the runtime" if count == 0 else str(count) for count in threads)
+        threads = " or ".join("automatic" if n == 0 else str(n) for n in sorted({x.threads for x in host}))
         paragraphs.append(
-            f"One call on a batch of {_list(latency.batch_size for latency in host)}, by the host's clock, copies to "
-            f"and from a device included; threads within a call: {words}. {_turns(host)}"
+            f"Host clock: wall time of one call at batch size {_sizes(host)}, including copies to and from a device; "
+            f"intra-op threads: {threads}. {_rounds(host)}"
         )
     if device:
-        graph = "; queries were replayed from a CUDA graph" if all(latency.cuda_graph for latency in device) else ""
+        graph = "; queries replayed from a CUDA graph" if all(latency.cuda_graph for latency in device) else ""
         paragraphs.append(
-            f"One query on a batch of {_list(latency.batch_size for latency in device)}, by events on the GPU, as "
-            f"trtexec measures it: from page-locked memory to the GPU, the computation, and back, on one stream, two "
-            f"queries in flight, copies not overlapping with computation{graph}. {_turns(device)}"
+            f"GPU events, as in trtexec: one query at batch size {_sizes(device)} from pinned host memory to the GPU, "
+            f"computation, and back, on one stream with two queries in flight; copies do not overlap with computation"
+            f"{graph}. {_rounds(device)}"
         )
     return tuple(paragraphs)
 
 
-def _turns(latencies: Sequence[Latency]) -> str:
+def _rounds(latencies: Sequence[Latency]) -> str:
+    counts = sorted({latency.iterations for latency in latencies})
+    calls = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     return (
-        "After a warm-up of each, the variants took turns in short blocks in one process, so that a slow moment of the "
-        f"machine hits all of them; {_range(latency.iterations for latency in latencies)} calls of each were timed."
+        "After warm-up, the variants were interleaved in short rounds within one process, so that a slow moment of the "
+        f"machine affects all of them; {calls} calls of each were timed."
     )
 
 
-def _list(values: Iterable[int]) -> str:
-    found = [f"{value:,}" for value in sorted(set(values))]
+def _sizes(latencies: Iterable[Latency]) -> str:
+    found = [f"{size:,}" for size in sorted({latency.batch_size for latency in latencies})]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
-
-
-def _range(values: Iterable[int]) -> str:
-    found = sorted(set(values))
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def _fact(value: str | int | float | bool | None) -> str:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.reporting.formatting import (
-    format_beside,
     format_bounds,
     format_decibels,
+    format_difference,
     format_percent,
     format_score,
-    format_score_difference,
     format_significant,
     format_speedup,
     one_line,
     score_unit,
+    with_unit,
 )
 from quantkit.significance import (
     CLOSE,
@@ -25,13 +25,15 @@ from quantkit.significance import (
     FEWEST_DIFFERING,
     FEWEST_SAMPLES,
     AccuracyVerdict,
+    GateWord,
+    SpeedVerdict,
     compare_accuracy,
+    compare_speed,
     has_identical_outputs,
-    judge_speed,
     loss_interval,
     mlperf,
 )
-from quantkit.types import Evaluation, GateCheck, Latency, Report, Score
+from quantkit.types import Evaluation, GateCheck, Report, Score
 
 __all__ = ["Gate", "Verdict", "cautions", "doubts", "partial_notice", "remarks", "verdicts"]
 
@@ -41,14 +43,18 @@ _LEAST_SHOWN = 0.00005
 """Half of the last digit of a difference in points."""
 
 _LEAST_MAP = 0.01
-"""A detector below it finds next to nothing."""
+"""A detector below it detects almost nothing."""
 
-_GATES = {
-    "passed": ("kept", "all of the 95 % interval keeps it"),
-    "failed": ("missed", "all of the 95 % interval misses it"),
-    "undecided": ("open", "the 95 % interval holds it"),
+_SHARE = f"{100 * CLOSE:.3g}%"
+
+_GATES: dict[GateWord, str] = {
+    "pass": "the whole 95% interval meets it",
+    "fail": "the whole 95% interval misses it",
+    "inconclusive": "the 95% interval contains it",
 }
-_BY_SCORE = "by the score itself, no interval"
+_BY_SCORE = "by the score alone, no interval"
+
+_CHECK = "check that labels, class order and preprocessing match the model before using any accuracy in this report."
 
 _TIMING = ("speed-up", "latenc", "timed", "timing", "mean times", "machine was busy", "clocks")
 """What the report's warnings about times speak of."""
@@ -56,10 +62,10 @@ _TIMING = ("speed-up", "latenc", "timed", "timing", "mean times", "machine was b
 
 @dataclass(frozen=True)
 class Gate:
-    """One of MLPerf's targets: "99 %", "kept", "missed" or "open", and why."""
+    """One of MLPerf's targets: "99%", the word for it, and why."""
 
     name: str
-    word: str
+    word: GateWord
     why: str
 
 
@@ -83,7 +89,7 @@ class Verdict:
 
 
 def verdicts(report: Report) -> tuple[Verdict, ...]:
-    """A verdict for each variant but the baseline; the most telling first: INT8 whose latency means something."""
+    """A verdict for each variant but the baseline; INT8 with a representative latency first."""
     others = sorted(report.evaluations[1:], key=lambda e: (e.precision != "int8", not e.representative))
     return tuple(_verdict(report, evaluation) for evaluation in others)
 
@@ -112,28 +118,16 @@ def cautions(report: Report, checks: Sequence[GateCheck]) -> tuple[str, ...]:
 def doubts(report: Report) -> tuple[str, ...]:
     """Doubts about the whole report that its numbers raise by themselves, one sentence each, the gravest first."""
     found = []
-    if (chance := _chance(report)) is not None:
-        found.append(
-            f"{one_line(report.baseline.name)} itself is right on {format_percent(report.baseline.metrics['top1'])} % "
-            f"of the samples, which guessing ({format_percent(chance)} %) could reach too: check that the labels, "
-            "their order and the preprocessing fit the model before using any accuracy in this report."
-        )
-    elif (doubt := _doubt_of_score(report)) is not None:
-        found.append(
-            f"{one_line(report.baseline.name)} itself {doubt}: check that the labels, their order and the "
-            "preprocessing fit the model before using any accuracy in this report."
-        )
+    if (doubt := _doubt_of_score(report)) is not None:
+        found.append(f"Baseline {one_line(report.baseline.name)} has {doubt}: {_CHECK}")
     for evaluation in report.evaluations:
-        if evaluation.metrics.get("non_finite", 0) > 0:
-            found.append(
-                f"{one_line(evaluation.name)} puts out NaN or infinite values "
-                f"({evaluation.metrics['non_finite']:.0f} elements)."
-            )
+        if (count := evaluation.metrics.get("non_finite", 0)) > 0:
+            found.append(f"{one_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")
     backends = {e.backend for e in report.evaluations if e.latency is not None}
     if len(backends) > 1:
         found.append(
             f"Latencies were measured on different backends ({'; '.join(sorted(map(one_line, backends)))}) and are not "
-            "comparable between them: each speed-up is to the first variant of the same backend."
+            "comparable across them: each speed-up is relative to the first variant of the same backend."
         )
     return tuple(found)
 
@@ -142,180 +136,167 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     accuracy, accuracy_tone, accuracy_sentence = _judge_accuracy(report, evaluation)
     speed, speed_tone, speed_sentence = _judge_speed(report, evaluation)
     tones = (accuracy_tone, speed_tone)
-    tone: Tone = "bad" if "bad" in tones else "good" if "good" in tones else "neutral"
     name = one_line(evaluation.name)
+    # "int8 is within 1% of fp32 and runs ...", "int8 vs fp32: no significant difference, and it runs ...".
+    is_undecided = compare_accuracy(report, evaluation).kind == "undecided"
+    joint = "" if not speed else ", and it " if is_undecided else " and "
     sentences = (accuracy_sentence, speed_sentence, _sweep_sentence(report, evaluation))
     return Verdict(
         variant=name,
-        headline=f"{name} {accuracy}" + (f" and {speed}" if speed else ""),
+        headline=f"{name} {accuracy}{joint}{speed}",
         sentences=tuple(s for s in (*sentences, _size_sentence(report, evaluation)) if s),
         gates=_gates(report, evaluation),
-        tone=tone,
+        tone="bad" if "bad" in tones else "good" if "good" in tones else "neutral",
     )
 
 
 def _gates(report: Report, evaluation: Evaluation) -> tuple[Gate, ...]:
     has_interval = loss_interval(report, evaluation) is not None
-    found = ((name, *_GATES[word]) for name, word in mlperf(report, evaluation).items())
-    return tuple(Gate(name, word, why if has_interval else _BY_SCORE) for name, word, why in found)
+    found = mlperf(report, evaluation).items()
+    return tuple(Gate(name, word, _GATES[word] if has_interval else _BY_SCORE) for name, word in found)
 
 
 def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Clause, tone and sentence."""
     if evaluation.metrics.get("non_finite", 0) > 0:
-        return "is broken: it puts out NaN or infinite values", "bad", ""
-    score, judgement = report.score, compare_accuracy(report, evaluation)
-    if score is None or judgement.loss is None:
+        return "produces NaN or infinite outputs", "bad", ""
+    score, verdict = report.score, compare_accuracy(report, evaluation)
+    if score is None or verdict.loss is None:
         return _judge_agreement(report, evaluation)
-    clause, tone = _clause(report, evaluation, score, judgement)
-    return clause, tone, _numbers(report, evaluation, score, judgement)
+    clause, tone = _clause(report, evaluation, score, verdict)
+    return clause, tone, _numbers(report, evaluation, score, verdict)
 
 
-def _clause(report: Report, evaluation: Evaluation, score: Score, judgement: AccuracyVerdict) -> tuple[str, Tone]:
-    base = one_line(report.baseline.name)
-    by = _with_unit(report.difference(evaluation, score.name), score)
-    share = f"{100 * CLOSE:.3g} %"
-    if judgement.kind == "better":
-        return f"is better than {base} ({by})", "good"
-    if judgement.kind == "within":
-        return f"is within {share} of {base}", "neutral"
-    if judgement.kind == "worse":
-        more = f" by more than {share}" if judgement.is_beyond_margin else ""
-        return f"is worse than {base}{more} ({by})", "bad"
-    if judgement.kind == "undecided":
-        count = f"{evaluation.num_samples:,} {_noun(report)}"
-        needed = f" (about {judgement.needed:,} are needed)" if judgement.needed else ""
-        return f"cannot be told from {base} by {count}{needed}", "neutral"
-    count = f"{evaluation.num_samples:,} {_noun(report)}"
+def _clause(report: Report, evaluation: Evaluation, score: Score, verdict: AccuracyVerdict) -> tuple[str, Tone]:
+    base, count = one_line(report.baseline.name), _count(report, evaluation)
+    by = _points(report.difference(evaluation, score.name), score)
+    match verdict.kind:
+        case "better":
+            return f"is better than {base} ({by})", "good"
+        case "within":
+            return f"is within {_SHARE} of {base}", "neutral"
+        case "worse":
+            more = f" by more than {_SHARE}" if verdict.is_beyond_margin else ""
+            return f"is worse than {base}{more} ({by})", "bad"
+        case "undecided":
+            needed = f" (about {verdict.needed:,} needed to decide)" if verdict.needed else ""
+            return f"vs {base}: no significant difference on {count}{needed}", "neutral"
     if has_identical_outputs(evaluation):
-        return f"gives the same answers as {base} on all {count}", "neutral"
-    if not judgement.loss:
-        return f"has the same {one_line(score.label)} as {base} ({_why_unknown(report, evaluation)})", "neutral"
-    if score.is_fraction and abs(judgement.loss) < _LEAST_SHOWN:
+        return f"produces the same outputs as {base} on all {count}", "neutral"
+    label, why = one_line(score.label), _why_unknown(report, evaluation)
+    if not verdict.loss:
+        return f"has the same {label} as {base} ({why})", "neutral"
+    if score.is_fraction and verdict.loss is not None and abs(verdict.loss) < _LEAST_SHOWN:
         by = "less than 0.01 points"
-    return f"differs from {base} by {by} {one_line(score.label)} ({_why_unknown(report, evaluation)})", "neutral"
+    return f"differs from {base} by {by} of {label} ({why})", "neutral"
 
 
 def _why_unknown(report: Report, evaluation: Evaluation) -> str:
     """Why there is no interval, which is why nothing more is said."""
-    differing, noun = evaluation.metrics.get(DIFFERING), _noun(report)
+    differing, count = evaluation.metrics.get(DIFFERING), _count(report, evaluation)
     if differing is None or not 0 <= differing <= evaluation.num_samples:
         return "no interval"
     if evaluation.num_samples < FEWEST_SAMPLES:
-        return f"{evaluation.num_samples:,} {noun} are too few for an interval"
+        return f"{count} are too few for an interval"
     if differing >= FEWEST_DIFFERING:
         return "no interval"
-    count = f"only {differing:,.0f}" if differing else "none"
-    return f"{count} of {evaluation.num_samples:,} {noun} differ, too few for an interval"
+    return f"{f'only {differing:,.0f}' if differing else 'none'} of {count} differ, too few for an interval"
 
 
-def _numbers(report: Report, evaluation: Evaluation, score: Score, judgement: AccuracyVerdict) -> str:
-    base, unit = one_line(report.baseline.name), score_unit(score)
-    mine, theirs = (format_score(e.metrics[score.name], score) for e in (evaluation, report.baseline))
-    space = f" {unit}" if unit else ""
-    difference, bounds = report.difference(evaluation, score.name), report.difference_interval(evaluation)
-    by = _with_unit(difference, score)
-    if difference is not None and bounds is not None and not score.is_fraction:
-        by = format_beside(difference, *bounds, score)
-    words = f"{one_line(score.label)} is {mine}{space} where {base} has {theirs}{space}: a difference of {by}"
-    if bounds is None or judgement.interval is None:
+def _numbers(report: Report, evaluation: Evaluation, score: Score, verdict: AccuracyVerdict) -> str:
+    unit = score_unit(score)
+    mine, theirs = (with_unit(format_score(e.metrics[score.name], score), unit) for e in (evaluation, report.baseline))
+    bounds = report.difference_interval(evaluation)
+    by = _points(report.difference(evaluation, score.name), score, bounds)
+    words = f"{one_line(score.label)} is {mine} ({one_line(report.baseline.name)}: {theirs}), a difference of {by}"
+    if bounds is None or verdict.interval is None:
         return f"{words}."
-    words += f" (95 % interval {format_bounds(*bounds, score)}, {evaluation.num_samples:,} {_noun(report)})"
-    if judgement.is_loss_certain and judgement.kind == "within":
-        return f"{words}; a loss is certain, and small."
-    if judgement.kind in ("within", "undecided"):
-        words += _possible_loss(judgement.interval[1], score)
-    return f"{words}."
-
-
-def _possible_loss(most: float, score: Score) -> str:
+    words += f" (95% interval {format_bounds(bounds, score)}, {_count(report, evaluation)})"
+    if verdict.kind not in ("within", "undecided"):
+        return f"{words}."
+    if verdict.is_loss_certain:
+        return f"{words}; the loss is significant but small."
+    most = verdict.interval[1]
     if most <= 0:
-        return ""
+        return f"{words}."
     if score.is_fraction and most < _LEAST_SHOWN:
-        return "; a loss of more than 0.01 points can be ruled out"
-    return f"; a loss of up to {_with_unit(most, score).lstrip('+')} cannot be ruled out"
+        return f"{words}; a loss of more than 0.01 points can be ruled out."
+    return f"{words}; a loss of up to {_points(most, score).lstrip('+')} cannot be ruled out."
 
 
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Without a score nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
     base = one_line(report.baseline.name)
     if (agreement := evaluation.metrics.get("agreement")) is not None:
-        words = (
-            f"names the same class as {base} for {format_percent(agreement)} % of "
-            f"{evaluation.num_samples:,} {_noun(report)}"
-        )
-        return words, "neutral", "There are no labels, so whether the changed answers are better or worse is not known."
+        clause = f"agrees with {base} on {format_percent(agreement)}% of {_count(report, evaluation)}"
+        return clause, "neutral", "Without labels it is unknown whether the changed predictions are better or worse."
     if (sqnr := evaluation.metrics.get("sqnr_db")) is not None:
-        words = f"follows {base}'s outputs with {format_decibels(sqnr)} dB SQNR"
-        return words, "neutral", "Accuracy was not measured: there is nothing to judge the outputs by."
-    return "was not compared in accuracy", "neutral", ""
+        clause = f"reproduces {base}'s outputs with {format_decibels(sqnr)} dB SQNR"
+        return clause, "neutral", "Accuracy was not measured: there is no score for the outputs."
+    return "has no accuracy measurement", "neutral", ""
 
 
 def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Clause, tone and sentence, at the first batch size."""
-    speedup, reference = report.speedup(evaluation), report.speed_reference(evaluation)
-    if speedup is None or reference is None or evaluation.latency is None:
-        return "", "neutral", "Its speed was not measured."
-    theirs = report.latency_at(reference, evaluation.latency.batch_size) or evaluation.latency
-    place = _place(evaluation)
-    mine, base = (format_significant(latency.compared_ms) for latency in (evaluation.latency, theirs))
+    latency, reference = evaluation.latency, report.speed_reference(evaluation)
+    if report.speedup(evaluation) is None or reference is None or latency is None:
+        return "", "neutral", "Speed was not measured."
+    place, what = _place(evaluation), "latency" if latency.compute_ms is None else "compute time"
+    time = f"{format_significant(latency.compared_ms)} ms"
+    theirs = report.latency_at(reference, latency.batch_size) or latency
+    against = f"{one_line(reference.name)}: {format_significant(theirs.compared_ms)} ms"
     if not evaluation.representative:
-        words = f"Its {mine} ms {place} ({base} ms in {one_line(reference.name)}) say nothing about the device that it "
-        return "", "neutral", words + "is made for."
+        return "", "neutral", f"Its {what} of {time} {place} ({against}) is not representative of its target device."
+    numbers = f"Median {what} {place} at batch size {latency.batch_size}: {time}"
     if reference is evaluation:
-        words = f"It takes {mine} ms {place}; {one_line(report.baseline.name)} was not timed there, so that their "
-        return "", "neutral", words + "speeds are not comparable."
-    return _compare_speed(report, evaluation, evaluation.latency, reference, (mine, base))
-
-
-def _compare_speed(
-    report: Report, evaluation: Evaluation, latency: Latency, reference: Evaluation, times: tuple[str, str]
-) -> tuple[str, Tone, str]:
-    place, judgement = _place(evaluation), judge_speed(report, evaluation)
-    ratio = f"{format_speedup(judgement.speedup or 1.0)}x"
+        other = one_line(report.baseline.name)
+        return "", "neutral", f"{numbers}; {other} was not timed there, so the speeds are not comparable."
+    verdict = compare_speed(report, evaluation)
+    numbers += f" ({against})"
+    if verdict.interval is not None:
+        low, high = (format_speedup(end) for end in verdict.interval)
+        numbers += f"; speed-up {format_speedup(verdict.speedup or 1.0)}x, 95% interval {low} to {high}"
     # The baseline needs no name in a headline that has named it.
-    name = "" if reference is report.baseline else f" {one_line(reference.name)}"
-    compared = "medians" if latency.compute_ms is None else "median computations"
-    numbers = f"A batch of {latency.batch_size} takes {times[0]} ms instead of {times[1]} ms"
-    numbers += f" as{name} takes" if name else ""
-    numbers += f" ({compared}, {place}"
-    if judgement.interval is not None:
-        low, high = (format_speedup(end) for end in judgement.interval)
-        numbers += f"; speed-up {ratio}, 95 % interval {low} to {high}"
-    numbers += ")."
-    if judgement.kind == "faster":
-        return f"runs {ratio} as fast{f' as{name}' if name else ''} {place}", "good", numbers
-    if judgement.kind == "slower":
-        return f"is slower {place}: {ratio} the speed{f' of{name}' if name else ''}", "bad", numbers
-    return f"is no faster{f' than{name}' if name else ''} {place}", "neutral", numbers
+    name = "" if reference is report.baseline else one_line(reference.name)
+    clause, tone = _speed_clause(verdict, name, place)
+    return clause, tone, f"{numbers}."
+
+
+def _speed_clause(verdict: SpeedVerdict, name: str, place: str) -> tuple[str, Tone]:
+    """Names the interval where it is wide: the estimate alone would claim too much."""
+    ratio = f"{format_speedup(verdict.speedup or 1.0)}x"
+    if verdict.is_wide and verdict.interval is not None:
+        ratio = " to ".join(f"{format_speedup(end)}x" for end in verdict.interval)
+    if verdict.kind == "faster":
+        return f"runs {ratio} as fast{f' as {name}' if name else ''} {place}", "good"
+    if verdict.kind == "slower":
+        return f"is slower {place}: {ratio} the speed{f' of {name}' if name else ''}", "bad"
+    return f"is not significantly faster{f' than {name}' if name else ''} {place}", "neutral"
 
 
 def _sweep_sentence(report: Report, evaluation: Evaluation) -> str:
     """Speed-ups at the other batch sizes."""
     if not evaluation.representative:
         return ""
-    found = []
-    for latency in evaluation.sweep:
-        judgement = judge_speed(report, evaluation, latency.batch_size)
-        if judgement.speedup is not None:
-            found.append(f"{format_speedup(judgement.speedup)}x at a batch of {latency.batch_size}")
+    verdicts = (
+        (latency.batch_size, compare_speed(report, evaluation, latency.batch_size)) for latency in evaluation.sweep
+    )
+    found = [f"{format_speedup(v.speedup)}x at batch size {size}" for size, v in verdicts if v.speedup is not None]
     return f"Speed-up at other batch sizes: {', '.join(found)}." if found else ""
 
 
 def _size_sentence(report: Report, evaluation: Evaluation) -> str:
     base = report.baseline.size_bytes
-    if not base:
-        return ""
     mine = format_significant(evaluation.size_bytes / 1e6)
-    return f"The file is {mine} MB instead of {format_significant(base / 1e6)} MB."
+    return f"Model size: {mine} MB instead of {format_significant(base / 1e6)} MB." if base else ""
 
 
-def _with_unit(difference: float | None, score: Score) -> str:
-    return f"{format_score_difference(difference, score)} {score_unit(score, of_difference=True)}".strip()
+def _points(difference: float | None, score: Score, interval: tuple[float, float] | None = None) -> str:
+    return with_unit(format_difference(difference, score, interval), score_unit(score, of_difference=True))
 
 
-def _noun(report: Report) -> str:
-    return "samples" if report.preprocessing is None else "images"
+def _count(report: Report, evaluation: Evaluation) -> str:
+    return f"{evaluation.num_samples:,} {'samples' if report.preprocessing is None else 'images'}"
 
 
 def _place(evaluation: Evaluation) -> str:
@@ -326,13 +307,16 @@ def _place(evaluation: Evaluation) -> str:
 
 
 def _doubt_of_score(report: Report) -> str | None:
-    """What is odd about the baseline's own mAP or mIoU; None where nothing is."""
+    """What is odd about the baseline's own score; None where nothing is."""
+    if (chance := _chance(report)) is not None:
+        top1 = format_percent(report.baseline.metrics["top1"])
+        return f"a top-1 accuracy of {top1}%, no better than chance ({format_percent(chance)}%)"
     value = math.nan if report.score is None else report.baseline.metrics.get(report.score.name, math.nan)
     if report.task == "detect" and value < _LEAST_MAP:
-        return f"has an mAP of {format_percent(value)} %, so that it finds next to nothing"
+        return f"an mAP of {format_percent(value)}%, so it detects almost nothing"
     if report.task == "segment" and report.classes and value <= 1 / len(report.classes):
         most = format_percent(1 / len(report.classes))
-        return f"has an mIoU of {format_percent(value)} %, which one class everywhere (up to {most} %) could reach too"
+        return f"an mIoU of {format_percent(value)}%, which a single class everywhere could reach (up to {most}%)"
     return None
 
 

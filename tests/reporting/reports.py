@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from quantkit.reporting.columns import TABLES
 from quantkit.types import (
     TOP1,
     ChangedSample,
@@ -110,6 +112,13 @@ def make_engines() -> Report:
         replace(int8, name="trt-int8", backend=GPU, latency=replace(device_latency(0.25), cuda_graph=True)),
     )
     return replace(report, evaluations=(fp32, *engines))
+
+
+def cells(name: str, rows: Iterable[object], field: str) -> list[str]:
+    """The texts of a column, or of the interval that goes with one, of a table's rows."""
+    columns = TABLES[name].columns
+    found = [c for column in columns for c in (column, column.interval) if c is not None and c.field == field]
+    return [found[0].text(row) for row in rows]
 
 
 def make_unlabelled() -> Report:

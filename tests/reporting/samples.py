@@ -28,9 +28,9 @@ from quantkit.types import (
     TensorQuality,
 )
 
-CPU = "onnxruntime 1.31.1 CPU"
+from .reports import CPU, HOSTILE, metrics
+
 GPU = "TensorRT 10.16.1 NVIDIA H100 80GB HBM3"
-HOSTILE = "<script>alert('x')</script>|`a`*b*\n[red]\x1b[31m&\u202e"
 LONG = "features/denseblock_with_a_very_long_name/denselayer_17/conv2/Conv_output_0_quantized_activation_of_the_block"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -104,22 +104,8 @@ def picture(seed: int, size: int = 64) -> str:
 
 
 def class_metrics(top1: float, low: float, high: float, **changes: float) -> dict[str, float]:
-    return {
-        "top1": top1,
-        "top5": 0.9875,
-        "num_classes": 10.0,
-        "fixed": 78.0,
-        "broken": 88.0,
-        "p_value": 0.4853,
-        "top1_difference_low": low,
-        "top1_difference_high": high,
-        "agreement": 0.9748,
-        "cosine": 0.998379,
-        "sqnr_db": 24.87,
-        "sqnr_db[logits]": 24.87,
-        "equal": 0.0,
-        "non_finite": 0.0,
-    } | changes
+    found = metrics(top1, low=low, high=high)
+    return found | {"sqnr_db[logits]": found["sqnr_db"], "equal": 0.0} | changes
 
 
 def classes_of(names: tuple[str, ...], variants: tuple[str, ...], *, count: int = 1000) -> tuple[ClassScore, ...]:
@@ -292,7 +278,7 @@ def make_detection() -> Report:
         {"fp32": math.nan, "trt-int8": math.nan},
     ]
 
-    def metrics(value: float, low: float | None = None, high: float | None = None) -> dict[str, float]:
+    def scored(value: float, low: float | None = None, high: float | None = None) -> dict[str, float]:
         found = {"map": value, "map50": value * 1.5, "non_finite": 0.0}
         return found if low is None else found | {"map_difference_low": low, "map_difference_high": high}
 
@@ -306,7 +292,7 @@ def make_detection() -> Report:
         model_name="yolo11n.onnx",
         model_hash="77aa01",
         evaluations=(
-            Evaluation("fp32", "fp32", CPU, 10_700_000, 5000, metrics(0.3914), timed(41.3)),
+            Evaluation("fp32", "fp32", CPU, 10_700_000, 5000, scored(0.3914), timed(41.3)),
             *(
                 Evaluation(
                     name,
@@ -319,9 +305,9 @@ def make_detection() -> Report:
                     sweep=engines[name][1:],
                 )
                 for name, size, found in (
-                    ("trt-fp32", 11_900_000, metrics(0.3914, -0.0001, 0.0001)),
-                    ("trt-fp16", 6_200_000, metrics(0.3912, -0.0007, 0.0004)),
-                    ("trt-int8", 4_100_000, metrics(0.3721, -0.0236, -0.0151)),
+                    ("trt-fp32", 11_900_000, scored(0.3914, -0.0001, 0.0001)),
+                    ("trt-fp16", 6_200_000, scored(0.3912, -0.0007, 0.0004)),
+                    ("trt-int8", 4_100_000, scored(0.3721, -0.0236, -0.0151)),
                 )
             ),
         ),
@@ -440,10 +426,10 @@ def make_error_score() -> Report:
     ends = (None, (-0.004, 0.006), (0.05, 0.15), (1.7, 2.1))
     evaluations = []
     for e, value, pair in zip(report.evaluations, values, ends, strict=True):
-        metrics = {"rmse": value}
+        measured = {"rmse": value}
         if pair:
-            metrics |= {"rmse_difference_low": pair[0], "rmse_difference_high": pair[1]}
-        evaluations.append(replace(e, metrics=metrics))
+            measured |= {"rmse_difference_low": pair[0], "rmse_difference_high": pair[1]}
+        evaluations.append(replace(e, metrics=measured))
     return replace(
         report, evaluations=tuple(evaluations), task="custom", score=ERROR, classes=(), changes=(), num_changes={}
     )

@@ -13,7 +13,7 @@ def only(thumbnail):
     report = make_classification()
     change = replace(report.changes[0], thumbnail=thumbnail)
     (group,) = change_groups(replace(report, changes=(change,), num_changes={}))["int8"]
-    return group.first[0].thumbnail
+    return group.cards[0].thumbnail
 
 
 def test_groups_are_in_order_with_their_counts():
@@ -23,7 +23,7 @@ def test_groups_are_in_order_with_their_counts():
         ("fixed", "24", "48"),
         ("changed", "5", "5"),
     ]
-    assert [len(g.first) for g in groups["int8"]] == [12, 12, 5]
+    assert [len(g.cards) for g in groups["int8"]] == [24, 24, 5]
     assert [(g.change_shown, g.change_total) for g in groups["int8-minmax"]] == [
         ("8", "302"),
         ("3", "160"),

@@ -10,13 +10,13 @@ from .samples import make_classification
 def test_operators_are_counted_by_type_and_in_all():
     found = coverages(make_classification())[0]
     assert found.variant == "int8"
-    assert [(row.op_type, row.int8_count, row.operator_count) for row in found.rows] == [
-        ("Conv", "19", "21"),
-        ("Gemm", "1", "1"),
-        ("MatMul", "1", "2"),
-        ("", "21", "24"),
+    assert [(row.op_type, row.num_int8, row.num_all) for row in found.rows] == [
+        ("Conv", 19, 21),
+        ("Gemm", 1, 1),
+        ("MatMul", 1, 2),
+        ("", 21, 24),
     ]
-    assert found.sentence == "21 of 24 weighted operators compute on INT8"
+    assert found.sentence == "21 of 24 weighted operators run in INT8"
 
 
 def test_what_is_in_float_is_grouped_by_reason_the_largest_first():
@@ -35,4 +35,4 @@ def test_a_node_is_not_named_twice():
 def test_a_layer_without_a_reason_is_still_listed():
     report = make_classification()
     layers = tuple(replace(x, reason="") for x in report.layers)
-    assert [g.reason for g in coverages(replace(report, layers=layers))[0].groups] == ["no reason is known"]
+    assert [g.reason for g in coverages(replace(report, layers=layers))[0].groups] == ["unknown reason"]

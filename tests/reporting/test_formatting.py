@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.formatting import (
-    format_beside,
     format_bounds,
     format_count,
     format_difference,
     format_percent,
     format_plus_minus,
     format_score,
-    format_score_difference,
     format_significant,
     format_speedup,
     one_line,
@@ -59,7 +57,7 @@ def test_three_digits_are_within_half_a_percent(value):
     ("value", "text"), [(-0.00103, "-0.10"), (0.002, "+0.20"), (-0.00001, "0.00"), (0.0, "0.00"), (None, "–")]
 )
 def test_differences_carry_a_sign_unless_they_round_to_nothing(value, text):
-    assert format_difference(value) == text
+    assert format_difference(value, TOP1) == text
 
 
 def test_percents_and_speedups():
@@ -80,16 +78,16 @@ def test_escape_sequences_and_direction_marks_are_taken_out():
 
 def test_scores_are_percent_of_a_share_and_plain_otherwise():
     assert (format_score(0.81034, TOP1), score_unit(TOP1)) == ("81.03", "%")
-    assert (format_score_difference(-0.0012, TOP1), score_unit(TOP1, of_difference=True)) == ("-0.12", "points")
+    assert (format_difference(-0.0012, TOP1), score_unit(TOP1, of_difference=True)) == ("-0.12", "points")
     assert (format_score(4.21349, ERROR), score_unit(ERROR)) == ("4.213", "")
-    assert [format_score_difference(v, ERROR) for v in (0.05, -0.05, 0.0, None)] == ["+0.05", "-0.05", "0", "–"]
+    assert [format_difference(v, ERROR) for v in (0.05, -0.05, 0.0, None)] == ["+0.05", "-0.05", "0", "–"]
     assert format_score(math.nan, TOP1) == "NaN"
 
 
 @given(st.floats(), st.sampled_from([TOP1, ERROR]))
 def test_any_number_is_a_text(value, score):
     assert format_score(value, score)
-    assert format_score_difference(value, score)
+    assert format_difference(value, score)
     assert len(format_count(value)) < 25
 
 
@@ -109,13 +107,13 @@ def test_shortened_names_keep_both_ends(text, length):
 
 def test_a_difference_has_the_digits_of_its_interval():
     loss = Score("loss", "Loss", is_fraction=False)
-    assert format_plus_minus(0.0000113, -0.0004653, 0.0004879, loss) == "+0.00001 ± 0.00048"
-    assert format_plus_minus(0.0000113, -0.0001, 0.0004879, loss) == "+0.00001 (-0.00010 to +0.00049)"
-    assert format_plus_minus(-0.001, -0.0035, 0.0015, TOP1) == "-0.10 ± 0.25"
-    assert format_plus_minus(0.0, -0.00002, 0.00002, TOP1) == "0.00 ± 0.00"
-    assert format_beside(0.0000113, -0.0004653, 0.0004879, loss) == "+0.00001"
-    assert format_bounds(-1.25e-12, 1.25e-12, loss) == "-1.25e-12 to +1.25e-12"
-    assert format_bounds(-1200.4, 800.2, loss) == "-1200 to +800"
-    assert format_bounds(-1.7e308, 1.7e308, loss) == "-1.70e+308 to +1.70e+308"
-    assert format_plus_minus(1e308, -1.7e308, 1.7e308, loss).startswith("+1.00e+308 ")
-    assert format_plus_minus(1.0, -math.inf, math.inf, loss) == "+1 (-∞ to ∞)"
+    assert format_plus_minus(0.0000113, (-0.0004653, 0.0004879), loss) == "+0.00001 ± 0.00048"
+    assert format_plus_minus(0.0000113, (-0.0001, 0.0004879), loss) == "+0.00001 (-0.00010 to +0.00049)"
+    assert format_plus_minus(-0.001, (-0.0035, 0.0015), TOP1) == "-0.10 ± 0.25"
+    assert format_plus_minus(0.0, (-0.00002, 0.00002), TOP1) == "0.00 ± 0.00"
+    assert format_difference(0.0000113, loss, (-0.0004653, 0.0004879)) == "+0.00001"
+    assert format_bounds((-1.25e-12, 1.25e-12), loss) == "-1.25e-12 to +1.25e-12"
+    assert format_bounds((-1200.4, 800.2), loss) == "-1200 to +800"
+    assert format_bounds((-1.7e308, 1.7e308), loss) == "-1.70e+308 to +1.70e+308"
+    assert format_plus_minus(1e308, (-1.7e308, 1.7e308), loss).startswith("+1.00e+308 ")
+    assert format_plus_minus(1.0, (-math.inf, math.inf), loss) == "+1 (-∞ to ∞)"

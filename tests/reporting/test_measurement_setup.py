@@ -11,12 +11,12 @@ from .samples import make_classification
 
 def test_how_it_was_measured_is_told_for_each_method():
     (host,) = how_measured(make_report())
-    assert "by the host's clock" in host
-    assert "threads within a call: 1" in host
+    assert "Host clock: wall time of one call at batch size 4," in host
+    assert "intra-op threads: 1" in host
     assert "1,234 calls of each" in host
     both = how_measured(make_engines())
     assert len(both) == 2
-    assert "by events on the GPU, as trtexec" in both[1]
+    assert "GPU events, as in trtexec" in both[1]
     assert "CUDA graph" not in both[1]
     graphs = tuple(e for e in make_engines().evaluations if e.latency.cuda_graph)
     (device,) = how_measured(replace(make_engines(), evaluations=graphs))
@@ -33,8 +33,8 @@ def test_facts_are_for_people():
     }
     assert facts_from_preprocessing(None) == {}
     crop = facts_from_preprocessing(Preprocessing(size=(224, 224), resize="crop", shorter_side=256))
-    assert crop["resize"] == "shorter side to 256 px, centre cropped, bilinear"
+    assert crop["resize"] == "shorter side to 256 px, center crop, bilinear"
 
 
 def test_all_batch_sizes_are_named():
-    assert "One call on a batch of 1, 8 or 32, by" in how_measured(make_classification())[0]
+    assert "one call at batch size 1, 8 or 32, including" in how_measured(make_classification())[0]

@@ -9,6 +9,7 @@ import pytest
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.types import TensorQuality
 
+from .reports import cells
 from .samples import make_classification, make_imagenet
 
 PLAIN = TensorQuality("int8", "t", "Conv c", 30.0, 40.0, 2.0, -1.0, 4.0, 0.0123, (100, 10, 1, 1), 4.0)
@@ -23,16 +24,18 @@ def table_of(*tensors):
 def test_the_worst_are_those_of_the_lowest_own_sqnr():
     table = tensor_tables(make_classification())[0]
     own = sorted(t.own_sqnr_db for t in make_classification().tensors if t.variant == "int8")
-    assert [row.tensor_own_sqnr for row in table.worst] == [f"{value:.1f}" for value in own[:10]]
+    assert cells("tensors", table.worst, "tensor_own_sqnr") == [f"{value:.1f}" for value in own[:10]]
     assert [row.rank for row in table.worst] == list(range(1, 11))
-    assert [int(row.tensor_position) for row in table.all] == list(range(1, 58))
+    assert [row.position for row in table.all] == list(range(1, 58))
     assert len(tensor_tables(make_imagenet())[0].all) == 200
 
 
 def test_a_row_is_its_tensor_in_text():
     row = table_of(PLAIN).all[0]
-    assert (row.tensor_sqnr, row.tensor_own_sqnr, row.tensor_amax) == ("30.0", "40.0", "2.00")
-    assert (row.tensor_range, row.tensor_clipped) == ("-1.00 to 4.00", "1.23")
+    fields = ("tensor_sqnr", "tensor_own_sqnr", "tensor_amax", "tensor_range", "tensor_clipped")
+    assert [cells("tensors", [row], field) for field in fields] == [
+        ["30.0"], ["40.0"], ["2.00"], ["-1.00 to 4.00"], ["1.23"],
+    ]  # fmt: skip
     assert (row.bar, row.own_bar) == (0.75, 1.0)
 
 
@@ -42,14 +45,14 @@ def test_no_error_and_no_number_are_told_apart():
         replace(PLAIN, tensor="nan", sqnr_db=math.nan, own_sqnr_db=math.nan),
         PLAIN,
     )
-    assert [row.tensor_sqnr for row in table.all] == ["∞", "NaN", "30.0"]
-    assert table.worst[0].tensor == "nan"
+    assert cells("tensors", table.all, "tensor_sqnr") == ["∞", "NaN", "30.0"]
+    assert table.worst[0].name == "nan"
     assert len(table.worst) == 2
 
 
 def test_a_share_that_rounds_to_nothing_is_not_nothing():
-    assert table_of(replace(PLAIN, clipped=1e-6)).all[0].tensor_clipped == "<0.01"
-    assert table_of(replace(PLAIN, clipped=0.0)).all[0].tensor_clipped == "0.00"
+    for clipped, text in ((1e-6, "<0.01"), (0.0, "0.00")):
+        assert cells("tensors", table_of(replace(PLAIN, clipped=clipped)).all, "tensor_clipped") == [text]
 
 
 def test_the_histogram_is_parted_at_the_threshold():
@@ -95,5 +98,5 @@ def test_the_profile_of_errors_that_are_equal_or_off_the_axis(decibels):
     values = (first, rest, rest)
     table = table_of(*(replace(PLAIN, tensor=f"t{i}", sqnr_db=v, own_sqnr_db=v) for i, v in enumerate(values)))
     profile = table.profile
-    assert [profile.top <= y <= profile.bottom for _, y in profile.dots] == [True] * 3
+    assert [profile.frame.top <= y <= profile.frame.bottom for _, y in profile.dots] == [True] * 3
     assert len({tick.at for tick in profile.y_ticks}) == len(profile.y_ticks) >= 2

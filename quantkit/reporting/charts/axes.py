@@ -1,4 +1,4 @@
-"""Axes of the charts: scales, even or logarithmic, and ticks at round numbers."""
+"""What all charts share: the frame, linear and logarithmic scales, and ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ from dataclasses import dataclass
 
 from quantkit.reporting.formatting import format_significant
 
-__all__ = ["Scale", "Tick", "log_ticks", "nice_ticks", "place_ticks"]
+__all__ = ["Chart", "Frame", "Scale", "Tick", "log_ticks", "nice_ticks", "place_ticks"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Size of a drawing, and the edges of its plot."""
+
+    width: float = 640.0
+    height: float = 360.0
+    left: float = 56.0
+    right: float = 624.0
+    top: float = 28.0
+    bottom: float = 298.0
+
+    def x_scale(self, low: float, high: float, *, is_log: bool = False, room: float = 0.0) -> Scale:
+        """From left to right, with some room at both ends."""
+        return Scale(low, high, self.left + room, self.right - room, is_log)
+
+    def y_scale(self, low: float, high: float, *, is_log: bool = False) -> Scale:
+        """From the bottom to the top."""
+        return Scale(low, high, self.bottom, self.top, is_log)
 
 
 @dataclass(frozen=True)
@@ -17,6 +37,19 @@ class Tick:
 
     at: float
     label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """What every chart has; `description` is its text for those who do not see it."""
+
+    frame: Frame
+    title: str
+    description: str
+    x_ticks: tuple[Tick, ...] = ()
+    y_ticks: tuple[Tick, ...] = ()
+    x_label: str = ""
+    y_label: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,21 @@ _RISES = (-9.0, 21.0, -28.0, 40.0, -47.0, 59.0, 4.0)
 
 @dataclass(frozen=True)
 class Point:
-    """One variant: position, intervals both ways (None without one) and label, in SVG units; `label` is its numbers."""
+    """One variant: position, intervals both ways (None without one) and the place of its name; `label`: numbers."""
 
     name: str
     x: float
     y: float
-    low: float | None
-    high: float | None
-    left: float | None
-    right: float | None
-    label_x: float
-    label_y: float
-    anchor: str
     label: str
     is_baseline: bool
     representative: bool
+    low: float | None = None
+    high: float | None = None
+    left: float | None = None
+    right: float | None = None
+    label_x: float = 0.0
+    label_y: float = 0.0
+    anchor: str = "start"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.reporting.chart import make_charts, make_throughput_charts
-from quantkit.reporting.scales import Scale, log_ticks, nice_ticks
-
-from .reports import any_report, latency, make_engines, make_report, make_unlabelled
-from .samples import make_classification, make_detection, make_error_score, make_joined
+from quantkit.reporting.charts.axes import Scale, log_ticks, nice_ticks
+from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
+from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
+from tests.reporting.samples import make_classification, make_detection, make_error_score, make_joined
 
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-4, 1e4), st.integers(3, 8))
@@ -43,7 +42,7 @@ def test_points_lie_where_the_axes_say():
     assert int8.x == pytest.approx(expected, abs=0.01)
     assert int8.high < int8.y < int8.low
     assert (fp32.low, fp32.high) == (None, None)
-    assert "int8: 80.93 %, 0.245 ms" in chart.description
+    assert "int8: 80.93%, 0.245 ms" in chart.description
 
 
 def test_the_vertical_axis_spans_a_point_at_least():
@@ -72,7 +71,7 @@ def test_without_labels_agreement_is_drawn_and_without_latency_nothing():
     timed = tuple(replace(e, latency=latency(1.0)) for e in unlabelled.evaluations)
     chart = make_charts(replace(unlabelled, evaluations=timed))[0]
     assert chart.title.startswith("Agreement with fp32")
-    assert chart.points[0].label.startswith("100.00 %")
+    assert chart.points[0].label.startswith("100.00%")
 
 
 @given(any_report)

@@ -1,68 +1,49 @@
-"""Geometry of the charts of speed: accuracy over time with intervals both ways, and throughput over latency.
-
-Where axes, ticks, points and labels lie is decided here; the template draws them.
-"""
+"""Charts of speed: accuracy over latency with intervals both ways, and throughput over latency."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantkit.reporting.chart_labels import Point, place_labels
-from quantkit.reporting.formatting import format_score, format_significant, one_line, score_unit, shorten
-from quantkit.reporting.scales import Scale, Tick, log_ticks, nice_ticks, place_ticks
-from quantkit.types import Evaluation, Latency, Report, Score
+from quantkit.reporting.charts.axes import Chart, Frame, Scale, log_ticks, nice_ticks, place_ticks
+from quantkit.reporting.charts.labels import Point, place_labels
+from quantkit.reporting.formatting import format_score, format_significant, one_line, score_unit, shorten, with_unit
+from quantkit.types import Evaluation, Interval, Latency, Report, Score
 
-__all__ = ["Chart", "Series", "make_charts", "make_throughput_charts"]
+__all__ = ["Series", "SpeedChart", "make_charts", "make_throughput_charts"]
 
-WIDTH, HEIGHT = 640.0, 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 16.0, 28.0, 62.0
+_FRAME = Frame()
 
 _LONGEST_LABEL = 24
 
 _LOG_FROM = 8.0
 """A time axis is logarithmic where the slowest point takes this many times as long as the fastest."""
 
-Interval = tuple[float, float]
-
 _AGREEMENT = Score("agreement", "Agreement")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A variant at all its batch sizes: a line through small points, each with its batch size; SVG units."""
+    """A variant at all its batch sizes: a line through small points, each with its batch size."""
 
-    name: str
     path: str
     dots: tuple[tuple[float, float, str], ...]
     is_baseline: bool
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Everything that the template draws. `heading` names the backend where there are several charts."""
+@dataclass(frozen=True, kw_only=True)
+class SpeedChart(Chart):
+    """`heading` names the backend where there are several charts."""
 
     heading: str
-    title: str
-    description: str
-    y_label: str
-    x_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     points: tuple[Point, ...]
     series: tuple[Series, ...]
-    baseline_y: float | None
-    has_intervals: bool
     is_log: bool
-    width: float = WIDTH
-    height: float = HEIGHT
-    left: float = _LEFT
-    right: float = WIDTH - _RIGHT
-    top: float = _TOP
-    bottom: float = HEIGHT - _BOTTOM
+    baseline_y: float | None = None
+    has_intervals: bool = False
 
 
-def make_charts(report: Report) -> tuple[Chart, ...]:
+def make_charts(report: Report) -> tuple[SpeedChart, ...]:
     """Accuracy over time, one chart for each backend on which two variants or more were timed, of one vertical scale.
 
     The height is the score; without one, agreement. The time is that of a call at the first batch size, or per sample
@@ -79,7 +60,7 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
     return tuple(_accuracy_chart(report, group, base, y_values, several=len(groups) > 1) for group in groups)
 
 
-def make_throughput_charts(report: Report) -> tuple[Chart, ...]:
+def make_throughput_charts(report: Report) -> tuple[SpeedChart, ...]:
     """Throughput over latency, a line for each variant through its batch sizes; empty where only one was timed.
 
     Both axes are logarithmic: along a line, latency is what more throughput costs.
@@ -90,24 +71,23 @@ def make_throughput_charts(report: Report) -> tuple[Chart, ...]:
 
 def _accuracy_chart(
     report: Report, group: Sequence[Evaluation], base: float, y_values: Sequence[float], *, several: bool
-) -> Chart:
+) -> SpeedChart:
     score, per_sample = _score(report), any(e.sweep for e in group)
     times = [end for e in group for latency in e.latencies for end in _times(latency, per_sample)]
     x_scale = _time_scale(times)
-    y_scale = Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP)
+    y_scale = _FRAME.y_scale(y_values[0], y_values[-1])
     points = [_point(report, e, x_scale, y_scale, per_sample=per_sample) for e in group]
     rails = tuple(_rail(report, e, x_scale, y_scale) for e in group if e.sweep)
     by_compute = all(latency.compute_ms is not None for e in group for latency in e.latencies)
     what = "GPU compute time" if by_compute else "latency"
-    measure = (
-        one_line(score.label)
-        if score is not _AGREEMENT
-        else f"Agreement with {shorten(report.baseline.name, _LONGEST_LABEL)}"
-    )
+    measure = one_line(score.label)
+    if score is _AGREEMENT:
+        measure += f" with {shorten(report.baseline.name, _LONGEST_LABEL)}"
     unit = score_unit(score)
     size = group[0].latencies[0].batch_size
     x_label = f"Median {what} per sample, ms" if per_sample else f"Median {what} of a batch of {size}, ms"
-    return Chart(
+    return SpeedChart(
+        frame=_FRAME,
         heading=one_line(group[0].backend) if several else "",
         title=f"{measure} over median {what}",
         description="; ".join(f"{p.name}: {p.label}" for p in points) + ".",
@@ -123,24 +103,25 @@ def _accuracy_chart(
     )
 
 
-def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: bool) -> Chart:
+def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: bool) -> SpeedChart:
     latencies = [latency for e in group for latency in e.latencies]
     x_values = log_ticks(min(x.median_ms for x in latencies), max(x.median_ms for x in latencies))
     y_values = log_ticks(min(x.throughput for x in latencies), max(x.throughput for x in latencies))
-    x_scale = Scale(x_values[0], x_values[-1], _LEFT, WIDTH - _RIGHT, is_log=True)
-    y_scale = Scale(y_values[0], y_values[-1], HEIGHT - _BOTTOM, _TOP, is_log=True)
+    x_scale = _FRAME.x_scale(x_values[0], x_values[-1], is_log=True)
+    y_scale = _FRAME.y_scale(y_values[0], y_values[-1], is_log=True)
     series, ends = [], []
     for e in group:
         ordered = sorted(e.latencies, key=lambda latency: latency.batch_size)
         places = [(round(x_scale(x.median_ms), 1), round(y_scale(x.throughput), 1), str(x.batch_size)) for x in ordered]
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y, _ in places)
-        series.append(Series(one_line(e.name), path, tuple(places), e is report.baseline))
+        series.append(Series(path, tuple(places), e is report.baseline))
         numbers = ", ".join(
             f"batch {x.batch_size} {format_significant(x.median_ms)} ms, {format_significant(x.throughput)} samples/s"
             for x in ordered
         )
         ends.append(_bare_point(report, e, places[-1][0], places[-1][1], numbers))
-    return Chart(
+    return SpeedChart(
+        frame=_FRAME,
         heading=one_line(group[0].backend) if several else "",
         title="Throughput over median latency at each batch size",
         description="; ".join(f"{p.name}: {p.label}" for p in ends) + ".",
@@ -150,15 +131,13 @@ def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: b
         y_ticks=place_ticks(y_values, y_scale),
         points=_place(ends, series),
         series=_without_crowded_sizes(series),
-        baseline_y=None,
-        has_intervals=False,
         is_log=True,
     )
 
 
 def _place(points: Sequence[Point], series: Sequence[Series]) -> tuple[Point, ...]:
     dots = [(x, y) for drawn in series for x, y, _ in drawn.dots]
-    return place_labels(points, left=_LEFT, right=WIDTH, avoid=dots)
+    return place_labels(points, left=_FRAME.left, right=_FRAME.width, avoid=dots)
 
 
 def _without_crowded_sizes(series: Sequence[Series]) -> tuple[Series, ...]:
@@ -247,9 +226,9 @@ def _time_interval(latency: Latency) -> Interval | None:
 def _time_scale(times: Sequence[float]) -> Scale:
     if max(times) > _LOG_FROM * min(times) > 0:
         values = log_ticks(min(times) / 1.1, max(times) * 1.1)
-        return Scale(values[0], values[-1], _LEFT, WIDTH - _RIGHT, is_log=True)
+        return _FRAME.x_scale(values[0], values[-1], is_log=True)
     values = nice_ticks(0.0, 1.08 * max(times), 6)
-    return Scale(values[0], values[-1], _LEFT, WIDTH - _RIGHT)
+    return _FRAME.x_scale(values[0], values[-1])
 
 
 def _ticks_of(scale: Scale) -> list[float]:
@@ -257,24 +236,17 @@ def _ticks_of(scale: Scale) -> list[float]:
 
 
 def _point(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scale, *, per_sample: bool) -> Point:
-    latency, base = evaluation.latencies[0], _height(report, report.baseline)
-    height, score = _height(report, evaluation), _score(report)
+    score, base, height = _score(report), _height(report, report.baseline), _height(report, evaluation)
     assert height is not None
     assert base is not None
-    pair, times = _bounds(report, evaluation), _times(latency, per_sample)[1:]
-    unit = score_unit(score)
-    numbers = f"{format_score(height / (100 if score.is_fraction else 1), score)}{f' {unit}' if unit else ''}"
-    point = _bare_point(
-        report,
-        evaluation,
-        x_scale(times_first := _time(latency, per_sample)),
-        y_scale(height),
-        f"{numbers}, {format_significant(times_first)} ms",
-    )
+    latency, pair = evaluation.latencies[0], _bounds(report, evaluation)
+    time, *ends = _times(latency, per_sample)
+    value = with_unit(format_score(height / (100 if score.is_fraction else 1), score), score_unit(score))
+    point = _bare_point(report, evaluation, x_scale(time), y_scale(height), f"{value}, {format_significant(time)} ms")
     if pair is not None:
         point = replace(point, low=round(y_scale(base + pair[0]), 2), high=round(y_scale(base + pair[1]), 2))
-    if times:
-        point = replace(point, left=round(x_scale(times[0]), 2), right=round(x_scale(times[1]), 2))
+    if ends:
+        point = replace(point, left=round(x_scale(ends[0]), 2), right=round(x_scale(ends[1]), 2))
     return point
 
 
@@ -283,13 +255,6 @@ def _bare_point(report: Report, evaluation: Evaluation, x: float, y: float, numb
         name=shorten(evaluation.name, _LONGEST_LABEL),
         x=round(x, 2),
         y=round(y, 2),
-        low=None,
-        high=None,
-        left=None,
-        right=None,
-        label_x=x,
-        label_y=y,
-        anchor="start",
         label=numbers,
         is_baseline=evaluation is report.baseline,
         representative=evaluation.representative,
@@ -304,7 +269,6 @@ def _rail(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scale
     dots = [(round(x_scale(_time(latency, True)), 1), y, str(latency.batch_size)) for latency in evaluation.latencies]
     ends = [x for x, _, _ in dots]
     return Series(
-        one_line(evaluation.name),
         f"M{min(ends):g} {y:g}H{max(ends):g}",
         tuple(dots[1:]),  # the first is the variant's own point
         evaluation is report.baseline,

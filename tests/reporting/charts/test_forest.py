@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 
 from quantkit.reporting import report_html
-from quantkit.reporting.forest_plot import make_forest
-
-from .reports import any_report, make_unlabelled
-from .samples import make_classification, make_error_score
+from quantkit.reporting.charts.forest import make_forest
+from tests.reporting.reports import any_report, make_unlabelled
+from tests.reporting.samples import make_classification, make_error_score
 
 
 def test_rows_lie_where_the_axis_says():
     forest = make_forest(make_classification())
     assert [row.name for row in forest.rows] == ["fp16", "int8", "int8-minmax"]
-    first, last = forest.ticks[0], forest.ticks[-1]
+    first, last = forest.x_ticks[0], forest.x_ticks[-1]
     unit = (last.at - first.at) / (float(last.label) - float(first.label))
     int8 = forest.rows[1]
     for place, points in ((int8.x, -0.10), (int8.low, -0.35), (int8.high, 0.15)):
@@ -26,8 +25,8 @@ def test_rows_lie_where_the_axis_says():
 
 def test_mlperf_s_targets_are_marks_of_their_own():
     forest = make_forest(make_classification())
-    assert [mark.label for mark in forest.marks] == ["99 %", "99.9 %", "100 %"]
-    first, last = forest.ticks[0], forest.ticks[-1]
+    assert [mark.label for mark in forest.marks] == ["99%", "99.9%", "100%"]
+    first, last = forest.x_ticks[0], forest.x_ticks[-1]
     unit = (last.at - first.at) / (float(last.label) - float(first.label))
     limit = first.at + (-0.8103 - float(first.label)) * unit
     assert forest.marks[0].at == pytest.approx(limit, abs=0.05)
@@ -39,7 +38,7 @@ def test_better_is_right_where_less_of_the_score_is_better():
     assert worst.x < int8.x < fp16.x
     assert worst.low < worst.x < worst.high
     assert worst.label == "+1.89 (+1.70 to +2.10)"
-    assert float(forest.ticks[0].label) > 0 > float(forest.ticks[-1].label)
+    assert float(forest.x_ticks[0].label) > 0 > float(forest.x_ticks[-1].label)
 
 
 def test_a_variant_without_an_interval_is_a_bare_point():
@@ -54,8 +53,8 @@ def test_a_variant_without_an_interval_is_a_bare_point():
     assert forest.has_bare
     assert not make_forest(report).has_bare
     page = report_html(bare)
-    assert page.count("A hollow point has no interval.") == 1
-    assert "A hollow point has no interval." not in report_html(report)
+    assert page.count("Hollow points have no interval.") == 1
+    assert "Hollow points have no interval." not in report_html(report)
 
 
 def test_without_intervals_there_is_none():
