@@ -40,7 +40,7 @@ def measure(model: Path, arguments: argparse.Namespace) -> None:
         variants = {}
         for method in arguments.methods.split(","):
             table = quantkit.calibrate(
-                model, arguments.calib, method=method, num_samples=arguments.num_samples, preprocessing=IMAGES
+                model, arguments.calib, method=method, num_samples=arguments.num_samples, preprocess=IMAGES
             )
             variants[method] = quantkit.quantize(model, table, Path(folder) / f"{method}.onnx").path
             if arguments.cpu:
@@ -52,7 +52,7 @@ def measure(model: Path, arguments: argparse.Namespace) -> None:
             variants=["fp32"],
             models=variants,
             num_samples=arguments.num_test,
-            preprocessing=IMAGES,
+            preprocess=IMAGES,
             latency_s=0,
         )
     for evaluation in report.evaluations:

@@ -29,7 +29,7 @@ CALIBRATE = (
     + OPEN
     + """
 import quantkit
-quantkit.calibrate(model, data, method=method, num_samples=int(count), preprocessing=images, progress=False)
+quantkit.calibrate(model, data, method=method, num_samples=int(count), preprocess=images, progress=False)
 """
 )
 FORWARD = (

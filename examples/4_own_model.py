@@ -43,7 +43,7 @@ def main() -> None:
     nodes = onnx.load(model).graph.node
     exclude = [nodes[0].name, nodes[-1].name]
 
-    table = quantkit.calibrate(model, DIGITS / "calib", preprocessing=PREPROCESSING)
+    table = quantkit.calibrate(model, DIGITS / "calib", preprocess=PREPROCESSING)
     int8_model = quantkit.quantize(model, table, out / "own.int8.onnx", exclude=exclude)
     report = quantkit.evaluate(model, DIGITS / "val", table=table, exclude=exclude)
 

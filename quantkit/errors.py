@@ -7,6 +7,7 @@
     │   ├── StaleTableError          the table belongs to another model, data set or setting
     │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample
     ├── EvaluationError              variants that cannot be compared
+    │   ├── LimitError               a limit or batch size that cannot be
     │   └── GateFailedError          a variant breaks a limit; the message holds the line that failed
     ├── OutputError                  a file or folder that cannot be written
     ├── OptionError                  an option that does not exist, or a value that it cannot have
@@ -33,6 +34,7 @@ __all__ = [
     "EngineBuildError",
     "EvaluationError",
     "GateFailedError",
+    "LimitError",
     "ModelError",
     "NonFiniteActivationError",
     "NotInstalledError",
@@ -88,6 +90,12 @@ class NonFiniteActivationError(CalibrationError):
 
 class EvaluationError(QuantKitError):
     """Variants of a model that cannot be compared."""
+
+
+class LimitError(EvaluationError):
+    """A limit or a batch size that cannot be."""
+
+    exit_code = 2
 
 
 class GateFailedError(EvaluationError):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import open_samples
-from quantkit.errors import CalibrationError
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
 from quantkit.graph.passes.expose import expose
@@ -29,7 +28,8 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
-from quantkit.types.options import ImageOptions
+from quantkit.types.option import make_options
+from quantkit.types.options import ImageOptions, VerifyOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -105,69 +105,57 @@ class Verification:
 
 
 def verify_cache(
-    path: PathLike,
-    model: PathLike,
-    *,
-    data: PathLike | None = None,
-    old_model: PathLike | None = None,
-    tensorrt_version: str | None = None,
-    preprocessing: Preprocessing | ImageOptions | str | None = None,
-    num_samples: int = 128,
-    seed: int = 0,
-    largest_clipped: float = 0.05,
-    progress: bool = True,
+    path: PathLike, model: PathLike, options: VerifyOptions | None = None, **keywords: Any
 ) -> Verification:
     """Lays a file of ranges over a model and, if given, over data.
 
     Args:
         path: any file that `open_cache` reads.
         model: the float ONNX model that it is to be used with.
-        data: a sample, as `calibrate` takes it: do the ranges fit what the tensors reach?
-        old_model: the model that the cache was made for, where names changed: the mapping comes from both graphs.
-        tensorrt_version: of the TensorRT that would read it; None takes the installed one.
-        preprocessing: of images; None takes that of a quantkit table, else the default for the model's input.
-        num_samples: how many samples of the data.
-        seed: of the choice of samples.
-        largest_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
-        progress: show a progress bar on a terminal.
+        options: how; without them the defaults of `VerifyOptions`.
+        keywords: fields of `VerifyOptions`, instead of those in `options`.
 
     Raises:
         QuantKitError: a file cannot be read; what does not fit is in the result.
     """
-    if not 0 <= largest_clipped <= 1:
-        raise CalibrationError(f"a share of clipped values is from 0 to 1, not {largest_clipped}")
+    options = make_options(VerifyOptions, options, keywords)
     cache = open_cache(path)
     graph, identity = load_float_model(model)
     fit = match_to_model(cache, graph)
     problems = _model_problems(cache, fit, identity, Path(model).name)
     if cache.form == "qdq":
-        acceptance, reason = acceptance_of_model(path, tensorrt_version)
+        acceptance, reason = acceptance_of_model(path, options.tensorrt_version)
     else:
-        acceptance, reason = acceptance_of_cache(cache, tensorrt_version)
+        acceptance, reason = acceptance_of_cache(cache, options.tensorrt_version)
     if acceptance in ("recalibrates", "ignores") and cache.form == "tensorrt":
         problems.append(reason)
-    if acceptance in ("refuses", "misreads") and tensorrt_version is not None:  # it may be for another runtime
+    if acceptance in ("refuses", "misreads") and options.tensorrt_version is not None:  # it may be for another runtime
         problems.append(reason)
     mixed, beside = find_stale_siblings(Path(path), cache, graph, identity)
     problems += mixed
-    proposal, ground = _proposal(cache, fit, graph, old_model)
+    proposal, ground = _proposal(cache, fit, graph, options.old_model)
     checks, count, used = None, 0, None
-    if data is not None:
+    if options.data is not None:
         own = None if cache.table is None else cache.table.preprocessing
-        if preprocessing is None or preprocessing == ImageOptions():
-            preprocessing = own
+        preprocess = own if options.preprocess in (None, ImageOptions()) else options.preprocess
         dataset = open_samples(
-            input_specs(graph), data, preprocessing, None, num_samples=num_samples, seed=seed, order="shuffled"
+            input_specs(graph),
+            options.data,
+            preprocess,
+            None,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            order="shuffled",
         )
         used = dataset.preprocessing
-        checks, count = _check_data(model, fit, dataset, progress=progress)
+        checks, count = _check_data(model, fit, dataset, progress=options.progress)
         checks = _with_origin(checks, cache, path)
         if own is not None and used is not None and used != own:
             beside.insert(0, f"the table was made with other preprocessing: {describe_preprocessing(own)}")
         problems += [
             f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
             for c in checks
-            if c.is_read and c.clipped > largest_clipped
+            if c.is_read and c.clipped > options.max_clipped
         ]
     return Verification(
         cache=cache,

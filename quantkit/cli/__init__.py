@@ -33,39 +33,35 @@ VERBS = {
     "calibrate": Verb(
         "calibrate",
         "calibrate",
-        "Turns images and a model into a calibration table, a TensorRT cache and an INT8 model.",
+        "Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.",
     ),
-    "quantize": Verb(
-        "calibrate", "quantize", "Makes the INT8 model again from a calibration table alone: no data needed."
-    ),
+    "quantize": Verb("calibrate", "quantize", "Create the INT8 model from an existing calibration table."),
     "evaluate": Verb(
         "evaluate",
         "evaluate",
-        "Shows FP32, FP16 and INT8 side by side: accuracy, agreement, latency, size, in one report.",
+        "Compare FP32, FP16 and INT8: accuracy, agreement, latency and size, in one report.",
     ),
     "compare": Verb(
         "compare",
         "compare",
-        "Checks a report against limits: exit code 0 where all are kept, 3 where one is broken.",
+        "Check a report against limits: exit code 0 if all are met, 3 if one is violated.",
     ),
-    "report": Verb(
-        "compare", "report", "Renders a report again, or joins several of one model and the same data into one."
-    ),
+    "report": Verb("compare", "report", "Render a report again, or join several reports of the same model and data."),
     "build": Verb(
-        "build", "build", "Builds an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build."
+        "build", "build", "Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build."
     ),
     "inspect": Verb(
         "inspect",
         "inspect",
-        "Shows what is inside: what runs in INT8, what does not and the likely reason, what it costs.",
+        "Show which layers run in INT8, which do not, and why.",
     ),
     "doctor": Verb(
         "doctor",
         "doctor",
-        "Shows what is installed, which commands will work here, and what to install for the rest.",
+        "Show what is installed, which commands work here, and what to install for the others.",
     ),
-    "data": Verb("data", "data_app", "Looks at data before they are used."),
-    "cache": Verb("cache", "cache", "Calibrated ranges of any origin: shows, checks, compares and converts them."),
+    "data": Verb("data", "data_app", "Check data before it is used."),
+    "cache": Verb("cache", "cache", "Show, check, compare and convert calibrated ranges of any origin."),
 }
 """By name, in the order of the help."""
 

@@ -23,16 +23,13 @@ from quantkit.cli.cache_json import (
 from quantkit.cli.generate import with_options
 from quantkit.cli.inspect import print_tensors
 from quantkit.cli.merge import merge
-from quantkit.cli.options import (
-    SeedOption,
-)
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.convert import convert_cache
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.errors import StaleTableError
 from quantkit.storage import write_text
-from quantkit.types.options import ImageOptions
+from quantkit.types.options import VerifyOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +40,7 @@ __all__ = ["cache"]
 
 cache = typer.Typer(
     name="cache",
-    help="Calibrated ranges of any origin: shows, checks, compares and converts them.",
+    help="Show, check, compare and convert calibrated ranges of any origin.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -154,47 +151,21 @@ def diff(
 @with_options
 def verify(
     path: CacheArgument,
-    model: Annotated[Path, typer.Option("--model", help="The float ONNX model that it is for.", show_default=False)],
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="A sample as calibrate takes it: do the ranges still fit?", show_default=False),
-    ] = None,
-    tensorrt_version: Annotated[
-        str | None, typer.Option("--tensorrt-version", help="That would read it (default: the installed one).")
-    ] = None,
-    old_model: Annotated[
-        Path | None,
-        typer.Option(
-            "--old-model", help="The model that it was made for, where names changed since.", show_default=False
-        ),
-    ] = None,
+    model: Annotated[Path, typer.Option("--model", help="Float ONNX model that the ranges are for.")],
+    options: VerifyOptions,
     write_map: Annotated[
         Path | None,
-        typer.Option("--write-map", help="Where the proposed new names go, for convert --map.", show_default=False),
+        typer.Option("--write-map", help="Write the proposed new names to this file, for convert --map."),
     ] = None,
-    largest_clipped: Annotated[
-        float,
-        typer.Option("--max-clipped", help="Share of a tensor's values beyond its range that still fits, 0 to 1."),
-    ] = 0.05,
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Of the data.")] = 128,
-    seed: SeedOption = 0,
-    images: ImageOptions | None = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Checks ranges against a model, a TensorRT and data. Exit code 4 if they are stale."""
+    """Check that a calibration file matches a model, a TensorRT version and data.
+
+    Exits with code 4 if the file is stale.
+    """
     if write_map is not None:
-        check_no_input(write_map, path, data, models=(model, old_model), option="--write-map")
-    found = verify_cache(
-        path,
-        model,
-        data=data,
-        old_model=old_model,
-        tensorrt_version=tensorrt_version,
-        preprocessing=images,
-        num_samples=num_samples,
-        seed=seed,
-        largest_clipped=largest_clipped,
-    )
+        check_no_input(write_map, path, options.data, models=(model, options.old_model), option="--write-map")
+    found = verify_cache(path, model, options)
     if write_map is not None and found.proposal:
         write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
     if as_json:

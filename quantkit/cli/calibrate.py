@@ -97,7 +97,7 @@ def calibrate(
     images: ImageOptions | None = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Turns images and a model into a calibration table, a TensorRT cache and an INT8 model.
+    """Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.
 
     Writes MODEL.calib.json (the table: reusable, knows what it belongs to), MODEL.calib (TensorRT's calibration cache)
     and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX Runtime).
@@ -180,7 +180,7 @@ def quantize(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Makes the INT8 model again from a calibration table alone: no data needed."""
+    """Create the INT8 model from an existing calibration table."""
     path = output or CalibrationFiles.of_model(model).quantized_model(target)
     opened = FloatModel(model)
     quantized = quantize_model(

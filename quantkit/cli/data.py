@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quantkit.cli.generate import with_options
-from quantkit.cli.options import (
-    ClassesOption,
-    DataOption,
-    ModelArgument,
-    QuietOption,
-    SeedOption,
-    WorkersOption,
-    read_classes,
-)
+from quantkit.cli.options import DataOption, ModelArgument
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.data_check import check_data
-from quantkit.types.options import ImageOptions
+from quantkit.types.options import CheckOptions, MessageOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +26,7 @@ __all__ = ["data_app"]
 _SHOWN = 5
 
 data_app = typer.Typer(
-    help="Looks at data before they are used.",
+    help="Check data before it is used.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -44,7 +35,7 @@ data_app = typer.Typer(
 
 @data_app.callback()
 def _data() -> None:
-    """Looks at data before they are used."""
+    """Check data before it is used."""
 
 
 @data_app.command()
@@ -52,37 +43,18 @@ def _data() -> None:
 def check(
     model: ModelArgument,
     data: DataOption,
-    against: Annotated[
-        Path | None, typer.Option("--against", help="Other data that must share no sample with these: validation.")
-    ] = None,
-    probe_samples: Annotated[
-        int,
-        typer.Option("--probe-samples", help="Samples run under each other preprocessing; 0 leaves that out."),
-    ] = 256,
-    seed: SeedOption = 0,
-    classes: ClassesOption = None,
-    workers: WorkersOption = None,
-    images: ImageOptions | None = None,
+    options: CheckOptions,
+    messages: MessageOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Looks for what spoils a calibration, and tries whether another preprocessing fits the model better.
+    """Check data before calibrating, and try whether other preprocessing fits the model better.
 
-    Unreadable files, duplicates, classes, value range, images shared with --against; swapped channels, a missing /255,
-    other mean and std. Ends with exit code 1 where something is wrong, 0 for warnings and notes.
+    Looks for unreadable files, duplicates, wrong classes, an implausible value range and images shared with --against;
+    tries swapped channels, a missing /255 and other mean and std. Exits with code 1 if there are errors, 0 for warnings
+    and notes.
     """
-    result = check_data(
-        model,
-        data,
-        against=against,
-        preprocessing=images,
-        classes=read_classes(classes),
-        probe_samples=probe_samples,
-        seed=seed,
-        workers=workers,
-        progress=not quiet,
-        notify=make_printer(quiet),
-    )
+    options = replace(options, progress=not messages.quiet)
+    result = check_data(model, data, options, notify=make_printer(messages.quiet))
     if as_json:
         typer.echo(json.dumps(_json(result), indent=2))
     else:

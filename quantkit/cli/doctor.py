@@ -15,7 +15,7 @@ __all__ = ["doctor"]
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Shows what is installed, which commands will work here, and what to install for the rest.
+    """Show what is installed, which commands work here, and what to install for the others.
 
     Ends with exit code 0 unless a package that every command needs is broken.
     """

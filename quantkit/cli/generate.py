@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import typer
 
-from quantkit.types.option import OptionField, option_fields
+from quantkit.types.option import OptionField, option_fields, without_none
 
 __all__ = ["GROUPS", "command_options", "with_options"]
 
-GROUPS = ("", "Data", "Images", "Task", "Precision", "Shapes", "Engine", "Latency", "Gate", "Expert", "Messages")
+GROUPS = (
+    *("", "Data", "Images", "Task", "Precision", "Shapes", "Latency", "Gate", "Reuse", "Engine", "Expert", "Messages"),
+)
 """Headings in the order of the help: what most people need first."""
 
 
@@ -83,40 +84,35 @@ def _nested(kind: type) -> Iterator[tuple[str, type]]:
 
 def _parameter(field: OptionField) -> inspect.Parameter:
     """The option as typer reads it from a signature."""
-    option = field.option
-    names = option.known()
+    option, names = field.option, field.option.known()
+    metavar = option.unit.upper() or None
     help = option.help
-    if option.is_open and names:
+    if names and option.is_open:
         help = f"{help} Known: {', '.join(names)}."
+    elif names:
+        metavar = f"[{'|'.join(names)}]"
     if option.default_text:
         help = f"{help.removesuffix('.')} (default: {option.default_text})."
-    kind: Any = str if field.option.form is not None else _without_none(field.kind)
-    default = field.write(field.default)
-    flags: Sequence[str] = field.flags
-    if names and not option.is_open:
-        kind = Literal[names]
-    elif field.is_list:
-        kind, default = list[get_args(kind)[0]], list(field.default) or None  # type: ignore[misc]
-    elif kind is bool and field.default is None:
+    flags = field.flags
+    kind: Any = str if option.form is not None else without_none(field.kind)
+    default = None if field.default == () else field.write(field.default)
+    if field.is_list:
+        kind, metavar = list[str], metavar or "TEXT"
+    elif kind is bool and default is None:
         flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
     described = typer.Option(
         *flags,
         help=help,
         rich_help_panel=option.group or None,
-        metavar=option.unit.upper() or None,
-        show_default=default not in (None, False, "", 0) or (default == 0 and not isinstance(default, bool)),
+        metavar=metavar,
+        show_default=default is not None and default is not False,
     )
-    kind = kind if default is not None else kind | None
     return inspect.Parameter(
-        field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, described]
+        field.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=Annotated[kind if default is not None else kind | None, described],
     )
-
-
-def _without_none(kind: Any) -> Any:
-    if get_origin(kind) in (Union, UnionType):
-        kept = [inner for inner in get_args(kind) if inner is not NoneType]
-        return kept[0] if len(kept) == 1 else kind
-    return kind
 
 
 def _rank(parameter: inspect.Parameter) -> tuple[bool, int]:

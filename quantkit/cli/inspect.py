@@ -63,7 +63,7 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows what is inside: what runs in INT8, what does not and the likely reason, what it costs.
+    """Show which layers run in INT8, which do not, and why.
 
     For an engine: layers and the ONNX nodes in them, precision, reformats, kernels, memory. For an ONNX model:
     operators, and where its Q/DQ break TensorRT's rules. For a calibration cache or table: ranges.

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from quantkit.backends.tensorrt.build.build_options import BuildOptions, Mode, Precision
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
 from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
 from quantkit.backends.tensorrt.build.manifest import (
@@ -22,7 +22,7 @@ from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.build.profiles import image_sizes, resolve_profiles
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
-from quantkit.backends.tensorrt.library import EngineLibrary, Library, choose_library
+from quantkit.backends.tensorrt.library import Library, choose_library
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
 from quantkit.commands.engine_graph import EngineGraph, make_graph
 from quantkit.commands.quantize import HighPrecision
@@ -31,6 +31,8 @@ from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import check_no_source, check_writable
 from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.option import make_options
+from quantkit.types.options import EngineOptions, Precision
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.gpu import Gpu
@@ -60,50 +62,40 @@ class BuiltEngine:
 @accepts_tell
 def build(
     model: PathLike | FloatModel,
-    *,
-    precision: Precision = "fp32",
-    table: CalibrationTable | PathLike | None = None,
-    calibration_cache: PathLike | None = None,
-    output: PathLike | None = None,
-    library: EngineLibrary = "auto",
-    mode: Mode | Literal["auto"] = "auto",
-    high_precision: HighPrecision | None = None,
-    exclude: Sequence[str] = (),
     options: BuildOptions | None = None,
-    force: bool = False,
-    verbose: bool = False,
-    progress: bool = True,
+    *,
+    engine: EngineOptions | None = None,
+    output: PathLike | None = None,
     notify: Notify | None = None,
+    **keywords: Any,
 ) -> BuiltEngine:
     """Builds an engine, or reuses the one that is there if it would come out the same.
 
     Args:
         model: an ONNX model: in float, or for INT8 also one that holds Q/DQ.
-        precision: "fp32", "fp16" or "int8".
-        table: for INT8 of a float model: its calibration table, or the path of one.
-        calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
+        options: how TensorRT builds.
+        engine: what from, and in which precision; without it the defaults of `EngineOptions`.
         output: the engine; None writes MODEL.PRECISION.engine next to the model.
-        library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
-        mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
-            TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
-        high_precision: of what stays in float beside INT8; None is FP16, or what a model with Q/DQ says.
-        exclude: node names, operator types, or shell patterns over node names that stay in float.
-        options: everything else.
-        force: build even if the engine that is there is up to date.
-        verbose: tell every message of TensorRT.
-        progress: show a progress bar on a terminal.
         notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `EngineOptions`, instead of those in `engine`.
 
     Raises:
         QuantKitError: one line that names the file, node or option, and the fix.
     """
     notify = announcing(notify)
     options = options or BuildOptions()
+    engine = make_options(EngineOptions, engine, keywords)
+    precision, mode = engine.precision, engine.mode
     source = load_build_inputs(
-        model, precision, table=table, cache=calibration_cache, exclude=exclude, high_precision=high_precision
+        model,
+        precision,
+        table=engine.table,
+        cache=engine.calibration_cache,
+        exclude=engine.exclude,
+        high_precision=engine.high_precision,
     )
-    found = choose_library(library, targets=options.targets)
-    half: HighPrecision = high_precision or "fp16"
+    found = choose_library(engine.library, targets=options.targets)
+    half: HighPrecision = engine.high_precision or "fp16"
     if mode == "auto" and source.cache is not None:
         mode = "implicit"
     typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
@@ -114,11 +106,13 @@ def build(
     options = _completed(options, found, source, gpu, notify)
     path = Path(output) if output is not None else _default_path(source.model.path, precision)
     check_writable(path.parent)
-    given = [p for p in (table, calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)]
+    given = [
+        p for p in (engine.table, engine.calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)
+    ]
     for written in (path, manifest_path(path)):
         check_no_source(written, (*source.model.source_files, *given))
     wanted = expected_manifest(source, found, typing, options, gpu)
-    if not force and (stored := find_reusable(path, wanted, notify)) is not None:
+    if not engine.force and (stored := find_reusable(path, wanted, notify)) is not None:
         return BuiltEngine(path, manifest_path(path), stored, reused=True)
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
         made = make_graph(source, typing, Path(folder))
@@ -127,8 +121,8 @@ def build(
                 "info", "engine", ": ".join(filter(None, (f"building {path.name} with {found.title}", wanted.summary)))
             )
         )
-        with show_progress(None, "building", 100, progress) as bar:
-            engine = build_engine(
+        with show_progress(None, "building", 100, engine.progress) as bar:
+            built = build_engine(
                 found,
                 OnnxInput(made.content, source.name, made.node_titles),
                 typing=typing,
@@ -136,10 +130,10 @@ def build(
                 options=options,
                 on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
                 notify=notify,
-                verbose=verbose,
+                verbose=engine.verbose,
             )
     source.model.check_unchanged(also_itself=made.content == source.model.path)
-    manifest = write_engine(path, engine, wanted)
+    manifest = write_engine(path, built, wanted)
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
 
 

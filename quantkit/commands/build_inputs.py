@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
-from quantkit.backends.tensorrt.build.build_options import BuildOptions, Precision
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import Manifest
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
@@ -21,6 +21,7 @@ from quantkit.graph.model import float_precision
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.options import Precision
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import open_samples
-from quantkit.errors import EvaluationError
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.model import input_specs, load_model
 from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
-from quantkit.types.options import ImageOptions
+from quantkit.types.option import make_options
+from quantkit.types.options import CheckOptions
 
 if TYPE_CHECKING:
     from quantkit.datasets.lint import DataFacts
@@ -56,56 +55,59 @@ class DataCheck:
 def check_data(
     model: PathLike,
     data: PathLike,
+    options: CheckOptions | None = None,
     *,
-    against: PathLike | None = None,
-    preprocessing: Preprocessing | ImageOptions | str | None = None,
-    classes: Sequence[str] | None = None,
-    probe_samples: int = 256,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
     notify: Notify | None = None,
+    **keywords: Any,
 ) -> DataCheck:
     """Looks for what spoils a calibration: bad files, wrong labels, shared images, a preprocessing that does not fit.
 
     Args:
         model: the FP32 model.
         data: what to check.
-        against: other data that must share no sample with it: validation, for calibration.
-        preprocessing: of images, as it will be given to `calibrate`; None takes the default for the model's input.
-        classes: class names by index.
-        probe_samples: how many samples the model runs under each preprocessing; 0 leaves that out.
-        seed: of their choice.
-        workers: decoding threads.
-        progress: show progress bars on a terminal.
+        options: how; without them the defaults of `CheckOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `CheckOptions`, instead of those in `options`.
 
     Raises:
         QuantKitError: the data or the model cannot be used at all.
     """
-    if probe_samples < 0:
-        raise EvaluationError(f"--probe-samples {probe_samples} must be 0 or more")
+    options = make_options(CheckOptions, options, keywords)
     notify = announcing(notify)
     graph = load_model(model)
-    chosen = open_samples(input_specs(graph), data, preprocessing, classes, num_samples=None, seed=seed, order="given")
-    describe_choice(chosen, data, seed, notify)
+    chosen = open_samples(
+        input_specs(graph),
+        data,
+        options.preprocess,
+        options.classes,
+        num_samples=None,
+        seed=options.seed,
+        order="given",
+    )
+    describe_choice(chosen, data, options.seed, notify)
     dataset: Dataset = getattr(chosen, "dataset", chosen)
-    with show_progress(None, "reading", len(dataset), progress) as bar:
-        facts, findings = lint.check_samples(dataset, workers=workers, on_samples=bar.update)
+    with show_progress(None, "reading", len(dataset), options.progress) as bar:
+        facts, findings = lint.check_samples(dataset, workers=options.workers, on_samples=bar.update)
     if Path(data).is_dir():
         findings += lint.check_files(Path(data))
     findings += lint.check_duplicates(dataset)
-    if against is not None:
+    if options.against is not None:
         other = open_samples(
-            input_specs(graph), against, preprocessing, classes, num_samples=None, seed=seed, order="given"
+            input_specs(graph),
+            options.against,
+            options.preprocess,
+            options.classes,
+            num_samples=None,
+            seed=options.seed,
+            order="given",
         )
-        findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(against))
+        findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
     probe, num_scores, reason = None, None, "left out"
-    if probe_samples and len(facts.unreadable) < len(dataset):
+    if options.probe_samples and len(facts.unreadable) < len(dataset):
         with OnnxRuntimeRunner(Path(model), name="the model") as runner:
-            samples = _choose(dataset, frozenset(facts.unreadable), probe_samples, seed)
+            samples = _choose(dataset, frozenset(facts.unreadable), options.probe_samples, options.seed)
             probe, num_scores, reason, more = probe_preprocessing(
-                runner, dataset, samples, workers=workers, progress=progress
+                runner, dataset, samples, workers=options.workers, progress=options.progress
             )
             findings += more
     findings += lint.check_classes(dataset, num_scores)

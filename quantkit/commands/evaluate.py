@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.evaluation_report import Measured, make_report
@@ -15,7 +14,7 @@ from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import open_samples
-from quantkit.errors import EvaluationError, ModelError
+from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.engines import describe_gpu, largest_batch
@@ -27,7 +26,8 @@ from quantkit.graph.passes.prepare import has_qdq
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report
-from quantkit.types.options import ImageOptions
+from quantkit.types.option import make_options
+from quantkit.types.options import EvaluationOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,59 +39,24 @@ __all__ = ["VARIANTS", "evaluate"]
 def evaluate(
     model: PathLike,
     data: PathLike,
+    options: EvaluationOptions | None = None,
     *,
-    table: CalibrationTable | PathLike | None = None,
     task: str | TaskOptions = "classify",
-    variants: Sequence[str] | None = None,
-    models: Mapping[str, PathLike] | None = None,
-    engines: Mapping[str, PathLike] | None = None,
-    num_samples: int | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    preprocessing: Preprocessing | ImageOptions | str | None = None,
-    classes: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    latency_s: float = 3.0,
-    batch_sizes: Sequence[int] = (1,),
-    threads: int = 0,
-    cuda_graph: bool = False,
-    layer_samples: int = 64,
-    strict: bool = False,
-    workers: int | None = None,
     should_stop: Callable[[], bool] | None = None,
-    command: str | None = None,
-    progress: bool = True,
     notify: Notify | None = None,
+    **keywords: Any,
 ) -> Report:
     """Compares variants of a model on the same data: its score by the task, agreement with FP32, latency, size.
 
     Args:
         model: the FP32 model: the baseline.
         data: what to evaluate on; labels, if there are any, give accuracy.
-        table: calibration for the INT8 variants that are made here; None leaves them out.
+        options: how; without them the defaults of `EvaluationOptions`.
         task: what the outputs mean; "detect", "segment" and "custom" need `TaskOptions`.
-        variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
-            the table allows. "fp32" is always there.
-        models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
-        engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
-        num_samples: how many samples; None takes all.
-        seed: of the choice.
-        batch_size: samples run at once for accuracy.
-        preprocessing: of images; None takes the table's, else the default for the model's input.
-        classes: class names by index.
-        exclude: what the INT8 variants leave in float, as in `quantize`.
-        latency_s: timed seconds for each variant and batch size; 0 leaves latency out.
-        batch_sizes: samples a timed call; the first is what speed-ups are told by.
-        threads: of ONNX Runtime within a call; 0 lets it choose.
-        cuda_graph: replay the engines' queries from CUDA graphs.
-        layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
-        strict: fail on the first image that cannot be read.
-        workers: decoding threads.
         should_stop: asked after each batch and each turn of the timing: whether to end with what there is; the report
             says what is missing. `quantkit.cli.interruption.stop_on_interrupt` makes it of Ctrl-C.
-        command: what was typed, for the report.
-        progress: show progress bars on a terminal.
         notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `EvaluationOptions`, instead of those in `options`.
 
     Returns:
         The report; `quantkit.reporting.write_report` writes it.
@@ -99,73 +64,73 @@ def evaluate(
     Raises:
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
+    options = make_options(EvaluationOptions, options, keywords)
     notify = announcing(notify)
-    _check_numbers(latency_s, layer_samples, batch_sizes, threads)
-    options = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    table = None if table is None else open_table(table)
+    task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
+    table = None if options.table is None else open_table(options.table)
     graph, identity = _open_float_model(model, table)
-    choose_variants(variants, table)  # a wrong name is said before anything is read
+    choose_variants(options.variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us
     dataset = open_samples(
         input_specs(graph),
         data,
-        _preprocessing_of(table, data) if preprocessing is None else preprocessing,
-        classes if TASKS[options.task].has_class_labels else None,
-        num_samples=num_samples,
-        seed=seed,
+        _preprocessing_of(table, data) if options.preprocess is None else options.preprocess,
+        options.classes if TASKS[task_options.task].has_class_labels else None,
+        num_samples=options.num_samples,
+        seed=options.seed,
         order="shuffled",
-        labelled=TASKS[options.task].has_class_labels,
+        labelled=TASKS[task_options.task].has_class_labels,
     )
-    judge = TASKS[options.task].open(options, dataset, data, classes)
-    describe_choice(dataset, data, seed, notify)
+    judge = TASKS[task_options.task].open(task_options, dataset, data, options.classes)
+    describe_choice(dataset, data, options.seed, notify)
     skipped_files: dict[str, str] = {}
     stop = should_stop or _never
     with open_variants(
         model,
         table,
-        variants=variants,
-        models=models or {},
-        engines=engines or {},
-        exclude=exclude,
-        threads=threads,
-        cuda_graph=cuda_graph,
+        variants=options.variants,
+        models=options.models or {},
+        engines=options.engines or {},
+        exclude=options.exclude,
+        threads=options.threads,
+        cuda_graph=options.cuda_graph,
     ) as opened:
         environment |= describe_gpu() if opened.engines else {}
-        size = largest_batch(opened.engines, batch_size)
-        with show_progress(None, "evaluating", len(dataset), progress) as bar:
+        size = largest_batch(opened.engines, options.batch_size)
+        with show_progress(None, "evaluating", len(dataset), options.progress) as bar:
             found = measure(
                 opened.runners,
-                make_batches(dataset, size, strict=strict, workers=workers, skipped=skipped_files),
+                make_batches(dataset, size, strict=options.strict, workers=options.workers, skipped=skipped_files),
                 baseline="fp32",
                 task=judge.task,
                 on_batch=bar.update,
                 should_stop=stop,
             )
-        timing = Timing({}, ("interrupted: latency was not measured",) if latency_s and stop() else ())
-        if latency_s and not stop():
+        timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and stop() else ())
+        if options.latency_s and not stop():
             timing = time_batches(
                 opened.runners,
                 dataset,
-                batch_sizes,
-                duration_s=latency_s,
-                threads=threads,
-                strict=strict,
-                workers=workers,
-                progress=progress,
+                options.batch_sizes,
+                duration_s=options.latency_s,
+                threads=options.threads,
+                strict=options.strict,
+                workers=options.workers,
+                progress=options.progress,
                 should_stop=stop,
             )
-        insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if layer_samples and stop() else ())
-        if layer_samples and not stop():
+        insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if options.layer_samples and stop() else ())
+        if options.layer_samples and not stop():
             insight = analyze_layers(
                 model,
                 dataset,
                 variants=opened.paths,
                 engines=opened.engines,
                 skipped=opened.skipped,
-                num_samples=layer_samples,
-                threads=threads,
-                workers=workers,
-                progress=progress,
+                num_samples=options.layer_samples,
+                threads=options.threads,
+                workers=options.workers,
+                progress=options.progress,
                 should_stop=stop,
             )
             if stop():  # some of the activations, or of few samples, would look like all
@@ -186,7 +151,9 @@ def evaluate(
     if measured.is_partial(dataset):
         text = f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial"
         notify(Notice("info", "interrupted", text))
-    return make_report(measured, model, identity, data=data, dataset=dataset, judge=judge, table=table, command=command)
+    return make_report(
+        measured, model, identity, data=data, dataset=dataset, judge=judge, table=table, command=options.command
+    )
 
 
 _NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
@@ -194,17 +161,6 @@ _NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is n
 
 def _never() -> bool:
     return False
-
-
-def _check_numbers(latency_s: float, layer_samples: int, batch_sizes: Sequence[int], threads: int) -> None:
-    if not (math.isfinite(latency_s) and latency_s >= 0):
-        raise EvaluationError(f"--latency-s {latency_s} must be 0 or a number of seconds")
-    if layer_samples < 0:
-        raise EvaluationError(f"--layer-samples {layer_samples} must be 0 or more")
-    if threads < 0:
-        raise EvaluationError(f"--threads {threads} must be 0 or more")
-    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
-        raise EvaluationError(f"--batch-sizes {','.join(map(str, batch_sizes))} must be different sizes of at least 1")
 
 
 def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[ir.Model, str]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from quantkit.errors import EvaluationError
+from quantkit.errors import EvaluationError, LimitError
 from quantkit.significance import MLPERF
 from quantkit.types import Score
+from quantkit.types.option import TextForm, option
 
 __all__ = ["GATES", "Drop", "Limits", "parse_drop"]
 
@@ -37,7 +38,7 @@ class Drop:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.number) and self.number >= 0) or (self.unit and self.number > 100):
-            raise EvaluationError(f"--max-drop {self} must be from 0 to 100")
+            raise LimitError(f"--max-drop {self} must be from 0 to 100")
 
     def __str__(self) -> str:
         return f"{self.number:g}{self.unit}"
@@ -58,6 +59,9 @@ class Drop:
         return "pt" if score.is_fraction and not self.unit else self.unit
 
 
+_GATE = "Gate"
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a variant must keep; None is no limit.
@@ -73,29 +77,52 @@ class Limits:
         allow_partial: judge the report of an interrupted run too.
     """
 
-    max_drop: Drop | None = None
-    min_speedup: float | None = None
-    min_agreement: float | None = None
-    max_size_ratio: float | None = None
-    confident: bool = False
-    gates: Sequence[str] = ()
-    at_batch: int | None = None
+    max_drop: Drop | None = option(
+        None,
+        "Maximum drop of the score below FP32's: 0.5pt (or 0.5) in points, 1% relative to FP32's score.",
+        group=_GATE,
+        form=TextForm(lambda text: parse_drop(text)),
+        unit="drop",
+    )
+    min_speedup: float | None = option(
+        None, "Minimum speedup over the float model on the same backend, e.g. 1.2.", group=_GATE
+    )
+    min_agreement: float | None = option(
+        None, "Minimum fraction of samples with the same class as FP32, e.g. 0.98.", group=_GATE
+    )
+    max_size_ratio: float | None = option(None, "Maximum size relative to FP32, e.g. 0.3.", group=_GATE)
+    confident: bool = option(
+        False,
+        "Require the limit to hold for the whole 95% confidence interval (--max-drop, --gate, --min-speedup, "
+        "--min-agreement).",
+        group=_GATE,
+    )
+    gates: Sequence[str] = option(
+        (),
+        "Named gate: mlperf-99 or mlperf-99.9 (the score is at least 99% or 99.9% of FP32's). Repeatable.",
+        group=_GATE,
+        flag="--gate",
+        repeatable=True,
+    )
+    at_batch: int | None = option(
+        None, "Batch size that --min-speedup applies to.", group=_GATE, default_text="the first that was timed"
+    )
     allow_partial: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_speedup", "max_size_ratio"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise EvaluationError(f"--{name.replace('_', '-')} {value} must be a positive number")
+                raise LimitError(f"--{name.replace('_', '-')} {value} must be a positive number")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise EvaluationError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
+            raise LimitError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
         if unknown := [name for name in self.gates if name not in GATES]:
-            raise EvaluationError(f"--gate {unknown[0]}: there is no such gate: choose from {', '.join(GATES)}")
+            raise LimitError(f"--gate {unknown[0]}: there is no such gate: choose from {', '.join(GATES)}")
         if self.at_batch is not None and (self.at_batch < 1 or self.min_speedup is None):
-            raise EvaluationError(f"--at-batch {self.at_batch} must be a batch size of at least 1, with --min-speedup")
+            raise LimitError(f"--at-batch {self.at_batch} must be a batch size of at least 1, with --min-speedup")
         with_interval = (self.max_drop, self.min_speedup, self.min_agreement)
         if self.confident and not self.gates and all(limit is None for limit in with_interval):
-            raise EvaluationError(
+            raise LimitError(
                 "--confident needs a limit that has an interval: --max-drop, --gate, --min-speedup or --min-agreement"
             )
 
@@ -111,11 +138,11 @@ def parse_drop(text: str) -> Drop:
     (Drop(number=0.5, unit='pt'), Drop(number=1.0, unit='%'))
 
     Raises:
-        EvaluationError: anything else.
+        LimitError: anything else.
     """
     match = _DROP.fullmatch(text.strip())
     if match is None:
-        raise EvaluationError(
+        raise LimitError(
             f"--max-drop {text!r} is neither points, such as 0.5pt, nor a part of the baseline's score, such as 1%"
         )
     return Drop(float(match["number"]), cast(Unit, match["unit"]))

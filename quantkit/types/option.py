@@ -6,7 +6,6 @@ needed, so that declaring it imports nothing heavy.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import typing
 import warnings
@@ -16,17 +15,20 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from quantkit.errors import OptionError, QuantKitError
+from quantkit.registry import suggest
 
 __all__ = [
     "Option",
     "OptionField",
     "TextForm",
     "check_choices",
+    "lookup",
     "make_options",
-    "nearest",
     "nested",
     "option",
     "option_fields",
+    "owned_options",
+    "without_none",
 ]
 
 _T = TypeVar("_T")
@@ -37,12 +39,12 @@ class TextForm:
     """How a value is written on the command line and in a configuration file.
 
     Attributes:
-        parse: text to value; raises `ValueError` with what was expected.
-        format: value to text, which `parse` reads back.
+        parse: text to value; raises `ValueError` with what was expected. A repeatable option hands it all texts.
+        format: value to text, for defaults.
     """
 
-    parse: Callable[[str], Any]
-    format: Callable[[Any], str]
+    parse: Callable[[Any], Any]
+    format: Callable[[Any], str] = str
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Option:
         flag: "--name" or "--name,-n"; empty takes the field's name.
         form: how the value is written, where it is more than a word or a number.
         registry: "module:NAME" of the mapping whose keys are the allowed values.
-        is_open: other words than the registry's may be valid too, or get a better message than "not one of".
+        is_open: the registry's names are only shown: whoever reads the value knows which others are valid.
+        repeatable: may be given several times.
         unit: of a number, such as "seconds".
         default_text: what None means.
     """
@@ -66,6 +69,7 @@ class Option:
     form: TextForm | None = None
     registry: str = ""
     is_open: bool = False
+    repeatable: bool = False
     unit: str = ""
     default_text: str = ""
 
@@ -73,8 +77,7 @@ class Option:
         """The names in its registry."""
         if not self.registry:
             return ()
-        module, _, name = self.registry.partition(":")
-        return tuple(getattr(importlib.import_module(module), name))
+        return tuple(lookup(self.registry))
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,20 @@ class OptionField:
 
     @property
     def is_list(self) -> bool:
-        """Whether it is repeatable."""
-        return self.option.form is None and get_origin(_without_none(self.kind)) is tuple
+        """Whether it may be given several times."""
+        return self.option.repeatable or (self.option.form is None and get_origin(without_none(self.kind)) is tuple)
 
     def read(self, value: Any) -> Any:
         """The value of what was typed or written in a file.
 
         Raises:
-            OptionError: the text is not of its form.
+            OptionError: the text is not of its form, or no name in the registry.
         """
         if self.is_list:
-            return tuple(value or ())
-        if self.option.form is None or not isinstance(value, str):
+            value = tuple(value or ())
+        if self.option.registry and not self.option.is_open and value not in self.option.known():
+            raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, self.option.known())}")
+        if self.option.form is None or not isinstance(value, str | tuple):
             return value
         try:
             return self.option.form.parse(value)
@@ -156,8 +161,22 @@ def option_fields(kind: type, path: tuple[str, ...] = ()) -> Iterator[OptionFiel
         here = (*path, found.name)
         if (inner := found.metadata.get("nested")) is not None:
             yield from option_fields(inner, here)
+        elif (registry := found.metadata.get("owned_by")) is not None:
+            yield from _owned_options(registry, here)
         elif (known := found.metadata.get("option")) is not None:
             yield OptionField(known, here, hints[found.name], found.default)
+
+
+def owned_options(registry: str) -> Any:
+    """A dataclass field, a mapping, that holds the options which the entries of a registry have of their own."""
+    return field(default_factory=dict, metadata={"owned_by": registry})
+
+
+def _owned_options(registry: str, path: tuple[str, ...]) -> Iterator[OptionField]:
+    for name, entry in lookup(registry).items():
+        for own in entry.options:
+            text = Option(f"{own.help}, for --method {name} (default: {own.default}).", flag=own.flag)
+            yield OptionField(text, (*path, own.name), type(own.default) | None, None)
 
 
 def make_options(kind: type[_T], options: _T | None, keywords: Mapping[str, Any]) -> _T:
@@ -168,27 +187,29 @@ def make_options(kind: type[_T], options: _T | None, keywords: Mapping[str, Any]
     """
     given = dict(keywords)
     if "preprocessing" in given:
-        warnings.warn("the keyword preprocessing is now called preprocess", DeprecationWarning, stacklevel=3)
+        warnings.warn("the keyword preprocessing is now called preprocess", DeprecationWarning, stacklevel=4)
         given["preprocess"] = given.pop("preprocessing")
     assert is_dataclass(kind)
     known = [found.name for found in fields(kind)]
-    for name in given:
-        if name not in known:
-            raise OptionError(f"there is no option {name!r}{nearest(name, known)}")
+    for name in given.keys() - set(known):
+        owner = next((f.path[0] for f in option_fields(kind) if len(f.path) == 2 and f.path[1] == name), None)
+        if owner is None or not any(f.name == owner and "owned_by" in f.metadata for f in fields(kind)):
+            raise OptionError(f"there is no option {name!r}: {suggest(name, known)}")
+        given[owner] = {**given.get(owner, {}), name: given.pop(name)}
     return replace(options, **given) if options is not None else kind(**given)  # type: ignore[type-var]
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all."""
-    listed = list(known)
-    close = difflib.get_close_matches(name, listed, 1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(listed)}"
+def lookup(registry: str) -> Mapping[str, Any]:
+    """The mapping at "module:NAME"."""
+    module, _, name = registry.partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def check_choices(options: Any, error: type[QuantKitError]) -> None:
     """Raises `error` where a field holds none of the words that its type allows."""
     for found in option_fields(type(options)):
-        allowed = get_args(kind) if get_origin(kind := _without_none(found.kind)) is Literal else ()
+        allowed = get_args(kind) if get_origin(kind := without_none(found.kind)) is Literal else ()
         if len(found.path) > 1 or not allowed:
             continue
         value = getattr(options, found.path[0])
@@ -196,7 +217,7 @@ def check_choices(options: Any, error: type[QuantKitError]) -> None:
             raise error(f"{found.flags[0]} {value!r} is not one of {', '.join(map(str, allowed))}")
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """`int` of `int | None`."""
     rest = [inner for inner in get_args(kind) if inner is not NoneType]
     return rest[0] if len(rest) == 1 and NoneType in get_args(kind) else kind

@@ -6,14 +6,60 @@ settings come from these fields.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from quantkit.errors import DatasetError
-from quantkit.types.data import ColorOrder, Interpolation, Layout, Resize
-from quantkit.types.option import TextForm, check_choices, option
+from quantkit.errors import (
+    BackendError,
+    CalibrationError,
+    DatasetError,
+    EvaluationError,
+    LimitError,
+    ModelError,
+    OptionError,
+)
+from quantkit.types.calibration import CalibrationTable, HistogramRule
+from quantkit.types.data import ColorOrder, Interpolation, Layout, PathLike, Preprocessing, Resize
+from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
 
-__all__ = ["ImageOptions"]
+__all__ = [
+    "CalibrationOptions",
+    "CalibratorName",
+    "CheckOptions",
+    "DataOptions",
+    "EngineLibrary",
+    "EngineOptions",
+    "EvaluationOptions",
+    "ExcludeOptions",
+    "HighPrecision",
+    "ImageOptions",
+    "MergeOptions",
+    "MessageOptions",
+    "MethodOptions",
+    "Order",
+    "Precision",
+    "PreprocessOptions",
+    "QuantizeOptions",
+    "StrictDataOptions",
+    "Target",
+    "VerifyOptions",
+    "parse_batch_sizes",
+]
+
+Order = Literal["shuffled", "given"]
+CalibratorName = Literal["auto", "quantkit", "tensorrt"]
+Target = Literal["tensorrt", "cpu"]
+Precision = Literal["fp32", "fp16", "int8"]
+EngineLibrary = Literal["auto", "tensorrt", "rtx"]
+HighPrecision = Literal["fp32", "fp16"]
+
+DATA, IMAGES, PRECISION, LATENCY = "Data", "Images", "Precision", "Latency"
+EXPERT, REUSE, MESSAGES = "Expert", "Reuse", "Messages"
+"""Groups of the help."""
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -46,8 +92,6 @@ _SIZE = TextForm(_parse_size, lambda size: f"{size[0]}x{size[1]}")
 _RATIO = TextForm(_parse_ratio, repr)
 _NUMBERS = TextForm(_parse_numbers, _join)
 
-_IMAGES = "Images"
-
 
 @dataclass(frozen=True)
 class ImageOptions:
@@ -61,7 +105,7 @@ class ImageOptions:
     preset: str | None = option(
         None,
         "Preprocessing preset.",
-        group=_IMAGES,
+        group=IMAGES,
         flag="--preprocess",
         registry="quantkit.datasets.presets:PRESETS",
         is_open=True,
@@ -70,37 +114,438 @@ class ImageOptions:
     size: tuple[int, int] | None = option(
         None,
         "Image size, height x width, e.g. 224 or 480x640.",
-        group=_IMAGES,
+        group=IMAGES,
         form=_SIZE,
         default_text="the model's input",
     )
-    color: ColorOrder | None = option(None, "Channel order.", group=_IMAGES)
+    color: ColorOrder | None = option(None, "Channel order.", group=IMAGES)
     resize: Resize | None = option(
         None,
         "Resize mode: stretch to the size, center crop after resizing the shorter side, or letterbox.",
-        group=_IMAGES,
+        group=IMAGES,
     )
     shorter_side: int | None = option(
-        None, "Resize the shorter side to this many pixels before the center crop.", group=_IMAGES, unit="pixels"
+        None, "Resize the shorter side to this many pixels before the center crop.", group=IMAGES, unit="pixels"
     )
-    interpolation: Interpolation | None = option(None, "Interpolation filter of the resize (Pillow's).", group=_IMAGES)
-    pad_value: int | None = option(None, "Letterbox padding value (0-255).", group=_IMAGES)
+    interpolation: Interpolation | None = option(None, "Interpolation filter of the resize (Pillow's).", group=IMAGES)
+    pad_value: int | None = option(None, "Letterbox padding value (0-255).", group=IMAGES)
     scale: float | None = option(
-        None, "Factor that pixel values (0-255) are multiplied by, e.g. 1/255.", group=_IMAGES, form=_RATIO
+        None, "Factor that pixel values (0-255) are multiplied by, e.g. 1/255.", group=IMAGES, form=_RATIO
     )
     mean: tuple[float, ...] | None = option(
         None,
         "Per-channel mean, subtracted after scaling: one number or one per channel, e.g. 0.5,0.5,0.5.",
-        group=_IMAGES,
+        group=IMAGES,
         form=_NUMBERS,
     )
     std: tuple[float, ...] | None = option(
         None,
         "Per-channel standard deviation, divided by after the mean: one number or one per channel.",
-        group=_IMAGES,
+        group=IMAGES,
         form=_NUMBERS,
     )
-    layout: Layout | None = option(None, "Input layout.", group=_IMAGES, default_text="inferred from the model")
+    layout: Layout | None = option(None, "Input layout.", group=IMAGES, default_text="inferred from the model")
 
     def __post_init__(self) -> None:
         check_choices(self, DatasetError)
+
+
+def _read_class_names(text: str) -> tuple[str, ...]:
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {text}: {error}") from None
+    return tuple(name for line in lines if (name := line.strip()))
+
+
+def _split_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _read_named_paths(words: tuple[str, ...]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for word in words:
+        name, separator, path = word.partition("=")
+        if not separator or not name or not path:
+            raise ValueError(f"{word!r} is not NAME=PATH")
+        if name in paths:
+            raise ValueError(f"{name!r} is given twice")
+        paths[name] = Path(path)
+    return paths
+
+
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """Reads "1,8,32": the sizes at which latency is timed, in that order; the first is the one that is compared.
+
+    >>> parse_batch_sizes("1, 8,32")
+    (1, 8, 32)
+
+    Raises:
+        LimitError: something else than whole numbers from 1 on, or a size twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not re.fullmatch("0*[1-9][0-9]{0,8}", word)]:
+        raise LimitError(
+            f"--batch-sizes {text!r}: {wrong[0]!r} is no batch size; give whole numbers from 1 on, such as 1,8,32"
+        )
+    sizes = tuple(map(int, words))
+    if twice := [size for size in sizes if sizes.count(size) > 1]:
+        raise LimitError(f"--batch-sizes {text!r}: {twice[0]} is there twice")
+    return sizes
+
+
+PATH = TextForm(Path)
+TEXT = TextForm(str)
+CLASS_NAMES = TextForm(_read_class_names)
+NAMES = TextForm(_split_names, ",".join)
+NAMED_PATHS = TextForm(_read_named_paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessOptions:
+    """What every command that reads samples needs to know.
+
+    Attributes:
+        preprocess: of images; a preset's name will do. None takes the default for the model's input.
+        progress: show progress bars on a terminal.
+    """
+
+    preprocess: Preprocessing | ImageOptions | str | None = nested(ImageOptions)
+    seed: int = option(0, "Random seed for sample selection.", group=DATA)
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(PreprocessOptions):
+    """How data are read."""
+
+    classes: Sequence[str] | None = option(
+        None,
+        "Text file with the class names, one a line, in the order of the model's outputs.",
+        group=DATA,
+        form=CLASS_NAMES,
+        unit="file",
+    )
+    workers: int | None = option(None, "Threads that decode images.", group=DATA, default_text="number of CPUs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrictDataOptions(DataOptions):
+    """How data are read where unreadable samples may be left out."""
+
+    strict: bool = option(False, "Fail on an unreadable image instead of skipping it.", group=DATA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcludeOptions:
+    """What stays in float."""
+
+    exclude: Sequence[str] = option(
+        (), "Node name, name pattern (*) or operator type to exclude from quantization. Repeatable.", repeatable=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """How ranges are chosen from statistics.
+
+    Attributes:
+        method: a name in `quantkit.calibration.methods.METHODS`.
+        method_options: the options that this method has of its own, by name; each is a keyword of `calibrate` too.
+    """
+
+    method: str = option(
+        "entropy",
+        "Calibration method: how the range of a tensor is chosen.",
+        registry="quantkit.calibration.methods:METHODS",
+    )
+    method_options: Mapping[str, float | None] = owned_options("quantkit.calibration.methods:METHODS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(MethodOptions, StrictDataOptions):
+    """Options of `calibrate`.
+
+    Attributes:
+        histogram: "exact", or "tensorrt" to reproduce TensorRT's order-dependent numbers.
+        num_samples: how many samples are chosen, evenly over the classes where there are labels.
+        order: "shuffled", or "given" as the data lies.
+        batch_size: samples run at once; None chooses by memory. Decides numbers only with histogram "tensorrt".
+        all_tensors: observe every activation, not only those that Q/DQ need.
+        calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run.
+        force: calibrate again even if the table at `table_path` fits.
+        reuse_only: raise `StaleTableError` instead of calibrating.
+        keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
+            needs no run of the model then, and statistics of parts of the data merge.
+        resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
+        table_path: where the table is kept: one that is there is reused if it fits, else replaced.
+        cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
+        engine_path: where the engine goes that TensorRT builds while it calibrates.
+        exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
+    """
+
+    num_samples: int = option(512, "Number of calibration samples, balanced over the classes.", group=DATA)
+    order: Order = option("shuffled", "Sample order: shuffled (by --seed) or as given.", group=DATA)
+    batch_size: int | None = option(None, "Samples per batch.", group=DATA, default_text="chosen by available memory")
+    histogram: HistogramRule = option(
+        "exact",
+        "Histogram rule. exact: independent of sample order and batch size; tensorrt: reproduces TensorRT's own.",
+        group=EXPERT,
+    )
+    all_tensors: bool = option(
+        False, "Calibrate every activation, as implicit quantization in TensorRT (up to 10) requires.", group=EXPERT
+    )
+    calibrator: CalibratorName = option(
+        "auto",
+        "Calibrator. auto: TensorRT's own where it can run (8.6 to 10, with a GPU), which also builds the engine; "
+        "otherwise quantkit's.",
+        group=EXPERT,
+    )
+    force: bool = option(False, "Recalibrate even if an up-to-date table exists.", group=REUSE)
+    reuse_only: bool = option(False, "Do not calibrate; exit with code 4 if the existing table is stale.", group=REUSE)
+    keep_statistics: bool = option(
+        False, "Save activation histograms (MODEL.calib.stats) to try other methods or merge shards.", group=REUSE
+    )
+    resume: bool = option(False, "Continue an interrupted calibration from its last checkpoint.", group=REUSE)
+    table_path: PathLike | None = None
+    cache_path: PathLike | None = None
+    engine_path: PathLike | None = None
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self, CalibrationError)
+        for name in ("batch_size", "workers"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise CalibrationError(f"--{name.replace('_', '-')} {count} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(MethodOptions):
+    """Options of `merge_statistics`.
+
+    Attributes:
+        progress: show a progress bar on a terminal.
+    """
+
+    keep_statistics: bool = option(
+        False, "Save the merged activation histograms beside the table, to try other methods or merge again."
+    )
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(ExcludeOptions):
+    """Options of `quantize`.
+
+    Attributes:
+        target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
+        high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+        reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
+    """
+
+    target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
+    high_precision: HighPrecision = option("fp32", "Precision of layers that are not quantized.")
+    reduce_range: bool | None = option(
+        None,
+        "Use 7-bit weights, for --target cpu.",
+        group=EXPERT,
+        default_text="on where this processor has no VNNI",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self, ModelError)
+        if self.target == "cpu" and self.high_precision == "fp16":
+            raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
+        if self.target != "cpu" and self.reduce_range:
+            raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(ExcludeOptions, StrictDataOptions):
+    """Options of `evaluate`.
+
+    Attributes:
+        table: calibration for the INT8 variants that are made here; None leaves them out.
+        variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
+            the table allows. "fp32" is always there.
+        models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
+        engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
+        num_samples: how many samples; None takes all.
+        batch_size: samples run at once for accuracy.
+        exclude: what the INT8 variants leave in float, as in `quantize`.
+        latency_s: timed seconds for each variant and batch size; 0 leaves latency out.
+        batch_sizes: samples a timed call; the first is what speed-ups are told by.
+        threads: of ONNX Runtime within a call; 0 lets it choose.
+        cuda_graph: replay the engines' queries from CUDA graphs.
+        layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
+        command: what was typed, for the report.
+    """
+
+    table: CalibrationTable | PathLike | None = option(
+        None, "Calibration table.", form=PATH, unit="file", default_text="MODEL.calib.json next to the model"
+    )
+    variants: Sequence[str] | None = option(
+        None,
+        "Variants to create and compare: fp32,fp16,int8,int8-cpu.",
+        form=NAMES,
+        unit="names",
+        default_text="all",
+    )
+    models: Mapping[str, PathLike] | None = option(
+        None,
+        "Existing model to compare too. Repeatable.",
+        flag="--variant",
+        form=NAMED_PATHS,
+        repeatable=True,
+        unit="name=path",
+    )
+    engines: Mapping[str, PathLike] | None = option(
+        None,
+        "TensorRT engine to run and time on the GPU too. Repeatable.",
+        flag="--engine",
+        form=NAMED_PATHS,
+        repeatable=True,
+        unit="name=path",
+    )
+    num_samples: int | None = option(None, "Number of samples.", group=DATA, default_text="all")
+    batch_size: int = option(32, "Samples per batch when measuring accuracy.", group=DATA)
+    layer_samples: int = option(64, "Samples for the layer-wise error analysis (0: skip).", group=DATA)
+    latency_s: float = option(
+        3.0, "Measurement time per variant and batch size (0: skip latency).", group=LATENCY, unit="seconds"
+    )
+    batch_sizes: Sequence[int] = option(
+        (1,),
+        "Batch sizes to benchmark, e.g. 1,8,32. The first is used for the summary and gates.",
+        group=LATENCY,
+        form=TextForm(parse_batch_sizes, lambda sizes: ",".join(map(str, sizes))),
+        unit="sizes",
+    )
+    threads: int = option(0, "ONNX Runtime intra-op threads (0: automatic).", group=LATENCY)
+    cuda_graph: bool = option(False, "Run engines through CUDA graphs.", group=LATENCY)
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
+        for name in ("layer_samples", "threads"):
+            if getattr(self, name) < 0:
+                raise EvaluationError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more")
+        sizes = self.batch_sizes
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise EvaluationError(f"--batch-sizes {','.join(map(str, sizes))} must be different sizes of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(ExcludeOptions):
+    """What `build` builds from, and in which precision; how TensorRT builds it is in `BuildOptions`.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        table: for INT8 of a float model: its calibration table, or the path of one.
+        calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
+        library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
+        mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
+            TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
+        high_precision: of what is not quantized; None is FP16, or what a model with Q/DQ says.
+        exclude: node names, operator types, or shell patterns over node names that stay in float.
+        force: build even if the engine that is there is up to date.
+        verbose: report every message of TensorRT.
+        progress: show a progress bar on a terminal.
+    """
+
+    precision: Precision = option("fp32", "Precision of the engine.")
+    table: CalibrationTable | PathLike | None = option(
+        None,
+        "Calibration table, for INT8.",
+        form=PATH,
+        unit="file",
+        default_text="MODEL.calib.json next to the model",
+    )
+    calibration_cache: PathLike | None = option(
+        None,
+        "TensorRT calibration cache to use instead of a table, for implicit INT8.",
+        group=PRECISION,
+        flag="--calib",
+        form=PATH,
+        unit="file",
+    )
+    library: EngineLibrary = option(
+        "auto", "Library to build with. auto: TensorRT if it is installed and no --target is given, else TensorRT-RTX."
+    )
+    mode: Literal["auto", "implicit", "explicit"] = option(
+        "auto",
+        "INT8 quantization mode. explicit: Q/DQ in the model; implicit: dynamic ranges beside it (TensorRT up to 10).",
+        group=PRECISION,
+    )
+    high_precision: HighPrecision | None = option(
+        None, "Precision of layers that are not quantized.", group=PRECISION, default_text="fp16"
+    )
+    force: bool = option(False, "Rebuild even if an up-to-date engine exists.")
+    verbose: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self, BackendError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(DataOptions):
+    """Options of `check_data`.
+
+    Attributes:
+        against: other data that must share no sample with it: validation, for calibration.
+        probe_samples: how many samples the model runs under each preprocessing; 0 leaves that out.
+    """
+
+    against: PathLike | None = option(
+        None, "Other data that must share no sample with this: the validation set.", form=PATH, unit="path"
+    )
+    probe_samples: int = option(256, "Samples run with each alternative preprocessing (0: skip).")
+
+    def __post_init__(self) -> None:
+        if self.probe_samples < 0:
+            raise EvaluationError(f"--probe-samples {self.probe_samples} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(PreprocessOptions):
+    """Options of `verify_cache`.
+
+    Attributes:
+        data: a sample, as `calibrate` takes it: do the ranges fit what the tensors reach?
+        old_model: the model that the cache was made for, where names changed: the mapping comes from both graphs.
+        tensorrt_version: of the TensorRT that would read it; None takes the installed one.
+        num_samples: how many samples of the data.
+        max_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
+    """
+
+    data: PathLike | None = option(None, "Data to check the ranges on, as for calibrate.", form=PATH, unit="path")
+    tensorrt_version: str | None = option(
+        None,
+        "TensorRT version that would load the file.",
+        default_text="the installed one",
+    )
+    old_model: PathLike | None = option(
+        None, "Model that the ranges were made for, if tensors were renamed since.", form=PATH, unit="file"
+    )
+    max_clipped: float = option(0.05, "Maximum tolerated fraction of clipped values per tensor (0-1).")
+    num_samples: int = option(128, "Number of samples.", group=DATA)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_clipped <= 1:
+            raise CalibrationError(f"--max-clipped {self.max_clipped} must be a fraction from 0 to 1")
+        if self.num_samples < 1:
+            raise OptionError(f"--num-samples {self.num_samples} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageOptions:
+    """What is printed beside results, and where."""
+
+    quiet: bool = option(False, "Print only errors, warnings and results.", group=MESSAGES, flag="--quiet,-q")
+    verbose: bool = option(
+        False, "Print more detail, such as TensorRT's own messages.", group=MESSAGES, flag="--verbose,-v"
+    )
+    log_file: Path | None = option(None, "Also write all messages to this file.", group=MESSAGES, unit="file")

@@ -10,8 +10,8 @@ from typing import Any
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.detection.declared import Declared, parse_layout
 from quantkit.evaluation.detection.layouts import OPTIONS as LAYOUT_OPTIONS
-from quantkit.evaluation.latency.host import parse_batch_sizes
 from quantkit.evaluation.limits import GATES, Drop, Limits, parse_drop
+from quantkit.types.options import parse_batch_sizes
 
 from . import seeds
 from .labels import check_message

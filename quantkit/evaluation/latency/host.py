@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["check_measurement", "measure_latency", "parse_batch_sizes", "percentile", "take_turns"]
+__all__ = ["check_measurement", "measure_latency", "percentile", "take_turns"]
 
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
@@ -156,26 +155,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     """
     excluded = int((100 - percent) * len(ordered) / 100)
     return ordered[max(len(ordered) - 1 - excluded, 0)]
-
-
-def parse_batch_sizes(text: str) -> tuple[int, ...]:
-    """Reads "1,8,32": the sizes at which latency is timed, in that order; the first is the one that is compared.
-
-    >>> parse_batch_sizes("1, 8,32")
-    (1, 8, 32)
-
-    Raises:
-        EvaluationError: something else than whole numbers from 1 on, or a size twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if wrong := [word for word in words if not re.fullmatch("0*[1-9][0-9]{0,8}", word)]:
-        raise EvaluationError(
-            f"--batch-sizes {text!r}: {wrong[0]!r} is no batch size; give whole numbers from 1 on, such as 1,8,32"
-        )
-    sizes = tuple(map(int, words))
-    if twice := [size for size in sizes if sizes.count(size) > 1]:
-        raise EvaluationError(f"--batch-sizes {text!r}: {twice[0]} is there twice")
-    return sizes
 
 
 def _make_call(runner: Runner, inputs: Mapping[str, Array]) -> Callable[[], object]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
+from quantkit.types.option import option
+from quantkit.types.options import PATH, TEXT
 
 __all__ = ["TASKS", "OpenTask", "Task", "TaskOptions"]
+
+
+_GROUP = "Task"
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,49 @@ class TaskOptions:
         metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
     """
 
-    task: str = "classify"
-    labels: PathLike | None = None
-    detections: str | None = None
-    score_threshold: float | None = None
-    iou_threshold: float | None = None
-    max_detections: int | None = None
-    ignored: int | None = None
-    binary: str | None = None
-    postprocess: str | Callable[..., Any] | None = None
-    metric: str | type | None = None
+    task: str = option(
+        "classify",
+        "What the model's outputs are (none: compare them with FP32's only).",
+        group=_GROUP,
+        registry="quantkit.evaluation.tasks:TASKS",
+    )
+    labels: PathLike | None = option(
+        None,
+        "detect: COCO JSON file or folder of YOLO labels; segment: folder of PNG masks.",
+        group=_GROUP,
+        form=PATH,
+        unit="path",
+    )
+    detections: str | None = option(
+        None,
+        "detect: layout of the detector's outputs.",
+        group=_GROUP,
+        registry="quantkit.evaluation.detection.layouts:LAYOUTS",
+        is_open=True,
+    )
+    score_threshold: float | None = option(None, "detect: minimum confidence score.", group=_GROUP)
+    iou_threshold: float | None = option(None, "detect: IoU threshold for NMS.", group=_GROUP)
+    max_detections: int | None = option(None, "detect: maximum detections per image.", group=_GROUP)
+    ignored: int | None = option(None, "segment: ignore index (default 255; -1: none).", group=_GROUP)
+    binary: Literal["logits", "probabilities"] | None = option(
+        None, "segment: content of a single output channel.", group=_GROUP
+    )
+    postprocess: str | Callable[..., Any] | None = option(
+        None, "custom: file.py:function that turns outputs into predictions.", group=_GROUP, form=TEXT, unit="symbol"
+    )
+    metric: str | type | None = option(
+        None, "custom: file.py:Class that computes the score.", group=_GROUP, form=TEXT, unit="symbol"
+    )
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise EvaluationError(f"--task {self.task} is not one of {', '.join(TASKS)}")
         task = TASKS[self.task]
-        for option in fields(self)[1:]:
-            if getattr(self, option.name) is not None and option.name not in task.options:
-                owners = [f"--task {name}" for name, other in TASKS.items() if option.name in other.options]
+        for given in fields(self)[1:]:
+            if getattr(self, given.name) is not None and given.name not in task.options:
+                owners = [f"--task {name}" for name, other in TASKS.items() if given.name in other.options]
                 raise EvaluationError(
-                    f"{_flag(option.name)} has no meaning for --task {self.task}: it is for {' or '.join(owners)}"
+                    f"{_flag(given.name)} has no meaning for --task {self.task}: it is for {' or '.join(owners)}"
                 )
         for name, what in task.required.items():
             if getattr(self, name) is None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.latency.host import measure_latency, parse_batch_sizes, percentile
+from quantkit.evaluation.latency.host import measure_latency, percentile
 from quantkit.types import TensorSpec
+from quantkit.types.options import parse_batch_sizes
 
 MS = 1_000_000
 INPUTS = {"x": np.zeros((4, 2), np.float32)}

@@ -9,24 +9,41 @@ from typing import Any, Literal, get_args
 
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile
 from quantkit.errors import BackendError
+from quantkit.types.option import TextForm, option
 
 __all__ = [
     "BuildOptions",
     "HardwareCompatibility",
     "Mode",
-    "Precision",
     "PrecisionConstraints",
+    "ShapeOptions",
     "parse_size",
     "parse_target",
 ]
 
-Precision = Literal["fp32", "fp16", "int8"]
 Mode = Literal["implicit", "explicit"]
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 PrecisionConstraints = Literal["obey", "prefer"]
 
 _UNITS = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30}
 _LARGEST_LEVEL = 5
+
+
+_ENGINE, _PRECISION, _SHAPES = "Engine", "Precision", "Shapes"
+_SYNTAX = "input:1x3x224x224 or input:[1,3,224,224], several inputs comma separated. Repeat for more profiles."
+
+
+def _split_targets(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for text in words for name in text.split(","))
+
+
+@dataclass(frozen=True)
+class ShapeOptions:
+    """Optimization profiles as they are typed."""
+
+    min_shapes: tuple[str, ...] = option((), f"Minimum shape of the profile: {_SYNTAX}", group=_SHAPES)
+    opt_shapes: tuple[str, ...] = option((), "Optimization shape of the profile.", group=_SHAPES)
+    max_shapes: tuple[str, ...] = option((), "Maximum shape of the profile.", group=_SHAPES)
 
 
 @dataclass(frozen=True)
@@ -51,19 +68,47 @@ class BuildOptions:
     """
 
     profiles: tuple[OptimizationProfile, ...] = ()
-    workspace_bytes: int | None = None
-    builder_optimization_level: int | None = None
-    timing_cache: Path | None = None
-    hardware_compatibility: HardwareCompatibility = "none"
-    version_compatible: bool = False
-    refit: bool = False
-    strip_weights: bool = False
-    dla_core: int | None = None
-    allow_gpu_fallback: bool = False
-    sparsity: bool = False
-    tf32: bool | None = None
-    targets: tuple[str, ...] = ()
-    precision_constraints: PrecisionConstraints = "obey"
+    targets: tuple[str, ...] = option(
+        (),
+        "TensorRT-RTX: GPU generation to build for, e.g. sm86, sm89, sm120. Repeatable or comma separated.",
+        flag="--target",
+        form=TextForm(_split_targets),
+        repeatable=True,
+    )
+    workspace_bytes: int | None = option(
+        None,
+        "Workspace memory limit, e.g. 512M or 4G (512: MiB).",
+        group=_ENGINE,
+        flag="--workspace",
+        form=TextForm(lambda text: parse_size(text)),
+        unit="size",
+    )
+    builder_optimization_level: int | None = option(
+        None, "Builder optimization level, 0 (fast build) to 5 (fast engine).", group=_ENGINE, default_text="3"
+    )
+    timing_cache: Path | None = option(
+        None, "Timing cache file to read and to update.", group=_ENGINE, form=TextForm(Path), unit="file"
+    )
+    hardware_compatibility: HardwareCompatibility = option("none", "Other GPUs that can run the engine.", group=_ENGINE)
+    version_compatible: bool = option(
+        False, "Let later TensorRT versions of the same major version run the engine.", group=_ENGINE
+    )
+    refit: bool = option(False, "Build a refittable engine.", group=_ENGINE)
+    strip_weights: bool = option(False, "Build a weight-stripped engine.", group=_ENGINE)
+    dla_core: int | None = option(None, "DLA core to run on (Jetson).", group=_ENGINE)
+    allow_gpu_fallback: bool = option(False, "Let the GPU run layers the DLA cannot.", group=_ENGINE)
+    sparsity: bool = option(False, "Use kernels for 2:4 sparse weights.", group=_ENGINE)
+    tf32: bool | None = option(
+        None,
+        "Allow TF32 in FP32 matrix products and convolutions.",
+        group=_PRECISION,
+        default_text="TensorRT's, which is yes",
+    )
+    precision_constraints: PrecisionConstraints = option(
+        "obey",
+        "Implicit INT8: fail (obey) or continue (prefer) if an excluded layer cannot stay in float.",
+        group=_PRECISION,
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(parse_target(target) for target in self.targets))

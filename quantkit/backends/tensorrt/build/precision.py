@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from quantkit.backends.tensorrt.build.build_options import Mode, Precision, PrecisionConstraints
+from quantkit.backends.tensorrt.build.build_options import Mode, PrecisionConstraints
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError, EngineBuildError
+from quantkit.types.options import Precision
 
 __all__ = [
     "RangesUsed",
