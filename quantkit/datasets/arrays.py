@@ -1,4 +1,4 @@
-"""Arrays that are model inputs already: .npy for one input, .npz by input name. Nothing is normalised here."""
+"""Arrays that are model inputs already: .npy for one input, .npz by input name. Nothing is normalized here."""
 
 from __future__ import annotations
 

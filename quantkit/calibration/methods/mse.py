@@ -18,7 +18,7 @@ _FINE_STEPS = 20
 def mse(statistics: TensorStatistics) -> float:
     """The T that minimizes the sum of (x - Q_T(x))^2; Q_T clips to [-T, T] and rounds to 127 steps of each sign.
 
-    The histogram's bin centres stand for the values. 100 thresholds from 1 % to 100 % of the largest magnitude, then 40
+    The histogram's bin centers stand for the values. 100 thresholds from 1 % to 100 % of the largest magnitude, then 40
     around the best: the error is smooth at that scale.
 
     Args:
@@ -29,27 +29,27 @@ def mse(statistics: TensorStatistics) -> float:
     """
     occupied = np.flatnonzero(statistics.histogram)
     counts = statistics.histogram[occupied].astype(np.float64)
-    centres = np.minimum((occupied + 0.5) * statistics.bin_width, statistics.amax)
+    centers = np.minimum((occupied + 0.5) * statistics.bin_width, statistics.amax)
     if occupied[0] == 0:
-        centres[0] = 0.0  # zeros and values next to them: exact under every threshold
+        centers[0] = 0.0  # zeros and values next to them: exact under every threshold
     coarse = statistics.amax * np.arange(1, _COARSE_STEPS + 1) / _COARSE_STEPS
-    best = _best(coarse, centres, counts)
+    best = _best(coarse, centers, counts)
     step = statistics.amax / _COARSE_STEPS
     fine = best + step * np.arange(-_FINE_STEPS, _FINE_STEPS + 1) / _FINE_STEPS
-    return _best(fine[(fine > 0) & (fine <= statistics.amax)], centres, counts)
+    return _best(fine[(fine > 0) & (fine <= statistics.amax)], centers, counts)
 
 
-def squared_error(threshold: float, centres: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
-    """Sum over bins of counts * (centre - quantized centre)^2 for symmetric INT8 with amax `threshold`."""
+def squared_error(threshold: float, centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
+    """Sum over bins of counts * (center - quantized center)^2 for symmetric INT8 with amax `threshold`."""
     scale = threshold / _CODES
-    quantized = np.minimum(np.rint(centres / scale), _CODES) * scale
-    return float(counts @ (centres - quantized) ** 2)
+    quantized = np.minimum(np.rint(centers / scale), _CODES) * scale
+    return float(counts @ (centers - quantized) ** 2)
 
 
 def _best(
-    thresholds: npt.NDArray[np.float64], centres: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float64], centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]
 ) -> float:
-    errors = [squared_error(t, centres, counts) for t in thresholds]
+    errors = [squared_error(t, centers, counts) for t in thresholds]
     # The largest of equal thresholds clips least. The smallest error first, from the right.
     return float(thresholds[len(errors) - 1 - int(np.argmin(errors[::-1]))])
 

@@ -42,12 +42,12 @@ class Head:
 
 @dataclass(frozen=True)
 class View:
-    """The part of an image that a model saw, and where its pixels' centres lie in the model's input.
+    """The part of an image that a model saw, and where its pixels' centers lie in the model's input.
 
     Attributes:
         rows, columns: of the image.
-        down, right: for each of these rows and columns, the centre's place in the input as a fraction, int64 numerators
-            of `denominators`: with integers no rounding moves a centre over the edge of a pixel.
+        down, right: for each of these rows and columns, the center's place in the input as a fraction, int64 numerators
+            of `denominators`: with integers no rounding moves a center over the edge of a pixel.
         denominators: of `down` and of `right`.
     """
 
@@ -112,7 +112,7 @@ def read_classes(
         output: of one sample, without the batch dimension.
         head: what it holds.
         view: what of the image the model saw.
-        upsampling: "nearest" decides in the output's pixels and takes the one at a pixel's centre; "bilinear" takes
+        upsampling: "nearest" decides in the output's pixels and takes the one at a pixel's center; "bilinear" takes
             scores between the output's pixels (as ``align_corners=False`` does), those of padding left out, and decides
             in the image's.
 
@@ -125,7 +125,7 @@ def read_classes(
     planes = _planes(output, head)
     height, width = planes.shape[1:]
     if not (view.down.size and view.right.size):
-        return np.empty((view.down.size, view.right.size), np.int16)  # every centre lies beyond the crop
+        return np.empty((view.down.size, view.right.size), np.int16)  # every center lies beyond the crop
     if upsampling == "bilinear" and head.kind != "indices":
         return _decide_between(planes, head, view)
     rows = view.down * height // view.denominators[0]
@@ -171,11 +171,11 @@ def _check_binary(name: str, array: Array, binary: str) -> None:
 
 def _along(fit: ImageTransform, axis: int) -> tuple[slice, npt.NDArray[np.int64], int]:
     size, resized, offset = fit.image_size[axis], fit.resized[axis], fit.offset[axis]
-    # Centre of pixel i in the input: (i + 1/2) * resized / size + offset; as a fraction of the input, over its size.
-    centres = (2 * np.arange(size, dtype=np.int64) + 1) * resized + 2 * offset * size
+    # Center of pixel i in the input: (i + 1/2) * resized / size + offset; as a fraction of the input, over its size.
+    centers = (2 * np.arange(size, dtype=np.int64) + 1) * resized + 2 * offset * size
     denominator = 2 * size * fit.input_size[axis]
-    start, stop = (int(i) for i in np.searchsorted(centres, (0, denominator)))
-    return slice(start, stop), centres[start:stop], denominator
+    start, stop = (int(i) for i in np.searchsorted(centers, (0, denominator)))
+    return slice(start, stop), centers[start:stop], denominator
 
 
 def _planes(output: Array, head: Head) -> Array:
@@ -229,12 +229,12 @@ def _decide_between(planes: Array, head: Head, view: View) -> npt.NDArray[np.int
 
 
 def _neighbours(
-    centres: npt.NDArray[np.int64], denominator: int, size: int
+    centers: npt.NDArray[np.int64], denominator: int, size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Output pixels before and after each centre, of those that show the image, and how far it is to the second."""
-    half = int(centres[1] - centres[0]) // 2 if centres.size > 1 else denominator
-    first = max(0, (int(centres[0]) - half) * size // denominator)
-    last = min(size, -(-(int(centres[-1]) + half) * size // denominator)) - 1
-    position = np.clip(centres * size / denominator - 0.5, first, last)
+    """Output pixels before and after each center, of those that show the image, and how far it is to the second."""
+    half = int(centers[1] - centers[0]) // 2 if centers.size > 1 else denominator
+    first = max(0, (int(centers[0]) - half) * size // denominator)
+    last = min(size, -(-(int(centers[-1]) + half) * size // denominator)) - 1
+    position = np.clip(centers * size / denominator - 0.5, first, last)
     before = position.astype(np.int64)
     return before, np.minimum(before + 1, last), (position - before).astype(np.float32)

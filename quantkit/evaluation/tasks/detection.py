@@ -266,7 +266,7 @@ class Detection(Task):
         x, y = boxes.corners.reshape(-1, 2, 2).mean(axis=1).T
         if len(boxes) and (max(x) > width or max(y) > height or min(x) < 0 or min(y) < 0):
             raise EvaluationError(
-                f"{source}: the centre of a box is outside of {sample!r}, which has {width} x {height} pixels: was it "
+                f"{source}: the center of a box is outside of {sample!r}, which has {width} x {height} pixels: was it "
                 "made for images of another size?"
             )
         return boxes

@@ -313,7 +313,7 @@ def test_annotations_must_be_of_these_images():
         update(Detection(annotate([[CAT]], image_sizes={"0.png": (128, 96)}), LETTERBOX, layout="yolov8"), good)
     with pytest.raises(EvaluationError, match=r"'0\.png' of 640 x 480 pixels, but it has 128 x 96$"):
         update(Detection(annotate([[CAT]], image_sizes={"0.png": (480, 640)}), LETTERBOX, layout="yolov8"), good)
-    with pytest.raises(EvaluationError, match=r"the centre of a box is outside of '0\.png', which has 128 x 96 pixels"):
+    with pytest.raises(EvaluationError, match=r"the center of a box is outside of '0\.png', which has 128 x 96 pixels"):
         update(Detection(annotate([[([200, 10, 300, 50], 0)]]), LETTERBOX, layout="yolov8"), good)
     with pytest.raises(EvaluationError, match=r"labels\.json has no boxes for '5\.png'"):
         update(Detection(annotate([[CAT]]), LETTERBOX, layout="yolov8"), good, batch_of(1, start=5))
