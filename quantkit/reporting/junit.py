@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from xml.etree import ElementTree
+
+import msgspec
 
 from quantkit.reporting.formatting import one_line
 from quantkit.reporting.markdown import escape
@@ -53,7 +54,7 @@ def gate_json(report: Report, checks: Sequence[GateCheck]) -> str:
     content = {
         "passed": all(check.passed for check in checks),
         **_identity(report),
-        "checks": [asdict(check) for check in checks],
+        "checks": msgspec.to_builtins(list(checks)),
     }
     return json.dumps(content, indent=2) + "\n"
 
