@@ -11,13 +11,14 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.detect import cache_from_table
 from quantkit.caches.open import open_cache
 from quantkit.caches.provenance import describe_provenance
-from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
+from quantkit.caches.ranges import RangeCache
 from quantkit.caches.reuse import not_of_table, statistics_beside
 from quantkit.calibration.magnitude_histogram import MagnitudeHistogram, magnitude_columns
 from quantkit.calibration.statistics_file import is_statistics_file, load_statistics
 from quantkit.calibration.table import load_table
 from quantkit.errors import CalibrationError
 from quantkit.types import PathLike
+from quantkit.types.calibration import TensorRange
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
@@ -95,5 +96,5 @@ def _largest_seen(file: Path, kept: KeptStatistics) -> RangeCache:
         seen = tensor.minimum <= tensor.maximum
         low, high = (tensor.minimum, tensor.maximum) if seen else (None, None)
         flag = "" if tensor.amax > 0 else "zero on every sample" if seen else "no value"
-        tensors[name] = CachedRange(tensor.amax, bits_from_amax(tensor.amax), low, high, flag)
+        tensors[name] = TensorRange(tensor.amax, low, high, flag)
     return RangeCache(file.name, "statistics", tensors, method="none")

@@ -13,7 +13,7 @@ from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, j
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import load_float_model
-from quantkit.caches.ranges import NOT_LISTED, CachedRange, RangeCache, bits_from_amax, table_from_cache
+from quantkit.caches.ranges import NOT_LISTED, RangeCache, table_from_cache
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
@@ -21,6 +21,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.calibration import TensorRange, bits_from_amax
 
 __all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
 
@@ -116,7 +117,7 @@ def write_ort_table(
     return Conversion(output, target, len(ranges), tuple(remarks))
 
 
-def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, CachedRange]:
+def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, TensorRange]:
     unusable = [name for name, r in cache.tensors.items() if not r.is_valid]
     if unusable:
         remarks.append(f"{len(unusable)} tensors have no range and are left out: {join_names(unusable)}")

@@ -16,7 +16,7 @@ from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable
 
 if TYPE_CHECKING:
-    from quantkit.caches.ranges import CachedRange
+    from quantkit.types.calibration import TensorRange
 
 __all__ = [
     "CacheInspection",
@@ -83,9 +83,9 @@ def select_tensors(
     return rows
 
 
-def rows_from_ranges(ranges: Mapping[str, CachedRange]) -> tuple[TensorRow, ...]:
+def rows_from_ranges(ranges: Mapping[str, TensorRange]) -> tuple[TensorRow, ...]:
     """Ranges of any origin as rows."""
-    return tuple(TensorRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.flag) for n, r in ranges.items())
+    return tuple(TensorRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.note) for n, r in ranges.items())
 
 
 def inspect_tensorrt_cache(content: bytes, file: Path) -> CacheInspection:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantkit.caches.ranges import CachedRange, RangeCache, bits_from_amax
+from quantkit.caches.ranges import RangeCache
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
+from quantkit.types.calibration import TensorRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +31,7 @@ class TableMatch:
         float_operators: operators that would be INT8 and stay in float for want of a range → the tensor.
     """
 
-    ranges: Mapping[str, CachedRange]
+    ranges: Mapping[str, TensorRange]
     inherited: tuple[str, ...]
     missing: Mapping[str, str]
     unlisted: tuple[str, ...]
@@ -54,7 +55,7 @@ def match_to_model(cache: RangeCache, graph: ir.Model) -> TableMatch:
     usable = {n: r.amax for n, r in cache.tensors.items() if r.is_valid}
     completed = propagate_to_copies(graph, usable)
     ranges = {
-        n: cache.tensors.get(n) or CachedRange(completed[n], bits_from_amax(completed[n]))
+        n: cache.tensors.get(n) or TensorRange(completed[n])
         for n in activations
         if n in cache.tensors or n in completed
     }

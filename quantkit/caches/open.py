@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.caches.formats.detect import read_ranges
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.caches.ranges import CacheDifference, CachedRange, RangeCache, bits_from_amax, difference
+from quantkit.caches.ranges import CacheDifference, RangeCache, difference
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError
@@ -18,6 +18,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.storage import check_no_source
 from quantkit.types import PathLike
+from quantkit.types.calibration import TensorRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -129,10 +130,10 @@ def _from_qdq(file: Path) -> RangeCache:
     tensors = {}
     for name, read in found.items():
         if read.is_symmetric:
-            tensors[name] = CachedRange(127 * read.scale, bits_from_amax(127 * read.scale))
+            tensors[name] = TensorRange(127 * read.scale)
         else:
             amax = max(-read.minimum, read.maximum)
             flag = f"asymmetric: {read.minimum:.6g} to {read.maximum:.6g}"
-            tensors[name] = CachedRange(amax, bits_from_amax(amax), read.minimum, read.maximum, flag)
+            tensors[name] = TensorRange(amax, read.minimum, read.maximum, flag)
     notes = tuple(f"{name!r} is not read: {reason}" for name, reason in unread.items())
     return RangeCache(file.name, "qdq", tensors, notes=notes, made_of=model.metadata_props.get(TABLE_KEY, ""))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from quantkit.backends.tensorrt.build.manifest import load_manifest
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.open import open_cache
-from quantkit.caches.ranges import bits_from_amax
 from quantkit.caches.reuse import statistics_beside
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
 from quantkit.errors import QuantKitError
@@ -18,6 +17,7 @@ from quantkit.graph.model import load_model
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
 from quantkit.types import CalibrationTable
+from quantkit.types.calibration import bits_from_amax
 
 if TYPE_CHECKING:
     import onnx_ir as ir

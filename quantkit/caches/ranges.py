@@ -8,20 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable, TensorRange
 
 __all__ = [
     "NOT_LISTED",
     "CacheDifference",
-    "CachedRange",
     "Form",
     "RangeCache",
     "TensorDifference",
     "amax_from_bits",
-    "bits_from_amax",
     "difference",
     "rename",
     "table_from_cache",
@@ -35,41 +31,6 @@ NOT_LISTED = "not in the cache that the table was made from"
 
 _BINS = 2048
 """Of TensorRT's histogram."""
-
-
-@dataclass(frozen=True)
-class CachedRange:
-    """Range of one tensor as a file has it.
-
-    Attributes:
-        amax: values are clipped to [-amax, amax]; not always usable: see `is_valid`.
-        scale_bits: amax / 127 as the 32 bits of a float32.
-        minimum, maximum: as seen, where the file says so.
-        flag: what is odd about it, a few words.
-        is_asymmetric: the file gives the two sides a zero point of their own, which a scale alone cannot hold.
-    """
-
-    amax: float
-    scale_bits: int
-    minimum: float | None = None
-    maximum: float | None = None
-    flag: str = ""
-    is_asymmetric: bool = False
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether it is a range that INT8 can use: the scale positive, finite, and one that float32 holds."""
-        return math.isfinite(self.amax) and self.amax > 0 and 0 < self.scale_bits < 0x7F800000
-
-    @property
-    def scale(self) -> float:
-        """`scale_bits` as a number."""
-        return float(struct.unpack(">f", struct.pack(">I", self.scale_bits))[0])
-
-    @property
-    def seen(self) -> float | None:
-        """Largest magnitude seen, where the file says so."""
-        return None if self.minimum is None or self.maximum is None else max(-self.minimum, self.maximum)
 
 
 @dataclass(frozen=True)
@@ -89,7 +50,7 @@ class RangeCache:
 
     name: str
     form: Form
-    tensors: Mapping[str, CachedRange]
+    tensors: Mapping[str, TensorRange]
     method: str = "unknown"
     version: int | None = None
     algorithm: str | None = None
@@ -123,8 +84,8 @@ class TensorDifference:
     """One tensor in two files: `ratio` is second over first, `bins` how many 2048ths of the range they are apart."""
 
     name: str
-    first: CachedRange
-    second: CachedRange
+    first: TensorRange
+    second: TensorRange
     ratio: float
     bins: float
 
@@ -156,12 +117,6 @@ class CacheDifference:
 def amax_from_bits(bits: int) -> float:
     """127 * scale, exact in double; infinite or NaN where the scale is."""
     return 127 * float(struct.unpack(">f", struct.pack(">I", bits))[0])
-
-
-def bits_from_amax(amax: float) -> int:
-    """Bits of amax / 127 as float32; of infinity where float32 does not reach."""
-    with np.errstate(over="ignore"):
-        return int(struct.unpack(">I", struct.pack(">f", np.float32(float(amax) / 127)))[0])
 
 
 def version_from_number(number: int) -> str:
@@ -209,7 +164,7 @@ def rename(cache: RangeCache, names: Mapping[str, str]) -> RangeCache:
     """
     if unknown := [old for old in names if old not in cache.tensors]:
         raise CalibrationError(f"{cache.name} has no tensor {unknown[0]!r}, which the map renames")
-    tensors: dict[str, CachedRange] = {}
+    tensors: dict[str, TensorRange] = {}
     for name, value in cache.tensors.items():
         new = names.get(name, name)
         if new in tensors:
@@ -218,15 +173,15 @@ def rename(cache: RangeCache, names: Mapping[str, str]) -> RangeCache:
     return replace(cache, tensors=tensors, table=None if names else cache.table)
 
 
-def _why_unusable(cache: RangeCache, value: CachedRange) -> str:
-    if cache.form == "table" and value.flag:
-        return value.flag
+def _why_unusable(cache: RangeCache, value: TensorRange) -> str:
+    if cache.form == "table" and value.note:
+        return value.note
     return "zero in the cache" if value.amax == 0 else NOT_LISTED
 
 
 def table_from_cache(
     cache: RangeCache,
-    ranges: Mapping[str, CachedRange],
+    ranges: Mapping[str, TensorRange],
     *,
     missing: Mapping[str, str],
     model_hash: str,
@@ -253,11 +208,7 @@ def table_from_cache(
     return CalibrationTable(
         tensors={
             # Without a seen range nothing says that one side is not used.
-            name: TensorRange(
-                amax=r.amax,
-                minimum=-r.amax if r.minimum is None else r.minimum,
-                maximum=r.amax if r.maximum is None else r.maximum,
-            )
+            name: TensorRange(r.amax, r.low, r.high)
             for name, r in usable.items()
         },
         skipped={**skipped, **missing},

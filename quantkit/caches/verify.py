@@ -195,7 +195,7 @@ def _notes(cache: RangeCache, fit: TableMatch, checks: tuple[RangeCheck, ...] | 
         )
     unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_valid]
     if unusable:
-        notes.append(f"no usable range for {join_names(unusable)}: {fit.ranges[unusable[0]].flag or 'not a number'}")
+        notes.append(f"no usable range for {join_names(unusable)}: {fit.ranges[unusable[0]].note or 'not a number'}")
     wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
     if wide:
         ranges = "1 range is" if len(wide) == 1 else f"{len(wide)} ranges are"

@@ -44,7 +44,7 @@ _LISTED_CHANGES = 3
 
 def table_json(table: CalibrationTable) -> str:
     """The table as JSON text: one line for each tensor, so that two tables can be compared with diff."""
-    head, tensors = _head(table), {name: asdict(r) for name, r in table.tensors.items()}
+    head, tensors = _head(table), _entries(table.tensors)
     head["checksum"] = _checksum({**head, "tensors": tensors})
     digests = _digests({**head, "tensors": tensors})
     listed = digests.pop("tensors")
@@ -59,7 +59,7 @@ def table_json(table: CalibrationTable) -> str:
 
 def table_checksum(table: CalibrationTable) -> str:
     """The checksum that the table's file holds: names the table in what is made from it."""
-    return _checksum({**_head(table), "tensors": {name: asdict(r) for name, r in table.tensors.items()}})
+    return _checksum({**_head(table), "tensors": _entries(table.tensors)})
 
 
 def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
@@ -181,6 +181,17 @@ def _differing(now: Mapping[str, str], then: Mapping[str, object], path: Callabl
     return found
 
 
+def _entries(ranges: Mapping[str, TensorRange]) -> dict[str, dict[str, float | None]]:
+    """What the file says of each tensor."""
+    return {name: {"amax": r.amax, "minimum": r.minimum, "maximum": r.maximum} for name, r in ranges.items()}
+
+
+class _Range(msgspec.Struct):
+    amax: float
+    minimum: float
+    maximum: float
+
+
 class _Model(msgspec.Struct):
     name: str
     hash: str
@@ -201,7 +212,9 @@ def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
         tensors, where = {}, "$.tensors"
         for name, value in msgspec.convert(members.get("tensors"), dict[str, Any]).items():
             where = _tensor_path(name)
-            tensors[name] = msgspec.convert(value, TensorRange)
+            entry = msgspec.convert(value, _Range)
+            tensors[name] = TensorRange(entry.amax, entry.minimum, entry.maximum)
+            tensors[name].check_calibrated()
         where = "$"
         rest = {key: value for key, value in members.items() if key not in ("format", "model", "dataset", "tensors")}
         head = {
@@ -210,9 +223,7 @@ def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
             "dataset_fingerprint": dataset.fingerprint,
             "num_samples": dataset.num_samples,
         }
-        return msgspec.convert(
-            {**rest, **head, "tensors": {n: asdict(r) for n, r in tensors.items()}}, CalibrationTable
-        )
+        return msgspec.convert({**rest, **head, "tensors": _entries(tensors)}, CalibrationTable)
     except (msgspec.ValidationError, CalibrationError, DatasetError) as error:
         said, _, inner = str(error).partition(" - at `$")
         raise CalibrationError(

@@ -46,8 +46,8 @@ def cpu_params(value_range: TensorRange, *, low: float = -math.inf, high: float 
         (0.0098, 51)
     """
     levels = value_bounds(UINT8)[1]
-    minimum = min(0.0, max(value_range.minimum, -value_range.amax, low))
-    maximum = max(0.0, min(value_range.maximum, value_range.amax, high))
+    minimum = min(0.0, max(value_range.low, -value_range.amax, low))
+    maximum = max(0.0, min(value_range.high, value_range.amax, high))
     if maximum == minimum:
         maximum = value_range.amax if high >= value_range.amax else high or 1.0
     scale = np.float32((maximum - minimum) / levels)
@@ -76,8 +76,8 @@ def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str,
         members = [ranges[name] for name in group if name in ranges]
         widest = TensorRange(
             amax=max(r.amax for r in members),
-            minimum=min(r.minimum for r in members),
-            maximum=max(r.maximum for r in members),
+            minimum=min(r.low for r in members),
+            maximum=max(r.high for r in members),
         )
         shared |= {name: widest for name in group if name in shared}
     return shared

@@ -49,7 +49,7 @@ def quantize_for_cpu(
     known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in skipped or {}} | dict(ranges)
     for name in bounded_tensors(model) & known.keys():
         seen = known[name]
-        known[name] = replace(seen, amax=max(abs(seen.minimum), abs(seen.maximum), seen.amax))
+        known[name] = replace(seen, amax=max(abs(seen.low), abs(seen.high), seen.amax))
     bounds = activation_bounds(model, plan)
     params: dict[str, QuantParams] = {}
     for name, value_range in shared_ranges(plan, known).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics"]
+__all__ = ["CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics", "bits_from_amax"]
 
 HistogramRule = Literal["exact", "tensorrt"]
 
@@ -49,17 +50,67 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Calibrated range of one tensor: clipped to [-amax, amax]; minimum and maximum are what was seen."""
+    """Range of one tensor, of any origin: calibrated here, or as another tool's file has it.
+
+    Attributes:
+        amax: values are clipped to [-amax, amax]; another tool's may be unusable: see `is_valid`.
+        minimum, maximum: what was seen; None where nobody says.
+        note: what is odd about it, a few words.
+        is_asymmetric: the file gives the two sides a zero point of their own, which a scale alone cannot hold.
+    """
 
     amax: float
-    minimum: float
-    maximum: float
+    minimum: float | None = None
+    maximum: float | None = None
+    note: str = ""
+    is_asymmetric: bool = False
 
-    def __post_init__(self) -> None:
+    @property
+    def is_valid(self) -> bool:
+        """Whether INT8 can use it: the scale positive, finite, and one that float32 holds."""
+        return math.isfinite(self.amax) and self.amax > 0 and 0 < self.scale_bits < 0x7F800000
+
+    @property
+    def scale_bits(self) -> int:
+        """Amax / 127 as the 32 bits of a float32; of infinity where float32 does not reach."""
+        return bits_from_amax(self.amax)
+
+    @property
+    def scale(self) -> float:
+        """`scale_bits` as a number."""
+        return float(struct.unpack(">f", struct.pack(">I", self.scale_bits))[0])
+
+    @property
+    def seen(self) -> float | None:
+        """Largest magnitude seen; None where nobody says."""
+        return None if self.minimum is None or self.maximum is None else max(-self.minimum, self.maximum)
+
+    @property
+    def low(self) -> float:
+        """Lowest value: as seen, or what symmetry gives where nobody says."""
+        return -self.amax if self.minimum is None else self.minimum
+
+    @property
+    def high(self) -> float:
+        """Highest value, likewise."""
+        return self.amax if self.maximum is None else self.maximum
+
+    def check_calibrated(self) -> None:
+        """Raises `CalibrationError` unless a table may hold it: positive and finite, with what was seen in order."""
         if not (math.isfinite(self.amax) and self.amax > 0):
             raise CalibrationError(f"amax {self.amax} must be positive and finite")
-        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum <= self.maximum):
-            raise CalibrationError(f"seen range [{self.minimum}, {self.maximum}] must be finite and ordered")
+        low, high = self.minimum, self.maximum
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise CalibrationError(f"seen range [{low}, {high}] must be finite and ordered")
+
+
+def bits_from_amax(amax: float) -> int:
+    """Bits of amax / 127 as float32; of infinity where float32 does not reach."""
+    try:
+        packed = struct.pack(">f", float(amax) / 127)
+    except OverflowError:
+        packed = struct.pack(">f", math.copysign(math.inf, amax))
+    return int(struct.unpack(">I", packed)[0])
 
 
 @dataclass(frozen=True)
@@ -91,6 +142,8 @@ class CalibrationTable:
     def __post_init__(self) -> None:
         if not self.tensors:
             raise CalibrationError("a calibration table needs at least one tensor")
+        for value in self.tensors.values():
+            value.check_calibrated()
         if both := self.tensors.keys() & self.skipped.keys():
             raise CalibrationError(f"tensor {min(both)!r} is both calibrated and skipped")
 

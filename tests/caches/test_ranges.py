@@ -9,34 +9,26 @@ from hypothesis import strategies as st
 
 from quantkit.caches.formats.detect import cache_from_table, ranges_json, read_ranges
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
-from quantkit.caches.ranges import (
-    NOT_LISTED,
-    CachedRange,
-    RangeCache,
-    amax_from_bits,
-    bits_from_amax,
-    difference,
-    rename,
-    table_from_cache,
-)
+from quantkit.caches.ranges import NOT_LISTED, RangeCache, amax_from_bits, difference, rename, table_from_cache
 from quantkit.calibration.table import save_table
 from quantkit.errors import CalibrationError
 from quantkit.numerics import QuantParams
 from quantkit.types import CalibrationTable, TensorRange
+from quantkit.types.calibration import bits_from_amax
 
 USABLE_BITS = st.integers(1, 0x7F7FFFFF)
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
 
 
 def cache_of(name="a", **amax: float) -> RangeCache:
-    return RangeCache(name, "json", {n: CachedRange(x, bits_from_amax(x)) for n, x in amax.items()})
+    return RangeCache(name, "json", {n: TensorRange(x) for n, x in amax.items()})
 
 
 @given(USABLE_BITS)
 def test_every_scale_survives_the_way_over_amax(bits):
     amax = amax_from_bits(bits)
     assert bits_from_amax(amax) == bits
-    assert CachedRange(amax, bits).is_valid
+    assert TensorRange(amax).is_valid
     scale = QuantParams.from_amax(amax).scale
     assert struct.unpack(">I", struct.pack(">f", scale))[0] == bits
 
@@ -44,11 +36,11 @@ def test_every_scale_survives_the_way_over_amax(bits):
 @given(st.integers(0, 2**32 - 1))
 def test_any_bits_are_a_scale_or_are_flagged(bits):
     value = struct.unpack(">f", struct.pack(">I", bits))[0]
-    assert CachedRange(amax_from_bits(bits), bits).is_valid == (math.isfinite(value) and value > 0)
+    assert TensorRange(amax_from_bits(bits)).is_valid == (math.isfinite(value) and value > 0)
 
 
 def test_difference_counts_bins_of_what_was_seen():
-    first = RangeCache("a", "table", {"x": CachedRange(1.0, bits_from_amax(1.0), -4.0, 2.0)})
+    first = RangeCache("a", "table", {"x": TensorRange(1.0, -4.0, 2.0)})
     found = difference(first, cache_of(x=1.5))
     assert found.tensors[0].ratio == 1.5
     assert found.tensors[0].bins == 0.5 / 4 * 2048
@@ -65,7 +57,7 @@ def test_difference_shows_the_furthest_apart_first():
 
 @pytest.mark.parametrize("bits", [0, 0x7F800000, 0x7FC00000, 0xBF800000])
 def test_difference_of_what_is_no_range(bits):
-    odd = RangeCache("b", "tensorrt", {"x": CachedRange(amax_from_bits(bits), bits)})
+    odd = RangeCache("b", "tensorrt", {"x": TensorRange(amax_from_bits(bits))})
     assert len(difference(odd, cache_of(x=1)).tensors) == 1
     assert difference(odd, odd).is_same
 
@@ -80,9 +72,9 @@ def test_rename():
 
 def test_table_names_no_data_and_says_where_it_came_from():
     ranges = {
-        "x": CachedRange(2.0, bits_from_amax(2.0)),
-        "z": CachedRange(0.0, 0),
-        "n": CachedRange(math.nan, 0x7FC00000),
+        "x": TensorRange(2.0),
+        "z": TensorRange(0.0),
+        "n": TensorRange(math.nan),
     }
     cache = RangeCache("m.calib", "tensorrt", ranges, method="entropy", version=8601, algorithm="EntropyCalibration2")
     table = table_from_cache(cache, ranges, missing={"y": NOT_LISTED}, model_hash="h", model_name="m", versions={})
@@ -95,7 +87,7 @@ def test_table_names_no_data_and_says_where_it_came_from():
 @given(st.dictionaries(NAMES, st.integers(0, 2**32 - 1), min_size=1, max_size=6))
 def test_json_keeps_every_bit(tmp_path_factory, scale_bits):
     folder = tmp_path_factory.mktemp("json")
-    tensors = {n: CachedRange(amax_from_bits(b), b, flag="odd") for n, b in scale_bits.items()}
+    tensors = {n: TensorRange(amax_from_bits(b), note="odd") for n, b in scale_bits.items()}
     path = folder / "x.json"
     path.write_text(ranges_json(RangeCache("x", "tensorrt", tensors)), encoding="utf-8")
     back = read_ranges(path)
@@ -117,8 +109,8 @@ def test_table_as_cache(tmp_path):
     cache = read_ranges(save_table(table, tmp_path / "m.calib.json"))
     assert cache == cache_from_table(table, name="m.calib.json")
     assert (cache.method, cache.form, cache.table) == ("mse", "table", table)
-    assert cache.tensors["x"].flag == "seen to 3"
-    assert cache.tensors["z"].flag == "zero on every sample"
+    assert cache.tensors["x"].note == "seen to 3"
+    assert cache.tensors["z"].note == "zero on every sample"
 
 
 def test_json_that_was_edited_in_one_place_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from quantkit.backends.tensorrt.build.manifest import Manifest, save_manifest
 from quantkit.caches.formats.ort_tables import flatbuffers_table, json_table, text_table
-from quantkit.caches.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.caches.ranges import RangeCache, amax_from_bits
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, save_statistics
 from quantkit.calibration.table import table_json
@@ -88,10 +88,10 @@ ORIGIN = StatisticsOrigin(
 STATISTICS_TENSORS = ("x", "p", "empty")
 
 RANGES = {
-    "input": CachedRange(2.5, bits_from_amax(2.5), -1.0, 2.5),
-    "/layer1/Conv_output_0": CachedRange(6.0, bits_from_amax(6.0), 0.0, 6.0),
-    "a: b [c] é": CachedRange(127.0, bits_from_amax(127.0)),
-    "tiny": CachedRange(1e-30, bits_from_amax(1e-30)),
+    "input": TensorRange(2.5, -1.0, 2.5),
+    "/layer1/Conv_output_0": TensorRange(6.0, 0.0, 6.0),
+    "a: b [c] é": TensorRange(127.0),
+    "tiny": TensorRange(1e-30),
 }
 
 TESTS = Path(__file__).parents[1]
@@ -244,8 +244,7 @@ def ranges_json(shared: Path | None) -> list[bytes]:
     from quantkit.caches.formats.detect import ranges_json as written
 
     odd = {
-        f"t{i}": CachedRange(amax_from_bits(bits), bits, flag="odd")
-        for i, bits in enumerate((0, 1, 0x7F800000, 0x7FC00000))
+        f"t{i}": TensorRange(amax_from_bits(bits), note="odd") for i, bits in enumerate((0, 1, 0x7F800000, 0x7FC00000))
     }
     return [written(RangeCache("x", form, tensors)).encode() for form, tensors in (("json", RANGES), ("tensorrt", odd))]
 

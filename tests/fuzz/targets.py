@@ -190,15 +190,15 @@ def use_ranges(cache: RangeCache, path: Path) -> None:
 
 
 def _check_same(read: RangeCache, cache: RangeCache, what: str) -> None:
-    found = {name: (r.scale_bits, r.minimum, r.maximum, r.flag) for name, r in read.tensors.items()}
-    wanted = {name: (r.scale_bits, r.minimum, r.maximum, r.flag) for name, r in cache.tensors.items()}
+    found = {name: (r.scale_bits, r.minimum, r.maximum, r.note) for name, r in read.tensors.items()}
+    wanted = {name: (r.scale_bits, r.minimum, r.maximum, r.note) for name, r in cache.tensors.items()}
     assert found == wanted, f"{what} is read back as something else"
 
 
 def use_map(names: dict[str, str], path: Path) -> None:
-    from quantkit.caches.ranges import CachedRange
+    from quantkit.types.calibration import TensorRange
 
-    cache = RangeCache("c", "json", {name: CachedRange(1.0, 0) for name in [*names, "kept"]})
+    cache = RangeCache("c", "json", {name: TensorRange(1.0) for name in [*names, "kept"]})
     try:
         rename(cache, names)
     except CalibrationError as error:

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from quantkit.backends.tensorrt.build.manifest import Manifest, load_manifest, save_manifest
 from quantkit.caches.open import open_cache, read_map
-from quantkit.caches.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.caches.ranges import RangeCache, amax_from_bits
 from quantkit.commands.convert import convert_cache
 from quantkit.graph.model import load_model, model_hash, save_model
 from quantkit.graph.passes.prepare import prepare
@@ -28,6 +28,7 @@ from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.quant_params import activation_params
 from quantkit.types import TensorRange
+from quantkit.types.calibration import bits_from_amax
 
 from . import seeds
 
@@ -197,5 +198,5 @@ def test_the_extremes_of_float32(tmp_path, bits):
     for form in ("ort", "ort-json", "ort-text", "json", "tensorrt"):
         convert_cache(path, tmp_path / form, target=form)
         assert bits_of(tmp_path / form) == {"x": bits}
-    cache = RangeCache("c", "json", {"x": CachedRange(amax_from_bits(bits), bits)})
+    cache = RangeCache("c", "json", {"x": TensorRange(amax_from_bits(bits))})
     assert cache.tensors["x"].is_valid

@@ -11,19 +11,19 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from quantkit.caches.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
+from quantkit.types.calibration import TensorRange
 
 __all__ = ["parse_encodings"]
 
 
-def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, CachedRange], tuple[str, ...]]:
+def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, TensorRange], tuple[str, ...]]:
     """Reads decoded JSON. Returns ranges by tensor, and what is not read, one sentence each.
 
     Raises:
         CalibrationError: there is no activation of 8 bits in it.
     """
-    found: dict[str, CachedRange] = {}
+    found: dict[str, TensorRange] = {}
     notes = []
     for tensor, entry in _entries(data.get("encodings")):
         if "axis" in entry or str(entry.get("output_dtype")).endswith("int32"):
@@ -64,14 +64,12 @@ def _entries(group: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, single if isinstance(single, dict) else {}
 
 
-def _range(scale: float, offset: float) -> CachedRange:
+def _range(scale: float, offset: float) -> TensorRange:
     if offset == -128:
-        return CachedRange(127 * scale, bits_from_amax(127 * scale))
+        return TensorRange(127 * scale)
     low, high = offset * scale, (offset + 255) * scale
     amax = max(-low, high)
-    return CachedRange(
-        amax, bits_from_amax(amax), low, high, f"asymmetric: {low:.6g} to {high:.6g}", is_asymmetric=True
-    )
+    return TensorRange(amax, low, high, f"asymmetric: {low:.6g} to {high:.6g}", is_asymmetric=True)
 
 
 def _number(value: Any) -> float | None:

@@ -13,12 +13,13 @@ from typing import Any
 from quantkit.caches.formats.aimet import parse_encodings
 from quantkit.caches.formats.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.caches.ranges import CachedRange, RangeCache, amax_from_bits, bits_from_amax
+from quantkit.caches.ranges import RangeCache, amax_from_bits
 from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
 from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable
+from quantkit.types.calibration import TensorRange, bits_from_amax
 
 __all__ = ["RANGES_FORMAT", "cache_from_table", "ranges_from_bits", "ranges_json", "read_ranges"]
 
@@ -53,13 +54,13 @@ def read_ranges(path: Path) -> RangeCache:
     return cache
 
 
-def ranges_from_bits(scale_bits: Mapping[str, int]) -> dict[str, CachedRange]:
+def ranges_from_bits(scale_bits: Mapping[str, int]) -> dict[str, TensorRange]:
     """Ranges from the scales of TensorRT's cache."""
     found = {}
     for tensor, bits in scale_bits.items():
         amax = amax_from_bits(bits)
         flag = "zero" if amax == 0 else "" if math.isfinite(amax) and amax > 0 else "no range"
-        found[tensor] = CachedRange(amax, bits, flag=flag)
+        found[tensor] = TensorRange(amax, note=flag)
     return found
 
 
@@ -98,12 +99,12 @@ def cache_from_table(table: CalibrationTable, *, name: str) -> RangeCache:
     tensors = {}
     for tensor, r in table.tensors.items():
         if table.num_samples == 0 and (r.minimum, r.maximum) == (-r.amax, r.amax):  # filled in: nobody saw that
-            tensors[tensor] = CachedRange(r.amax, bits_from_amax(r.amax))
+            tensors[tensor] = TensorRange(r.amax)
             continue
-        seen = max(-r.minimum, r.maximum)
-        flag = f"seen to {seen:.6g}" if seen > r.amax * 1.0005 else ""
-        tensors[tensor] = CachedRange(r.amax, bits_from_amax(r.amax), r.minimum, r.maximum, flag)
-    tensors |= {tensor: CachedRange(0.0, 0, flag=reason) for tensor, reason in table.skipped.items()}
+        seen = r.seen or 0.0
+        note = f"seen to {seen:.6g}" if seen > r.amax * 1.0005 else ""
+        tensors[tensor] = TensorRange(r.amax, r.minimum, r.maximum, note)
+    tensors |= {tensor: TensorRange(0.0, note=reason) for tensor, reason in table.skipped.items()}
     return RangeCache(name, "table", tensors, method=table.method, table=table)
 
 
@@ -124,7 +125,7 @@ def ranges_json(cache: RangeCache) -> str:
             "hex": f"{r.scale_bits:x}",
             "minimum": r.minimum,
             "maximum": r.maximum,
-            "flag": r.flag,
+            "flag": r.note,
         }
         lines.append(f"    {json.dumps(tensor, ensure_ascii=False)}: {json.dumps(entry)}")
     text = json.dumps(head, indent=2, ensure_ascii=False)
@@ -192,7 +193,7 @@ def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
             if seen != sorted(seen) or not all(map(math.isfinite, seen)):
                 raise ValueError("minimum and maximum are not finite and in order")
             same = entry["amax"] is None or bits == bits_from_amax(amax)
-            tensors[tensor] = CachedRange(amax, bits, low, high, str(entry["flag"]))
+            tensors[tensor] = TensorRange(amax, low, high, str(entry["flag"]))
         except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
             raise CalibrationError(f"{path}: $.tensors[{tensor!r}] is incomplete or no range ({error})") from error
         if not same:

@@ -15,8 +15,8 @@ from typing import Any
 
 import flatbuffers
 
-from quantkit.caches.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
+from quantkit.types.calibration import TensorRange
 
 __all__ = [
     "check_names",
@@ -31,13 +31,13 @@ __all__ = [
 _OTHER_FORMATS = ("TRT-", "{", "[", "quantkit statistics")
 
 
-def parse_text_table(text: str, *, name: str) -> dict[str, CachedRange]:
+def parse_text_table(text: str, *, name: str) -> dict[str, TensorRange]:
     """Reads `tensor amax` lines.
 
     Raises:
         CalibrationError: naming the line.
     """
-    found: dict[str, CachedRange] = {}
+    found: dict[str, TensorRange] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
@@ -48,7 +48,7 @@ def parse_text_table(text: str, *, name: str) -> dict[str, CachedRange]:
     return found
 
 
-def text_table(ranges: Mapping[str, CachedRange]) -> str:
+def text_table(ranges: Mapping[str, TensorRange]) -> str:
     """`tensor amax` lines, in the order of `ranges`."""
     return "".join(f"{_one_line(tensor)} {r.amax!r}\n" for tensor, r in ranges.items())
 
@@ -74,7 +74,7 @@ def check_names(names: Sequence[str], *, as_text: bool) -> None:
             raise CalibrationError(f"tensor name {name!r} {problem}: {what} cannot hold it")
 
 
-def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, CachedRange]:
+def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, TensorRange]:
     """Reads a `TrtTable`, in the order in which ONNX Runtime adds to it (its vector is written backwards).
 
     Raises:
@@ -86,13 +86,13 @@ def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, CachedRan
         raise CalibrationError(
             f"{name} holds no ranges, or was cut short: as a calibration table of ONNX Runtime (flatbuffers) {error}"
         ) from error
-    found: dict[str, CachedRange] = {}
+    found: dict[str, TensorRange] = {}
     for tensor, value in reversed(pairs):
         _add(found, tensor, value, name)
     return found
 
 
-def flatbuffers_table(ranges: Mapping[str, CachedRange]) -> bytes:
+def flatbuffers_table(ranges: Mapping[str, TensorRange]) -> bytes:
     """The flatbuffers, byte for byte as ONNX Runtime writes it for the same tensors in the same order."""
     builder = flatbuffers.Builder(1024)
     entries = []
@@ -112,7 +112,7 @@ def flatbuffers_table(ranges: Mapping[str, CachedRange]) -> bytes:
     return bytes(builder.Output())
 
 
-def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], str, tuple[str, ...]]:
+def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, TensorRange], str, tuple[str, ...]]:
     """Reads the decoded JSON of a `TensorsData`: `calibration.json`, or what quantize_static leaves in its
     `calibration_cache_path`.
 
@@ -134,7 +134,7 @@ def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], s
             raise CalibrationError(f"{name}: $.data[{tensor!r}] has no finite lowest and highest value in order")
         low, high = min(lows), max(highs)
         amax = max(-low, high, 0.0)
-        found[tensor] = CachedRange(amax, bits_from_amax(amax), low, high, "" if amax else "zero")
+        found[tensor] = TensorRange(amax, low, high, "" if amax else "zero")
         channels += max(len(lows), len(highs)) > 1
     method = data.get("calibration_method")
     value = method.get("value") if isinstance(method, dict) else None
@@ -149,7 +149,7 @@ def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, CachedRange], s
     return found, title, tuple(notes)
 
 
-def json_table(ranges: Mapping[str, CachedRange], *, method: str) -> str:
+def json_table(ranges: Mapping[str, TensorRange], *, method: str) -> str:
     """JSON with lowest and highest value; [-amax, amax] where they are not known, or the range is narrower."""
     title = {"entropy": "Entropy", "percentile": "Percentile"}.get(method, "MinMax")
     return json.dumps(
@@ -168,7 +168,7 @@ def json_table(ranges: Mapping[str, CachedRange], *, method: str) -> str:
     )
 
 
-def _add(found: dict[str, CachedRange], tensor: str, value: str, where: str) -> None:
+def _add(found: dict[str, TensorRange], tensor: str, value: str, where: str) -> None:
     try:
         amax = float(value)
     except ValueError:
@@ -178,7 +178,7 @@ def _add(found: dict[str, CachedRange], tensor: str, value: str, where: str) -> 
     if tensor in found:
         raise CalibrationError(f"{where}: tensor {tensor!r} is listed twice")
     flag = "" if amax > 0 else "zero" if amax == 0 else "no range: negative"
-    found[tensor] = CachedRange(amax, bits_from_amax(amax), flag=flag)
+    found[tensor] = TensorRange(amax, note=flag)
 
 
 def _numbers(value: Any) -> list[float]:

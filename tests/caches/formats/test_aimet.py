@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from quantkit.caches.formats.detect import read_ranges
-from quantkit.caches.ranges import bits_from_amax
 from quantkit.errors import CalibrationError
+from quantkit.types.calibration import bits_from_amax
 
 SYMMETRIC = {
     "bitwidth": 8,
@@ -48,7 +48,7 @@ def test_both_versions(tmp_path, data):
     assert (cache.tensors["x"].amax, cache.tensors["x"].minimum) == (63.5, None)
     assert cache.tensors["x"].scale_bits == bits_from_amax(63.5)
     assert (cache.tensors["y"].amax, cache.tensors["y"].minimum, cache.tensors["y"].maximum) == (127.5, 0, 127.5)
-    assert "asymmetric" in cache.tensors["y"].flag
+    assert "asymmetric" in cache.tensors["y"].note
     assert list(cache.tensors) == ["x", "y"]
     assert "'h'" in cache.notes[0]
 

@@ -16,16 +16,16 @@ from quantkit.caches.formats.ort_tables import (
     parse_text_table,
     text_table,
 )
-from quantkit.caches.ranges import CachedRange, bits_from_amax
 from quantkit.errors import CalibrationError
+from quantkit.types.calibration import TensorRange
 from tests.cli.conftest import DIGITS
 
 NAMES = st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1)
 RANGES = st.dictionaries(NAMES, st.floats(1e-30, 1e30), min_size=1, max_size=8)
 
 
-def ranges_of(amax) -> dict[str, CachedRange]:
-    return {name: CachedRange(value, bits_from_amax(value)) for name, value in amax.items()}
+def ranges_of(amax) -> dict[str, TensorRange]:
+    return {name: TensorRange(value) for name, value in amax.items()}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_onnx_runtime_writes_is_read(written, file, form, x):
         "z": 0.0,
         "é b": float(np.float32(2.64)),
     }
-    assert cache.tensors["z"].flag == "zero"
+    assert cache.tensors["z"].note == "zero"
 
 
 def test_rewritten_byte_for_byte(written):
@@ -69,7 +69,7 @@ def test_rewritten_byte_for_byte(written):
 def test_json_is_read_by_onnx_runtime():
     from onnxruntime.quantization.calibrate import TensorsData
 
-    text = json_table({"x": CachedRange(2.0, bits_from_amax(2.0), -5.0, 1.0)} | ranges_of({"y": 4.0}), method="entropy")
+    text = json_table({"x": TensorRange(2.0, -5.0, 1.0)} | ranges_of({"y": 4.0}), method="entropy")
     data = json.loads(text)
     assert data["calibration_method"]["value"] == "CalibrationMethod.Entropy"
     assert data["data"]["x"] == {"lowest": -2.0, "highest": 1.0, "CLS": "TensorData"}
@@ -115,7 +115,7 @@ def test_text_that_is_no_table(text):
 
 
 def test_negative_ranges_are_flagged():
-    assert "negative" in parse_text_table("x -1.0\n", name="t")["x"].flag
+    assert "negative" in parse_text_table("x -1.0\n", name="t")["x"].note
 
 
 def test_line_breaks_have_no_place_in_text():
