@@ -51,7 +51,7 @@ def activation_scales(model: ir.Model) -> tuple[dict[str, ReadScale], dict[str, 
             continue
         read = _read(node, float(scale.astype(np.float32).reshape(())))
         if read is None:
-            unread[name] = "its codes are not of 8 bits with one zero point, or the scale is not positive and finite"
+            unread[name] = "it is not quantized to 8 bits with one zero point, or its scale is not positive and finite"
         elif name in found and found[name] != read:
             unread[name] = f"it is quantized twice, with scales {found[name].scale:.6g} and {read.scale:.6g}"
         else:
