@@ -71,7 +71,7 @@ def check_no_source(
         return
     for source in map(Path, sources):
         if source.exists() and target.samefile(source):
-            raise OutputError(f"{target} is what the output is made from: give another name with {option}")
+            raise OutputError(f"Refusing to overwrite the input file {target}; choose another path with {option}.")
 
 
 def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -> None:

@@ -106,13 +106,13 @@ def find_table(
     if found and reuse_only:
         raise StaleTableError(f"{path} does not fit: {'; '.join(found)}: run without --reuse-only")
     if found:
-        text = f"calibrating again, since {path.name} was made with other inputs: {'; '.join(found)}"
+        text = f"Recalibrating: {path.name} was made from different inputs: {'; '.join(found)}"
         notify(Notice("info", "reuse", text))
         return None
     if unreadable:
         text = f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read"
         notify(Notice("warning", "unreadable", text))
-    text = f"reusing {path}: same model, data, preprocessing and settings (--force calibrates again)"
+    text = f"Reusing {path}: same model, data, preprocessing and settings. Pass --force to recalibrate."
     notify(Notice("info", "reuse", text))
     return stored
 
@@ -132,7 +132,8 @@ def find_statistics(
     if not kept.is_complete:
         found.append("unfinished")
     if found:
-        notify(Notice("info", "reuse", f"not using {path.name}, kept of other inputs: {'; '.join(found)}"))
+        text = f"Not using {path.name}, which was collected from different inputs: {'; '.join(found)}"
+        notify(Notice("info", "reuse", text))
         return None
     return kept
 
@@ -148,12 +149,12 @@ def find_checkpoint(
 ) -> KeptStatistics | None:
     """The statistics of an interrupted run, if continuing gives what an uninterrupted one would; else says why not."""
     if not path.exists():
-        notify(Notice("info", "reuse", f"nothing to resume: there is no {path}; starting anew"))
+        notify(Notice("info", "reuse", f"Nothing to resume: {path} does not exist. Starting from the first sample."))
         return None
     try:
         kept = load_statistics(path)
     except CalibrationError as error:
-        notify(Notice("warning", "unreadable", f"{error}; starting anew"))
+        notify(Notice("warning", "unreadable", f"{error}; starting from the first sample"))
         return None
     found = _differences(kept, origin, tensors, strict=strict)
     if not found and kept.origin.contents != origin.contents:
@@ -162,10 +163,11 @@ def find_checkpoint(
     if batch_size is not None:
         found += differences({"batch size": kept.batch_size}, {"batch size": batch_size})
     if found:
-        text = f"starting anew, since {path.name} was left by a run with other inputs: {'; '.join(found)}"
+        text = f"Starting from the first sample: {path.name} was left by a run with different inputs: "
+        text += "; ".join(found)
         notify(Notice("info", "reuse", text))
         return None
-    notify(Notice("info", "reuse", f"resuming after {kept.num_read} of {len(origin.contents)} samples ({path.name})"))
+    notify(Notice("info", "reuse", f"Resuming after {kept.num_read} of {len(origin.contents)} samples ({path.name})."))
     return kept
 
 

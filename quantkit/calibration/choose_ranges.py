@@ -61,7 +61,7 @@ def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], m
             Notice(
                 "warning",
                 "clipping",
-                f"{method} cuts off much of what is not zero in {join_names(list(cut.values()))}: take another "
-                "--method if INT8 is less accurate than FP32",
+                f"{method} clips a large share of the nonzero values of {join_names(list(cut.values()))}. Try another "
+                "--method if INT8 is less accurate than FP32.",
             )
         )

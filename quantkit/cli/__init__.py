@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        _fail("interrupted: files that were there are as they were", INTERRUPTED)
+        _fail("Interrupted; existing files were not modified.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -117,7 +117,7 @@ def calibrate(
     notify = make_printer(quiet)
     with exclusive(
         files.lock,
-        on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes to {folder}")),
+        on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes to {folder}.")),
     ):
         table = calibrate_model(
             opened,

@@ -11,7 +11,7 @@ from types import FrameType
 
 __all__ = ["stop_on_interrupt"]
 
-_MESSAGE = b"\ninterrupted: finishing what is at hand, then the report; Ctrl-C again ends at once\n"
+_MESSAGE = b"\nInterrupted: finishing the current batch and writing a partial report. Press Ctrl-C again to abort.\n"
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def calibrate(
         return run.make()
     with exclusive(
         run.files.lock,
-        on_wait=lambda: notify(Notice("info", "lock", f"waiting for another run that writes {table_path}")),
+        on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes {table_path}.")),
     ):
         return run.make()
 

@@ -116,7 +116,7 @@ class CalibrationRun:
 
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
         if kept is not None:
-            self.notify(Notice("info", "reuse", "using the statistics that were kept: the model need not run"))
+            self.notify(Notice("info", "reuse", "Using the statistics that were kept; the model does not have to run."))
         else:
             kept = self._collect()
         method = str(self.settings["method"])
@@ -143,7 +143,7 @@ class CalibrationRun:
                 notify=self.notify,
             )
         elif checkpoint is not None and checkpoint.exists():
-            text = f"an interrupted run left {checkpoint}: --resume continues it, this run starts anew"
+            text = f"An interrupted run left {checkpoint}. Pass --resume to continue it; this run starts over."
             self.notify(Notice("info", "reuse", text))
         kept = collect_statistics(
             expose(self.model.prepared(), self.tensors),
@@ -186,11 +186,11 @@ class CalibrationRun:
     def _finish(self, table: CalibrationTable) -> CalibrationTable:
         """Says what a user should know of a new table, and writes it."""
         if table.num_samples < _FEW_SAMPLES:
-            count = "1 sample is" if table.num_samples == 1 else f"{table.num_samples} samples are"
-            text = f"{count} few to calibrate with: {_FEW_SAMPLES} to 500 are usual"
+            count = "1 calibration sample" if table.num_samples == 1 else f"{table.num_samples} calibration samples"
+            text = f"Only {count}; {_FEW_SAMPLES}-500 are recommended."
             self.notify(Notice("warning", "samples", text))
         for tensor in table.skipped:
-            text = f"tensor {tensor!r} was zero on every sample: it stays in float"
+            text = f"Tensor {tensor!r} was zero on every sample and is not quantized."
             self.notify(Notice("warning", "constant", text))
         if self.files is not None:
             save_table(table, self.files.table)

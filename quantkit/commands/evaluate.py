@@ -149,7 +149,7 @@ def evaluate(
         warnings=opened.warnings,
     )
     if measured.is_partial(dataset):
-        text = f"interrupted after {found.num_samples} of {len(dataset)} samples: the report is partial"
+        text = f"Interrupted after {found.num_samples} of {len(dataset)} samples; the report is partial."
         notify(Notice("info", "interrupted", text))
     return make_report(
         measured, model, identity, data=data, dataset=dataset, judge=judge, table=table, command=options.command

@@ -76,7 +76,7 @@ def quantize(
                 Notice(
                     "info",
                     "weights",
-                    "weights have 7 bits: this processor has no VNNI and would saturate (--no-reduce-range keeps 8)",
+                    "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits.",
                 )
             )
     graph, plan = quantize_graph(
@@ -90,7 +90,7 @@ def quantize(
     written = save_model(graph, output)
     weighted = weighted_nodes(graph)
     if excluded := [name for name in plan.skipped if name in plan.excluded]:
-        notify(Notice("info", "excluded", f"left in float as excluded: {join_names(excluded)}"))
+        notify(Notice("info", "excluded", f"Excluded from quantization: {join_names(excluded)}"))
     return QuantizedModel(
         path=Path(output),
         num_quantized=len(weighted & {edge.node for edge in plan.activations}),

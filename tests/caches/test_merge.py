@@ -66,7 +66,7 @@ def test_three_folders_give_the_table_of_the_whole_byte_for_byte(parts, tmp_path
     again = tmp_path / "m.calib.json"
     shutil.copyfile(table.with_suffix(".stats"), again.with_suffix(".stats"))
     calibrate(DIGITS, table.parents[1] / "all", table_path=again, calibrator="quantkit", notify=said.append, **options)
-    assert any("the model need not run" in notice.text for notice in said)
+    assert any("the model does not have to run" in notice.text for notice in said)
     merge_statistics(stats[::-1], tmp_path / "merged.json", method=method)
     assert (tmp_path / "merged.json").read_bytes() == again.read_bytes()
     if method == "entropy":
@@ -225,9 +225,9 @@ def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
     options = {"batch_size": 10, "classes": [str(i) for i in range(10)], "progress": False, "method": "mse"}
     data = table.parents[1] / "all"
     calibrate(DIGITS, data, table_path=tmp_path / "m.calib.json", calibrator="quantkit", notify=said.append, **options)
-    assert any("the model need not run" in notice.text for notice in said)
+    assert any("the model does not have to run" in notice.text for notice in said)
     before = (tmp_path / "two.calib.stats").read_bytes()
-    with pytest.raises(OutputError, match="what the output is made from"):
+    with pytest.raises(OutputError, match="Refusing to overwrite the input file"):
         merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "two.calib.json", keep_statistics=True)
     assert (tmp_path / "two.calib.stats").read_bytes() == before
     with pytest.raises(CalibrationError, match="give table_path"):

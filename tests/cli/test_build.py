@@ -46,7 +46,7 @@ def test_int8_uses_the_table_beside_the_model(quantkit, calibrated):
     assert "calibration: " in outcome.err
     assert "int8 (explicit, 10 operators, fp16 beside it)" in outcome.out
     named = quantkit("build", calibrated, "--precision", "int8", "--table", calibrated.with_suffix(".calib.json"))
-    assert "reusing" in named.err
+    assert "Reusing" in named.err
 
 
 def test_second_build_reuses_the_engine_and_names_changes(quantkit, calibrated, tmp_path):
@@ -55,11 +55,11 @@ def test_second_build_reuses_the_engine_and_names_changes(quantkit, calibrated, 
     engine = tmp_path / "digits.int8.engine"
     before = engine.stat().st_mtime_ns
     again = quantkit(*words)
-    assert "reusing" in again.err
+    assert "Reusing" in again.err
     assert f"kept  {engine}" in again.out
     assert engine.stat().st_mtime_ns == before
     forced = quantkit(*words, "--force")
-    assert "reusing" not in forced.err
+    assert "Reusing" not in forced.err
     changed = quantkit(*words, "--target", "sm89", "--exclude", "Gemm")
     assert "options targets: none → ['sm89']" in changed.err
     assert "exclude: none → ['Gemm']" in changed.err

@@ -77,7 +77,7 @@ def test_merge_does_not_overwrite_its_statistics(quantkit, folder):
     shutil.copyfile(folder / "m.calib.stats", folder / "part.json")
     outcome = quantkit("cache", "merge", folder / "part.json", "-o", folder / "part.json")
     assert outcome.code == 1
-    assert "what the output is made from" in outcome.err
+    assert "Refusing to overwrite the input file" in outcome.err
 
 
 def without_zero_points(source, path):

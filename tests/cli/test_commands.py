@@ -42,10 +42,10 @@ def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
     before = table.read_bytes(), table.stat().st_mtime_ns
     outcome = quantkit("calibrate", "--data", CALIB, digits)
-    assert "reusing" in outcome.err
+    assert "Reusing" in outcome.err
     assert (table.read_bytes(), table.stat().st_mtime_ns) == before
     forced = quantkit("calibrate", "--data", CALIB, digits, "--force")
-    assert "reusing" not in forced.err
+    assert "Reusing" not in forced.err
     assert table.read_bytes() == before[0]
     assert table.stat().st_mtime_ns != before[1]
 
@@ -64,7 +64,7 @@ def test_any_difference_is_named_and_recalibrates(quantkit, digits, words, named
     quantkit("calibrate", "--data", CALIB, digits)
     outcome = quantkit("calibrate", "--data", CALIB, digits, *words)
     assert outcome.code == 0
-    assert "calibrating again" in outcome.err
+    assert "Recalibrating: " in outcome.err
     assert named in outcome.err
 
 

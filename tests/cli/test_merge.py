@@ -66,7 +66,7 @@ def test_calibrate_reports_reused_and_missing_statistics(quantkit, part, digits,
     data, names = tmp_path / "data-a", tmp_path / "classes.txt"
     words = ["calibrate", "--data", data, digits, "-o", stats.parent, "--classes", names, "--calibrator", "quantkit"]
     outcome = quantkit(*words, "--method", "mse")
-    assert "the model need not run" in outcome.err
+    assert "the model does not have to run" in outcome.err
     resumed = quantkit(*words, "--force", "--resume")
-    assert "nothing to resume" in resumed.err
+    assert "Nothing to resume" in resumed.err
     assert resumed.code == 0

@@ -199,7 +199,7 @@ def test_ctrl_c_writes_a_partial_report(quantkit, digits, tmp_path, monkeypatch)
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130
-    assert "interrupted after 64 of 597 samples" in done.err
+    assert "Interrupted after 64 of 597 samples" in done.err
     assert "FAILED" not in done.out
     folder = tmp_path / "digits.report"
     assert load_report(folder / "report.json").planned_samples == 597

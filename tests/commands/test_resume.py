@@ -77,7 +77,7 @@ def test_a_resumed_run_gives_the_same_table(interrupted, tmp_path, model, images
     assert load_statistics(partial).num_samples == min(4 * after, 18)
     said: list[Notice] = []
     run(model, images, table, said, resume=True, **options)
-    assert any(notice.text.startswith("resuming after") for notice in said)
+    assert any(notice.text.startswith("Resuming after") for notice in said)
     assert table.read_bytes() == whole.read_bytes()
     assert table.with_suffix(".stats").read_bytes() == whole.with_suffix(".stats").read_bytes()
     assert not partial.exists()
@@ -109,7 +109,9 @@ def test_another_run_starts_anew_and_says_why(interrupted, tmp_path, model, opti
     interrupted(1, model, images, table)
     said: list[Notice] = []
     run(model, images, table, said, resume=True, **options)
-    assert any(notice.text.startswith("starting anew") and reason in notice.text for notice in said), said
+    assert any(notice.text.startswith("Starting from the first sample") and reason in notice.text for notice in said), (
+        said
+    )
     run(model, images, tmp_path / "whole.json", **options)
     assert table.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
@@ -128,13 +130,13 @@ def test_nothing_to_resume_a_broken_checkpoint_and_a_forgotten_one(tmp_path, mod
     table, partial = tmp_path / "t.json", tmp_path / "t.partial"
     said: list[Notice] = []
     run(model, images, table, said, resume=True)
-    assert any("nothing to resume" in notice.text for notice in said)
+    assert any("Nothing to resume" in notice.text for notice in said)
     partial.write_bytes(b"quantkit statistics 1 1000 00\n{")
     run(model, images, table, said, resume=True, force=True)
     assert any("t.partial is cut short" in notice.text for notice in said)
     partial.write_bytes(b"")
     run(model, images, table, said, force=True)
-    assert any("--resume continues it" in notice.text for notice in said)
+    assert any("Pass --resume to continue it" in notice.text for notice in said)
     assert not partial.exists()
 
 
@@ -145,7 +147,7 @@ def test_statistics_once_every_method_later(tmp_path, monkeypatch):
     for options in ({"method": "mse"}, {"method": "percentile", "percentile": 99.0}, {"method": "minmax", "seed": 4}):
         said: list[Notice] = []
         run(DIGITS, CALIB, table, said, **options)
-        assert any("the model need not run" in notice.text for notice in said)
+        assert any("the model does not have to run" in notice.text for notice in said)
         kept = table.read_bytes()
         monkeypatch.undo()
         run(DIGITS, CALIB, tmp_path / "fresh.json", force=True, **options)
@@ -170,7 +172,7 @@ def test_statistics_of_other_inputs_are_not_used(tmp_path, model, options, reaso
     said: list[Notice] = []
     with contextlib.suppress(DatasetError):  # --strict: the image cannot be read
         run(model, images, table, said, method="mse", **options)
-    assert any(notice.text.startswith("not using t.stats") and reason in notice.text for notice in said), said
+    assert any(notice.text.startswith("Not using t.stats") and reason in notice.text for notice in said), said
 
 
 def test_a_table_without_statistics_is_made_again_to_keep_them(tmp_path, model):
@@ -183,7 +185,7 @@ def test_a_table_without_statistics_is_made_again_to_keep_them(tmp_path, model):
     assert load_statistics(tmp_path / "t.stats").is_complete
     said: list[Notice] = []
     run(model, images, table, said, keep_statistics=True)
-    assert any(notice.text.startswith("reusing") for notice in said)
+    assert any(notice.text.startswith("Reusing") for notice in said)
 
 
 def test_broken_statistics_are_told_and_collected_again(tmp_path, model):

@@ -104,9 +104,9 @@ def test_a_second_run_reuses_the_table_and_build_reuses_the_engine(calibrating, 
     model, _, out = material
     run(calibrating, material, batch_size=4)
     again = run(calibrating, material, batch_size=4)
-    assert any(line.startswith("reusing") for line in again["told"])
+    assert any(line.startswith("Reusing") for line in again["told"])
     told = calibrating.call(native.build_again, str(model), str(out / "net.calib.json"), str(out / "net.int8.engine"))
-    assert any(line.startswith("reusing") for line in told), told
+    assert any(line.startswith("Reusing") for line in told), told
 
 
 def test_other_methods_are_quantkits_own(calibrating, material):

@@ -151,16 +151,16 @@ def find_reusable(path: Path, wanted: Manifest, notify: Notify) -> Manifest | No
     try:
         stored = load_manifest(manifest_path(path))
     except BackendError as error:
-        notify(Notice("info", "reuse", f"building again: {error}"))
+        notify(Notice("info", "reuse", f"Rebuilding: {error}"))
         return None
     found = differences(stored.facts, wanted.facts)
     if not found and not is_engine_of(stored, path):
         found = [f"{path.name} is not the file that its manifest describes"]
     if found:
-        text = f"building again, since {path.name} was made with other inputs: {'; '.join(found)}"
+        text = f"Rebuilding: {path.name} was made from different inputs: {'; '.join(found)}"
         notify(Notice("info", "reuse", text))
         return None
-    text = f"reusing {path}: same model, table, library, GPU and options (--force builds again)"
+    text = f"Reusing {path}: same model, table, library, GPU and options. Pass --force to rebuild."
     notify(Notice("info", "reuse", text))
     return stored
 

@@ -326,7 +326,7 @@ def test_an_up_to_date_engine_is_reused(ask, material, release, tmp_path):
     assert not ask(release, material["net"], **words)["reused"]
     again = ask(release, material["net"], **words)
     assert again["reused"]
-    assert any(line.startswith("reusing") for line in again["told"])
+    assert any(line.startswith("Reusing") for line in again["told"])
     changed = ask(release, material["net"], options={"workspace_bytes": 1 << 20}, **words)
     assert not changed["reused"]
     assert any("options workspace bytes: none → 1048576" in line for line in changed["told"])
