@@ -83,7 +83,7 @@ def test_the_error_so_far_is_the_metric_of_an_output():
         (-1.0, QuantParams(np.float32(2 / 255), zero_point=128, format=UINT8), 10 * math.log10(255**2)),
     ],
 )
-def test_uniform_values_lose_what_theory_says(low, params, expected):
+def test_uniform_values_have_the_theoretical_sqnr(low, params, expected):
     x = np.random.default_rng(0).uniform(low, 1, (25, 8000))
     assert quality(same, same, x, params=params).own_sqnr_db == pytest.approx(expected, abs=0.05)
 
@@ -94,7 +94,7 @@ def test_clipped_share_of_a_normal_distribution(amax):
     assert found.clipped == pytest.approx(2 * NormalDist().cdf(-amax * 127.5 / 127), abs=0.004)
 
 
-def test_rounding_to_the_last_code_is_no_clipping():
+def test_rounding_to_the_last_value_is_not_clipping():
     params = QuantParams(np.float32(0.1), zero_point=10, format=UINT8)  # -1 to 24.5
     x = np.array([[-1.2, -1.04, 0.0, 24.54, 24.6]])
     found = quality(same, same, x, params=params)
@@ -105,14 +105,14 @@ def test_rounding_to_the_last_code_is_no_clipping():
 
 
 @pytest.mark.parametrize(("size", "fixed"), [(1, "N"), (7, "N"), (25, "N"), (5, 5), (25, 4), (25, 40)])
-def test_batches_change_nothing(size, fixed):
+def test_batch_size_changes_nothing(size, fixed):
     whole, found = quality(same, half, X, size=25), quality(same, half, X, size=size, fixed=fixed)
     assert found.sqnr_db == pytest.approx(whole.sqnr_db, rel=1e-9)
     assert found.own_sqnr_db == pytest.approx(whole.own_sqnr_db, rel=1e-9)
     assert (found.histogram, found.clipped) == (whole.histogram, whole.clipped)
 
 
-def test_no_error_is_none_and_not_infinity():
+def test_zero_error_is_none():
     zeros = np.zeros((3, 4))
     assert quality(same, same, X).sqnr_db is None
     found = quality(same, same, zeros)
@@ -121,7 +121,7 @@ def test_no_error_is_none_and_not_infinity():
     assert found.histogram_top > 0
 
 
-def test_a_relu_that_the_codes_replace_is_taken_as_computed():
+def test_relu_replaced_by_the_quantized_range_is_applied():
     relu = quality(lambda x: np.maximum(x, 0), lambda x: np.maximum(x - np.float32(0.01), 0), X)
     without = quality(lambda x: np.maximum(x, 0), lambda x: x - np.float32(0.01), X, low=0.0)
     assert without.sqnr_db == relu.sqnr_db
@@ -138,7 +138,7 @@ def test_a_relu_that_the_codes_replace_is_taken_as_computed():
         (lambda x: x[:, :0], lambda x: x[:, :0], "no value"),
     ],
 )
-def test_what_has_no_number_says_why(reference, changed, reason):
+def test_missing_numbers_have_a_reason(reference, changed, reason):
     found, obstacles = measure(reference, changed, X)
     assert found == ()
     assert list(obstacles) == ["t"]
@@ -161,7 +161,7 @@ def test_inputs_and_renamed_outputs_are_found():
     assert found[1].sqnr_db == pytest.approx(20 * math.log10(2))
 
 
-def test_refusals():
+def test_unusable_models_are_refused():
     with pytest.raises(EvaluationError, match="no samples"):
         measure(same, same, np.zeros((0, 4)))
     with pytest.raises(EvaluationError, match="'t' is neither"):

@@ -36,7 +36,7 @@ def test_interval_of_a_mean_is_the_normal_one_for_many_samples():
     assert high == pytest.approx(d.mean() + half, abs=0.15 * half)
 
 
-def test_interval_holds_the_truth_in_about_95_of_100_runs():
+def test_interval_has_nominal_coverage():
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(300):
@@ -46,7 +46,7 @@ def test_interval_holds_the_truth_in_about_95_of_100_runs():
     assert 0.89 < held / 300 < 0.99
 
 
-def test_draws_without_a_number_are_left_out():
+def test_draws_without_a_value_are_dropped():
     assert percentile_interval([1.0, math.nan, 1.0]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no draw"):
         percentile_interval([math.nan])

@@ -100,14 +100,14 @@ def test_engines_are_run_timed_and_compared_among_themselves(gpu, engines, tmp_p
     assert gpu.is_empty()
 
 
-def test_an_engine_is_known_by_its_suffix_too(gpu, engines):
+def test_engine_is_recognized_by_suffix(gpu, engines):
     report = run(models={"mine": engines["trt-int8"]}, latency_s=0)
     assert [e.name for e in report.evaluations] == ["fp32", "mine"]
     assert report.evaluations[1].precision == "int8"
     assert report.evaluations[1].latency is None
 
 
-def test_a_manifest_tells_the_precision_and_what_does_not_fit(gpu, engines):
+def test_manifest_gives_precision_and_mismatches(gpu, engines):
     path = engines["trt-fp32"]
     manifest = Manifest(
         model_name="digits.onnx",
@@ -147,13 +147,13 @@ def test_names_and_files_that_do_not_fit_are_refused(gpu, engines, tmp_path):
     assert gpu.is_empty()
 
 
-def test_without_tensorrt_the_pip_line_is_told(gpu, engines, monkeypatch):
+def test_missing_tensorrt_names_the_pip_command(gpu, engines, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install tensorrt pycuda"):
         run(engines=engines)
 
 
-def test_the_gpu_is_asked_for_by_its_bus(gpu, monkeypatch, tmp_path):
+def test_gpu_is_queried_by_pci_bus(gpu, monkeypatch, tmp_path):
     assert find_gpu_address() == "0000:01:00.0"
     script = tmp_path / "nvidia-smi"
     answer = "550.1, 345 MHz, 1980 MHz, 2619 MHz, 69 W, 700 W, 31, 0 %, Enabled"

@@ -47,7 +47,7 @@ def test_reads_linux_description_of_the_processor(machine):
     assert environment["cpu_clock"] == "2596 MHz"
 
 
-def test_clocks_and_governors(machine):
+def test_clocks_and_governors_are_read(machine):
     cpu = "sys/devices/system/cpu"
     environment = machine(
         {
@@ -65,7 +65,7 @@ def test_clocks_and_governors(machine):
     assert machine({f"{cpu}/intel_pstate/no_turbo": "1"})["cpu_boost"] == "off"
 
 
-def test_boost_of_other_processors(machine):
+def test_boost_is_read_on_other_processors(machine):
     assert machine({"sys/devices/system/cpu/cpufreq/boost": "0"})["cpu_boost"] == "off"
 
 
@@ -103,11 +103,11 @@ def test_boost_of_other_processors(machine):
         ({"proc/self/cgroup": "0::/../../x\n0\n\n:::\n", "sys/fs/cgroup/cpu.max": "nonsense"}, None),
     ],
 )
-def test_quota_of_a_container(machine, files, quota):
+def test_container_quota_is_read(machine, files, quota):
     assert machine(files).get("cpu_quota") == quota
 
 
-def test_memory_is_the_machines_or_the_containers(machine):
+def test_memory_is_that_of_machine_or_container(machine):
     meminfo = {"proc/meminfo": "MemTotal:       24684100 kB\nMemFree: 1 kB\n", "proc/self/cgroup": "0::/\n"}
     assert machine(meminfo)["memory"] == "25.3 GB"
     assert machine({"sys/fs/cgroup/memory.max": "max"})["memory"] == "25.3 GB"
@@ -115,11 +115,11 @@ def test_memory_is_the_machines_or_the_containers(machine):
     assert machine({"sys/fs/cgroup/memory.max": "4294967296"})["memory"] == "4.29 GB (limit of the control group)"
 
 
-def test_elsewhere_it_leaves_out_what_it_cannot_know(tmp_path):
+def test_unknown_facts_are_left_out(tmp_path):
     environment = describe_environment(tmp_path / "missing")
     assert not {"cpu_flags", "cpu_governor", "cpu_clock", "cpu_boost", "cpu_quota", "memory"} & environment.keys()
     assert environment["os"]
 
 
-def test_nothing_tells_whose_machine_it_is():
+def test_environment_does_not_identify_the_machine():
     assert platform.node() not in " ".join(describe_environment().values()) or not platform.node()

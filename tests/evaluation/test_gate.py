@@ -45,7 +45,7 @@ def with_speedup_interval(report, interval):
     ("text", "number", "unit"),
     [("0.5pt", 0.5, "pt"), ("0.5", 0.5, ""), ("1%", 1, "%"), (" .1 % ", 0.1, "%"), ("0pt", 0, "pt"), ("120", 120, "")],
 )
-def test_all_spellings_of_a_drop(text, number, unit):
+def test_drop_spellings_are_accepted(text, number, unit):
     drop = parse_drop(text)
     assert (drop.number, drop.unit) == (number, unit)
 
@@ -76,7 +76,7 @@ def test_a_bare_number_is_in_points_of_a_share():
         check_limits(make_report(), Limits(max_drop=parse_drop("120")))
 
 
-def test_a_limit_that_is_just_kept_is_kept():
+def test_limit_met_exactly_passes():
     assert only(make_report(), Limits(max_drop=parse_drop("0.1pt"))).passed
     assert only(make_report(), Limits(min_agreement=0.9748)).passed
 
@@ -105,7 +105,7 @@ def test_a_share_of_pixels_has_no_interval():
     assert only(make_unlabelled(), Limits(min_agreement=0.97)).interval is not None
 
 
-def test_an_interval_without_length_is_none():
+def test_zero_length_interval_is_ignored():
     report = with_scores(Score("map", "mAP"), 0.4, 0.4, interval=(0.0, 0.0))
     assert "(from 40.00 % to 40.00 %, no interval)" in only(report, Limits(gates=["mlperf-99"])).sentence
     with pytest.raises(EvaluationError, match="--confident: int8 has no mAP interval in the report: evaluate on more"):
@@ -116,7 +116,7 @@ def test_an_interval_without_length_is_none():
         check_limits(known, Limits(gates=["mlperf-99"], confident=True))
 
 
-def test_a_gain_is_no_drop():
+def test_gain_meets_a_drop_limit():
     report = make_report()
     check = only(report, Limits(max_drop=parse_drop("0pt")), variants=["fp16"])
     assert check.passed
@@ -160,7 +160,7 @@ def test_speed_is_compared_on_the_same_backend_and_with_a_float_model():
         check_limits(replace(engines, evaluations=(fp32, int8, other)), Limits(min_speedup=0.1), variants=["other"])
 
 
-def test_size():
+def test_size_ratio_is_limited():
     assert only(make_report(), Limits(max_size_ratio=0.3)).passed
     assert not only(make_report(), Limits(max_size_ratio=0.29)).passed
 
@@ -175,7 +175,7 @@ def test_default_is_every_int8_variant():
 
 
 @pytest.mark.parametrize("name", ["int9", "fp32"])
-def test_variants_that_cannot_be_gated(name):
+def test_unusable_variants_are_refused(name):
     with pytest.raises(EvaluationError, match=name):
         check_limits(make_report(), Limits(max_size_ratio=1), variants=[name])
 
@@ -194,7 +194,7 @@ def test_variants_that_cannot_be_gated(name):
         {"at_batch": 0, "min_speedup": 1},
     ],
 )
-def test_nonsense_limits(wrong):
+def test_invalid_limits_are_refused(wrong):
     with pytest.raises(EvaluationError, match="--"):
         Limits(**wrong)
 
@@ -241,7 +241,7 @@ def test_points_and_shares_of_any_score():
     assert relative.interval == pytest.approx((0.005, 0.045))
 
 
-def test_where_less_is_better_a_rise_is_what_is_lost():
+def test_rise_is_limited_if_lower_is_better():
     report = with_scores(PERPLEXITY, 20.0, 20.5, interval=(0.1, 0.9))
     check = only(report, Limits(max_drop=parse_drop("0.6")))
     assert check.passed

@@ -29,7 +29,7 @@ def nvidia_smi(tmp_path, monkeypatch):
     return install
 
 
-def test_settings_are_read_of_the_gpu_that_is_used(nvidia_smi):
+def test_settings_are_those_of_the_used_gpu(nvidia_smi):
     called = nvidia_smi(H100)
     assert describe_gpu_settings("0000:01:00.0") == {
         "gpu_driver": "550.90.07",
@@ -46,7 +46,7 @@ def test_settings_are_read_of_the_gpu_that_is_used(nvidia_smi):
     assert words[0].count(",") == H100.count(",")
 
 
-def test_what_the_gpu_does_not_tell_is_left_out(nvidia_smi):
+def test_unsupported_settings_are_left_out(nvidia_smi):
     nvidia_smi("535.1, 1200 MHz, [N/A], [Not Supported], [N/A], [N/A], [N/A], [N/A], Disabled")
     assert describe_gpu_settings() == {
         "gpu_driver": "535.1",
@@ -65,12 +65,12 @@ def test_what_the_gpu_does_not_tell_is_left_out(nvidia_smi):
         ('Field "clocks.sm" is not a valid field to query.', 0),
     ],
 )
-def test_anything_else_says_nothing(nvidia_smi, text, code):
+def test_unexpected_output_is_ignored(nvidia_smi, text, code):
     nvidia_smi(text, code=code)
     assert describe_gpu_settings() == {}
 
 
-def test_it_never_fails(nvidia_smi, monkeypatch, tmp_path):
+def test_query_never_fails(nvidia_smi, monkeypatch, tmp_path):
     nvidia_smi(H100, seconds=30)
     monkeypatch.setattr(gpu_environment, "_TIMEOUT_S", 0.2)
     assert describe_gpu_settings() == {}

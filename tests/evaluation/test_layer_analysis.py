@@ -77,7 +77,7 @@ def two_convolutions(*outputs: str) -> onnx.ModelProto:
     return g.model(*(outputs or (z,)))
 
 
-def test_two_convolutions_by_hand(tmp_path) -> None:
+def test_error_of_two_convolutions_worked_example(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
     insight = analyze_layers(model, dataset, variants={"fp32": model, "int8": made}, **QUIET)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
@@ -223,7 +223,7 @@ def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) ->
     assert "QLinearConv is no Q/DQ" in insight.warnings[0]
 
 
-def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
+def test_unobservable_tensors_are_a_warning(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
     renamed = onnx.load(made.path)
     for node in renamed.graph.node:
@@ -247,7 +247,7 @@ def test_what_cannot_be_seen_is_a_warning(tmp_path) -> None:
     assert len(stopped.layers) == 2
 
 
-def test_a_bug_is_not_swallowed(tmp_path) -> None:
+def test_unexpected_exceptions_are_raised(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
     with pytest.raises(TypeError):
         analyze_layers(model, dataset, variants={"int8": made}, num_samples="4", **QUIET)
@@ -273,12 +273,12 @@ def test_layers_of_real_engines(shared, name, weighted, int8) -> None:
     assert (first.variant, first.node, first.op_type) == ("trt", node, "Conv")
 
 
-def test_names_alone_tell_nothing() -> None:
+def test_layer_names_without_details_are_not_used() -> None:
     anatomy = parse_inspector(json.dumps({"Layers": ["conv1 + relu1"], "Bindings": ["x"]}))
     assert placements_of_engine(anatomy, "trt") == ()
 
 
-def test_engines_show_layers_where_they_are_int8(gpu, engines, tmp_path) -> None:  # noqa: F811
+def test_engines_list_int8_layers(gpu, engines, tmp_path) -> None:  # noqa: F811
     assert "CaskConvolution" in INT8_LAYERS
     model, dataset, _ = make(tmp_path, two_convolutions())
     opened = {name: open_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}

@@ -50,7 +50,7 @@ def test_scores_become_probabilities_and_probabilities_stay():
     assert score_preprocessing(Echo(), [batch(rows)]).probabilities == pytest.approx(np.array(rows), abs=1e-6)
 
 
-def test_scores_that_are_no_numbers_count_as_nothing():
+def test_non_finite_scores_are_ignored():
     fit = score_preprocessing(Echo(), [batch([[np.nan, np.inf, -np.inf]])])
     assert np.isfinite(fit.probabilities).all()
 
@@ -76,7 +76,7 @@ def test_information_is_high_for_sure_and_various_predictions_only():
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_a_clear_gain_is_seen_and_never_the_other_way_round(labels):
+def test_clear_gain_is_detected_in_one_direction(labels):
     good, bad = made(0.9, labels=labels), made(0.3, seed=1, sharpness=5.0 if labels else 1.0, labels=labels)
     assert is_clearly_better(good, bad)
     assert not is_clearly_better(bad, good)
@@ -84,7 +84,7 @@ def test_a_clear_gain_is_seen_and_never_the_other_way_round(labels):
 
 
 @given(st.integers(0, 10_000), st.booleans())
-def test_equal_models_are_never_told_apart(seed, labels):
+def test_equal_models_are_not_distinguished(seed, labels):
     first, second = made(0.8, seed=2 * seed, labels=labels), made(0.8, seed=2 * seed + 1, labels=labels)
     assert not is_clearly_better(first, second)
 

@@ -61,7 +61,7 @@ def noisy(x):
     return x + x @ NOISE
 
 
-def test_metrics_of_the_whole_set_are_numpys():
+def test_metrics_of_the_whole_set_equal_numpy():
     result = evaluate(
         {"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}, batches(), baseline="fp32"
     ).metrics
@@ -100,7 +100,7 @@ def test_fixed_batch_models_give_the_same_numbers(fixed):
     assert set(runner.sizes) == {fixed}
 
 
-def test_feed_fills_with_samples_of_the_batch_and_cuts_them_off():
+def test_feed_pads_with_samples_and_removes_them():
     seen = []
     runner = FunctionRunner(lambda x: (seen.append(x.copy()), x * 2)[1], batch_size=4)
     batch = next(batches(6))
@@ -161,7 +161,7 @@ def test_scores_may_have_trailing_ones_and_a_single_column_is_no_score():
     assert evaluate({"a": runner}, batches(), baseline="a").metrics["a"]["top1"] == (X.argmax(1) == TARGETS).mean()
 
 
-def test_equal_outputs_are_infinitely_good():
+def test_equal_outputs_have_infinite_sqnr():
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(identity)}
     result = evaluate(variants, batches(), baseline="a").metrics["b"]
     assert (result["sqnr_db"], result["cosine"], result["agreement"]) == (math.inf, 1.0, 1.0)
@@ -184,7 +184,7 @@ def test_non_finite_outputs_are_counted_wrong_and_noted():
     assert metric_notes({"non_finite": 0.0}) == ()
 
 
-def test_own_metrics_and_progress():
+def test_custom_metrics_and_progress_are_used():
     seen: list[int] = []
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(noisy)}
     result = evaluate(variants, batches(), baseline="a", metrics={"sqnr": Sqnr}, on_batch=seen.append).metrics
@@ -194,7 +194,7 @@ def test_own_metrics_and_progress():
     assert METRICS["sqnr"] is Sqnr
 
 
-def test_boxes_of_all_images_in_one_list_have_no_classes_and_no_agreement():
+def test_concatenated_boxes_have_no_agreement():
     runner = FunctionRunner(lambda x: np.ones((len(x) + 3, 7), np.float32))
     found = evaluate({"a": runner, "b": runner}, batches(), baseline="a").metrics
     assert found["a"].keys() == {"non_finite"}
@@ -208,7 +208,7 @@ def test_label_beyond_the_scores_names_sample_class_and_fix():
         evaluate({"a": FunctionRunner(identity)}, batches(targets=targets), baseline="a")
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_incomparable_variants_are_refused():
     variants = {"a": FunctionRunner(identity), "b": FunctionRunner(lambda x: x[:, :3])}
     with pytest.raises(EvaluationError, match=r"'y' has shape \(10, 3\) in 'b' and \(10, 6\) in 'a'"):
         evaluate(variants, batches(), baseline="a")
@@ -222,7 +222,7 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.mark.parametrize(("task", "advice"), [("detect", "one layout"), ("segment", "one input size")])
-def test_a_variant_of_another_shape_is_told_what_helps_in_this_task(task, advice):
+def test_variant_of_another_shape_names_the_remedy(task, advice):
     class Stub(OutputComparison):
         shape_hint = TASKS[task].shape_hint
 

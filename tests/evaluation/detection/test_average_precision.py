@@ -80,7 +80,7 @@ def by_pycocotools(truths, found):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_it_is_what_pycocotools_computes(seed):
+def test_average_precision_equals_pycocotools(seed):
     truths, found = make_scene(seed)
     precisions = WeightedPrecision(match_images(truths, found), NUM_CLASSES).compute()
     expected, stats = by_pycocotools(truths, found)
@@ -91,7 +91,7 @@ def test_it_is_what_pycocotools_computes(seed):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_weights_are_images_that_come_again(seed):
+def test_weights_equal_repeated_images(seed):
     truths, found = make_scene(seed)
     generator = np.random.default_rng(seed)
     # Equal scores in different images, but not within one.
@@ -123,7 +123,7 @@ def boxes(corners, classes, scores=None, crowds=None):
     )
 
 
-def test_by_hand():
+def test_average_precision_of_a_worked_example():
     """Two objects; found: one exactly, one false between, the other at IoU 0.8.
 
     Precision is 1 up to recall 1/2 (recalls 0.00 to 0.50: 51 of 101); then 2/3 where 0.8 is enough (7 of 10
@@ -162,7 +162,7 @@ def test_classes_without_objects_are_left_out():
     assert mean_of(precisions) == pytest.approx(1.0)
 
 
-def test_nothing_found_is_zero_and_nothing_to_find_is_no_number():
+def test_no_detections_score_zero_and_no_objects_have_no_score():
     nothing = boxes([], [], [])
     assert mean_of(WeightedPrecision(match_images([boxes([[0, 0, 9, 9]], [0])], [nothing]), 1).compute()) == 0.0
     empty = WeightedPrecision(match_images([boxes([], [])], [nothing]), 1)
@@ -171,14 +171,14 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_no_number():
         difference_intervals({"a": empty, "b": empty}, num_draws=10)
 
 
-def test_a_class_that_is_not_known_changes_nothing():
+def test_unknown_class_changes_nothing():
     truths, found = make_scene(3)
     odd = [Boxes(b.corners, np.where(b.classes == NUM_CLASSES - 1, 900, b.classes), b.scores) for b in found]
     one, other = (WeightedPrecision(match_images(truths, f), NUM_CLASSES).compute() for f in (found, odd))
     np.testing.assert_array_equal(one, other)
 
 
-def test_the_interval_is_paired_and_holds_the_difference():
+def test_interval_is_paired_and_contains_the_difference():
     truths, found = make_scene(1, 120)
     _, worse = make_scene(1, 120, noise=12.0)
     scores = {n: WeightedPrecision(match_images(truths, f), NUM_CLASSES) for n, f in (("a", found), ("b", worse))}
@@ -194,7 +194,7 @@ def test_the_interval_is_paired_and_holds_the_difference():
     assert (low, high) == pytest.approx(tuple(2 * difference - np.quantile(by_hand, (0.975, 0.025))))
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_interval_has_nominal_coverage():
     """Of many samples of 40 images, the interval holds the difference on all 1,600 images in about 95 %."""
     truths, found = make_scene(5, 1600, crowds=0.0)
     _, worse = make_scene(5, 1600, noise=8.0, crowds=0.0)
@@ -216,7 +216,7 @@ def test_draws_depend_on_the_amount_of_data_alone():
     assert len(IOU_THRESHOLDS) == 10
 
 
-def test_huge_data_gets_fewer_draws():
+def test_large_data_gets_fewer_draws():
     class Huge(WeightedPrecision):
         @property
         def work(self):
@@ -230,7 +230,7 @@ def test_nothing_is_printed(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_pycocotools_the_command_is_told(monkeypatch):
+def test_missing_pycocotools_names_the_pip_command(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("pycocotools")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pycocotools", None)

@@ -41,20 +41,20 @@ def decode(text, outputs, *, is_checked=True, num_classes=3):
         ("", "is not one of"),
     ],
 )
-def test_what_cannot_be_understood_is_one_line(text, message):
+def test_invalid_declaration_is_one_line(text, message):
     with pytest.raises(EvaluationError, match=message) as error:
         parse_layout(text)
     assert "\n" not in str(error.value)
 
 
-def test_options_and_outputs_are_read():
+def test_options_and_outputs_are_parsed():
     declared = parse_layout("detr:logits=a, boxes=b:0,background=none")
     assert (declared.names, declared.options["background"]) == ({"scores": "a", "boxes": "b:0"}, "none")
     assert declared.options["activation"] == "softmax"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_says_where_it_comes_from_and_has_known_options(name):
+def test_every_layout_has_a_source_and_known_options(name):
     layout = LAYOUTS[name]
     assert layout.source
     assert all(value in OPTIONS[option] for option, value in layout.options.items())
@@ -62,7 +62,7 @@ def test_every_layout_says_where_it_comes_from_and_has_known_options(name):
     assert all(set(names) == set(layout.roles) for names in layout.names)
 
 
-def test_a_layout_that_does_not_fit_names_those_that_do():
+def test_mismatched_layout_is_refused_with_matching_ones():
     with pytest.raises(EvaluationError) as error:
         bind("yolov5", zeros(output0=(1, 84, 8400)), num_classes=80)
     assert str(error.value) == (
@@ -77,26 +77,26 @@ def test_a_layout_that_does_not_fit_names_those_that_do():
         bind("yolov8", zeros(output=(1, 3, 80, 80, 85)))
 
 
-def test_another_number_of_classes_is_said():
+def test_mismatched_number_of_classes_is_refused():
     with pytest.raises(
         EvaluationError, match=r"'o' \[1, 84, 8400\]: layout yolov8 makes that 80 classes.*have 20.*--cl"
     ):
         bind("yolov8", zeros(o=(1, 84, 8400)), num_classes=20)
 
 
-def test_the_batch_must_be_the_samples():
+def test_batch_dimension_must_match_the_samples():
     with pytest.raises(EvaluationError, match="of 2 image"):
         bind("yolov8", zeros(o=(1, 84, 8400)), num_samples=2)
     assert bind("yolov8", zeros(o=(2, 84, 8400)), num_samples=2).num_classes == 80
 
 
-def test_other_outputs_do_not_matter():
+def test_further_outputs_are_ignored():
     """YOLOv5's older exports give the raw grids too."""
     outputs = zeros(output=(1, 25200, 85), a=(1, 3, 80, 80, 85), b=(1, 3, 40, 40, 85))
     assert bind("yolov5", outputs).names == {"detections": "output"}
 
 
-def test_outputs_that_fit_twice_must_be_named():
+def test_ambiguous_outputs_must_be_named():
     outputs = zeros(out0=(1, 100, 4), out1=(1, 100, 4), logits=(1, 100, 5))
     with pytest.raises(EvaluationError, match=r"several outputs fit layout detr.*--detections detr:boxes=out0,scores="):
         bind("detr", outputs, num_classes=4)
@@ -105,7 +105,7 @@ def test_outputs_that_fit_twice_must_be_named():
         bind("detr:boxes=out2", outputs)
 
 
-def test_labels_are_told_from_scores_by_their_type_or_name():
+def test_labels_and_scores_are_distinguished_by_type_or_name():
     outputs = zeros(a=(1, 9, 4), b=(1, 9)) | zeros(np.int64, c=(1, 9))
     assert bind("torchvision", outputs).names == {"boxes": "a", "labels": "c", "scores": "b"}
     floating = zeros(a=(1, 9, 4), b=(1, 9), c=(1, 9))
@@ -115,12 +115,12 @@ def test_labels_are_told_from_scores_by_their_type_or_name():
     assert bind("torchvision", named).names == {"boxes": "boxes", "labels": "labels", "scores": "scores"}
 
 
-def test_exporters_names_do_not_override_the_users():
+def test_declared_names_override_exporter_names():
     outputs = zeros(boxes=(1, 100, 4), scores=(1, 100, 4), mine=(1, 100, 4))
     assert bind("ssd:boxes=mine", outputs, num_classes=3).names == {"boxes": "mine", "scores": "scores"}
 
 
-def test_the_background_decides_the_number_of_classes():
+def test_background_column_determines_the_number_of_classes():
     assert bind("ssd", zeros(boxes=(1, 100, 4), scores=(1, 100, 21))).num_classes == 20
     assert bind("ssd:background=none", zeros(boxes=(1, 100, 4), scores=(1, 100, 21))).num_classes == 21
 
@@ -143,7 +143,7 @@ def test_values_of_another_layout_are_refused():
         decode("torchvision", ENCODERS["rtdetr-original"]([IMAGE], 3))
 
 
-def test_of_variants_values_are_measured_not_refused():
+def test_variant_values_are_not_checked():
     """One scale for boxes and scores makes scores of 0 or 5: that is what quantization costs, no other layout."""
     output = ENCODERS["yolov8"]([IMAGE], 3)["output0"]
     coarse = {"o": np.rint(output / 5) * 5}
@@ -151,12 +151,12 @@ def test_of_variants_values_are_measured_not_refused():
     assert decode("yolov8", coarse, is_checked=False)[0].scores.tolist() == [5]
 
 
-def test_a_grid_of_another_input_is_refused():
+def test_grid_of_another_input_size_is_refused():
     with pytest.raises(EvaluationError, match="cannot be decoded as yolox for an input of 64 x 64 pixels"):
         decode("yolox", zeros(o=(1, 100, 8)))
 
 
-def test_a_shape_that_changes_is_refused():
+def test_changing_shape_is_refused():
     declared = parse_layout("yolov8")
     bound = declared.bind(zeros(o=(1, 7, 50)), num_samples=1, num_classes=3)
     frame = Frame(2, (64, 64), 0.001, declared.options)

@@ -45,7 +45,7 @@ def test_every_layout_has_an_encoder():
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(scene=scenes())
-def test_boxes_come_back_through_layout_and_geometry(name, scene):
+def test_boxes_round_trip_through_layout_and_geometry(name, scene):
     preprocessing, images = scene
     fits = [fit_image(size, preprocessing) for size, *_ in images]
     raw = [(f.input_from_image(c), s, k) for f, (_, c, s, k) in zip(fits, images, strict=True)]
@@ -61,7 +61,7 @@ def test_boxes_come_back_through_layout_and_geometry(name, scene):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_nan_is_left_out_and_counted(name):
+def test_nan_is_dropped_and_counted(name):
     image = (np.array([[4, 4, 20, 20], [30, 30, 50, 60]], np.float64), np.array([0.9, 0.8]), np.array([1, 0]))
     outputs = ENCODERS[name]([image], NUM_CLASSES)
     key = next(k for k in outputs if "box" in k or k.startswith(("output", "dets")))
@@ -73,7 +73,7 @@ def test_nan_is_left_out_and_counted(name):
     assert np.isfinite(found.corners).all()
 
 
-def test_half_precision_is_read():
+def test_half_precision_is_decoded():
     image = (np.array([[4, 4, 20, 20]], np.float64), np.array([0.875]), np.array([1]))
     outputs = {k: v.astype(np.float16) for k, v in ENCODERS["yolov8"]([image], NUM_CLASSES).items()}
     (found,) = decode("yolov8", outputs, 1)
@@ -81,7 +81,7 @@ def test_half_precision_is_read():
     assert found.corners.tolist() == [[4, 4, 20, 20]]
 
 
-def test_what_lies_beyond_the_count_is_no_detection():
+def test_rows_beyond_the_count_are_ignored():
     image = (np.array([[4, 4, 20, 20]], np.float64), np.array([0.5]), np.array([1]))
     (found,) = decode("tensorflow", ENCODERS["tensorflow"]([image], NUM_CLASSES), 1)
     assert found.scores.tolist() == [0.5]
@@ -105,7 +105,7 @@ def test_rows_without_a_batch_dimension_are_one_image():
     assert (found.classes.tolist(), found.corners.tolist()) == ([1], [[1, 2, 30, 40]])
 
 
-def test_no_detection_at_all_is_fine():
+def test_empty_detections_are_decoded():
     outputs = {
         "boxes": np.zeros((0, 4), np.float32),
         "labels": np.zeros(0, np.int64),

@@ -26,12 +26,12 @@ def matches(truth, found):
 A, B, AWAY = [0, 0, 10, 10], [20, 0, 30, 10], [60, 60, 70, 70]
 
 
-def test_a_box_beside_its_object_counts_at_the_thresholds_that_it_reaches():
+def test_shifted_box_counts_up_to_its_iou():
     """IoU 8 / 12: found at 0.50, 0.55, 0.60 and 0.65."""
     assert image_precision(matches(boxes([A]), boxes([[2, 0, 12, 10]], scores=[0.9]))) == pytest.approx(4 / 10)
 
 
-def test_false_boxes_count_where_they_rank_above_an_object_whatever_their_class():
+def test_false_positives_count_if_ranked_above_an_object():
     truth = boxes([A, B])
     for scores, classes, expected in [
         ([0.9, 0.8, 0.1], [0, 0, 0], 1),
@@ -45,14 +45,14 @@ def test_false_boxes_count_where_they_rank_above_an_object_whatever_their_class(
     assert image_precision(matches(truth, boxes([]))) == 0
 
 
-def test_an_image_without_objects_loses_by_its_surest_box():
+def test_image_without_objects_scores_by_its_highest_box():
     assert image_precision(matches(boxes([]), boxes([A, B], scores=[0.2, 0.7]))) == pytest.approx(0.3)
     assert image_precision(matches(boxes([]), boxes([]))) == 1
     crowd = boxes([A], crowds=np.array([True]))
     assert image_precision(matches(crowd, boxes([A], scores=[0.9]))) == 1
 
 
-def test_what_is_on_a_crowd_is_neither_found_nor_false():
+def test_detection_on_a_crowd_is_ignored():
     truth = boxes([A, B], crowds=np.array([True, False]))
     image = matches(truth, boxes([A, B], scores=[0.9, 0.8]))
     assert image_precision(image) == 1
@@ -60,7 +60,7 @@ def test_what_is_on_a_crowd_is_neither_found_nor_false():
 
 
 @given(st.integers(0, 10_000))
-def test_with_one_class_it_is_cocos_but_for_the_reading_at_101_recalls(seed):
+def test_single_class_ap_equals_coco_without_recall_sampling(seed):
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 80, (rng.integers(1, 6), 2))
     truth = np.concatenate((start, start + rng.uniform(5, 20, start.shape)), axis=1)

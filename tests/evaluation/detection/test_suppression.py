@@ -31,7 +31,7 @@ def iou(a, b):
     limit=st.integers(1, 100),
     spread=st.sampled_from([6, 60]),
 )
-def test_it_is_greedy_suppression(seed, count, num_classes, threshold, limit, spread):
+def test_suppression_is_greedy(seed, count, num_classes, threshold, limit, spread):
     generator = np.random.default_rng(seed)
     starts = generator.integers(0, spread, (count, 2))
     corners = np.concatenate((starts, starts + generator.integers(0, 20, (count, 2))), axis=1)
@@ -47,7 +47,7 @@ def test_it_is_greedy_suppression(seed, count, num_classes, threshold, limit, sp
     assert found.tolist() == brute_force(corners.tolist(), scores.tolist(), classes.tolist(), threshold, limit)
 
 
-def test_of_very_many_candidates_only_the_best_are_looked_at():
+def test_number_of_candidates_is_limited():
     """30,000 times the same box, and one elsewhere with a score below and then above theirs."""
     corners = np.tile(np.array([0, 0, 10, 10], np.float32), (30_001, 1))
     corners[-1] += 100

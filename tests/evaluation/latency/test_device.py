@@ -53,7 +53,7 @@ def measure(*runners, **options):
     return measure_device_latency({r.name or "a": r for r in runners}, INPUTS, **settings)
 
 
-def test_the_fake_is_what_is_asked_for():
+def test_fake_runner_satisfies_the_protocol():
     assert isinstance(ScriptedRunner(1.0), TimedRunner)
 
 
@@ -75,7 +75,7 @@ def test_numbers_follow_their_definitions():
     assert latency.compared_ms == latency.compute_ms
 
 
-def test_it_warms_up_by_time_then_runs_so_long_and_so_often():
+def test_warm_up_and_duration_follow_the_options():
     runner = ScriptedRunner(4.25)
     latency = measure(runner, warmup_s=0.2, duration_s=1.0, min_iterations=10)["a"]
     assert runner.blocks[0] == 200
@@ -85,7 +85,7 @@ def test_it_warms_up_by_time_then_runs_so_long_and_so_often():
     assert slow.iterations == 10
 
 
-def test_precisions_take_turns_and_each_round_starts_one_later():
+def test_variants_are_interleaved_with_rotating_start():
     order: list[str] = []
     runners = [ScriptedRunner(9.25, order=order, name=name) for name in ("fp32", "fp16", "int8")]
     measure(*runners, min_iterations=30)
@@ -105,7 +105,7 @@ def test_an_unstable_clock_and_a_busy_host_are_noted_as_trtexec_does():
     assert "--cuda-graph" not in latency_notes(replace(bound, cuda_graph=True))[0]
 
 
-def test_a_latency_by_the_host_has_no_such_doubts():
+def test_host_latency_has_no_device_notes():
     latency = measure(ScriptedRunner(1.0))["a"]
     nothing = dict.fromkeys(("compute_ms", "compute_p99_ms", "compute_variation", "h2d_ms", "d2h_ms", "enqueue_ms"))
     by_host = replace(latency, method="host", **nothing)
@@ -113,7 +113,7 @@ def test_a_latency_by_the_host_has_no_such_doubts():
     assert by_host.compared_ms == by_host.median_ms
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(EvaluationError, match="at least one variant"):
         measure_device_latency({}, INPUTS)
     with pytest.raises(EvaluationError, match="duration -1"):
@@ -135,7 +135,7 @@ def test_progress_rises_to_one():
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
-def test_intervals_are_of_the_whole_query_and_the_ratio_is_of_the_computations():
+def test_intervals_use_queries_and_speedups_use_compute_times():
     rng = np.random.default_rng(0)
     slow, fast = ScriptedRunner(*rng.lognormal(1, 0.1, 997), name="a"), ScriptedRunner(*rng.lognormal(0, 0.1, 997))
     fast.name = "b"

@@ -71,7 +71,7 @@ def runs_of(calls):
     return [tuple(block) for block in blocks]
 
 
-def test_variants_take_turns_and_each_round_starts_one_later():
+def test_variants_are_interleaved_with_rotating_start():
     clock = VirtualClock()
     runners = [TimedRunner(clock, name, 10) for name in "abc"]
     result = measure(clock, runners, min_iterations=9)
@@ -87,7 +87,7 @@ def test_a_slow_model_is_timed_from_its_first_call_in_a_block():
     assert runs_of(clock.calls[2:]) == [("slow", 2), ("quick", 3)]
 
 
-def test_it_runs_until_each_has_its_duration_and_its_iterations():
+def test_measurement_meets_minimum_duration_and_iterations():
     clock = VirtualClock()
     result = measure(
         clock, [TimedRunner(clock, "a", 1), TimedRunner(clock, "b", 40)], duration_s=0.3, min_iterations=24
@@ -118,7 +118,7 @@ def test_numbers_follow_their_definitions():
     assert latency.throughput == pytest.approx(4 * 20 / (sum(timed) / 1000))
 
 
-def test_inputs_are_cast_once_to_what_the_model_takes():
+def test_inputs_are_cast_once_to_the_model_types():
     clock = VirtualClock()
     half = TimedRunner(clock, "half", 10, dtype="float16")
     measure(clock, [half])
@@ -126,7 +126,7 @@ def test_inputs_are_cast_once_to_what_the_model_takes():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_garbage_collection_rests_and_is_given_back(enabled):
+def test_garbage_collection_is_disabled_and_restored(enabled):
     clock = VirtualClock()
     runner = TimedRunner(clock, "a", 10)
     was = gc.isenabled()
@@ -146,7 +146,7 @@ def test_progress_rises_to_one():
     assert shares == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_refused():
     clock = VirtualClock()
     with pytest.raises(EvaluationError, match="at least one variant"):
         measure_latency({}, INPUTS)
@@ -162,7 +162,7 @@ def test_percentile_is_trtexecs(n, percent, index):
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.integers(0, 100))
-def test_percentile_is_a_value_with_so_many_above_it(values, percent):
+def test_percentile_has_the_expected_number_of_values_above(values, percent):
     ordered = sorted(values)
     value = percentile(ordered, percent)
     assert value in ordered
@@ -203,7 +203,7 @@ def test_a_short_measurement_has_no_intervals():
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("1", (1,)), ("1,8,32", (1, 8, 32)), (" 32 , 1", (32, 1)), ("08", (8,))])
-def test_batch_sizes(text, sizes):
+def test_batch_sizes_are_parsed(text, sizes):
     assert parse_batch_sizes(text) == sizes
 
 
@@ -237,7 +237,7 @@ class InterruptedRunner(TimedRunner):
         return {}
 
 
-def test_on_a_busy_machine_a_speed_up_is_no_surer_than_the_medians():
+def test_speedup_interval_is_extended_on_a_busy_machine():
     for seed in range(8):
         clock = BusyMachine(seed)
         runners = [InterruptedRunner(clock, "a", 1.3), InterruptedRunner(clock, "b", 2.1)]
@@ -249,7 +249,7 @@ def test_on_a_busy_machine_a_speed_up_is_no_surer_than_the_medians():
         assert low < 1.1 * base / slow.median_interval_ms[1]
 
 
-def test_a_slow_call_does_not_end_a_turn():
+def test_slow_call_does_not_end_a_block():
     clock = VirtualClock()
     runner = TimedRunner(clock, "a", 10, 10, 200, *[10] * 9)
     measure(clock, [runner, TimedRunner(clock, "b", 10)], min_iterations=4)

@@ -25,7 +25,7 @@ def autocorrelated(rng, shape, rho):
 
 
 @given(st.integers(1, 30_000), st.sampled_from([0.5, 0.9, 0.99]))
-def test_ranks_are_those_of_scipys_binomial(count, share):
+def test_ranks_equal_scipys_binomial(count, share):
     stats = pytest.importorskip("scipy.stats")
     low, high = (int(stats.binom.ppf(end, count, share)) for end in (0.025, 0.975))
     expected = (low, high + 1) if low >= 1 and high < count else None
@@ -36,18 +36,18 @@ def test_ranks_are_those_of_scipys_binomial(count, share):
     ("count", "share", "ranks"),
     [(1000, 0.99, (983, 997)), (10_000, 0.99, (9880, 9920)), (100, 0.99, None), (0, 0.5, None), (5, 0.5, None)],
 )
-def test_published_ranks(count, share, ranks):
+def test_ranks_equal_published_ones(count, share, ranks):
     found = binomial_ranks(count, share)
     assert found == ranks or (ranks and found == pytest.approx(ranks, abs=1))
 
 
-def test_students_t_is_scipys():
+def test_students_t_equals_scipy():
     stats = pytest.importorskip("scipy.stats")
     for degrees in range(4, 20):
         assert latency_intervals._student_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=5e-3)
 
 
-def test_of_independent_calls_the_interval_is_nearly_the_binomial_one():
+def test_interval_of_independent_calls_is_nearly_binomial():
     rounds = np.random.default_rng(0).permutation(10_000).reshape(100, 100) + 1.0
     low, high = rank_interval(rounds, 90)
     expected = binomial_ranks(10_000, 0.9)
@@ -59,7 +59,7 @@ def test_of_independent_calls_the_interval_is_nearly_the_binomial_one():
     )
 
 
-def test_calls_that_repeat_each_other_count_once():
+def test_repeated_calls_count_once():
     """Each round is one time, again and again: it tells as much as 20 batches of it, however many calls there are."""
     times = np.random.default_rng(0).normal(10, 1, 20)
     few, many = (rank_interval([[t] * calls for t in times], 50) for calls in (10, 1000))
@@ -70,7 +70,7 @@ def test_calls_that_repeat_each_other_count_once():
     assert few[1] >= ordered[ranks[1] - 1]
 
 
-def test_there_is_no_interval_where_there_is_too_little():
+def test_too_few_rounds_have_no_interval():
     rng = np.random.default_rng(0)
     assert rank_interval(rng.normal(10, 1, (4, 1000)), 50) is None
     assert rank_interval(rng.normal(10, 1, (5, 100)), 50) is not None
@@ -81,7 +81,7 @@ def test_there_is_no_interval_where_there_is_too_little():
 
 
 @pytest.mark.parametrize("percent", [50, 90, 99])
-def test_interval_covers_the_truth_though_calls_are_correlated(percent):
+def test_interval_covers_the_true_value_of_correlated_calls(percent):
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(percent)
     truth = math.exp(0.05 * stats.norm.ppf(percent / 100))
@@ -96,7 +96,7 @@ def test_interval_covers_the_truth_though_calls_are_correlated(percent):
     assert naive < 0.75 * 200
 
 
-def test_speedup_interval_covers_the_truth_and_what_slows_both_down_cancels():
+def test_speedup_interval_covers_the_true_value():
     rng = np.random.default_rng(0)
     held, widths, unpaired = 0, [], []
     for _ in range(50):
@@ -123,7 +123,7 @@ def test_resampled_medians_are_those_of_the_repeated_calls():
             assert median == drawn[(len(drawn) - 1) // 2]
 
 
-def test_the_ratio_lies_in_its_interval_and_equal_times_leave_no_doubt():
+def test_interval_contains_the_ratio_and_is_a_point_for_equal_times():
     rng = np.random.default_rng(0)
     found = speedup_intervals({"a": [[2.0]] * 9, "b": [[0.5, 0.5]] * 9}, REFERENCES)
     assert found == {"a": None, "b": (4.0, 4.0)}
@@ -133,13 +133,13 @@ def test_the_ratio_lies_in_its_interval_and_equal_times_leave_no_doubt():
         assert low <= np.median(a) / np.median(b) <= high
 
 
-def test_intervals_are_the_same_again():
+def test_intervals_are_deterministic():
     rng = np.random.default_rng(0)
     rounds = {"a": rng.lognormal(0, 1, (30, 5)), "b": rng.lognormal(0, 1, (30, 5))}
     assert speedup_intervals(rounds, REFERENCES) == speedup_intervals(rounds, REFERENCES)
 
 
-def test_a_clock_that_stands_still_gives_no_ratio():
+def test_zero_times_have_no_speedup():
     assert speedup_intervals({"a": [[0.0]] * 9, "b": [[0.0]] * 9}, REFERENCES)["b"] is None
 
 
@@ -165,7 +165,7 @@ def test_an_interval_is_wider_where_calls_were_interrupted():
     assert speedup_intervals({"a": [[1.0]] * 5, "b": [[2.0], [2.0], [2.0], [50.0], [2.0]]}, REFERENCES)["b"] is None
 
 
-def test_slow_phases_of_both_still_cancel():
+def test_common_slow_phases_cancel():
     pace = [1.0] * 20 + [3.0] * 20
     rng = np.random.default_rng(2)
     rounds = {

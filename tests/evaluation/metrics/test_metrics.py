@@ -78,7 +78,7 @@ def test_accuracy_matches_scikit_learn():
         assert result[f"top{k}"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_nan_scores_are_wrong_even_where_all_are_nan():
+def test_nan_scores_count_as_wrong():
     scores = np.full((2, 6), np.nan)
     targets = np.array([0, 5])
     accuracy, agreement = Accuracy(), Agreement()
@@ -109,7 +109,7 @@ def test_flips_explain_the_difference_of_the_accuracies(pair):
     assert result["top1_difference_low"] <= tops[0] - tops[1] <= result["top1_difference_high"]
 
 
-def test_flips_by_hand():
+def test_flips_of_a_worked_example():
     reference = np.eye(4)[[0, 0, 0, 0]]
     scores = np.eye(4)[[0, 1, 2, 3]]
     flips = Flips()
@@ -118,7 +118,7 @@ def test_flips_by_hand():
     assert (flips.compute()["fixed"], flips.compute()["broken"]) == (1.0, 1.0)
 
 
-def test_sqnr_by_hand():
+def test_sqnr_of_a_worked_example():
     sqnr = Sqnr()
     sqnr.update(np.array([3.0, 4.5]), reference=np.array([3.0, 4.0]))
     assert sqnr.compute()["sqnr_db"] == pytest.approx(10 * math.log10(25 / 0.25))
@@ -146,7 +146,7 @@ def test_sqnr_sums_before_the_logarithm():
         ([1.0, 0.0], [-1.0, 0.0], 10 * math.log10(1 / 4), -1.0),
     ],
 )
-def test_sqnr_and_cosine_at_the_edges(reference, values, decibels, cosine):
+def test_sqnr_and_cosine_of_zero_and_equal_outputs(reference, values, decibels, cosine):
     x, xq = np.array(reference), np.array(values)
     sqnr, angle = Sqnr(), Cosine()
     sqnr.update(xq, reference=x)
@@ -203,5 +203,5 @@ def test_batches_add_up_to_the_whole(name, pair, data):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_before_the_first_sample_there_is_no_number_but_a_count(name):
+def test_metrics_without_samples_have_no_value(name):
     assert METRICS[name]().compute() in ({}, {"non_finite": 0.0})

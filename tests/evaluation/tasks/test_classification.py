@@ -27,7 +27,7 @@ def run(targets, names=("cat", "dog", "owl")):
     return task
 
 
-def test_each_class_has_its_share_of_right_samples():
+def test_classes_have_their_own_accuracy():
     task = run([0, 1, 2, 1])
     assert [(c.label, c.count, c.scores) for c in task.classes()] == [
         ("cat", 1, {"fp32": 1.0, "int8": 0.0}),
@@ -37,7 +37,7 @@ def test_each_class_has_its_share_of_right_samples():
     assert task.score == TOP1
 
 
-def test_changes_say_what_was_lost_and_how_sure_both_were():
+def test_changes_list_predictions_and_confidences():
     task = run([0, 1, 0, 1])
     changes = {c.sample: c for c in task.changes()}
     assert changes.keys() == {"0.png", "2.png", "3.png"}
@@ -49,20 +49,20 @@ def test_changes_say_what_was_lost_and_how_sure_both_were():
     assert task.num_changes() == {"int8": {"broken": 1, "fixed": 1, "changed": 1}}
 
 
-def test_without_labels_nothing_is_broken_and_there_is_no_score():
+def test_unlabeled_data_has_changes_but_no_score():
     task = run(None, names=())
     assert {c.kind for c in task.changes()} == {"changed"}
     assert (task.score, task.classes()) == (None, ())
     assert task.changes()[0].before == "class 0 (60 %)"
 
 
-def test_probabilities_are_not_put_through_softmax_again():
+def test_probabilities_are_not_normalized_again():
     task = Classification()
     task.update(batch(None), {"a": {"y": np.exp(FP32)}, "b": {"y": np.exp(INT8)}})
     assert {c.before for c in task.changes()} >= {"class 0 (70 %)"}
 
 
-def test_nan_is_an_answer_of_its_own():
+def test_nan_prediction_differs_from_any_class():
     task = Classification()
     broken = FP32.copy()
     broken[0] = np.nan
@@ -81,24 +81,24 @@ def test_a_model_without_class_scores_has_no_score():
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (9, 4)])
-def test_rows_of_all_images_in_one_list_are_no_scores(shape):
+def test_concatenated_rows_are_not_class_scores(shape):
     """Boxes after suppression, [M, 7] or [K, 4], look like scores of 7 or 4 classes but for their number."""
     task = Classification()
     task.update(batch([0, 1, 2, 0]), {"a": {"y": np.zeros(shape, np.float32)}})
     assert (task.score, len(task.notes)) == (None, 1)
 
 
-def test_with_scores_there_is_nothing_to_note():
+def test_class_scores_add_no_note():
     assert (run([0, 1, 2, 1]).notes, run(None).notes, Classification().notes) == ((), (), ())
     assert run(None).facts == {}
 
 
-def test_a_label_without_a_class_is_named():
+def test_label_without_a_class_is_refused():
     with pytest.raises(EvaluationError, match=r"'1\.png' is of class 3.*--classes"):
         run([0, 3, 0, 0])
 
 
-def test_only_the_worst_are_kept_and_all_are_counted():
+def test_worst_changes_are_kept_and_all_are_counted():
     changes = Changes(limit=2)
     for i, severity in enumerate([0.1, 0.5, 0.5, 0.3]):
         changes.add(ChangedSample("v", str(i), "broken", "", "a", "b", severity))

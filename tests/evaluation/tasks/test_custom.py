@@ -124,7 +124,7 @@ def test_there_is_no_interval_where_few_samples_differ():
     assert task.notes == ("b: no interval of mean: only 9 of 50 samples differ from fp32's",)
 
 
-def test_numbers_by_name_and_what_the_class_says_of_itself():
+def test_named_numbers_and_class_attributes_are_used():
     task = run(Declared)
     found = task.compute()
     assert task.score == Score("loss", "Loss", is_fraction=False, higher_is_better=False, definition="Mean.")
@@ -154,12 +154,12 @@ def test_samples_that_changed_by_more_than_a_point():
     assert task.classes() == ()
 
 
-def test_less_is_better_where_the_class_says_so():
+def test_higher_is_better_can_be_false():
     by_sample = {c.sample: (c.kind, c.before, c.after) for c in run(Declared).changes()}
     assert by_sample == {"0.png": ("fixed", "0.9", "0.4"), "1.png": ("broken", "0.5", "0.8")}
 
 
-def test_a_score_that_is_no_mean_of_the_samples_gets_no_interval_of_their_mean():
+def test_score_that_is_not_a_mean_has_no_interval():
     class Root(Mean):
         def compute(self):
             return math.sqrt(super().compute())
@@ -170,7 +170,7 @@ def test_a_score_that_is_no_mean_of_the_samples_gets_no_interval_of_their_mean()
     assert task.notes[0] == "There is no interval: root is not the mean of the samples' scores."
 
 
-def test_without_scores_of_samples_there_is_no_interval_and_nothing_changed():
+def test_without_sample_scores_there_is_no_interval():
     task = run(Silent)
     assert task.compute()["int8"].keys() == {"silent"}
     assert (task.changes(), task.num_changes(), task.notes) == ((), {}, ())
@@ -190,7 +190,7 @@ def test_samples_without_a_score_are_no_change():
     assert task.compute()["int8"] == {"holes": 1, DIFFERING: 2}
 
 
-def test_each_variant_has_its_metric_and_targets_arrive():
+def test_each_variant_has_its_own_metric():
     seen = []
 
     class Spy(Silent):
@@ -233,7 +233,7 @@ def test_outputs_and_targets_cannot_be_changed():
             run(metric, targets=[1, 2, 3, 4])
 
 
-def test_outputs_are_compared_unless_the_metric_says_that_they_vary():
+def test_compares_outputs_disables_the_comparison():
     class Varying(Mean):
         compares_outputs = False
 
@@ -259,7 +259,7 @@ def test_what_compute_returns_must_be_finite_numbers(value):
     raises(Odd, r"compute\(\) of Odd (returned|raised)")
 
 
-def test_nan_names_the_variant_and_what_to_do():
+def test_nan_score_names_variant_and_remedy():
     class Odd(Silent):
         def compute(self):
             return math.nan if self.values[0] < 0.5 else 0.5
@@ -293,7 +293,7 @@ def test_names_must_be_the_same_for_all_and_hold_the_score():
 @pytest.mark.parametrize(
     "name", ["top1", "agreement", "sqnr_db", "sqnr_db[y]", "map", "miou", "num_detections", "mean_difference_low"]
 )
-def test_names_of_quantkits_own_numbers_are_refused(name):
+def test_built_in_metric_names_are_refused(name):
     """A gate would take them for what they are elsewhere: --min-agreement for the share of equal answers."""
 
     class Borrowed(Silent):
@@ -307,7 +307,7 @@ def test_names_of_quantkits_own_numbers_are_refused(name):
         Custom(None, Borrowed)
 
 
-def test_a_class_of_a_reserved_name_is_refused_where_it_names_the_number():
+def test_reserved_class_name_is_refused_as_score():
     class Agreement(Silent): ...
 
     raises(Agreement, r"compute\(\) of Agreement has a number called 'agreement'")
@@ -379,7 +379,7 @@ def test_postprocess_returns_an_item_for_each_sample(predictions, match):
     raises(Silent, match, postprocess=half)
 
 
-def test_what_is_no_metric_is_refused_before_anything_runs():
+def test_invalid_metric_is_refused_before_the_run():
     class NoCompute:
         def update(self, predictions, ids, targets): ...
 
@@ -404,7 +404,7 @@ def test_what_is_no_metric_is_refused_before_anything_runs():
         run(lambda: object())
 
 
-def test_a_wrong_number_of_arguments_says_what_is_called():
+def test_wrong_number_of_arguments_names_the_call():
     class Short(Silent):
         def update(self, predictions): ...
 
@@ -447,7 +447,7 @@ def user(tmp_path):
     return write
 
 
-def test_an_error_of_the_user_is_named_by_the_line_of_his_file(user):
+def test_user_error_names_file_and_line(user):
     path = user(USER)
     metric = load_symbol(f"{path}:Broken")
     error = raises(metric, rf"^{path}:18: update\(predictions, ids, targets\) of Broken raised AssertionError$")
@@ -458,7 +458,7 @@ def test_an_error_of_the_user_is_named_by_the_line_of_his_file(user):
 
 
 @pytest.mark.parametrize("where", ["update", "compute", "__init__", "postprocess"])
-def test_a_user_who_ends_the_program_does_not_choose_its_exit_code(user, where):
+def test_sys_exit_in_user_code_is_an_error(user, where):
     code = "import sys\n\n\nclass M:\n"
     for method in ("update", "compute", "__init__"):
         code += f"    def {method}(self, *_):\n        {'sys.exit(4)' if method == where else 'pass'}\n"
@@ -482,7 +482,7 @@ def test_a_file_is_run_once_until_it_is_edited(user):
     assert not (path.parent / "__pycache__").exists()
 
 
-def test_a_file_imports_its_neighbours(user):
+def test_file_can_import_modules_beside_it(user):
     user("VALUE = 3\n", "neighbour_of_user.py")
     path = user("from neighbour_of_user import VALUE\n")
     before = list(sys.path)
@@ -503,7 +503,7 @@ def test_a_file_imports_its_neighbours(user):
         ("", r"user\.py has no 'Compute'$"),
     ],
 )
-def test_a_file_that_cannot_be_used(user, text, match):
+def test_unusable_file_is_refused(user, text, match):
     path = user(text)
     count = len(sys.modules)
     with pytest.raises(EvaluationError, match=match) as caught:
@@ -513,12 +513,12 @@ def test_a_file_that_cannot_be_used(user, text, match):
 
 
 @pytest.mark.parametrize("spec", ["Metric", "metric.py", ":Metric", "metric.py:", "metric.txt:Metric", ""])
-def test_what_names_nothing_in_a_file(spec):
+def test_missing_name_in_file_is_refused(spec):
     with pytest.raises(EvaluationError, match=r"write file\.py:name"):
         load_symbol(spec)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"cannot read .*metric\.py: No such file"):
         load_symbol(f"{tmp_path / 'metric.py'}:Metric")
     (tmp_path / "folder.py").mkdir()
@@ -526,7 +526,7 @@ def test_a_file_that_is_not_there(tmp_path):
         load_symbol(f"{tmp_path / 'folder.py'}:Metric")
 
 
-def test_the_example_of_the_documentation_runs(tmp_path):
+def test_documented_example_runs(tmp_path):
     text = (Path(__file__).parents[3] / "docs" / "how-to" / "tasks.md").read_text(encoding="utf-8")
     code = text.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "age.py").write_text(code)

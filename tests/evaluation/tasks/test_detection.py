@@ -83,7 +83,7 @@ def test_it_is_a_task():
 
 
 @pytest.mark.parametrize("layout", ENCODERS)
-def test_what_is_right_scores_one_in_every_layout(layout):
+def test_perfect_detections_score_one_in_every_layout(layout):
     task = run(RIGHT, RIGHT, layout=layout)
     metrics = task.compute()
     assert metrics["fp32"]["map"] == pytest.approx(1)
@@ -135,7 +135,7 @@ def test_duplicates_are_removed_where_the_layout_leaves_them():
     assert run(twice, truth=[[CAT]], layout="yolov10").compute()["fp32"]["num_detections"] == 2
 
 
-def test_thresholds_and_limits_hold():
+def test_thresholds_and_limits_are_applied():
     image = [[*sure(CAT), *sure(DOG, score=0.5), *sure(OWL, score=0.1)]]
     for options, count in (({}, 3), ({"score_threshold": 0.3}, 2), ({"max_detections": 1}, 1)):
         for layout in ("yolov8", "yolov10"):
@@ -175,7 +175,7 @@ def test_broken_and_fixed_follow_the_score():
     assert task.changes()[0].after.endswith("3 of 3 found, 0 false") or task.changes()[0].sample == "1.png"
 
 
-def test_the_image_that_lost_most_comes_first():
+def test_largest_loss_comes_first():
     near = ([12, 8, 44, 40], 0)
     truth = [[CAT]] * 3
     task = run([sure(CAT)] * 3, [sure(near), [], sure(CAT, score=0.5)], truth=truth)
@@ -183,7 +183,7 @@ def test_the_image_that_lost_most_comes_first():
     assert [c.severity for c in task.changes()] == pytest.approx([1, 0.4])
 
 
-def test_facts_count_the_objects_of_the_images_that_were_seen():
+def test_facts_count_the_objects_of_evaluated_images():
     crowded = replace(boxes([CAT, DOG]), crowds=np.array([False, True]))
     annotations = annotate([[CAT], [CAT, DOG, OWL], [CAT, DOG]])
     annotations = replace(annotations, boxes={**annotations.boxes, "1.png": crowded})
@@ -194,7 +194,7 @@ def test_facts_count_the_objects_of_the_images_that_were_seen():
     assert sum(c.count for c in task.classes()) == 2
 
 
-def test_a_variant_laid_out_otherwise_is_named():
+def test_variant_with_another_layout_is_named():
     """The layout itself holds for the baseline: it is the variant that is another export."""
     task = Detection(annotate([[CAT]]), LETTERBOX, layout="yolov10")
     with pytest.raises(EvaluationError, match=r"^variant 'int8': output 'output0' \[1, 7, 40\] of 1 image"):
@@ -203,7 +203,7 @@ def test_a_variant_laid_out_otherwise_is_named():
         )
 
 
-def test_what_is_not_shown_changes_nothing():
+def test_changes_below_the_display_threshold_are_ignored():
     unsure = [[*sure(CAT, DOG, OWL), *sure(AWAY, score=0.2)], sure(CAT), []]
     assert run(RIGHT, unsure).changes() == ()
     low = [sure(CAT, DOG, OWL), sure(CAT, score=0.2), []]
@@ -211,7 +211,7 @@ def test_what_is_not_shown_changes_nothing():
     assert (change.kind, change.after) == ("changed", "AP 100.0 %, 0 of 1 found, 0 false")
 
 
-def test_a_crowd_is_neither_found_nor_false():
+def test_crowd_is_ignored():
     annotations = annotate([[CAT]])
     crowd = replace(boxes([CAT, ([50, 0, 128, 96], 0)]), crowds=np.array([False, True]))
     task = Detection(replace(annotations, boxes={"0.png": crowd}), LETTERBOX, layout="yolov8")
@@ -249,7 +249,7 @@ def test_nan_of_a_variant_is_counted_where_no_metric_does():
     assert (metrics["non_finite"], metrics["map"], metrics["num_detections"]) == (2, 0, 0)
 
 
-def test_a_class_that_quantization_made_up_is_a_false_box():
+def test_new_class_is_a_false_positive():
     """The class of a row is a number among others, and is rounded with them."""
     task = Detection(annotate([[CAT]]), LETTERBOX, layout="yolov10")
     broken = outputs([sure(CAT)], "yolov10")
@@ -259,14 +259,14 @@ def test_a_class_that_quantization_made_up_is_a_false_box():
     assert task.changes()[0].after == "AP 0.0 %, 0 of 1 found, 1 false"
 
 
-def test_before_an_object_is_seen_there_is_no_score():
+def test_no_objects_have_no_score():
     """An interrupted run may have seen images without objects alone."""
     task = run([sure(CAT)], [[]], truth=[[]])
     assert (task.score, task.classes()) == (None, ())
     assert task.compute()["int8"] == {"num_detections": 0}
 
 
-def test_how_changes_are_told_is_a_definition_and_no_caution():
+def test_change_rule_is_a_definition():
     task = run(RIGHT)
     assert task.notes == ()
     assert "its own AP" in task.score.definition
@@ -284,7 +284,7 @@ def test_how_changes_are_told_is_a_definition_and_no_caution():
         ({"layout": "yolo"}, "'yolo' is not one of"),
     ],
 )
-def test_options_that_make_no_sense(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(EvaluationError, match=message):
         Detection(annotate(TRUTH), LETTERBOX, **{"layout": "yolov8", **options})
 
@@ -322,7 +322,7 @@ def test_annotations_must_be_of_these_images():
 
 
 @pytest.mark.parametrize("layout", ["yolov8", "yolov5", "yolov10", "ssd-no-background"])
-def test_a_real_model_on_real_files(tmp_path, layout):
+def test_model_is_evaluated_on_files(tmp_path, layout):
     images, coco = make_images(tmp_path)
     model = make_detector(tmp_path / "model.onnx", layout=layout)
     with OnnxRuntimeRunner(model) as runner:

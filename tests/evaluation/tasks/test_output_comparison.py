@@ -47,14 +47,14 @@ def test_outputs_are_compared_with_the_baselines_alone():
     assert (task.notes, task.facts) == ((), {})
 
 
-def test_labels_mean_nothing():
+def test_labels_are_ignored():
     found, task = measure(lambda x: {"y": x}, lambda x: {"y": -x}, targets=np.arange(9))
     assert "top1" not in found["v0"]
     assert found["v1"]["agreement"] == 0
     assert task.score is None
 
 
-def test_outputs_of_any_meaning_are_compared_and_the_worst_is_named():
+def test_worst_output_is_named():
     def heads(noise):
         return lambda x: {"map": x[:, None, :, None] + noise, "ids": x.argmax(1) + (noise > 0), "text": x[:, :1]}
 

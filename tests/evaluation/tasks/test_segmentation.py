@@ -72,7 +72,7 @@ FP32 = [[[0, 0, 1], [0, 1, 1]], [[2, 0, 0], [0, 0, 0]]]
 INT8 = [[[0, 1, 1], [0, 0, 2]], [[0, 0, 0], [0, 0, 0]]]
 
 
-def test_scores_by_hand():
+def test_scores_of_a_worked_example():
     """Classes 0, 1, 2 of 11 pixels: fp32 has 7/8, 2/2, 1/2; int8 6/10, 1/3, 0/2."""
     task = run(Masks(TRUTH, classes=("a", "b", "c")), {"fp32": one_hot(FP32), "int8": one_hot(INT8)})
     found = task.compute()
@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_confusion_matrix_whatever_the_batches(step):
         assert found[variant]["miou"] == pytest.approx(mean)
 
 
-def test_scores_are_scikit_learns():
+def test_scores_equal_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     truth, maps = random_case()
     found = run(Masks(truth), {v: one_hot(m, 5) for v, m in maps.items()}).compute()
@@ -156,7 +156,7 @@ def test_a_class_that_only_a_variant_predicts_counts_against_it_alone():
     ]
 
 
-def test_images_that_changed_are_those_whose_own_miou_moved():
+def test_changed_images_are_those_with_changed_miou():
     truth = np.zeros((4, 20, 10), np.uint8)
     truth[:, :10] = 1
     before = truth.copy()
@@ -204,7 +204,7 @@ def test_every_layout_gives_the_same_scores(kind):
 
 @pytest.mark.parametrize("shape", [(2, 1, 2, 2), (2, 2, 2)])
 @pytest.mark.parametrize("binary", ["logits", "probabilities"])
-def test_one_channel_is_what_it_is_declared_to_be(binary, shape):
+def test_single_channel_follows_the_declaration(binary, shape):
     truth = np.array([[[0, 1], [1, 0]], [[0, 0], [1, 1]]], np.uint8)
     values = {"logits": (-3.0, 0.2), "probabilities": (0.4, 0.6)}[binary]
     output = np.where(truth == 1, *values[::-1]).astype(np.float32).reshape(shape)
@@ -263,7 +263,7 @@ def test_binary_passes_over_outputs_of_more_channels():
     assert task.compute()["a"]["miou"] == 1
 
 
-def test_pixels_without_a_number_are_wrong_and_agree_with_nothing():
+def test_nan_pixels_are_wrong_and_agree_with_nothing():
     scores = one_hot(FP32)
     scores[0, 1, 0, 0] = np.nan
     found = run(Masks(TRUTH), {"a": one_hot(FP32), "b": scores, "c": scores}).compute()
@@ -272,7 +272,7 @@ def test_pixels_without_a_number_are_wrong_and_agree_with_nothing():
     assert found["b"]["miou"] == pytest.approx((6 / 8 + 1 + 1 / 2) / 3)
 
 
-def test_the_first_output_that_fits_is_taken_or_the_named_one():
+def test_first_matching_or_named_output_is_used():
     masks = Masks(TRUTH)
     batch = Batch({"x": np.zeros((2, 1))}, ("0.png", "1.png"))
     outputs = {"features": np.zeros((2, 7), np.float32), "out": one_hot(FP32), "aux": one_hot(INT8)}
@@ -286,7 +286,7 @@ def test_the_first_output_that_fits_is_taken_or_the_named_one():
         Segmentation(masks, None).update(batch, {"a": {"features": outputs["features"]}})
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatched_outputs_are_refused():
     with pytest.raises(EvaluationError, match=r"mask of '0\.png' holds class 2, but output 'y' has 2 classes, 0 to 1"):
         run(Masks([[[2]]]), {"a": one_hot([[[0]]], 2)})
     with pytest.raises(EvaluationError, match=r"holds class 255.*if it counts for nothing, say --ignored 255"):
@@ -324,7 +324,7 @@ def fits(draw):
 
 
 @given(fits(), st.integers(0, 1000))
-def test_every_pixel_has_the_class_at_its_centre(case, seed):
+def test_mask_pixel_takes_the_class_at_its_center(case, seed):
     """Against `ImageTransform`'s own way from the image into the input, pixel by pixel, also for smaller outputs."""
     fit, stride = case
     height, width = (max(1, n // stride) for n in fit.input_size)
@@ -352,7 +352,7 @@ def test_every_pixel_has_the_class_at_its_centre(case, seed):
         assert seen[row, column] in near
 
 
-def test_what_the_crop_cut_off_counts_for_nothing():
+def test_cropped_pixels_are_ignored():
     """A 4 x 8 image of which the model sees the 4 x 4 in the middle."""
     truth = np.zeros((1, 4, 8), np.uint8)
     truth[0, :, :2] = 1
@@ -365,7 +365,7 @@ def test_what_the_crop_cut_off_counts_for_nothing():
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
-def test_padding_of_a_letterbox_is_left_out(upsampling):
+def test_letterbox_padding_is_excluded(upsampling):
     """An 8 x 16 image in the middle of an 8 x 8 input, whose padding is class 2, and surely so."""
     small = np.zeros((4, 8), np.uint8)
     small[:, 2:6] = 1
@@ -386,7 +386,7 @@ def test_an_image_of_which_no_pixel_is_in_the_middle_of_the_crop(upsampling):
 
 
 @pytest.mark.parametrize(("out", "size"), [((7, 5), (20, 13)), ((16, 16), (8, 8)), ((6, 6), (6, 6)), ((1, 1), (5, 4))])
-def test_upsampling_is_that_of_onnx_and_pytorch(out, size):
+def test_upsampling_equals_onnx_and_pytorch(out, size):
     """PyTorch's "nearest-exact", and "bilinear" with align_corners=False, as its exporter writes them."""
     scores = RNG.normal(size=(3, *out)).astype(np.float32)
     view = view_image(fit_image(size, Preprocessing(size=(32, 32))))
@@ -422,7 +422,7 @@ def test_bilinear_upsampling_in_blocks_and_of_one_channel(monkeypatch):
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("head", ["scores", "indices", "probabilities", "logits"])
-def test_a_model_segments_scenes(tmp_path, head, layout):
+def test_model_segments_scenes_end_to_end(tmp_path, head, layout):
     binary = head if head in ("probabilities", "logits") else None
     images, folder = write_scenes(tmp_path, 6, binary=binary is not None)
     model = write_segmenter(tmp_path / "m.onnx", head=head, layout=layout)
