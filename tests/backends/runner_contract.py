@@ -24,13 +24,13 @@ class RunnerContract:
         with self.open() as runner:
             yield runner
 
-    def test_it_is_a_runner_that_says_what_it_takes_and_gives(self, runner):
+    def test_runner_lists_its_inputs_and_outputs(self, runner):
         assert isinstance(runner, Runner)
         assert [(s.name, s.dtype, s.shape[1:]) for s in runner.inputs] == [("x", np.float32, (3,))]
         assert [(s.name, s.dtype, s.shape[1:]) for s in runner.outputs] == [("y", np.float32, (3,))]
         assert fixed_batch_size(runner) is None
 
-    def test_it_runs_batches_of_any_size_in_any_order(self, runner):
+    def test_runner_takes_any_batch_size_in_any_order(self, runner):
         for size in (2, 1, 8, 8, 3, 1):
             x = np.resize(X, (size, 3)).astype(np.float32) * size
             outputs = runner.run({"x": x})
@@ -38,7 +38,7 @@ class RunnerContract:
             assert outputs["y"].dtype == np.float32
             np.testing.assert_array_equal(outputs["y"], np.maximum(2 * x + 1, 0))
 
-    def test_outputs_belong_to_the_caller_and_inputs_stay(self, runner):
+    def test_outputs_are_owned_by_the_caller(self, runner):
         x = X.copy()
         first = runner.run({"x": x})["y"]
         runner.run({"x": x + 1})
@@ -64,13 +64,13 @@ class RunnerContract:
         ],
         ids=["none", "other name", "one too many", "rank", "size", "integers", "bool"],
     )
-    def test_what_does_not_fit_is_refused_in_one_line_and_the_runner_goes_on(self, runner, inputs):
+    def test_mismatched_inputs_are_refused_and_the_runner_stays_usable(self, runner, inputs):
         with pytest.raises(BackendError) as caught:
             runner.run(inputs)
         assert "\n" not in str(caught.value)
         np.testing.assert_array_equal(runner.run({"x": X})["y"], Y)
 
-    def test_a_closed_runner_says_so_and_closes_again(self):
+    def test_closed_runner_is_refused_and_can_be_closed_again(self):
         runner = self.open()
         runner.run({"x": X})
         runner.close()
@@ -78,18 +78,18 @@ class RunnerContract:
         with pytest.raises(BackendError, match="closed"):
             runner.run({"x": X})
 
-    def test_leaving_the_block_closes_it_also_after_an_error(self):
+    def test_context_manager_closes_after_an_error(self):
         with pytest.raises(ZeroDivisionError), self.open() as runner:
             raise ZeroDivisionError
         with pytest.raises(BackendError, match="closed"):
             runner.run({"x": X})
 
-    def test_two_at_once_do_not_disturb_each_other(self, runner):
+    def test_two_runners_are_independent(self, runner):
         with self.open() as other:
             other.run({"x": X * 2})
             np.testing.assert_array_equal(runner.run({"x": X})["y"], Y)
             runner.close()
             np.testing.assert_array_equal(other.run({"x": X})["y"], Y)
 
-    def test_batches_go_through(self, runner):
+    def test_batches_are_run(self, runner):
         np.testing.assert_array_equal(run_padded(runner, Batch({"x": X}, ("a", "b")))["y"], Y)

@@ -16,7 +16,7 @@ def gpu(monkeypatch):
     return device
 
 
-def test_entering_is_nested_and_leaves_the_thread_as_it_was(gpu):
+def test_nested_entry_restores_the_thread(gpu):
     context = PrimaryContext()
     with context:
         with context:
@@ -25,20 +25,20 @@ def test_entering_is_nested_and_leaves_the_thread_as_it_was(gpu):
     assert gpu.stack == []
 
 
-def test_an_exception_leaves_the_context_too(gpu):
+def test_exception_leaves_the_context(gpu):
     with pytest.raises(KeyboardInterrupt), PrimaryContext():
         raise KeyboardInterrupt
     assert gpu.stack == []
 
 
-def test_it_is_retained_once_however_many_want_it(gpu):
+def test_primary_context_is_retained_once(gpu):
     contexts = [PrimaryContext() for _ in range(3)]
     with contexts[0]:
         assert gpu.stack == [contexts[2]._context]
     assert gpu.retained == 1
 
 
-def test_each_thread_has_its_own(gpu):
+def test_each_thread_enters_separately(gpu):
     context = PrimaryContext()
     seen = []
 
@@ -54,7 +54,7 @@ def test_each_thread_has_its_own(gpu):
     assert seen == [0, 1]
 
 
-def test_memory_is_told_in_bytes(gpu):
+def test_memory_is_reported_in_bytes(gpu):
     context = PrimaryContext()
     with context:
         allocation = gpu.driver.mem_alloc(1000)
@@ -63,12 +63,12 @@ def test_memory_is_told_in_bytes(gpu):
         allocation.free()
 
 
-def test_a_gpu_that_is_not_there_is_named(gpu):
+def test_missing_gpu_is_named(gpu):
     with pytest.raises(BackendError, match="no GPU 3: CUDA finds 1"):
         PrimaryContext(3)
 
 
-def test_an_error_on_the_gpu_is_ours(gpu, monkeypatch):
+def test_gpu_error_is_a_backend_error(gpu, monkeypatch):
     def fail():
         raise imaginary.CudaLogicError("cuCtxSynchronize failed: an illegal memory access was encountered\nmore")
 
@@ -77,14 +77,14 @@ def test_an_error_on_the_gpu_is_ours(gpu, monkeypatch):
         PrimaryContext().synchronize()
 
 
-def test_without_pycuda_the_message_holds_the_pip_line(monkeypatch):
+def test_missing_pycuda_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "pycuda.driver", raising=False)
     with pytest.raises(BackendUnavailableError, match=r"pip install"):
         load_driver()
 
 
-def test_without_a_driver_the_message_says_so(monkeypatch):
+def test_missing_driver_is_reported(monkeypatch):
     real = builtins.__import__
 
     def fail(name, *arguments):
@@ -98,7 +98,7 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["init fails", "none there"])
-def test_without_a_gpu_the_message_says_so(gpu, monkeypatch, how):
+def test_no_gpu_is_reported(gpu, monkeypatch, how):
     def fail():
         raise imaginary.CudaError("cuInit failed: no CUDA-capable device is detected")
 

@@ -52,7 +52,7 @@ def content(batch):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 7])
-def test_every_batch_arrives_in_order_and_stays_until_the_next(gpu, overlap, number):
+def test_batches_arrive_in_order_and_stay_valid(gpu, overlap, number):
     batches = [make_batch(i) for i in range(number)]
     with DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed:
         taken = 0
@@ -64,7 +64,7 @@ def test_every_batch_arrives_in_order_and_stays_until_the_next(gpu, overlap, num
         assert taken == number
 
 
-def test_a_reader_may_only_queue_its_work(gpu, overlap):
+def test_asynchronous_reader_gets_stable_buffers(gpu, overlap):
     batches = [make_batch(i) for i in range(5)]
     seen = []
     context = PrimaryContext()
@@ -81,7 +81,7 @@ def gpu_settles():
     threading.Event().wait(0.002)
 
 
-def test_it_can_stream_again(gpu, overlap):
+def test_stream_can_be_repeated(gpu, overlap):
     with DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed:
         for _ in range(2):
             assert len(list(feed.stream([make_batch(0), make_batch(1)]))) == 2
@@ -112,7 +112,7 @@ def test_nothing_is_allocated_while_streaming(gpu, overlap):
 
 
 @pytest.mark.parametrize("error", [DatasetError("a.jpg: broken"), ValueError("odd"), KeyboardInterrupt()])
-def test_what_the_iterator_raises_is_raised_to_the_reader(gpu, overlap, error):
+def test_iterator_error_is_raised_to_the_reader(gpu, overlap, error):
     def batches():
         yield make_batch(0)
         raise error
@@ -152,7 +152,7 @@ def test_leaving_early_closes_the_iterator_and_frees_everything(gpu, overlap, ta
     assert not gpu.pinned
 
 
-def test_freed_memory_is_not_handed_out(gpu, overlap):
+def test_freed_memory_is_not_used(gpu, overlap):
     feed = DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap)
     stream = feed.stream([make_batch(i) for i in range(5)])
     next(stream)
@@ -180,7 +180,7 @@ def test_one_stream_at_a_time(gpu):
         ({"image": np.zeros((2, 3, 4), np.float64), "mask": np.zeros((2, 5), bool)}, "'image'.*float64"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused(gpu, overlap, inputs, message):
+def test_oversized_batch_is_refused(gpu, overlap, inputs, message):
     batch = Batch(inputs=inputs, ids=("a", "b"))
     with (
         DeviceFeed(INPUTS, context=PrimaryContext(), overlap=overlap) as feed,
@@ -189,13 +189,13 @@ def test_a_batch_that_does_not_fit_is_refused(gpu, overlap, inputs, message):
         next(feed.stream([batch]))
 
 
-def test_without_a_fixed_shape_there_is_no_memory(gpu):
+def test_dynamic_shape_is_refused(gpu):
     with pytest.raises(BackendError, match="no fixed shape"):
         DeviceFeed([TensorSpec("x", np.dtype(np.float32), ("N", 3))], context=PrimaryContext())
 
 
 @given(capacity=st.integers(0, 2 * (2 * 3 * 4 * 4 + 2 * 5) + 10))
-def test_short_memory_names_the_bytes_and_leaks_nothing(capacity):
+def test_out_of_memory_names_the_bytes_without_leak(capacity):
     with pytest.MonkeyPatch.context() as monkeypatch:
         gpu = imaginary.Gpu(capacity=capacity)
         imaginary.install(gpu, monkeypatch)
@@ -209,7 +209,7 @@ def test_short_memory_names_the_bytes_and_leaks_nothing(capacity):
         assert gpu.is_empty()
 
 
-def test_an_error_while_copying_is_ours_and_leaks_nothing(gpu, overlap, monkeypatch):
+def test_copy_error_is_a_backend_error_without_leak(gpu, overlap, monkeypatch):
     def fail(*arguments):
         del arguments  # or the traceback keeps the stream
         raise imaginary.CudaLogicError("cuMemcpyHtoDAsync failed: context is destroyed")

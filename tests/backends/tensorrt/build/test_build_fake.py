@@ -140,7 +140,7 @@ def test_int8_from_a_table_is_explicit(ask, material, release):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_model_with_qdq_is_built_as_it_is(engine_of, material, release):
+def test_qdq_model_is_built_unchanged(engine_of, material, release):
     engine = engine_of(release, material["qdq"], precision="int8")
     assert engine["qdq"] > 4
     assert set(engine["flags"]) == ({"INT8", "FP16", "TF32"} if release == "8.6" else {"TF32"})
@@ -210,7 +210,7 @@ def test_excluded_layers_have_no_qdq_in_an_explicit_build(engine_of, material, r
 
 
 @pytest.mark.parametrize("release", IMPLICIT)
-def test_a_cache_goes_through_a_calibrator(ask, material, release):
+def test_cache_is_passed_by_a_calibrator(ask, material, release):
     answer = ask(release, material["net"], precision="int8", calibration_cache=material[release])
     engine = answer["engine"]
     assert engine["calibration"]["cache_used"]
@@ -242,7 +242,7 @@ def test_tensorrt_11_has_no_implicit_int8(error_of, material):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_what_does_not_fit_together_is_refused(error_of, material, release):
+def test_contradicting_options_are_refused(error_of, material, release):
     assert "INT8 needs the ranges of net.onnx" in error_of(release, material["net"], precision="int8")
     said = error_of(release, material["qdq"], precision="int8", table=material["table"])
     assert "holds Q/DQ, which say it all: leave out --table" in said
@@ -255,13 +255,13 @@ def test_what_does_not_fit_together_is_refused(error_of, material, release):
 
 
 @pytest.mark.parametrize("release", IMPLICIT)
-def test_qdq_and_implicit_do_not_mix(error_of, material, release):
+def test_implicit_mode_refuses_qdq_models(error_of, material, release):
     said = error_of(release, material["qdq"], precision="int8", mode="implicit")
     assert "holds Q/DQ, which implicit INT8 ignores" in said
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_option_arrives(ask, material, release, tmp_path):
+def test_every_option_reaches_tensorrt(ask, material, release, tmp_path):
     shapes = [[1, 32, 16, 16], [2, 32, 16, 16], [4, 32, 16, 16]]
     single = [[64, 32, 16, 16]] * 3
     cache = tmp_path / "timing.cache"
@@ -304,14 +304,14 @@ def test_an_option_that_the_version_lacks_is_an_error(ask, error_of, material):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_dla_that_is_not_there(error_of, material, release):
+def test_missing_dla_is_refused(error_of, material, release):
     said = error_of(release, material["net"], precision="fp16", options={"dla_core": 0, "allow_gpu_fallback": True})
     assert "--dla-core 0: this machine has no DLA core" in said
     assert "a DLA has no FP32" in error_of(release, material["net"], options={"dla_core": 0})
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_profiles_that_do_not_fit(error_of, material, release):
+def test_mismatched_profiles_are_refused(error_of, material, release):
     def profile(name, *three):
         return {"options": {"profiles": [{name: three}]}}
 
@@ -350,7 +350,7 @@ def test_ctrl_c_in_a_callback_ends_the_build_and_leaves_no_engine(process, mater
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_model_that_does_not_parse(error_of, release, tmp_path):
+def test_unparsable_model_is_refused(error_of, release, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     assert error_of(release, broken).startswith("ModelError")

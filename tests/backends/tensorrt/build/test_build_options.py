@@ -38,24 +38,24 @@ def rtx() -> Library:
         (" 2 gb ", 2 << 30),
     ],
 )
-def test_sizes(text, size):
+def test_sizes_are_parsed(text, size):
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "1T", "1GG", "1,5G", "4 G B", "inf"])
-def test_what_is_no_size(text):
+def test_invalid_size_is_refused(text):
     with pytest.raises(BackendError, match="--workspace"):
         parse_size(text)
 
 
 @given(st.sampled_from(["sm{}", "SM{}", "sm_{}", "{}", " sm{} "]), st.sampled_from([80, 86, 89, 120, 121]))
-def test_targets_are_written_in_many_ways(form, number):
+def test_target_spellings_are_accepted(form, number):
     assert parse_target(form.format(number)) == f"sm{number}"
     assert parse_target(f"{number // 10}.{number % 10}") == f"sm{number}"
 
 
 @pytest.mark.parametrize("text", ["", "sm", "ada", "sm8", "8", "8.6.1", "sm1234"])
-def test_what_is_no_target(text):
+def test_invalid_target_is_refused(text):
     with pytest.raises(BackendError, match="--target"):
         parse_target(text)
 
@@ -74,12 +74,12 @@ def test_what_is_no_target(text):
         ({"precision_constraints": "wish"}, "precision_constraints 'wish'"),
     ],
 )
-def test_options_that_make_no_sense(words, message):
+def test_invalid_options_are_refused(words, message):
     with pytest.raises(BackendError, match=message):
         BuildOptions(**words)
 
 
-def test_facts_hold_what_was_chosen_and_nothing_else():
+def test_facts_list_only_chosen_options():
     assert BuildOptions().facts() == {}
     shapes = OptimizationProfile({"x": ShapeRange((1, 3), (2, 3), (4, 3))})
     options = BuildOptions(
@@ -111,17 +111,17 @@ def test_facts_hold_what_was_chosen_and_nothing_else():
         ({"targets": ("sm90",)}, "--target sm90: TensorRT-RTX .* builds for sm80"),
     ],
 )
-def test_what_rtx_ignores_or_fails_at_is_refused(rtx, words, option):
+def test_options_unsupported_by_rtx_are_refused(rtx, words, option):
     with pytest.raises(BackendError, match=option):
         check_options(rtx, BuildOptions(**words))
 
 
-def test_rtx_refits_where_there_is_a_gpu(rtx):
+def test_rtx_refit_needs_a_gpu(rtx):
     check_options(rtx, BuildOptions(refit=True, strip_weights=True), gpu=ADA)
     check_options(rtx, BuildOptions(workspace_bytes=1 << 30, sparsity=True, tf32=False, targets=("sm89", "sm120")))
 
 
-def test_rtx_builds_for_the_gpu_that_is_there(rtx):
+def test_rtx_builds_for_the_installed_gpu(rtx):
     assert default_targets(rtx, ADA) == ("sm89",)
     assert default_targets(rtx, None) == ()
     assert default_targets(rtx, Gpu("NVIDIA H100", "9.0")) == ()
@@ -159,11 +159,11 @@ NEW = library_with(strong=True)
         (NEW, "int8", {"dla": True}, Typing("int8", "explicit", strong=True, flags=())),
     ],
 )
-def test_flags_decide_only_where_types_do_not(library, precision, words, typing):
+def test_precision_flags_apply_only_without_strong_typing(library, precision, words, typing):
     assert choose_typing(library, precision, **words) == typing
 
 
-def test_looking_for_a_gpu_never_fails():
+def test_gpu_detection_never_fails():
     gpu = find_gpu()
     assert gpu is None or parse_target(gpu.compute_capability) == gpu.target
 

@@ -61,7 +61,7 @@ def test_float_engines_are_typed_as_their_onnx(library, precision, kinds):
         assert set(layer.inputs[:2]) == kinds
 
 
-def test_targets_stand_in_the_plan(library):
+def test_targets_are_in_the_plan(library):
     model = serialized("conv_relu")
     # Byte 32 of the header is the mask of generations: SM80 2, SM86 4, SM89 8, SM120 0x10, SM121 0x20.
     assert build(library, model, options=BuildOptions(targets=("sm86",)))[32] == 0x04
@@ -71,7 +71,7 @@ def test_targets_stand_in_the_plan(library):
     assert not everything & 1
 
 
-def test_the_same_input_gives_the_same_engine(library):
+def test_build_is_deterministic(library):
     model = quantized("residual_identity").proto.SerializeToString()
     assert build(library, model, precision="int8") == build(library, model, precision="int8")
 
@@ -88,7 +88,7 @@ def test_a_file_is_read_with_its_external_weights(library, tmp_path):
         build(library, path)
 
 
-def test_several_profiles(library):
+def test_several_profiles_are_built(library):
     shapes = [ShapeRange((1, 32, 16, 16), (4, 32, 16, 16), (8, 32, 16, 16)), ShapeRange(*((64, 32, 16, 16),) * 3)]
     options = BuildOptions(profiles=tuple(OptimizationProfile({"x": shape}) for shape in shapes))
     both = build(library, serialized("conv_relu"), options=options)
@@ -106,7 +106,7 @@ def test_progress_goes_up_and_names_phases(library):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
-def test_what_a_callback_raises_stops_the_build_and_comes_out(library, kind):
+def test_callback_error_stops_the_build_and_is_raised(library, kind):
     calls = []
 
     def stop(share, phase):
@@ -118,7 +118,7 @@ def test_what_a_callback_raises_stops_the_build_and_comes_out(library, kind):
         build(library, serialized("conv_relu"), on_progress=stop)
 
 
-def test_verbose_tells_all_and_quiet_only_what_matters(library):
+def test_verbose_and_quiet_select_messages(library):
     loud, silent = [], []
     model = quantized("conv_relu", "fp16").proto.SerializeToString()
     build(library, model, precision="int8", notify=loud.append, verbose=True)
@@ -156,20 +156,20 @@ def rename(op_type, domain=""):
         (narrow_weight, r"node 'Conv_3' \(Conv\): .*broadcast"),
     ],
 )
-def test_a_model_that_does_not_parse_names_node_and_reason(library, change, words):
+def test_unparsable_model_names_node_and_reason(library, change, words):
     with pytest.raises(ModelError, match=words) as caught:
         build(library, broken(change), name="net.onnx")
     assert "\n" not in str(caught.value)
 
 
-def test_rubbish_is_no_model(library):
+def test_invalid_bytes_are_refused(library):
     with pytest.raises(ModelError, match="cannot parse"):
         build(library, b"no model")
     with pytest.raises(ModelError, match="cannot parse"):
         build(library, Path("/there/is/no/model.onnx"))
 
 
-def test_int8_never_comes_from_nothing(library):
+def test_int8_without_ranges_is_refused(library):
     with pytest.raises(ModelError, match="has no Q/DQ, and TensorRT gets no invented scales"):
         build(library, serialized("conv_relu"), precision="int8")
     with pytest.raises(ModelError, match="holds Q/DQ: build it with --precision int8"):
@@ -189,12 +189,12 @@ def test_int8_never_comes_from_nothing(library):
         ),
     ],
 )
-def test_what_does_not_go_with_rtx(library, words, message):
+def test_unsupported_options_are_refused(library, words, message):
     with pytest.raises(BackendError, match=message):
         build(library, serialized("conv_relu"), **words)
 
 
-def test_a_dynamic_image_needs_shapes(library):
+def test_dynamic_image_size_needs_shapes(library):
     model = MODELS["conv_relu"]()
     for axis in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"d{axis}"

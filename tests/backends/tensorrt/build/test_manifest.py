@@ -46,7 +46,7 @@ def library(name="tensorrt", version=(10, 16, 1)):
     return Library(module=SimpleNamespace(), name=name, version=version)
 
 
-def test_it_is_read_as_written(tmp_path):
+def test_manifest_round_trip(tmp_path):
     path = manifest_path(tmp_path / "net.int8.engine")
     assert path.name == "net.int8.engine.json"
     save_manifest(BUILT, path)
@@ -68,7 +68,7 @@ def test_it_is_read_as_written(tmp_path):
         (b"\xff\xfe", "not an engine manifest"),
     ],
 )
-def test_what_is_no_manifest(tmp_path, content, words):
+def test_invalid_manifest_is_refused(tmp_path, content, words):
     path = tmp_path / "m.json"
     if content is not None:
         path.write_bytes(content)
@@ -126,7 +126,7 @@ def test_an_engine_belongs_to_its_manifest(tmp_path):
         ),
     ],
 )
-def test_an_engine_of_another_library_version_or_gpu(change, there, gpu, words):
+def test_engine_of_another_library_version_or_gpu_is_refused(change, there, gpu, words):
     with pytest.raises(BackendError, match=words):
         check_loadable(replace(BUILT, **change), there, gpu, name="net.engine")
 
@@ -145,5 +145,5 @@ def test_an_engine_of_another_library_version_or_gpu(change, there, gpu, words):
         ),
     ],
 )
-def test_an_engine_that_loads(change, there, gpu):
+def test_loadable_engine_is_accepted(change, there, gpu):
     check_loadable(replace(BUILT, **change), there, gpu, name="net.engine")

@@ -25,29 +25,29 @@ SHAPES = st.dictionaries(
 
 
 @given(SHAPES, st.booleans())
-def test_both_notations_are_read_back(shapes, brackets):
+def test_both_notations_round_trip(shapes, brackets):
     def word(shape):
         return f"[{','.join(map(str, shape))}]" if brackets else "x".join(map(str, shape))
 
     assert parse_shapes(",".join(f"{n}:{word(s)}" for n, s in shapes.items()), "--opt-shapes") == shapes
 
 
-def test_names_with_colons_and_spaces_around():
+def test_names_with_colons_are_parsed():
     assert parse_shapes("input_1:0:1x3, b : [ 2, 4 ]", "--opt-shapes") == {"input_1:0": (1, 3), "b": (2, 4)}
 
 
 @pytest.mark.parametrize("text", ["", "x", "1x3x8x8", "x:", "x:axb", "x:1x3,,y:1", "x:1x-3", "x:[1,3", ":1x3"])
-def test_what_is_no_shape_names_the_option(text):
+def test_invalid_shape_names_the_option(text):
     with pytest.raises(BackendError, match="--max-shapes"):
         parse_shapes(text, "--max-shapes")
 
 
-def test_an_input_twice():
+def test_repeated_input_is_refused():
     with pytest.raises(BackendError, match="twice"):
         parse_shapes("x:1x3,x:2x3", "--opt-shapes")
 
 
-def test_the_i_th_of_each_make_the_i_th_profile():
+def test_shapes_are_combined_by_position():
     first, second = parse_profiles(["x:1x3", "x:5x3"], ["x:2x3", "x:6x3"], ["x:4x3", "x:8x3"])
     assert first.shapes["x"] == ShapeRange((1, 3), (2, 3), (4, 3))
     assert second.shapes["x"] == ShapeRange((5, 3), (6, 3), (8, 3))
@@ -67,7 +67,7 @@ def test_the_i_th_of_each_make_the_i_th_profile():
         ([], ["x:2x3"], ["x:2x3x4"], "'x': minimum, optimum and maximum have different ranks"),
     ],
 )
-def test_profiles_that_cannot_be(low, best, high, words):
+def test_inconsistent_profiles_are_refused(low, best, high, words):
     with pytest.raises(BackendError, match=words):
         parse_profiles(low, best, high)
 
@@ -76,12 +76,12 @@ def profile(**shapes):
     return OptimizationProfile({name: ShapeRange(*three) for name, three in shapes.items()})
 
 
-def test_a_fixed_model_needs_none():
+def test_fixed_shapes_need_no_profile():
     assert resolve_profiles({"x": (1, 3, 8, 8)}, ()) == ()
     assert resolve_profiles({"x": (1, 3)}, [profile(x=((1, 3),) * 3)]) == ()
 
 
-def test_a_dynamic_batch_gets_a_default():
+def test_dynamic_batch_has_a_default_profile():
     (made,) = resolve_profiles({"x": ("N", 3, 8), "y": (None, 2), "z": (4, 4)}, ())
     assert {name: str(shape) for name, shape in made.shapes.items()} == {
         "x": "1x3x8 / 8x3x8 / 32x3x8",
@@ -89,7 +89,7 @@ def test_a_dynamic_batch_gets_a_default():
     }
 
 
-def test_known_sizes_fill_in_the_rest():
+def test_known_sizes_complete_the_shapes():
     (made,) = resolve_profiles({"x": ("N", 3, "h", "w")}, (), known={"x": (None, None, 64, 48)})
     assert str(made.shapes["x"]) == "1x3x64x48 / 8x3x64x48 / 32x3x64x48"
     (fixed,) = resolve_profiles({"x": (2, 3, "h", "w")}, (), known={"x": (None, None, 64, 48)})
@@ -107,7 +107,7 @@ def test_known_sizes_fill_in_the_rest():
         ({"x": ("N", 3), "m": ("N", 2)}, [profile(x=((1, 3),) * 3)], r"'m' \[N, 2\] is dynamic and the profile has no"),
     ],
 )
-def test_profiles_that_do_not_fit_the_model(inputs, given, words):
+def test_profiles_of_another_model_are_refused(inputs, given, words):
     with pytest.raises(BackendError, match=words):
         resolve_profiles(inputs, given)
 

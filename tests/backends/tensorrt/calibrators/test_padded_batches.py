@@ -20,7 +20,7 @@ def split(values, batch_size):
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.sampled_from(["pad", "drop"]))
-def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, last):
+def test_batches_are_full_ordered_and_counted(num_samples, batch_size, last):
     values = np.arange(num_samples * 2, dtype=np.float32).reshape(num_samples, 2)
     told = []
     if last == "drop" and num_samples < batch_size:
@@ -49,7 +49,7 @@ def test_batches_are_full_in_order_and_as_many_as_said(num_samples, batch_size, 
         assert used == num_samples
 
 
-def test_it_can_be_read_again():
+def test_batches_can_be_read_again():
     values = np.zeros((5, 2), np.float32)
     batches = PaddedBatches(lambda: split(values, 2), [spec(2)], num_samples=5)
     assert [b.ids for b in batches] == [b.ids for b in batches] == [("s0", "s1"), ("s2", "s3"), ("s4", "s0")]
@@ -92,7 +92,7 @@ def test_types_are_those_that_tensorrt_reads(given_type, wanted, fed):
         (np.float32(0.5), np.int64, "s3: .* no int64: 0.5"),
     ],
 )
-def test_values_that_cannot_be_fed_name_sample_and_input(value, wanted, message):
+def test_unusable_values_name_sample_and_input(value, wanted, message):
     values = np.zeros((4, 2), value.dtype)
     values[3, 1] = value
     with pytest.raises(DatasetError, match=message):

@@ -69,7 +69,7 @@ def calibrate(calibrator, names=("x",), limit=100):
     calibrator.write_calibration_cache(memoryview(cache))
 
 
-def test_it_is_of_tensorrts_class_and_made_once_per_library():
+def test_calibrator_class_is_created_once_per_library():
     entropy, other, minmax = make(), make(), make(algorithm="minmax")
     assert isinstance(entropy, Base)
     assert entropy.made
@@ -86,7 +86,7 @@ def test_pointers_come_by_name_in_the_order_asked_for():
     assert all(type(pointer) is int for pointer in calibrator.get_batch(["x", "y"]))
 
 
-def test_a_complete_calibration():
+def test_calibration_consumes_all_batches():
     feed = Feed()
     calibrator = make(feed=feed)
     calibrate(calibrator)
@@ -142,7 +142,7 @@ def test_the_first_exception_is_kept_and_raised_by_check(error):
 
 
 @pytest.mark.parametrize("planned", [2, 4])
-def test_another_number_of_batches_fails(planned):
+def test_unexpected_number_of_batches_fails(planned):
     calibrator = make(num_batches=planned)
     calibrate(calibrator)
     with pytest.raises(CalibrationError, match=f"3 of {planned} planned"):
@@ -150,7 +150,7 @@ def test_another_number_of_batches_fails(planned):
     assert calibrator.cache is None
 
 
-def test_a_build_that_never_asked_fails():
+def test_build_without_batches_fails():
     calibrator = make()
     with pytest.raises(CalibrationError, match="0 of 3 planned calibration batches: it did not ask"):
         calibrator.check()
@@ -177,7 +177,7 @@ def test_an_unknown_input_is_an_error():
         calibrator.check()
 
 
-def test_a_cache_of_this_library_is_handed_over_and_needs_no_data():
+def test_matching_cache_is_passed_without_data():
     cache = cache_text({"x": 1.0}, tensorrt_version="10.16.1").encode()
     feed = Feed()
     calibrator = make(feed=feed, cache=cache)
@@ -188,7 +188,7 @@ def test_a_cache_of_this_library_is_handed_over_and_needs_no_data():
     assert feed.passes == 0
 
 
-def test_a_cache_that_tensorrt_does_not_take_is_not_enough():
+def test_refused_cache_needs_data():
     calibrator = make((), num_batches=1, cache=cache_text({"x": 1.0}, tensorrt_version="10.16.1").encode())
     assert calibrator.read_calibration_cache() is not None
     assert calibrator.get_batch(["x"]) is None
@@ -208,13 +208,13 @@ def test_a_foreign_cache_is_refused_with_the_reason(version, algorithm):
 
 
 @pytest.mark.parametrize("cache", [b"", b"\xff\xfe\x00", b"TRT-101601-EntropyCalibration2x: 1\n", b"hello\n"])
-def test_what_is_no_cache_is_refused(cache):
+def test_invalid_cache_is_refused(cache):
     calibrator = make(cache=cache)
     assert calibrator.read_calibration_cache() is None
     assert calibrator.rejection_reason
 
 
-def test_headers():
+def test_cache_headers_match_version_and_algorithm():
     assert cache_header(make_library((8, 6, 1))) == "TRT-8601-EntropyCalibration2"
     assert cache_header(make_library((10, 0, 1)), "minmax") == "TRT-100001-MinMaxCalibration"
 
@@ -240,6 +240,6 @@ def test_tensorrt_11_has_no_calibrator():
         ({"batches": iter(())}, "needs num_batches"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(options, message):
+def test_unplannable_data_is_refused(options, message):
     with pytest.raises(CalibrationError, match=message):
         make(**options)

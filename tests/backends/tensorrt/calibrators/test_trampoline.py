@@ -227,7 +227,7 @@ def test_every_batch_reaches_tensorrt_in_order(calibrating, algorithm, dynamic):
     assert attributes["cache"] == f"{done['header']}\nimage: 3c010a14\nimage_out: 3c010a14\n"
 
 
-def test_two_buffers_take_turns(calibrating):
+def test_two_buffers_alternate(calibrating):
     (engine,) = run(calibrating)["engines"]
     pointers = [pointers[0] for pointers in engine["calibration"]["pointers"]]
     assert len(set(pointers)) == 2
@@ -235,7 +235,7 @@ def test_two_buffers_take_turns(calibrating):
     assert pointers[1::2] == pointers[1:2] * 2
 
 
-def test_two_inputs_come_by_name(calibrating):
+def test_two_inputs_are_matched_by_name(calibrating):
     done = run(calibrating, second_input=True)
     assert done["raised"] == [None]
     assert done["seen"] == expect(7, ("image", "other"))
@@ -252,7 +252,7 @@ def test_an_exception_comes_back_after_the_build(calibrating, error, error_at):
 
 
 @pytest.mark.parametrize("planned", [3, 5])
-def test_another_number_of_batches_fails(calibrating, planned):
+def test_unexpected_number_of_batches_fails(calibrating, planned):
     done = run(calibrating, planned=planned)
     assert done["raised"][0][0] == "CalibrationError"
     assert f"4 of {planned} planned" in done["raised"][0][1]

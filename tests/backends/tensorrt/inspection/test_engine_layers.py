@@ -54,7 +54,7 @@ def parse(*layers: object, **more: object) -> EngineLayers:
 
 
 @pytest.mark.parametrize("name", list(REAL))
-def test_real_files(shared: Path, name: str) -> None:
+def test_real_inspector_files_are_read(shared: Path, name: str) -> None:
     weighted, int8, reformats, total_ms = REAL[name]
     anatomy = real(shared, name)
     assert (anatomy.weighted_coverage.total, anatomy.weighted_coverage.quantized) == (weighted, int8)
@@ -97,7 +97,7 @@ def test_reasons_name_what_has_no_int8(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_both_forms(split: bool) -> None:
+def test_both_inspector_formats_are_read(split: bool) -> None:
     words = ("Int8", "Half", "Float") if split else ("Row major Int8 format", "Half", "Row major linear FP32")
     layers = [
         layer("q", "Reformat", [words[2]], words[0], split=split, Origin="QDQ"),
@@ -142,7 +142,7 @@ def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quant
         ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Half"], False),
     ],
 )
-def test_products_of_myelin(name, inputs, is_quantized) -> None:
+def test_myelin_matrix_products_are_found(name, inputs, is_quantized) -> None:
     kind = "kgen" if "mha" in name else "gemm"
     anatomy = parse(layer(name, kind, inputs, "Half"))
     assert anatomy.layers[0].is_weighted
@@ -157,7 +157,7 @@ def test_pointwise_kernels_compute_in_their_widest_float() -> None:
     assert quantizes.layers[0].is_reformat
 
 
-def test_names_only_says_how_to_get_details() -> None:
+def test_names_without_details_name_the_remedy() -> None:
     anatomy = parse("conv.weight + QuantizeLinear_1 + Conv_2", "Relu_3")
     assert not anatomy.has_details
     assert "DETAILED" in anatomy.notes[0]
@@ -182,7 +182,7 @@ def test_names_only_says_how_to_get_details() -> None:
         ("", "", ()),
     ],
 )
-def test_find_nodes(name, metadata, nodes) -> None:
+def test_layers_are_mapped_to_nodes(name, metadata, nodes) -> None:
     assert find_nodes(name, metadata) == nodes
 
 
@@ -198,7 +198,7 @@ def test_find_nodes(name, metadata, nodes) -> None:
         ("", "unknown"),
     ],
 )
-def test_precision_from_text(text, precision) -> None:
+def test_precision_is_read_from_text(text, precision) -> None:
     assert precision_from_text(text) == precision
 
 
@@ -222,7 +222,7 @@ def test_profile_with_a_name_twice_and_names_of_neither() -> None:
         ("[", "not JSON"),
     ],
 )
-def test_bad_profiles(profile, said) -> None:
+def test_invalid_profiles_are_refused(profile, said) -> None:
     with pytest.raises(BackendError, match=said):
         join_profile(parse(layer("a", "NoOp", [], "Half")), profile, name="profile.json")
 
@@ -231,18 +231,18 @@ def test_bad_profiles(profile, said) -> None:
     ("text", "said"),
     [("{}", "no list named Layers"), ('{"Layers": []}', "NONE"), ('{"Layers": [1]}', "neither"), ("x", "not JSON")],
 )
-def test_bad_inspector_files(text, said) -> None:
+def test_invalid_inspector_files_are_refused(text, said) -> None:
     with pytest.raises(BackendError, match=said):
         parse_inspector(text, name="layers.json")
 
 
-def test_regions_of_myelin_are_not_guessed_at() -> None:
+def test_myelin_regions_are_unknown() -> None:
     anatomy = parse(layer("{ForeignNode[a...b]}", "Myelin", ["Half"], "Half"))
     assert "does not show" in anatomy.left_in_float[0].reason
     assert not anatomy.weighted
 
 
-def test_an_engine_that_nothing_here_reads_says_what_to_do() -> None:
+def test_unreadable_engine_names_the_remedy() -> None:
     with pytest.raises(BackendError, match="exportLayerInfo") as error:
         read_engine(b"vtrt" + bytes(100), name="x.engine")
     assert "\n" not in str(error.value)

@@ -62,7 +62,7 @@ def test_one_operator_that_was_excluded_is_found() -> None:
     assert "likely: no Q/DQ on its inputs" in floats[0].reason
 
 
-def test_what_else_a_plan_says() -> None:
+def test_plan_lists_targets_version_and_memory() -> None:
     plan = plan_of("conv_relu")
     anatomy = anatomy_of(plan)
     assert anatomy.targets == ("sm86", "sm89", "sm120")
