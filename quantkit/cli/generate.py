@@ -70,6 +70,10 @@ def _build(kind: type, given: Mapping[OptionField, Any], path: tuple[str, ...]) 
     for field, value in given.items():
         if field.path[:-1] == path:
             values[field.path[-1]] = value
+    for name, owned in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
+        if "owned_by" in owned.metadata:
+            inside = {field.path[-1]: value for field, value in given.items() if field.path[:-1] == (*path, name)}
+            values[name] = {key: value for key, value in inside.items() if value is not None}
     for name, inner in _nested(kind):
         made = _build(inner, given, (*path, name))
         values[name] = made if made != inner() else kind.__dataclass_fields__[name].default  # type: ignore[attr-defined]

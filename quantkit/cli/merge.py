@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quantkit.caches.merge import merge_statistics
-from quantkit.cli.method_options import MethodChoice, with_method_options
-from quantkit.cli.options import QuietOption
+from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
 from quantkit.storage import check_writable
+from quantkit.types.options import MergeOptions, MessageOptions
 
 __all__ = ["merge"]
 
 
-@with_method_options
+@with_options
 def merge(
     statistics: Annotated[
         list[Path],
         typer.Argument(help="MODEL.calib.stats of each part (calibrate --keep-statistics).", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The table: MODEL.calib.json.", show_default=False)],
-    method: MethodChoice = "entropy",
-    method_options: Mapping[str, float | None] | None = None,
-    keep_statistics: Annotated[
-        bool, typer.Option("--keep-statistics", help="Leave the merged statistics beside the table: they merge again.")
-    ] = False,
-    quiet: QuietOption = False,
+    options: MergeOptions,
+    messages: MessageOptions,
 ) -> None:
-    """Merges the statistics of parts of a data set into the calibration table of the whole, without model or data.
+    """Merge the statistics of parts of a data set into the calibration table of the whole, without model or data.
 
     The histograms merge exactly. Give every part the same --batch-size, one that divides its number of images, for the
     table of one run bit for bit; and give parts of an array in the order of their rows. `quantkit quantize --table`
@@ -43,11 +38,11 @@ def merge(
     table = merge_statistics(
         statistics,
         output,
-        method=method,
-        keep_statistics=keep_statistics,
-        progress=not quiet,
-        notify=make_printer(quiet),
-        **(method_options or {}),
+        method=options.method,
+        keep_statistics=options.keep_statistics,
+        progress=not messages.quiet,
+        notify=make_printer(messages.quiet),
+        **options.method_options,
     )
     parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
     typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
 from quantkit.storage import write_bytes
-from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange
+from quantkit.types import CalibrationTable, Dataset, TensorRange
+from quantkit.types.options import CalibrationOptions
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
@@ -44,18 +45,7 @@ class CalibrationRun:
     tensors: tuple[str, ...]
     native: Library | None
     files: CalibrationFiles | None
-    method_options: Mapping[str, float | None]
-    batch_size: int | None
-    strict: bool
-    force: bool
-    reuse_only: bool
-    keep_statistics: bool
-    resume: bool
-    cache_path: PathLike | None
-    engine_path: PathLike | None
-    exclude: Sequence[str]
-    workers: int | None
-    progress: bool
+    options: CalibrationOptions
     notify: Notify
 
     def make(self) -> CalibrationTable:
@@ -70,23 +60,25 @@ class CalibrationRun:
 
     def _find_kept(self) -> KeptStatistics | None:
         """Statistics next to the table that this run would collect again."""
-        if self.files is None or self.native is not None or self.force or self.reuse_only:
+        if self.files is None or self.native is not None or self.options.force or self.options.reuse_only:
             return None
-        return find_statistics(self.files.statistics, self.origin, self.tensors, strict=self.strict, notify=self.notify)
+        return find_statistics(
+            self.files.statistics, self.origin, self.tensors, strict=self.options.strict, notify=self.notify
+        )
 
     def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
-        if self.reuse_only and (self.force or self.files is None):
+        if self.options.reuse_only and (self.options.force or self.files is None):
             raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
-        if self.files is None or self.force:
+        if self.files is None or self.options.force:
             return None
-        if self.keep_statistics and kept is None and not self.reuse_only:
+        if self.options.keep_statistics and kept is None and not self.options.reuse_only:
             return None
         return find_table(
             self.files.table,
             self.origin,
             self.settings,
-            strict=self.strict,
-            reuse_only=self.reuse_only,
+            strict=self.options.strict,
+            reuse_only=self.options.reuse_only,
             notify=self.notify,
         )
 
@@ -96,22 +88,22 @@ class CalibrationRun:
             self.model,
             self.dataset,
             method=str(self.settings["method"]),
-            batch_size=self.batch_size,
-            exclude=self.exclude,
-            strict=self.strict,
-            workers=self.workers,
-            progress=self.progress,
+            batch_size=self.options.batch_size,
+            exclude=self.options.exclude,
+            strict=self.options.strict,
+            workers=self.options.workers,
+            progress=self.options.progress,
             notify=self.notify,
         )
         self.model.check_unchanged()
         versions = {"quantkit": __version__, native.name: ".".join(map(str, native.version))}
         table = self._table(made.ranges, made.skipped, made.num_samples, versions)
-        if self.cache_path is not None:
-            write_bytes(self.cache_path, made.cache)
-        if self.engine_path is not None:
-            manifest = describe_engine(native, self.model, table, made.options, self.exclude)
-            write_engine(self.engine_path, made.engine, manifest)
-            self.notify(Notice("info", "engine", f"engine: {self.engine_path}"))
+        if self.options.cache_path is not None:
+            write_bytes(self.options.cache_path, made.cache)
+        if self.options.engine_path is not None:
+            manifest = describe_engine(native, self.model, table, made.options, self.options.exclude)
+            write_engine(self.options.engine_path, made.engine, manifest)
+            self.notify(Notice("info", "engine", f"engine: {self.options.engine_path}"))
         return self._finish(table)
 
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
@@ -120,7 +112,9 @@ class CalibrationRun:
         else:
             kept = self._collect()
         method = str(self.settings["method"])
-        ranges, skipped = choose_ranges(kept, method, self.method_options, progress=self.progress, notify=self.notify)
+        ranges, skipped = choose_ranges(
+            kept, method, self.options.method_options, progress=self.options.progress, notify=self.notify
+        )
         if kept.rule == "tensorrt":
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
@@ -133,13 +127,13 @@ class CalibrationRun:
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
         resumed = None
-        if self.resume and checkpoint is not None:
+        if self.options.resume and checkpoint is not None:
             resumed = find_checkpoint(
                 checkpoint,
                 self.origin,
                 self.tensors,
-                batch_size=self.batch_size,
-                strict=self.strict,
+                batch_size=self.options.batch_size,
+                strict=self.options.strict,
                 notify=self.notify,
             )
         elif checkpoint is not None and checkpoint.exists():
@@ -151,16 +145,16 @@ class CalibrationRun:
             self.tensors,
             self.origin,
             rule="tensorrt" if self.settings["histogram"] == "tensorrt" else "exact",
-            batch_size=self.batch_size,
+            batch_size=self.options.batch_size,
             resumed=resumed,
             checkpoint=checkpoint,
-            strict=self.strict,
-            workers=self.workers,
-            progress=self.progress,
+            strict=self.options.strict,
+            workers=self.options.workers,
+            progress=self.options.progress,
             notify=self.notify,
         )
         self.model.check_unchanged()
-        if self.keep_statistics and self.files is not None:
+        if self.options.keep_statistics and self.files is not None:
             save_statistics(kept, self.files.statistics)
         return kept
 
