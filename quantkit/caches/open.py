@@ -133,7 +133,7 @@ def _from_qdq(file: Path) -> RangeCache:
             tensors[name] = TensorRange(127 * read.scale)
         else:
             amax = max(-read.minimum, read.maximum)
-            flag = f"asymmetric: {read.minimum:.6g} to {read.maximum:.6g}"
-            tensors[name] = TensorRange(amax, read.minimum, read.maximum, flag)
+            note = f"asymmetric: {read.minimum:.6g} to {read.maximum:.6g}"
+            tensors[name] = TensorRange(amax, read.minimum, read.maximum, note, is_asymmetric=True)
     notes = tuple(f"{name!r} is not read: {reason}" for name, reason in unread.items())
     return RangeCache(file.name, "qdq", tensors, notes=notes, made_of=model.metadata_props.get(TABLE_KEY, ""))

@@ -197,7 +197,7 @@ def test_the_second_ctrl_c_is_one_as_always(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    assert "Press Ctrl-C again to abort." in capfd.readouterr().err
 
 
 def test_a_handler_of_the_callers_own_stays():

@@ -96,7 +96,7 @@ def test_engines_are_run_timed_and_compared_among_themselves(gpu, engines, tmp_p
     path = tmp_path / "report.json"
     path.write_text(report_json(report))
     assert load_report(path) == report
-    assert "by events on the GPU" in report_markdown(report)
+    assert "GPU events, as in trtexec" in report_markdown(report)
     assert gpu.is_empty()
 
 

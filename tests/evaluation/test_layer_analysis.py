@@ -220,7 +220,7 @@ def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) ->
     assert [(p.node, p.op_type, p.is_int8) for p in insight.layers] == [(name, "Conv", True) for name in convolutions]
     assert [q.producer for q in insight.tensors] == ["input"]
     assert len(insight.warnings) == 1
-    assert "QLinearConv is no Q/DQ" in insight.warnings[0]
+    assert "QLinearConv is not Q/DQ" in insight.warnings[0]
 
 
 def test_unobservable_tensors_are_a_warning(tmp_path) -> None:
