@@ -31,7 +31,10 @@ LONG_FUNCTIONS = {
     "commands/evaluate.py: evaluate",
 }
 
-SHORT_OR_LONG_MODULES = {"__main__.py", "_version.py", "calibration/methods/minmax.py", "graph/model.py"}
+SHORT_OR_LONG_MODULES = {
+    *("__main__.py", "_version.py", "calibration/methods/minmax.py"),
+    *("graph/model.py", "types/options.py"),
+}
 
 REPEATED_FILE_NAMES = {
     *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
@@ -39,13 +42,13 @@ REPEATED_FILE_NAMES = {
 }
 
 REPEATED_NAMES = {
-    *("CHANGED_POINTS", "FORMAT_VERSION", "Form", "Interval", "Layout", "NUM_SHOWN", "TensorRow"),
+    *("CHANGED_POINTS", "FORMAT_VERSION", "Form", "Frame", "Interval", "Layout", "MLPERF", "NUM_SHOWN", "TensorRow"),
     *("evaluate", "one_line", "open_engine", "percentile"),
 }
 
 
-NAMES_WITH_A_FORMAT = {"is_int8", "int8_count"}
-"""A key of the report's JSON, and a column."""
+NAMES_WITH_A_FORMAT = {"is_int8"}
+"""A key of the report's JSON."""
 
 
 def modules() -> dict[str, str]:

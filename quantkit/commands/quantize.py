@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
@@ -25,14 +25,12 @@ from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_name
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
 from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel
+from quantkit.types.options import HighPrecision, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["HighPrecision", "Target", "check_quantizable", "quantize", "quantize_graph", "write_tensorrt_cache"]
-
-Target = Literal["tensorrt", "cpu"]
-HighPrecision = Literal["fp32", "fp16"]
 
 
 @accepts_tell

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
@@ -17,12 +16,9 @@ from quantkit.datasets.sampling import select
 from quantkit.errors import DatasetError
 from quantkit.notices import logs_duration
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
-from quantkit.types.options import ImageOptions
+from quantkit.types.options import ImageOptions, Order
 
 __all__ = ["Order", "holds_arrays", "open_dataset", "open_samples"]
-
-
-Order = Literal["shuffled", "given"]
 
 
 @logs_duration

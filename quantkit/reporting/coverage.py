@@ -16,13 +16,13 @@ class OperatorCount:
     """Operators of one type, all types if empty: how many run in INT8, and of how many."""
 
     op_type: str
-    num_int8: int
+    num_quantized: int
     num_all: int
 
     @property
     def share(self) -> float:
         """Fraction in INT8."""
-        return round(self.num_int8 / self.num_all, 4) if self.num_all else 0.0
+        return round(self.num_quantized / self.num_all, 4) if self.num_all else 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Coverage:
     def sentence(self) -> str:
         """For people, on one line."""
         total = self.rows[-1]
-        return f"{format_count(total.num_int8)} of {format_count(total.num_all)} weighted operators run in INT8"
+        return f"{format_count(total.num_quantized)} of {format_count(total.num_all)} weighted operators run in INT8"
 
 
 def coverages(report: Report) -> tuple[Coverage, ...]:

@@ -10,7 +10,7 @@ from .samples import make_classification
 def test_operators_are_counted_by_type_and_in_all():
     found = coverages(make_classification())[0]
     assert found.variant == "int8"
-    assert [(row.op_type, row.num_int8, row.num_all) for row in found.rows] == [
+    assert [(row.op_type, row.num_quantized, row.num_all) for row in found.rows] == [
         ("Conv", 19, 21),
         ("Gemm", 1, 1),
         ("MatMul", 1, 2),

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from quantkit.errors import BackendError, BackendUnavailableError, NotInstalledError
+from quantkit.types.options import EngineLibrary
 
 __all__ = [
     "DEFAULT_TENSORRT_VERSION",
@@ -25,7 +26,6 @@ __all__ = [
 ]
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
-EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 
 DEFAULT_TENSORRT_VERSION = "10.16.1"
 """The last TensorRT with calibrators: header of a cache where no such TensorRT is installed."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError
+from quantkit.types.options import CalibratorName
 
 __all__ = ["CalibratorName", "choose_calibrator"]
-
-CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 
 
 _METHODS = ("entropy", "minmax")
