@@ -12,7 +12,8 @@ from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import open_samples
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
-from quantkit.graph.model import input_specs, load_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import share_weights
 from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
@@ -53,7 +54,7 @@ class DataCheck:
 
 @accepts_tell
 def check_data(
-    model: PathLike,
+    model: PathLike | FloatModel,
     data: PathLike,
     options: CheckOptions | None = None,
     *,
@@ -74,9 +75,9 @@ def check_data(
     """
     options = make_options(CheckOptions, options, keywords)
     notify = announcing(notify)
-    graph = load_model(model)
+    model = FloatModel.open(model)
     chosen = open_samples(
-        input_specs(graph),
+        model.inputs,
         data,
         options.preprocess,
         options.classes,
@@ -93,7 +94,7 @@ def check_data(
     findings += lint.check_duplicates(dataset)
     if options.against is not None:
         other = open_samples(
-            input_specs(graph),
+            model.inputs,
             options.against,
             options.preprocess,
             options.classes,
@@ -104,7 +105,7 @@ def check_data(
         findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
-        with OnnxRuntimeRunner(Path(model), name="the model") as runner:
+        with OnnxRuntimeRunner(share_weights(model.graph), name="the model") as runner:
             samples = _choose(dataset, frozenset(facts.unreadable), options.probe_samples, options.seed)
             probe, num_scores, reason, more = probe_preprocessing(
                 runner, dataset, samples, workers=options.workers, progress=options.progress

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.evaluation_report import Measured, make_report
@@ -21,23 +20,19 @@ from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.tasks.task import TASKS, TaskOptions
-from quantkit.graph.model import input_specs, load_model, model_hash
-from quantkit.graph.passes.prepare import has_qdq
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report
 from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 __all__ = ["VARIANTS", "evaluate"]
 
 
 @accepts_tell
 def evaluate(
-    model: PathLike,
+    model: PathLike | FloatModel,
     data: PathLike,
     options: EvaluationOptions | None = None,
     *,
@@ -68,11 +63,11 @@ def evaluate(
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     table = None if options.table is None else open_table(options.table)
-    graph, identity = _open_float_model(model, table)
+    model = _open_float_model(model, table)
     choose_variants(options.variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us
     dataset = open_samples(
-        input_specs(graph),
+        model.inputs,
         data,
         _preprocessing_of(table, data) if options.preprocess is None else options.preprocess,
         options.classes if TASKS[task_options.task].has_class_labels else None,
@@ -124,7 +119,7 @@ def evaluate(
             insight = analyze_layers(
                 model,
                 dataset,
-                variants=opened.paths,
+                variants=opened.models,
                 engines=opened.engines,
                 skipped=opened.skipped,
                 num_samples=options.layer_samples,
@@ -136,7 +131,7 @@ def evaluate(
             if stop():  # some of the activations, or of few samples, would look like all
                 insight = replace(insight, tensors=(), warnings=(*insight.warnings, *_NOT_LOOKED_INTO))
         evaluations = opened.describe(
-            found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=identity
+            found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=model.hash
         )
     measured = Measured(
         accuracy=found,
@@ -151,9 +146,8 @@ def evaluate(
     if measured.is_partial(dataset):
         text = f"Interrupted after {found.num_samples} of {len(dataset)} samples; the report is partial."
         notify(Notice("info", "interrupted", text))
-    return make_report(
-        measured, model, identity, data=data, dataset=dataset, judge=judge, table=table, command=options.command
-    )
+    model.check_unchanged()
+    return make_report(measured, model, data=data, dataset=dataset, judge=judge, table=table, command=options.command)
 
 
 _NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
@@ -163,15 +157,14 @@ def _never() -> bool:
     return False
 
 
-def _open_float_model(model: PathLike, table: CalibrationTable | None) -> tuple[ir.Model, str]:
-    """The model and its hash; a model with Q/DQ, or of another table, is refused."""
-    graph = load_model(model)
-    if has_qdq(graph):
+def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | None) -> FloatModel:
+    """The model; one with Q/DQ, or of another table, is refused."""
+    model = FloatModel.open(model)
+    if model.is_quantized:
         raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
-    identity = model_hash(graph)
     if table is not None:
-        table.check_model(identity, Path(model).name)
-    return graph, identity
+        table.check_model(model.hash, model.name)
+    return model
 
 
 def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:

@@ -12,6 +12,7 @@ from quantkit.commands.reproduction import calibrate_command
 from quantkit.datasets.description import describe_skipped
 from quantkit.datasets.thumbnails import thumbnail
 from quantkit.evaluation.latency.sweep import timing_warnings
+from quantkit.graph.float_model import FloatModel
 from quantkit.types import ChangedSample, Report
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from quantkit.evaluation.layer_analysis import LayerAnalysis
     from quantkit.evaluation.run import Measurement
     from quantkit.evaluation.tasks.task import OpenTask
-    from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
+    from quantkit.graph.float_model import FloatModel
+from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
 
 __all__ = ["Measured", "make_report"]
 
@@ -55,8 +57,7 @@ class Measured:
 
 def make_report(
     measured: Measured,
-    model: PathLike,
-    model_hash: str,
+    model: FloatModel,
     *,
     data: PathLike,
     dataset: Dataset,
@@ -69,7 +70,6 @@ def make_report(
     Args:
         measured: of every variant.
         model: the FP32 model.
-        model_hash: of that model.
         data: as given.
         dataset: the samples that were chosen of it.
         judge: the task, with its facts.
@@ -91,8 +91,8 @@ def make_report(
         warnings.append(describe_skipped(measured.skipped_files, dataset))
     made = None if table is None else calibrate_command(table, str(model))
     return Report(
-        model_name=Path(model).name,
-        model_hash=model_hash,
+        model_name=model.name,
+        model_hash=model.hash,
         evaluations=tuple(measured.evaluations),
         dataset={
             "name": Path(data).name,

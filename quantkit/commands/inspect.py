@@ -16,8 +16,8 @@ from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, TABLE_KEY
 from quantkit.errors import BackendError, CalibrationError, ModelError
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import ModelInspection, inspect_model
-from quantkit.graph.model import load_model
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _with_profile(anatomy: EngineLayers, profile: PathLike | None) -> EngineLaye
 
 
 def _inspect_model(file: Path) -> ModelInspection:
-    model = load_model(file)
-    provenance = describe_provenance(file, model.metadata_props.get(TABLE_KEY, ""))
-    found = inspect_model(model, file)
+    model = FloatModel(file)
+    provenance = describe_provenance(file, model.graph.metadata_props.get(TABLE_KEY, ""))
+    found = inspect_model(model)
     return replace(found, notes=(*provenance, *found.notes))

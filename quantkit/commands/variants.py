@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from quantkit.commands.quantize import Target, quantize_graph
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation.engines import OpenEngine, open_engines
 from quantkit.evaluation.models import model_evaluation
-from quantkit.graph.model import load_model, save_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import save_model, share_weights
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
@@ -34,7 +34,7 @@ class OpenVariants:
 
     Attributes:
         runners: by name, the FP32 model first.
-        paths: files of those that ONNX Runtime runs; those that were made here last as long as the variants are open.
+        models: those that ONNX Runtime runs.
         engines: the others.
         skipped: of the INT8 models that were made here: what they leave in float, with the reason.
         warnings: variants that the model cannot have, one sentence each.
@@ -42,7 +42,7 @@ class OpenVariants:
     """
 
     runners: Mapping[str, Runner]
-    paths: Mapping[str, Path]
+    models: Mapping[str, FloatModel]
     engines: Mapping[str, OpenEngine]
     skipped: Mapping[str, Mapping[str, str]]
     warnings: tuple[str, ...]
@@ -67,13 +67,13 @@ class OpenVariants:
         made = [
             model_evaluation(
                 name,
-                path,
+                model,
                 metrics[name],
                 latencies.get(name, ()),
                 num_samples=num_samples,
                 origin=self.origins.get(name, ()),
             )
-            for name, path in self.paths.items()
+            for name, model in self.models.items()
         ]
         loaded = [
             engine.evaluation(
@@ -101,7 +101,7 @@ def choose_variants(variants: Sequence[str] | None, table: CalibrationTable | No
 
 @contextmanager
 def open_variants(
-    model: PathLike,
+    model: FloatModel,
     table: CalibrationTable | None,
     *,
     variants: Sequence[str] | None,
@@ -128,24 +128,26 @@ def open_variants(
     """
     chosen = choose_variants(variants, table)
     if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
-        match_nodes(prepare(load_model(model), name=Path(model).name), exclude)
+        match_nodes(model.prepared(), exclude)
     with ExitStack() as stack:
         given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=cuda_graph)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
-        paths, left, refused = _make_variants(Path(model), table, chosen, exclude, folder)
+        made, left, refused = _make_variants(model, table, chosen, exclude, folder)
         if refused and variants is not None:
             raise next(iter(refused.values()))
-        finished, origins = _given_models(given, paths, table)
-        paths |= finished
-        if taken := paths.keys() & opened.keys():
+        finished, origins = _given_models(given, made, table)
+        onnx_models = made | finished
+        if taken := onnx_models.keys() & opened.keys():
             raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
         runners: dict[str, Runner] = {
-            name: stack.enter_context(OnnxRuntimeRunner(path, name=f"the {name} model", threads=threads))
-            for name, path in paths.items()
+            name: stack.enter_context(
+                OnnxRuntimeRunner(share_weights(variant.graph), name=f"the {name} model", threads=threads)
+            )
+            for name, variant in onnx_models.items()
         }
         yield OpenVariants(
             runners={**runners, **{name: engine.runner for name, engine in opened.items()}},
-            paths=paths,
+            models=onnx_models,
             engines=opened,
             skipped=left,
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
@@ -154,16 +156,16 @@ def open_variants(
 
 
 def _make_variants(
-    model: Path, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
-) -> tuple[dict[str, Path], dict[str, Mapping[str, str]], dict[str, ModelError]]:
-    """Paths of the variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
-    paths = {"fp32": model}
+    model: FloatModel, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
+) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, ModelError]]:
+    """The variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
+    models = {"fp32": model}
     left: dict[str, Mapping[str, str]] = {}
     refused: dict[str, ModelError] = {}
     for name in chosen[1:]:
         try:
             if name == "fp16":
-                graph = to_fp16(prepare(load_model(model), name=model.name, opset=FP16_OPSET))
+                graph = to_fp16(model.prepared(FP16_OPSET))
             elif table is not None:
                 target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
                 graph, plan = quantize_graph(
@@ -178,19 +180,19 @@ def _make_variants(
         except ModelError as error:
             refused[name] = error
             continue
-        paths[name] = folder / f"{name}.onnx"
-        save_model(graph, paths[name])
-    return paths, left, refused
+        models[name] = FloatModel(save_model(graph, folder / f"{name}.onnx")[0])
+    return models, left, refused
 
 
 def _given_models(
-    models: Mapping[str, PathLike], taken: Mapping[str, Path], table: CalibrationTable | None
-) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
-    """Paths of finished models by name, and of which table they were made; each is read before anything runs."""
-    origins = {}
+    models: Mapping[str, PathLike], taken: Container[str], table: CalibrationTable | None
+) -> tuple[dict[str, FloatModel], dict[str, tuple[str, ...]]]:
+    """Finished models by name, and of which table they were made; each is read before anything runs."""
+    opened, origins = {}, {}
     for name, path in models.items():
         if name in taken:
             raise EvaluationError(f"--variant {name}: that name is taken; call {path} something else")
-        made_of = load_model(path).metadata_props.get(TABLE_KEY, "")
+        opened[name] = FloatModel(path)
+        made_of = opened[name].graph.metadata_props.get(TABLE_KEY, "")
         origins[name] = describe_provenance(Path(path), made_of, table)
-    return {name: Path(path) for name, path in models.items()}, origins
+    return opened, origins

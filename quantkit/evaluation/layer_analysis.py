@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +23,9 @@ from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import ModelError, QuantKitError
 from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
-from quantkit.graph.model import OLDEST_OPSET, input_specs, load_model, serialize_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import OLDEST_OPSET, input_specs, share_weights
 from quantkit.graph.passes.expose import activation_bytes, expose
-from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
 from quantkit.notices import join_names, logs_duration
@@ -64,10 +63,10 @@ class LayerAnalysis:
 
 @logs_duration
 def analyze_layers(
-    model: PathLike,
+    model: PathLike | FloatModel,
     dataset: Dataset,
     *,
-    variants: Mapping[str, PathLike],
+    variants: Mapping[str, PathLike | FloatModel],
     engines: Mapping[str, OpenEngine] | None = None,
     skipped: Mapping[str, Mapping[str, str]] | None = None,
     num_samples: int = NUM_SAMPLES,
@@ -95,18 +94,21 @@ def analyze_layers(
     """
     collected = _Collected()
     try:
-        original = _prepared(model)
+        model = FloatModel.open(model)
+        original = model.prepared(OLDEST_OPSET)
     except QuantKitError as error:
         return LayerAnalysis(warnings=(f"the layers are not shown: {error}",))
     look = _Analysis(model, dataset, find_producers(original), num_samples, threads, workers, progress, should_stop)
-    for name, path in variants.items():
+    for name, given in variants.items():
         try:
-            if not has_qdq(load_model(path)):
+            variant = FloatModel.open(given)
+            if not variant.is_quantized:
                 continue
-            graph = _prepared(path)
+            # As it is: no opset is converted, so that what is looked into is what was evaluated.
+            graph = variant.prepared(OLDEST_OPSET)
             collected.layers += _placements(graph, original, name, (skipped or {}).get(name, {}))
             if num_samples and not (should_stop and should_stop()):
-                tensors, notes = look.compare(name, path, graph)
+                tensors, notes = look.compare(name, variant, graph)
                 collected.tensors += tensors
                 collected.warnings += [f"{name}: {note}" for note in notes]
         except QuantKitError as error:
@@ -124,12 +126,16 @@ def analyze_layers(
 
 
 def placements(
-    path: PathLike, variant: str, *, original: PathLike, skipped: Mapping[str, str] | None = None
+    model: PathLike | FloatModel,
+    variant: str,
+    *,
+    original: PathLike | FloatModel,
+    skipped: Mapping[str, str] | None = None,
 ) -> tuple[LayerPlacement, ...]:
     """Whether the weighted operators of an ONNX model with Q/DQ compute on INT8; empty of one without.
 
     Args:
-        path: of the model.
+        model: with Q/DQ.
         variant: its name.
         original: the float model, whose names of nodes are used.
         skipped: what it leaves in float and why, if it was made here: node → reason. Else the graph tells.
@@ -137,7 +143,8 @@ def placements(
     Raises:
         ModelError: a model cannot be read.
     """
-    return tuple(_placements(_prepared(path), _prepared(original), variant, skipped or {}))
+    graph, of_original = (FloatModel.open(m).prepared(OLDEST_OPSET) for m in (model, original))
+    return tuple(_placements(graph, of_original, variant, skipped or {}))
 
 
 def placements_of_engine(
@@ -178,7 +185,7 @@ class _Collected:
 class _Analysis:
     """What comparing activations needs of the float model and the data; `producers` are its tensors."""
 
-    model: PathLike
+    model: FloatModel
     dataset: Dataset
     producers: Mapping[str, Producer]
     num_samples: int
@@ -187,7 +194,7 @@ class _Analysis:
     progress: bool
     should_stop: Callable[[], bool] | None
 
-    def compare(self, name: str, path: PathLike, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
+    def compare(self, name: str, variant: FloatModel, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
         """Qualities of a variant's tensors in network order, and notes on what is missing."""
         scales, unread = activation_scales(graph)
         known = {tensor: scales[tensor] for tensor in self.producers if tensor in scales}
@@ -197,19 +204,19 @@ class _Analysis:
         if missing := [tensor for tensor in scales if tensor not in known]:
             notes.append(
                 f"{len(missing)} of its {len(scales)} quantized activations have no counterpart of that name in "
-                f"{Path(self.model).name} and are not shown: {join_names(missing)}"
+                f"{self.model.name} and are not shown: {join_names(missing)}"
             )
         if unread:
             first, reason = next(iter(unread.items()))
             notes.append(f"{len(unread)} quantized activations are not shown, {first!r} among them: {reason}")
         qualities: list[TensorQuality] = []
         if known:
-            qualities, obstacles = self._measure(name, path, graph, known)
+            qualities, obstacles = self._measure(name, variant, graph, known)
             notes += [f"activation {tensor!r} is not shown: {reason}" for tensor, reason in obstacles.items()]
         return qualities, notes
 
     def _measure(
-        self, name: str, path: PathLike, graph: ir.Model, scales: Mapping[str, ReadScale]
+        self, name: str, model: FloatModel, graph: ir.Model, scales: Mapping[str, ReadScale]
     ) -> tuple[list[TensorQuality], dict[str, str]]:
         samples = self._samples()
         first = next(iter(make_batches(samples, 1, strict=False, workers=1, skipped={})))
@@ -220,8 +227,8 @@ class _Analysis:
             for group in groups:
                 sources = {tensor: scales[tensor].source for tensor in group}
                 with ExitStack() as stack:
-                    baseline = _runner(stack, self.model, group, f"the inside of {Path(self.model).name}", self.threads)
-                    variant = _runner(stack, path, list(sources.values()), f"the inside of {name}", self.threads)
+                    baseline = _runner(stack, self.model, group, f"the inside of {self.model.name}", self.threads)
+                    variant = _runner(stack, model, list(sources.values()), f"the inside of {name}", self.threads)
                     batches = make_batches(
                         samples,
                         fixed_batch_size(baseline) or fixed_batch_size(variant) or size,
@@ -287,16 +294,10 @@ def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, An
     return groups, min(max(_BUDGET_BYTES // max(*totals, 1), 1), _LARGEST_BATCH)
 
 
-def _runner(stack: ExitStack, path: PathLike, tensors: Sequence[str], name: str, threads: int) -> Any:
+def _runner(stack: ExitStack, model: FloatModel, tensors: Sequence[str], name: str, threads: int) -> Any:
     """A session of the model with the tensors as outputs."""
-    folder = stack.enter_context(TemporaryDirectory(prefix="quantkit-"))
-    content = serialize_model(expose(_prepared(path), tensors), folder)
-    return stack.enter_context(OnnxRuntimeRunner(content, name=name, threads=threads, spinning=False))
-
-
-def _prepared(path: PathLike) -> ir.Model:
-    """The model as it is: no opset is converted, so that what is looked into is what was evaluated."""
-    return prepare(load_model(path), name=Path(path).name, opset=OLDEST_OPSET)
+    exposed = share_weights(expose(model.prepared(OLDEST_OPSET), tensors))
+    return stack.enter_context(OnnxRuntimeRunner(exposed, name=name, threads=threads, spinning=False))
 
 
 def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapping[str, str]) -> list[LayerPlacement]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,8 +120,8 @@ class FloatModel:
         """
         opset = max(opset, self.graph.opset_imports[""])
         if opset not in self._prepared:
-            self._prepared[opset] = prepare(self.graph.clone(), name=self.name, opset=opset)
-        return self._prepared[opset].clone()
+            self._prepared[opset] = prepare(_copy(self.graph), name=self.name, opset=opset)
+        return _copy(self._prepared[opset])
 
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""
@@ -143,6 +144,16 @@ class FloatModel:
     def serialized(self, folder: PathLike) -> bytes | Path:
         """The model as it was read, for a parser of another library: its file, or what is made of bytes in `folder`."""
         return self.path if self._states else serialize_model(self.graph, folder)
+
+
+def _copy(model: ir.Model) -> ir.Model:
+    """A copy that shares nothing but weights; onnx_ir's own shares types, which change with the dtype of a value."""
+    copied = model.clone()
+    for graph in copied.graphs():
+        produced = (value for node in graph for value in node.outputs)
+        for value in (*graph.inputs, *graph.initializers.values(), *produced):
+            value.type = copy.deepcopy(value.type)
+    return copied
 
 
 @dataclass(frozen=True)

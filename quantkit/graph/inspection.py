@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import ModelError
-from quantkit.graph.model import OLDEST_OPSET, float_precision, size_bytes
-from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import OLDEST_OPSET, float_precision
 from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
 
 if TYPE_CHECKING:
@@ -73,48 +73,43 @@ class ModelInspection:
         return tuple(o for o in self.operators if not o.is_quantized and (o.is_weighted or o.reason))
 
 
-def inspect_model(model: ir.Model, file: Path) -> ModelInspection:
+def inspect_model(model: FloatModel) -> ModelInspection:
     """What a model holds.
-
-    Args:
-        model: as it was read from `file`; it is prepared for quantization.
-        file: for its name and the size of what it is stored in.
 
     Raises:
         ModelError: ONNX Runtime or TensorRT could not take it.
     """
-    quantized = has_qdq(model)
-    opset, outputs = model.opset_imports[""], _ports(model.graph.outputs)
-    inputs = _ports(v for v in model.graph.inputs if v.name not in model.graph.initializers)
+    graph = model.graph.graph
     weights: Counter[str] = Counter()
-    for value in model.graph.initializers.values():
+    for value in graph.initializers.values():
         if value.const_value is not None:
             weights[value.const_value.dtype.name.lower()] += value.const_value.nbytes
-    precision = float_precision(model)
     notes: list[str] = []
-    if quantized:
+    findings: tuple[QdqFinding, ...] = ()
+    if model.is_quantized:
         # The oldest opset: what is inspected is the model as it is, not as it would be converted.
-        operators = quantized_operators(prepare(model, name=file.name, opset=OLDEST_OPSET))
+        prepared = model.prepared(OLDEST_OPSET)
+        operators, findings = quantized_operators(prepared), lint_qdq(prepared)
     else:
-        prepare(model, name=file.name)
+        prepared = model.prepared()
         try:
-            operators = planned_operators(model)
+            operators = planned_operators(prepared)
         except ModelError as error:
             notes.append(str(error))
             operators = ()
     return ModelInspection(
-        path=file,
-        form="qdq" if quantized else "float",
-        precision=precision,
-        opset=opset,
-        ir_version=model.ir_version or 0,
-        producer=" ".join(word for word in (model.producer_name, model.producer_version) if word),
-        inputs=inputs,
-        outputs=outputs,
-        size_bytes=size_bytes(file),
+        path=model.path,
+        form="qdq" if model.is_quantized else "float",
+        precision=float_precision(model.graph),
+        opset=model.graph.opset_imports[""],
+        ir_version=model.graph.ir_version or 0,
+        producer=" ".join(word for word in (model.graph.producer_name, model.graph.producer_version) if word),
+        inputs=_ports(v for v in graph.inputs if v.name not in graph.initializers),
+        outputs=_ports(graph.outputs),
+        size_bytes=model.size_bytes,
         weight_types=dict(weights.most_common()),
         operators=operators,
-        findings=lint_qdq(model) if quantized else (),
+        findings=findings,
         notes=tuple(notes),
     )
 

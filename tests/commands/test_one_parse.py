@@ -11,10 +11,15 @@ import onnx_ir as ir
 import pytest
 from typer.testing import CliRunner
 
+from quantkit.backends.tensorrt.build.build_options import Precision
+from quantkit.backends.tensorrt.build.precision import Typing
 from quantkit.calibration.table import load_table
 from quantkit.cli import app
 from quantkit.commands import calibration_run
+from quantkit.commands.build_inputs import load_build_inputs
 from quantkit.commands.calibrate import calibrate
+from quantkit.commands.engine_graph import make_graph
+from quantkit.commands.evaluate import evaluate
 from quantkit.commands.quantize import quantize
 from quantkit.errors import ModelError, StaleTableError
 from quantkit.graph import model as model_module
@@ -68,6 +73,43 @@ def test_python_functions_share_an_open_model(tmp_path: Path, parses: Callable[[
     quantize(model, table, tmp_path / "int8.onnx")
     assert parses() == 1
     assert table.model_hash == model.hash
+
+
+def test_inspect_parses_once(parses: Callable[[], int]) -> None:
+    invoke("inspect", DIGITS)
+    assert parses() == 1
+
+
+def test_evaluate_parses_every_model_once(tmp_path: Path, parses: Callable[[], int]) -> None:
+    """The float model, the variants that are made of it, and a finished model."""
+    table = calibrate(DIGITS, CALIB, num_samples=8, progress=False)
+    quantize(DIGITS, table, tmp_path / "finished.onnx")
+    before = parses()
+    evaluate(
+        DIGITS,
+        CALIB,
+        table=table,
+        variants=("fp16", "int8"),
+        models={"finished": tmp_path / "finished.onnx"},
+        num_samples=8,
+        latency_s=0,
+        layer_samples=4,
+        progress=False,
+    )
+    assert parses() - before == 1 + 2 + 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_build_parses_once(tmp_path: Path, parses: Callable[[], int], precision: Precision) -> None:
+    """Without a library: up to the graph that it would get."""
+    table = calibrate(DIGITS, CALIB, num_samples=8, progress=False) if precision == "int8" else None
+    before = parses()
+    source = load_build_inputs(
+        DIGITS, precision, table=table, cache=None, exclude=["Gemm"] if table else (), high_precision=None
+    )
+    make_graph(source, Typing(precision, "explicit", strong=True, flags=()), tmp_path)
+    assert source.model.hash
+    assert parses() - before == 1
 
 
 @pytest.fixture

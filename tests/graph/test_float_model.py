@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
@@ -57,8 +58,13 @@ def test_prepared_copies_are_edited_apart_and_share_weights(tmp_path: Path) -> N
     before = model.hash
     one, other = model.prepared(), model.prepared()
     next(iter(one.graph)).name = "renamed"
+    next(iter(one.graph)).outputs[0].dtype = ir.DataType.FLOAT16
+    one.graph.inputs[0].dtype = ir.DataType.FLOAT16
     one.graph.initializers.clear()
-    assert "renamed" not in [node.name for node in other.graph]
+    for unchanged in (other, model.prepared(), model.graph):
+        node = next(iter(unchanged.graph))
+        assert (node.name == "renamed", node.outputs[0].dtype) == (False, ir.DataType.FLOAT)
+        assert unchanged.graph.inputs[0].dtype is ir.DataType.FLOAT
     weights = [graph.graph.initializers["w"].const_value for graph in (other, model.prepared(), model.graph)]
     assert np.shares_memory(weights[0].numpy(), weights[1].numpy())
     assert np.shares_memory(weights[0].numpy(), weights[2].numpy())
