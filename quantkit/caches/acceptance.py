@@ -9,7 +9,7 @@ from quantkit.backends.tensorrt.library import installed_tensorrt
 from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, library_version
 from quantkit.caches.ranges import RangeCache, version_from_number
 from quantkit.errors import CalibrationError
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.qdq_lint import lint_qdq
 from quantkit.types import PathLike
 
@@ -67,7 +67,7 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
     if major is not None and major < _FIRST_EXPLICIT:
         return "refuses", f"TensorRT {version} reads no Q/DQ, which came with 8: convert it with --to tensorrt"
     verdicts: dict[str, Acceptance] = {"refused": "refuses", "wrong": "misreads"}
-    model = load_model(path)
+    model = FloatModel(path).graph
     findings = lint_qdq(model)
     for severity, verdict in verdicts.items():
         found = [f for f in findings if f.severity == severity]

@@ -12,15 +12,15 @@ from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
-from quantkit.caches.open import load_float_model
 from quantkit.caches.ranges import NOT_LISTED, RangeCache, table_from_cache
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.storage import write_bytes, write_text
-from quantkit.types import CalibrationTable, PathLike
+from quantkit.types import CalibrationTable
 from quantkit.types.calibration import TensorRange, bits_from_amax
 
 __all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
@@ -38,13 +38,13 @@ class Conversion:
     remarks: tuple[str, ...]
 
 
-def table_for_model(cache: RangeCache, model: PathLike, remarks: list[str]) -> CalibrationTable:
+def table_for_model(cache: RangeCache, model: FloatModel, remarks: list[str]) -> CalibrationTable:
     """The calibration table of a float model from the ranges of a file; what is lost is added to `remarks`."""
-    graph, identity = load_float_model(model)
-    fit = match_to_model(cache, graph)
+    model.check_float()
+    fit = match_to_model(cache, model.prepared())
     if not any(fit.ranges[name].is_valid for name in fit.needed if name in fit.ranges):
         raise StaleTableError(
-            f"{cache.name} has a range for none of the tensors of {Path(model).name} that INT8 needs, such as "
+            f"{cache.name} has a range for none of the tensors of {model.name} that INT8 needs, such as "
             f"{fit.needed[0]!r}: see what 'quantkit cache verify' proposes, and apply it with --map"
         )
     if fit.foreign:
@@ -58,14 +58,14 @@ def table_for_model(cache: RangeCache, model: PathLike, remarks: list[str]) -> C
         cache,
         fit.ranges,
         missing=dict.fromkeys(fit.missing, NOT_LISTED),
-        model_hash=identity,
-        model_name=Path(model).name,
+        model_hash=model.hash,
+        model_name=model.name,
         versions={"quantkit": __version__},
     )
 
 
 def write_as_tensorrt_cache(
-    cache: RangeCache, output: Path, model: PathLike | None, version: str | None, remarks: list[str]
+    cache: RangeCache, output: Path, model: FloatModel | None, version: str | None, remarks: list[str]
 ) -> Conversion:
     """Writes the ranges as TensorRT's calibration cache; with a model, what inherits a range is listed too."""
     if cache.version is not None and cache.algorithm is not None:
@@ -78,9 +78,10 @@ def write_as_tensorrt_cache(
         bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
         remarks.append(f"a TensorRT cache holds scales only, not {_beyond_scales(cache)}")
         if model is not None:
-            graph, identity = load_float_model(model)
+            model.check_float()
+            graph = model.prepared()
             if cache.table is not None:
-                cache.table.check_model(identity, Path(model).name)
+                cache.table.check_model(model.hash, model.name)
             completed = propagate_to_copies(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_valid})
             bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
             if unlisted := [name for name in float_activations(graph) if name not in bits]:

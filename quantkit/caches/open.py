@@ -12,8 +12,8 @@ from quantkit.caches.ranges import CacheDifference, RangeCache, difference
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError
-from quantkit.graph.model import load_model, model_hash, source_files
-from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.passes.prepare import has_qdq
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.storage import check_no_source
@@ -23,7 +23,7 @@ from quantkit.types.calibration import TensorRange
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["check_no_input", "diff_caches", "load_float_model", "open_cache", "read_cache_of_model", "read_map"]
+__all__ = ["check_no_input", "diff_caches", "open_cache", "read_cache_of_model", "read_map"]
 
 
 def open_cache(path: PathLike) -> RangeCache:
@@ -69,19 +69,6 @@ def read_map(path: PathLike) -> dict[str, str]:
     return names
 
 
-def load_float_model(model: PathLike) -> tuple[ir.Model, str]:
-    """A float model, prepared, and its hash.
-
-    Raises:
-        ModelError: it cannot be read, or holds Q/DQ already.
-    """
-    graph = load_model(model)
-    identity = model_hash(graph)
-    if has_qdq(graph):
-        raise ModelError(f"{model} is quantized already: give the float model that the ranges are for")
-    return prepare(graph, name=Path(model).name), identity
-
-
 def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
     """Content of TensorRT's cache, if most of its tensors are the model's: it says nothing else of what it belongs to.
 
@@ -109,19 +96,20 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
 
 
 def check_no_input(
-    output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | None] = (), option: str = "-o"
+    output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | FloatModel | None] = (), option: str = "-o"
 ) -> None:
     """Raises `OutputError` where writing `output` would replace a source, a model or a file of its weights."""
-    check_no_source(output, [path for path in (*sources, *models) if path is not None], option=option)
+    paths = [model.path if isinstance(model, FloatModel) else model for model in models]
+    check_no_source(output, [path for path in (*sources, *paths) if path is not None], option=option)
     if not Path(output).exists():
         return
-    for path in models:
-        if path is not None:
-            check_no_source(output, source_files(load_model(path), path), option=option)
+    for model in models:
+        if model is not None:
+            check_no_source(output, FloatModel.open(model).source_files, option=option)
 
 
 def _from_qdq(file: Path) -> RangeCache:
-    model = load_model(file)
+    model = FloatModel(file).graph
     if not has_qdq(model):
         raise ModelError(f"{file} has no Q/DQ, so no ranges: give a quantized model, a table or a cache")
     found, unread = activation_scales(model)

@@ -13,7 +13,7 @@ from quantkit.caches.open import open_cache
 from quantkit.caches.reuse import statistics_beside
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
 from quantkit.errors import QuantKitError
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
 from quantkit.types import CalibrationTable
@@ -93,7 +93,7 @@ def _beside_table(
         if not model.is_file():
             continue
         try:
-            made_of = load_model(model).metadata_props.get(TABLE_KEY, "")
+            made_of = FloatModel(model).graph.metadata_props.get(TABLE_KEY, "")
         except QuantKitError as error:
             notes.append(str(error))
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
 from quantkit.caches.match import TableMatch, match_to_model
-from quantkit.caches.open import load_float_model, open_cache
+from quantkit.caches.open import open_cache
 from quantkit.caches.provenance import find_stale_siblings
 from quantkit.caches.ranges import RangeCache
 from quantkit.caches.reuse import statistics_beside
@@ -21,6 +21,7 @@ from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import open_samples
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
 from quantkit.graph.passes.expose import expose
@@ -120,7 +121,9 @@ def verify_cache(
     """
     options = make_options(VerifyOptions, options, keywords)
     cache = open_cache(path)
-    graph, identity = load_float_model(model)
+    opened = FloatModel(model)
+    opened.check_float()
+    graph, identity = opened.prepared(), opened.hash
     fit = match_to_model(cache, graph)
     problems = _model_problems(cache, fit, identity, Path(model).name)
     if cache.form == "qdq":
@@ -148,7 +151,7 @@ def verify_cache(
             order="shuffled",
         )
         used = dataset.preprocessing
-        checks, count = _check_data(model, fit, dataset, progress=options.progress)
+        checks, count = _check_data(opened, fit, dataset, progress=options.progress)
         checks = _with_origin(checks, cache, path)
         if own is not None and used is not None and used != own:
             beside.insert(0, f"the table was made with other preprocessing: {describe_preprocessing(own)}")
@@ -221,8 +224,9 @@ def _proposal(
     free = {*fit.missing, *fit.unlisted, *fit.inherited}
     foreign = set(fit.foreign)
     if old_model is not None:
-        old, _ = load_float_model(old_model)
-        found = match_by_structure(old, graph)
+        old = FloatModel(old_model)
+        old.check_float()
+        found = match_by_structure(old.prepared(), graph)
         return {a: b for a, b in found.items() if a in foreign and b in free}, "structure"
     # TensorRT's names of its own layers are of no ONNX tensor.
     listed = [n for n in cache.tensors if not n.startswith("(Unnamed ")]
@@ -232,15 +236,15 @@ def _proposal(
 
 
 def _check_data(
-    model: PathLike, fit: TableMatch, dataset: Dataset, *, progress: bool
+    model: FloatModel, fit: TableMatch, dataset: Dataset, *, progress: bool
 ) -> tuple[tuple[RangeCheck, ...], int]:
     tensors = [name for name, r in fit.ranges.items() if r.is_valid]
     if not tensors:
         return (), 0
     skipped: dict[str, str] = {}
-    exposed = expose(load_float_model(model)[0], tensors)
+    exposed = expose(model.prepared(), tensors)
     with (
-        OnnxRuntimeRunner(share_weights(exposed), name=Path(model).name, spinning=False) as runner,
+        OnnxRuntimeRunner(share_weights(exposed), name=model.name, spinning=False) as runner,
         show_progress(None, "checking", len(dataset), progress) as bar,
     ):
         first = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))

@@ -13,6 +13,7 @@ from quantkit.caches.ranges import RangeCache, rename
 from quantkit.calibration.table import save_table
 from quantkit.commands.quantize import quantize
 from quantkit.errors import CalibrationError
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import join_names
 from quantkit.storage import write_text
 from quantkit.types import PathLike
@@ -25,7 +26,7 @@ def convert_cache(
     output: PathLike,
     *,
     target: CacheTarget,
-    model: PathLike | None = None,
+    model: PathLike | FloatModel | None = None,
     tensorrt_version: str | None = None,
     names: Mapping[str, str] | None = None,
     high_precision: Literal["fp32", "fp16"] = "fp32",
@@ -48,6 +49,7 @@ def convert_cache(
         OutputError: `output` is one of the files that it would be made from.
         QuantKitError: one line that names the file, tensor or option.
     """
+    model = None if model is None else FloatModel.open(model)
     check_no_input(output, path, models=(model,))
     cache = open_cache(path)
     remarks = list(cache.notes)
@@ -74,7 +76,7 @@ def _to_model(
     cache: RangeCache,
     output: Path,
     target: Literal["table", "qdq"],
-    model: PathLike,
+    model: FloatModel,
     high_precision: Literal["fp32", "fp16"],
     remarks: list[str],
 ) -> Conversion:

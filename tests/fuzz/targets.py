@@ -32,7 +32,7 @@ from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, j
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
 from quantkit.caches.inspection import rows_from_ranges
 from quantkit.caches.match import match_to_model
-from quantkit.caches.open import load_float_model, open_cache, read_map
+from quantkit.caches.open import open_cache, read_map
 from quantkit.caches.ranges import RangeCache, difference, rename
 from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
@@ -54,6 +54,7 @@ from quantkit.errors import (
 )
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
 from quantkit.notices import Notice
 from quantkit.provenance import differences
@@ -222,7 +223,9 @@ def use_model(model: Any, path: Path) -> None:
 
 def parse_float_model(path: Path) -> Any:
     """As far as a cache or a calibration needs it: prepared, with what INT8 reads."""
-    return _named(path, lambda: load_float_model(path)[0])
+    model = FloatModel(path)
+    model.check_float()
+    return _named(path, model.prepared)
 
 
 def use_float_model(graph: Any, path: Path) -> None:
