@@ -11,7 +11,6 @@ import onnx_ir as ir
 import pytest
 from typer.testing import CliRunner
 
-from quantkit.backends.tensorrt.build.build_options import Precision
 from quantkit.backends.tensorrt.build.precision import Typing
 from quantkit.calibration.table import load_table
 from quantkit.cli import app
@@ -24,6 +23,7 @@ from quantkit.commands.quantize import quantize
 from quantkit.errors import ModelError, StaleTableError
 from quantkit.graph import model as model_module
 from quantkit.graph.float_model import FloatModel
+from quantkit.types.options import Precision
 
 from ..cli.conftest import CALIB, DIGITS, conv_model, write_images
 from ..graph.quantizing import write
