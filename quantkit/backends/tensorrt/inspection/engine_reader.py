@@ -96,8 +96,8 @@ def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLaye
 
 def _measure(library: Library, engine: Any) -> dict[str, float]:
     """Mean milliseconds of each layer over some runs on zeros, with the shapes that the engine is tuned for."""
-    with PrimaryContext() as context:
-        return _timed(library.module, context.driver, engine)
+    with PrimaryContext() as primary:
+        return _timed(library.module, primary.driver, engine)
 
 
 def _timed(trt: Any, cuda: Any, engine: Any) -> dict[str, float]:
