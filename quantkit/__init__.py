@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
     from quantkit.errors import QuantKitError
     from quantkit.evaluation.tasks.task import TaskOptions
+    from quantkit.graph.float_model import FloatModel
     from quantkit.notices import Notice
     from quantkit.reporting import load_report, write_report
     from quantkit.types import CalibrationTable, Preprocessing, Report
-    from quantkit.types.options import ImageOptions
+    from quantkit.types.options import CalibrationOptions, EvaluationOptions, ImageOptions
 
 __all__ = [
     "BuildOptions",
+    "CalibrationOptions",
     "CalibrationTable",
+    "EvaluationOptions",
+    "FloatModel",
     "ImageOptions",
     "Notice",
     "Preprocessing",
@@ -53,7 +57,10 @@ __all__ = [
 
 _HOMES = {
     "BuildOptions": "quantkit.backends.tensorrt.build.build_options",
+    "CalibrationOptions": "quantkit.types.options",
     "CalibrationTable": "quantkit.types",
+    "EvaluationOptions": "quantkit.types.options",
+    "FloatModel": "quantkit.graph.float_model",
     "ImageOptions": "quantkit.types.options",
     "Notice": "quantkit.notices",
     "Preprocessing": "quantkit.types",

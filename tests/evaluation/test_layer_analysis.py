@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -169,9 +170,10 @@ def test_half_precision_around_int8(tmp_path) -> None:
     whole = analyze_layers(model, dataset, variants={"int8": made}, **QUIET)
     assert [q.tensor for q in half.tensors] == [q.tensor for q in whole.tensors]
     assert half.tensors[0].sqnr_db is None
+    # 6 dB are a factor of 2. FP16 sums of a residual cost up to 9 dB in ONNX Runtime 1.23, and none since.
+    margin = 9 if onnxruntime.__version__.startswith("1.23.") else 6
     for one, other in zip(half.tensors[1:], whole.tensors[1:], strict=True):
-        # 6 dB are a factor of 2: how FP16 rounds is up to the version of ONNX Runtime.
-        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=6)
+        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=margin)
     assert [p.node for p in half.layers] == [p.node for p in whole.layers]
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import typer
 from PIL import Image
 from rich.console import Console
 
@@ -38,7 +37,6 @@ from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
 from quantkit.cli import cache
-from quantkit.cli.options import read_classes
 from quantkit.commands.inspect import inspect
 from quantkit.datasets.arrays import ArrayRows, open_arrays
 from quantkit.datasets.file_list import open_file_list
@@ -62,6 +60,7 @@ from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_repor
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.json import load_report, report_json
 from quantkit.types import CalibrationTable, Preprocessing, Report, TensorSpec
+from quantkit.types.options import CLASS_NAMES
 
 from . import seeds
 from .labels import LABELS, check_message
@@ -339,9 +338,9 @@ def setup_images(folder: Path) -> None:
 
 def parse_class_list(path: Path) -> list[str] | None:
     try:
-        return read_classes(path)
-    except typer.BadParameter as error:
-        raise DatasetError(error.message) from None
+        return CLASS_NAMES.parse(str(path))
+    except ValueError as error:  # which the command line words as an error of its option
+        raise DatasetError(str(error)) from None
 
 
 def parse_arrays(path: Path) -> ArrayRows:
