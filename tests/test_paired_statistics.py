@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quantkit.evaluation.bootstrap import mean_difference_interval
@@ -10,11 +13,17 @@ from quantkit.significance import difference_interval, mcnemar_p_value
 
 
 @given(st.integers(0, 3000), st.integers(0, 3000))
+@example(10, 1065)
 def test_p_value_is_scipys_binomial_test(fixed, broken):
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(fixed, fixed + broken, 0.5).pvalue if fixed + broken else 1.0
-    # scipy doubles by summing the other tail; for p = 1/2 that is the same number.
-    assert mcnemar_p_value(fixed, broken) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+    # scipy doubles by summing the other tail; for p = 1/2 that is the same number. Near 1e-300 its own sums underflow.
+    assert mcnemar_p_value(fixed, broken) == pytest.approx(expected, rel=1e-8, abs=1e-290)
+
+
+def test_p_value_does_not_underflow():
+    exact = 2 * sum(Fraction(math.comb(1075, i), 2**1075) for i in range(11))
+    assert mcnemar_p_value(10, 1065) == pytest.approx(float(exact), rel=1e-8)
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))

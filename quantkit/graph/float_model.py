@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from quantkit.errors import ModelError
 from quantkit.graph.model import (
     external_files,
+    first_line,
     input_specs,
     load_external_weights,
     model_hash,
@@ -120,8 +121,20 @@ class FloatModel:
         """
         opset = max(opset, self.graph.opset_imports[""])
         if opset not in self._prepared:
-            self._prepared[opset] = prepare(_copy(self.graph), name=self.name, opset=opset)
+            self._prepared[opset] = prepare(self._copied(), name=self.name, opset=opset)
         return _copy(self._prepared[opset])
+
+    def _copied(self) -> ir.Model:
+        """A copy of the graph as read. onnx_ir copies only what is in topological order: others are sorted first."""
+        try:
+            return _copy(self.graph)
+        except RuntimeError:
+            self.hash  # noqa: B018 - of the graph as it was read, before its nodes change places
+        try:
+            self.graph.graph.sort()
+            return _copy(self.graph)
+        except Exception as error:  # a cycle, a call that does not fit its function
+            raise ModelError(f"{self.name}: the graph is broken: {first_line(error)}") from error
 
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""

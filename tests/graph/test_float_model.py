@@ -16,6 +16,7 @@ from quantkit.errors import ModelError
 from quantkit.graph import model as model_module
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
+from quantkit.graph.placement.tensorrt import plan_tensorrt
 
 from .builder import Builder
 from .models import MODELS
@@ -51,6 +52,25 @@ def test_hash_is_of_the_weights_wherever_they_lie(tmp_path: Path, external: bool
     path = write(large_model(), tmp_path / "m.onnx", external=external)
     assert FloatModel(path).hash == model_module.model_hash(load(large_model()))
     assert FloatModel(write(large_model(1), tmp_path / "other.onnx")).hash != FloatModel(path).hash
+
+
+@pytest.mark.parametrize("name", ["residual_identity", "subgraph"])
+def test_nodes_in_any_order_are_the_same_model(name: str) -> None:
+    sorted_nodes = MODELS[name]()
+    reversed_nodes = onnx.ModelProto.FromString(sorted_nodes.SerializeToString())
+    reversed_nodes.graph.node.reverse()
+    model = FloatModel(reversed_nodes.SerializeToString())
+    before = FloatModel(reversed_nodes.SerializeToString()).hash
+    prepared, expected = model.prepared(), FloatModel(sorted_nodes.SerializeToString()).prepared()
+    assert model.hash == before
+    assert plan_tensorrt(prepared).tensors == plan_tensorrt(expected).tensors
+
+
+def test_a_cycle_is_one_line_that_names_the_model() -> None:
+    proto = MODELS["conv_relu"]()
+    proto.graph.node[0].input[0] = proto.graph.node[-1].output[0]
+    with pytest.raises(ModelError, match=r"^m\.onnx: the graph is broken: [^\n]+$"):
+        FloatModel(proto.SerializeToString(), name="m.onnx").prepared()
 
 
 def test_prepared_copies_are_edited_apart_and_share_weights(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import ModelError
-from quantkit.graph.model import quiet
+from quantkit.graph.model import first_line, quiet
 from quantkit.graph.passes.edits import Names
 from quantkit.types import OLDEST_QDQ_OPSET
 
@@ -60,7 +60,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             passes.RemoveInitializersFromInputsPass()(model)
             model.graph.sort()
         except Exception as error:  # a call that does not fit its function, a cycle
-            raise ModelError(f"{name}: the graph is broken: {_first_line(error)}") from error
+            raise ModelError(f"{name}: the graph is broken: {first_line(error)}") from error
         # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):
@@ -72,11 +72,11 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         try:
             _materialize_weights(model)
         except Exception as error:
-            raise ModelError(f"{name}: a weight cannot be computed: {_first_line(error)}") from error
+            raise ModelError(f"{name}: a weight cannot be computed: {first_line(error)}") from error
         try:
             passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         except Exception as error:
-            raise ModelError(f"{name}: shape inference failed: {_first_line(error)}") from error
+            raise ModelError(f"{name}: shape inference failed: {first_line(error)}") from error
         _mark_sequences(model.graph)
     return model
 
@@ -119,14 +119,6 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if producer is not None and is_standard(producer, "Constant"):
         return ir.convenience.get_const_tensor(value)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    """First line of the original exception: passes wrap it in their own."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _mark_sequences(graph: ir.Graph) -> None:
