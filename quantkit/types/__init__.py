@@ -51,6 +51,7 @@ from quantkit.types.quantization import (
     QuantizedModel,
     weight_format,
 )
+from quantkit.types.refinement import Refinement, RoundedWeight
 from quantkit.types.running import QueryTimes, Runner, SharedModel, TimedRunner
 
 __all__ = [
@@ -83,8 +84,10 @@ __all__ = [
     "QuantFormat",
     "QuantizedModel",
     "QueryTimes",
+    "Refinement",
     "Report",
     "Resize",
+    "RoundedWeight",
     "Runner",
     "Sample",
     "Score",

@@ -1,0 +1,50 @@
+"""What makes a quantized model better than ranges alone: rounded weights, corrected biases, channel scales, shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Refinement", "RoundedWeight"]
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """Quantized values of a weight that were not simply rounded to nearest.
+
+    Attributes:
+        codes: int8, the shape of the weight.
+        scale: float32, [C] along `axis`, or [] for one scale.
+        axis: dimension that the scales belong to; None for one scale.
+    """
+
+    codes: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What was found on calibration samples, beside the ranges of a calibration table.
+
+    Attributes:
+        weights: by name of the initializer.
+        biases: float32 [C_out] by name of the weighted node: what is added to its bias.
+        channel_scales: float32 [C] by name of an activation: its channels are multiplied by them before it is
+            quantized, and the weights of its readers divided.
+        shifts: by name of an activation: what is subtracted before it is quantized, and added back by the bias of its
+            readers.
+    """
+
+    weights: Mapping[str, RoundedWeight] = field(default_factory=dict)
+    biases: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    channel_scales: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    shifts: Mapping[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.weights or self.biases or self.channel_scales or self.shifts)
