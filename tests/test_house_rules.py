@@ -27,7 +27,6 @@ LONG_FUNCTIONS = {
     "commands/build.py: build",
     "commands/calibrate.py: calibrate",
     "caches/merge.py: merge_statistics",
-    "commands/collect.py: collect_statistics",
     "commands/evaluate.py: evaluate",
 }
 

@@ -83,18 +83,7 @@ class CalibrationRun:
         )
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
-        made = calibrate_natively(
-            native,
-            self.model,
-            self.dataset,
-            method=str(self.settings["method"]),
-            batch_size=self.options.batch_size,
-            exclude=self.options.exclude,
-            strict=self.options.strict,
-            workers=self.options.workers,
-            progress=self.options.progress,
-            notify=self.notify,
-        )
+        made = calibrate_natively(native, self.model, self.dataset, self.options, notify=self.notify)
         self.model.check_unchanged()
         versions = {"quantkit": __version__, native.name: ".".join(map(str, native.version))}
         table = self._table(made.ranges, made.skipped, made.num_samples, versions)
@@ -144,13 +133,9 @@ class CalibrationRun:
             self.dataset,
             self.tensors,
             self.origin,
-            rule="tensorrt" if self.settings["histogram"] == "tensorrt" else "exact",
-            batch_size=self.options.batch_size,
+            self.options,
             resumed=resumed,
             checkpoint=checkpoint,
-            strict=self.options.strict,
-            workers=self.options.workers,
-            progress=self.options.progress,
             notify=self.notify,
         )
         self.model.check_unchanged()

@@ -19,12 +19,13 @@ from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
-from quantkit.types import Batch, Dataset, HistogramRule
+from quantkit.types import Batch, Dataset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantkit.calibration.statistics_file import StatisticsOrigin
+    from quantkit.types.options import CalibrationOptions
 
 __all__ = ["CHECKPOINT_S", "collect_statistics"]
 
@@ -38,14 +39,10 @@ def collect_statistics(
     dataset: Dataset,
     tensors: tuple[str, ...],
     origin: StatisticsOrigin,
+    options: CalibrationOptions,
     *,
-    rule: HistogramRule,
-    batch_size: int | None,
     resumed: KeptStatistics | None,
     checkpoint: Path | None,
-    strict: bool,
-    workers: int | None,
-    progress: bool,
     notify: Notify,
 ) -> KeptStatistics:
     """Runs the data through a model, from the start or from where `resumed` ends.
@@ -55,20 +52,17 @@ def collect_statistics(
         dataset: the chosen samples, those of `origin.contents`.
         tensors: names to observe.
         origin: what the statistics will belong to.
-        rule: histogram rule.
-        batch_size: samples run at once; None chooses by memory.
+        options: its histogram rule, batch size and how data are read.
         resumed: statistics of the first samples; changed in place.
         checkpoint: where statistics are left every `CHECKPOINT_S` seconds.
-        strict: fail on the first sample that cannot be read.
-        workers: decoding threads.
-        progress: show a progress bar.
         notify: hears what was left out.
 
     Returns:
         Statistics of all samples.
     """
-    collector, skipped, start = Collector(tensors, rule=rule, batch_first=batch_first(exposed)), dict[str, str](), 0
-    repeated = 0
+    collector = Collector(tensors, rule=options.histogram, batch_first=batch_first(exposed))
+    skipped: dict[str, str] = {}
+    start, repeated, batch_size, strict = 0, 0, options.batch_size, options.strict
     if resumed is not None:
         collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
         repeated = resumed.num_repeated
@@ -95,10 +89,10 @@ def collect_statistics(
             )
 
         rest = Selection(dataset, tuple(range(start, len(dataset))))
-        batches = _rest_of_batches(rest, size, strict=strict, workers=workers, skipped=skipped, resumed=start > 0)
+        batches = _rest_of_batches(rest, size, options, skipped=skipped, resumed=start > 0)
         if checkpoint is not None:
             batches = _with_checkpoints(batches, lambda: save_statistics(snapshot(), checkpoint))
-        bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), progress))
+        bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), options.progress))
         bar.update(collector.num_samples)
         for batch in with_progress(batches, bar):
             collector.observe(runner, batch)
@@ -119,16 +113,16 @@ def collect_statistics(
 
 
 def _rest_of_batches(
-    rest: Dataset, batch_size: int, *, strict: bool, workers: int | None, skipped: dict[str, str], resumed: bool
+    rest: Dataset, batch_size: int, options: CalibrationOptions, *, skipped: dict[str, str], resumed: bool
 ) -> Iterator[Batch]:
     """Batches of what a resumed run has left, which may be nothing, or nothing that can be read."""
     if resumed and len(rest) == 0:
         return
     before = len(skipped)
     try:
-        yield from make_batches(rest, batch_size, strict=strict, workers=workers, skipped=skipped)
+        yield from make_batches(rest, batch_size, strict=options.strict, workers=options.workers, skipped=skipped)
     except DatasetError:
-        if strict or not resumed or len(skipped) - before < len(rest):
+        if options.strict or not resumed or len(skipped) - before < len(rest):
             raise
 
 

@@ -6,7 +6,7 @@ What comes out is read into the same table as quantkit's own calibration, so tha
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from quantkit.types import Dataset, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
+    from quantkit.types.options import CalibrationOptions
 
 __all__ = ["NativeCalibration", "calibrate_natively"]
 
@@ -64,13 +65,8 @@ def calibrate_natively(
     library: Library,
     model: FloatModel,
     dataset: Dataset,
+    options: CalibrationOptions,
     *,
-    method: str,
-    batch_size: int | None,
-    exclude: Sequence[str] = (),
-    strict: bool,
-    workers: int | None,
-    progress: bool,
     notify: Notify,
 ) -> NativeCalibration:
     """Streams `dataset` through TensorRT's calibrator while TensorRT builds an engine.
@@ -82,21 +78,28 @@ def calibrate_natively(
         QuantKitError: what went wrong in a callback, or TensorRT's own words.
     """
     graph = model.prepared()
-    specs = _fixed_specs(input_specs(graph), dataset, batch_size or min(_BATCH_SIZE, len(dataset)))
+    specs = _fixed_specs(input_specs(graph), dataset, options.batch_size or min(_BATCH_SIZE, len(dataset)))
     skipped: dict[str, str] = {}
     batches = PaddedBatches(
-        partial(make_batches, dataset, int(str(specs[0].shape[0])), strict=strict, workers=workers, skipped=skipped),
+        partial(
+            make_batches,
+            dataset,
+            int(str(specs[0].shape[0])),
+            strict=options.strict,
+            workers=options.workers,
+            skipped=skipped,
+        ),
         specs,
         num_samples=len(dataset),
         skipped=skipped,
         notify=notify,
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
-    float_nodes = tuple(match_nodes(graph, exclude))
+    float_nodes = tuple(match_nodes(graph, options.exclude))
     # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
     dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
     sizes: dict[str, list[int | None]] = {name: [None, *shape[1:]] for name, shape in shapes.items()}
-    options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=sizes))
+    build_options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=sizes))
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:
@@ -105,9 +108,9 @@ def calibrate_natively(
                 batches,
                 feed,
                 batch_size=batches.batch_size,
-                algorithm="minmax" if method == "minmax" else "entropy",
+                algorithm="minmax" if options.method == "minmax" else "entropy",
             )
-            with show_progress(None, f"calibrating with {library.title}", 100, progress) as bar:
+            with show_progress(None, f"calibrating with {library.title}", 100, options.progress) as bar:
                 engine = build_engine(
                     library,
                     OnnxInput(serialize_model(graph, folder), model.name, [str(node.name) for node in graph.graph]),
@@ -115,7 +118,7 @@ def calibrate_natively(
                     implicit=ImplicitQuantization(
                         calibrator=calibrator, calibration_shapes=shapes, float_nodes=float_nodes
                     ),
-                    options=options,
+                    options=build_options,
                     on_progress=lambda share, phase: bar.update(int(100 * share) - bar.n) and None,
                     notify=notify,
                 )
@@ -132,7 +135,7 @@ def calibrate_natively(
         skipped={t: "zero on every sample" for t, a in amax.items() if a == 0 and t in known},
         cache=calibrator.cache,
         engine=engine,
-        options=options,
+        options=build_options,
         num_samples=len(dataset) - len(skipped),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
@@ -40,7 +39,7 @@ def open_samples(
         if preprocessing == ImageOptions():
             preprocessing = None
         elif len(inputs) == 1 and not holds_arrays(data):
-            preprocessing = resolve_preprocessing(inputs[0], **asdict(preprocessing))
+            preprocessing = resolve_preprocessing(inputs[0], preprocessing)
         else:
             raise DatasetError(f"{data}: image options have no meaning for arrays or a model with several inputs")
     dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)

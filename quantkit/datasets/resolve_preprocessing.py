@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.presets import PRESETS, Preset
 from quantkit.errors import DatasetError
 from quantkit.registry import suggest
-from quantkit.types import ColorOrder, Interpolation, Layout, Preprocessing, Resize, TensorSpec
+from quantkit.types import ColorOrder, Layout, Preprocessing, TensorSpec
+from quantkit.types.option import make_options
+from quantkit.types.options import ImageOptions
 
 __all__ = ["resolve_preprocessing"]
 
 
-def resolve_preprocessing(
-    spec: TensorSpec,
-    *,
-    preset: str | None = None,
-    color: ColorOrder | None = None,
-    resize: Resize | None = None,
-    size: int | tuple[int, int] | None = None,
-    shorter_side: int | None = None,
-    interpolation: Interpolation | None = None,
-    pad_value: int | None = None,
-    scale: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    layout: Layout | None = None,
-) -> Preprocessing:
+def resolve_preprocessing(spec: TensorSpec, options: ImageOptions | None = None, **keywords: Any) -> Preprocessing:
     """Fits a preset to a model's input. What is given explicitly goes before the preset.
 
     Without a preset, three channels take "imagenet", one channel "unit", and uint8 inputs "none". A preset's three
@@ -36,28 +25,26 @@ def resolve_preprocessing(
 
     Args:
         spec: the model's only input, of shape [N, C, H, W] or [N, H, W, C].
-        preset: a key of `PRESETS`.
-        color: order of the channels.
-        resize: how the image is brought to `size`.
-        size: (height, width) in pixels, or the side of a square; needed where the model leaves it open.
-        shorter_side: pixels, with resize "crop".
-        interpolation: Pillow's filter.
-        pad_value: 0 to 255, with resize "letterbox".
-        scale: factor applied to pixels from 0 to 255.
-        mean: one value, or one for each channel.
-        std: likewise.
-        layout: needed where the shape does not show it.
+        options: what is given explicitly.
+        keywords: fields of `ImageOptions`, instead of those in `options`; an integer `size` is the side of a square.
 
     Raises:
         DatasetError: an unknown preset, an input that images cannot fill, or a setting that contradicts the model.
+
+    Example:
+        >>> import numpy as np
+        >>> resolve_preprocessing(TensorSpec("x", np.dtype("float32"), ("n", 3, 8, 8)), preset="clip").interpolation
+        'bicubic'
     """
-    channels, layout = _channels(spec, layout, color)
+    given = make_options(ImageOptions, options, keywords)
+    channels, layout = _channels(spec, given.layout, given.color)
+    preset = given.preset
     if preset is None:
         preset = "none" if spec.dtype == "uint8" else ("imagenet" if channels == 3 else "unit")
     base = _preset(preset)
-    color = color or (("RGB" if base.color == "L" else base.color) if channels == 3 else "L")
-    height, width = _size(spec, layout, size)
-    resize = resize or base.resize
+    color = given.color or (("RGB" if base.color == "L" else base.color) if channels == 3 else "L")
+    height, width = _size(spec, layout, given.size)
+    resize, shorter_side = given.resize or base.resize, given.shorter_side
     if resize == "crop" and shorter_side is None:
         shorter_side = round(max(height, width) * base.shorter_side_ratio)
     dtype = spec.dtype.name
@@ -68,11 +55,11 @@ def resolve_preprocessing(
         color=color,
         resize=resize,
         shorter_side=shorter_side,
-        interpolation=interpolation or base.interpolation,
-        pad_value=base.pad_value if pad_value is None else pad_value,
-        scale=base.scale if scale is None else scale,
-        mean=_per_channel(base.mean, base.color, color) if mean is None else tuple(mean),
-        std=_per_channel(base.std, base.color, color) if std is None else tuple(std),
+        interpolation=given.interpolation or base.interpolation,
+        pad_value=base.pad_value if given.pad_value is None else given.pad_value,
+        scale=base.scale if given.scale is None else given.scale,
+        mean=_per_channel(base.mean, base.color, color) if given.mean is None else tuple(given.mean),
+        std=_per_channel(base.std, base.color, color) if given.std is None else tuple(given.std),
         layout=layout,
         dtype=dtype,
     )
