@@ -18,7 +18,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import BackendError
-from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
+from quantkit.evaluation.latency.device import TRTEXEC, latency_notes, measure_device_latency
 from quantkit.types import Batch
 
 KERNELS = r"""
@@ -444,7 +444,9 @@ def check_latency(open_: Open, checks: Checks, seconds: float) -> list[str]:
     """Measures three interleaved engines of known duration; returns the table."""
     names = {"fp32": b"spin 1000", "fp16": b"spin 500", "int8": b"spin 250"}
     runners = {name: open_(engine) for name, engine in names.items()}
-    latencies = measure_device_latency(runners, make_batch(np.random.default_rng(8), 8), duration_s=seconds)
+    latencies = measure_device_latency(
+        runners, make_batch(np.random.default_rng(8), 8), replace(TRTEXEC, duration_s=seconds)
+    )
     for runner in runners.values():
         runner.close()
     compute = {name: latency.compute_ms or 0.0 for name, latency in latencies.items()}

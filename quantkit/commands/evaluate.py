@@ -103,29 +103,16 @@ def evaluate(
             )
         timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and stop() else ())
         if options.latency_s and not stop():
-            timing = time_batches(
-                opened.runners,
-                dataset,
-                options.batch_sizes,
-                duration_s=options.latency_s,
-                threads=options.threads,
-                strict=options.strict,
-                workers=options.workers,
-                progress=options.progress,
-                should_stop=stop,
-            )
+            timing = time_batches(opened.runners, dataset, options, should_stop=stop)
         insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if options.layer_samples and stop() else ())
         if options.layer_samples and not stop():
             insight = analyze_layers(
                 model,
                 dataset,
+                options,
                 variants=opened.models,
                 engines=opened.engines,
                 skipped=opened.skipped,
-                num_samples=options.layer_samples,
-                threads=options.threads,
-                workers=options.workers,
-                progress=options.progress,
                 should_stop=stop,
             )
             if stop():  # some of the activations, or of few samples, would look like all

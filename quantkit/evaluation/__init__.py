@@ -5,7 +5,7 @@ from quantkit.evaluation.environment import describe_environment
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
-from quantkit.evaluation.latency.host import measure_latency
+from quantkit.evaluation.latency.host import LatencyOptions, measure_latency
 from quantkit.evaluation.limits import GATES, Limits, parse_drop
 from quantkit.evaluation.metrics import METRICS
 from quantkit.evaluation.preprocessing_score import (
@@ -24,6 +24,7 @@ __all__ = [
     "GATES",
     "METRICS",
     "Classification",
+    "LatencyOptions",
     "Limits",
     "Measurement",
     "OutputComparison",

@@ -1,6 +1,6 @@
 """What quantization does to each activation: its error, its own share of that, its range and its clipping.
 
-Which tensors there are and how runners come to show them is left to the pipeline.
+Which tensors there are and how runners come to show them is left to `layer_analysis`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
 from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds
@@ -28,8 +29,6 @@ two to a hundred times slower; and so few stay in the first cache."""
 
 _ROUNDING = 0.5
 """Steps beyond the range that rounding to the last code would cost inside of it too: they are not called clipped."""
-
-Update = Callable[[TensorStatistics, npt.NDArray[np.floating]], None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,6 @@ def measure_tensors(
     name: str,
     batches: Iterable[Batch],
     tensors: Mapping[str, ObservedTensor],
-    new_statistics: Callable[[], TensorStatistics],
-    update: Update,
     aliases: Mapping[str, str] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[tuple[TensorQuality, ...], dict[str, str]]:
@@ -71,8 +68,6 @@ def measure_tensors(
         name: of the variant.
         batches: read once; floating inputs are cast to what each runner takes.
         tensors: what to compare, by name, in the order of the result.
-        new_statistics: makes empty statistics of a tensor (`quantkit.calibration.statistics.new_statistics`).
-        update: adds values to these, raises FloatingPointError for NaN or infinity (`...statistics.update`).
         aliases: tensor → its name among the variant's outputs, where that is another one.
         on_batch: called after each batch with its number of samples.
 
@@ -83,7 +78,7 @@ def measure_tensors(
         EvaluationError: there are no samples, or a runner does not show a tensor.
     """
     aliases = aliases or {}
-    tallies = {tensor: _Tally(observed, new_statistics(), update) for tensor, observed in tensors.items()}
+    tallies = {tensor: _Tally(observed) for tensor, observed in tensors.items()}
     count = 0
     for batch in batches:
         _add_batch(batch, baseline, variant, tallies, aliases)
@@ -106,8 +101,8 @@ def code_range(params: QuantParams) -> tuple[float, float]:
 class _Tally:
     """The sums of one tensor."""
 
-    def __init__(self, observed: ObservedTensor, statistics: TensorStatistics, update: Update) -> None:
-        self._observed, self._statistics, self._update = observed, statistics, update
+    def __init__(self, observed: ObservedTensor) -> None:
+        self._observed, self._statistics = observed, new_statistics()
         self._signal = self._noise = self._own_noise = 0.0
         self._num_clipped = 0
         self._problem = ""
@@ -121,7 +116,7 @@ class _Tally:
             return
         x, y = (np.ascontiguousarray(a, np.float32).reshape(-1) for a in (expected, values))
         try:
-            self._update(self._statistics, x)
+            update(self._statistics, x)
         except FloatingPointError:
             self._problem = "it is NaN or infinite in the baseline"
             return

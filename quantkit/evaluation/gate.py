@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
@@ -110,11 +111,11 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
     if interval is not None:
         interval = interval[0] / part, interval[1] / part
         words += f", 95 % interval {' to '.join(_digits(hundred * end, mark) for end in interval)}{mark}"
-        distance, width = _way(loss, bound, interval)
+        distance, width = _distance(loss, bound, interval)
         remedy = samples_to_tell_score(report, evaluation, distance * part, width * part)
     words += "" if interval is not None else ", no interval"
-    compared = interval[1] if confident and interval else loss
-    return _judge(evaluation, option, f"{words})", loss, bound, interval, compared=compared, remedy=_samples(remedy))
+    found = _Comparison(loss, bound, interval, confident=confident)
+    return _judge(evaluation, option, f"{words})", found, remedy=_samples(remedy))
 
 
 def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, confident: bool) -> GateCheck:
@@ -128,17 +129,15 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
                 "without --confident"
             )
         words += f" ({evaluation.num_samples} samples, no interval)"
-        return _judge(evaluation, option, words, agreement, limit, None, compared=agreement, at_least=True)
+        return _judge(evaluation, option, words, _Comparison(agreement, limit, at_least=True))
     if evaluation.num_samples < 1:
         raise EvaluationError("the report says that no samples were evaluated")
     interval = wilson_interval(agreement, evaluation.num_samples)
     words += f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
-    compared = interval[0] if confident else agreement
-    distance, width = _way(agreement, limit, interval)
+    distance, width = _distance(agreement, limit, interval)
     remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
-    return _judge(
-        evaluation, option, words, agreement, limit, interval, compared=compared, at_least=True, remedy=remedy
-    )
+    found = _Comparison(agreement, limit, interval, at_least=True, confident=confident)
+    return _judge(evaluation, option, words, found, remedy=remedy)
 
 
 def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits: Limits) -> GateCheck:
@@ -163,18 +162,9 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
     words = f"speed-up {speedup:.3g}x over {reference.name} on {evaluation.backend}"
     details = [] if limits.at_batch is None else [f"batch size {latency.batch_size}"]
     details += [] if interval is None else [f"95 % interval {interval[0]:.3g} to {interval[1]:.3g}"]
-    compared = interval[0] if limits.confident and interval else speedup
-    return _judge(
-        evaluation,
-        option,
-        words + (f" ({', '.join(details)})" if details else ""),
-        speedup,
-        limit,
-        interval,
-        compared=compared,
-        at_least=True,
-        remedy="a longer --latency-s",
-    )
+    words += f" ({', '.join(details)})" if details else ""
+    found = _Comparison(speedup, limit, interval, at_least=True, confident=limits.confident)
+    return _judge(evaluation, option, words, found, remedy="a longer --latency-s")
 
 
 def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str) -> None:
@@ -200,27 +190,44 @@ def _check_size(report: Report, evaluation: Evaluation, limit: float) -> GateChe
         raise EvaluationError(f"--max-size-ratio {limit:g}: the report does not hold the sizes of the models")
     ratio = evaluation.size_bytes / report.baseline.size_bytes
     words = f"size {ratio:.3g} of {report.baseline.name} ({evaluation.size_bytes / 1e6:.3g} MB)"
-    return _judge(evaluation, f"--max-size-ratio {limit:g}", words, ratio, limit, None, compared=ratio)
+    return _judge(evaluation, f"--max-size-ratio {limit:g}", words, _Comparison(ratio, limit))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A measured value beside its limit.
+
+    Attributes:
+        value: the estimate.
+        bound: what it must not exceed, or fall below if `at_least`.
+        interval: its 95 % interval.
+        at_least: which side of the bound is allowed.
+        confident: the unfavorable end of the interval must keep the limit, not the estimate alone.
+    """
+
+    value: float
+    bound: float
+    interval: tuple[float, float] | None = None
+    at_least: bool = False
+    confident: bool = False
+
+    @property
+    def compared(self) -> float:
+        """The estimate, or the end of its interval that must keep the limit."""
+        if self.interval is None or not self.confident:
+            return self.value
+        return self.interval[0 if self.at_least else 1]
 
 
 def _judge(
-    evaluation: Evaluation,
-    limit: str,
-    words: str,
-    value: float,
-    bound: float,
-    interval: tuple[float, float] | None,
-    *,
-    compared: float,
-    at_least: bool = False,
-    remedy: str = "more samples",
+    evaluation: Evaluation, limit: str, words: str, found: _Comparison, *, remedy: str = "more samples"
 ) -> GateCheck:
-    """`compared` is the estimate, or the end of its interval that must keep the limit."""
+    compared, bound, interval = found.compared, found.bound, found.interval
     slack = _ROUNDING * max(1.0, abs(bound))
-    passed = compared >= bound - slack if at_least else compared <= bound + slack
+    passed = compared >= bound - slack if found.at_least else compared <= bound + slack
     undecided = interval is not None and interval[0] < bound - slack and interval[1] > bound + slack
     sentence = f"{evaluation.name}: {words} {'keeps' if passed else 'breaks'} {limit}"
-    if compared != value:
+    if compared != found.value:
         sentence += " at the end of the interval (--confident)"
     if undecided:
         sentence += f"; the interval crosses the limit: {remedy} would decide"
@@ -228,7 +235,7 @@ def _judge(
         variant=evaluation.name,
         limit=limit,
         passed=passed,
-        value=value,
+        value=found.value,
         bound=bound,
         undecided=undecided,
         sentence=sentence,
@@ -236,7 +243,7 @@ def _judge(
     )
 
 
-def _way(value: float, bound: float, interval: tuple[float, float]) -> tuple[float, float]:
+def _distance(value: float, bound: float, interval: tuple[float, float]) -> tuple[float, float]:
     """From the value to the bound, and to the end of its interval on that side."""
     return abs(value - bound), interval[1] - value if value < bound else value - interval[0]
 

@@ -18,7 +18,6 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
-from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import ModelError, QuantKitError
@@ -40,11 +39,9 @@ if TYPE_CHECKING:
     from quantkit.evaluation.engines import OpenEngine
     from quantkit.graph.qdq_scales import ReadScale
     from quantkit.graph.weighted_operators import Producer
+    from quantkit.types.options import EvaluationOptions
 
-__all__ = ["NUM_SAMPLES", "LayerAnalysis", "analyze_layers", "placements", "placements_of_engine"]
-
-NUM_SAMPLES = 64
-"""Enough to rank the tensors of a model: their sums are over thousands of values a sample."""
+__all__ = ["LayerAnalysis", "analyze_layers", "placements", "placements_of_engine"]
 
 _BUDGET_BYTES = 128 << 20
 """Exposed activations of one batch of one model; two models are open at once."""
@@ -65,14 +62,11 @@ class LayerAnalysis:
 def analyze_layers(
     model: PathLike | FloatModel,
     dataset: Dataset,
+    options: EvaluationOptions,
     *,
     variants: Mapping[str, PathLike | FloatModel],
     engines: Mapping[str, OpenEngine] | None = None,
     skipped: Mapping[str, Mapping[str, str]] | None = None,
-    num_samples: int = NUM_SAMPLES,
-    threads: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
     should_stop: Callable[[], bool] | None = None,
 ) -> LayerAnalysis:
     """Looks into every variant as far as it lets one; what cannot be seen becomes a warning, never an error.
@@ -82,14 +76,11 @@ def analyze_layers(
 
     Args:
         model: the FP32 model.
-        dataset: from which `num_samples` are taken, evenly.
+        dataset: from which samples are taken, evenly.
+        options: how many samples activations are compared on, on how many threads.
         variants: ONNX models by name; those without Q/DQ are passed over.
         engines: open engines by name.
         skipped: variant → what it leaves in float and why, of those that were made here.
-        num_samples: samples that activations are compared on; 0 leaves these out.
-        threads: of ONNX Runtime within a call; 0 lets it choose.
-        workers: decoding threads.
-        progress: show a progress bar on a terminal.
         should_stop: asked before each batch: whether to be content with those before it.
     """
     collected = _Collected()
@@ -98,7 +89,7 @@ def analyze_layers(
         original = model.prepared(OLDEST_OPSET)
     except QuantKitError as error:
         return LayerAnalysis(warnings=(f"the layers are not shown: {error}",))
-    look = _Analysis(model, dataset, find_producers(original), num_samples, threads, workers, progress, should_stop)
+    look = _Analysis(model, dataset, find_producers(original), options, should_stop)
     for name, given in variants.items():
         try:
             variant = FloatModel.open(given)
@@ -107,7 +98,7 @@ def analyze_layers(
             # As it is: no opset is converted, so that what is looked into is what was evaluated.
             graph = variant.prepared(OLDEST_OPSET)
             collected.layers += _placements(graph, original, name, (skipped or {}).get(name, {}))
-            if num_samples and not (should_stop and should_stop()):
+            if options.layer_samples and not (should_stop and should_stop()):
                 tensors, notes = look.compare(name, variant, graph)
                 collected.tensors += tensors
                 collected.warnings += [f"{name}: {note}" for note in notes]
@@ -188,10 +179,7 @@ class _Analysis:
     model: FloatModel
     dataset: Dataset
     producers: Mapping[str, Producer]
-    num_samples: int
-    threads: int
-    workers: int | None
-    progress: bool
+    options: EvaluationOptions
     should_stop: Callable[[], bool] | None
 
     def compare(self, name: str, variant: FloatModel, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
@@ -223,17 +211,18 @@ class _Analysis:
         groups, size = _groups(graph, {t: s.source for t, s in scales.items()}, first.inputs)
         qualities: list[TensorQuality] = []
         obstacles: dict[str, str] = {}
-        with show_progress(None, f"looking into {name}", len(samples) * len(groups), self.progress) as bar:
+        threads = self.options.threads
+        with show_progress(None, f"looking into {name}", len(samples) * len(groups), self.options.progress) as bar:
             for group in groups:
                 sources = {tensor: scales[tensor].source for tensor in group}
                 with ExitStack() as stack:
-                    baseline = _runner(stack, self.model, group, f"the inside of {self.model.name}", self.threads)
-                    variant = _runner(stack, model, list(sources.values()), f"the inside of {name}", self.threads)
+                    baseline = _runner(stack, self.model, group, f"the inside of {self.model.name}", threads)
+                    variant = _runner(stack, model, list(sources.values()), f"the inside of {name}", threads)
                     batches = make_batches(
                         samples,
                         fixed_batch_size(baseline) or fixed_batch_size(variant) or size,
                         strict=False,
-                        workers=self.workers,
+                        workers=self.options.workers,
                         skipped={},
                     )
                     found, left = measure_tensors(
@@ -242,8 +231,6 @@ class _Analysis:
                         name=name,
                         batches=batches if self.should_stop is None else _until(self.should_stop, batches),
                         tensors={tensor: _observed(self.producers[tensor], scales[tensor]) for tensor in group},
-                        new_statistics=new_statistics,
-                        update=update,
                         # A model input is the same in both, whatever it is cast to.
                         aliases={t: s for t, s in sources.items() if t not in first.inputs},
                         on_batch=bar.update,
@@ -254,7 +241,7 @@ class _Analysis:
 
     def _samples(self) -> Dataset:
         """Evenly out of all, since data may lie class by class."""
-        total, wanted = len(self.dataset), min(self.num_samples, len(self.dataset))
+        total, wanted = len(self.dataset), min(self.options.layer_samples, len(self.dataset))
         return Selection(self.dataset, tuple(i * total // wanted for i in range(wanted)))
 
 

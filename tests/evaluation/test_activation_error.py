@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.calibration.statistics import new_statistics, update
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.activation_error import MAGNITUDE_BINS, ObservedTensor, code_range, measure_tensors
 from quantkit.evaluation.metrics.sqnr import Sqnr
@@ -29,8 +28,6 @@ def measure(reference, changed, x, *, params=INT8, size=10, fixed="N", **options
         name="int8",
         batches=batches(size, targets=None, x=np.asarray(x, np.float32)),
         tensors={"t": ObservedTensor("Conv c", params, **options)},
-        new_statistics=new_statistics,
-        update=update,
     )
 
 
@@ -152,8 +149,6 @@ def test_inputs_and_renamed_outputs_are_found():
         name="int8",
         batches=batches(targets=None),
         tensors={"x": ObservedTensor("input", INT8), "y": ObservedTensor("Relu r", INT8)},
-        new_statistics=new_statistics,
-        update=update,
         aliases={"y": "z"},
     )
     assert [q.tensor for q in found] == ["x", "y"]
@@ -171,8 +166,6 @@ def test_unusable_models_are_refused():
             name="int8",
             batches=batches(targets=None),
             tensors={"t": ObservedTensor("Conv c", INT8)},
-            new_statistics=new_statistics,
-            update=update,
         )
 
 

@@ -25,12 +25,13 @@ from quantkit.evaluation.engines import open_engine
 from quantkit.evaluation.layer_analysis import analyze_layers, placements, placements_of_engine
 from quantkit.graph.model import input_specs, load_model
 from quantkit.processor import products_saturate
+from quantkit.types.options import EvaluationOptions
 
 from ..graph.builder import Builder
 from ..graph.models import MODELS
 from .test_engines import INT8_LAYERS, engines, gpu  # noqa: F401
 
-QUIET = {"progress": False}
+QUIET = EvaluationOptions(progress=False)
 
 ROUNDING_DB = 0.005
 """What is exposed decides what ONNX Runtime fuses: a sum rounded otherwise now and then gets the next code."""
@@ -80,7 +81,7 @@ def two_convolutions(*outputs: str) -> onnx.ModelProto:
 
 def test_error_of_two_convolutions_worked_example(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
-    insight = analyze_layers(model, dataset, variants={"fp32": model, "int8": made}, **QUIET)
+    insight = analyze_layers(model, dataset, QUIET, variants={"fp32": model, "int8": made})
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
     w1, b1 = constants["w1"][:, :, 0, 0], constants["b1"].reshape(1, -1, 1, 1)
     x = np.load(tmp_path / "model.npz")["x"]
@@ -109,7 +110,7 @@ def test_error_of_two_convolutions_worked_example(tmp_path) -> None:
 
 def test_an_output_has_the_sqnr_that_evaluate_reports(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions("first_out", "second_out"))
-    insight = analyze_layers(model, dataset, variants={"int8": made}, **QUIET)
+    insight = analyze_layers(model, dataset, QUIET, variants={"int8": made})
     with OnnxRuntimeRunner(model) as baseline, OnnxRuntimeRunner(made.path) as int8:
         runners = {"fp32": baseline, "int8": int8}
         metrics = evaluate(runners, iterate_batches(dataset, 8), baseline="fp32").metrics["int8"]
@@ -124,7 +125,7 @@ def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
     proto = g.model(g.gemm(g.op("Flatten", g.op("GlobalAveragePool", g.conv(y, 8, 8), name="pool")), 8, 4))
     model, dataset, made = make(tmp_path, proto, "cpu", exclude=("Gemm",))
     insight = analyze_layers(
-        model, dataset, variants={"int8-cpu": made}, skipped={"int8-cpu": made.skipped}, num_samples=8, **QUIET
+        model, dataset, replace(QUIET, layer_samples=8), variants={"int8-cpu": made}, skipped={"int8-cpu": made.skipped}
     )
     assert insight.warnings == ()
     assert insight.tensors[0].producer == "input"
@@ -142,18 +143,18 @@ def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
 
 def test_samples_are_spread_over_the_data(tmp_path) -> None:
     model, dataset, made = make(tmp_path, two_convolutions())
-    insight = analyze_layers(model, dataset, variants={"int8": made}, num_samples=4, **QUIET)
+    insight = analyze_layers(model, dataset, replace(QUIET, layer_samples=4), variants={"int8": made})
     x = np.load(tmp_path / "model.npz")["x"][[0, 6, 12, 18]]
     assert (insight.tensors[0].minimum, insight.tensors[0].maximum) == (x.min(), x.max())
-    assert analyze_layers(model, dataset, variants={"int8": made}, num_samples=0, **QUIET).tensors == ()
+    assert analyze_layers(model, dataset, replace(QUIET, layer_samples=0), variants={"int8": made}).tensors == ()
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 5])
 def test_memory_limits_and_fixed_batches_change_nothing(batch, tmp_path, monkeypatch) -> None:
     model, dataset, made = make(tmp_path, MODELS["residual_identity"](batch=batch))
-    whole = analyze_layers(model, dataset, variants={"int8": made}, **QUIET).tensors
+    whole = analyze_layers(model, dataset, QUIET, variants={"int8": made}).tensors
     monkeypatch.setattr(module, "_BUDGET_BYTES", 1 << 15)
-    pieces = analyze_layers(model, dataset, variants={"int8": made}, **QUIET).tensors
+    pieces = analyze_layers(model, dataset, QUIET, variants={"int8": made}).tensors
     assert [q.tensor for q in pieces] == [q.tensor for q in whole]
     assert len(whole) > 3
     for piece, all_at_once in zip(pieces, whole, strict=True):
@@ -165,9 +166,9 @@ def test_memory_limits_and_fixed_batches_change_nothing(batch, tmp_path, monkeyp
 
 def test_half_precision_around_int8(tmp_path) -> None:
     model, dataset, made = make(tmp_path, MODELS["residual_identity"](), high_precision="fp16")
-    half = analyze_layers(model, dataset, variants={"half": made}, **QUIET)
+    half = analyze_layers(model, dataset, QUIET, variants={"half": made})
     model, dataset, made = make(tmp_path, MODELS["residual_identity"]())
-    whole = analyze_layers(model, dataset, variants={"int8": made}, **QUIET)
+    whole = analyze_layers(model, dataset, QUIET, variants={"int8": made})
     assert [q.tensor for q in half.tensors] == [q.tensor for q in whole.tensors]
     assert half.tensors[0].sqnr_db is None
     # 6 dB are a factor of 2. FP16 sums of a residual cost up to 9 dB in ONNX Runtime 1.23, and none since.
@@ -201,7 +202,7 @@ def test_onnxruntimes_quantizer_leaves_out_relu_and_renames_outputs(kind, tmp_pa
     )
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert "Relu" not in kinds
-    insight = analyze_layers(model, dataset, variants={"ours": made, "theirs": path}, **QUIET)
+    insight = analyze_layers(model, dataset, QUIET, variants={"ours": made, "theirs": path})
     ours = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "ours"}
     theirs = {q.tensor: q.sqnr_db for q in insight.tensors if q.variant == "theirs"}
     output = onnx.load(model).graph.output[0].name
@@ -217,7 +218,7 @@ def test_integer_operators_are_counted_under_the_names_of_the_model(tmp_path) ->
     model, dataset, _ = make(tmp_path, MODELS["conv_relu"]())
     path = tmp_path / "theirs.onnx"
     quantize_static(model, path, Reader(tmp_path / "model.npz"), quant_format=QuantFormat.QOperator)
-    insight = analyze_layers(model, dataset, variants={"theirs": path}, **QUIET)
+    insight = analyze_layers(model, dataset, QUIET, variants={"theirs": path})
     convolutions = [node.name for node in onnx.load(model).graph.node if node.op_type == "Conv"]
     assert [(p.node, p.op_type, p.is_int8) for p in insight.layers] == [(name, "Conv", True) for name in convolutions]
     assert [q.producer for q in insight.tensors] == ["input"]
@@ -235,24 +236,24 @@ def test_unobservable_tensors_are_a_warning(tmp_path) -> None:
     insight = analyze_layers(
         model,
         dataset,
+        QUIET,
         variants={"gone": tmp_path / "gone.onnx", "renamed": tmp_path / "renamed.onnx", "int8": made},
-        **QUIET,
     )
     assert [(q.variant, q.tensor) for q in insight.tensors] == [("renamed", "x"), ("int8", "x"), ("int8", "relu_out")]
     gone, other = insight.warnings
     assert "gone.onnx: no such model file" in gone
     assert "1 of its 2 quantized activations" in other
     assert "elsewhere" in other
-    assert analyze_layers(tmp_path / "gone.onnx", dataset, variants={"int8": made}, **QUIET).warnings
-    stopped = analyze_layers(model, dataset, variants={"int8": made}, should_stop=lambda: True, **QUIET)
+    assert analyze_layers(tmp_path / "gone.onnx", dataset, QUIET, variants={"int8": made}).warnings
+    stopped = analyze_layers(model, dataset, QUIET, variants={"int8": made}, should_stop=lambda: True)
     assert (stopped.tensors, stopped.warnings) == ((), ())
     assert len(stopped.layers) == 2
 
 
 def test_unexpected_exceptions_are_raised(tmp_path) -> None:
-    model, dataset, made = make(tmp_path, two_convolutions())
+    model, _, made = make(tmp_path, two_convolutions())
     with pytest.raises(TypeError):
-        analyze_layers(model, dataset, variants={"int8": made}, num_samples="4", **QUIET)
+        analyze_layers(model, None, QUIET, variants={"int8": made})
 
 
 A100 = "pytorch__resnet__A100__"
@@ -284,10 +285,10 @@ def test_engines_list_int8_layers(gpu, engines, tmp_path) -> None:  # noqa: F811
     assert "CaskConvolution" in INT8_LAYERS
     model, dataset, _ = make(tmp_path, two_convolutions())
     opened = {name: open_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}
-    insight = analyze_layers(model, dataset, variants={}, engines=opened, **QUIET)
+    insight = analyze_layers(model, dataset, QUIET, variants={}, engines=opened)
     assert [(p.variant, p.node, p.is_int8) for p in insight.layers] == [("trt-int8", "c", True)]
     for engine in opened.values():
         engine.runner.close()
-    closed = analyze_layers(model, dataset, variants={}, engines=opened, **QUIET)
+    closed = analyze_layers(model, dataset, QUIET, variants={}, engines=opened)
     assert closed.layers == ()
     assert len(closed.warnings) == len(opened)

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from quantkit.evaluation.latency.host import check_measurement, percentile, take_turns
+from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, percentile, take_turns
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
-__all__ = ["latency_notes", "measure_device_latency"]
+__all__ = ["TRTEXEC", "latency_notes", "measure_device_latency"]
+
+TRTEXEC = LatencyOptions(min_iterations=10, warmup_s=0.2)
+"""trtexec's --duration, --iterations and --warmUp."""
 
 _BLOCK_MS = 100.0
 """Length of a turn: long enough for the clocks to settle, short enough that a hot moment hits every variant."""
@@ -24,14 +27,12 @@ _BOUND_BY_ENQUEUE = 0.8
 def measure_device_latency(
     runners: Mapping[str, TimedRunner],
     inputs: Mapping[str, Array],
+    options: LatencyOptions = TRTEXEC,
     *,
-    duration_s: float = 3.0,
-    min_iterations: int = 10,
-    warmup_s: float = 0.2,
     backends: Mapping[str, str] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Latency]:
-    """Times queries of every runner on the same inputs, as trtexec does: the defaults are its own.
+    """Times queries of every runner on the same inputs, as trtexec does.
 
     After a warm-up of each, the runners take turns in blocks of about 100 ms; each round starts one runner later. A
     query's latency is the copy to the device, the computation and the copy back, each by the device's events. Unlike
@@ -41,9 +42,7 @@ def measure_device_latency(
     Args:
         runners: by variant name.
         inputs: one batch, [N, ...] each, that every runner takes.
-        duration_s: timed seconds per runner, at least.
-        min_iterations: timed queries per runner, at least.
-        warmup_s: seconds of untimed queries per runner.
+        options: how long; the defaults are trtexec's own.
         backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         on_progress: called after each round with the share that is done, 0 to 1.
 
@@ -51,11 +50,11 @@ def measure_device_latency(
         variant → latency, in the order of `runners`.
 
     Raises:
-        EvaluationError: no runner, no input, or a duration that is negative.
+        EvaluationError: no runner or no input.
     """
-    check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
+    check_measurement(runners, inputs)
     for runner in runners.values():
-        runner.time_block(inputs, duration_ms=1e3 * warmup_s)
+        runner.time_block(inputs, duration_ms=1e3 * options.warmup_s)
     blocks: dict[str, list[QueryTimes]] = {name: [] for name in runners}
 
     def time_block(name: str) -> tuple[int, float]:
@@ -63,7 +62,7 @@ def measure_device_latency(
         blocks[name].append(block)
         return len(block), block.span_ms / 1e3
 
-    take_turns(list(runners), time_block, duration_s=duration_s, min_iterations=min_iterations, on_progress=on_progress)
+    take_turns(list(runners), time_block, options, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
     compute = {name: [block.compute_ms for block in timed] for name, timed in blocks.items()}
     speedups = speedup_intervals(compute, find_references(list(runners), backends))

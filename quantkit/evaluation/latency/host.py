@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -20,7 +20,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["check_measurement", "measure_latency", "percentile", "take_turns"]
+__all__ = ["LatencyOptions", "check_measurement", "measure_latency", "percentile", "take_turns"]
 
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
@@ -30,13 +30,33 @@ _MAX_CALLS_PER_BLOCK = 100_000
 """Where the clock is too coarse for a call."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    """How long each variant is timed.
+
+    Attributes:
+        duration_s: timed seconds per variant, at least.
+        min_iterations: timed calls or queries per variant, at least.
+        warmup_s: seconds of untimed calls per variant, at least one call.
+    """
+
+    duration_s: float = 3.0
+    min_iterations: int = 20
+    warmup_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.duration_s < 0 or self.warmup_s < 0 or self.min_iterations < 1:
+            raise EvaluationError(
+                f"latency: duration {self.duration_s} s, warm-up {self.warmup_s} s and {self.min_iterations} "
+                "iterations must be positive"
+            )
+
+
 def measure_latency(
     runners: Mapping[str, Runner],
     inputs: Mapping[str, Array],
+    options: LatencyOptions = LatencyOptions(),
     *,
-    duration_s: float = 3.0,
-    min_iterations: int = 20,
-    warmup_s: float = 0.5,
     threads: int = 0,
     backends: Mapping[str, str] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
@@ -54,9 +74,7 @@ def measure_latency(
     Args:
         runners: by variant name.
         inputs: one batch, [N, ...] each; it must have the batch size that the runners take.
-        duration_s: timed seconds per runner, at least.
-        min_iterations: timed calls per runner, at least.
-        warmup_s: seconds of untimed calls per runner, at least one call.
+        options: how long.
         threads: as the runners were opened; only noted.
         backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         clock: nanoseconds.
@@ -66,11 +84,11 @@ def measure_latency(
         variant → latency, in the order of `runners`.
 
     Raises:
-        EvaluationError: no runner, no input, or a duration that is negative.
+        EvaluationError: no runner or no input.
     """
-    check_measurement(runners, inputs, duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
+    check_measurement(runners, inputs)
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
-    typical = {name: _warm_up(call, int(warmup_s * 1e9), clock) for name, call in calls.items()}
+    typical = {name: _warm_up(call, int(options.warmup_s * 1e9), clock) for name, call in calls.items()}
     rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
 
     def time_block(name: str) -> tuple[int, float]:
@@ -79,7 +97,7 @@ def measure_latency(
         rounds[name].append([ns / 1e6 for ns in block])
         return len(block), sum(block) / 1e9
 
-    take_turns(list(calls), time_block, duration_s=duration_s, min_iterations=min_iterations, on_progress=on_progress)
+    take_turns(list(calls), time_block, options, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
     speedups = speedup_intervals(rounds, find_references(list(rounds), backends))
     return {
@@ -91,9 +109,8 @@ def measure_latency(
 def take_turns(
     names: Sequence[str],
     time_block: Callable[[str], tuple[int, float]],
+    options: LatencyOptions,
     *,
-    duration_s: float,
-    min_iterations: int,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Times blocks of each variant in rounds, until each has its duration and its iterations.
@@ -103,8 +120,7 @@ def take_turns(
     Args:
         names: of the variants.
         time_block: times one block of a variant; returns its calls and its seconds.
-        duration_s: timed seconds per variant, at least.
-        min_iterations: timed calls per variant, at least.
+        options: how long.
         on_progress: called after each round with the share that is done, 0 to 1.
     """
     calls = dict.fromkeys(names, 0)
@@ -117,28 +133,17 @@ def take_turns(
             calls[name] += count
             seconds[name] += length
         turn += 1
-        done = min(calls.values()) / min_iterations
-        if duration_s:
-            done = min(done, min(seconds.values()) / duration_s)
+        done = min(calls.values()) / options.min_iterations
+        if options.duration_s:
+            done = min(done, min(seconds.values()) / options.duration_s)
         if on_progress is not None:
             on_progress(min(done, 1.0))
 
 
-def check_measurement(
-    runners: Mapping[str, object],
-    inputs: Mapping[str, Array],
-    *,
-    duration_s: float,
-    min_iterations: int,
-    warmup_s: float,
-) -> None:
-    """Raises `EvaluationError` where there is nothing to time, or no time to do it in; for either method."""
+def check_measurement(runners: Mapping[str, object], inputs: Mapping[str, Array]) -> None:
+    """Raises `EvaluationError` where there is nothing to time, by either method."""
     if not runners or not inputs:
         raise EvaluationError("latency needs at least one variant and one input")
-    if duration_s < 0 or warmup_s < 0 or min_iterations < 1:
-        raise EvaluationError(
-            f"latency: duration {duration_s} s, warm-up {warmup_s} s and {min_iterations} iterations must be positive"
-        )
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import BackendError
-from quantkit.evaluation.latency.device import measure_device_latency
-from quantkit.evaluation.latency.host import measure_latency
+from quantkit.evaluation.latency.device import TRTEXEC, measure_device_latency
+from quantkit.evaluation.latency.host import LatencyOptions, measure_latency
 from quantkit.notices import join_names, logs_duration
 from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner
+
+if TYPE_CHECKING:
+    from quantkit.types.options import EvaluationOptions
 
 __all__ = ["Timing", "time_batches", "time_variants", "timing_warnings"]
 
@@ -31,13 +34,8 @@ class Timing:
 def time_batches(
     runners: Mapping[str, Runner],
     dataset: Dataset,
-    batch_sizes: Sequence[int],
+    options: EvaluationOptions,
     *,
-    duration_s: float,
-    threads: int,
-    strict: bool,
-    workers: int | None,
-    progress: bool,
     should_stop: Callable[[], bool],
 ) -> Timing:
     """Times all variants together at each batch size that they take.
@@ -48,17 +46,12 @@ def time_batches(
     Args:
         runners: by variant name.
         dataset: what is fed: its first samples, repeated where there are too few.
-        batch_sizes: at least one, each at least 1.
-        duration_s: timed seconds for each variant and batch size.
-        threads: of ONNX Runtime, as the runners were opened; noted.
-        strict: fail on the first image that cannot be read.
-        workers: decoding threads.
-        progress: show a progress bar on a terminal.
+        options: the batch sizes, the seconds at each, and how data are read.
         should_stop: asked between rounds; what was not finished by then is left out.
     """
-    plan, warnings = _plan(runners, batch_sizes)
+    plan, warnings = _plan(runners, options.batch_sizes)
     found: dict[str, list[Latency]] = {name: [] for name in runners}
-    with show_progress(None, "timing", 100 * len(plan), progress) as bar:
+    with show_progress(None, "timing", 100 * len(plan), options.progress) as bar:
         for done, (size, names) in enumerate(plan.items()):
 
             def advance(share: float, done: int = done) -> None:
@@ -67,12 +60,12 @@ def time_batches(
                 bar.update(round(100 * (done + share)) - bar.n)
 
             try:
-                inputs = _repeat(dataset, size, strict=strict, workers=workers)
+                inputs = _repeat(dataset, size, strict=options.strict, workers=options.workers)
                 timed = time_variants(
                     {name: runners[name] for name in names},
                     inputs,
-                    duration_s=duration_s,
-                    threads=threads,
+                    duration_s=options.latency_s,
+                    threads=options.threads,
                     on_progress=advance,
                 )
             except _StoppedError:
@@ -139,10 +132,6 @@ def timing_warnings(latencies: Mapping[str, Sequence[Latency]], environment: Map
     return found
 
 
-_MINIMUM_QUERIES = 10
-"""trtexec's --iterations."""
-
-
 def time_variants(
     runners: Mapping[str, Runner],
     inputs: Mapping[str, Array],
@@ -158,14 +147,17 @@ def time_variants(
     share = len(host) / len(runners)
     if host:
         found |= measure_latency(
-            host, inputs, duration_s=duration_s, threads=threads, on_progress=lambda done: on_progress(share * done)
+            host,
+            inputs,
+            LatencyOptions(duration_s=duration_s),
+            threads=threads,
+            on_progress=lambda done: on_progress(share * done),
         )
     if device:
         found |= measure_device_latency(
             device,
             inputs,
-            duration_s=duration_s,
-            min_iterations=_MINIMUM_QUERIES,
+            replace(TRTEXEC, duration_s=duration_s),
             backends={name: str(getattr(runner, "backend", "")) for name, runner in device.items()},
             on_progress=lambda done: on_progress(share + (1 - share) * done),
         )

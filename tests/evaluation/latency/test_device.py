@@ -8,6 +8,7 @@ import pytest
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.device import latency_notes, measure_device_latency
+from quantkit.evaluation.latency.host import LatencyOptions
 from quantkit.types import QueryTimes, TensorSpec, TimedRunner
 
 INPUTS = {"x": np.zeros((4, 2), np.float32)}
@@ -48,9 +49,9 @@ class ScriptedRunner:
     def __exit__(self, *exc: object) -> None: ...
 
 
-def measure(*runners, **options):
-    settings = {"duration_s": 0.0, "min_iterations": 1, "warmup_s": 0.0} | options
-    return measure_device_latency({r.name or "a": r for r in runners}, INPUTS, **settings)
+def measure(*runners, duration_s=0.0, min_iterations=1, warmup_s=0.0, **rest):
+    options = LatencyOptions(duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
+    return measure_device_latency({r.name or "a": r for r in runners}, INPUTS, options, **rest)
 
 
 def test_fake_runner_satisfies_the_protocol():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.latency.host import measure_latency, percentile
+from quantkit.evaluation.latency.host import LatencyOptions, measure_latency, percentile
 from quantkit.types import TensorSpec
 from quantkit.types.options import parse_batch_sizes
 
@@ -55,9 +55,9 @@ class TimedRunner:
     def __exit__(self, *exc: object) -> None: ...
 
 
-def measure(clock, runners, **options):
-    settings = {"duration_s": 0.0, "min_iterations": 1, "warmup_s": 0.0, "clock": clock} | options
-    return measure_latency({r.name: r for r in runners}, INPUTS, **settings)
+def measure(clock, runners, *, duration_s=0.0, min_iterations=1, warmup_s=0.0, **rest):
+    options = LatencyOptions(duration_s=duration_s, min_iterations=min_iterations, warmup_s=warmup_s)
+    return measure_latency({r.name: r for r in runners}, INPUTS, options, clock=clock, **rest)
 
 
 def runs_of(calls):
