@@ -1,13 +1,21 @@
-"""Steps that the graph passes share: unused names, DequantizeLinear nodes, removal of unused initializers."""
+"""Steps that the graph passes share: unused names, new nodes, other constants, removal of unused initializers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["Names", "make_dequantize", "name_of", "remove_unused_initializers"]
+__all__ = [
+    "Names",
+    "insert_elementwise",
+    "make_dequantize",
+    "name_of",
+    "remove_unused_initializers",
+    "replace_constant",
+]
 
 
 class Names:
@@ -70,6 +78,54 @@ def make_dequantize(
         outputs=[ir.Value(name=names.new(f"{name}_dequantized"), shape=shape, type=kind)],
         name=names.new(f"{node_name or name}_DequantizeLinear"),
     )
+
+
+def insert_elementwise(
+    names: Names, value: ir.Value, op_type: str, operand: npt.ArrayLike, *, result: str, constant: str
+) -> ir.Value:
+    """Inserts `op_type`(value, operand) behind the producer of `value`; nothing reads the result yet.
+
+    Args:
+        names: of the graph.
+        value: a float activation or model input.
+        op_type: Mul, Sub, ...
+        operand: the constant right operand, which does not change the shape.
+        result: what the result is named after.
+        constant: what the initializer is named after.
+    """
+    dtype = value.dtype or ir.DataType.FLOAT
+    right = names.initializer(constant, np.asarray(operand, dtype.numpy()))
+    output = ir.Value(name=names.new(result), shape=value.shape, type=ir.TensorType(dtype))
+    node = ir.node(op_type, [value, right], outputs=[output], name=names.new(f"{result}_{op_type}"))
+    producer = value.producer()
+    if producer is not None:
+        names.graph.insert_after(producer, node)
+    else:
+        names.graph.insert_before(names.graph[0], node)
+    return output
+
+
+def replace_constant(names: Names, node: ir.Node, index: int, array: np.ndarray, *, name: str) -> None:
+    """Gives input `index` of `node` another constant; whatever else reads the old one keeps it.
+
+    An initializer that only this input reads keeps its name and its type. Otherwise there will be a new initializer.
+
+    Args:
+        names: of the graph.
+        node: in the main graph.
+        index: of a constant input, or of an optional input that is missing.
+        array: the new values.
+        name: what a new initializer is named after.
+    """
+    if len(node.inputs) <= index:
+        node.resize_inputs(index + 1)
+    old = node.inputs[index]
+    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+        dtype = old.dtype.numpy() if old.dtype is not None else array.dtype
+        old.const_value = ir.tensor(np.asarray(array, dtype, order="C"), name=old.name)
+        old.shape = ir.Shape(array.shape)
+    else:
+        node.replace_input_with(index, names.initializer(name, array))
 
 
 def remove_unused_initializers(model: ir.Model) -> ir.Model:

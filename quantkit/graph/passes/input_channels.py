@@ -1,0 +1,216 @@
+"""Quantized activations whose readers have weights of their own for each channel, and how these weights are laid out.
+
+Conv (also grouped and depthwise), ConvTranspose, Gemm and MatMul sum over the channels of their activation. A factor or
+an offset of one channel can therefore be undone exactly in the weights of that channel, or in the bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.graph.passes.edits import Names, name_of, replace_constant
+from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.types import QdqEdge, QdqPlan
+
+__all__ = [
+    "SCALED",
+    "ChannelSite",
+    "add_to_bias",
+    "along_channels",
+    "as_stored",
+    "channel_sites",
+    "constant_weight",
+    "follow_edits",
+    "main_graph_values",
+    "takes_bias",
+    "weight_amax",
+]
+
+
+SCALED = "quantkit.channel_scale"
+"""Mark of a tensor that has been scaled: where the factor was folded into constants nothing else shows it."""
+
+
+@dataclass(frozen=True)
+class ChannelSite:
+    """A quantized activation of which each channel has its own weights in every quantized reader.
+
+    Attributes:
+        tensor: name of the activation.
+        axis: of its channels, counted from the end: -3 for [N, C, H, W].
+        channels: number of them.
+        readers: names of the nodes that read it quantized. Other nodes may read it too.
+        is_depthwise: whether every reader is a convolution with one input channel per group. Its weights have a scale
+            per output channel, hence per channel of the activation: a factor in them costs no precision.
+    """
+
+    tensor: str
+    axis: int
+    channels: int
+    readers: tuple[str, ...]
+    is_depthwise: bool
+
+    def broadcast(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """One value, or one for each channel, in a shape that broadcasts against the activation."""
+        array = np.asarray(values, np.float64)
+        return array if array.ndim == 0 else array.reshape(-1, *(1,) * (-self.axis - 1))
+
+
+def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
+    """The sites of a plan by name of the activation, in the order of the plan.
+
+    An activation is none if a quantized reader has no constant weight (a residual Add, a product in attention), if its
+    readers differ in what they take for a channel, if it shares its scale with others through a Concat, or if it has
+    been scaled: that is the last thing that is done to it.
+
+    Args:
+        model: prepared; edited or not.
+        plan: of this graph.
+
+    Raises:
+        ModelError: the plan was made from another graph.
+    """
+    nodes = {name_of(node): node for node in model.graph}
+    grouped = frozenset[str]().union(*plan.groups)
+    readers: dict[str, list[QdqEdge]] = {}
+    for edge in plan.activations:
+        node = nodes.get(edge.node)
+        if node is None or name_of(node.inputs[edge.index]) != edge.tensor:
+            raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
+        readers.setdefault(edge.tensor, []).append(edge)
+    found = {}
+    for tensor, edges in readers.items():
+        channels = {_channels(nodes[edge.node], edge.index) for edge in edges}
+        known = channels.pop() if len(channels) == 1 else None
+        value = nodes[edges[0].node].inputs[edges[0].index]
+        if known is None or value is None or tensor in grouped or SCALED in value.meta:
+            continue
+        names = tuple(edge.node for edge in edges)
+        found[tensor] = ChannelSite(tensor, *known, names, all(_is_depthwise(nodes[name]) for name in names))
+    return found
+
+
+def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
+    """The plan with its edges on the tensors that their nodes read now, after activations were shifted or scaled.
+
+    Args:
+        plan: of the graph before.
+        model: edited by `apply_shifts` or `apply_channel_scales`.
+    """
+    nodes = {name_of(node): node for node in model.graph}
+
+    def followed(edges: tuple[QdqEdge, ...]) -> tuple[QdqEdge, ...]:
+        return tuple(replace(edge, tensor=name_of(nodes[edge.node].inputs[edge.index])) for edge in edges)
+
+    activations = followed(plan.activations)
+    moved = {
+        old.tensor: f"{new.tensor} is quantized in its place"
+        for old, new in zip(plan.activations, activations, strict=True)
+        if old.tensor != new.tensor
+    }
+    return replace(plan, activations=activations, weights=followed(plan.weights), skipped={**plan.skipped, **moved})
+
+
+def along_channels(node: ir.Node, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One value for each input channel of a weighted `node`, in a shape that broadcasts against its weight."""
+    weight = constant_weight(node)
+    if is_standard(node, "Conv"):
+        groups = node.attributes.get_int("group", 1)
+        outputs, inputs = weight.shape[:2]
+        spread = np.broadcast_to(values.reshape(groups, 1, inputs), (groups, outputs // groups, inputs))
+        return spread.reshape(outputs, inputs, *(1,) * (weight.ndim - 2))
+    if is_standard(node, "Gemm") and node.attributes.get_int("transB", 0) == 1:
+        return values.reshape(1, -1)
+    return values.reshape(-1, *(1,) * (weight.ndim - 1))
+
+
+def weight_amax(model: ir.Model, site: ChannelSite) -> npt.NDArray[np.float32]:
+    """The largest magnitude of the weights of each channel of `site`, over all of its readers: [C]."""
+    nodes = {name_of(node): node for node in model.graph}
+    largest = np.zeros(site.channels)
+    for name in site.readers:
+        node = nodes[name]
+        weight = constant_weight(node)
+        index = along_channels(node, np.arange(site.channels, dtype=np.float64)).astype(np.int64)
+        np.maximum.at(largest, np.broadcast_to(index, weight.shape).ravel(), np.abs(weight).ravel())
+    return largest.astype(np.float32)
+
+
+def constant_weight(node: ir.Node) -> npt.NDArray[np.floating]:
+    """The weight of a reader of a site, as it is stored."""
+    tensor = constant_of(node.inputs[1])
+    assert tensor is not None  # only nodes with a constant weight belong to a site
+    return np.asarray(tensor.numpy())
+
+
+def as_stored(value: ir.Value, array: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """`array` rounded to the type of `value`, so that what undoes it undoes what the model holds."""
+    stored = np.asarray(array, (value.dtype or ir.DataType.FLOAT).numpy())
+    return np.asarray(stored, np.float64)
+
+
+def takes_bias(node: ir.Node) -> bool:
+    """Whether a constant can be added to each output channel of a weighted `node` without another operator."""
+    if is_standard(node, "MatMul"):
+        return _bias_add(node) is not None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if is_standard(node, "Gemm") and node.attributes.get_float("beta", 1.0) == 0.0:
+        return False
+    return bias is None or constant_of(bias) is not None
+
+
+def add_to_bias(names: Names, node: ir.Node, delta: npt.NDArray[np.float64]) -> None:
+    """Adds `delta` [C_out] to the output channels of a weighted `node` that `takes_bias`.
+
+    The bias of Conv, ConvTranspose and Gemm is created if there is none; that of MatMul is the constant of the Add
+    behind it.
+    """
+    owner, index = _bias_add(node) or (node, 2)
+    if is_standard(node, "Gemm"):
+        delta = delta / node.attributes.get_float("beta", 1.0)
+    tensor = constant_of(owner.inputs[index]) if len(owner.inputs) > index else None
+    dtype = tensor.numpy().dtype if tensor is not None else constant_weight(node).dtype
+    old = np.asarray(tensor.numpy(), np.float64) if tensor is not None else np.zeros(())
+    replace_constant(names, owner, index, (old + delta).astype(dtype), name=f"{name_of(node)}_bias")
+
+
+def main_graph_values(model: ir.Model) -> dict[str, ir.Value]:
+    """Inputs and results of the main graph by name."""
+    return {name_of(v): v for v in model.graph.inputs} | {name_of(v): v for node in model.graph for v in node.outputs}
+
+
+def _channels(node: ir.Node, index: int) -> tuple[int, int] | None:
+    """Axis, from the end, and number of the channels that `node` sums over; None if it has no weights for each."""
+    tensor = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    if index != 0 or tensor is None:
+        return None
+    shape = tensor.numpy().shape
+    if is_standard(node, "Conv"):
+        return 1 - len(shape), shape[1] * node.attributes.get_int("group", 1)
+    if is_standard(node, "ConvTranspose"):
+        return 1 - len(shape), shape[0]
+    if is_standard(node, "Gemm") and not node.attributes.get_int("transA", 0):
+        return -1, shape[1 if node.attributes.get_int("transB", 0) else 0]
+    if is_standard(node, "MatMul") and len(shape) == 2:
+        return -1, shape[0]
+    return None
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    return is_standard(node, "Conv") and constant_weight(node).shape[1] == 1
+
+
+def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add behind a MatMul, and which of its inputs is the constant; None if something else reads the product."""
+    product = node.outputs[0]
+    if not is_standard(node, "MatMul") or len(product.uses()) != 1 or product.is_graph_output():
+        return None
+    (use,) = product.uses()
+    if not is_standard(use.node, "Add") or use.node.graph is not node.graph:
+        return None
+    return (use.node, 1 - use.idx) if constant_of(use.node.inputs[1 - use.idx]) is not None else None

@@ -1,0 +1,53 @@
+"""Factors that bring the channels of an activation to equal ranges, or part of the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import CalibrationError
+
+__all__ = ["equalizing_scales"]
+
+
+def equalizing_scales(
+    channel_amax: npt.ArrayLike, weight_amax: npt.ArrayLike | None = None, *, alpha: float = 1.0, max_ratio: float = 256
+) -> npt.NDArray[np.float32]:
+    """What each channel is to be multiplied by before it is quantized.
+
+    The factor of channel c is weight_amax[c]^(1 - alpha) / channel_amax[c]^alpha: the inverse of SmoothQuant's divisor
+    (Xiao et al., ICML 2023, equation 4). With alpha 1 every channel gets the range of the largest, as cross-layer
+    equalization does before depthwise convolutions (Nagel et al., ICCV 2019). The factors are normalized so that the
+    range of the whole activation stays what it was.
+
+    Args:
+        channel_amax: the largest magnitude of each channel of the activation: [C].
+        weight_amax: that of the weights of each channel, over all readers: [C]. Not needed with alpha 1.
+        alpha: how much of the difficulty goes into the weights: 0 to 1.
+        max_ratio: channels, and weights, with a smaller part of the largest range than 1 / `max_ratio` are treated as
+            if they had that: noise is not blown up to full range, and the factors differ by no more than this.
+
+    Returns:
+        [C]. A channel that was always zero gets the smallest factor: what it will hold is not known.
+
+    Raises:
+        CalibrationError: alpha is not in [0, 1], or below 1 without weights.
+
+    Example:
+        >>> equalizing_scales([4.0, 1.0, 0.5, 0.0])
+        array([1., 4., 8., 1.], dtype=float32)
+    """
+    if not 0 <= alpha <= 1 or (alpha < 1 and weight_amax is None):
+        raise CalibrationError(f"alpha {alpha} is not between 0 and 1, or below 1 without the ranges of the weights")
+    ranges = np.asarray(channel_amax, np.float64)
+    if not ranges.max(initial=0) > 0:
+        return np.ones(ranges.shape, np.float32)
+    weights = _bounded(np.ones_like(ranges) if weight_amax is None else np.asarray(weight_amax, np.float64), max_ratio)
+    factors = weights ** (1 - alpha) / _bounded(ranges, max_ratio) ** alpha
+    factors[ranges == 0] = factors[ranges > 0].min()
+    return np.asarray(factors * (ranges.max() / (factors * ranges).max()), np.float32)
+
+
+def _bounded(ranges: npt.NDArray[np.float64], max_ratio: float) -> npt.NDArray[np.float64]:
+    largest = ranges.max()
+    return np.maximum(ranges, largest / max_ratio) if largest > 0 else np.ones_like(ranges)
