@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 __all__ = ["ConvolutionLayer", "LayerShape", "ProductLayer", "layer_shape", "spread_positions"]
 
-Floats = npt.NDArray[np.floating]
-Positions = npt.NDArray[np.intp]
+_Floats = npt.NDArray[np.floating]
+_Positions = npt.NDArray[np.intp]
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -47,7 +47,7 @@ class LayerShape(ABC):
         """Number of output positions of one sample, for an input of this shape."""
 
     @abstractmethod
-    def columns(self, x: Floats, positions: Positions | None = None) -> npt.NDArray[np.float32]:
+    def columns(self, x: _Floats, positions: _Positions | None = None) -> npt.NDArray[np.float32]:
         """Unfolds an input.
 
         Args:
@@ -129,7 +129,7 @@ class ConvolutionLayer(LayerShape):
         """Number of pixels of the output."""
         return math.prod(size for size, _ in map(self._output, range(len(self._kernel)), input_shape[2:]))
 
-    def columns(self, x: Floats, positions: Positions | None = None) -> npt.NDArray[np.float32]:
+    def columns(self, x: _Floats, positions: _Positions | None = None) -> npt.NDArray[np.float32]:
         """[G, C_in / group * kernel elements, N * P]; 0 for padding and between the values of a transposed input."""
         samples, channels = x.shape[:2]
         if positions is None:
@@ -143,7 +143,7 @@ class ConvolutionLayer(LayerShape):
         np.copyto(found, np.float32(0), where=is_outside)
         return found.reshape(self.group, -1, samples * count)
 
-    def _lookup(self, sizes: Sequence[int], positions: Positions) -> tuple[Positions, npt.NDArray[np.bool_]]:
+    def _lookup(self, sizes: Sequence[int], positions: _Positions) -> tuple[_Positions, npt.NDArray[np.bool_]]:
         """Which value of a channel each kernel element meets, [kernel elements, N, P], and where it meets none."""
         outputs = [self._output(axis, size) for axis, size in enumerate(sizes)]
         at = np.unravel_index(positions, [size for size, _ in outputs])
@@ -221,7 +221,7 @@ class ProductLayer(LayerShape):
         """Number of rows of a sample."""
         return int(self._rows(np.broadcast_to(np.float32(0), input_shape)).shape[2])
 
-    def columns(self, x: Floats, positions: Positions | None = None) -> npt.NDArray[np.float32]:
+    def columns(self, x: _Floats, positions: _Positions | None = None) -> npt.NDArray[np.float32]:
         """[G, K, N * P]: the rows of the input."""
         rows = self._rows(x)
         if positions is not None:
@@ -230,7 +230,7 @@ class ProductLayer(LayerShape):
         found = rows.reshape(groups, samples * count, width).swapaxes(1, 2)
         return np.ascontiguousarray(found, np.float32)
 
-    def _rows(self, x: Floats) -> Floats:
+    def _rows(self, x: _Floats) -> _Floats:
         """The input as [G, samples, rows of a sample, K]; the first dimension that is not stacked holds the samples."""
         stack = self.weight_shape[:-2]
         if x.ndim == 1:
@@ -278,7 +278,7 @@ def layer_shape(
     return ProductLayer(shape, weight_is_transposed=left, input_is_transposed=not right)
 
 
-def spread_positions(available: int, samples: int, limit: int, first: int = 0) -> Positions:
+def spread_positions(available: int, samples: int, limit: int, first: int = 0) -> _Positions:
     """Output positions to unfold: at most `limit` of each sample, spread evenly over each sample and over all samples.
 
     They follow the golden ratio, so that no row, column or border of an image is preferred, and the samples take turns.

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from quantkit.refinement import moments as module
+from quantkit.refinement.moments import InputMoments, Moments, moments_bytes
+
+
+def columns(seed, groups=2, width=5, count=300):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(1, 1, size=(groups, width, count)).astype(np.float32)
+    return x, x + rng.normal(0.1, 0.2, size=x.shape).astype(np.float32)
+
+
+def in_float64(x, quantized):
+    """Moments as they are defined: means and E[x^ x^T], E[d x^T], E[d d^T]."""
+    q, d = quantized.astype(np.float64), x.astype(np.float64) - quantized
+    pairs = (q, q), (d, q), (d, d)
+    raw = [np.einsum("gip,gjp->gij", a, b) / q.shape[2] for a, b in pairs]
+    means = [(a.mean(2), b.mean(2)) for a, b in pairs]
+    centered = [m - a[:, :, None] * b[:, None, :] for m, (a, b) in zip(raw, means, strict=True)]
+    return q.mean(2), d.mean(2), raw, centered
+
+
+def all_moments(inputs, *, centered):
+    names = "second_moment", "cross_moment", "difference_moment"
+    return [getattr(inputs, name)(centered=centered) for name in names]
+
+
+def test_moments_are_as_defined():
+    x, quantized = columns(0)
+    inputs = InputMoments(2, 5, with_error=True)
+    inputs.add(x, quantized)
+    quantized_mean, difference_mean, raw, centered = in_float64(x, quantized)
+    assert inputs.count == 300
+    np.testing.assert_allclose(inputs.quantized_mean, quantized_mean, rtol=1e-6)
+    np.testing.assert_allclose(inputs.difference_mean, difference_mean, rtol=1e-5)
+    np.testing.assert_allclose(all_moments(inputs, centered=False), raw, atol=1e-6)
+    np.testing.assert_allclose(all_moments(inputs, centered=True), centered, atol=1e-6)
+
+
+def test_moments_do_not_depend_on_how_samples_are_batched(monkeypatch):
+    x, quantized = columns(1)
+    whole, parts = (InputMoments(2, 5, with_error=True) for _ in range(2))
+    whole.add(x, quantized)
+    monkeypatch.setattr(module, "_CHUNK", 37)
+    for batch in np.split(np.arange(300), [1, 50, 200]):
+        parts.add(x[:, :, batch], quantized[:, :, batch])
+    np.testing.assert_allclose(all_moments(parts, centered=True), all_moments(whole, centered=True), atol=1e-5)
+
+
+def test_training_and_held_out_samples_merge_to_all_of_them():
+    first, second = columns(2), columns(3, count=100)
+    moments = Moments(2, 5)
+    moments.add(*first)
+    moments.add(*second, held_out=True)
+    assert (moments.training.count, moments.held_out.count) == (300, 100)
+    merged = moments.training.merge(moments.held_out)
+    together = [np.concatenate(pair, axis=2) for pair in zip(first, second, strict=True)]
+    quantized_mean, difference_mean, _, centered = in_float64(*together)
+    assert merged.count == 400
+    np.testing.assert_allclose(merged.quantized_mean, quantized_mean, rtol=1e-5)
+    np.testing.assert_allclose(merged.difference_mean, difference_mean, rtol=1e-5)
+    np.testing.assert_allclose(merged.second_moment(centered=True), centered[0], atol=1e-6)
+    np.testing.assert_allclose(merged.cross_moment(centered=True), centered[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("widest", "num_blocks"), [(5, 1), (3, 2), (2, 3)])
+def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
+    monkeypatch.setattr(module, "WIDEST_BLOCK", widest)
+    moments = Moments(2, 5)
+    assert moments.num_blocks == num_blocks
+    matrix = np.random.default_rng(0).normal(size=(2, 3, 5))
+    blocks = moments.split(matrix)
+    np.testing.assert_array_equal(moments.join(blocks, 5), matrix)
+    x, quantized = columns(4)
+    moments.add(x, quantized)
+    # Each block holds the moments of its inputs, and the blocks' parts of the output add up.
+    mean = (blocks @ moments.training.quantized_mean[:, :, None]).reshape(2, num_blocks, 3).sum(1)
+    np.testing.assert_allclose(mean, (matrix @ quantized.mean(2)[:, :, None])[:, :, 0], rtol=1e-4, atol=1e-5)
+    _, _, raw, _ = in_float64(x, quantized)
+    width = blocks.shape[2]
+    found = moments.training.second_moment(centered=False)[:, : min(width, 5), : min(width, 5)]
+    np.testing.assert_allclose(found[0], raw[0][0, :width, :width], atol=1e-5)
+
+
+def test_no_samples_give_moments_of_zero():
+    inputs = InputMoments(1, 3, with_error=True)
+    assert not np.any(all_moments(inputs, centered=True))
+
+
+def test_memory_grows_with_the_square_of_a_block():
+    assert moments_bytes(2, 100) == 2 * moments_bytes(1, 100)
+    assert moments_bytes(1, 200) == 4 * moments_bytes(1, 100)
+    assert moments_bytes(1, 4 * module.WIDEST_BLOCK) == 4 * moments_bytes(1, module.WIDEST_BLOCK)
