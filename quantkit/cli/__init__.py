@@ -18,7 +18,7 @@ from quantkit.cli.messages import with_messages
 from quantkit.errors import INTERRUPTED, QuantKitError
 from quantkit.notices import visible
 
-__all__ = ["VERBS", "Verb", "app", "main"]
+__all__ = ["VERBS", "Verb", "app", "load_command", "main"]
 
 
 class Verb(NamedTuple):
@@ -60,6 +60,11 @@ VERBS = {
         "doctor",
         "Show what is installed, which commands work here, and what to install for the others.",
     ),
+    "config": Verb(
+        "config",
+        "config",
+        "Print the effective options of a command, or of all commands, as a configuration file for --config.",
+    ),
     "data": Verb("data", "data_app", "Check data before it is used."),
     "cache": Verb("cache", "cache", "Show, check, compare and convert calibrated ranges of any origin."),
 }
@@ -75,11 +80,12 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, _load(str(listed.name)) if listed else None, rest
+        return name, load_command(str(listed.name)) if listed else None, rest
 
 
 @functools.cache
-def _load(name: str) -> Any:
+def load_command(name: str) -> Any:
+    """The command or group of a verb, as typer made it."""
     found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown")

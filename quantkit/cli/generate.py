@@ -10,9 +10,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from quantkit.cli.config_file import with_config
 from quantkit.types.option import OptionField, option_fields, without_none
 
-__all__ = ["GROUPS", "command_options", "with_options"]
+__all__ = ["GROUPS", "with_options"]
 
 GROUPS = (
     *("", "Data", "Images", "Task", "Precision", "Shapes", "Latency", "Gate", "Reuse", "Engine", "Expert", "Messages"),
@@ -21,7 +22,7 @@ GROUPS = (
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of every dataclass among its parameters, and the command the filled dataclass.
+    """Gives a command --config and the options of every dataclass among its parameters, and it the filled dataclass.
 
     Typer reads options from a signature: this one is the command's, with each dataclass replaced by its fields. A
     dataclass that may be None is None where nothing was said.
@@ -48,12 +49,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=sorted([*own, *generated], key=_rank))  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*own, *generated)} | {"return": None}
     run.option_fields = tuple(field for fields in found.values() for field in fields)  # type: ignore[attr-defined]
-    return run
-
-
-def command_options(command: Callable[..., None]) -> tuple[OptionField, ...]:
-    """The options that a command got from dataclasses."""
-    return getattr(command, "option_fields", ())
+    return with_config(run)
 
 
 def _options_kind(annotation: Any) -> type | None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from quantkit.cli import VERBS, _load
+from quantkit.cli import VERBS, load_command
 
 HEAVY = {"numpy", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "PIL", "jinja2", "tqdm", "msgspec", "quantkit.types"}
 RUNTIMES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "pycocotools", "onnxscript"}
@@ -44,7 +44,7 @@ def test_help_of_a_command_needs_no_runtime(verb, option):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_command_list_equals_command_help(verb):
-    assert _load(verb).help.split("\n\n")[0].replace("\n", " ") == VERBS[verb].help
+    assert load_command(verb).help.split("\n\n")[0].replace("\n", " ") == VERBS[verb].help
 
 
 def test_mistyped_command_has_a_suggestion(quantkit):

@@ -5,7 +5,7 @@ import re
 import pytest
 import typer
 
-from quantkit.cli import VERBS, _load
+from quantkit.cli import VERBS, load_command
 from tests.cli.conftest import CALIB, DIGITS
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) quantkit[\w.]*: .+")
@@ -18,7 +18,7 @@ def every_command(command, path=()):
     return [found for name, sub in inner.items() for found in every_command(sub, (*path, name))]
 
 
-COMMANDS = [found for verb in VERBS for found in every_command(_load(verb), (verb,))]
+COMMANDS = [found for verb in VERBS for found in every_command(load_command(verb), (verb,))]
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[" ".join(path) for path, _ in COMMANDS])
