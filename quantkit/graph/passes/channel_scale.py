@@ -15,13 +15,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.edits import Names, insert_elementwise, name_of
+from quantkit.graph.passes.edits import Names, insert_behind, name_of
 from quantkit.graph.passes.input_channels import (
     SCALED,
     ChannelSite,
     along_channels,
     as_stored,
     channel_sites,
+    float_type,
     main_graph_values,
 )
 from quantkit.graph.passes.scale_folding import ConstantFactor, find_folding
@@ -91,18 +92,13 @@ def apply_channel_scales(
 def _scale(names: Names, value: ir.Value, site: ChannelSite, factors: npt.NDArray[np.float64]) -> ir.Value:
     """The scaled tensor: `value` itself, if the factors can be folded."""
     folding = _folding(value, site, factors)
-    if folding is None:
-        return insert_elementwise(
-            names,
-            value,
-            "Mul",
-            site.broadcast(factors),
-            result=f"{site.tensor}_scaled",
-            constant=f"{site.tensor}_channel_scale",
-        )
-    for constant in folding:
-        constant.apply(names)
-    return value
+    if folding is not None:
+        for constant in folding:
+            constant.apply(names)
+        return value
+    operand = site.broadcast(factors).astype(float_type(value))
+    new = (f"{site.tensor}_scaled", f"{site.tensor}_channel_scale")
+    return insert_behind(names, value, "Mul", operand, result=new[0], constant=new[1], shape=value.shape)
 
 
 def _folding(value: ir.Value, site: ChannelSite, factors: npt.NDArray[np.float64]) -> list[ConstantFactor] | None:

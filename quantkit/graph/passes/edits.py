@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 __all__ = [
     "Names",
-    "insert_elementwise",
+    "insert_behind",
     "make_dequantize",
     "name_of",
     "remove_unused_initializers",
@@ -80,23 +79,31 @@ def make_dequantize(
     )
 
 
-def insert_elementwise(
-    names: Names, value: ir.Value, op_type: str, operand: npt.ArrayLike, *, result: str, constant: str
+def insert_behind(
+    names: Names,
+    value: ir.Value,
+    op_type: str,
+    operand: np.ndarray,
+    *,
+    result: str,
+    constant: str,
+    shape: ir.Shape | None,
 ) -> ir.Value:
     """Inserts `op_type`(value, operand) behind the producer of `value`; nothing reads the result yet.
 
     Args:
         names: of the graph.
         value: a float activation or model input.
-        op_type: Mul, Sub, ...
-        operand: the constant right operand, which does not change the shape.
+        op_type: Mul, Sub, Pad, ...
+        operand: the constant second input.
         result: what the result is named after.
         constant: what the initializer is named after.
+        shape: of the result.
     """
-    dtype = value.dtype or ir.DataType.FLOAT
-    right = names.initializer(constant, np.asarray(operand, dtype.numpy()))
-    output = ir.Value(name=names.new(result), shape=value.shape, type=ir.TensorType(dtype))
-    node = ir.node(op_type, [value, right], outputs=[output], name=names.new(f"{result}_{op_type}"))
+    kind = ir.TensorType(value.dtype or ir.DataType.FLOAT)
+    output = ir.Value(name=names.new(result), shape=shape, type=kind)
+    inputs = [value, names.initializer(constant, operand)]
+    node = ir.node(op_type, inputs, outputs=[output], name=names.new(f"{result}_{op_type}"))
     producer = value.producer()
     if producer is not None:
         names.graph.insert_after(producer, node)

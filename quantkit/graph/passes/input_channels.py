@@ -25,6 +25,7 @@ __all__ = [
     "as_stored",
     "channel_sites",
     "constant_weight",
+    "float_type",
     "follow_edits",
     "main_graph_values",
     "takes_bias",
@@ -148,10 +149,14 @@ def constant_weight(node: ir.Node) -> npt.NDArray[np.floating]:
     return np.asarray(tensor.numpy())
 
 
+def float_type(value: ir.Value) -> np.dtype:
+    """The element type of an activation."""
+    return np.dtype((value.dtype or ir.DataType.FLOAT).numpy())
+
+
 def as_stored(value: ir.Value, array: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """`array` rounded to the type of `value`, so that what undoes it undoes what the model holds."""
-    stored = np.asarray(array, (value.dtype or ir.DataType.FLOAT).numpy())
-    return np.asarray(stored, np.float64)
+    return np.asarray(np.asarray(array, float_type(value)), np.float64)
 
 
 def takes_bias(node: ir.Node) -> bool:

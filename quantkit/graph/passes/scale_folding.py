@@ -1,8 +1,8 @@
 """Where a factor for each channel of an activation can be folded into constants before it, exactly.
 
-Relu, LeakyRelu and PRelu commute with positive factors, and so do pooling and shape operators that keep the channel
-axis. Before them the factor goes into the weight and bias of Conv, ConvTranspose, Gemm or MatMul, into the gain and
-bias of a normalization, or into the constant of a Mul or Div (as in a decomposed LayerNormalization).
+Relu, LeakyRelu and PRelu commute with positive factors, and so do pooling, zero padding and shape operators that keep
+the channel axis. Before them the factor goes into the weight and bias of Conv, ConvTranspose, Gemm or MatMul, into the
+gain and bias of a normalization, or into the constant of a Mul or Div (as in a decomposed LayerNormalization).
 See Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019.
 """
 
@@ -155,6 +155,8 @@ def _axis_before(node: ir.Node, operand: ir.Value, axis: int, channels: int) -> 
         return axis
     if is_standard(node, *_POOLS):
         return axis if _is_second(node.outputs[0], axis) else None
+    if is_standard(node, "Pad"):
+        return axis if _adds_zeros(node, axis) else None
     before, after = operand.shape, node.outputs[0].shape
     if before is None or after is None:
         return None
@@ -169,6 +171,22 @@ def _axis_before(node: ir.Node, operand: ir.Value, axis: int, channels: int) -> 
             if distance is not None and _elements(before, position) == distance and before[position] == channels:
                 return position
     return None
+
+
+def _adds_zeros(node: ir.Node, axis: int) -> bool:
+    """Whether a Pad adds zeros, to other axes than `axis`."""
+    pads = constant_of(node.inputs[1])
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = constant_of(fill)
+    is_zero = fill is None or (tensor is not None and not tensor.numpy().any())
+    if (
+        pads is None
+        or not is_zero
+        or len(node.inputs) > 3
+        or node.attributes.get_string("mode", "constant") != "constant"
+    ):
+        return False
+    return not pads.numpy().reshape(2, -1)[:, axis].any()
 
 
 def _elements(shape: ir.Shape, axis: int) -> int | None:

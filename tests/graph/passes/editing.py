@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -73,9 +74,10 @@ def scale(model: onnx.ModelProto, *tensors: str) -> Edited:
     return _edit(model, tensors, scalable_tensors, lambda g, p, sites: apply_channel_scales(g, p, random_scales(sites)))
 
 
-def shift(model: onnx.ModelProto, *tensors: str) -> Edited:
+def shift(model: onnx.ModelProto, *tensors: str, padded: bool = False) -> Edited:
     """Shifts `tensors`, or whatever can be shifted."""
-    return _edit(model, tensors, shiftable_tensors, lambda g, p, sites: apply_shifts(g, p, random_shifts(sites)))
+    find = partial(shiftable_tensors, padded=padded)
+    return _edit(model, tensors, find, lambda g, p, sites: apply_shifts(g, p, random_shifts(sites)))
 
 
 def _edit(model: onnx.ModelProto, tensors: tuple[str, ...], find: Callable, apply: Callable) -> Edited:

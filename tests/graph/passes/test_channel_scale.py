@@ -46,6 +46,9 @@ PRODUCERS: dict[str, Callable[[Builder, str], str]] = {
     "division": lambda g, x: g.op("Div", g.op("HardSwish", g.conv(x, 4, 8)), g.constant(2.0)),
     "max pool": lambda g, x: g.op("MaxPool", g.op("Relu", g.conv(x, 4, 8)), kernel_shape=[2, 2]),
     "average pool": lambda g, x: g.op("AveragePool", g.conv(x, 4, 8), kernel_shape=[3, 3], pads=[1] * 4),
+    "zero padding": lambda g, x: g.op(
+        "Pad", g.op("Relu", g.conv(x, 4, 8)), g.constant(np.array([0, 0, 1, 2, 0, 0, 3, 4])), g.constant(0.0)
+    ),
     "global pool": lambda g, x: g.op("GlobalAveragePool", g.op("Relu", g.conv(x, 4, 8))),
     "conv transpose": lambda g, x: g.op(
         "Relu", g.op("ConvTranspose", x, g.weight(4, 4, 2, 2), g.constant(np.ones(8)), group=2, strides=[2, 2])
@@ -67,10 +70,21 @@ NOT_FOLDED: dict[str, Callable[[Builder, str], str]] = {
     "sigmoid": lambda g, x: g.op("Sigmoid", g.conv(x, 4, 8)),
     "sum of two": lambda g, x: g.op("Add", g.op("Sigmoid", g.conv(x, 4, 8)), g.op("Sigmoid", g.conv(x, 4, 8, 1))),
     "relu of hard swish": lambda g, x: g.op("Relu", g.op("HardSwish", g.conv(x, 4, 8))),
+    "padding with ones": lambda g, x: g.op(
+        "Pad", g.op("Relu", g.conv(x, 4, 8)), g.constant(np.array([0, 0, 1, 2, 0, 0, 3, 4])), g.constant(1.0)
+    ),
+    "padding of channels": lambda g, x: g.op(
+        "Pad", g.op("Relu", g.conv(x, 4, 6)), g.constant(np.array([0, 1, 0, 0, 0, 1, 0, 0]))
+    ),
+    "mirrored padding": lambda g, x: g.op(
+        "Pad", g.op("Relu", g.conv(x, 4, 8)), g.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode="reflect"
+    ),
     "model input": lambda g, x: g.input("z", 8, 8, 8),
 }
 
-CHANGES_SIZE = {"max pool", "global pool", "conv transpose", "reshape", "model input"}
+CHANGES_SIZE = {"max pool", "global pool", "conv transpose", "reshape", "model input"} | {
+    n for n in (*PRODUCERS, *NOT_FOLDED) if "padding" in n
+}
 
 
 def net(produce: Callable[[Builder, str], str], read: Callable[[Builder, str], str], **options) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -48,24 +48,32 @@ def bottlenecks(activation: str, *, blocks: int = 1, spread: float = 1.0) -> onn
 
 
 def edit(model: onnx.ModelProto, *, scales: bool, shifts: bool) -> ir.Model:
-    """Shifts by the middle of each range, then equalizes the channels at depthwise convolutions."""
+    """Shifts each channel by the middle of its range, then equalizes the channels at depthwise convolutions."""
     graph, plan = prepared(model)
-    inputs = random_inputs(graph)
     if shifts:
-        sites = shiftable_tensors(graph, plan)
-        ranges = observe(model, tuple(sites), inputs)
-        apply_shifts(graph, plan, {t: (ranges[t].minimum + ranges[t].maximum) / 2 for t in sites})
+        sites = shiftable_tensors(graph, plan, padded=True)
+        values = observed(graph, sites)
+        middles = {t: (v.min((0, 2, 3)) + v.max((0, 2, 3))) / 2 for t, v in values.items()}
+        apply_shifts(graph, plan, middles)
         plan = follow_edits(plan, graph)
     if scales:
         sites = {t: s for t, s in scalable_tensors(graph, plan).items() if s.is_depthwise}
-        values = run(_exposed(graph, tuple(sites)), inputs)
-        amax = {t: np.abs(values[t]).max((0, 2, 3)) for t in sites}
+        amax = {t: np.abs(v).max((0, 2, 3)) for t, v in observed(graph, sites).items()}
         factors = {t: equalizing_scales(amax[t]) for t in sites}
         names = apply_channel_scales(graph, plan, factors)
-        scaled = run(_exposed(graph, tuple(names.values())), inputs)
+        scaled = observed(graph, names.values())
         for tensor, name in names.items():
             assert np.abs(scaled[name]).max((0, 2, 3)) == pytest.approx(factors[tensor] * amax[tensor], rel=1e-4)
     return graph
+
+
+def observed(graph: ir.Model, tensors: Iterable[str]) -> dict[str, np.ndarray]:
+    """Values of tensors on random inputs."""
+    copy, inputs = graph.clone(), random_inputs(graph)
+    values = {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.extend(values[t] for t in tensors if t not in inputs)
+    found = {**inputs, **run(copy, inputs)}
+    return {t: found[t] for t in tensors}
 
 
 def to_int8(graph: ir.Model, *, half: bool = False, weights: bool = True) -> ir.Model:
@@ -114,10 +122,3 @@ def test_no_kernel_more(activation: str, scales: bool, shifts: bool) -> None:
     plain = kernels(activation, False, False)
     assert plain[1] == 10
     assert kernels(activation, scales, shifts) == plain
-
-
-def _exposed(graph: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
-    copy = graph.clone()
-    values = {v.name: v for node in copy.graph for v in node.outputs}
-    copy.graph.outputs.extend(values[t] for t in tensors)
-    return copy

@@ -32,9 +32,17 @@ SHIFTABLE: dict[str, Callable[[Builder, str], str]] = {
     "a float reader": lambda g, x: g.op("Add", g.conv(x, 8, 8, 1), g.op("Tanh", x)),
 }
 
+PADDED: dict[str, Callable[[Builder, str], str]] = {
+    "3x3": lambda g, x: g.conv(x, 8, 12, 3),
+    "with stride": lambda g, x: g.conv(x, 8, 12, 3, stride=2),
+    "depthwise": lambda g, x: g.conv(x, 8, 8, 5, groups=8, bias=False),
+    "on one side": lambda g, x: g.op("Conv", x, g.weight(12, 8, 2, 2), pads=[0, 0, 1, 0]),
+    "different on each side": lambda g, x: g.op("Conv", x, g.weight(12, 8, 3, 3), pads=[1, 0, 2, 3], dilations=[1, 2]),
+    "two readers": lambda g, x: g.op("Add", g.conv(x, 8, 8, 3), g.op("Relu", g.conv(x, 8, 8, 3))),
+    "a float reader": lambda g, x: g.op("Add", g.conv(x, 8, 8, 3), g.op("Tanh", x)),
+}
+
 NOT_SHIFTABLE: dict[str, Callable[[Builder, str], str]] = {
-    "padded": lambda g, x: g.conv(x, 8, 12, 3),
-    "padded on one side": lambda g, x: g.op("Conv", x, g.weight(12, 8, 2, 2), pads=[0, 0, 1, 0]),
     "3x3 same": lambda g, x: g.op("Conv", x, g.weight(12, 8, 3, 3), auto_pad="SAME_LOWER"),
     "transposed": lambda g, x: g.op("ConvTranspose", x, g.weight(8, 4, 2, 2)),
     "one reader padded": lambda g, x: g.op("Add", g.conv(x, 8, 8, 1), g.conv(x, 8, 8, 3)),
@@ -56,12 +64,27 @@ def test_convolutions(name: str, opset: int) -> None:
 def test_convolutions_that_do_not_see_the_offset_everywhere(name: str) -> None:
     g = Builder()
     graph, plan = prepared(g.model(NOT_SHIFTABLE[name](g, g.op("Sigmoid", image(g, 8, 8)))))
-    assert shiftable_tensors(graph, plan) == {}
+    assert shiftable_tensors(graph, plan, padded=True) == {}
 
 
+@pytest.mark.parametrize("opset", [13, 24])
+@pytest.mark.parametrize("name", PADDED)
+def test_convolutions_with_padding(name: str, opset: int) -> None:
+    g = Builder(opset=opset)
+    y = g.op("Sigmoid", image(g, 8, 8))
+    model = g.model(PADDED[name](g, y))
+    graph, plan = prepared(model)
+    assert y not in shiftable_tensors(graph, plan)
+    edited = shift(model, y, padded=True)
+    assert edited.names == {y: f"{y}_shifted"}
+    assert edited.added() == {"Pad": 1, "Sub": 1}
+    assert edited.error() < CLOSE
+
+
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_models_stay_what_they_are(name: str) -> None:
-    edited = shift(MODELS[name]())
+def test_models_stay_what_they_are(name: str, padded: bool) -> None:
+    edited = shift(MODELS[name](), padded=padded)
     assert edited.error() < CLOSE
     followed, replanned = follow_edits(edited.plan, edited.after), plan_tensorrt(edited.after)
     assert (followed.activations, followed.weights) == (replanned.activations, replanned.weights)
@@ -172,7 +195,7 @@ def test_shift_then_scale(name: str) -> None:
     """The quantized tensor is (x - m) * s."""
     before, _ = prepared(MODELS[name]())
     after, plan = prepared(MODELS[name]())
-    names = apply_shifts(after, plan, random_shifts(shiftable_tensors(after, plan)))
+    names = apply_shifts(after, plan, random_shifts(shiftable_tensors(after, plan, padded=True)))
     plan = follow_edits(plan, after)
     sites = scalable_tensors(after, plan)
     assert set(names.values()) <= set(sites)
@@ -180,15 +203,16 @@ def test_shift_then_scale(name: str) -> None:
     assert Edited(before, after, plan, scaled).error() < CLOSE
 
 
-def test_factors_fold_through_the_offset() -> None:
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_factors_fold_through_the_offset(kernel: int) -> None:
     g = Builder()
     y = g.op("Relu", g.conv(image(g, 8, 8), 8, 8))
-    edited = shift(g.model(g.conv(y, 8, 4, 1)), y)
+    edited = shift(g.model(g.conv(y, 8, 4, kernel)), y, padded=True)
     plan = follow_edits(edited.plan, edited.after)
     shifted = edited.names[y]
     site = scalable_tensors(edited.after, plan)[shifted]
     assert apply_channel_scales(edited.after, plan, random_scales({shifted: site})) == {shifted: shifted}
-    assert edited.added() == {"Sub": 1}
+    assert edited.added() == ({"Sub": 1} if kernel == 1 else {"Pad": 1, "Sub": 1})
     assert edited.error() < CLOSE
 
 
@@ -201,7 +225,7 @@ def test_nothing_is_shifted_twice_or_after_it_was_scaled() -> None:
             apply_shifts(edited.after, plan, {tensor: 1.0})
     graph, plan = prepared(MODELS["gemm_plain"]())
     apply_channel_scales(graph, plan, random_scales(scalable_tensors(graph, plan)))
-    assert shiftable_tensors(graph, follow_edits(plan, graph)) == {}
+    assert shiftable_tensors(graph, follow_edits(plan, graph), padded=True) == {}
 
 
 @pytest.mark.parametrize("offset", [np.nan, np.ones(7, np.float32), np.ones((8, 1), np.float32)])
