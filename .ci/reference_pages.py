@@ -7,28 +7,26 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
 import quantkit
-from quantkit.cli import app
+from quantkit.cli import VERBS, load_command
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Appends the generated part to the two pages that have one."""
     if page.file.src_uri == "reference/cli.md":
-        return "\n\n".join([markdown, *_sections(typer.main.get_command(app), "quantkit")])
+        return "\n\n".join([markdown, *_sections({name: load_command(name) for name in VERBS}, "quantkit")])
     if page.file.src_uri == "reference/python.md":
         names = [name for name in quantkit.__all__ if not name.startswith("__")]
         return "\n\n".join([markdown, *(f"::: quantkit.{name}" for name in names)])
     return markdown
 
 
-def _sections(group: Any, path: str) -> Iterator[str]:
-    """Of each command below a group: usage, help, options and epilog, as `--help` has them."""
-    for name, command in group.commands.items():
+def _sections(commands: dict[str, Any], path: str) -> Iterator[str]:
+    """Of each command: usage, help, options and epilog, as `--help` has them."""
+    for name, command in commands.items():
         full = f"{path} {name}"
         if hasattr(command, "commands"):
-            yield from _sections(command, full)
+            yield from _sections(command.commands, full)
             continue
         context = command.make_context(full, [], resilient_parsing=True)
         usage = " ".join([full, *command.collect_usage_pieces(context)])

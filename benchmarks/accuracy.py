@@ -3,7 +3,7 @@
 python benchmarks/accuracy.py --calib CALIB --test TEST MODEL [MODEL ...] [--methods entropy,mse] [--num-samples N]
 
 CALIB and TEST are image folders with one subfolder per class. Images are stretched to the input size and normalized by
-ImageNet's mean and std. Prints a Markdown table with a row per model and variant; the interval is the 95 % interval of
+ImageNet's mean and std. Prints a Markdown table with a row per model and variant; the interval is the 95% interval of
 the paired difference.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--num-test", type=int, help="test images (default: all)")
     parser.add_argument("--cpu", action="store_true", help="also measure the models for ONNX Runtime on x86")
     arguments = parser.parse_args()
-    print("| model | variant | top-1 % | vs FP32, points | 95 % interval | agreement % | SQNR dB |")
+    print("| model | variant | top-1 (%) | vs FP32, points | 95% interval | agreement (%) | SQNR dB |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         measure(model, arguments)

@@ -92,7 +92,7 @@ def main() -> None:
     ]
     for percent in (5, 20, 40, 60, 80, 95):
         nearest = min(whole.samples, key=lambda s: abs(s[0] - whole.seconds * percent / 100))
-        lines.append(f"| {percent} % | {nearest[1]:.0f} |")
+        lines.append(f"| {percent}% | {nearest[1]:.0f} |")
     lines += [
         "",
         f"Peak {max(mb for _, mb in whole.samples):.0f} MB in {whole.seconds:.0f} s; after the first fifth of the run, "

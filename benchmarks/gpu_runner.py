@@ -411,7 +411,7 @@ def check_events(open_: Open, checks: Checks, context: PrimaryContext, kernels: 
         span = sum(map(sum, (times.h2d_ms, times.compute_ms, times.d2h_ms)))
         passed = 0.98 * us / 1e3 <= compute < kernel + 0.05 and span <= 1.001 * times.span_ms + 0.1
         found = f"{1e3 * compute:.1f} us computation, kernel alone {1e3 * kernel:.1f} us, {len(times)} queries; "
-        found += f"parts fill {100 * span / times.span_ms:.1f} % of the span"
+        found += f"parts fill {100 * span / times.span_ms:.1f}% of the span"
         checks.add(f"events around a kernel of {us} us", found, passed)
     with open_(b"plain") as runner:
         batch = make_batch(np.random.default_rng(6), MAX_BATCH)
@@ -460,7 +460,7 @@ def check_latency(open_: Open, checks: Checks, seconds: float) -> list[str]:
     for name, latency in latencies.items():
         numbers = (latency.median_ms, latency.compute_ms, latency.compute_p99_ms, latency.h2d_ms, latency.d2h_ms)
         cells = [name, str(latency.iterations), *(f"{n or 0.0:.4f}" for n in (*numbers, latency.enqueue_ms))]
-        cells += [f"{100 * (latency.compute_variation or 0.0):.2f} %", f"{latency.throughput:.0f}"]
+        cells += [f"{100 * (latency.compute_variation or 0.0):.2f}%", f"{latency.throughput:.0f}"]
         lines.append("| " + " | ".join([*cells, "; ".join(latency_notes(latency)) or "–"]) + " |")
     return lines
 

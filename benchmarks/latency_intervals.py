@@ -93,7 +93,7 @@ def main() -> None:
                 ]
             )
         columns = np.array(found).T
-        cells = [f"{100 * np.nanmean(c):.0f} %" if np.isfinite(c).any() else "(none)" for c in columns]
+        cells = [f"{100 * np.nanmean(c):.0f}%" if np.isfinite(c).any() else "(none)" for c in columns]
         print(f"| {machine.name} | {' | '.join(cells)} |", flush=True)
 
 

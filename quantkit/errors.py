@@ -2,7 +2,7 @@
 
     QuantKitError
     ├── DatasetError                 a folder, list, array or image that cannot be used
-    ├── ModelError                   a file that is no ONNX model, or one that cannot be quantized
+    ├── ModelError                   a file that is not an ONNX model, or one that cannot be quantized
     ├── CalibrationError             statistics, a method or a calibration table that cannot be used
     │   ├── StaleTableError          the table belongs to another model, data set or setting
     │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample

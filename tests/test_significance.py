@@ -61,7 +61,7 @@ def judged(*args, share=0.01, **options):
     ],
 )
 def test_kinds(difference, kind):
-    """The margin is 1 % of 0.8."""
+    """The margin is 1% of 0.8."""
     found = judged(value=0.79, interval=difference)
     assert found.kind == kind
     assert found.margin == pytest.approx(0.008)
@@ -155,7 +155,7 @@ def test_that_many_samples_decide_in_four_of_five_runs(fixed, broken, margin):
 
 
 def test_the_published_number_with_a_two_sided_interval():
-    """A true drop of 0.3 points, 2 % of samples differing, a margin of 1 point: n = (2.8016 sd / 0.007)^2."""
+    """A true drop of 0.3 points, 2% of samples differing, a margin of 1 point: n = (2.8016 sd / 0.007)^2."""
     sd = math.sqrt(0.02 - 0.003**2)
     assert samples_needed(17, 23, num_samples=2000, margin=0.01) == pytest.approx((2.8016 * sd / 0.007) ** 2, rel=0.04)
 

@@ -35,19 +35,19 @@ def acceptance_of_cache(cache: RangeCache, version: str | None) -> tuple[Accepta
         CalibrationError: that is no version.
     """
     if cache.version is None:
-        return "ignores", "TensorRT reads no such file: convert it with --to tensorrt (up to 10) or --to qdq"
+        return "ignores", "TensorRT does not read this format: convert it with --to tensorrt (up to 10) or --to qdq"
     version = version or installed_tensorrt()
     if version is None:
-        return "unknown", f"TensorRT {version_from_number(cache.version)} takes it; name yours with --tensorrt-version"
+        return "unknown", f"TensorRT {version_from_number(cache.version)} loads it; pass yours with --tensorrt-version"
     if _major(version) >= 11:
-        return "ignores", f"TensorRT {version} has no calibrators and takes no cache: convert it with --to qdq"
+        return "ignores", f"TensorRT {version} has no calibrators and ignores caches: convert it with --to qdq"
     if cache.algorithm not in ALGORITHMS:
-        return "recalibrates", f"{cache.algorithm} is no algorithm of TensorRT's calibrators"
+        return "recalibrates", f"{cache.algorithm} is not an algorithm of a TensorRT calibrator"
     wanted = library_version(version)
     if wanted == cache.version:
-        return "accepts", f"TensorRT {version} takes it with the calibrator of {cache.algorithm}"
+        return "accepts", f"TensorRT {version} loads it with the calibrator for {cache.algorithm}"
     return "recalibrates", (
-        f"TensorRT {version} calibrates again: its caches begin with TRT-{wanted}, this one with TRT-{cache.version}; "
+        f"TensorRT {version} recalibrates: its caches begin with TRT-{wanted}, this one with TRT-{cache.version}; "
         f"convert it with --to tensorrt --tensorrt-version {version}"
     )
 
@@ -65,7 +65,7 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
     version = version or installed_tensorrt()
     major = None if version is None else _major(version)
     if major is not None and major < _FIRST_EXPLICIT:
-        return "refuses", f"TensorRT {version} reads no Q/DQ, which came with 8: convert it with --to tensorrt"
+        return "refuses", f"TensorRT {version} does not support Q/DQ, which came with 8: convert it with --to tensorrt"
     verdicts: dict[str, Acceptance] = {"refused": "refuses", "wrong": "misreads"}
     model = FloatModel(path).graph
     findings = lint_qdq(model)
@@ -77,12 +77,12 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
             return verdict, f"{found[0].node}: {found[0].text}{more}; {fix}"
     older = _beyond_older_parser(model)
     if older is None:
-        return "accepts", f"a model with Q/DQ needs no cache: every TensorRT since {_FIRST_EXPLICIT} takes its scales"
+        return "accepts", f"a model with Q/DQ needs no cache: TensorRT {_FIRST_EXPLICIT} and later use its scales"
     if major is not None and major < _FIRST_LENIENT:
         verdict, where, what, fix = older
         return verdict, f"{where}: {what} before {_FIRST_LENIENT}, and this is for {version}; {fix}"
     return "accepts", (
-        f"a model with Q/DQ needs no cache: every TensorRT since {_FIRST_LENIENT} takes its scales; not earlier ones "
+        f"a model with Q/DQ needs no cache: TensorRT {_FIRST_LENIENT} and later use its scales; earlier ones do not "
         f"({older[1]}: {older[2]} before {_FIRST_LENIENT})"
     )
 
@@ -98,7 +98,7 @@ def _beyond_older_parser(model: ir.Model) -> tuple[Acceptance, str, str, str] | 
             continue
         if len(node.inputs) < 3 or node.inputs[2] is None:
             fix = "convert it with --to qdq --model, which writes zero points"
-            return "refuses", node.name or node.op_type, "it has no zero point, without which TensorRT refuses it", fix
+            return "refuses", node.name or node.op_type, "it has no zero point, which TensorRT requires", fix
         scale = node.inputs[1]
         kind = None if scale is None else scale.dtype if scale.const_value is None else scale.const_value.dtype
         if misread is None and kind is not None and kind.name != "FLOAT":

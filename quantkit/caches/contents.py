@@ -86,7 +86,7 @@ def _shown_statistics(file: Path) -> Shown:
                 cache = replace(cache_from_table(table, name=file.name), form="statistics", table=None)
                 return Shown(cache, histograms, file, tuple(notes))
             notes.append(f"{table_path.name} beside it was not made of it ({differing})")
-    notes.append("amax is the largest magnitude seen: 'quantkit cache merge' makes a table of it by a method")
+    notes.append("amax is the largest magnitude seen: 'quantkit cache merge' creates a table by a method")
     return Shown(_largest_seen(file, kept), histograms, file, tuple(notes))
 
 

@@ -45,12 +45,14 @@ def table_for_model(cache: RangeCache, model: FloatModel, remarks: list[str]) ->
     if not any(fit.ranges[name].is_valid for name in fit.needed if name in fit.ranges):
         raise StaleTableError(
             f"{cache.name} has a range for none of the tensors of {model.name} that INT8 needs, such as "
-            f"{fit.needed[0]!r}: see what 'quantkit cache verify' proposes, and apply it with --map"
+            f"{fit.needed[0]!r}: `quantkit cache verify` proposes new names, to apply with --map"
         )
     if fit.foreign:
-        remarks.append(f"{len(fit.foreign)} tensors are not in the model: {join_names(fit.foreign)}")
+        remarks.append(f"{len(fit.foreign)} tensors are unknown to the model: {join_names(fit.foreign)}")
     if fit.inherited:
-        remarks.append(f"{len(fit.inherited)} take the range of the tensor that they copy: {join_names(fit.inherited)}")
+        remarks.append(
+            f"{len(fit.inherited)} take the range of the tensor they copy or pool: {join_names(fit.inherited)}"
+        )
     if fit.float_operators:
         names = [f"{node} (no range for {tensor})" for node, tensor in fit.float_operators.items()]
         remarks.append(f"{len(names)} operators stay in float: {join_names(names)}")
@@ -76,7 +78,7 @@ def write_as_tensorrt_cache(
         number = library_version(version_of_caches(version))
         algorithm = cache_algorithm(cache.method)
         bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
-        remarks.append(f"a TensorRT cache holds scales only, not {_beyond_scales(cache)}")
+        remarks.append(f"a TensorRT cache stores scales only, not {_beyond_scales(cache)}")
         if model is not None:
             model.check_float()
             graph = model.prepared()
@@ -86,13 +88,14 @@ def write_as_tensorrt_cache(
             bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
             if unlisted := [name for name in float_activations(graph) if name not in bits]:
                 remarks.append(
-                    f"{len(unlisted)} activations have no range, and implicit INT8 keeps what reads or writes them in "
+                    f"{len(unlisted)} activations have no range, and implicit INT8 leaves the layers that read or "
+                    "write them in "
                     f"float: {join_names(unlisted)}"
                 )
         else:
-            remarks.append("without --model, pools and copies that inherit a range are not listed")
+            remarks.append("without --model, the outputs of pools and copies are not listed")
             if cache.form.startswith("ort"):
-                remarks.append("tensors are in ONNX Runtime's order, not the network's: --model gives that")
+                remarks.append("tensors are in ONNX Runtime's order; pass --model for network order")
     _check_names(bits, "TensorRT's cache")
     write_text(output, TensorRTCache(number, algorithm, bits).text())
     return Conversion(output, "tensorrt", len(bits), tuple(remarks))
@@ -112,8 +115,8 @@ def write_ort_table(
         content = text_table(ranges).encode()
     else:
         content = flatbuffers_table(ranges)
-    remarks.append(f"ONNX Runtime's table holds ranges only, not {_beyond_scales(cache)}")
-    remarks.append("it lists tensors by name: the order of the network is lost")
+    remarks.append(f"an ONNX Runtime table stores ranges only, not {_beyond_scales(cache)}")
+    remarks.append("it sorts tensors by name: the network order is lost")
     write_bytes(output, content)
     return Conversion(output, target, len(ranges), tuple(remarks))
 
@@ -121,7 +124,7 @@ def write_ort_table(
 def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, TensorRange]:
     unusable = [name for name, r in cache.tensors.items() if not r.is_valid]
     if unusable:
-        remarks.append(f"{len(unusable)} tensors have no range and are left out: {join_names(unusable)}")
+        remarks.append(f"{len(unusable)} tensors without a range are omitted: {join_names(unusable)}")
     usable = {name: r for name, r in cache.tensors.items() if r.is_valid}
     if not usable:
         raise CalibrationError(f"{cache.name} has no usable range")
@@ -130,7 +133,7 @@ def _usable(cache: RangeCache, remarks: list[str]) -> dict[str, TensorRange]:
 
 def _beyond_scales(cache: RangeCache) -> str:
     if cache.table is not None:
-        return "what was seen, the model's and the data's fingerprint, preprocessing and settings"
+        return "observed values, fingerprints of model and data, preprocessing and settings"
     if any(r.minimum is not None for r in cache.tensors.values()):
         return "minimum and maximum"
     return f"where they came from ({cache.title})"
@@ -139,4 +142,4 @@ def _beyond_scales(cache: RangeCache) -> str:
 def _check_names(names: Sequence[str] | Mapping[str, int], what: str) -> None:
     for name in names:
         if "\n" in name or "\r" in name:
-            raise CalibrationError(f"tensor name {name!r} has a line break: {what} cannot hold it")
+            raise CalibrationError(f"tensor name {name!r} contains a line break, which {what} cannot store")

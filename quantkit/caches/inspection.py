@@ -97,7 +97,7 @@ def inspect_tensorrt_cache(content: bytes, file: Path) -> CacheInspection:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{file} is no TensorRT calibration cache: it is not UTF-8 text") from error
+        raise CalibrationError(f"{file} is not a TensorRT calibration cache: it is not UTF-8 text") from error
     cache = parse_cache(text, name=str(file))
     version = version_from_number(cache.version)
     return CacheInspection(
@@ -118,15 +118,15 @@ def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, 
         "LegacyCalibration": "IInt8LegacyCalibrator",
     }.get(algorithm)
     sentences = [
-        f"TensorRT {version} takes it with {calibrator or 'the calibrator of that name'}; another version or "
-        "calibrator says that it does not match and calibrates again",
-        "TensorRT 11 has no calibrators and takes no cache: give it the model with Q/DQ",
-        "TensorRT does not check which model it belongs to; a tensor that is not listed stays in float",
+        f"TensorRT {version} loads it with {calibrator or 'the calibrator of that name'}; other versions and "
+        "calibrators report a mismatch and recalibrate",
+        "TensorRT 11 has no calibrators and ignores caches: use the model with Q/DQ",
+        "TensorRT does not check that it belongs to the model; layers with a tensor that is not listed stay in float",
     ]
     if algorithm not in ALGORITHMS:
-        sentences.insert(0, f"{algorithm} is no algorithm of TensorRT's calibrators")
+        sentences.insert(0, f"{algorithm} is not an algorithm of a TensorRT calibrator")
     if zeros := sum(b == 0 for b in bits):
-        sentences.append(f"{zeros} tensors have scale 0: TensorRT 8.5 and later may fail to build with those")
+        sentences.append(f"{zeros} tensors have scale 0: TensorRT 8.5 and later may fail to build with them")
     return tuple(sentences)
 
 

@@ -66,19 +66,19 @@ def merge_statistics(
     notify = announcing(notify)
     bind_method(method, method_options)
     if not paths:
-        raise CalibrationError("nothing to merge: give statistics files (calibrate --keep-statistics writes them)")
+        raise CalibrationError("nothing to merge: pass statistics files (from calibrate --keep-statistics)")
     if table_path is not None:
         if not os.fspath(table_path).endswith(".json"):
-            raise CalibrationError(f"{table_path} is no name for a calibration table: it ends in .json")
+            raise CalibrationError(f"{table_path} is not a calibration table's name, which ends in .json")
         check_no_source(table_path, paths)
     if keep_statistics:
         if table_path is None:
-            raise CalibrationError("statistics are kept next to the table: give table_path")
+            raise CalibrationError("statistics are saved next to the table: pass table_path")
         check_no_source(CalibrationFiles(Path(table_path)).statistics, paths)
     parts: dict[str, KeptStatistics] = {}
     for name in [os.fspath(path) for path in paths]:
         if name in parts:
-            raise CalibrationError(f"{name} is given twice: each part counts once")
+            raise CalibrationError(f"{name} is given twice: each part may count only once")
         parts[name] = load_statistics(name)
     _check_alike(parts)
     parts = _numbered_on(parts, notify)
@@ -92,7 +92,7 @@ def merge_statistics(
             Notice(
                 "warning",
                 "samples",
-                f"the parts ran in batches of {listed}: the last bits of their activations may differ",
+                f"the parts used batch sizes {listed}: their activations may differ in the last bits",
             )
         )
     ranges, skipped = choose_ranges(whole, method, method_options, progress=progress, notify=notify)
@@ -119,12 +119,12 @@ def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
     (first_name, first), *others = parts.items()
     for name, part in parts.items():
         if not part.is_complete:
-            raise CalibrationError(f"{name} is unfinished: finish its run with --resume first")
+            raise CalibrationError(f"{name} is incomplete: finish its run with --resume first")
         if part.rule != "exact":
-            raise CalibrationError(f"{name} has TensorRT's histogram, which does not merge: use --histogram exact")
+            raise CalibrationError(f"{name} has TensorRT's histogram, which cannot be merged: use --histogram exact")
     for name, part in others:
         if differing := differences(_shared_facts(first), _shared_facts(part)):
-            raise CalibrationError(f"{first_name} and {name} do not merge: {'; '.join(differing)}")
+            raise CalibrationError(f"{first_name} and {name} cannot be merged: {'; '.join(differing)}")
 
 
 def _shared_facts(part: KeptStatistics) -> dict[str, object]:
@@ -150,8 +150,8 @@ def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, 
                 Notice(
                     "info",
                     "samples",
-                    "rows of arrays are known by their number in a file, and these parts do not hold every row of "
-                    "theirs: the data fingerprint of the table is not that of the whole array",
+                    "rows are identified by their number in a file, and these parts do not contain all rows of "
+                    "their files: the data fingerprint of the table is not that of the whole array",
                 )
             )
         return parts
@@ -160,7 +160,7 @@ def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, 
     for name, part in parts.items():
         rows = frozenset(content for _, content in part.origin.contents)
         if rows in owners:
-            raise CalibrationError(f"{name} and {owners[rows]} hold the same rows: each sample counts once")
+            raise CalibrationError(f"{name} and {owners[rows]} contain the same rows: each sample may count only once")
         owners[rows] = name
         contents = tuple((str(start + int(row)), content) for row, content in part.origin.contents)
         numbered[name] = replace(part, origin=replace(part.origin, contents=contents))
@@ -169,7 +169,8 @@ def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, 
         Notice(
             "info",
             "samples",
-            f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is of the joined "
+            f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is that of the "
+            "joined "
             "array",
         )
     )
@@ -187,8 +188,9 @@ def _report_repeated(parts: Mapping[str, KeptStatistics], notify: Notify) -> Non
                 Notice(
                     "warning",
                     "padding",
-                    f"{name} counts {part.num_repeated} copies of samples, which filled up batches of a fixed size: "
-                    f"give parts of a multiple of {part.batch_size} samples for the table of one run, bit for bit",
+                    f"{name} counts {part.num_repeated} padding samples of fixed-size batches: "
+                    f"use parts of a multiple of {part.batch_size} samples for a table identical to that of a single "
+                    "run",
                 )
             )
 
@@ -201,7 +203,9 @@ def _check_disjoint(parts: Mapping[str, KeptStatistics], notify: Notify) -> None
     for name, part in parts.items():
         if shared := [sample for sample in part.origin.contents if sample in owners]:
             samples = join_names([identity for identity, _ in shared])
-            raise CalibrationError(f"{name} and {owners[shared[0]]} both hold {samples}: each sample counts once")
+            raise CalibrationError(
+                f"{name} and {owners[shared[0]]} both contain {samples}: each sample may count only once"
+            )
         renamed.update({i: names[content] for i, content in part.origin.contents if content in names})
         owners.update(dict.fromkeys(part.origin.contents, name))
         names.update({content: i for i, content in part.origin.contents if content != "unreadable"})
@@ -209,7 +213,9 @@ def _check_disjoint(parts: Mapping[str, KeptStatistics], notify: Notify) -> None
         listed = join_names([f"{new} ({old})" for new, old in renamed.items()])
         notify(
             Notice(
-                "warning", "samples", f"the same content is in two parts under other names, and counts twice: {listed}"
+                "warning",
+                "samples",
+                f"the same content is in two parts under different names, and counts twice: {listed}",
             )
         )
 

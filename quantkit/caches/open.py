@@ -63,9 +63,9 @@ def read_map(path: PathLike) -> dict[str, str]:
         raise CalibrationError(f"cannot read map {path}: {error.strerror or error}") from error
     names = decode_json(content, name=f"map {path}", kind="a JSON object of old name → new name")
     if not isinstance(names, dict):
-        raise CalibrationError(f"map {path} is no JSON object of old name → new name")
+        raise CalibrationError(f"map {path} is not a JSON object of old to new names")
     if wrong := [old for old, new in names.items() if not isinstance(new, str)]:
-        raise CalibrationError(f"map {path}: the new name of {wrong[0]!r} is no text")
+        raise CalibrationError(f"map {path}: the new name of {wrong[0]!r} is not text")
     return names
 
 
@@ -86,7 +86,7 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
     except OSError as error:
         raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is no TensorRT calibration cache: {error}") from error
+        raise CalibrationError(f"{path} is not a TensorRT calibration cache: {error}") from error
     known = named.keys() & set(float_activations(graph))
     # TensorRT names some tensors itself; another model shares a name or two ("input", "output").
     if 2 * len(known) < len(named) or not known:
@@ -111,7 +111,7 @@ def check_no_input(
 def _from_qdq(file: Path) -> RangeCache:
     model = FloatModel(file).graph
     if not has_qdq(model):
-        raise ModelError(f"{file} has no Q/DQ, so no ranges: give a quantized model, a table or a cache")
+        raise ModelError(f"{file} has no Q/DQ and thus no ranges: pass a quantized model, a table or a cache")
     found, unread = activation_scales(model)
     if not found:
         raise ModelError(f"{file}: no activation has Q/DQ with one constant scale")

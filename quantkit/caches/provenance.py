@@ -55,7 +55,7 @@ def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None 
     try:
         checksum = _checksum_of(files.table)
     except QuantKitError as error:
-        return (made, f"the table beside it cannot be used: {error}")
+        return (made, f"the table next to it cannot be used: {error}")
     if checksum == made_of:
         return (f"{made}, which is {files.table.name} beside it",)
     return (f"{made}, which is not {files.table.name} beside it ({checksum[:12]})",)
@@ -108,7 +108,7 @@ def _beside_table(
         else:
             if differing:
                 problems.append(
-                    f"{files.tensorrt_cache.name} beside it has other scales ({differing}): make it again with "
+                    f"{files.tensorrt_cache.name} next to it has other scales ({differing}): recreate it with "
                     "quantkit calibrate, or cache convert --to tensorrt --model"
                 )
     return problems, [*notes, *_others_beside(files, table)]
@@ -122,7 +122,7 @@ def _against_table(
     try:
         table = load_table(files.table)
     except QuantKitError as error:
-        return [], [f"the table beside it cannot be used: {error}"]
+        return [], [f"the table next to it cannot be used: {error}"]
     if cache.form == "qdq":
         checksum = table_checksum(table)
         if cache.made_of and cache.made_of != checksum:
@@ -132,7 +132,7 @@ def _against_table(
             return [f"{made} (hash {table.model_hash[:12]}), not of this one (hash {identity[:12]})"], []
         return [], list(describe_provenance(path, cache.made_of))
     if table.model_hash != identity:
-        return [], [f"{files.table.name} beside it is of another model (hash {table.model_hash[:12]})"]
+        return [], [f"{files.table.name} next to it belongs to another model (hash {table.model_hash[:12]})"]
     differing = _other_scales(cache, table, graph)
     if differing:
         other = f"it has other scales than {files.table.name} beside it"
@@ -142,7 +142,7 @@ def _against_table(
 
 def _other_table(model: Path, made_of: str, table: Path, checksum: str) -> str:
     return (
-        f"{model.name} was made of another table ({made_of[:12]}) than {table.name} ({checksum[:12]}): make it again "
+        f"{model.name} was made from another table ({made_of[:12]}) than {table.name} ({checksum[:12]}): recreate it "
         "with quantkit quantize"
     )
 

@@ -78,7 +78,7 @@ def find_table(
     """
     if not path.exists():
         if reuse_only:
-            raise StaleTableError(f"there is no calibration table {path} to reuse: run without --reuse-only")
+            raise StaleTableError(f"there is no calibration table {path} to reuse: omit --reuse-only")
         return None
     try:
         stored = load_table(path)

@@ -154,9 +154,9 @@ def verify_cache(
         checks, count = _check_data(opened, fit, dataset, progress=options.progress)
         checks = _with_origin(checks, cache, path)
         if own is not None and used is not None and used != own:
-            beside.insert(0, f"the table was made with other preprocessing: {describe_preprocessing(own)}")
+            beside.insert(0, f"the table was calibrated with different preprocessing: {describe_preprocessing(own)}")
         problems += [
-            f"{c.name!r}: {100 * c.clipped:.3g} % of its values are beyond {c.amax:.6g} (they reach {c.reached:.6g})"
+            f"{c.name!r}: {100 * c.clipped:.3g}% of its values exceed {c.amax:.6g} (maximum {c.reached:.6g})"
             for c in checks
             if c.is_read and c.clipped > options.max_clipped
         ]
@@ -181,12 +181,12 @@ def _model_problems(cache: RangeCache, fit: TableMatch, identity: str, name: str
     table = cache.table
     if table is not None and table.model_hash != identity:
         problems.append(
-            f"it was made for model {table.model_name!r} (hash {table.model_hash[:12]}), not for {name!r} "
+            f"it belongs to model {table.model_name!r} (hash {table.model_hash[:12]}), not for {name!r} "
             f"(hash {identity[:12]}): calibrate again"
         )
     if fit.missing:
         count = f"{len(fit.missing)} of {len(fit.needed)}"
-        problems.append(f"{count} tensors that INT8 reads are not in it: {join_names(list(fit.missing))}")
+        problems.append(f"{count} tensors to quantize are not in it: {join_names(list(fit.missing))}")
     return problems
 
 
@@ -194,7 +194,8 @@ def _notes(cache: RangeCache, fit: TableMatch, checks: tuple[RangeCheck, ...] | 
     notes = list(cache.notes)
     if cache.form in ("ort-flatbuffers", "ort-text"):
         notes.append(
-            "ONNX Runtime writes max(lowest, highest) here: where negative values are the larger ones, it is too small"
+            "ONNX Runtime stores max(minimum, maximum) here, which is too small if negative values have larger "
+            "magnitudes"
         )
     unusable = [n for n in fit.needed if n in fit.ranges and not fit.ranges[n].is_valid]
     if unusable:
@@ -202,7 +203,7 @@ def _notes(cache: RangeCache, fit: TableMatch, checks: tuple[RangeCheck, ...] | 
     wide = [c.name for c in checks or () if c.is_read and c.reached * _WIDE < c.amax]
     if wide:
         ranges = "1 range is" if len(wide) == 1 else f"{len(wide)} ranges are"
-        notes.append(f"{ranges} more than {_WIDE} times what the sample reaches: {join_names(wide)}")
+        notes.append(f"{ranges} more than {_WIDE} times the maximum on the samples: {join_names(wide)}")
     beyond = [c.name for c in checks or () if c.is_read and c.seen is not None and c.reached > 1.1 * c.seen]
     if beyond:
         said = "1 tensor reaches {} it was" if len(beyond) == 1 else f"{len(beyond)} tensors reach {{}} they were"

@@ -55,7 +55,7 @@ def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], m
         beyond = int(statistics.histogram[math.ceil(chosen.amax / statistics.bin_width) :].sum())
         reaching = statistics.count - int(statistics.histogram[0])
         if beyond > _MOST_CLIPPED * max(reaching, 1):
-            cut[name] = f"{name} ({100 * beyond / reaching:.0f} % beyond {chosen.amax:.4g})"
+            cut[name] = f"{name} ({100 * beyond / reaching:.0f}% beyond {chosen.amax:.4g})"
     if cut:
         notify(
             Notice(

@@ -30,7 +30,7 @@ def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
     then = f": {fix}" if fix else ""
     if content.startswith(_UTF_16):
         raise CalibrationError(
-            f"{name} is not {kind}: it is UTF-16 text, as PowerShell's > writes it: save it as UTF-8"
+            f"{name} is not {kind}: it is UTF-16 text, as written by > in PowerShell: save it as UTF-8"
         )
     if not content.strip():
         raise CalibrationError(f"{name} is not {kind}: it is empty")
@@ -42,7 +42,9 @@ def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
             json.dumps(data, ensure_ascii=False).encode()
         return data
     except UnicodeEncodeError as error:
-        raise CalibrationError(f"{name} is not {kind}: {error.object[error.start]!a} in it is no character") from error
+        raise CalibrationError(
+            f"{name} is not {kind}: {error.object[error.start]!a} in it is not a character"
+        ) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         if error.reason == "unexpected end of data":

@@ -8,7 +8,7 @@ the same, bit for bit, for any order, batch size and split of the data, and merg
 
 "tensorrt": what IInt8EntropyCalibrator2 does: 2048 bins over [0, largest magnitude of the first batch], doubled
 likewise. The result depends on what the first batch was (20 orders of the 500 images behind a LeNet cache of
-TensorRT: up to 14.5 % of a threshold).
+TensorRT: up to 14.5% of a threshold).
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ def _changed_place(content: bytes) -> str:
             return f"the histogram of tensor {entry.name[:60]!r}"
         offset = end
     if any(entry.digest is None for entry in tensors):
-        return "its checksum does not hold, and it has no digests that say where"
+        return "its checksum is wrong, and it has no digests to locate the damage"
     return "its checksum, or the header (line 2); all histograms are whole"
 
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from quantkit._version import __version__
-from quantkit.cli.messages import with_messages
+from quantkit.cli.examples import examples_text
 from quantkit.errors import INTERRUPTED, QuantKitError
 from quantkit.notices import visible
 
@@ -27,46 +27,53 @@ class Verb(NamedTuple):
     module: str
     attribute: str
     help: str
+    panel: str
 
+
+_QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Look into files"
 
 VERBS = {
     "calibrate": Verb(
         "calibrate",
         "calibrate",
         "Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.",
+        _QUANTIZE,
     ),
-    "quantize": Verb("calibrate", "quantize", "Create the INT8 model from an existing calibration table."),
+    "quantize": Verb("calibrate", "quantize", "Create the INT8 model from an existing calibration table.", _QUANTIZE),
+    "build": Verb(
+        "build",
+        "build",
+        "Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.",
+        _QUANTIZE,
+    ),
     "evaluate": Verb(
         "evaluate",
         "evaluate",
         "Compare FP32, FP16 and INT8: accuracy, agreement, latency and size, in one report.",
+        _MEASURE,
     ),
     "compare": Verb(
         "compare",
         "compare",
         "Check a report against limits: exit code 0 if all are met, 3 if one is violated.",
+        _MEASURE,
     ),
-    "report": Verb("compare", "report", "Render a report again, or join several reports of the same model and data."),
-    "build": Verb(
-        "build", "build", "Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build."
-    ),
-    "inspect": Verb(
-        "inspect",
-        "inspect",
-        "Show which layers run in INT8, which do not, and why.",
-    ),
+    "report": Verb("compare", "report", "Render a report again, or join reports of the same model and data.", _MEASURE),
+    "data": Verb("data", "data_app", "Check calibration and validation data.", _MEASURE),
+    "inspect": Verb("inspect", "inspect", "Show which layers run in INT8, which do not, and why.", _FILES),
+    "cache": Verb("cache", "cache", "Show, compare, verify, convert and merge calibration files.", _FILES),
     "doctor": Verb(
         "doctor",
         "doctor",
         "Show what is installed, which commands work here, and what to install for the others.",
+        _FILES,
     ),
     "config": Verb(
         "config",
         "config",
         "Print the effective options of a command, or of all commands, as a configuration file for --config.",
+        _FILES,
     ),
-    "data": Verb("data", "data_app", "Check data before it is used."),
-    "cache": Verb("cache", "cache", "Show, check, compare and convert calibrated ranges of any origin."),
 }
 """By name, in the order of the help."""
 
@@ -76,7 +83,9 @@ class _LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=verb.help) for name, verb in VERBS.items()}
+        self.commands = {
+            name: TyperCommand(name, help=verb.help, rich_help_panel=verb.panel) for name, verb in VERBS.items()
+        }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -85,15 +94,17 @@ class _LazyGroup(TyperGroup):
 
 @functools.cache
 def load_command(name: str) -> Any:
-    """The command or group of a verb, as typer made it."""
+    """The command or group of a verb, with all of its options; imports what it needs."""
+    with_messages = importlib.import_module("quantkit.cli.messages").with_messages
     found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        single.command(name)(with_messages(found))
-        found = single
-    else:
-        for registered in found.registered_commands:
-            registered.callback = with_messages(registered.callback or found)
+        single.command(name, epilog=examples_text(name))(with_messages(found))
+        return typer.main.get_command(single)
+    for registered in found.registered_commands:
+        command = registered.callback or found
+        registered.callback = with_messages(command)
+        registered.epilog = examples_text(f"{name} {registered.name or command.__name__}")
     return typer.main.get_command(found)
 
 

@@ -33,12 +33,12 @@ def build(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The engine (default: MODEL.PRECISION.engine next to the model)."),
+        typer.Option("--output", "-o", help="Engine to write (default: MODEL.PRECISION.engine next to the model)."),
     ] = None,
 ) -> None:
     """Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.
 
-    Writes MODEL.PRECISION.engine and its manifest .json next to it. An engine that is up to date is reused.
+    Writes MODEL.PRECISION.engine and a manifest (.json) next to it. An up-to-date engine is reused.
     """
     notify = make_printer(messages.quiet)
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
@@ -66,13 +66,13 @@ def _print_engine(model: Path, built: BuiltEngine) -> None:
         typer.echo(f"  {label:24}{value}")
     word = "kept " if built.reused else "wrote"
     typer.echo(f"{word} {built.path}  engine")
-    typer.echo(f"{word} {built.manifest_path}  what it was made of")
+    typer.echo(f"{word} {built.manifest_path}  manifest")
 
 
 def _precision(built: BuiltEngine) -> str:
     manifest = built.manifest
     if manifest.precision != "int8":
         return manifest.precision
-    beside = "" if manifest.high_precision is None else f", {manifest.high_precision} beside it"
+    beside = "" if manifest.high_precision is None else f", other layers {manifest.high_precision}"
     count = "" if built.num_quantized is None else f", {built.num_quantized} operators"
     return f"int8 ({manifest.mode}{count}{beside})"

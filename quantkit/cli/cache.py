@@ -40,7 +40,7 @@ __all__ = ["cache"]
 
 cache = typer.Typer(
     name="cache",
-    help="Show, check, compare and convert calibrated ranges of any origin.",
+    help="Show, compare, verify, convert and merge calibration files.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -51,12 +51,13 @@ _SHOWN = 20
 CacheArgument = Annotated[
     Path,
     typer.Argument(
-        help="Calibration table, TensorRT cache, ONNX Runtime's table, AIMET's encodings, or ONNX model with Q/DQ.",
+        metavar="FILE",
+        help="Calibration table, TensorRT cache, ONNX Runtime table, AIMET encodings, or ONNX model with Q/DQ.",
         show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AllOption = Annotated[bool, typer.Option("--all", help=f"Every tensor instead of the first {_SHOWN}.")]
+AllOption = Annotated[bool, typer.Option("--all", help=f"List all tensors, not only the first {_SHOWN}.")]
 
 
 @cache.command()
@@ -66,11 +67,16 @@ def show(
         Literal["network", "amax", "name"], typer.Option("--sort", help="Order of the tensors.")
     ] = "network",
     pattern: Annotated[
-        str | None, typer.Option("--filter", help="Tensors whose name matches, such as 'layer1*'.", show_default=False)
+        str | None,
+        typer.Option("--filter", help="Show only tensors whose name matches, e.g. 'layer1*'.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows each tensor's range, its scale, the scale's bits as TensorRT's cache has them, and the method."""
+    """Show the range and the scale of each tensor, and the calibration method.
+
+    The scale is also shown in hexadecimal, as in TensorRT's cache, and a histogram if there are statistics next to the
+    table.
+    """
     shown = shown_cache(path)
     found = shown.cache
     rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
@@ -95,7 +101,7 @@ def show(
         print_line(console, f"no tensor matches {pattern}")
     elif print_tensors(console, rows, histograms=lines):
         mark = "" if found.method == "none" else f"; {ASCII_MARK if ascii_only else MARK} is amax"
-        print_line(console, f"histogram: magnitudes from 0 to the largest seen, heights by logarithm{mark}")
+        print_line(console, f"histogram: magnitudes from 0 to the maximum, logarithmic height{mark}")
 
 
 @cache.command()
@@ -105,7 +111,10 @@ def diff(
     all_rows: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares two files of any form: ratio of the ranges, second over first, the furthest apart first."""
+    """Compare the ranges in two calibration files of any format.
+
+    Lists the ratio second / first of each tensor's range, largest difference first.
+    """
     one, other = open_cache(first), open_cache(second)
     found = difference(one, other)
     if as_json:
@@ -120,8 +129,7 @@ def diff(
     differing = [t for t in found.tensors if not t.is_identical]
     print_line(
         console,
-        f"{len(found.tensors)} common tensors: {found.num_identical} with the same scale bit for bit, "
-        f"{len(differing)} different",
+        f"{len(found.tensors)} common tensors: {found.num_identical} with identical scales, {len(differing)} different",
         style="bold",
     )
     if differing:
@@ -129,18 +137,18 @@ def diff(
         print_line(
             console,
             f"ratio second / first: {ratios[0]:.4g} to {ratios[-1]:.4g}, median {ratios[len(ratios) // 2]:.4g}; "
-            f"at most {max(t.bins for t in differing):.4g} bins of 2048 apart",
+            f"largest difference {max(t.bins for t in differing):.4g} of 2048 histogram bins",
         )
         rows = [
             (t.name, f"{t.first.amax:.6g}", f"{t.second.amax:.6g}", f"{t.ratio:.6g}", f"{t.bins:.3g}")
             for t in (differing if all_rows else differing[:_SHOWN])
         ]
-        print_table(console, ("tensor", "first", "second", "ratio", "bins apart"), rows, right=(1, 2, 3, 4))
+        print_table(console, ("tensor", "first", "second", "ratio", "difference in bins"), rows, right=(1, 2, 3, 4))
         if len(rows) < len(differing):
             print_line(console, f"and {len(differing) - len(rows)} more (--all)")
     for label, names in (("first", found.only_first), ("second", found.only_second)):
         if names:
-            print_line(console, f"only in the {label}: {len(names)}", style="bold")
+            print_line(console, f"only in the {label} file: {len(names)}", style="bold")
         for name in names if all_rows else names[:_SHOWN]:
             print_line(console, name, indent=2)
         if not all_rows and len(names) > _SHOWN:
@@ -151,11 +159,13 @@ def diff(
 @with_options
 def verify(
     path: CacheArgument,
-    model: Annotated[Path, typer.Option("--model", help="Float ONNX model that the ranges are for.")],
+    model: Annotated[Path, typer.Option("--model", help="Float ONNX model to use the ranges with.")],
     options: VerifyOptions,
     write_map: Annotated[
         Path | None,
-        typer.Option("--write-map", help="Write the proposed new names to this file, for convert --map."),
+        typer.Option(
+            "--write-map", help="Write the proposed new tensor names to this file, for `cache convert --map`."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -182,27 +192,34 @@ def convert(
         Literal["tensorrt", "table", "qdq", "ort", "ort-json", "ort-text", "json"],
         typer.Option(
             "--to",
-            help="tensorrt: its cache; table: quantkit's; qdq: the INT8 model; ort: ONNX Runtime's flatbuffers; "
-            "ort-json, ort-text: its other two; json: all that is known.",
+            help="Output format. tensorrt: calibration cache; table: quantkit's table; qdq: INT8 model with Q/DQ; "
+            "ort, ort-json, ort-text: ONNX Runtime's table as flatbuffers, JSON or text; json: everything in the file.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="What is written.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)],
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="The float ONNX model (for table and qdq, and advised for tensorrt)."),
+        typer.Option("--model", help="Float ONNX model: required for table and qdq, recommended for tensorrt."),
     ] = None,
     tensorrt_version: Annotated[
-        str | None, typer.Option("--tensorrt-version", help="That will read the cache (default: as it is).")
+        str | None,
+        typer.Option(
+            "--tensorrt-version", help="TensorRT version that will load the cache (default: as in the input file)."
+        ),
     ] = None,
     names: Annotated[
-        Path | None, typer.Option("--map", help="JSON object of old name → new name, applied first.")
+        Path | None, typer.Option("--map", help="JSON object of old to new tensor names, applied first.")
     ] = None,
     high_precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option("--high-precision", help="Of what stays in float, for qdq.")
+        Literal["fp32", "fp16"],
+        typer.Option("--high-precision", help="Precision of layers that are not quantized, for qdq."),
     ] = "fp32",
 ) -> None:
-    """Writes the ranges in another form, scales bit for bit where it can hold them, and says what it cannot."""
+    """Convert a calibration file to another format.
+
+    Scales are copied exactly where the format permits. Prints what the format cannot store.
+    """
     check_no_input(output, names)
     done = convert_cache(
         path,
@@ -221,21 +238,21 @@ def convert(
 
 def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
     fit = found.fit
-    hint = ": give --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
+    hint = ": pass --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
     print_line(console, f"{path}: {found.cache.title}, for {found.model}", style="bold")
     rows = [
-        ("tensors that INT8 reads", f"{len(fit.needed) - len(fit.missing)} of {len(fit.needed)} have a range"),
-        ("matched", str(len(fit.matched))),
-        ("inherited from a pool's or copy's input", str(len(fit.inherited))),
-        ("not in the file", f"{len(fit.missing)} that INT8 reads, {len(fit.unlisted)} others"),
-        ("foreign to the model", str(len(fit.foreign))),
-        ("operators that fall back to float", str(len(fit.float_operators))),
+        ("tensors to quantize", f"{len(fit.needed) - len(fit.missing)} of {len(fit.needed)} have a range"),
+        ("matching tensors", str(len(fit.matched))),
+        ("range of the input of a pool or copy", str(len(fit.inherited))),
+        ("not in the file", f"{len(fit.missing)} tensors to quantize, {len(fit.unlisted)} others"),
+        ("unknown tensors", str(len(fit.foreign))),
+        ("operators left in float", str(len(fit.float_operators))),
         ("TensorRT", f"{found.acceptance}: {found.acceptance_reason}"),
     ]
     print_table(console, ("", ""), rows)
     for label, lines in (
-        ("in float for want of a range", [f"{node}: {tensor}" for node, tensor in fit.float_operators.items()]),
-        ("foreign", list(fit.foreign)),
+        ("left in float: no range", [f"{node}: {tensor}" for node, tensor in fit.float_operators.items()]),
+        ("unknown to the model", list(fit.foreign)),
         (f"proposed new names, by {found.proposal_ground}", [f"{a} → {b}" for a, b in found.proposal.items()]),
     ):
         if lines:
@@ -247,11 +264,11 @@ def _print_verification(console: Console, found: Verification, path: Path, write
     if write_map is not None and found.proposal:
         print_line(console, f"wrote {write_map}: check it, then apply it with convert --map")
     elif write_map is not None:
-        print_line(console, f"not written: {write_map}, since there are no names to propose{hint}")
+        print_line(console, f"not written: {write_map}: there are no names to propose{hint}")
     if found.checks is not None:
         if found.preprocessing is not None:
             print_line(console, f"preprocessing: {describe_preprocessing(found.preprocessing)}")
-        print_line(console, f"most clipped on {count_text(found.num_samples, 'sample')}", style="bold")
+        print_line(console, f"most clipped tensors on {count_text(found.num_samples, 'sample')}", style="bold")
         checks = [
             (
                 c.name,
@@ -260,7 +277,7 @@ def _print_verification(console: Console, found: Verification, path: Path, write
                 "" if c.seen is None else f"{c.seen:.6g}",
                 f"{100 * c.clipped:.3g}",
                 "" if c.clipped_then is None else f"{100 * c.clipped_then:.3g}",
-                "" if c.is_read else "not read by INT8",
+                "" if c.is_read else "not quantized",
             )
             for c in found.checks[:_SHOWN]
         ]
@@ -269,7 +286,7 @@ def _print_verification(console: Console, found: Verification, path: Path, write
             for values in ([c.seen for c in found.checks], [c.clipped_then for c in found.checks])
         )
         headings = (
-            *("tensor", "amax", "reached", "when calibrated" if seen else "", "clipped %", "then %" if then else ""),
+            *("tensor", "amax", "maximum", "in calibration" if seen else "", "clipped %", "then %" if then else ""),
             "",
         )
         print_table(console, headings, checks, right=(1, 2, 3, 4, 5), optional=(5, 3, 6))
@@ -278,7 +295,7 @@ def _print_verification(console: Console, found: Verification, path: Path, write
     for problem in found.problems:
         print_line(console, f"stale: {problem}")
     if not found.problems:
-        print_line(console, "it fits")
+        print_line(console, "up to date")
 
 
 cache.command()(merge)

@@ -1,4 +1,4 @@
-"""The commands that read reports: compare (the gate of a CI) and report (renders again, joins)."""
+"""The commands that read reports: `compare` (a gate for CI) and `report` (renders again, joins)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["compare", "gate", "report"]
 
 @with_options
 def compare(
-    path: Annotated[Path, typer.Argument(metavar="REPORT", help="report.json of evaluate.", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="REPORT", help="report.json from `evaluate`.", show_default=False)],
     limits: Limits,
     variant: Annotated[
         list[str] | None,
@@ -42,7 +42,9 @@ def compare(
     allow_partial: Annotated[
         bool,
         typer.Option(
-            "--allow-partial", help="Check the report of an interrupted evaluation too.", rich_help_panel="Gate"
+            "--allow-partial",
+            help="Also accept the partial report of an interrupted evaluation.",
+            rich_help_panel="Gate",
         ),
     ] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")] = None,
@@ -51,10 +53,10 @@ def compare(
 ) -> None:
     """Check a report against limits: exit code 0 if all are met, 3 if one is violated.
 
-    A number that the report does not hold is an error (exit code 1), never a pass.
+    A limit on a number that is missing from the report is an error (exit code 1).
     """
     if not limits:
-        raise typer.BadParameter("give --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio")
+        raise typer.BadParameter("pass --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio")
     limits = replace(limits, allow_partial=allow_partial)
     gate(load_report(path), limits, variants=variant or (), junit=junit, markdown=markdown, as_json=as_json)
 
@@ -62,23 +64,30 @@ def compare(
 def report(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="REPORT...", help="report.json of evaluate, or NAME=report.json.", show_default=False),
+        typer.Argument(
+            metavar="REPORT...", help="report.json from `evaluate`, or NAME=report.json.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of what is written (default, for one report: next to it)."),
+        typer.Option(
+            "--output", "-o", help="Output folder (default for a single report: next to it). Required to join reports."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Join reports of different models or data too, with a warning in them.")
+        bool,
+        typer.Option(
+            "--force", help="Join reports even if model or data differ; the joined report contains a warning."
+        ),
     ] = False,
 ) -> None:
-    """Render a report again, or join several reports of the same model and data.
+    """Render a report again, or join reports of the same model and data.
 
-    Times of different runs are never compared: a speed-up is within a run.
+    Speedups are computed within a run only: latencies of different runs are never compared.
     """
     named = _name_runs(paths)
     if len(named) > 1 and output is None:
-        raise typer.BadParameter("several reports join into a new one: give its folder", param_hint="--output")
+        raise typer.BadParameter("a folder is required to join reports", param_hint="--output")
     loaded = {name: load_report(path) for name, path in named.items()}
     shown = next(iter(loaded.values())) if len(loaded) == 1 else join_reports(loaded, force=force)
     if output is not None:
@@ -102,7 +111,7 @@ def gate(
     markdown: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    """Prints a line for each limit and writes the files; raises `GateFailedError` where a limit is broken."""
+    """Prints a line for each limit and writes the files; raises `GateFailedError` if a limit is violated."""
     if not limits:
         return
     checks = check_limits(shown, limits, variants=variants)
@@ -137,5 +146,5 @@ def _name_runs(words: list[str]) -> dict[str, Path]:
         for name, path in zip(given, paths, strict=True)
     ]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise typer.BadParameter(f"two reports would be called {twice[0]!r}: name them, as {twice[0]}=PATH")
+        raise typer.BadParameter(f"two reports have the name {twice[0]!r}: pass them as NAME=PATH")
     return dict(zip(names, paths, strict=True))

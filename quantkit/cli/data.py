@@ -1,4 +1,4 @@
-"""The commands about data alone: data check."""
+"""The command `data check`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["data_app"]
 _SHOWN = 5
 
 data_app = typer.Typer(
-    help="Check data before it is used.",
+    help="Check calibration and validation data.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -35,7 +35,7 @@ data_app = typer.Typer(
 
 @data_app.callback()
 def _data() -> None:
-    """Check data before it is used."""
+    """Check calibration and validation data."""
 
 
 @data_app.command()
@@ -47,11 +47,11 @@ def check(
     messages: MessageOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check data before calibrating, and try whether other preprocessing fits the model better.
+    """Check data before calibration, and whether other preprocessing suits the model better.
 
-    Looks for unreadable files, duplicates, wrong classes, an implausible value range and images shared with --against;
-    tries swapped channels, a missing /255 and other mean and std. Exits with code 1 if there are errors, 0 for warnings
-    and notes.
+    Reports unreadable files, duplicates, wrong classes, an implausible value range and samples shared with --against.
+    Tries swapped channels, a missing division by 255 and other mean and std. Exits with code 1 if there are errors, and
+    with 0 if there are only warnings and notes.
     """
     options = replace(options, progress=not messages.quiet)
     result = check_data(model, data, options, notify=make_printer(messages.quiet))
@@ -88,7 +88,7 @@ def _print(console: Console, result: DataCheck) -> None:
         if finding.fix:
             print_line(console, f"fix: {finding.fix}", indent=4)
     counts = [count_text(sum(f.severity == s for f in result.findings), s) for s in _STYLES]
-    print_line(console, ", ".join(counts) if result.findings else "nothing found")
+    print_line(console, ", ".join(counts) if result.findings else "no problems found")
 
 
 _STYLES = {"error": "red", "warning": "yellow", "note": ""}
@@ -96,10 +96,10 @@ _STYLES = {"error": "red", "warning": "yellow", "note": ""}
 
 def _probe_words(probe: Probe | None, reason: str) -> str:
     if probe is None:
-        return f"no other was tried: {reason}"
+        return f"no alternatives tried: {reason}"
     fit = f"{probe.declared.information:.2f} nats of information"
     if probe.declared.top1 is not None:
-        fit = f"top-1 {100 * probe.declared.top1:.1f} %, {fit}"
+        fit = f"top-1 {100 * probe.declared.top1:.1f}%, {fit}"
     better = sum(trial.is_better for trial in probe.others)
-    verdict = f"{better} fit clearly better" if better else "none fits clearly better"
-    return f"{fit} on {probe.num_samples} samples; of {len(probe.others)} others {verdict}"
+    verdict = f"{better or 'none'} of {len(probe.others)} alternatives is clearly better"
+    return f"{fit} on {probe.num_samples} samples; {verdict}"

@@ -17,7 +17,7 @@ __all__ = ["doctor"]
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what is installed, which commands work here, and what to install for the others.
 
-    Ends with exit code 0 unless a package that every command needs is broken.
+    Exits with code 1 if a package that every command needs is missing or broken.
     """
     diagnosis = examine()
     if as_json:
@@ -37,7 +37,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     )
     if fixes := list(dict.fromkeys(part.fix for part in diagnosis.parts if part.fix)):
         print_line(console, "")
-        print_line(console, "for the rest:", style="bold")
+        print_line(console, "to enable the rest:", style="bold")
         for fix in fixes:
             print_line(console, fix, indent=2)
     raise typer.Exit(0 if diagnosis.is_valid else 1)

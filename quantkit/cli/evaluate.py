@@ -1,4 +1,4 @@
-"""The command `evaluate`: variants of a model side by side, in one report, and a gate on it."""
+"""The command `evaluate`: compares the variants of a model in one report, and checks limits on it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the report (default: MODEL.report next to the model)."),
+        typer.Option("--output", "-o", help="Report folder (default: MODEL.report next to the model)."),
     ] = None,
     gate_variant: Annotated[
         list[str] | None,
@@ -51,7 +51,7 @@ def evaluate(
 ) -> None:
     """Compare FP32, FP16 and INT8: accuracy, agreement, latency and size, in one report.
 
-    Images are preprocessed as for calibration unless options say otherwise. Writes report.html, report.md and
+    Images are preprocessed as for calibration unless options override it. Writes report.html, report.md and
     report.json. With a limit such as --max-drop, exits with code 3 if a variant violates it, after writing the report.
     """
     _check_limits(limits, task, options, gate_variant or [])
@@ -83,14 +83,14 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
     if unknown := [name for name in gated if name not in names]:
         raise typer.BadParameter(f"{unknown[0]!r} is not a variant of this run", param_hint="--gate-variant")
     if task.task == "none" and (limits.max_drop is not None or limits.gates):
-        raise typer.BadParameter("--task none has no score: give --min-agreement", param_hint="--max-drop")
+        raise typer.BadParameter("--task none has no score; use --min-agreement", param_hint="--max-drop")
     if task.task in ("detect", "custom") and limits.min_agreement is not None:
-        raise typer.BadParameter(f"--task {task.task} has no agreement: give --max-drop", param_hint="--min-agreement")
+        raise typer.BadParameter(f"--task {task.task} has no agreement; use --max-drop", param_hint="--min-agreement")
     if limits.min_speedup is not None and not options.latency_s:
-        raise typer.BadParameter("nothing is timed with --latency-s 0", param_hint="--min-speedup")
+        raise typer.BadParameter("--latency-s 0 measures no latency", param_hint="--min-speedup")
     if limits.at_batch is not None and limits.at_batch not in options.batch_sizes:
         sizes = ",".join(map(str, options.batch_sizes))
-        raise typer.BadParameter(f"--batch-sizes {sizes} does not time {limits.at_batch}", param_hint="--at-batch")
+        raise typer.BadParameter(f"--batch-sizes {sizes} does not include {limits.at_batch}", param_hint="--at-batch")
 
 
 def _find_table(model: Path, notify: Notify) -> Path | None:

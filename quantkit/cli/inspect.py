@@ -1,4 +1,4 @@
-"""The command `inspect`: what is in an engine, a model, a calibration cache or table."""
+"""The command `inspect`: layers and precisions of an engine or a model, ranges of a calibration file."""
 
 from __future__ import annotations
 
@@ -40,33 +40,34 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="Engine, engine inspector JSON, ONNX model, calibration cache or calibration table.",
             show_default=False,
         ),
     ],
     profile: Annotated[
         Path | None,
-        typer.Option("--profile", help="Layer times of an engine (trtexec --exportProfile).", show_default=False),
+        typer.Option(
+            "--profile", help="Layer times of the engine, from `trtexec --exportProfile`.", show_default=False
+        ),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time an engine's layers here, in a pass of its own; needs its GPU.")
+        bool, typer.Option("--measure", help="Measure the layer times of an engine in a separate pass (needs its GPU).")
     ] = False,
-    all_rows: Annotated[
-        bool, typer.Option("--all", help="Every layer, operator and finding instead of the first of each kind.")
-    ] = False,
+    all_rows: Annotated[bool, typer.Option("--all", help="List all layers, operators and findings.")] = False,
     sort: Annotated[
-        Literal["network", "amax", "name"], typer.Option("--sort", help="Of a cache's or table's tensors.")
+        Literal["network", "amax", "name"], typer.Option("--sort", help="Order of the tensors of a cache or table.")
     ] = "network",
     pattern: Annotated[
         str | None,
-        typer.Option("--filter", help="Tensors, layers or operators whose name matches, such as 'layer1*'."),
+        typer.Option("--filter", help="Show only tensors, layers or operators whose name matches, e.g. 'layer1*'."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which layers run in INT8, which do not, and why.
 
-    For an engine: layers and the ONNX nodes in them, precision, reformats, kernels, memory. For an ONNX model:
-    operators, and where its Q/DQ break TensorRT's rules. For a calibration cache or table: ranges.
+    Engine: layers with their ONNX nodes, precisions, reformats, kernels and memory. ONNX model: operators, and Q/DQ
+    nodes that violate TensorRT's rules. Calibration cache or table: ranges.
     """
     result = inspect_file(path, profile=profile, measure=measure)
     if as_json:
@@ -94,7 +95,9 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
         rows.append(("INT8, weighted layers", _share(anatomy.weighted_coverage)))
         rows.append(("INT8, all layers", _share(anatomy.layer_coverage)))
         time = anatomy.time_coverage
-        rows.append(("INT8, time", "not measured (--profile, --measure)" if time is None else _share(time, " ms")))
+        rows.append(
+            ("INT8, time", "not measured (use --profile or --measure)" if time is None else _share(time, " ms"))
+        )
         cost = "" if anatomy.reformat_ms is None else f", {anatomy.reformat_ms:.3f} ms"
         rows.append(("reformats", f"{len(anatomy.reformats)}{cost}"))
     print_table(console, ("", ""), rows)
@@ -110,12 +113,12 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
         _print_float_layers(console, anatomy)
         if anatomy.total_ms is not None:
             slowest = sorted(anatomy.layers, key=lambda layer: -(layer.time_ms or 0.0))[:_SHOWN]
-            print_line(console, f"the {len(slowest)} slowest layers", style="bold")
+            print_line(console, f"{len(slowest)} slowest layers", style="bold")
             _print_layers(console, slowest, anatomy.total_ms, kernels=False)
     for note in anatomy.notes:
         print_line(console, f"note: {note}")
     if anatomy.has_details and not all_rows and pattern is None:
-        print_line(console, "--all shows every layer with its ONNX nodes and its kernel")
+        print_line(console, "--all lists every layer with its ONNX nodes and kernel")
 
 
 def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
@@ -135,7 +138,7 @@ def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
 def _print_reformats(console: Console, anatomy: EngineLayers) -> None:
     if not anatomy.reformats:
         return
-    print_line(console, "reformats: a Q/DQ that fused with nothing, or a change of layout", style="bold")
+    print_line(console, "reformats: Q/DQ nodes that were not fused, or changes of layout", style="bold")
     timed = anatomy.total_ms is not None
     rows = [[x.name, x.conversion, *([_ms(x)] if timed else [])] for x in anatomy.reformats]
     print_table(console, ("layer", "from → to", *(["ms"] if timed else [])), rows, right=(1, 2))
@@ -164,7 +167,7 @@ def _print_layers(console: Console, layers: Sequence[EngineLayer], total_ms: flo
         share = "" if layer.time_ms is None or not total_ms else f"{100 * layer.time_ms / total_ms:.1f}"
         rows.append((_nodes(layer), layer.kind, precision, _ms(layer), share, layer.tactic if kernels else ""))
     keep = [i for i in range(6) if i < 1 or any(row[i] for row in rows)]
-    headings = ("ONNX nodes, else name", "kind", "precision", "ms", "%", "kernel")
+    headings = ("ONNX nodes or name", "kind", "precision", "ms", "%", "kernel")
     right = [n for n, i in enumerate(keep) if i in (3, 4)]
     print_table(console, [headings[i] for i in keep], [[row[i] for i in keep] for row in rows], right=right)
 
@@ -192,13 +195,13 @@ def _print_model(console: Console, result: ModelInspection, pattern: str | None,
                 "unknown shape" if port.shape is None else "x".join("?" if d is None else str(d) for d in port.shape)
             )
             rows.append((label, f"{port.name}  {port.dtype}  {shape or 'scalar'}"))
-    label = "INT8" if result.form == "qdq" else "quantkit would make INT8"
+    label = "INT8" if result.form == "qdq" else "quantizable"
     rows.append((label, f"{result.num_quantized} of {result.num_weighted} convolutions and matrix products"))
     print_table(console, ("", ""), rows)
     operators = [o for o in result.operators if _matches(o.name, pattern)]
     if all_rows or pattern is not None:
         listed = [(o.name, o.op_type, "INT8" if o.is_quantized else "float", o.reason) for o in operators]
-        print_table(console, ("operator", "type", "", "why"), listed)
+        print_table(console, ("operator", "type", "", "reason"), listed)
     else:
         counts = Counter(o.op_type for o in operators)
         quantized = Counter(o.op_type for o in operators if o.is_quantized)
@@ -225,19 +228,19 @@ def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -
     if result.form != "qdq":
         return
     if not result.findings:
-        print_line(console, "TensorRT's rules for Q/DQ: none is broken")
+        print_line(console, "TensorRT's Q/DQ rules: no violations")
         return
     kinds: dict[tuple[str, str], list[QdqFinding]] = {}
     for finding in result.findings:
         kinds.setdefault((finding.severity, finding.rule), []).append(finding)
     broken = sum(f.severity != "note" for f in result.findings)
-    print_line(console, f"TensorRT's rules for Q/DQ: {count_text(broken, 'violation')}", style="bold")
+    print_line(console, f"TensorRT's Q/DQ rules: {count_text(broken, 'violation')}", style="bold")
     for (severity, _), findings in sorted(kinds.items(), key=lambda item: _SEVERITIES.index(item[0][0])):
         for finding in findings if all_rows else findings[:_SHOWN_ALIKE]:
             where = f"{finding.node}: " if finding.node else ""
             print_line(console, f"{severity}: {where}{finding.text}", indent=2)
         if not all_rows and len(findings) > _SHOWN_ALIKE:
-            print_line(console, f"and {len(findings) - _SHOWN_ALIKE} more like these (--all)", indent=4)
+            print_line(console, f"and {len(findings) - _SHOWN_ALIKE} more of this kind (--all)", indent=4)
 
 
 def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[TensorRow]) -> None:
@@ -271,7 +274,7 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
 def print_tensors(
     console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
 ) -> bool:
-    """Ranges and scales, one tensor a row, with its histogram where there are any. Whether these found room."""
+    """Prints ranges and scales, one tensor a row. Whether histograms were given and fit into the width."""
     rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]
     headings, right, optional = ["tensor", "amax", "scale", "hex", ""], [1, 2, 3], [4]
     if histograms:
@@ -288,7 +291,7 @@ def _share(coverage: QuantizedShare, unit: str = "") -> str:
     def number(value: float) -> str:
         return f"{value:.3f}" if unit else str(int(value))
 
-    fraction = "" if coverage.fraction is None else f" ({100 * coverage.fraction:.1f} %)"
+    fraction = "" if coverage.fraction is None else f" ({100 * coverage.fraction:.1f}%)"
     return f"{number(coverage.quantized)} of {number(coverage.total)}{unit}{fraction}"
 
 

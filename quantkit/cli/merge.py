@@ -1,4 +1,4 @@
-"""`quantkit cache merge`: statistics of parts of the data become the table of the whole."""
+"""`quantkit cache merge`: one calibration table from the statistics of several parts of the data."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ __all__ = ["merge"]
 def merge(
     statistics: Annotated[
         list[Path],
-        typer.Argument(help="MODEL.calib.stats of each part (calibrate --keep-statistics).", show_default=False),
+        typer.Argument(
+            metavar="STATISTICS...",
+            help="MODEL.calib.stats of each part, from `calibrate --keep-statistics`.",
+            show_default=False,
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table: MODEL.calib.json.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Calibration table to write (.json).", show_default=False)
+    ],
     options: MergeOptions,
     messages: MessageOptions,
 ) -> None:
-    """Merge the statistics of parts of a data set into the calibration table of the whole, without model or data.
+    """Merge the statistics of several parts of a data set into one calibration table.
 
-    The histograms merge exactly. Give every part the same --batch-size, one that divides its number of images, for the
-    table of one run bit for bit; and give parts of an array in the order of their rows. `quantkit quantize --table`
-    makes the INT8 model of it.
+    Needs neither the model nor the data. Histograms merge exactly. The table is identical to that of a single run if
+    all parts were calibrated with the same --batch-size and it divides their numbers of samples. Pass parts of an array
+    in the order of their rows. Create the INT8 model with `quantkit quantize --table`.
     """
     if output.is_dir():
-        raise typer.BadParameter(f"{output} is a folder: give the table's name", param_hint="--output")
+        raise typer.BadParameter(f"{output} is a folder, expected a file name", param_hint="--output")
     check_writable(output.parent)
     table = merge_statistics(
         statistics,

@@ -12,48 +12,37 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from quantkit._version import __version__
+from quantkit.cli.generate import with_options
 from quantkit.errors import OutputError, QuantKitError
 from quantkit.notices import visible
+from quantkit.types.option import option_fields
+from quantkit.types.options import MessageOptions
 
 __all__ = ["listening", "with_messages"]
 
 _LOGGER = logging.getLogger("quantkit")
-_PANEL = "Messages"
+
+
+@with_options
+def _declare(messages: MessageOptions) -> None:
+    """Its signature has the three options."""
+
 
 _OPTIONS = {
-    "quiet": Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Print only errors, warnings and results.", rich_help_panel=_PANEL),
-    ],
-    "verbose": Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="Also print what was loaded and durations.", rich_help_panel=_PANEL),
-    ],
-    "log_file": Annotated[
-        Path | None,
-        typer.Option("--log-file", help="Also append all messages, with time, to this file.", rich_help_panel=_PANEL),
-    ],
+    field.name: inspect.signature(_declare).parameters[field.name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for field in option_fields(MessageOptions)
 }
 
 
 def with_messages(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command those of the three options that it does not declare itself, and all of them their effect."""
     signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if name == "log_file" else False,
-            annotation=annotation,
-        )
-        for name, annotation in _OPTIONS.items()
-        if name not in signature.parameters
-    ]
+    added = [option for name, option in _OPTIONS.items() if name not in signature.parameters]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Options that commands share, and how their text is read."""
+"""Arguments and options that commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 DATA_PANEL = "Data"
 
-ModelArgument = Annotated[Path, typer.Argument(help="ONNX model in FP32, opset 11 to 24.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="ONNX model in FP32, opset 11 to 24.", show_default=False)
+]
 DataOption = Annotated[
     Path,
     typer.Option(

@@ -19,8 +19,8 @@ __all__ = ["command_line", "make_printer", "megabytes", "print_calibration", "pr
 _SHOWN_REASONS = 8
 
 _HISTOGRAMS = {
-    "exact": "exact: the same for any order and split; mostly within 10 % of TensorRT's rule",
-    "tensorrt": "TensorRT's rule: another order of the images gives other ranges",
+    "exact": "exact: independent of order and split; mostly within 10% of TensorRT's rule",
+    "tensorrt": "TensorRT's rule: ranges depend on the order of the images",
 }
 """Measured on five models: docs/explanation/calibration.md."""
 

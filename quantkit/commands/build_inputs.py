@@ -98,17 +98,16 @@ def load_build_inputs(
     if precision != "int8" and given:
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
     if table is not None and cache is not None:
-        raise CalibrationError("--table and --calib both say the ranges: give one")
+        raise CalibrationError("--table and --calib exclude each other")
     model = FloatModel.open(model)
     if model.is_quantized and precision != "int8":
-        raise ModelError(f"{model.name} holds Q/DQ: build it with --precision int8, or give the float model")
+        raise ModelError(f"{model.name} contains Q/DQ: use --precision int8, or pass the float model")
     if model.is_quantized and given:
-        raise ModelError(f"{model.name} holds Q/DQ, which say it all: leave out {given[0]}, or give the float model")
-    if precision == "int8" and not model.is_quantized and table is None and cache is None:
-        raise CalibrationError(
-            f"INT8 needs the ranges of {model.name}: run quantkit calibrate with your images, or give --table; "
-            "TensorRT gets no invented scales"
+        raise ModelError(
+            f"{model.name} contains Q/DQ, which define everything: omit {given[0]}, or pass the float model"
         )
+    if precision == "int8" and not model.is_quantized and table is None and cache is None:
+        raise CalibrationError(f"INT8 needs the ranges of {model.name}: run `quantkit calibrate` or pass --table")
     table = None if table is None else open_table(table)
     if table is not None:
         table.check_model(model.hash, model.name)
@@ -136,11 +135,11 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
         ModelError: Q/DQ that it cannot take, or Q/DQ and cache where they have no say.
     """
     if source.cache is not None and typing.mode == "explicit":
-        raise ModelError("--calib is for implicit INT8: leave out --mode explicit, or give --table")
+        raise ModelError("--calib is for implicit INT8: omit --mode explicit, or pass --table")
     if not source.model.is_quantized:
         return
     if typing.mode == "implicit":
-        raise ModelError(f"{source.name} holds Q/DQ, which implicit INT8 ignores: leave out --mode and --dla-core")
+        raise ModelError(f"{source.name} holds Q/DQ, which implicit INT8 ignores: omit --mode and --dla-core")
     check_explicit(source.model.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
 
 

@@ -61,7 +61,12 @@ def examine() -> Diagnosis:
         _processor_part(),
         _part("ONNX Runtime", found["onnxruntime"], f"pip install '{DISTRIBUTION}[cpu]' (or [cuda])", _providers),
         _part("TensorRT", found["tensorrt"], "pip install tensorrt pycuda", _calibrators),
-        _part("TensorRT-RTX", found["tensorrt-rtx"], "pip install tensorrt-rtx", lambda data: "builds without a GPU"),
+        _part(
+            "TensorRT-RTX",
+            found["tensorrt-rtx"],
+            "pip install tensorrt-rtx",
+            lambda data: "builds engines without a GPU",
+        ),
         _driver_part(found["cuda"]),
         gpu,
         _part("pycuda", found["pycuda"], "pip install pycuda  (compiles: needs the CUDA toolkit)", lambda data: ""),
@@ -80,8 +85,8 @@ def _part(name: str, found: Mapping[str, Any], fix: str, detail: Callable[[Mappi
 def _processor_part() -> Part:
     model, _ = read_cpuinfo()
     wide = (
-        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7-bit weights, and models made for "
-        "TensorRT show a lower accuracy than on a GPU"
+        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7-bit weights; models for "
+        "TensorRT are less accurate here than on a GPU"
         if products_saturate()
         else "INT8 products do not saturate"
     )
@@ -94,7 +99,7 @@ def _providers(data: Mapping[str, Any]) -> str:
 
 
 def _calibrators(data: Mapping[str, Any]) -> str:
-    return "calibrates by itself" if data.get("calibrators") else "takes models with Q/DQ; has no calibrators"
+    return "has calibrators" if data.get("calibrators") else "no calibrators; needs models with Q/DQ"
 
 
 def _driver_part(cuda: Mapping[str, Any]) -> Part:
@@ -127,14 +132,14 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
     calibrators = bool(found["tensorrt"].get("calibrators"))
     native = ability("calibrate with TensorRT's own calibrator", "", "TensorRT", "GPU", "pycuda")
     if native.works and not calibrators:
-        native = Ability(native.name, False, "TensorRT 11 has none: quantkit's calibration and Q/DQ replace it")
+        native = Ability(native.name, False, "TensorRT 11 has none; use quantkit's calibration with Q/DQ")
     return (
         ability("calibrate, evaluate", "with ONNX Runtime", "ONNX Runtime"),
-        ability("quantize", "from a calibration table; no runtime is needed"),
+        ability("quantize", "from a calibration table, without a runtime"),
         ability("inspect models, caches, tables, inspector JSON", ""),
         native,
         ability("build a TensorRT engine", "", "TensorRT", "GPU"),
-        ability("build a TensorRT-RTX engine", "no GPU is needed to build", "TensorRT-RTX"),
+        ability("build a TensorRT-RTX engine", "without a GPU", "TensorRT-RTX"),
         ability("run and time a TensorRT engine", "", "TensorRT", "GPU", "pycuda"),
         ability(
             "run and time a TensorRT-RTX engine",
@@ -149,4 +154,4 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
 def _rtx_detail(gpus: list[list[Any]]) -> str:
     """TensorRT-RTX 1.7 builds for SM75, 80, 86, 89, 120 and 121: not for data-centre GPUs such as H100."""
     unsupported = [name for name, capability, _ in gpus if capability in ("9.0", "10.0", "10.3")]
-    return f"but not on {', '.join(unsupported)}: no such target" if unsupported else ""
+    return f"not on {', '.join(unsupported)}, which it does not support" if unsupported else ""

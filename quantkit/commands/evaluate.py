@@ -148,7 +148,7 @@ def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | No
     """The model; one with Q/DQ, or of another table, is refused."""
     model = FloatModel.open(model)
     if model.is_quantized:
-        raise ModelError(f"{model} is quantized already: give the float model, and this one as --variant NAME={model}")
+        raise ModelError(f"{model} is already quantized: pass the float model, and this one as --variant NAME={model}")
     if table is not None:
         table.check_model(model.hash, model.name)
     return model

@@ -143,6 +143,6 @@ def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
     if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
         return []
     return [
-        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes were numbered by the "
-        "order of their names; give the model's own order by --classes if accuracy looks wrong"
+        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes are numbered in the "
+        "order of their names; pass the model's order with --classes if the accuracy looks wrong"
     ]

@@ -58,10 +58,10 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     is_engine = file.suffix.lower() in _ENGINE_SUFFIXES or head[:4] in _ENGINE_MAGICS
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") and not is_engine:
-        raise ModelError(f"{file} is UTF-16 text, as PowerShell's > writes it: save it as UTF-8")
+        raise ModelError(f"{file} is UTF-16 text, as written by > in PowerShell: save it as UTF-8")
     is_json = text[:1] in (b"{", b"[") and not is_engine
     if (profile is not None and not (is_engine or is_json)) or (measure and not is_engine):
-        raise BackendError(f"{file} is no engine: --profile and --measure are about the time of an engine's layers")
+        raise BackendError(f"{file} is not an engine: --profile and --measure are for the layer times of engines")
     if is_engine:
         return _inspect_engine(file, profile, measure=measure)
     if is_json:
@@ -69,7 +69,7 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     if head.startswith(b"TRT-"):
         return inspect_tensorrt_cache(_read(file), file)
     if is_statistics_file(file):
-        raise ModelError(f"{file} holds statistics of a calibration: 'quantkit cache show' shows them")
+        raise ModelError(f"{file} contains calibration statistics: use `quantkit cache show`")
     if file.suffix.lower() in (".onnx", ".pb"):
         return _inspect_model(file)
     if file.suffix.lower() in (".calib", ".cache", ".txt"):
@@ -78,7 +78,7 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
         return _inspect_model(file)
     except ModelError as error:
         kinds = "an engine, an inspector JSON, an ONNX model, a calibration cache, a calibration table"
-        raise ModelError(f"{file} is none of what can be inspected: {kinds}") from error
+        raise ModelError(f"{file} is not a file that can be inspected: {kinds}") from error
 
 
 def _read(file: Path, size: int = -1) -> bytes:
@@ -102,7 +102,7 @@ def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
         raise ModelError(str(error)) from error
     if isinstance(data, dict) and data.get("format") == FORMAT:
         if profile is not None:
-            raise BackendError(f"{file} is a calibration table: --profile is about the time of an engine's layers")
+            raise BackendError(f"{file} is a calibration table: --profile is for the layer times of engines")
         return inspect_table(file)
     if isinstance(data, dict) and data.get("format") == "quantkit engine":
         raise ModelError(f"{file} is the manifest of an engine: inspect {file.with_suffix('')}")

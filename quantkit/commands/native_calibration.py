@@ -127,7 +127,7 @@ def calibrate_natively(
     if skipped:
         notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
     if calibrator.cache is None:
-        raise CalibrationError(f"{library.title} built an engine, but wrote no calibration cache: nothing to keep")
+        raise CalibrationError(f"{library.title} built an engine but wrote no calibration cache")
     amax = parse_cache(calibrator.cache.decode(), name="TensorRT's calibration cache").amax
     known = set(float_activations(graph))
     return NativeCalibration(

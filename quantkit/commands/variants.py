@@ -95,7 +95,7 @@ def choose_variants(variants: Sequence[str] | None, table: CalibrationTable | No
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise EvaluationError(f"there is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
     if table is None and any(name.startswith("int8") for name in variants):
-        raise EvaluationError("INT8 variants need a calibration table: run quantkit calibrate, or give --table")
+        raise EvaluationError("INT8 variants need a calibration table: run `quantkit calibrate` or pass --table")
     return tuple(name for name in VARIANTS if name == "fp32" or name in variants)
 
 

@@ -54,4 +54,4 @@ def _paths(dataset: Dataset, data: Path) -> Sequence[Path]:
         return [paths[i] for i in dataset.indices]
     if isinstance(dataset, ImageFiles):
         return dataset.paths
-    raise DatasetError(f"{data} holds no image files: boxes need the images that they were drawn in")
+    raise DatasetError(f"{data} contains no image files, which boxes need")

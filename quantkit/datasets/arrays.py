@@ -92,7 +92,9 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
     if isinstance(stored, np.ndarray):
         if len(inputs) != 1:
             names = ", ".join(repr(spec.name) for spec in inputs)
-            raise DatasetError(f"{path} holds one array, but the model has inputs {names}: save them by name as .npz")
+            raise DatasetError(
+                f"{path} contains one array, but the model has inputs {names}: save them by name as .npz"
+            )
         stored = {inputs[0].name: stored}
     if missing := next((spec for spec in inputs if spec.name not in stored), None):
         held = ", ".join(map(repr, found)) or "nothing"
@@ -127,7 +129,7 @@ def _load(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array],
                     arrays = {name: loaded[name] for name in loaded.files if name in wanted}
                     names = loaded.files
         if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{foreign[0]!r} is no array")  # numpy returns the bytes of what it does not know
+            raise ValueError(f"{foreign[0]!r} is not an array")  # numpy returns the bytes of what it does not know
         return arrays, names
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
@@ -142,10 +144,10 @@ def _count(arrays: Mapping[str, Array], path: Path) -> int:
     counts = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        raise DatasetError(f"{path}: the arrays hold different numbers of samples: {listed}")
+        raise DatasetError(f"{path}: the arrays have different numbers of samples: {listed}")
     count = min(counts.values())
     if count == 0:
-        raise DatasetError(f"{path} holds no sample: the first dimension of an array counts them")
+        raise DatasetError(f"{path} contains no samples: the first dimension of an array is the number of samples")
     return count
 
 
@@ -177,7 +179,7 @@ def _cast(row: Array, dtype: np.dtype, where: str) -> Array:
         result = np.array(row, dtype=dtype, order="C")
     if dtype.kind == "f" and not np.isfinite(result).all():
         overflow = " as " + str(dtype) if row.dtype.kind == "f" and np.isfinite(row).all() else ""
-        raise DatasetError(f"{where} holds NaN or infinity{overflow}")
+        raise DatasetError(f"{where} contains NaN or infinity{overflow}")
     if dtype.kind in "iu" and row.dtype != dtype and not (result == row).all():
         raise DatasetError(f"{where} holds values of {row.dtype} that {dtype} cannot")
     return result
@@ -193,7 +195,7 @@ def _targets(
     try:
         words = [str(label) for label in labels.tolist()]
     except (SystemError, ValueError) as error:  # code points beyond Unicode
-        raise DatasetError(f"{path}: {key!r} holds names that are no Unicode text: save it again") from error
+        raise DatasetError(f"{path}: {key!r} contains names that are not Unicode text: save it again") from error
     places: dict[str, str] = {}
     for row, word in enumerate(words):
         places.setdefault(word, f"{path}, {key!r} row {row}")

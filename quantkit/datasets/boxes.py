@@ -57,7 +57,7 @@ def open_boxes(
     sizes: Mapping[str, tuple[int, int]] = {}
     if labels.is_dir():
         if numbering != "sorted":
-            raise DatasetError(f"{labels}: text files hold class indices: only a COCO JSON file has category ids")
+            raise DatasetError(f"{labels}: text files contain class indices: only COCO JSON files have category ids")
         boxes, names = read_yolo(labels, images, classes=given)
     else:
         boxes, names, sizes = read_coco(labels, images, classes=given, numbering=numbering)

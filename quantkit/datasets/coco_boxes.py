@@ -92,7 +92,7 @@ def _decode_coco(source: Path) -> _Coco:
         return msgspec.json.decode(content, type=_Coco)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(
-            f"{source} is no COCO JSON of objects (images, annotations with bbox, categories): {error}"
+            f"{source} is not a COCO JSON of objects (images, annotations with bbox, categories): {error}"
         ) from error
 
 
@@ -130,7 +130,7 @@ def _match_images(
         if other.path != sample.path:
             raise DatasetError(
                 f"{source}: {entry.file_name!r} may be {other.id!r} or {sample.id!r}: "
-                "write the folder into file_name, or give the folder as --data"
+                "add the folder to file_name, or pass the folder as --data"
             )
         found[sample.id] = entry
     return found

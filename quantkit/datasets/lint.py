@@ -85,7 +85,7 @@ def check_files(folder: Path) -> list[Finding]:
     if not left:
         return []
     kinds = ", ".join(f"{n} {s}" for s, n in Counter(PurePosixPath(f).suffix.lower() for f in left).most_common())
-    fix = f"convert them to one of {' '.join(IMAGE_SUFFIXES)}, or take them out"
+    fix = f"convert them to one of {' '.join(IMAGE_SUFFIXES)}, or remove them"
     return [
         Finding("warning", "suffix", f"{len(left)} images of other formats are left out ({kinds})", tuple(left), fix)
     ]
@@ -135,11 +135,11 @@ def check_samples(
     if reasons:
         where = tuple(f"{name}: {reason}" for name, reason in reasons.items())
         what = f"{len(reasons)} of {len(dataset)} samples cannot be read"
-        findings.append(Finding("error", "unreadable", what, where, "repair them or take them out"))
+        findings.append(Finding("error", "unreadable", what, where, "repair them or remove them"))
     if constant:
         what = f"{len(constant)} images are of one color"
         severity: Severity = "error" if len(constant) == len(dataset) - len(reasons) else "warning"
-        findings.append(Finding(severity, "constant", what, tuple(constant), "take them out: they widen no range"))
+        findings.append(Finding(severity, "constant", what, tuple(constant), "remove them: they do not affect ranges"))
     findings += files + _check_range(dataset, facts) + _check_count(len(dataset) - len(reasons))
     return facts, findings
 
@@ -159,7 +159,7 @@ def check_duplicates(dataset: Dataset) -> list[Finding]:
         copies = sum(len(g) - 1 for g in same)
         where = tuple(" = ".join(dataset.ids[i] for i in g) for g in same)
         what = f"{copies} samples are exact copies of others"
-        findings.append(Finding("warning", "duplicates", what, where, "take them out: they count twice"))
+        findings.append(Finding("warning", "duplicates", what, where, "remove them: they count twice"))
     return findings
 
 
@@ -175,7 +175,7 @@ def check_overlap(dataset: Dataset, against: Dataset, *, name: str) -> list[Find
     if not shared:
         return []
     what = f"{len(shared)} of {len(dataset)} samples are in {name} too"
-    fix = "keep calibration and validation apart: INT8 looks better on images that it was calibrated with"
+    fix = "separate calibration and validation data: INT8 looks better on images used for calibration"
     return [Finding("error", "overlap", what, tuple(shared), fix)]
 
 
@@ -192,18 +192,18 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
     if common >= _IMBALANCE * rare:
         where = tuple(f"{_class_name(names, i)}: {n}" for i, n in sorted(sizes.items(), key=lambda pair: pair[1]))
         what = f"classes have from {rare} to {common} samples"
-        fix = "calibrate takes them evenly; accuracy is of this mixture"
+        fix = "calibrate balances the classes; accuracy is measured on this mixture"
         findings.append(Finding("warning", "balance", what, where, fix))
     if num_scores is None:
         return findings
     if max(sizes) >= num_scores:
         where = tuple(_class_name(names, i) for i in sorted(sizes) if i >= num_scores)
         what = f"the labels go to {max(sizes)}, but the model scores {num_scores} classes, 0 to {num_scores - 1}"
-        fix = "give the model's class names in its order with --classes, or labels from 0"
+        fix = "pass the class names in the model's order with --classes, or labels from 0"
         findings.append(Finding("error", "classes", what, where, fix))
     elif names and len(names) < num_scores:
         what = f"the data has {len(names)} classes and the model scores {num_scores}: they were numbered by name"
-        fix = "give the model's class names in its order with --classes"
+        fix = "pass the class names in the model's order with --classes"
         findings.append(Finding("warning", "classes", what, (), fix))
     return findings
 
@@ -262,7 +262,7 @@ def _check_modes(modes: dict[str, list[str]], preprocessing: Preprocessing) -> l
 
     add("note", sorted(_TRANSPARENT), "have transparency, which is dropped", "flatten them if what is below shows")
     add("note", sorted(_SIXTEEN_BITS), "have 16-bit greys, which are divided by 257", "check that they use all 16 bits")
-    add("warning", ["F"], "hold floats, which are taken as 0 to 255", "save them with 8 bits")
+    add("warning", ["F"], "contain floats, which are read as 0 to 255", "save them with 8 bits")
     add("warning", ["CMYK", "LAB", "YCbCr", "HSV"], "are converted to RGB without a color profile", "save them as RGB")
     if preprocessing.color != "L" and set(modes) - {"L", "LA", "1"}:
         add("note", ["L", "LA", "1"], "are grey among colored ones", "fine if the model will see such images")
@@ -276,8 +276,10 @@ def _check_range(dataset: Dataset, facts: DataFacts) -> list[Finding]:
     p = dataset.preprocessing
     if p is None:
         if facts.minimum >= 0 and 2 < facts.maximum <= 255 and facts.maximum > 64:
-            what = f"the arrays hold values from {facts.minimum:g} to {facts.maximum:g}, as pixels that were not scaled"
-            return [Finding("note", "range", what, (), "save them as the model takes them: arrays are fed as they are")]
+            what = f"the arrays contain values from {facts.minimum:g} to {facts.maximum:g}, like unscaled pixels"
+            return [
+                Finding("note", "range", what, (), "save them preprocessed: arrays are passed to the model unchanged")
+            ]
         return []
     levels = (facts.maximum - facts.minimum) * min(p.std) / p.scale
     if levels < _FEW_LEVELS:

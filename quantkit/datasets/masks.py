@@ -139,7 +139,7 @@ def _explain_missing(labels: Path, files: Sequence[str], wanted: Mapping[str, st
     for file in files:
         found = PurePosixPath(_without_suffix(file))
         if found.as_posix() == name and file.lower().endswith(_LOSSY):
-            return f"{text}; {file} is no PNG, and lossy compression changes classes"
+            return f"{text}; {file} is not a PNG, and lossy compression changes classes"
         if found.name == stem and file.lower().endswith(".png"):
             return f"{text}, but {file} is: paths below --labels must be those below --data"
     beginning = [file for file in files if _without_suffix(file).startswith(name)]
@@ -196,7 +196,7 @@ def _explain_no_png(start: bytes) -> str:
         return "the file is empty"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the mask: run git lfs pull"
-    return "is no PNG image"
+    return "is not a PNG image"
 
 
 def _first_line(error: BaseException) -> str:

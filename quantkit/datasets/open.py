@@ -77,10 +77,12 @@ def open_dataset(
         raise DatasetError(f"{source} does not exist: --data takes a folder of images, {_describe_files()}")
     if holds_arrays(source):
         if preprocessing is not None:
-            raise DatasetError(f"{source} holds arrays, which are fed as they are: leave out the image options")
+            raise DatasetError(
+                f"{source} contains arrays, which are passed to the model unchanged: omit the image options"
+            )
         return open_arrays(source, inputs, classes=classes)
     if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
-        raise DatasetError(f"{source} is no data set: --data takes a folder of images, {_describe_files()}")
+        raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
         raise DatasetError(f"images fill one input, but the model has {names}: save arrays by these names as .npz")

@@ -84,7 +84,7 @@ def _per_channel(values: tuple[float, ...], known: ColorOrder, wanted: ColorOrde
 def _channels(spec: TensorSpec, layout: Layout | None, color: ColorOrder | None) -> tuple[int, Layout]:
     shape, name = spec.shape, f"input {spec.name!r} of shape {_show(spec.shape)}"
     if len(shape) != 4:
-        raise DatasetError(f"images cannot fill {name}: it is not [N, C, H, W] or [N, H, W, C]; use .npy or .npz data")
+        raise DatasetError(f"images do not match {name}: it is not [N, C, H, W] or [N, H, W, C]; use .npy or .npz data")
     if layout is None:
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
         if first and last:
@@ -92,7 +92,7 @@ def _channels(spec: TensorSpec, layout: Layout | None, color: ColorOrder | None)
         if not first and not last:
             if any(isinstance(n, int) for n in (shape[1], shape[3])):
                 raise DatasetError(
-                    f"images cannot fill {name}: no dimension holds 1 or 3 channels; use .npy or .npz data"
+                    f"images do not match {name}: no dimension holds 1 or 3 channels; use .npy or .npz data"
                 )
             raise DatasetError(f"{name} does not say where its channels are: use --layout NCHW or NHWC")
         layout = "NCHW" if first else "NHWC"
@@ -100,7 +100,7 @@ def _channels(spec: TensorSpec, layout: Layout | None, color: ColorOrder | None)
     if not isinstance(count, int):
         count = 1 if color == "L" else 3
     if count not in (1, 3):
-        raise DatasetError(f"images cannot fill {name}: {layout} gives it {count} channels; use .npy or .npz data")
+        raise DatasetError(f"images do not match {name}: {layout} gives it {count} channels; use .npy or .npz data")
     if color is not None and (color == "L") != (count == 1):
         raise DatasetError(f"color {color} has {1 if color == 'L' else 3} channels, but {name} has {count}")
     return count, layout
@@ -111,9 +111,7 @@ def _size(spec: TensorSpec, layout: Layout, size: int | tuple[int, int] | None) 
     given = (size, size) if isinstance(size, int) else size
     if given is None:
         if not (isinstance(dims[0], int) and isinstance(dims[1], int)):
-            raise DatasetError(
-                f"input {spec.name!r} of shape {_show(spec.shape)} leaves the image size open: give --size"
-            )
+            raise DatasetError(f"input {spec.name!r} of shape {_show(spec.shape)} has no fixed image size: pass --size")
         return dims[0], dims[1]
     if any(isinstance(dim, int) and dim != value for dim, value in zip(dims, given, strict=True)):
         raise DatasetError(

@@ -113,7 +113,7 @@ def _yolo_corners(words: Sequence[str], where: str) -> tuple[float, float, float
             f"{where}: {len(values)} numbers after the class: cx cy w h, or three or more points, expected"
         )
     if wrong := next((w for w, v in zip(words, values, strict=True) if not 0 <= v <= _OUTSIDE), None):
-        raise DatasetError(f"{where}: {wrong} is no fraction of the image's width or height, from 0 to 1")
+        raise DatasetError(f"{where}: {wrong} is not a fraction of the image's width or height, from 0 to 1")
     if len(values) == 4:
         x, y, width, height = values
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
@@ -126,7 +126,7 @@ def _number(word: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DatasetError(f"{where}: {word[:40]!r} is no number")
+        raise DatasetError(f"{where}: {word[:40]!r} is not a number")
     return value
 
 

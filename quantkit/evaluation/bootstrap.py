@@ -74,7 +74,7 @@ def draw_weights(num_samples: int, *, num_draws: int = NUM_DRAWS, seed: int = 0)
 def mean_difference_interval(
     baseline: Array, variant: Array, *, num_draws: int = NUM_DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the mean of ``variant - baseline``, paired, by a percentile bootstrap over samples.
+    """95% interval of the mean of ``variant - baseline``, paired, by a percentile bootstrap over samples.
 
     Args:
         baseline: score of each sample, [N].

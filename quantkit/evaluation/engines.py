@@ -75,7 +75,7 @@ class OpenEngine:
         """By its manifest, else by its layers, else by its name; and a note where that is a guess."""
         found = self.manifest.precision if self.manifest is not None else _precision_of_layers(self.runner)
         guess = next((word for word in ("int8", "fp16") if word in f"{name} {self.path.name}".lower()), "fp32")
-        notes = [] if found else [f"the engine does not tell its precision: {guess} is taken from its name"]
+        notes = [] if found else [f"the engine does not report its precision: {guess} is taken from its name"]
         chosen = found or guess
         return ("int8" if chosen == "int8" else "fp16" if chosen == "fp16" else "fp32"), notes
 

@@ -35,13 +35,11 @@ def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()
         EvaluationError: no limit, no such variant, a limit whose number the report does not hold, a partial report.
     """
     if not limits:
-        raise EvaluationError(
-            "the gate has no limit: give --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio"
-        )
+        raise EvaluationError("no limits: pass --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio")
     if report.is_partial and not limits.allow_partial:
         raise EvaluationError(
             f"the report of {report.model_name} is partial: it was interrupted after {report.baseline.num_samples} of "
-            f"{report.planned_samples} samples; evaluate again, or give --allow-partial"
+            f"{report.planned_samples} samples; evaluate again, or pass --allow-partial"
         )
     checks = []
     for evaluation in _choose(report, variants):
@@ -65,7 +63,7 @@ def require_passed(checks: Sequence[GateCheck]) -> None:
     failed = [check for check in checks if not check.passed]
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise GateFailedError(f"gate failed: {failed[0].variant} breaks {failed[0].limit}{more}")
+        raise GateFailedError(f"gate failed: {failed[0].variant} violates {failed[0].limit}{more}")
 
 
 def _choose(report: Report, variants: Sequence[str]) -> list[Evaluation]:
@@ -110,7 +108,7 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
     words += f" (from {_show(score, base)} to {_show(score, value)}"
     if interval is not None:
         interval = interval[0] / part, interval[1] / part
-        words += f", 95 % interval {' to '.join(_digits(hundred * end, mark) for end in interval)}{mark}"
+        words += f", 95% interval {' to '.join(_digits(hundred * end, mark) for end in interval)}{mark}"
         distance, width = _distance(loss, bound, interval)
         remedy = samples_to_tell_score(report, evaluation, distance * part, width * part)
     words += "" if interval is not None else ", no interval"
@@ -125,15 +123,16 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
     if report.task not in _AGREES_BY_SAMPLE:
         if confident:
             raise EvaluationError(
-                f"--confident: the agreement of task {report.task} is no share of samples and has no interval: gate it "
+                f"--confident: the agreement of task {report.task} is not a fraction of samples and has no interval: "
+                "check it "
                 "without --confident"
             )
         words += f" ({evaluation.num_samples} samples, no interval)"
         return _judge(evaluation, option, words, _Comparison(agreement, limit, at_least=True))
     if evaluation.num_samples < 1:
-        raise EvaluationError("the report says that no samples were evaluated")
+        raise EvaluationError("the report has no samples")
     interval = wilson_interval(agreement, evaluation.num_samples)
-    words += f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
+    words += f" (95% interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
     distance, width = _distance(agreement, limit, interval)
     remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
     found = _Comparison(agreement, limit, interval, at_least=True, confident=confident)
@@ -156,12 +155,12 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
     interval = latency.speedup_interval
     if interval is None and limits.confident:
         raise EvaluationError(
-            f"--confident: the report holds no interval of {evaluation.name}'s speed-up: evaluate with a longer "
+            f"--confident: the report has no interval of {evaluation.name}'s speed-up: evaluate with a longer "
             "--latency-s"
         )
     words = f"speed-up {speedup:.3g}x over {reference.name} on {evaluation.backend}"
     details = [] if limits.at_batch is None else [f"batch size {latency.batch_size}"]
-    details += [] if interval is None else [f"95 % interval {interval[0]:.3g} to {interval[1]:.3g}"]
+    details += [] if interval is None else [f"95% interval {interval[0]:.3g} to {interval[1]:.3g}"]
     words += f" ({', '.join(details)})" if details else ""
     found = _Comparison(speedup, limit, interval, at_least=True, confident=limits.confident)
     return _judge(evaluation, option, words, found, remedy="a longer --latency-s")
@@ -170,7 +169,7 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
 def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str) -> None:
     if not evaluation.representative:
         raise EvaluationError(
-            f"{option}: {evaluation.name} was timed on a device that it is not made for ({evaluation.backend}), which "
+            f"{option}: {evaluation.name} was timed on a device it is not made for ({evaluation.backend}), which "
             "says nothing about its speed: gate another variant, such as int8-cpu or an engine"
         )
     if reference is evaluation or reference.precision == "int8":
@@ -187,7 +186,7 @@ def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str
 
 def _check_size(report: Report, evaluation: Evaluation, limit: float) -> GateCheck:
     if not report.baseline.size_bytes or not evaluation.size_bytes:
-        raise EvaluationError(f"--max-size-ratio {limit:g}: the report does not hold the sizes of the models")
+        raise EvaluationError(f"--max-size-ratio {limit:g}: the report does not contain the model sizes")
     ratio = evaluation.size_bytes / report.baseline.size_bytes
     words = f"size {ratio:.3g} of {report.baseline.name} ({evaluation.size_bytes / 1e6:.3g} MB)"
     return _judge(evaluation, f"--max-size-ratio {limit:g}", words, _Comparison(ratio, limit))
@@ -200,9 +199,9 @@ class _Comparison:
     Attributes:
         value: the estimate.
         bound: what it must not exceed, or fall below if `at_least`.
-        interval: its 95 % interval.
+        interval: its 95% interval.
         at_least: which side of the bound is allowed.
-        confident: the unfavorable end of the interval must keep the limit, not the estimate alone.
+        confident: the unfavorable end of the interval must meet the limit, not the estimate alone.
     """
 
     value: float
@@ -213,7 +212,7 @@ class _Comparison:
 
     @property
     def compared(self) -> float:
-        """The estimate, or the end of its interval that must keep the limit."""
+        """The estimate, or the end of its interval that must meet the limit."""
         if self.interval is None or not self.confident:
             return self.value
         return self.interval[0 if self.at_least else 1]
@@ -226,11 +225,11 @@ def _judge(
     slack = _ROUNDING * max(1.0, abs(bound))
     passed = compared >= bound - slack if found.at_least else compared <= bound + slack
     undecided = interval is not None and interval[0] < bound - slack and interval[1] > bound + slack
-    sentence = f"{evaluation.name}: {words} {'keeps' if passed else 'breaks'} {limit}"
+    sentence = f"{evaluation.name}: {words} {'meets' if passed else 'violates'} {limit}"
     if compared != found.value:
         sentence += " at the end of the interval (--confident)"
     if undecided:
-        sentence += f"; the interval crosses the limit: {remedy} would decide"
+        sentence += f"; undecided: the interval includes the limit ({remedy} needed)"
     return GateCheck(
         variant=evaluation.name,
         limit=limit,
@@ -269,7 +268,7 @@ def _differing(evaluation: Evaluation) -> str:
 
 
 def _show(score: Score, value: float) -> str:
-    return f"{_digits(100 * value, '%')} %" if score.is_fraction else _digits(value, "")
+    return f"{_digits(100 * value, '%')}%" if score.is_fraction else _digits(value, "")
 
 
 def _digits(number: float, mark: str) -> str:

@@ -30,7 +30,7 @@ class Drop:
     Attributes:
         number: in the unit.
         unit: "pt": hundredths of a score that is a fraction, percentage points. "%": hundredths of the baseline's
-            score, as in MLPerf's "99 % of FP32". Empty: points of a fraction; of any other score, its own unit.
+            score, as in MLPerf's "99% of FP32". Empty: points of a fraction; of any other score, its own unit.
     """
 
     number: float
@@ -51,11 +51,12 @@ class Drop:
         """
         if self.unit == "pt" and not score.is_fraction:
             raise EvaluationError(
-                f"--max-drop {self}: {score.label} is no share, which alone has points: give a part of the baseline's, "
-                "such as 1%, or a plain number in its own unit"
+                f"--max-drop {self}: {score.label} is not a fraction and has no points: use a percentage of the "
+                "baseline's score, "
+                "such as 1%, or a number in its own unit"
             )
         if score.is_fraction and self.number > 100:
-            raise EvaluationError(f"--max-drop {self}: {score.label} is a share, of which there are 100 points")
+            raise EvaluationError(f"--max-drop {self}: {score.label} is a fraction, which has at most 100 points")
         return "pt" if score.is_fraction and not self.unit else self.unit
 
 
@@ -72,7 +73,7 @@ class Limits:
         min_speedup: smallest speed-up over the first variant of the same backend.
         min_agreement: smallest share of samples with the baseline's class, a fraction of 1.
         max_size_ratio: largest size over the baseline's.
-        confident: the worse end of the 95 % interval must keep the limit, not the estimate alone; the size has none.
+        confident: the worse end of the 95% interval must keep the limit, not the estimate alone; the size has none.
         at_batch: the batch size at which `min_speedup` holds; None is the first that was timed.
         allow_partial: judge the report of an interrupted run too.
     """
@@ -143,6 +144,6 @@ def parse_drop(text: str) -> Drop:
     match = _DROP.fullmatch(text.strip())
     if match is None:
         raise LimitError(
-            f"--max-drop {text!r} is neither points, such as 0.5pt, nor a part of the baseline's score, such as 1%"
+            f"--max-drop {text!r} is neither points, e.g. 0.5pt, nor a percentage of the baseline's score, e.g. 1%"
         )
     return Drop(float(match["number"]), cast(Unit, match["unit"]))

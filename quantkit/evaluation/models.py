@@ -43,7 +43,7 @@ def model_evaluation(
         notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
         representative = False
     elif has_signed_activations(model.graph):
-        notes.append("placed for TensorRT: its accuracy holds there, its latency on a CPU says nothing about a GPU")
+        notes.append("placed for TensorRT: its accuracy applies there; its latency on a CPU says nothing about a GPU")
         representative = False
     return Evaluation(
         name=name,

@@ -187,20 +187,20 @@ def _trial(
 
 
 def _labels_finding(declared: PreprocessingScore) -> Finding:
-    share = f"{100 * float(declared.right.mean()):.1f} % of {len(declared.right)} samples"
+    share = f"{100 * float(declared.right.mean()):.1f}% of {len(declared.right)} samples"
     return Finding(
         "warning",
         "labels",
         f"the model is right on {share}, as guessing would be, under every preprocessing that was tried",
         (),
-        "give the model's class names in its order with --classes, and check that the model is trained",
+        "pass the class names in the model's order with --classes, and check that the model is trained",
     )
 
 
 def _misfit(best: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool) -> Finding:
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if fit.targets is not None:
-        numbers = f"top-1 {100 * declared.right.mean():.1f} % → {100 * fit.right.mean():.1f} %"
+        numbers = f"top-1 {100 * declared.right.mean():.1f}% → {100 * fit.right.mean():.1f}%"
     else:
         numbers = f"information of the predictions {declared.information:.2f} → {fit.information:.2f} nats"
     return Finding(

@@ -87,7 +87,7 @@ def is_clearly_better(other: PreprocessingScore, declared: PreprocessingScore, *
 
     With labels: top-1 is 3 points higher, McNemar's p is at most 0.05, and the mean loss is lower by 3.5 standard
     errors of the paired difference. Without: `PreprocessingScore.information` is higher by 3.5 bootstrap standard
-    errors and by 10 %, and by 0.2 nats (0.1 where the values are the same, only in other places: `same_values`).
+    errors and by 10%, and by 0.2 nats (0.1 where the values are the same, only in other places: `same_values`).
     """
     if declared.targets is not None:
         fixed, broken = int((other.right & ~declared.right).sum()), int((declared.right & ~other.right).sum())

@@ -139,7 +139,7 @@ class FloatModel:
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""
         if self.is_quantized:
-            raise ModelError(f"{self} is quantized already: give the float model")
+            raise ModelError(f"{self} is already quantized: pass the float model")
 
     def check_unchanged(self, *, also_itself: bool = False) -> None:
         """Refuses files that were replaced or written to since they were opened, before anything is made of them.

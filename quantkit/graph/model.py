@@ -133,7 +133,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
     check_content(model, name)
     for value in _external_weights(model):
         if folder is None:
-            raise ModelError(f"{name}: weight {value.name!r} is in another file: give the path of the model")
+            raise ModelError(f"{name}: weight {value.name!r} is in another file: pass the path of the model")
         _check_external(value, name)
     return model
 

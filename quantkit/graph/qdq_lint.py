@@ -160,7 +160,7 @@ def check_explicit(model: ir.Model, *, name: str, tensorrt_major: int | None = N
 
 
 def _integer_operator(node: ir.Node) -> QdqFinding:
-    text = f"{node.op_type}: TensorRT has no such operator and refuses the model; store it with Q/DQ instead"
+    text = f"{node.op_type}: TensorRT does not support this operator and rejects the model; use Q/DQ nodes instead"
     return QdqFinding("integer operator", name_of(node), "refused", text)
 
 
@@ -170,14 +170,14 @@ def _has_fp16_scale(node: ir.Node) -> bool:
 
 
 def _fp16_scale(node: ir.Node) -> QdqFinding:
-    text = "FP16 scales: TensorRT 8.6 reads them as FP32: wrong numbers; use 10 or later, or --high-precision fp32"
+    text = "FP16 scales: TensorRT 8.6 reads them as FP32: wrong results; use 10 or later, or --high-precision fp32"
     return QdqFinding("fp16 scale", name_of(node), "note", text)
 
 
 def _lint_opset(model: ir.Model) -> Iterator[QdqFinding]:
     opset = model.opset_imports.get("", 0)
     if opset < OLDEST_QDQ_OPSET:
-        text = f"opset {opset}: Q/DQ know an axis from {OLDEST_QDQ_OPSET} on; TensorRT 8.6 and later want that or newer"
+        text = f"opset {opset}: per-channel Q/DQ and TensorRT 8.6 need opset {OLDEST_QDQ_OPSET} or later"
         yield QdqFinding("opset", "", "note", text)
     half = next((node for node in model.graph if (_is_q(node) or _is_dq(node)) and _has_fp16_scale(node)), None)
     if half is not None:
@@ -188,37 +188,37 @@ def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
     name = name_of(node)
     dtype = _quantized_type(node)
     if dtype is ir.DataType.INT32:
-        text = "DQ of INT32 (a bias): TensorRT refuses the model; leave it in float (ONNX Runtime: QuantizeBias=False)"
+        text = "INT32 bias: TensorRT rejects the model; keep the bias in float (ONNX Runtime: QuantizeBias=False)"
         yield QdqFinding("int32 bias", name, "refused", text)
         return
     scale, zero = (_constant(node, i) for i in (1, 2))
     if zero is not None and np.any(zero != 0):
-        text = "zero point is not 0: TensorRT refuses the model; quantize symmetrically"
+        text = "zero point is not 0: TensorRT rejects the model; use symmetric quantization"
         yield QdqFinding("zero point", name, "refused", text)
     elif _is_unsigned_by_default(node):
-        text = (
-            "no zero point: that is UINT8 for ONNX and INT8 for TensorRT, which computes other numbers; add one of INT8"
-        )
+        text = "no zero point: UINT8 in ONNX, but INT8 in TensorRT: wrong results; add an INT8 zero point"
         yield QdqFinding("no zero point", name, "wrong", text)
     elif dtype is ir.DataType.UINT8 and not _is_unsigned_by_default(
         node.inputs[0].producer() if node.inputs[0] else None
     ):
-        text = "UINT8: TensorRT warns and computes INT8 instead, so that values above 127 are clipped; quantize to INT8"
+        text = "UINT8: TensorRT warns and uses INT8, which clips values above 127; quantize to INT8"
         yield QdqFinding("uint8", name, "wrong", text)
     elif dtype is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
-        yield QdqFinding("no zero point", name, "note", "zero point is left out: TensorRT 8.6 wants one (zeros)")
+        yield QdqFinding("no zero point", name, "note", "no zero point: TensorRT 8.6 requires one (zeros)")
     if scale is None:
-        yield QdqFinding("computed scale", name, "refused", "scale is not a constant: TensorRT refuses the model")
+        yield QdqFinding("computed scale", name, "refused", "scale is not a constant: TensorRT rejects the model")
         return
     if not (np.isfinite(scale).all() and (scale > 0).all()):
-        text = "a scale is not positive and finite: TensorRT refuses the model; give unused channels any positive scale"
+        text = (
+            "a scale is not positive and finite: TensorRT rejects the model; use any positive scale in unused channels"
+        )
         yield QdqFinding("scale not positive", name, "refused", text)
     is_constant = _source(node) is not None
     if scale.size > 1 and not is_constant:
-        text = f"an activation has {scale.size} scales: TensorRT runs what reads it in float; use one scale"
+        text = f"an activation has {scale.size} scales: TensorRT runs its consumers in float; use one scale"
         yield QdqFinding("scales of an activation", name, "float", text)
     elif scale.ndim > 0 and scale.size == 1 and not is_constant:
-        text = f"scale has shape {list(scale.shape)}: TensorRT-RTX runs a Conv that reads it in float; make it rank 0"
+        text = f"scale has shape {list(scale.shape)}: TensorRT-RTX runs a Conv that reads it in float; use a scalar"
         yield QdqFinding("scale rank", name, "float", text)
 
 
@@ -227,11 +227,11 @@ def _lint_product(node: ir.Node) -> Iterator[QdqFinding]:
     name = name_of(node)
     if all(reads):
         if (axis := _wrong_axis(node)) is not None:
-            text = f"its weight has scales along axis {axis}, not along its output channels: TensorRT runs it in float"
+            text = f"its weight scales are along axis {axis}, not along the output channels: TensorRT runs it in float"
             yield QdqFinding("weight axis", name, "float", f"{node.op_type}: {text}")
         elif is_standard(node, "ConvTranspose"):
             yield QdqFinding(
-                "ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float with Q/DQ too"
+                "ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float despite its Q/DQ"
             )
     elif any(reads):
         first, second = (node.inputs[i] for i in WEIGHTED_OPS[node.op_type])
@@ -249,7 +249,7 @@ def _lint_concat(node: ir.Node) -> Iterator[QdqFinding]:
     scales = {_scale_key(q) for q in sources if q is not None}
     requantized = all(_is_q(user) for user, _ in node.outputs[0].uses())
     if len(scales) > 1 and not requantized:
-        text = f"Concat joins tensors of {len(scales)} scales: TensorRT runs what reads it in float; share one scale"
+        text = f"Concat joins tensors of {len(scales)} scales: TensorRT runs its consumers in float; use one scale"
         yield QdqFinding("scales of a Concat", name_of(node), "float", text)
 
 
@@ -259,7 +259,7 @@ def _lint_elementwise(node: ir.Node) -> Iterator[QdqFinding]:
     if len(reads) == 2 and any(reads) and not all(reads):
         if node.op_type == "Add" and _fuses_into_product(floats):
             return  # the skip of a residual block: this is how TensorRT wants it
-        text = f"{node.op_type}: one operand is quantized, the other is not: it runs in float, and the Q/DQ costs time"
+        text = f"{node.op_type}: only one operand is quantized: it runs in float, and the Q/DQ nodes cost time"
         yield QdqFinding("one operand", name_of(node), "float", text)
 
 
@@ -270,12 +270,12 @@ def _float_reason(node: ir.Node) -> str:
     if not all(reads):
         return "only its weight is quantized" if reads[1] else "only its activation is quantized"
     if _wrong_axis(node) is not None:
-        return "scales of its weight are not along its output channels"
+        return "weight scales are not along the output channels"
     for i in WEIGHTED_OPS[node.op_type]:
         source = _dequantizer(node.inputs[i])
         scale = _constant(source, 1) if source is not None else None
         if scale is not None and scale.ndim > 0 and source is not None and _source(source) is None:
-            return "an activation with a scale that is not rank 0"
+            return "an activation scale is not a scalar"
     return ""
 
 

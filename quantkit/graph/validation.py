@@ -29,7 +29,9 @@ def check_content(model: ir.Model, name: str) -> None:
     """
     for words in _names(model):
         if odd := [word for word in words if not isinstance(word, str | None)]:
-            raise ModelError(f"{name}: the name {odd[0]!r} is no Unicode text: the file is damaged, or no ONNX model")
+            raise ModelError(
+                f"{name}: the name {odd[0]!r} is not Unicode text: the file is damaged or not an ONNX model"
+            )
     for part in _parts(model):
         opsets = part.opset_imports
         for node in ir.traversal.RecursiveGraphIterator(part):
@@ -116,7 +118,7 @@ def _unreadable(tensor: ir.TensorProtocol) -> str | None:
     except ValueError:  # a number that names none
         dtype = ir.DataType.UNDEFINED
     if dtype is ir.DataType.UNDEFINED:
-        return "has no type that ONNX knows"
+        return "has an unknown type"
     shape = tuple(tensor.shape)
     if not all(isinstance(n, int) and n >= 0 for n in shape):
         return "has no shape of whole numbers from 0"

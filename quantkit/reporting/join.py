@@ -47,9 +47,7 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
     (first_name, first), *others = reports.items()
     differences = [d for name, report in others for d in _differences(first_name, first, name, report)]
     if differences and not force:
-        raise EvaluationError(
-            f"the reports cannot stand side by side: {differences[0]}; --force joins them all the same"
-        )
+        raise EvaluationError(f"the reports cannot be joined: {differences[0]}; --force joins them anyway")
     warnings = [f"joined by force: {difference}" for difference in differences]
     warnings.append("speed-ups are within one run: times of different runs are not compared")
     warnings.append("agreement, SQNR and cosine are against the baseline of the variant's own run")

@@ -69,17 +69,17 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     except OSError as error:
         raise EvaluationError(f"cannot read the report {path}: {error.strerror or error}") from error
     except msgspec.ValidationError as error:
-        raise EvaluationError(f"{path} is no quantkit report: {_one_line(error)}") from error
+        raise EvaluationError(f"{path} is not a quantkit report: {_one_line(error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EvaluationError(f"{path} is not valid JSON: {_one_line(error)}") from error
     except OverflowError as error:
-        raise EvaluationError(f"{path} is no quantkit report: a number in it is too large") from error
+        raise EvaluationError(f"{path} is not a quantkit report: a number in it is too large") from error
     except (KeyError, TypeError, AttributeError, ValueError):
         raise EvaluationError(
-            f"{path} is no quantkit report: `evaluations` must be a list, each with `metrics`"
+            f"{path} is not a quantkit report: `evaluations` must be a list, each with `metrics`"
         ) from None
     except QuantKitError as error:
-        raise EvaluationError(f"{path} is no usable report: {_one_line(error)}") from error
+        raise EvaluationError(f"{path} is not a usable report: {_one_line(error)}") from error
     return report
 
 
@@ -87,7 +87,7 @@ def _python_number(value: Any) -> Any:
     """A metric of another's making may be numpy's."""
     if isinstance(value, np.generic):
         return value.item()
-    raise EvaluationError(f"a report cannot hold {value!r}")
+    raise EvaluationError(f"a report cannot store {value!r}")
 
 
 def _replace(content: dict[str, Any], change: Callable[[Any], Any]) -> None:
@@ -135,7 +135,7 @@ def _refuse_non_finite(content: Any, where: str) -> None:
         for i, value in enumerate(content):
             _refuse_non_finite(value, f"{where}[{i}]")
     elif isinstance(content, float) and not math.isfinite(content):
-        raise EvaluationError(f"{where} is {content}: JSON holds finite numbers only")
+        raise EvaluationError(f"{where} is {content}: JSON stores finite numbers only")
 
 
 def _check_format_version(content: Any) -> None:

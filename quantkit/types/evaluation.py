@@ -35,7 +35,7 @@ class Score:
     """The metric by which the variants of a report are judged.
 
     Attributes:
-        name: its key in `Evaluation.metrics`. The 95 % interval of its difference from the baseline on the same samples
+        name: its key in `Evaluation.metrics`. The 95% interval of its difference from the baseline on the same samples
             is under ``{name}_difference_low`` and ``{name}_difference_high``, where it was computed.
         label: what a person reads, "Top-1".
         is_fraction: from 0 to 1: shown in percent, differences in points.
@@ -76,9 +76,9 @@ class Latency:
         h2d_ms, d2h_ms: "device" only: medians of the copies to the device and back.
         enqueue_ms: "device" only: median time that the host needs to hand one computation over.
         cuda_graph: whether the calls replayed a CUDA graph.
-        median_interval_ms, p90_interval_ms, p99_interval_ms: 95 % intervals of the percentiles by order statistics
+        median_interval_ms, p90_interval_ms, p99_interval_ms: 95% intervals of the percentiles by order statistics
             (ranks of a binomial distribution); None where there are too few calls for one, or in old reports.
-        speedup_interval: 95 % interval of `Report.speedup` by a bootstrap over the rounds of the run, in which the
+        speedup_interval: 95% interval of `Report.speedup` by a bootstrap over the rounds of the run, in which the
             variants took turns; None for the variant that the others are compared with, or where it was not computed.
     """
 
@@ -327,7 +327,7 @@ class Report:
         return evaluation.metrics[metric] - self.baseline.metrics[metric]
 
     def difference_interval(self, evaluation: Evaluation) -> Interval | None:
-        """95 % interval of the difference in `score` on the same samples; None where it was not computed, or has no
+        """95% interval of the difference in `score` on the same samples; None where it was not computed, or has no
         length, which no finite number of samples can show.
         """
         if self.score is None:
@@ -373,7 +373,7 @@ class GateCheck:
         passed: whether it is kept.
         value: what was measured.
         bound: what it was compared with, in the same unit.
-        undecided: the 95 % interval of `value` holds `bound`.
+        undecided: the 95% interval of `value` holds `bound`.
         sentence: all of this for a person.
         interval: of `value`; None where the report holds none.
     """

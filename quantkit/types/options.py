@@ -186,11 +186,11 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if wrong := [word for word in words if not re.fullmatch("0*[1-9][0-9]{0,8}", word)]:
         raise LimitError(
-            f"--batch-sizes {text!r}: {wrong[0]!r} is no batch size; give whole numbers from 1 on, such as 1,8,32"
+            f"--batch-sizes {text!r}: {wrong[0]!r} is not a batch size; expected whole numbers from 1, e.g. 1,8,32"
         )
     sizes = tuple(map(int, words))
     if twice := [size for size in sizes if sizes.count(size) > 1]:
-        raise LimitError(f"--batch-sizes {text!r}: {twice[0]} is there twice")
+        raise LimitError(f"--batch-sizes {text!r}: {twice[0]} is given twice")
     return sizes
 
 
@@ -329,7 +329,7 @@ class MergeOptions(MethodOptions):
     """
 
     keep_statistics: bool = option(
-        False, "Save the merged activation histograms beside the table, to try other methods or merge again."
+        False, "Save the merged activation histograms next to the table, to try other methods or merge again."
     )
     progress: bool = True
 
@@ -476,7 +476,7 @@ class EngineOptions(ExcludeOptions):
     )
     mode: Literal["auto", "implicit", "explicit"] = option(
         "auto",
-        "INT8 quantization mode. explicit: Q/DQ in the model; implicit: dynamic ranges beside it (TensorRT up to 10).",
+        "INT8 quantization mode. explicit: Q/DQ in the model; implicit: separate dynamic ranges (TensorRT up to 10).",
         group=PRECISION,
     )
     high_precision: HighPrecision | None = option(
@@ -546,6 +546,6 @@ class MessageOptions:
 
     quiet: bool = option(False, "Print only errors, warnings and results.", group=MESSAGES, flag="--quiet,-q")
     verbose: bool = option(
-        False, "Print more detail, such as TensorRT's own messages.", group=MESSAGES, flag="--verbose,-v"
+        False, "Also print durations, what was loaded and TensorRT's own messages.", group=MESSAGES, flag="--verbose,-v"
     )
-    log_file: Path | None = option(None, "Also write all messages to this file.", group=MESSAGES, unit="file")
+    log_file: Path | None = option(None, "Append all messages, with time, to this file.", group=MESSAGES, unit="file")

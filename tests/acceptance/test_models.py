@@ -9,7 +9,7 @@ from quantkit.cli import main
 MODELS = ("resnet20", "mobilenetv2", "efficientnet_b0", "vit_tiny")
 IMAGES = ["--preprocess", "imagenet", "--resize", "stretch"]
 MARGIN = 0.03
-"""On 1,000 images of which 3 % flip, two standard errors of the difference are 1.1 points; a wrong scale costs 10."""
+"""On 1,000 images of which 3% flip, two standard errors of the difference are 1.1 points; a wrong scale costs 10."""
 
 
 def run(*words):

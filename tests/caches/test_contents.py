@@ -75,8 +75,8 @@ def test_statistics_alone_show_what_was_seen(folder):
     shown = shown_cache(folder / "d.calib.stats")
     kept = load_statistics(folder / "d.calib.stats")
     assert {n: r.amax for n, r in shown.cache.tensors.items()} == {n: t.amax for n, t in kept.tensors.items()}
-    assert "makes a table of it" in shown.notes[-1]
-    with pytest.raises(CalibrationError, match=r"d\.calib\.stats holds statistics, of which no range was chosen yet"):
+    assert "creates a table" in shown.notes[-1]
+    with pytest.raises(CalibrationError, match=r"d\.calib\.stats contains statistics, not ranges"):
         open_cache(folder / "d.calib.stats")
 
 

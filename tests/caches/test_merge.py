@@ -112,12 +112,12 @@ def test_any_split_and_order_gives_the_same_bits(tmp_path, order, cuts):
     [
         (
             {"model_hash": "b" * 64},
-            "do not merge: model hash: aaaaaaaaaaaa → bbbbbbbbbbbb",
+            "cannot be merged: model hash: aaaaaaaaaaaa → bbbbbbbbbbbb",
         ),
-        ({"tensors": {"x": fake_part([3]).tensors["x"]}}, "do not merge: observed tensors: "),
-        ({"unclipped": frozenset("x")}, "do not merge: unclipped tensors: x"),
-        ({"contents": (("5", f"{5:064x}"), ("x", "e" * 64)), "num_read": 2, "num_samples": 2}, "both hold 5: each"),
-        ({"contents": (("3", "3" * 64), ("4", "4" * 64))}, "unfinished"),
+        ({"tensors": {"x": fake_part([3]).tensors["x"]}}, "cannot be merged: observed tensors: "),
+        ({"unclipped": frozenset("x")}, "cannot be merged: unclipped tensors: x"),
+        ({"contents": (("5", f"{5:064x}"), ("x", "e" * 64)), "num_read": 2, "num_samples": 2}, "both contain 5: each"),
+        ({"contents": (("3", "3" * 64), ("4", "4" * 64))}, "incomplete"),
     ],
 )
 def test_what_is_no_part_of_the_same_run_is_refused(tmp_path, changes, message):
@@ -135,7 +135,7 @@ def test_other_preprocessing_and_histogram_are_refused(tmp_path):
     options = {"classes": None, "batch_size": None}
     first = run(model, data[0], tmp_path / "a", **options)[1]
     other = run(model, data[1], tmp_path / "b", preprocessing="tf", **options)[1]
-    with pytest.raises(CalibrationError, match=r"do not merge: .*preprocessing mean: \("):
+    with pytest.raises(CalibrationError, match=r"cannot be merged: .*preprocessing mean: \("):
         merge_statistics([first, other])
     other = run(model, data[1], tmp_path / "c", histogram="tensorrt", **options)[1]
     with pytest.raises(CalibrationError, match="TensorRT's histogram"):
@@ -147,7 +147,7 @@ def test_the_same_file_twice_and_no_file(tmp_path):
     with pytest.raises(CalibrationError, match="given twice"):
         merge_statistics([first, first])
     shutil.copyfile(first, tmp_path / "copy.stats")
-    with pytest.raises(CalibrationError, match="both hold 5, 6"):
+    with pytest.raises(CalibrationError, match="both contain 5, 6"):
         merge_statistics([first, tmp_path / "copy.stats"])
     with pytest.raises(CalibrationError, match="nothing to merge"):
         merge_statistics([])
@@ -185,12 +185,12 @@ def test_parts_of_an_array_give_the_table_of_the_whole_byte_for_byte(tmp_path, c
     merge_statistics(paths, tmp_path / "merged.json", progress=False, notify=said.append)
     assert (tmp_path / "merged.json").read_bytes() == whole.read_bytes()
     assert [notice.text for notice in said] == [
-        "rows are numbered in the order of the files, 0 to 119: the data fingerprint is of the joined array"
+        "rows are numbered in the order of the files, 0 to 119: the data fingerprint is that of the joined array"
     ]
     backwards = merge_statistics(paths[::-1], progress=False)
     assert backwards.tensors == merge_statistics(paths, progress=False).tensors
     shutil.copyfile(paths[0], tmp_path / "copy.stats")
-    with pytest.raises(CalibrationError, match="hold the same rows: each sample counts once"):
+    with pytest.raises(CalibrationError, match="contain the same rows: each sample may count only once"):
         merge_statistics([*paths, tmp_path / "copy.stats"])
 
 
@@ -210,7 +210,7 @@ def test_copies_that_filled_batches_are_told(tmp_path):
     other = save_statistics(fake_part([2], batch_size=4), tmp_path / "b")
     merge_statistics([first, other], notify=said.append)
     (notice,) = said
-    assert "3 copies" in notice.text
+    assert "3 padding samples" in notice.text
     assert "multiple of 4" in notice.text
     assert str(first) in notice.text
 
@@ -230,7 +230,7 @@ def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
     with pytest.raises(OutputError, match="Refusing to overwrite the input file"):
         merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "two.calib.json", keep_statistics=True)
     assert (tmp_path / "two.calib.stats").read_bytes() == before
-    with pytest.raises(CalibrationError, match="give table_path"):
+    with pytest.raises(CalibrationError, match="pass table_path"):
         merge_statistics(stats, keep_statistics=True)
 
 

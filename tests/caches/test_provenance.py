@@ -71,8 +71,8 @@ def test_any_mix_of_two_runs_is_stale_seen_from_the_table(mix, new):
     folder = mix(**{name: METHODS[i] for name, i in zip(names, new, strict=True)})
     problems, _ = verify(folder / "d.calib.json")
     said = " ".join(problems)
-    assert ("d.int8.onnx was made of another table" in said) == (new[2] != new[0])
-    assert ("d.calib beside it has other scales" in said) == (new[1] != new[0])
+    assert ("d.int8.onnx was made from another table" in said) == (new[2] != new[0])
+    assert ("d.calib next to it has other scales" in said) == (new[1] != new[0])
     assert verify(folder / "d.calib")[0] != [] or new[1] == new[0]
     assert verify(folder / "d.int8.onnx")[0] != [] or new[2] == new[0]
 
@@ -90,7 +90,7 @@ def test_a_table_made_from_tensorrts_cache_may_list_less(mix):
     (folder / "d.calib").write_text("".join([lines[0], f"{name}: {int(bits, 16) + 1:x}\n"]))  # 127 * scale as float32
     assert not any("d.calib beside it" in problem for problem in verify(folder / "d.calib.json")[0])
     (folder / "d.calib").write_text("".join([lines[0], f"{name}: {int(bits, 16) + 9:x}\n"]))
-    assert f"d.calib beside it has other scales ({name})" in " ".join(verify(folder / "d.calib.json")[0])
+    assert f"d.calib next to it has other scales ({name})" in " ".join(verify(folder / "d.calib.json")[0])
 
 
 def test_statistics_and_checkpoint_of_another_run_are_told(mix, tmp_path):
@@ -125,14 +125,14 @@ def test_a_model_without_its_table(mix):
     for name in ("d.int8.onnx", "d.calib"):
         problems, notes = verify(folder / name)
         assert problems == []
-        assert "the table beside it cannot be used" in notes[-1]
+        assert "the table next to it cannot be used" in notes[-1]
 
 
 def test_a_table_of_another_model_beside_it(mix):
     folder = mix()
     table = dataclasses.replace(load_table(folder / "d.calib.json"), model_hash="f" * 64)
     save_table(table, folder / "d.calib.json")
-    assert verify(folder / "d.calib") == ([], ["d.calib.json beside it is of another model (hash ffffffffffff)"])
+    assert verify(folder / "d.calib") == ([], ["d.calib.json next to it belongs to another model (hash ffffffffffff)"])
     model = onnx.load(folder / "d.int8.onnx")
     model.metadata_props[0].value = table_checksum(table)
     onnx.save(model, folder / "d.int8.onnx")
@@ -160,9 +160,9 @@ def test_the_model_for_the_cpu_belongs_to_the_set(mix, runs):
     folder = mix()
     for method, stale in (("entropy", False), ("minmax", True)):
         quantize(DIGITS, runs / method / "d.calib.json", folder / "d.int8-cpu.onnx", target="cpu", reduce_range=False)
-        assert ("d.int8-cpu.onnx was made of another table" in " ".join(verify(folder / "d.calib.json")[0])) == stale
+        assert ("d.int8-cpu.onnx was made from another table" in " ".join(verify(folder / "d.calib.json")[0])) == stale
         notes, problems = verify(folder / "d.int8-cpu.onnx")[::-1]
-        assert any("d.int8-cpu.onnx was made of another table" in problem for problem in problems) == stale
+        assert any("d.int8-cpu.onnx was made from another table" in problem for problem in problems) == stale
         assert any("which is d.calib.json beside it" in note for note in notes) != stale
 
 
@@ -178,5 +178,5 @@ def test_a_renamed_model_does_not_make_the_cache_beside_it_another_runs(mix, tmp
     onnx.save(model, tmp_path / "renamed.onnx")
     found = verify_cache(folder / "d.calib.json", tmp_path / "renamed.onnx", progress=False)
     said = " ".join((*found.problems, *found.notes))
-    assert "was made for model" in said
+    assert "belongs to model" in said
     assert "other scales" not in said

@@ -181,15 +181,18 @@ def test_text_of_tensorrt_is_kept_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello world", r"x\.txt holds no ranges: its first line, 'hello world', is neither that of a TensorRT cache"),
-        (b"", r"x\.txt holds no ranges: it is empty$"),
+        (
+            b"hello world",
+            r"x\.txt contains no ranges: its first line, 'hello world', is neither that of a TensorRT cache",
+        ),
+        (b"", r"x\.txt contains no ranges: it is empty$"),
         (b"a 1.5\nb\n", r"x\.txt, line 2: 'b' is not a tensor|x\.txt, line 2: ' b' is not a tensor"),
         (
             b"TRT-8601-EntropyCalibration2\na: 3d2z\n",
             r"/.*x\.txt, line 2: 'a: 3d2z' is not 'tensor: hexadecimal scale'",
         ),
         (b'{"format": "quantkit ranges", "format_version": 2}', "has format version 2, this quantkit reads version 1"),
-        (b"quantkit statistics 1 12 0\n", "holds statistics, of which no range was chosen yet"),
+        (b"quantkit statistics 1 12 0\n", "contains statistics, not ranges"),
     ],
 )
 def test_what_is_wrong_and_where(tmp_path, content, message):

@@ -25,7 +25,7 @@ def test_a_range_beyond_which_most_values_lie_is_told(tmp_path, bright):
     (warning,) = [notice for notice in notices if notice.topic == "clipping"]
     assert warning.kind == "warning"
     assert warning.text.startswith("entropy")
-    assert "x (100 % beyond 0.1" in warning.text
+    assert "x (100% beyond 0.1" in warning.text
     assert "--method" in warning.text
 
 

@@ -268,7 +268,7 @@ def test_the_first_written_statistics_stay_readable(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "a.stats").write_bytes(damaged)
-    with pytest.raises(CalibrationError, match="does not hold, and it has no digests that say where"):
+    with pytest.raises(CalibrationError, match="is wrong, and it has no digests to locate the damage"):
         load_statistics(tmp_path / "a.stats")
 
 

@@ -149,7 +149,7 @@ def test_model_without_quantizable_nodes_is_refused(quantkit, tmp_path):
 def test_quantized_model_is_refused(quantkit, digits, tmp_path):
     assert quantkit("calibrate", "--data", CALIB, digits).code == 0
     outcome = quantkit("calibrate", "--data", CALIB, tmp_path / "digits.int8.onnx")
-    assert_refused(outcome, 1, "digits.int8.onnx", "quantized already")
+    assert_refused(outcome, 1, "digits.int8.onnx", "already quantized")
 
 
 @pytest.mark.parametrize(

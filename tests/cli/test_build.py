@@ -44,7 +44,7 @@ def test_build_writes_engine_and_manifest(quantkit, calibrated, tmp_path, precis
 def test_int8_uses_the_table_beside_the_model(quantkit, calibrated):
     outcome = quantkit("build", calibrated, "--precision", "int8")
     assert "calibration: " in outcome.err
-    assert "int8 (explicit, 10 operators, fp16 beside it)" in outcome.out
+    assert "int8 (explicit, 10 operators, other layers fp16)" in outcome.out
     named = quantkit("build", calibrated, "--precision", "int8", "--table", calibrated.with_suffix(".calib.json"))
     assert "Reusing" in named.err
 
@@ -103,7 +103,7 @@ def test_shape_options_accept_both_notations_and_several_profiles(quantkit, digi
 def test_image_size_completes_dynamic_shapes(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
     folder = write_images(tmp_path / "images", 10, size=(12, 10))
-    assert "give its shapes, --opt-shapes x:1x3x1x1" in quantkit("build", model).err
+    assert "pass its shapes, --opt-shapes x:1x3x1x1" in quantkit("build", model).err
     assert quantkit("calibrate", "--data", folder, model, "--size", "12x10", "-q").code == 0
     outcome = quantkit("build", model, "--precision", "int8")
     assert outcome.code == 0, outcome.err
@@ -124,7 +124,7 @@ def test_fp16_model_is_built(quantkit, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--precision", "int8"], "INT8 needs the ranges of digits.onnx: run quantkit calibrate"),
+        (["--precision", "int8"], "INT8 needs the ranges of digits.onnx: run `quantkit calibrate`"),
         (["--opt-shapes", "nope:1x1x8x8"], "no input 'nope': its inputs are 'image'"),
         (["--opt-shapes", "image:1x1x9x8"], "dimension 2 is fixed to 8"),
         (["--opt-shapes", "image"], "--opt-shapes 'image' is not of the form"),
@@ -141,7 +141,7 @@ def test_fp16_model_is_built(quantkit, tmp_path):
         (["--table", "t.json"], "--table is for --precision int8"),
         (["--exclude", "Conv"], "--exclude is for --precision int8"),
         (["--precision", "int8", "--table", "t.json"], "cannot read calibration table t.json"),
-        (["--precision", "int8", "--table", "t.json", "--calib", "c"], "--table and --calib both say the ranges"),
+        (["--precision", "int8", "--table", "t.json", "--calib", "c"], "--table and --calib exclude each other"),
         (["--precision", "int8", "--calib", "there/is/none"], "cannot read --calib there/is/none"),
     ],
 )
@@ -165,7 +165,7 @@ def test_table_for_a_quantized_model_is_refused(quantkit, calibrated, tmp_path):
     words = ["--precision", "int8", "--table", tmp_path / "digits.calib.json"]
     outcome = quantkit("build", tmp_path / "digits.int8.onnx", *words)
     assert outcome.code == 1
-    assert "holds Q/DQ, which say it all: leave out --table" in outcome.err
+    assert "contains Q/DQ, which define everything: omit --table" in outcome.err
 
 
 def test_model_for_the_cpu_is_refused(quantkit, digits, tmp_path):

@@ -67,7 +67,7 @@ def test_diff_lists_differing_scales(quantkit, calibrated, tmp_path):
     assert found["num_identical"] == len(cache.scale_bits) - 1
     text = quantkit("cache", "diff", calibrated / "digits.calib", tmp_path / "b").out
     assert "1 different" in text
-    assert "bins of 2048" in text
+    assert "of 2048 histogram bins" in text
 
 
 def test_convert_tensorrt_version_changes_only_the_header(quantkit, calibrated, tmp_path):
@@ -185,10 +185,10 @@ def test_verify_compares_ranges_with_data(quantkit, calibrated):
     )
     outcome = quantkit(*words)
     assert outcome.code == 0, outcome.out
-    assert "it fits" in outcome.out
+    assert "up to date" in outcome.out
     outcome = quantkit(*words, "--preprocess", "none")  # 0 to 255 instead of 0 to 1
     assert outcome.code == 4
-    assert "are beyond" in outcome.out
+    assert "of its values exceed" in outcome.out
     data = json.loads(quantkit(*words, "--json").out)
     assert all(c["seen"] is not None for c in data["ranges"])
 
@@ -263,7 +263,7 @@ def test_verify_table_of_another_model_is_stale(quantkit, calibrated, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     outcome = quantkit("cache", "verify", calibrated / "digits.calib.json", "--model", tmp_path / "other.onnx")
     assert outcome.code == 4
-    assert "was made for model" in outcome.out
+    assert "belongs to model" in outcome.out
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -317,10 +317,10 @@ def test_statistics_are_refused_as_ranges(quantkit, kept, tmp_path):
     ):
         outcome = quantkit("cache", *words)
         assert outcome.code == 1
-        assert "'quantkit cache merge digits.calib.stats -o digits.calib.json' makes a table of it" in outcome.err
+        assert "'quantkit cache merge digits.calib.stats -o digits.calib.json' creates a table" in outcome.err
     outcome = quantkit("inspect", kept / "digits.calib.stats")
     assert outcome.code == 1
-    assert "'quantkit cache show' shows them" in outcome.err
+    assert "use `quantkit cache show`" in outcome.err
 
 
 def test_json_of_every_command_has_the_documented_keys(quantkit, kept):
@@ -357,7 +357,7 @@ def test_verify_finds_files_of_two_runs(quantkit, kept, tmp_path):
     shutil.copyfile(kept / "digits.int8.onnx", folder / "digits.int8.onnx")
     outcome = quantkit("cache", "verify", table, "--model", folder / "digits.onnx")
     assert outcome.code == 4
-    assert "stale: digits.int8.onnx was made of another table" in outcome.out
+    assert "stale: digits.int8.onnx was made from another table" in outcome.out
     assert "which is not digits.calib.json beside it" in quantkit("cache", "show", folder / "digits.int8.onnx").out
     assert "which is not digits.calib.json beside it" in quantkit("inspect", folder / "digits.int8.onnx").out
     shutil.copyfile(kept / "digits.calib", folder / "digits.calib")
@@ -375,7 +375,7 @@ def test_diff_prints_what_was_compared(quantkit, kept):
 def test_invalid_map_is_refused_with_its_position(quantkit, calibrated, tmp_path):
     path = tmp_path / "names.json"
     words = ("cache", "convert", calibrated / "digits.calib", "--to", "json", "-o", tmp_path / "o", "--map", path)
-    for content, said in (('{"a": 1}', "the new name of 'a' is no text"), ('{"a": "b"', "is cut short after 9 bytes")):
+    for content, said in (('{"a": 1}', "the new name of 'a' is not text"), ('{"a": "b"', "is cut short after 9 bytes")):
         path.write_text(content)
         assert said in quantkit(*words).err
 

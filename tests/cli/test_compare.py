@@ -26,7 +26,7 @@ def test_met_limits_exit_with_0(quantkit, saved):
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert [line.split()[0] for line in lines] == ["passed"] * 3
-    assert "keeps --max-drop 0.5pt" in lines[0]
+    assert "meets --max-drop 0.5pt" in lines[0]
 
 
 def test_violated_limit_exits_with_3_and_names_it(quantkit, saved, tmp_path):
@@ -35,7 +35,7 @@ def test_violated_limit_exits_with_3_and_names_it(quantkit, saved, tmp_path):
         "compare", saved(), "--max-drop", "0.5%", "--min-speedup", 3, "--junit", junit, "--markdown", markdown
     )
     assert outcome.code == 3
-    assert outcome.err == "quantkit: error: gate failed: int8 breaks --min-speedup 3\n"
+    assert outcome.err == "quantkit: error: gate failed: int8 violates --min-speedup 3\n"
     assert "FAILED  int8: speed-up 2.04x over fp32" in outcome.out
     assert outcome.err.count("\n") == 1
     assert "--max-drop" not in outcome.err
@@ -48,9 +48,9 @@ def test_gate_names_are_mlperf_targets(quantkit, saved):
     assert outcome.code == 3
     passed, failed = outcome.out.splitlines()
     assert passed.startswith("passed  int8: Top-1 drop 0.12%")
-    assert passed.endswith("keeps --gate mlperf-99")
+    assert passed.endswith("meets --gate mlperf-99")
     assert failed.startswith("FAILED")
-    assert "breaks --gate mlperf-99.9; the interval crosses the limit" in failed
+    assert "violates --gate mlperf-99.9; undecided: the interval includes the limit" in failed
 
 
 def test_speedup_at_a_batch_size_has_an_interval(quantkit, saved):
@@ -62,7 +62,7 @@ def test_speedup_at_a_batch_size_has_an_interval(quantkit, saved):
     path = saved(replace(report, evaluations=evaluations))
     kept = quantkit("compare", path, "--min-speedup", 2, "--at-batch", 8)
     assert kept.code == 0, kept.err
-    assert "(batch size 8, 95 % interval 1.5 to 2.5) keeps --min-speedup 2 --at-batch 8" in kept.out
+    assert "(batch size 8, 95% interval 1.5 to 2.5) meets --min-speedup 2 --at-batch 8" in kept.out
     assert quantkit("compare", path, "--min-speedup", 2, "--at-batch", 8, "--confident").code == 3
     missing = quantkit("compare", path, "--min-speedup", 2, "--at-batch", 32)
     assert missing.code == 1
@@ -146,7 +146,7 @@ def test_evaluate_gates_after_the_report_is_written(quantkit, digits, tmp_path):
     (tmp_path / "r" / "report.json").unlink()
     broken = quantkit(*words, "--latency-s", 0, "--max-size-ratio", 0.01)
     assert broken.code == 3
-    assert "breaks --max-size-ratio 0.01" in broken.err
+    assert "violates --max-size-ratio 0.01" in broken.err
     assert (tmp_path / "r" / "report.json").is_file()
     timed = quantkit(*words, "--latency-s", 0.01, "--min-speedup", 0.001)
     assert timed.code == 1

@@ -157,7 +157,7 @@ def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(quan
         ("[calibrate]\nmethod = 3", "q.toml: [calibrate] method: 3 is not a text"),
         ('[calibrate]\nsize = "big"', "q.toml: [calibrate] size: --size: invalid size 'big', expected "),
         ('[evaluate]\nengine = ["e"]', "q.toml: [evaluate] engine: --engine: 'e' is not NAME=PATH"),
-        ('[evaluate]\nbatch_sizes = "0"', "q.toml: [evaluate] batch_sizes: --batch-sizes '0': '0' is no batch size"),
+        ('[evaluate]\nbatch_sizes = "0"', "q.toml: [evaluate] batch_sizes: --batch-sizes '0': '0' is not a batch size"),
         ("[calibrat]\nseed = 1", "q.toml: there is no section [calibrat]: did you mean 'calibrate'?"),
         ("[inspect]", "q.toml: there is no section [inspect]: choose one of calibrate, "),
         ("[cache.verfy]", "q.toml: there is no section [cache.verfy]: did you mean 'cache.verify'?"),

@@ -9,7 +9,7 @@ def test_clean_data_exits_with_0(quantkit, digits):
     outcome = quantkit("data", "check", "--data", CALIB, digits, "--against", VAL)
     assert outcome.code == 0, outcome.err
     assert "300 of 300 readable" in outcome.out
-    assert outcome.out.endswith("nothing found\n")
+    assert outcome.out.endswith("no problems found\n")
     assert "preprocessing: L" in outcome.err
 
 

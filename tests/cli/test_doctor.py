@@ -94,7 +94,7 @@ def test_broken_onnxruntime_does_not_stop_doctor(tmp_path, monkeypatch):
     assert parts["ONNX Runtime"].status == "broken"
     assert "pip install 'quantkit-ptq[cpu]' (or [cuda])" in parts["ONNX Runtime"].fix
     assert (parts["TensorRT"].status, parts["TensorRT"].version) == ("ok", "10.3.0")
-    assert parts["TensorRT"].detail == "calibrates by itself"
+    assert parts["TensorRT"].detail == "has calibrators"
     abilities = {a.name: a for a in diagnosis.abilities}
     assert not abilities["calibrate, evaluate"].works
     assert "ONNX Runtime" in abilities["calibrate, evaluate"].detail

@@ -72,9 +72,9 @@ def is_clean(text: str) -> bool:
 def test_engine_layer_times_come_from_the_profile(quantkit, engine, tmp_path):
     outcome = quantkit("inspect", engine, "--profile", tmp_path / "profile.json")
     assert outcome.code == 0, outcome.err
-    assert "1 of 1 (100.0 %)" in outcome.out
-    assert "1 of 3 (33.3 %)" in outcome.out
-    assert "0.500 of 1.000 ms (50.0 %)" in outcome.out
+    assert "1 of 1 (100.0%)" in outcome.out
+    assert "1 of 3 (33.3%)" in outcome.out
+    assert "0.500 of 1.000 ms (50.0%)" in outcome.out
     assert "1, 0.250 ms" in outcome.out
     assert "no INT8 kernel for softmax" in outcome.out
     assert SHOWN in outcome.out
@@ -119,7 +119,7 @@ def test_rtx_plan_shows_int8_layers(quantkit, tmp_path):
     outcome = quantkit("inspect", path)
     assert outcome.code == 0, outcome.err
     assert "sm86 sm89 sm120" in outcome.out
-    assert "0 of 2 (0.0 %)" in outcome.out
+    assert "0 of 2 (0.0%)" in outcome.out
     assert "undocumented" in outcome.out
     data = json.loads(quantkit("inspect", path, "--json").out)
     assert data["int8_weighted_layers"] == {"int8": 0, "total": 2}
@@ -146,11 +146,11 @@ def test_float_model_lists_quantizable_layers(quantkit):
 def test_qdq_model_is_shown(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     outcome = quantkit("inspect", tmp_path / "digits.int8.onnx")
-    assert "none is broken" in outcome.out
+    assert "no violations" in outcome.out
     assert "10 of 10" in outcome.out
     quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--target", "cpu")
     outcome = quantkit("inspect", tmp_path / "digits.int8-cpu.onnx")
-    assert "zero point is not 0: TensorRT refuses the model" in outcome.out
+    assert "zero point is not 0: TensorRT rejects the model" in outcome.out
     short, long = (
         quantkit("inspect", tmp_path / "digits.int8-cpu.onnx", *words).out.count("UINT8") for words in ([], ["--all"])
     )
@@ -175,7 +175,7 @@ def test_model_without_quantizable_layers_is_shown(quantkit, tmp_path):
 def test_cache_and_table_are_shown(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits, "--tensorrt-version", "8.6.1")
     cache = quantkit("inspect", tmp_path / "digits.calib")
-    assert "TensorRT 8.6.1 takes it with IInt8EntropyCalibrator2" in cache.out
+    assert "TensorRT 8.6.1 loads it with IInt8EntropyCalibrator2" in cache.out
     assert "3c010204" in cache.out
     table = quantkit("inspect", tmp_path / "digits.calib.json", "--sort", "amax", "--filter", "relu*")
     assert "digits.onnx" in table.out
@@ -193,7 +193,7 @@ def test_cache_flags_zeros_and_escapes_control_characters(quantkit, tmp_path):
     (tmp_path / "x.calib").write_text(f"TRT-100300-MinMaxCalibration\n{NASTY}: 3c010a14\ndead: 0\nodd: {infinite}\n")
     outcome = quantkit("inspect", tmp_path / "x.calib")
     assert outcome.code == 0
-    assert "TensorRT 10.3.0 takes it with IInt8MinMaxCalibrator" in outcome.out
+    assert "TensorRT 10.3.0 loads it with IInt8MinMaxCalibrator" in outcome.out
     assert "1 tensors have scale 0" in outcome.out
     assert SHOWN in outcome.out
     assert is_clean(outcome.out)
@@ -221,9 +221,9 @@ def test_real_caches_are_read(quantkit, shared):
         ("x.onnx", b"\x00\x01", [], "not an ONNX model"),
         ("x.calib", b"TRT-8601-X\nnope", [], "truncated"),
         ("x.calib", b"TRT-8601-X\n\xff: 1\n", [], "UTF-8"),
-        ("x.png", b"\x89PNG", [], "none of what can be inspected"),
-        ("x.calib", b"TRT-8601-X\n", ["--profile", "y.json"], "no engine"),
-        ("x.json", b"{}", ["--measure"], "no engine"),
+        ("x.png", b"\x89PNG", [], "not a file that can be inspected"),
+        ("x.calib", b"TRT-8601-X\n", ["--profile", "y.json"], "not an engine"),
+        ("x.json", b"{}", ["--measure"], "not an engine"),
     ],
 )
 def test_other_files_are_refused_in_one_line(quantkit, tmp_path, name, content, words, said):

@@ -46,10 +46,10 @@ def test_incompatible_shards_are_refused(quantkit, part, tmp_path):
     table = tmp_path / "t.json"
     overlap = quantkit("cache", "merge", first, second, "-o", table)
     assert overlap.code == 1
-    assert "both hold 1/" in overlap.err
-    assert "each sample counts once" in overlap.err
+    assert "both contain 1/" in overlap.err
+    assert "each sample may count only once" in overlap.err
     other = quantkit("cache", "merge", first, part("c", [3], "--all-tensors"), "-o", table)
-    assert "do not merge: observed tensors: " in other.err
+    assert "cannot be merged: observed tensors: " in other.err
     foreign = quantkit("cache", "merge", first, first.with_name("digits.calib.json"), "-o", table)
     assert "digits.calib.json is not a statistics file" in foreign.err
     missing = quantkit("cache", "merge", first, tmp_path / "none.stats", "-o", table)

@@ -138,7 +138,7 @@ def test_non_finite_values_name_row_and_input(tmp_path: Path, value: float) -> N
     bad[2, 1, 1] = value
     dataset = open_arrays(save(tmp_path / "x.npy", bad), [spec()])
     assert dataset[1].id == "1"
-    with pytest.raises(DatasetError, match=r"^2: row 2 of .*x\.npy, input 'x' holds NaN or infinity$"):
+    with pytest.raises(DatasetError, match=r"^2: row 2 of .*x\.npy, input 'x' contains NaN or infinity$"):
         dataset[2]
 
 
@@ -160,8 +160,8 @@ def test_mismatched_archives_are_refused(tmp_path: Path) -> None:
         ({}, [spec()], "it holds nothing"),
         ({"x": X}, two, "no array for input 'y'; it holds 'x'"),
         ({"x": X, "y": X[:4]}, two, "different numbers of samples: 'x' 5, 'y' 4"),
-        ({"x": X[:0]}, [spec()], "holds no sample"),
-        ({"x": np.float32(1)}, [spec()], "holds no sample"),
+        ({"x": X[:0]}, [spec()], "contains no samples"),
+        ({"x": np.float32(1)}, [spec()], "contains no samples"),
         ({"x": X, "labels": np.arange(4)}, [spec()], r"'labels' is int64 \[4\], but must be 5 class indices"),
         ({"x": X, "labels": np.zeros(5)}, [spec()], r"'labels' is float64 \[5\]"),
         ({"x": X, "labels": np.zeros((5, 2), int)}, [spec()], "must be 5 class indices"),

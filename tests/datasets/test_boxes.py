@@ -122,7 +122,7 @@ def test_folders_distinguish_images_with_the_same_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.png"], "'a.png' may be 'one/a.png' or 'two/a.png': write the folder"),
+        (["a.png"], "'a.png' may be 'one/a.png' or 'two/a.png': add the folder"),
         (["one/a.png"], "has no entry for 'two/a.png'"),
         (["one/a.png", "two/a.png", "two/a.png"], "has 2 entries for 'two/a.png'"),
         (["b.png"], "has no entry for 'one/a.png': every image needs one, also without objects"),
@@ -160,10 +160,10 @@ def test_a_selection_and_a_list_that_repeats_an_image(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "is no COCO JSON .*missing required field `categories`"),
+        (lambda c: c.pop("categories"), "is not a COCO JSON .*missing required field `categories`"),
         (lambda c: c["images"][0].pop("file_name"), "missing required field `file_name` - at `.*images"),
         (lambda c: c["annotations"][0].pop("bbox"), "missing required field `bbox`"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "is no COCO JSON"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "is not a COCO JSON"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "annotation 100 has bbox .*width and height from 0"),
         (lambda c: c["annotations"][0].update(image_id=9), "annotation 100 is of image 9, which is not there"),
         (lambda c: c["annotations"][0].update(category_id=2), "annotations are of category 2, which is not among"),
@@ -190,7 +190,7 @@ def test_file_that_is_not_json_is_one_line(tmp_path, content):
     data = draw(tmp_path / "images", "a.png")
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="is no COCO JSON of objects"):
+    with pytest.raises(DatasetError, match="is not a COCO JSON of objects"):
         open_boxes(path, dataset_of(data), data=data)
 
 
@@ -297,10 +297,10 @@ def test_class_names_beside_the_labels_are_read(tmp_path, place):
         ("0 0.5 0.5 0.5 0.5 0.5", "line 2: 5 numbers"),
         ("0 0.5 0.5 0.5 0.5 0.5 0.5 0.5", "line 2: 7 numbers"),
         ("0", "line 2: 0 numbers"),
-        ("0 320 240 100 50", "line 2: 320 is no fraction of the image's width or height"),
-        ("0 0.5 -0.1 0.5 0.5", "line 2: -0.1 is no fraction"),
-        ("0 0.5 nan 0.5 0.5", "line 2: 'nan' is no number"),
-        ("cat 0.5 0.5 0.5 0.5", "line 2: 'cat' is no number"),
+        ("0 320 240 100 50", "line 2: 320 is not a fraction of the image's width or height"),
+        ("0 0.5 -0.1 0.5 0.5", "line 2: -0.1 is not a fraction"),
+        ("0 0.5 nan 0.5 0.5", "line 2: 'nan' is not a number"),
+        ("cat 0.5 0.5 0.5 0.5", "line 2: 'cat' is not a number"),
         ("0.5 0.5 0.5 0.5 0.5", "line 2: class '0.5' must be an integer from 0"),
         ("-1 0.5 0.5 0.5 0.5", "line 2: class '-1' must be"),
         ("2 0.5 0.5 0.5 0.5", "line 2: class 2, but there are only 2 class names"),
@@ -339,10 +339,10 @@ def test_unusable_labels_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="does not exist: --labels takes a COCO JSON file or a folder"):
         open_boxes(tmp_path / "none.json", dataset_of(data), data=data)
     label(tmp_path / "labels" / "a.txt")
-    with pytest.raises(DatasetError, match="text files hold class indices"):
+    with pytest.raises(DatasetError, match="text files contain class indices"):
         open_boxes(tmp_path / "labels", dataset_of(data), data=data, numbering="ids")
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), np.float32))
-    with pytest.raises(DatasetError, match="holds no image files"):
+    with pytest.raises(DatasetError, match="contains no image files"):
         open_boxes(tmp_path / "labels", dataset_of(tmp_path / "x.npy"), data=tmp_path / "x.npy")
 
 

@@ -124,7 +124,7 @@ def test_missing_masks_are_counted(tmp_path):
     with pytest.raises(DatasetError, match=r"no mask for 'val/a\.jpg'.*but a\.png is: paths below --labels"):
         open_masks(tmp_path, Names("val/a.jpg"))
     Image.new("L", (2, 2)).save(tmp_path / "d.jpg")
-    with pytest.raises(DatasetError, match=r"d\.jpg is no PNG, and lossy compression"):
+    with pytest.raises(DatasetError, match=r"d\.jpg is not a PNG, and lossy compression"):
         open_masks(tmp_path, Names("d.jpg"))
 
 
@@ -160,7 +160,7 @@ def test_values_above_255_are_refused(tmp_path):
     [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
-        (b"GIF89a", "no PNG"),
+        (b"GIF89a", "not a PNG"),
         (png(np.zeros((4, 4), int), 1)[:44], "cannot be read"),
     ],
 )

@@ -72,10 +72,10 @@ def test_unusable_data_is_refused(save_image: Save, tmp_path: Path, spec: Tensor
     other = replace(spec, name="mask")
     for path, inputs, preprocessing, words in (
         (tmp_path / "none", [spec], plain, r"none does not exist: --data takes"),
-        (image, [spec], plain, r"a\.png is no data set"),
-        (tmp_path / "x.npy", [spec], plain, "leave out the image options"),
+        (image, [spec], plain, r"a\.png is not a data set"),
+        (tmp_path / "x.npy", [spec], plain, "omit the image options"),
         (image.parent, [spec, other], plain, r"the model has 'image', 'mask': .*\.npz"),
-        (image.parent, [replace(spec, shape=("N", 128))], None, "images cannot fill input 'image'"),
+        (image.parent, [replace(spec, shape=("N", 128))], None, "images do not match input 'image'"),
         (image.parent, [spec], replace(plain, size=(9, 9)), r"makes float32 \[3, 9, 9\], but input 'image' takes"),
         (image.parent, [spec], replace(plain, layout="NHWC"), r"makes float32 \[8, 8, 3\]"),
         (image.parent, [spec], replace(plain, dtype="float16"), "makes float16"),

@@ -119,7 +119,7 @@ def test_open_sizes_are_filled() -> None:
     [
         ((1, 3, 8, 8), {"preset": "imagnet"}, "unknown preset 'imagnet': did you mean 'imagenet'"),
         ((1, 3, 8, 8), {"preset": "zzz"}, "unknown preset 'zzz'"),
-        ((1, 128), {}, r"images cannot fill input 'data' of shape \[1, 128\].*npz"),
+        ((1, 128), {}, r"images do not match input 'data' of shape \[1, 128\].*npz"),
         ((1, 3, 8, 8, 8), {}, "npz"),
         ((1, 3, 8, 3), {}, r"\[1, 3, 8, 3\] can be NCHW or NHWC.*--layout"),
         ((1, 4, 8, 8), {}, "1 or 3 channels.*npz"),

@@ -89,7 +89,7 @@ def test_engines_are_run_timed_and_compared_among_themselves(gpu, engines, tmp_p
     assert trt_fp32.metrics["top1"] == fp32.metrics["top1"]
     assert trt_fp32.metrics["sqnr_db"] > 100 > trt_int8.metrics["sqnr_db"] > 20
     assert (trt_fp32.precision, trt_int8.precision) == ("fp32", "int8")
-    assert "the engine does not tell its precision: fp32 is taken from its name" in trt_fp32.notes
+    assert "the engine does not report its precision: fp32 is taken from its name" in trt_fp32.notes
     assert trt_fp32.size_bytes == 4
     assert report.speed_reference(trt_int8) is trt_fp32
     assert report.environment["gpu"] == f"{NAME} (sm90)"

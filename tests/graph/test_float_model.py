@@ -102,13 +102,13 @@ def test_a_quantized_model_is_refused_where_a_float_one_is_wanted(tmp_path: Path
     proto = g.model(g.op("QuantizeLinear", g.input("x", 4), g.constant(1.0)), types=[np.uint8])
     model = FloatModel(write(proto, tmp_path / "m.onnx"))
     assert model.is_quantized
-    with pytest.raises(ModelError, match=r"m\.onnx is quantized already: give the float model"):
+    with pytest.raises(ModelError, match=r"m\.onnx is already quantized: pass the float model"):
         model.check_float()
 
 
 def test_bytes_with_external_data_are_refused(tmp_path: Path) -> None:
     path = write(large_model(), tmp_path / "m.onnx", external=True)
-    with pytest.raises(ModelError, match=r"m\.onnx: weight 'w' is in another file: give the path"):
+    with pytest.raises(ModelError, match=r"m\.onnx: weight 'w' is in another file: pass the path"):
         FloatModel(path.read_bytes(), name="m.onnx")
 
 

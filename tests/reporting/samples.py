@@ -126,7 +126,7 @@ def changes_of(variant: str, kinds: dict[str, int], *, pictures: bool = True) ->
     for kind, number in kinds.items():
         for i in range(number):
             truth, other = CLASSES[(3 * i) % 10], CLASSES[(3 * i + 2 + i % 5) % 10]
-            right, wrong = f"{truth} ({91 - 2 * i} %)", f"{other} ({48 + i} %)"
+            right, wrong = f"{truth} ({91 - 2 * i}%)", f"{other} ({48 + i}%)"
             found.append(
                 ChangedSample(
                     variant=variant,

@@ -178,7 +178,7 @@ def test_pictures_are_shown_and_described():
     assert sources == [c.thumbnail for c in make_classification().changes]
     assert (
         texts[0]
-        == "Sample airplane/0137.jpg: ground truth airplane; fp32 predicts airplane (91 %), int8 predicts bird (48 %)"
+        == "Sample airplane/0137.jpg: ground truth airplane; fp32 predicts airplane (91%), int8 predicts bird (48%)"
     )
     assert all(texts)
 

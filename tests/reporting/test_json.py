@@ -58,9 +58,9 @@ def broken(change):
     [
         ("", "not valid JSON"),
         (report_json(make_report())[:300], "not valid JSON"),
-        ("[]", "no quantkit report"),
-        ("{}", "no quantkit report"),
-        ('{"evaluations": [1]}', "no quantkit report"),
+        ("[]", "not a quantkit report"),
+        ("{}", "not a quantkit report"),
+        ('{"evaluations": [1]}', "not a quantkit report"),
         (broken(lambda c: c.pop("model_hash")), "model_hash"),
         (broken(lambda c: c["evaluations"][1].update(size_bytes="big")), r"\$\.evaluations\[1\]\.size_bytes"),
         (broken(lambda c: c["evaluations"][0].update(precision="int4")), r"int4.*\$\.evaluations\[0\]\.precision"),

@@ -29,7 +29,7 @@ def test_junit_counts_cases_and_failures():
     assert (told["model_hash"], told["num_samples"], told["score"]) == ("9f2c7c0a", "10000", "top1")
     assert drop.get("name") == "int8 --max-drop 0.2pt"
     assert drop.find("failure") is None
-    assert "breaks --min-speedup 3" in speed.find("failure").get("message")
+    assert "violates --min-speedup 3" in speed.find("failure").get("message")
 
 
 def test_json_holds_every_check():

@@ -75,7 +75,7 @@ def test_everything_is_told():
         "| int8 | 32 | 16.6 (16.4 to 16.7) | 17.9 (17.6 to 18.4) | 21.7 (20.6 to 23.7) | 2.86x (2.82 to 2.92) |",
         "| horse | 1,000 | 61.80 | 58.50 (55.42 to 61.52) | -3.30 |",
         "Broken: fp32 is better; 24 of 57 shown.",
-        "| airplane/0137.jpg | airplane | airplane (91 %) | bird (48 %) |",
+        "| airplane/0137.jpg | airplane | airplane (91%) | bird (48%) |",
         "**int8:** 21 of 24 weighted operators run in INT8.",
         "All 57 activations, in network order",
         "```sh\nquantkit calibrate resnet20\\_cifar10.onnx".replace("\\", ""),

@@ -31,7 +31,7 @@ def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, Tenso
         lowest = {"uint8": 0, "int8": -128}.get(str(entry.get("output_dtype")))
         scale, point = _number(entry.get("y_scale")), _number(entry.get("y_zero_point", 0))
         if lowest is None:
-            notes.append(f"{tensor!r} is not read: it is no integer of 8 bits")
+            notes.append(f"{tensor!r} is skipped: not an 8-bit integer")
         elif scale is None or point is None or scale <= 0:
             notes.append(f"{tensor!r} is not read: it has not one positive scale and one zero point")
         else:
@@ -40,13 +40,13 @@ def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, Tenso
         bits = entry.get("bitwidth", entry.get("bw"))
         scale, offset = _number(entry.get("scale")), _number(entry.get("offset"))
         if bits != 8 or str(entry.get("dtype", "int")).lower() != "int":
-            notes.append(f"{tensor!r} is not read: it is no integer of 8 bits")
+            notes.append(f"{tensor!r} is skipped: not an 8-bit integer")
         elif scale is None or offset is None or scale <= 0:
             notes.append(f"{tensor!r} is not read: it has not one positive scale and one offset")
         else:
             found[tensor] = _range(scale, offset)
     if not found:
-        raise CalibrationError(f"{name} has no activation of 8 bits with one scale: it holds no range")
+        raise CalibrationError(f"{name} has no 8-bit activation with a single scale")
     return found, tuple(notes)
 
 

@@ -50,7 +50,7 @@ def read_ranges(path: Path) -> RangeCache:
     try:
         "".join(cache.tensors).encode()
     except UnicodeEncodeError as error:
-        raise CalibrationError(f"{path}: a tensor's name is no Unicode text ({error.reason})") from error
+        raise CalibrationError(f"{path}: a tensor name is not Unicode text ({error.reason})") from error
     return cache
 
 
@@ -71,13 +71,13 @@ def _read(path: Path) -> RangeCache:
         raise CalibrationError(f"cannot read {path}: {error.strerror or error}") from error
     if is_statistics_file(path):
         raise CalibrationError(
-            f"{path} holds statistics, of which no range was chosen yet: 'quantkit cache merge {path.name} -o "
-            f"{path.with_suffix('.json').name}' makes a table of it"
+            f"{path} contains statistics, not ranges: 'quantkit cache merge {path.name} -o "
+            f"{path.with_suffix('.json').name}' creates a table"
         )
     if not content.strip():
-        raise CalibrationError(f"{path} holds no ranges: it is empty")
+        raise CalibrationError(f"{path} contains no ranges: it is empty")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CalibrationError(f"{path} is UTF-16 text, as PowerShell's > writes it: save it as UTF-8")
+        raise CalibrationError(f"{path} is UTF-16 text, as written by > in PowerShell: save it as UTF-8")
     if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):
         return _from_tensorrt(_decoded(content, path), path)
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
@@ -88,7 +88,7 @@ def _read(path: Path) -> RangeCache:
     first = text.partition("\n")[0]
     if not _TEXT_ENTRY.search(first):
         raise CalibrationError(
-            f"{path} holds no ranges: its first line, {first[:60]!r}, is neither that of a TensorRT cache (TRT-...) "
+            f"{path} contains no ranges: its first line, {first[:60]!r}, is neither that of a TensorRT cache (TRT-...) "
             "nor a tensor and its range"
         )
     return RangeCache(path.name, "ort-text", parse_text_table(text, name=str(path)))
@@ -136,7 +136,7 @@ def _decoded(content: bytes, path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is not UTF-8 text, nor any cache that quantkit knows") from error
+        raise CalibrationError(f"{path} is not UTF-8 text or any known cache format") from error
 
 
 def _from_tensorrt(text: str, path: Path) -> RangeCache:
@@ -158,7 +158,7 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
         kind, fix = "a file of ranges", ""
     data = decode_json(content, name=str(path), kind=kind, fix=fix)
     if not isinstance(data, dict):
-        raise CalibrationError(f"{path} holds no ranges: its JSON is a list")
+        raise CalibrationError(f"{path} contains no ranges: its JSON is a list")
     if data.get("format") == FORMAT:
         return cache_from_table(load_table(path), name=path.name)
     if data.get("format") == RANGES_FORMAT:
@@ -172,13 +172,15 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
             raise CalibrationError(f"{path} has AIMET's encodings {version[:20]}: this quantkit reads 0.6.1 to 2.1.0")
         tensors, notes = parse_encodings(data, name=str(path))
         return RangeCache(path.name, "aimet", tensors, notes=notes)
-    raise CalibrationError(f"{path} holds no ranges: no calibration table, none of ONNX Runtime, no encodings")
+    raise CalibrationError(
+        f"{path} contains no ranges: it is not a calibration table, ONNX Runtime table or AIMET encodings"
+    )
 
 
 def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
     version = data.get("format_version", RANGES_VERSION)
     if version != RANGES_VERSION:
-        fix = "upgrade quantkit" if is_newer(version, RANGES_VERSION) else "make it again"
+        fix = "upgrade quantkit" if is_newer(version, RANGES_VERSION) else "recreate it"
         raise CalibrationError(
             f"{path} has format version {version!r}, this quantkit reads version {RANGES_VERSION}: {fix}"
         )

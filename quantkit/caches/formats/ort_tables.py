@@ -84,7 +84,7 @@ def parse_flatbuffers_table(content: bytes, *, name: str) -> dict[str, TensorRan
         pairs = _read_pairs(content)
     except (struct.error, ValueError) as error:
         raise CalibrationError(
-            f"{name} holds no ranges, or was cut short: as a calibration table of ONNX Runtime (flatbuffers) {error}"
+            f"{name} contains no ranges or is truncated: as an ONNX Runtime calibration table (flatbuffers) {error}"
         ) from error
     found: dict[str, TensorRange] = {}
     for tensor, value in reversed(pairs):
@@ -125,7 +125,7 @@ def parse_json_table(data: Any, *, name: str) -> tuple[dict[str, TensorRange], s
     """
     tensors = data.get("data") if isinstance(data, dict) else None
     if not isinstance(tensors, dict) or not tensors:
-        raise CalibrationError(f"{name} is no calibration table of ONNX Runtime: it has no 'data'")
+        raise CalibrationError(f"{name} is not an ONNX Runtime calibration table: it has no 'data'")
     found, channels = {}, 0
     for tensor, entry in tensors.items():
         values = entry if isinstance(entry, dict) else {}
@@ -209,7 +209,7 @@ def _number(value: Any) -> float | None:
 
 def _one_line(tensor: str) -> str:
     if "\n" in tensor or "\r" in tensor:
-        raise CalibrationError(f"tensor name {tensor!r} has a line break: a text table cannot hold it")
+        raise CalibrationError(f"tensor name {tensor!r} contains a line break, which a text table cannot store")
     return tensor
 
 
@@ -221,7 +221,7 @@ def _read_pairs(content: bytes) -> list[tuple[str, str]]:
     vector = slot + _offset(content, slot)
     count = _offset(content, vector)
     if not 0 < count <= len(content) // 4:
-        raise ValueError("no entry, or more than the file can hold")
+        raise ValueError("no entries, or more than fit into the file")
     pairs = []
     for i in range(count):
         position = vector + 4 + 4 * i

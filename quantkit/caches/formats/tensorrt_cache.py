@@ -86,11 +86,11 @@ def cache_text(amax: Mapping[str, float], *, tensorrt_version: str, algorithm: s
     bits = {}
     for name, value in amax.items():
         if "\n" in name or "\r" in name:
-            raise CalibrationError(f"tensor name {name!r} has a line break: a TensorRT cache cannot hold it")
+            raise CalibrationError(f"tensor name {name!r} contains a line break, which a TensorRT cache cannot store")
         with np.errstate(over="ignore"):
             scale = np.float32(float(value) / 127)
         if not (np.isfinite(scale) and scale >= 0):
-            raise CalibrationError(f"tensor {name!r}: amax {value} is no range")
+            raise CalibrationError(f"tensor {name!r}: amax {value} is not a range")
         bits[name] = int(struct.unpack(">I", struct.pack(">f", scale))[0])
     return TensorRTCache(library_version(tensorrt_version), algorithm, bits).text()
 
@@ -114,7 +114,7 @@ def parse_cache(text: str, *, name: str = "calibration cache") -> TensorRTCache:
     lines = text.split("\n")
     header = _HEADER.fullmatch(lines[0])
     if header is None:
-        raise CalibrationError(f"{name} is no TensorRT calibration cache: line 1 is {lines[0][:60]!r}, not TRT-...")
+        raise CalibrationError(f"{name} is not a TensorRT calibration cache: line 1 is {lines[0][:60]!r}, not TRT-...")
     if lines[-1] != "":
         raise CalibrationError(f"{name} is truncated: its last line does not end")
     bits: dict[str, int] = {}

@@ -18,7 +18,7 @@ _FINE_STEPS = 20
 def mse(statistics: TensorStatistics) -> float:
     """The T that minimizes the sum of (x - Q_T(x))^2; Q_T clips to [-T, T] and rounds to 127 steps of each sign.
 
-    The histogram's bin centers stand for the values. 100 thresholds from 1 % to 100 % of the largest magnitude, then 40
+    The histogram's bin centers stand for the values. 100 thresholds from 1% to 100% of the largest magnitude, then 40
     around the best: the error is smooth at that scale.
 
     Args:

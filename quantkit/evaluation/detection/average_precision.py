@@ -119,7 +119,7 @@ def plan_draws(scores: Mapping[str, WeightedPrecision]) -> int:
 def difference_intervals(
     scores: Mapping[str, WeightedPrecision], *, num_draws: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval of each variant's mAP less that of the first, by a paired bootstrap over images.
+    """95% interval of each variant's mAP less that of the first, by a paired bootstrap over images.
 
     It is the basic interval: the percentiles of the draws, turned around the difference that was measured. Average
     precision comes out higher on few images than on many, and on drawn images again higher than on these; the plain

@@ -35,9 +35,9 @@ class ImageAnswer:
         self.num_false = int((shown & ~(image.matched & 1).astype(np.bool_)).sum())
 
     def describe(self) -> str:
-        """``AP 81.2 %, 5 of 6 found, 1 false``."""
+        """``AP 81.2%, 5 of 6 found, 1 false``."""
         found = f"{len(self.found)} of {self.num_objects} found" if self.num_objects else "nothing to find"
-        return f"AP {100 * self.precision:.1f} %, {found}, {self.num_false} false"
+        return f"AP {100 * self.precision:.1f}%, {found}, {self.num_false} false"
 
 
 def image_precision(image: ImageMatches) -> float:

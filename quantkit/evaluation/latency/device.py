@@ -80,7 +80,7 @@ def latency_notes(latency: Latency) -> tuple[str, ...]:
     notes = []
     if latency.compute_variation is not None and latency.compute_variation > _UNSTABLE_VARIATION:
         notes.append(
-            f"its compute time is unstable (coefficient of variation {100 * latency.compute_variation:.1f} %): lock "
+            f"its compute time is unstable (coefficient of variation {100 * latency.compute_variation:.1f}%): lock "
             "the GPU's clocks (nvidia-smi --lock-gpu-clocks), or leave the GPU to this measurement alone"
         )
     if latency.enqueue_ms is not None and latency.enqueue_ms > _BOUND_BY_ENQUEUE * (latency.compute_ms or 0.0):

@@ -1,4 +1,4 @@
-"""95 % intervals of times and of their ratios, where calls are not independent: neighbours in time resemble each other.
+"""95% intervals of times and of their ratios, where calls are not independent: neighbours in time resemble each other.
 
 The calls are cut into at most 20 batches of consecutive rounds. How much the batches differ, beyond what as many
 independent calls would, decides how long an interval is (batch means: Schmeiser 1982, Operations Research 30, 556-568,
@@ -34,7 +34,7 @@ _NUM_DRAWS = 2000
 
 
 def rank_interval(rounds: Rounds, percent: float) -> Interval | None:
-    """95 % interval of a percentile: two of the times themselves, whatever their distribution.
+    """95% interval of a percentile: two of the times themselves, whatever their distribution.
 
     Woodruff's interval (1952, J. Am. Stat. Assoc. 47, 635-646): the ranks of `binomial_ranks`, for as many independent
     calls as tell as much as these. That is ``n / design effect``, the variance over batches of the share of calls up to
@@ -65,9 +65,9 @@ def rank_interval(rounds: Rounds, percent: float) -> Interval | None:
 
 
 def binomial_ranks(count: int, share: float) -> tuple[int, int] | None:
-    """Ranks, from 1, of the two of `count` independent values between which a quantile lies with 95 % at least.
+    """Ranks, from 1, of the two of `count` independent values between which a quantile lies with 95% at least.
 
-    The number of values below the quantile is binomial; 2.5 % at most are cut off on either side (David and Nagaraja,
+    The number of values below the quantile is binomial; 2.5% at most are cut off on either side (David and Nagaraja,
     Order Statistics, 2003, section 7.1).
 
     >>> binomial_ranks(1000, 0.99), binomial_ranks(100, 0.99)
@@ -106,7 +106,7 @@ def find_references(names: Sequence[str], backends: Mapping[str, str] | None) ->
 
 
 def speedup_intervals(rounds: Mapping[str, Rounds], references: Mapping[str, str]) -> dict[str, Interval | None]:
-    """95 % intervals of the median time of each variant's reference over its own.
+    """95% intervals of the median time of each variant's reference over its own.
 
     A bootstrap over batches of rounds: both take the same batches, so that what slows a round down for both cancels.
     The percentiles are moved outwards for the number of batches (the expanded percentile interval: Hesterberg 2015, The

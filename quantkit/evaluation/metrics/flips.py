@@ -16,7 +16,7 @@ __all__ = ["Flips"]
 class Flips(Metric):
     """Counts of `fixed` (baseline wrong, variant right) and `broken` (baseline right, variant wrong) samples.
 
-    ``top1 - baseline's top1 = (fixed - broken) / N``; the p-value and the 95 % interval of that difference come from
+    ``top1 - baseline's top1 = (fixed - broken) / N``; the p-value and the 95% interval of that difference come from
     `quantkit.significance`.
 
     >>> flips = Flips()

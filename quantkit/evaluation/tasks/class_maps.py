@@ -148,8 +148,8 @@ def _describe(name: str, array: Array, axis: int, binary: str | None) -> Head | 
     shape = list(array.shape)
     if binary is None:
         raise EvaluationError(
-            f"output {name!r} {shape} has one channel of {array.dtype}: say by --binary whether it holds "
-            "logits (class 1 above 0) or probabilities (above 0.5)"
+            f"output {name!r} {shape} has one channel of {array.dtype}: pass --binary "
+            "logits (class 1 above 0) or --binary probabilities (above 0.5)"
         )
     if binary not in _THRESHOLDS:
         raise EvaluationError(f"--binary {binary!r} is not one of {', '.join(_THRESHOLDS)}")
@@ -166,7 +166,7 @@ def _check_binary(name: str, array: Array, binary: str) -> None:
     within = low >= 0 and high <= 1
     if within == (binary == "logits"):
         other = "probabilities" if within else "logits"
-        raise EvaluationError(f"output {name!r} is from {low:.3g} to {high:.3g}: these are no {binary} but {other}")
+        raise EvaluationError(f"output {name!r} is from {low:.3g} to {high:.3g}: these are {other}, not {binary}")
 
 
 def _along(fit: ImageTransform, axis: int) -> tuple[slice, npt.NDArray[np.int64], int]:
@@ -207,7 +207,7 @@ def _as_indices(plane: Array, head: Head) -> npt.NDArray[np.int16]:
     limit = head.num_classes or 256
     if low < 0 or high >= limit:
         raise EvaluationError(
-            f"output {head.output!r} holds class index {low if low < 0 else high}, outside 0 to {limit - 1}"
+            f"output {head.output!r} contains class index {low if low < 0 else high}, outside 0 to {limit - 1}"
         )
     return np.asarray(plane, np.int16)
 

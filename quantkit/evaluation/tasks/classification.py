@@ -136,7 +136,7 @@ class Classification(Task):
             )
 
     def _answer(self, index: int, probabilities: npt.NDArray[np.float64]) -> str:
-        return "no number (NaN)" if index < 0 else f"{self._name(index)} ({100 * probabilities[index]:.0f} %)"
+        return "no number (NaN)" if index < 0 else f"{self._name(index)} ({100 * probabilities[index]:.0f}%)"
 
     def _name(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"class {index}"
@@ -183,5 +183,5 @@ def _check_targets(batch: Batch, scores: Array, output: str) -> None:
         first = int(wrong[0])
         raise EvaluationError(
             f"sample {batch.ids[first]!r} is of class {batch.targets[first]}, but output {output!r} scores {classes} "
-            f"classes, 0 to {classes - 1}: give the model's class names in its order with --classes"
+            f"classes, 0 to {classes - 1}: pass the class names in the model's order with --classes"
         )

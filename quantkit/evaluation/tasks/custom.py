@@ -62,14 +62,14 @@ class Custom(Task):
     options = ("postprocess", "metric")
     required: ClassVar[Mapping[str, str]] = {"metric": "file.py:Class (docs/how-to/tasks.md)"}
     has_class_labels = True
-    shape_hint = "; if your metric does not mind, it says so by compares_outputs = False"
+    shape_hint = "; set compares_outputs = False if your metric does not need that"
 
     def __init__(self, postprocess: Callable[..., Any] | None, metric: Callable[[], Any] | None) -> None:
         super().__init__()
         if metric is None:
-            raise EvaluationError("--task custom needs --metric file.py:Class: nothing else says what is good")
+            raise EvaluationError("--task custom needs --metric file.py:Class")
         if postprocess is not None and not callable(postprocess):
-            raise EvaluationError(f"--postprocess: {postprocess!r} is no function")
+            raise EvaluationError(f"--postprocess: {postprocess!r} is not a function")
         self._metric_name = _check_metric(metric)
         self._postprocess = postprocess
         self._make_metric = metric
@@ -231,7 +231,7 @@ class Custom(Task):
             )
 
     def _show(self, value: float) -> str:
-        return f"{100 * value:.1f} %" if self._is_fraction else f"{value:.4g}"
+        return f"{100 * value:.1f}%" if self._is_fraction else f"{value:.4g}"
 
     def _compute(self, variant: str, metric: Any) -> dict[str, float]:
         what = f"compute() of {self._metric_name}"
@@ -245,7 +245,7 @@ class Custom(Task):
                 raise EvaluationError(f"{what} returned the name {name!r}: names must be strings")
             _check_free(name, what)
             if not hasattr(value, "__float__"):
-                raise EvaluationError(f"{what} returned {type(value).__name__} for {name!r}, which is no number")
+                raise EvaluationError(f"{what} returned {type(value).__name__} for {name!r}, which is not a number")
             found[name] = float(call(what, float, value))
             if not math.isfinite(found[name]):
                 # Every limit is kept by NaN: a gate would let a broken model pass.
@@ -311,7 +311,7 @@ def reserved_names() -> frozenset[str]:
 def _check_metric(metric: Callable[[], Any]) -> str:
     """The metric's name, after a look at what a class says of itself before anything runs."""
     if not callable(metric):
-        raise EvaluationError(f"--metric: {metric!r} is no class")
+        raise EvaluationError(f"--metric: {metric!r} is not a class")
     name = str(getattr(metric, "__name__", type(metric).__name__))
     if isinstance(metric, type):
         for method in ("update", "compute"):

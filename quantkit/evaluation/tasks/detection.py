@@ -174,7 +174,7 @@ class Detection(Task):
                 image without annotations or of another size than they say.
         """
         if batch.image_sizes is None:
-            raise EvaluationError(f"{batch.ids[0]!r} is no image: boxes can only be found in images")
+            raise EvaluationError(f"{batch.ids[0]!r} is not an image, which detection needs")
         sizes = batch.image_sizes
         truths = [self._truth(name, size) for name, size in zip(batch.ids, sizes, strict=True)]
         (baseline, reference), *_ = outputs.items()
@@ -283,7 +283,7 @@ class Detection(Task):
         if self._names and largest >= len(self._names):
             raise EvaluationError(
                 f"the model finds class {largest}, but {self._annotations.source} has {len(self._names)} classes, 0 to "
-                f"{len(self._names) - 1}: give the model's class names in its order with --classes"
+                f"{len(self._names) - 1}: pass the class names in the model's order with --classes"
             )
 
     def _decode(

@@ -134,12 +134,12 @@ class Segmentation(Task):
         if self._cropped_pixels:
             share = self._cropped_pixels / (self._cropped_pixels + self._ignored_pixels + self._pixels)
             told.append(
-                f"{100 * share:.1f} % of the masks' pixels were cut off by the crop and are not judged: other ways to "
+                f"{100 * share:.1f}% of the masks' pixels were cut off by the crop and are not judged: other ways to "
                 "resize (stretch, letterbox) show the model whole images."
             )
         baseline, images = next(iter(self._counts.items()), ("", []))
         if images and _only_background(images):
-            told.append("The masks hold class 0 alone: nothing is known of how the other classes are found.")
+            told.append("The masks contain only class 0: the other classes cannot be evaluated.")
         why = explain_no_interval(MIOU.label, self._differing, num_samples=len(images), baseline=baseline)
         return (*told, *why)
 
@@ -224,7 +224,7 @@ class Segmentation(Task):
             shape = list(outputs[head.output].shape)
             raise EvaluationError(
                 f"output {head.output!r} {shape} has {head.num_classes} classes as {layout}, but {names} class names "
-                "are given: give one for each, or check --layout"
+                "were passed: pass one for each, or check --layout"
             )
         return head
 
@@ -285,8 +285,8 @@ class Segmentation(Task):
                         sample=sample,
                         kind="broken" if after < before else "fixed",
                         truth=self._describe(true),
-                        before=f"mIoU {100 * before:.1f} %",
-                        after=f"{100 * after:.1f} %",
+                        before=f"mIoU {100 * before:.1f}%",
+                        after=f"{100 * after:.1f}%",
                         severity=abs(after - before),
                     )
                 )

@@ -31,19 +31,13 @@ from quantkit.types import QdqPlan
 __all__ = ["apply_channel_scales", "is_foldable", "scalable_tensors"]
 
 
-def scalable_tensors(model: ir.Model, plan: QdqPlan, *, attention: bool = False) -> dict[str, ChannelSite]:
+def scalable_tensors(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
     """Activations whose channels can be scaled, by name; not those that `apply_channel_scales` has scaled already.
-
-    Args:
-        model: prepared; edited or not.
-        plan: of this graph.
-        attention: also the outputs of attention, where the Mul costs the fused kernel.
 
     Raises:
         ModelError: the plan was made from another graph.
     """
-    sites = channel_sites(model, plan)
-    return {tensor: site for tensor, site in sites.items() if attention or not site.is_attention_output}
+    return channel_sites(model, plan)
 
 
 def is_foldable(model: ir.Model, site: ChannelSite) -> bool:
@@ -62,7 +56,7 @@ def apply_channel_scales(
     Args:
         model: prepared. It computes the same afterwards, up to rounding of its float type.
         plan: of this graph. It does not fit afterwards: see `follow_edits`.
-        scales: positive factors [C] by name of an activation of `scalable_tensors` (attention too).
+        scales: positive factors [C] by name of an activation of `scalable_tensors`.
 
     Returns:
         Name of the activation → name of the tensor that holds the scaled values, which is to be quantized in its place.
@@ -72,7 +66,7 @@ def apply_channel_scales(
     Raises:
         ModelError: an activation cannot be scaled or has been scaled already, or its factors are not [C] and positive.
     """
-    sites = scalable_tensors(model, plan, attention=True)
+    sites = scalable_tensors(model, plan)
     for tensor, factors in scales.items():
         if tensor not in sites:
             raise ModelError(f"the channels of {tensor!r} cannot be scaled, or they were scaled before")

@@ -36,8 +36,6 @@ __all__ = [
 SCALED = "quantkit.channel_scale"
 """Mark of a tensor that has been scaled: where the factor was folded into constants nothing else shows it."""
 
-_SHAPE_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
-
 
 @dataclass(frozen=True)
 class ChannelSite:
@@ -50,8 +48,6 @@ class ChannelSite:
         readers: names of the nodes that read it quantized. Other nodes may read it too.
         is_depthwise: whether every reader is a convolution with one input channel per group. Its weights have a scale
             per output channel, hence per channel of the activation: a factor in them costs no precision.
-        is_attention_output: whether shape operators alone lie between the activation and a product of two activations.
-            Another operator there takes the fused attention kernel of TensorRT-RTX apart.
     """
 
     tensor: str
@@ -59,7 +55,6 @@ class ChannelSite:
     channels: int
     readers: tuple[str, ...]
     is_depthwise: bool
-    is_attention_output: bool
 
     def broadcast(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """One value, or one for each channel, in a shape that broadcasts against the activation."""
@@ -96,13 +91,8 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
         value = nodes[edges[0].node].inputs[edges[0].index]
         if known is None or value is None or tensor in grouped or SCALED in value.meta:
             continue
-        found[tensor] = ChannelSite(
-            tensor,
-            *known,
-            readers=tuple(edge.node for edge in edges),
-            is_depthwise=all(_is_depthwise(nodes[edge.node]) for edge in edges),
-            is_attention_output=_is_attention_output(value),
-        )
+        names = tuple(edge.node for edge in edges)
+        found[tensor] = ChannelSite(tensor, *known, names, all(_is_depthwise(nodes[name]) for name in names))
     return found
 
 
@@ -218,15 +208,6 @@ def _channels(node: ir.Node, index: int) -> tuple[int, int] | None:
 
 def _is_depthwise(node: ir.Node) -> bool:
     return is_standard(node, "Conv") and constant_weight(node).shape[1] == 1
-
-
-def _is_attention_output(value: ir.Value) -> bool:
-    node = value.producer()
-    while node is not None and is_standard(node, *_SHAPE_OPS) and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None or not is_standard(node, "MatMul", "Attention"):
-        return False
-    return all(constant_of(operand) is None for operand in node.inputs)
 
 
 def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:

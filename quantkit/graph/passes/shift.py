@@ -36,18 +36,14 @@ _SHIFTED = "quantkit.shift"
 """Mark of a tensor that has been shifted."""
 
 
-def shiftable_tensors(
-    model: ir.Model, plan: QdqPlan, *, padded: bool = False, attention: bool = False
-) -> dict[str, ChannelSite]:
+def shiftable_tensors(model: ir.Model, plan: QdqPlan, *, padded: bool = False) -> dict[str, ChannelSite]:
     """Activations from which an offset can be subtracted, by name; none that was shifted or scaled already.
 
     Args:
         model: prepared; edited or not.
         plan: of this graph.
-        padded: also those that convolutions with padding read, all of them with the same. Their range has to hold
-            zero, and they get a Pad. TensorRT-RTX fuses it with the activation function before it, like the Sub, but
-            not with a Concat.
-        attention: also the outputs of attention, where the Sub costs the fused kernel.
+        padded: also those that convolutions with padding read, all of them with the same. They get a Pad, which
+            TensorRT-RTX fuses like the Sub, and their range has to hold zero.
 
     Raises:
         ModelError: the plan was made from another graph.
@@ -59,8 +55,6 @@ def shiftable_tensors(
         readers = [nodes[name] for name in site.readers]
         pads = {_pads(node) for node in readers}
         if _SHIFTED in values[tensor].meta or not all(takes_bias(node) for node in readers):
-            continue
-        if site.is_attention_output and not attention:
             continue
         if pads == {()} or (padded and len(pads) == 1 and None not in pads):
             found[tensor] = site
@@ -78,7 +72,7 @@ def apply_shifts(
     Args:
         model: prepared. It computes the same afterwards, up to rounding of its float type.
         plan: of this graph. It does not fit afterwards: see `follow_edits`.
-        shifts: one offset, or one for each channel [C], by name of an activation of `shiftable_tensors`, any kind.
+        shifts: one offset, or one for each channel [C], by name of an activation of `shiftable_tensors` (padded too).
 
     Returns:
         Name of the activation → name of the tensor that is to be quantized in its place. Where the readers have
@@ -87,7 +81,7 @@ def apply_shifts(
     Raises:
         ModelError: an activation cannot be shifted or has been shifted already, or its offset is not one or C numbers.
     """
-    sites = shiftable_tensors(model, plan, padded=True, attention=True)
+    sites = shiftable_tensors(model, plan, padded=True)
     for tensor, shift in shifts.items():
         if tensor not in sites:
             raise ModelError(f"{tensor!r} cannot be shifted, or it was shifted or scaled before")

@@ -86,7 +86,7 @@ def test_entries_like_those_of_quantize_linear(tmp_path, version):
         "y": (127.5, 0, 127.5),
         "a": (65.5, -65.5, 62.0),
     }
-    assert cache.notes == ("'h' is not read: it is no integer of 8 bits",)
+    assert cache.notes == ("'h' is skipped: not an 8-bit integer",)
 
 
 def test_a_newer_version_is_named(tmp_path):

@@ -195,7 +195,7 @@ def test_interval_is_paired_and_contains_the_difference():
 
 
 def test_interval_has_nominal_coverage():
-    """Of many samples of 40 images, the interval holds the difference on all 1,600 images in about 95 %."""
+    """Of many samples of 40 images, the interval holds the difference on all 1,600 images in about 95%."""
     truths, found = make_scene(5, 1600, crowds=0.0)
     _, worse = make_scene(5, 1600, noise=8.0, crowds=0.0)
     all_a, all_b = match_images(truths, found), match_images(truths, worse)
@@ -206,7 +206,7 @@ def test_interval_has_nominal_coverage():
         scores = {"a": WeightedPrecision(all_a[part], NUM_CLASSES), "b": WeightedPrecision(all_b[part], NUM_CLASSES)}
         low, high = difference_intervals(scores, num_draws=100)["b"]
         held += low <= whole[1] - whole[0] <= high
-    assert held >= 34  # of 40; with 95 %, fewer come in one of 250 runs
+    assert held >= 34  # of 40; with 95%, fewer come in one of 250 runs
 
 
 def test_draws_depend_on_the_amount_of_data_alone():

@@ -56,7 +56,7 @@ def test_detection_on_a_crowd_is_ignored():
     truth = boxes([A, B], crowds=np.array([True, False]))
     image = matches(truth, boxes([A, B], scores=[0.9, 0.8]))
     assert image_precision(image) == 1
-    assert ImageAnswer(image).describe() == "AP 100.0 %, 1 of 1 found, 0 false"
+    assert ImageAnswer(image).describe() == "AP 100.0%, 1 of 1 found, 0 false"
 
 
 @given(st.integers(0, 10_000))

@@ -98,7 +98,7 @@ def test_an_unstable_clock_and_a_busy_host_are_noted_as_trtexec_does():
     assert latency_notes(steady) == ()
     unsteady = measure(ScriptedRunner(1.0, 1.1), min_iterations=10)["a"]
     (note,) = latency_notes(unsteady)
-    assert "unstable (coefficient of variation 4.8 %)" in note
+    assert "unstable (coefficient of variation 4.8%)" in note
     bound = measure(ScriptedRunner(1.0, enqueue_ms=0.81))["a"]
     (note,) = latency_notes(bound)
     assert "bound by enqueue: the host needs 0.81 ms to hand over 1 ms" in note

@@ -42,7 +42,7 @@ def test_changes_list_predictions_and_confidences():
     changes = {c.sample: c for c in task.changes()}
     assert changes.keys() == {"0.png", "2.png", "3.png"}
     assert (changes["0.png"].kind, changes["0.png"].truth) == ("broken", "cat")
-    assert (changes["0.png"].before, changes["0.png"].after) == ("cat (70 %)", "dog (60 %)")
+    assert (changes["0.png"].before, changes["0.png"].after) == ("cat (70%)", "dog (60%)")
     assert changes["0.png"].severity == pytest.approx(0.4)
     assert changes["2.png"].kind == "fixed"
     assert changes["3.png"].kind == "changed"  # both are wrong
@@ -53,13 +53,13 @@ def test_unlabeled_data_has_changes_but_no_score():
     task = run(None, names=())
     assert {c.kind for c in task.changes()} == {"changed"}
     assert (task.score, task.classes()) == (None, ())
-    assert task.changes()[0].before == "class 0 (60 %)"
+    assert task.changes()[0].before == "class 0 (60%)"
 
 
 def test_probabilities_are_not_normalized_again():
     task = Classification()
     task.update(batch(None), {"a": {"y": np.exp(FP32)}, "b": {"y": np.exp(INT8)}})
-    assert {c.before for c in task.changes()} >= {"class 0 (70 %)"}
+    assert {c.before for c in task.changes()} >= {"class 0 (70%)"}
 
 
 def test_nan_prediction_differs_from_any_class():

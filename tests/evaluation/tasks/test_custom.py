@@ -147,7 +147,7 @@ def test_the_first_of_several_numbers_is_the_score_where_none_is_named():
 def test_samples_that_changed_by_more_than_a_point():
     task = run(Mean, after=AFTER + np.array([0, 0, 0.004, 0], np.float32))
     worst, fixed = task.changes()
-    assert (worst.sample, worst.kind, worst.before, worst.after) == ("0.png", "broken", "90.0 %", "40.0 %")
+    assert (worst.sample, worst.kind, worst.before, worst.after) == ("0.png", "broken", "90.0%", "40.0%")
     assert worst.severity == pytest.approx(0.5)
     assert (fixed.sample, fixed.kind) == ("1.png", "fixed")
     assert task.num_changes() == {"int8": {"broken": 1, "fixed": 1}}
@@ -391,14 +391,14 @@ def test_invalid_metric_is_refused_before_the_run():
 
     for metric, match in [
         (None, "needs --metric"),
-        (3, "3 is no class"),
+        (3, "3 is not a class"),
         (NoCompute, "NoCompute has no method compute"),
         (Wrong, "higher_is_better is 'no', it must be True or False"),
         (Nameless, "name is '', it must be a string that is not empty"),
     ]:
         with pytest.raises(EvaluationError, match=match):
             Custom(None, metric)
-    with pytest.raises(EvaluationError, match="'f' is no function"):
+    with pytest.raises(EvaluationError, match="'f' is not a function"):
         Custom("f", Mean)
     with pytest.raises(EvaluationError, match="has no method update"):
         run(lambda: object())

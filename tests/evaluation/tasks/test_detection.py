@@ -150,9 +150,9 @@ def test_changes_say_what_is_found_before_and_after():
     assert changes.keys() == {"0.png", "2.png"}
     first = changes["0.png"]
     assert (first.variant, first.kind, first.truth) == ("int8", "broken", "3 objects: 1 cat, 1 dog, 1 owl")
-    assert (first.before, first.after) == ("AP 100.0 %, 3 of 3 found, 0 false", "AP 33.3 %, 1 of 3 found, 1 false")
+    assert (first.before, first.after) == ("AP 100.0%, 3 of 3 found, 0 false", "AP 33.3%, 1 of 3 found, 1 false")
     assert first.severity == pytest.approx(2 / 3)
-    assert (changes["2.png"].truth, changes["2.png"].after) == ("no object", "AP 10.0 %, nothing to find, 1 false")
+    assert (changes["2.png"].truth, changes["2.png"].after) == ("no object", "AP 10.0%, nothing to find, 1 false")
     assert changes["2.png"].severity == pytest.approx(0.9)
     assert task.num_changes() == {"int8": {"broken": 2}}
     assert [c.kind for c in run(after, RIGHT).changes()] == ["fixed", "fixed"]
@@ -160,7 +160,7 @@ def test_changes_say_what_is_found_before_and_after():
 
 def test_another_object_at_the_same_precision_is_a_change():
     (change,) = run([sure(CAT, DOG), [], []], [sure(CAT, OWL), [], []]).changes()
-    assert (change.kind, change.severity, change.before) == ("changed", 0, "AP 66.7 %, 2 of 3 found, 0 false")
+    assert (change.kind, change.severity, change.before) == ("changed", 0, "AP 66.7%, 2 of 3 found, 0 false")
 
 
 def test_broken_and_fixed_follow_the_score():
@@ -208,7 +208,7 @@ def test_changes_below_the_display_threshold_are_ignored():
     assert run(RIGHT, unsure).changes() == ()
     low = [sure(CAT, DOG, OWL), sure(CAT, score=0.2), []]
     (change,) = run(RIGHT, low).changes()
-    assert (change.kind, change.after) == ("changed", "AP 100.0 %, 0 of 1 found, 0 false")
+    assert (change.kind, change.after) == ("changed", "AP 100.0%, 0 of 1 found, 0 false")
 
 
 def test_crowd_is_ignored():
@@ -256,7 +256,7 @@ def test_new_class_is_a_false_positive():
     broken["output0"][0, :, 5] = 900.4
     task.update(batch_of(1), {"fp32": outputs([sure(CAT)], "yolov10"), "int8": broken})
     assert task.compute()["int8"]["map"] == 0
-    assert task.changes()[0].after == "AP 0.0 %, 0 of 1 found, 1 false"
+    assert task.changes()[0].after == "AP 0.0%, 0 of 1 found, 1 false"
 
 
 def test_no_objects_have_no_score():
@@ -317,7 +317,7 @@ def test_annotations_must_be_of_these_images():
         update(Detection(annotate([[([200, 10, 300, 50], 0)]]), LETTERBOX, layout="yolov8"), good)
     with pytest.raises(EvaluationError, match=r"labels\.json has no boxes for '5\.png'"):
         update(Detection(annotate([[CAT]]), LETTERBOX, layout="yolov8"), good, batch_of(1, start=5))
-    with pytest.raises(EvaluationError, match="is no image"):
+    with pytest.raises(EvaluationError, match="is not an image"):
         update(Detection(annotate([[CAT]]), LETTERBOX, layout="yolov8"), good, replace(batch_of(1), image_sizes=None))
 
 

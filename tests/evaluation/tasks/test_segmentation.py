@@ -168,7 +168,7 @@ def test_changed_images_are_those_with_changed_miou():
     worst, fixed = task.changes()
     assert (worst.sample, worst.kind, worst.truth) == ("0.png", "broken", "road, car")
     own = (90 / 100 + 100 / 110) / 2
-    assert (worst.before, worst.after) == ("mIoU 100.0 %", f"{100 * own:.1f} %")
+    assert (worst.before, worst.after) == ("mIoU 100.0%", f"{100 * own:.1f}%")
     assert worst.severity == pytest.approx(1 - own)
     assert (fixed.sample, fixed.kind) == ("2.png", "fixed")
     assert task.num_changes() == {"b": {"broken": 1, "fixed": 1}}
@@ -213,7 +213,7 @@ def test_single_channel_follows_the_declaration(binary, shape):
     with pytest.raises(EvaluationError, match=r"'y'.*one channel.*--binary"):
         run(Masks(truth), {"a": output})
     other = {"logits": "probabilities", "probabilities": "logits"}[binary]
-    with pytest.raises(EvaluationError, match=f"these are no {other} but {binary}"):
+    with pytest.raises(EvaluationError, match=f"these are {binary}, not {other}"):
         run(Masks(truth), {"a": output}, binary=other)
 
 
@@ -242,10 +242,10 @@ def test_black_and_white_masks_do_not_judge_a_model_of_other_classes():
 def test_masks_of_background_alone_are_noted():
     task = run(Masks(np.zeros((1, 2, 2), np.uint8)), {"a": one_hot([[[0, 0], [0, 1]]])})
     assert task.compute()["a"]["miou"] == 3 / 4 / 2
-    assert any("class 0 alone" in note for note in task.notes)
+    assert any("only class 0" in note for note in task.notes)
     both = run(Masks([[[0, 1]]]), {"a": one_hot([[[0, 1]]])})
     both.compute()
-    assert not any("class 0 alone" in note for note in both.notes)
+    assert not any("only class 0" in note for note in both.notes)
 
 
 @pytest.mark.parametrize("shape", ["[N, C, h, w]", "indices"])
@@ -293,9 +293,9 @@ def test_mismatched_outputs_are_refused():
         run(Masks([[[255]]], ignored=None), {"a": one_hot([[[0]]], 3)})
     with pytest.raises(EvaluationError, match=r"\[1, 3, 1, 1\] has 3 classes as NCHW, but 2 class names"):
         run(Masks([[[1]]]), {"a": one_hot([[[0]]])}, class_names=("a", "b"))
-    with pytest.raises(EvaluationError, match="'y' holds class index 7, outside 0 to 1"):
+    with pytest.raises(EvaluationError, match="'y' contains class index 7, outside 0 to 1"):
         run(Masks([[[1]]]), {"a": np.array([[[7]]])}, class_names=("a", "b"))
-    with pytest.raises(EvaluationError, match="holds class index -1"):
+    with pytest.raises(EvaluationError, match="contains class index -1"):
         run(Masks([[[1]]]), {"a": np.array([[[-1]]])})
     with pytest.raises(EvaluationError, match="no pixel of the masks counts"):
         run(Masks([[[255]]]), {"a": one_hot([[[0]]])}).compute()
@@ -360,7 +360,7 @@ def test_cropped_pixels_are_ignored():
     crop = Preprocessing(size=(4, 4), resize="crop", shorter_side=4)
     task = run(Masks(truth), {"a": scores}, preprocessing=crop, sizes=((4, 8),))
     assert task.compute()["a"] == {"miou": 1, "pixel_accuracy": 1}
-    assert task.notes[0].startswith("50.0 % of the masks' pixels were cut off")
+    assert task.notes[0].startswith("50.0% of the masks' pixels were cut off")
     assert task.facts == {"num_pixels": 16}
 
 

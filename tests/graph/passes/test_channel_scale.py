@@ -259,20 +259,10 @@ def test_shared_constants_are_copied() -> None:
 def test_products_of_activations_and_residuals_are_no_sites() -> None:
     graph, plan = prepared(MODELS["attention"]())
     products = {n.name for n in graph.graph if n.op_type == "MatMul" and not n.inputs[1].is_initializer()}
-    sites = scalable_tensors(graph, plan, attention=True)
+    sites = scalable_tensors(graph, plan)
     assert products
     assert all(products.isdisjoint(site.readers) for site in sites.values())
     assert len(sites) == len({e.tensor for e in plan.activations if e.node not in products})
-
-
-@pytest.mark.parametrize("name", ["attention", "attention_one_projection"])
-def test_the_output_of_attention_is_left_alone_unless_asked_for(name: str) -> None:
-    graph, plan = prepared(MODELS[name]())
-    found = scalable_tensors(graph, plan, attention=True).keys() - scalable_tensors(graph, plan).keys()
-    (output,) = (
-        n.outputs[0] for n in graph.graph if n.op_type == "Transpose" and n.inputs[0].producer().op_type == "MatMul"
-    )
-    assert found == {user.outputs[0].name for user, _ in output.uses()}
 
 
 def test_tensors_that_share_a_scale_are_no_sites() -> None:

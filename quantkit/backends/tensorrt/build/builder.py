@@ -36,9 +36,9 @@ _HARMLESS = ("Converting conv", "differs from one already registered")
 
 _HINTS = (
     ("precision constraint", "a layer that must stay in float has no such kernel: --precision-constraints prefer"),
-    ("out of memory", "free GPU memory, or give smaller --max-shapes"),
-    ("insufficient memory", "give more --workspace"),
-    ("find any implementation", "give more --workspace, or leave out what restricts the choice of kernels"),
+    ("out of memory", "free GPU memory or reduce --max-shapes"),
+    ("insufficient memory", "increase --workspace"),
+    ("find any implementation", "increase --workspace, or remove restrictions on kernels"),
     ("no scaling factors", "calibrate with --all-tensors, so that every tensor has a range"),
     ("fp32 gemm is not supported", "build with --precision fp16"),
 )
@@ -80,7 +80,7 @@ class ImplicitQuantization:
 
     def __post_init__(self) -> None:
         if (self.ranges is None) == (self.calibrator is None):
-            raise BackendError("implicit INT8 needs ranges or a calibrator, not both: TensorRT gets no invented scales")
+            raise BackendError("implicit INT8 needs ranges or a calibrator, not both")
 
 
 @logs_duration
@@ -121,7 +121,7 @@ def build_engine(
     precision = typing.precision
     if (implicit is not None) != (precision == "int8" and typing.mode == "implicit"):
         if implicit is None:
-            raise BackendError("implicit INT8 needs ranges or a calibrator: TensorRT gets no invented scales")
+            raise BackendError("implicit INT8 needs ranges or a calibrator")
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
     build = _Build.start(library, typing, model, notify=notify if verbose else None)
@@ -220,8 +220,8 @@ class _Build:
                 Notice(
                     "info",
                     "ranges",
-                    f"{used.num_set} of {total} tensors have a range: layers at the others stay in float "
-                    "(quantkit calibrate --all-tensors gives every tensor one)",
+                    f"{used.num_set} of {total} tensors have a range: layers that use the others stay in float "
+                    "(calibrate with --all-tensors)",
                 )
             )
 
@@ -283,15 +283,15 @@ class _Build:
 
 def _wrong_qdq(name: str, typing: Typing) -> str:
     if typing.precision != "int8":
-        return f"{name} holds Q/DQ: build it with --precision int8, or give the float model"
+        return f"{name} contains Q/DQ: use --precision int8, or pass the float model"
     if typing.mode == "implicit":
-        return f"{name} holds Q/DQ, which say its ranges: a table, cache or calibrator would be ignored; leave it out"
-    return f"{name} has no Q/DQ, and TensorRT gets no invented scales: give a calibration table"
+        return f"{name} contains Q/DQ, which define its ranges: omit the table, cache or calibrator"
+    return f"{name} has no Q/DQ and there is no calibration table: pass one"
 
 
 def _hint(errors: Sequence[str]) -> str:
     text = " ".join(errors).lower()
-    return next((hint for word, hint in _HINTS if word in text), "--verbose shows all that it says")
+    return next((hint for word, hint in _HINTS if word in text), "--verbose prints all of its messages")
 
 
 def _watching(calibrator: Calibrator | None, on_progress: OnProgress | None) -> OnProgress | None:

@@ -42,7 +42,7 @@ class ShapeRange:
             raise BackendError(f"minimum, optimum and maximum have different ranks: {self}")
         for low, best, high in zip(self.minimum, self.optimum, self.maximum, strict=True):
             if not 0 <= low <= best <= high:
-                raise BackendError(f"minimum <= optimum <= maximum does not hold in every dimension: {self}")
+                raise BackendError(f"minimum <= optimum <= maximum is violated: {self}")
 
     def __str__(self) -> str:
         shapes = (self.optimum,) if self.minimum == self.maximum else (self.minimum, self.optimum, self.maximum)
@@ -188,7 +188,7 @@ def _default_range(name: str, shape: tuple[int | str | None, ...], known: Sequen
     if len(rest) != len(sizes) - 1:
         example = "x".join(str(size if size is not None else 1) for size in sizes)
         raise BackendError(
-            f"input {name!r} {_text(shape)} is dynamic beyond its batch: give its shapes, --opt-shapes "
+            f"input {name!r} {_text(shape)} has dynamic dimensions besides the batch: pass its shapes, --opt-shapes "
             f"{name}:{example} with your sizes, and --min-shapes and --max-shapes unless they are all the same"
         )
     batches = DEFAULT_BATCHES if sizes[0] is None else (sizes[0],) * 3

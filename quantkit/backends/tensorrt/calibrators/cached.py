@@ -29,7 +29,7 @@ def make_cache_calibrator(library: Library, cache: bytes, *, name: str) -> Calib
     algorithm = _ALGORITHMS.get(header.rpartition("-")[2])
     if algorithm is None:
         known = " or ".join(_ALGORITHMS)
-        raise CalibrationError(f"{name}: {header[:60]!r} is no header of a calibration cache of {known}")
+        raise CalibrationError(f"{name}: {header[:60]!r} is not the header of a calibration cache of {known}")
     wanted = cache_header(library, algorithm)
     if header != wanted:
         raise CalibrationError(

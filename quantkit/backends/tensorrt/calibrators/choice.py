@@ -38,7 +38,7 @@ def choose_calibrator(wanted: CalibratorName, *, method: str, histogram: str) ->
     if method not in _METHODS:
         if wanted == "tensorrt":
             raise CalibrationError(f"TensorRT has no method {method!r}: choose {' or '.join(_METHODS)}")
-        return None, f"{method} is no method of TensorRT's"
+        return None, f"{method} is not a TensorRT calibration method"
     if histogram == "tensorrt":
         if wanted == "tensorrt":
             raise CalibrationError("--histogram is for quantkit's calibrator: leave it out with --calibrator tensorrt")

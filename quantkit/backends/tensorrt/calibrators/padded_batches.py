@@ -62,7 +62,8 @@ class PaddedBatches:
         self._notify = announcing(notify)
         if len(self) == 0:
             raise CalibrationError(
-                f"{num_samples} samples fill no batch of {self.batch_size}: give more, or a smaller --batch-size"
+                f"{num_samples} samples do not fill a batch of {self.batch_size}: use more samples or a smaller "
+                "--batch-size"
             )
 
     def __len__(self) -> int:

@@ -203,7 +203,7 @@ def make_calibrator(
     if algorithm not in _ALGORITHMS:
         raise CalibrationError(f"TensorRT has no calibrator {algorithm!r}: choose {' or '.join(_ALGORITHMS)}")
     if not library.has_calibrators:
-        raise BackendError(f"{library.title} has no calibrators: give it the INT8 model with Q/DQ (quantkit quantize)")
+        raise BackendError(f"{library.title} has no calibrators: use the INT8 model with Q/DQ (quantkit quantize)")
     if num_batches is None and not isinstance(batches, Sized):
         raise CalibrationError("a calibrator needs num_batches, or batches that have a length")
     if (num_batches is not None and num_batches < 1) or batch_size < 1:

@@ -248,11 +248,11 @@ def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quanti
     words = f"{layer.kind} {layer.name}".lower()
     before = [producers[t.name] for t in layer.inputs if t.name in producers and producers[t.name] is not layer]
     if layer.kind == "Myelin":
-        return "unknown: compiled as one region, and TensorRT does not show the types inside"
+        return "unknown: compiled as one region, whose types TensorRT does not show"
     if not has_quantized:
         return "no layer of this engine is INT8: likely built without Q/DQ and without calibration"
     if "plugin" in words:
-        return "likely: a plugin computes in the types that it was written for"
+        return "likely: the plugin does not support INT8"
     if layer.is_weighted:
         return _reason_of_product(layer, words)
     operators = [layer.kind.lower(), *(n.lower() for n in layer.onnx_nodes if "quantizelinear" not in n.lower())]
@@ -260,13 +260,13 @@ def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quanti
         if any(word in operator for operator in operators):
             return f"likely: TensorRT has no INT8 kernel for {what}"
     if layer.kind in POINTWISE_KINDS and any(b.is_weighted and b.is_quantized for b in before):
-        return "likely as meant: what follows an INT8 product (bias, activation, next scale) is computed in float"
+        return "likely intended: the epilogue of an INT8 product (bias, activation, next scale) is computed in float"
     if all(tensor.dtype == "int8" for tensor in layer.inputs) and layer.inputs:
         return "likely: its output has no Q/DQ"
     for b in before:
         if b.precision in _FLOAT and not b.is_reformat:
-            return "likely: the layer before it is float, and no Q/DQ stands between them"
-    return "likely: no Q/DQ on all its inputs and its output"
+            return "likely: the previous layer is float, and there is no Q/DQ between them"
+    return "likely: not all of its inputs and its output have Q/DQ"
 
 
 def _reason_of_product(layer: EngineLayer, words: str) -> str:
@@ -276,7 +276,7 @@ def _reason_of_product(layer: EngineLayer, words: str) -> str:
         return "likely: not all of query, key, softmax and value are quantized"
     kinds = [tensor.dtype for tensor in layer.inputs]
     if kinds[:1] == ["int8"]:
-        return "likely: its weight has no Q/DQ, or scales that TensorRT cannot use here (axis, several per head)"
+        return "likely: its weight has no Q/DQ, or scales that TensorRT does not support here (axis, several per head)"
     if layer.weight_dtype == "int8" or "int8" in kinds[1:2]:
         return "likely: only its weight (or one operand) is quantized"
-    return "likely: no Q/DQ on its inputs (excluded, or not planned); calibrated engines: float was faster"
+    return "likely: no Q/DQ on its inputs (excluded or not quantizable); calibrated engines: float was faster"

@@ -78,7 +78,7 @@ def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLaye
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             reason = "; ".join(logger.errors()[:2]) or "no GPU, or an engine of another version or GPU"
-            raise BackendError(f"{library.title} does not load it: {reason}")
+            raise BackendError(f"{library.title} cannot load it: {reason}")
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         anatomy = parse_inspector(text, name=f"what {library.title} says of it")
@@ -119,7 +119,7 @@ def _timed(trt: Any, cuda: Any, engine: Any) -> dict[str, float]:
     buffers = []
     for name in names:
         if engine.get_tensor_location(name) == trt.TensorLocation.HOST:
-            raise BackendError(f"tensor {name!r} lives on the host: its layers cannot be timed here, use trtexec")
+            raise BackendError(f"tensor {name!r} is in host memory: use trtexec to time this engine")
         if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
             size = max(int(context.get_max_output_size(name)), 1)
         else:

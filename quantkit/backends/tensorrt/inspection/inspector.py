@@ -82,9 +82,9 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Engin
     data = _load_json(text, name)
     layers = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(layers, list):
-        raise BackendError(f"{name} is not engine inspector JSON: it has no list named Layers")
+        raise BackendError(f"{name} is not engine inspector JSON: there is no list named Layers")
     if not layers:
-        raise BackendError(f"{name} lists no layer: the engine was built with profiling verbosity NONE: {_MORE}")
+        raise BackendError(f"{name} lists no layers: the engine was built with profiling verbosity NONE: {_MORE}")
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     if not all(isinstance(layer, (dict, str)) for layer in layers):
         raise BackendError(f"{name} is not engine inspector JSON: a layer is neither an object nor a name")
@@ -93,13 +93,13 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Engin
         return EngineLayers(
             layers=tuple(EngineLayer(name=str(n), kind="", onnx_nodes=find_nodes(str(n))) for n in layers),
             source=source,
-            notes=(f"only names of layers are known, no types: {_MORE}",),
+            notes=(f"only the names of layers are known, not their types: {_MORE}",),
             has_details=False,
         )
     read = tuple(_layer(x) if isinstance(x, dict) else EngineLayer(name=str(x), kind="") for x in layers)
     notes = []
     if regions := sum(layer.kind == "Myelin" for layer in read):
-        notes.append(f"{regions} compiled regions (ForeignNode) do not show what is inside them")
+        notes.append(f"{regions} compiled regions (ForeignNode) do not show their contents")
     weights = sum(_weight_bytes(layer) for layer in detailed)
     return EngineLayers(
         layers=read,
@@ -127,7 +127,7 @@ def join_profile(
     for key, ms in times:
         queues.setdefault(key, deque()).append(ms)
     if not queues.keys() & {layer.name for layer in anatomy.layers}:
-        raise BackendError(f"{name} has no layer in common with the engine: profile that engine again")
+        raise BackendError(f"{name} has no layers in common with the engine: profile this engine again")
     left = {layer.name: 0 for layer in anatomy.layers}
     for layer in anatomy.layers:
         left[layer.name] += 1
@@ -147,7 +147,7 @@ def join_profile(
         lost = sum(sum(queues[key]) for key in foreign)
         notes.append(f"{len(foreign)} layers of the profile ({lost:.3g} ms) are not in the engine's list")
     if missing := sum(layer.time_ms is None for layer in layers):
-        notes.append(f"{missing} layers have no time in the profile")
+        notes.append(f"{missing} layers are not in the profile")
     return replace(anatomy, layers=tuple(layers), notes=tuple(notes))
 
 

@@ -18,8 +18,8 @@ __all__ = ["MAGIC", "read_plan"]
 MAGIC = b"vtrt"
 
 NOTE = (
-    "read from undocumented text in the plan: it says what is INT8, not which kernel runs (that is chosen on the GPU) "
-    "nor how long it takes"
+    "read from undocumented text in the plan: it shows what is INT8, but neither the kernels (chosen on the GPU) "
+    "nor their times"
 )
 
 _MAIN = b"\nmain {\n"
@@ -60,7 +60,7 @@ def read_plan(plan: bytes) -> EngineLayers | None:
     chosen = [graph for graph in outer if graph.accelerators == outer[0].accelerators]
     notes = [NOTE]
     if others := sorted({g.accelerators for g in outer} - {outer[0].accelerators}):
-        notes.append(f"shown for {outer[0].accelerators}; the plan holds other graphs for {', '.join(others)}")
+        notes.append(f"shown for {outer[0].accelerators}; the plan also contains graphs for {', '.join(others)}")
     memory = {"file": len(plan)}
     for graph in chosen:
         for key, size in graph.memory_bytes.items():

@@ -140,7 +140,7 @@ class EngineMemory:
             shapes = ", ".join(f"{t.binding.name}:{shape_text(t.shape or ())}" for t in self._inputs)
             raise BackendError(f"{self._name}: these shapes do not fit together: {shapes}") from error
         if missing:
-            raise BackendError(f"{self._name}: TensorRT wants a shape or values of {missing[0]!r}")
+            raise BackendError(f"{self._name}: TensorRT requires a shape or values of {missing[0]!r}")
 
     def _place_output(self, tensor: _Tensor) -> None:
         binding = tensor.binding
@@ -169,7 +169,7 @@ class EngineMemory:
         name, dtype = tensor.binding.name, tensor.binding.spec.dtype
         shape = self._allocator.shapes.get(name)
         if shape is None:
-            raise BackendError(f"{self._name}: TensorRT did not tell the shape of output {name!r}")
+            raise BackendError(f"{self._name}: TensorRT did not report the shape of output {name!r}")
         if shape != tensor.values.shape:
             # The buffer may move, which it must not while a copy of the query before is on its way.
             self._stream.synchronize()

@@ -185,7 +185,7 @@ class TensorRTRunner:
             )
         count = self._engine.num_optimization_profiles
         if not 0 <= profile < count:
-            raise BackendError(f"{name} has {count} optimization profiles, counted from 0: there is no {profile}")
+            raise BackendError(f"{name} has {count} optimization profiles, counted from 0, not {profile}")
         self._bindings = read_bindings(self._library, self._engine, profile=profile, name=name)
         self._context = self._engine.create_execution_context()
         if self._context is None:

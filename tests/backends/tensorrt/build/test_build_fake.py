@@ -245,10 +245,10 @@ def test_tensorrt_11_has_no_implicit_int8(error_of, material):
 def test_contradicting_options_are_refused(error_of, material, release):
     assert "INT8 needs the ranges of net.onnx" in error_of(release, material["net"], precision="int8")
     said = error_of(release, material["qdq"], precision="int8", table=material["table"])
-    assert "holds Q/DQ, which say it all: leave out --table" in said
+    assert "contains Q/DQ, which define everything: omit --table" in said
     assert "holds Q/DQ: build it with --precision int8" in error_of(release, material["qdq"], precision="fp16")
     said = error_of(release, material["other"], precision="int8", table=material["table"])
-    assert said.startswith("StaleTableError: the calibration table was made for model 'net.onnx'")
+    assert said.startswith("StaleTableError: the calibration table belongs to model 'net.onnx'")
     said = error_of(release, material["net"], precision="fp16", table=material["table"])
     assert "--table is for --precision int8" in said
     assert "--target is for TensorRT-RTX" in error_of(release, material["net"], options={"targets": ["sm86"]})

@@ -24,7 +24,7 @@ def test_batches_are_full_ordered_and_counted(num_samples, batch_size, last):
     values = np.arange(num_samples * 2, dtype=np.float32).reshape(num_samples, 2)
     told = []
     if last == "drop" and num_samples < batch_size:
-        with pytest.raises(CalibrationError, match="fill no batch"):
+        with pytest.raises(CalibrationError, match="do not fill a batch"):
             PaddedBatches(
                 lambda: split(values, batch_size), [spec(batch_size)], num_samples=num_samples, last_batch=last
             )

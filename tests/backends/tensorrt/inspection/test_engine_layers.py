@@ -208,13 +208,13 @@ def test_profile_with_a_name_twice_and_names_of_neither() -> None:
     timed = join_profile(anatomy, json.dumps(profile))
     assert [x.time_ms for x in timed.layers] == [1, 2, 3, None]
     assert any("1 layers of the profile (4 ms)" in note for note in timed.notes)
-    assert any("1 layers have no time" in note for note in timed.notes)
+    assert any("1 layers are not in the profile" in note for note in timed.notes)
 
 
 @pytest.mark.parametrize(
     ("profile", "said"),
     [
-        ('[{"count": 1}, {"name": "other", "averageMs": 1}]', "no layer in common"),
+        ('[{"count": 1}, {"name": "other", "averageMs": 1}]', "no layers in common"),
         ('[{"count": 1}]', "lists no layer"),
         ('{"a": 1}', "a list"),
         ('[{"name": "a", "averageMs": "x"}]', "no time"),

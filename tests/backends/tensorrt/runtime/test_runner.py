@@ -206,7 +206,7 @@ def test_the_profile_asked_for_is_used(gpu):
     with open_plan(gpu, plan, profile=2) as runner:
         assert plan.log == ["profile 2"]
         np.testing.assert_array_equal(runner.run({"x": X})["y"], Y)
-    with pytest.raises(BackendError, match="has 3 optimization profiles, counted from 0: there is no 3"):
+    with pytest.raises(BackendError, match="has 3 optimization profiles, counted from 0, not 3"):
         open_plan(gpu, plan, profile=3)
 
 

@@ -1,0 +1,76 @@
+"""Examples at the end of each command's help. A test parses each of them."""
+
+from __future__ import annotations
+
+__all__ = ["EXAMPLES", "examples_text"]
+
+EXAMPLES = {
+    "calibrate": (
+        "quantkit calibrate model.onnx --data images/calib",
+        "quantkit calibrate model.onnx --data images/calib --method percentile --exclude 'head*'",
+        "quantkit calibrate yolov8n.onnx --data images/calib --preprocess yolo --target cpu",
+    ),
+    "quantize": (
+        "quantkit quantize model.onnx --table model.calib.json",
+        "quantkit quantize model.onnx --table model.calib.json --exclude Softmax --list-float",
+    ),
+    "evaluate": (
+        "quantkit evaluate model.onnx --data images/val",
+        "quantkit evaluate model.onnx --data images/val --max-drop 0.5pt --confident",
+        "quantkit evaluate yolov8n.onnx --data val.txt --task detect --labels val.json --detections yolov8",
+    ),
+    "build": (
+        "quantkit build model.onnx --precision int8",
+        "quantkit build model.onnx --precision int8 --target sm86,sm89",
+        "quantkit build model.onnx --precision fp16 --opt-shapes input:8x3x224x224",
+    ),
+    "inspect": (
+        "quantkit inspect model.int8.onnx",
+        "quantkit inspect model.int8.engine --measure",
+        "quantkit inspect model.calib.json --sort amax --filter 'layer1*'",
+    ),
+    "compare": (
+        "quantkit compare model.report/report.json --max-drop 1% --min-speedup 1.2",
+        "quantkit compare model.report/report.json --gate mlperf-99 --junit gate.xml",
+    ),
+    "report": (
+        "quantkit report model.report/report.json",
+        "quantkit report t4=t4/report.json l4=l4/report.json --output joined.report",
+    ),
+    "doctor": ("quantkit doctor", "quantkit doctor --json"),
+    "config": ("quantkit config calibrate", "quantkit config --config quantkit.toml"),
+    "data check": (
+        "quantkit data check model.onnx --data images/calib --against images/val",
+        "quantkit data check model.onnx --data images/calib --preprocess imagenet --json",
+    ),
+    "cache show": (
+        "quantkit cache show model.calib.json --sort amax",
+        "quantkit cache show model.calib --filter 'layer1*'",
+    ),
+    "cache diff": (
+        "quantkit cache diff model.calib.json other.calib.json",
+        "quantkit cache diff calibration.cache model.calib --all",
+    ),
+    "cache verify": (
+        "quantkit cache verify model.calib --model model.onnx",
+        "quantkit cache verify model.calib --model model.onnx --data images/val --tensorrt-version 10.3.0",
+    ),
+    "cache convert": (
+        "quantkit cache convert model.calib --to qdq --model model.onnx -o model.int8.onnx",
+        "quantkit cache convert model.calib.json --to tensorrt --model model.onnx -o model.calib",
+    ),
+    "cache merge": (
+        "quantkit cache merge part1/model.calib.stats part2/model.calib.stats -o model.calib.json",
+        "quantkit cache merge part*/model.calib.stats -o model.calib.json --method mse",
+    ),
+}
+"""By command: lines as typed in a shell. The first is what most people need."""
+
+
+def examples_text(command: str) -> str:
+    """The examples in Markdown, each on a line of its own.
+
+    >>> examples_text("quantize").splitlines()[0]
+    '**Examples**'
+    """
+    return "\n\n".join(["**Examples**", "  \n".join(f"`{line}`" for line in EXAMPLES[command])])

@@ -1,0 +1,52 @@
+"""The examples at the end of each command's help, and the reference page, which is generated from the same commands."""
+
+import importlib.util
+import shlex
+from types import SimpleNamespace
+
+import pytest
+
+from quantkit.cli import VERBS, load_command
+from quantkit.cli.examples import EXAMPLES
+from tests.cli.conftest import REPOSITORY
+
+COMMANDS = {
+    f"{verb} {name}".strip(): command
+    for verb in VERBS
+    for name, command in getattr(load_command(verb), "commands", {"": load_command(verb)}).items()
+}
+
+
+def test_every_command_has_examples():
+    assert EXAMPLES.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
+def test_an_example_is_parsed(name, line):
+    command = COMMANDS[name]
+    words = shlex.split(line)
+    start = 1 + len(name.split())
+    assert words[:start] == ["quantkit", *name.split()]
+    values = command.make_context(name, words[start:]).params
+    for field in getattr(command.callback, "option_fields", ()):
+        field.read(values[field.name])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_example_is_a_line_of_its_own_in_the_help(quantkit, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = quantkit(*name.split(), "--help").out.splitlines()
+    shown = [line.strip() for line in lines[lines.index(next(x for x in lines if x.strip() == "Examples")) :]]
+    assert [line for line in shown if line] == ["Examples", *EXAMPLES[name]]
+
+
+def test_the_reference_page_has_options_and_examples():
+    spec = importlib.util.spec_from_file_location("reference_pages", REPOSITORY / ".ci" / "reference_pages.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="reference/cli.md"))
+    text = hook.on_page_markdown("# Command line", page=page)
+    for name, lines in EXAMPLES.items():
+        section = text.partition(f"## quantkit {name}\n")[2].partition("\n## ")[0]
+        assert all(f"`{line}`" in section for line in lines)
+        assert "--log-file" in section
