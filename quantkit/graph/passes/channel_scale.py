@@ -31,13 +31,25 @@ from quantkit.types import QdqPlan
 __all__ = ["apply_channel_scales", "is_foldable", "scalable_tensors"]
 
 
-def scalable_tensors(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
+def scalable_tensors(
+    model: ir.Model, plan: QdqPlan, *, attention: bool = False, grouped: bool = False
+) -> dict[str, ChannelSite]:
     """Activations whose channels can be scaled, by name; not those that `apply_channel_scales` has scaled already.
+
+    Args:
+        model: prepared; edited or not.
+        plan: of this graph.
+        attention: also the outputs of attention, where the Mul costs the fused kernel.
+        grouped: also what shares its scale with others, whose Concat may move floats then.
 
     Raises:
         ModelError: the plan was made from another graph.
     """
-    return channel_sites(model, plan)
+    return {
+        tensor: site
+        for tensor, site in channel_sites(model, plan).items()
+        if (attention or not site.is_attention_output) and (grouped or not site.is_grouped)
+    }
 
 
 def is_foldable(model: ir.Model, site: ChannelSite) -> bool:
@@ -56,7 +68,7 @@ def apply_channel_scales(
     Args:
         model: prepared. It computes the same afterwards, up to rounding of its float type.
         plan: of this graph. It does not fit afterwards: see `follow_edits`.
-        scales: positive factors [C] by name of an activation of `scalable_tensors`.
+        scales: positive factors [C] by name of an activation of `scalable_tensors`, any kind.
 
     Returns:
         Name of the activation → name of the tensor that holds the scaled values, which is to be quantized in its place.
@@ -66,7 +78,7 @@ def apply_channel_scales(
     Raises:
         ModelError: an activation cannot be scaled or has been scaled already, or its factors are not [C] and positive.
     """
-    sites = scalable_tensors(model, plan)
+    sites = scalable_tensors(model, plan, attention=True, grouped=True)
     for tensor, factors in scales.items():
         if tensor not in sites:
             raise ModelError(f"the channels of {tensor!r} cannot be scaled, or they were scaled before")

@@ -36,6 +36,8 @@ __all__ = [
 SCALED = "quantkit.channel_scale"
 """Mark of a tensor that has been scaled: where the factor was folded into constants nothing else shows it."""
 
+_SHAPE_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+
 
 @dataclass(frozen=True)
 class ChannelSite:
@@ -48,6 +50,10 @@ class ChannelSite:
         readers: names of the nodes that read it quantized. Other nodes may read it too.
         is_depthwise: whether every reader is a convolution with one input channel per group. Its weights have a scale
             per output channel, hence per channel of the activation: a factor in them costs no precision.
+        is_attention_output: whether shape operators alone lie between the activation and a product of two activations.
+            Another operator there takes the fused attention kernel of TensorRT-RTX apart.
+        is_grouped: whether the plan lets it share its scale with others, because a Concat joins them. Once edited it
+            has a scale of its own, and the Concat no longer moves its INT8 values.
     """
 
     tensor: str
@@ -55,6 +61,8 @@ class ChannelSite:
     channels: int
     readers: tuple[str, ...]
     is_depthwise: bool
+    is_attention_output: bool
+    is_grouped: bool
 
     def broadcast(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """One value, or one for each channel, in a shape that broadcasts against the activation."""
@@ -66,8 +74,7 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
     """The sites of a plan by name of the activation, in the order of the plan.
 
     An activation is none if a quantized reader has no constant weight (a residual Add, a product in attention), if its
-    readers differ in what they take for a channel, if it shares its scale with others through a Concat, or if it has
-    been scaled: that is the last thing that is done to it.
+    readers differ in what they take for a channel, or if it has been scaled: that is the last thing that is done to it.
 
     Args:
         model: prepared; edited or not.
@@ -89,15 +96,23 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
         channels = {_channels(nodes[edge.node], edge.index) for edge in edges}
         known = channels.pop() if len(channels) == 1 else None
         value = nodes[edges[0].node].inputs[edges[0].index]
-        if known is None or value is None or tensor in grouped or SCALED in value.meta:
+        if known is None or value is None or SCALED in value.meta:
             continue
-        names = tuple(edge.node for edge in edges)
-        found[tensor] = ChannelSite(tensor, *known, names, all(_is_depthwise(nodes[name]) for name in names))
+        found[tensor] = ChannelSite(
+            tensor,
+            *known,
+            readers=tuple(edge.node for edge in edges),
+            is_depthwise=all(_is_depthwise(nodes[edge.node]) for edge in edges),
+            is_attention_output=_is_attention_output(value),
+            is_grouped=tensor in grouped,
+        )
     return found
 
 
 def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
     """The plan with its edges on the tensors that their nodes read now, after activations were shifted or scaled.
+
+    A new plan may differ from it: whether the operand of a residual Add is quantized depends on who reads the sum.
 
     Args:
         plan: of the graph before.
@@ -114,7 +129,14 @@ def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
         for old, new in zip(plan.activations, activations, strict=True)
         if old.tensor != new.tensor
     }
-    return replace(plan, activations=activations, weights=followed(plan.weights), skipped={**plan.skipped, **moved})
+    groups = (group - moved.keys() for group in plan.groups)
+    return replace(
+        plan,
+        activations=activations,
+        weights=followed(plan.weights),
+        groups=tuple(group for group in groups if len(group) > 1),
+        skipped={**plan.skipped, **moved},
+    )
 
 
 def along_channels(node: ir.Node, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -208,6 +230,15 @@ def _channels(node: ir.Node, index: int) -> tuple[int, int] | None:
 
 def _is_depthwise(node: ir.Node) -> bool:
     return is_standard(node, "Conv") and constant_weight(node).shape[1] == 1
+
+
+def _is_attention_output(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and is_standard(node, *_SHAPE_OPS) and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or not is_standard(node, "MatMul", "Attention"):
+        return False
+    return all(constant_of(operand) is None for operand in node.inputs)
 
 
 def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:

@@ -36,14 +36,19 @@ _SHIFTED = "quantkit.shift"
 """Mark of a tensor that has been shifted."""
 
 
-def shiftable_tensors(model: ir.Model, plan: QdqPlan, *, padded: bool = False) -> dict[str, ChannelSite]:
+def shiftable_tensors(
+    model: ir.Model, plan: QdqPlan, *, padded: bool = False, attention: bool = False, grouped: bool = False
+) -> dict[str, ChannelSite]:
     """Activations from which an offset can be subtracted, by name; none that was shifted or scaled already.
 
     Args:
         model: prepared; edited or not.
         plan: of this graph.
-        padded: also those that convolutions with padding read, all of them with the same. They get a Pad, which
-            TensorRT-RTX fuses like the Sub, and their range has to hold zero.
+        padded: also those that convolutions with padding read, all of them with the same. Their range has to hold
+            zero, and they get a Pad. TensorRT-RTX fuses it with the activation function before it, like the Sub, but
+            not with a Concat.
+        attention: also the outputs of attention, where the Sub costs the fused kernel.
+        grouped: also what shares its scale with others, whose Concat may move floats then.
 
     Raises:
         ModelError: the plan was made from another graph.
@@ -55,6 +60,8 @@ def shiftable_tensors(model: ir.Model, plan: QdqPlan, *, padded: bool = False) -
         readers = [nodes[name] for name in site.readers]
         pads = {_pads(node) for node in readers}
         if _SHIFTED in values[tensor].meta or not all(takes_bias(node) for node in readers):
+            continue
+        if (site.is_attention_output and not attention) or (site.is_grouped and not grouped):
             continue
         if pads == {()} or (padded and len(pads) == 1 and None not in pads):
             found[tensor] = site
@@ -72,7 +79,7 @@ def apply_shifts(
     Args:
         model: prepared. It computes the same afterwards, up to rounding of its float type.
         plan: of this graph. It does not fit afterwards: see `follow_edits`.
-        shifts: one offset, or one for each channel [C], by name of an activation of `shiftable_tensors` (padded too).
+        shifts: one offset, or one for each channel [C], by name of an activation of `shiftable_tensors`, any kind.
 
     Returns:
         Name of the activation → name of the tensor that is to be quantized in its place. Where the readers have
@@ -81,7 +88,7 @@ def apply_shifts(
     Raises:
         ModelError: an activation cannot be shifted or has been shifted already, or its offset is not one or C numbers.
     """
-    sites = shiftable_tensors(model, plan, padded=True)
+    sites = shiftable_tensors(model, plan, padded=True, attention=True, grouped=True)
     for tensor, shift in shifts.items():
         if tensor not in sites:
             raise ModelError(f"{tensor!r} cannot be shifted, or it was shifted or scaled before")

@@ -71,12 +71,13 @@ def random_shifts(sites: Mapping[str, ChannelSite], *, seed: int = 6) -> dict[st
 
 def scale(model: onnx.ModelProto, *tensors: str) -> Edited:
     """Scales `tensors`, or whatever can be scaled."""
-    return _edit(model, tensors, scalable_tensors, lambda g, p, sites: apply_channel_scales(g, p, random_scales(sites)))
+    find = partial(scalable_tensors, attention=True, grouped=True)
+    return _edit(model, tensors, find, lambda g, p, sites: apply_channel_scales(g, p, random_scales(sites)))
 
 
 def shift(model: onnx.ModelProto, *tensors: str, padded: bool = False) -> Edited:
     """Shifts `tensors`, or whatever can be shifted."""
-    find = partial(shiftable_tensors, padded=padded)
+    find = partial(shiftable_tensors, padded=padded, attention=True, grouped=True)
     return _edit(model, tensors, find, lambda g, p, sites: apply_shifts(g, p, random_shifts(sites)))
 
 

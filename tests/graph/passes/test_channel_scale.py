@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import ModelError
+from quantkit.graph.model import check_model
 from quantkit.graph.passes.channel_scale import apply_channel_scales, is_foldable, scalable_tensors
 from quantkit.graph.passes.input_channels import follow_edits, weight_amax
+from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
+from quantkit.numerics import QuantParams
 
 from ..builder import Builder
 from ..models import MODELS, image
@@ -129,6 +132,22 @@ def test_models_stay_what_they_are(name: str) -> None:
     replanned = plan_tensorrt(edited.after)
     followed = follow_edits(edited.plan, edited.after)
     assert (replanned.activations, replanned.weights) == (followed.activations, followed.weights)
+    assert set(replanned.groups) <= {frozenset(group) for group in followed.groups}
+
+
+def test_the_plan_follows_where_a_new_one_would_differ() -> None:
+    """The operand of the second Add is quantized because the third block reads the sum, which it then reads scaled."""
+    g = Builder()
+    x = g.op("Relu", g.gemm(g.input("x", 16), 16, 16))
+    for _ in range(3):
+        x = g.op("Add", g.gemm(g.op("Relu", g.gemm(x, 16, 16)), 16, 16), x)
+    edited = scale(g.model(g.gemm(x, 16, 4)))
+    followed = follow_edits(edited.plan, edited.after)
+    assert [(e.node, e.index) for e in followed.activations] == [(e.node, e.index) for e in edited.plan.activations]
+    assert len(plan_tensorrt(edited.after).activations) < len(followed.activations)
+    assert edited.names.keys() & followed.skipped.keys() == {old for old, new in edited.names.items() if old != new}
+    params = {e.tensor: QuantParams(scale=np.float32(0.05)) for e in followed.activations}
+    check_model(insert_qdq(edited.after, followed, params), "quantized")
 
 
 @pytest.mark.parametrize("name", ["inverted_residual", "attention", "silu"])
@@ -259,15 +278,33 @@ def test_shared_constants_are_copied() -> None:
 def test_products_of_activations_and_residuals_are_no_sites() -> None:
     graph, plan = prepared(MODELS["attention"]())
     products = {n.name for n in graph.graph if n.op_type == "MatMul" and not n.inputs[1].is_initializer()}
-    sites = scalable_tensors(graph, plan)
+    sites = scalable_tensors(graph, plan, attention=True)
     assert products
     assert all(products.isdisjoint(site.readers) for site in sites.values())
     assert len(sites) == len({e.tensor for e in plan.activations if e.node not in products})
 
 
-def test_tensors_that_share_a_scale_are_no_sites() -> None:
-    graph, plan = prepared(MODELS["dense_concat"]())
-    assert scalable_tensors(graph, plan).keys().isdisjoint(frozenset().union(*plan.groups))
+@pytest.mark.parametrize("name", ["attention", "attention_one_projection"])
+def test_the_output_of_attention_is_left_alone_unless_asked_for(name: str) -> None:
+    graph, plan = prepared(MODELS[name]())
+    found = scalable_tensors(graph, plan, attention=True).keys() - scalable_tensors(graph, plan).keys()
+    (output,) = (
+        n.outputs[0] for n in graph.graph if n.op_type == "Transpose" and n.inputs[0].producer().op_type == "MatMul"
+    )
+    assert found == {user.outputs[0].name for user, _ in output.uses()}
+
+
+def test_tensors_that_share_a_scale_are_left_alone_unless_asked_for() -> None:
+    graph, plan = prepared(MODELS["concat_of_read_inputs"]())
+    grouped = frozenset[str]().union(*plan.groups)
+    found = scalable_tensors(graph, plan, grouped=True)
+    assert grouped
+    assert found.keys() - scalable_tensors(graph, plan).keys() == grouped & {e.tensor for e in plan.activations}
+    joined = next(n.outputs[0].name for n in graph.graph if n.op_type == "Concat")
+    names = apply_channel_scales(graph, plan, random_scales({joined: found[joined]}))
+    followed = follow_edits(plan, graph)
+    assert names[joined] in followed.tensors
+    assert joined not in followed.tensors
 
 
 def test_readers_that_disagree_about_the_channels() -> None:

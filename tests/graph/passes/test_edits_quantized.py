@@ -14,6 +14,7 @@ import pytest
 from quantkit.graph.passes.channel_scale import apply_channel_scales, scalable_tensors
 from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.graph.passes.input_channels import follow_edits
+from quantkit.graph.passes.prepare import weighted_nodes
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.passes.shift import apply_shifts, shiftable_tensors
 from quantkit.graph.placement.tensorrt import plan_tensorrt
@@ -22,6 +23,7 @@ from quantkit.refinement.equalize import equalizing_scales
 
 from ... import rtx
 from ..builder import Builder
+from ..models import MODELS
 from ..quantizing import observe, random_inputs, run, sqnr_db
 from .editing import prepared
 
@@ -106,14 +108,17 @@ def test_shifts_use_the_codes_of_negative_values() -> None:
     assert shifted > plain + 1.5, (plain, shifted)
 
 
-@functools.cache
-def kernels(activation: str, scales: bool, shifts: bool) -> tuple[int, int]:
-    """How many kernels TensorRT-RTX runs, and how many of the convolutions among them in INT8."""
-    graph = edit(bottlenecks(activation, blocks=3), scales=scales, shifts=shifts)
-    convolutions = [node.name for node in graph.graph if node.op_type == "Conv"]
+def count_kernels(graph: ir.Model) -> tuple[int, int]:
+    """How many kernels TensorRT-RTX runs for the INT8 form, and how many weighted operators in INT8."""
+    weighted = weighted_nodes(graph)
     content = ir.to_proto(to_int8(graph, half=True)).SerializeToString()
     layers = rtx.read_layers(rtx.build(content, capabilities=["SM89"]))
-    return len(layers), len(rtx.int8_nodes(layers, convolutions))
+    return len(layers), len(rtx.int8_nodes(layers, weighted))
+
+
+@functools.cache
+def kernels(activation: str, scales: bool, shifts: bool) -> tuple[int, int]:
+    return count_kernels(edit(bottlenecks(activation, blocks=3), scales=scales, shifts=shifts))
 
 
 @pytest.mark.parametrize(("scales", "shifts"), [(True, False), (False, True), (True, True)])
@@ -122,3 +127,18 @@ def test_no_kernel_more(activation: str, scales: bool, shifts: bool) -> None:
     plain = kernels(activation, False, False)
     assert plain[1] == 10
     assert kernels(activation, scales, shifts) == plain
+
+
+@pytest.mark.parametrize("name", ["attention", "attention_one_projection", "mlp_gelu"])
+def test_no_kernel_more_in_transformers(name: str) -> None:
+    counts = []
+    for edits in ((), (apply_shifts,), (apply_shifts, apply_channel_scales)):
+        graph, plan = prepared(MODELS[name](opset=19))
+        for apply in edits:
+            find = shiftable_tensors if apply is apply_shifts else scalable_tensors
+            sites = find(graph, plan)
+            assert sites
+            apply(graph, plan, {t: np.full(s.channels, 0.5, np.float32) for t, s in sites.items()})
+            plan = follow_edits(plan, graph)
+        counts.append(count_kernels(graph))
+    assert counts[1:] == counts[:1] * 2
