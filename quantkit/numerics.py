@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import CalibrationError
-from quantkit.types import INT8, Preprocessing, QuantFormat, weight_format
+from quantkit.types import INT8, Array, Preprocessing, QuantFormat, weight_format
 
 __all__ = [
     "SMALLEST_SCALE",
     "ImageTransform",
     "QuantParams",
     "dequantize_array",
+    "fake_quantize",
     "fit_image",
     "quantize_array",
     "value_bounds",
@@ -28,6 +29,9 @@ __all__ = [
 SMALLEST_SCALE = np.float32(2.0**-100)
 """Scales below it count as 0: their reciprocals and products would overflow or underflow."""
 
+_CHUNK = 32768
+"""Values handled at once: intermediate arrays stay in the second-level cache."""
+
 _STORAGE: dict[str, np.dtype] = {"int": np.dtype(np.int8), "uint": np.dtype(np.uint8)}
 """Array type that stores the values of each kind of format. A new kind is added here and to `value_bounds`."""
 
@@ -36,7 +40,7 @@ def value_bounds(fmt: QuantFormat) -> tuple[int, int]:
     """Smallest and largest quantized value of a format.
 
     Example:
-        >>> from quantkit.types import INT8, UINT8, weight_format
+        >>> from quantkit.types import INT8, Array, UINT8, weight_format
         >>> [value_bounds(fmt) for fmt in (INT8, UINT8, weight_format(0), weight_format(0, bits=7))]
         [(-128, 127), (0, 255), (-127, 127), (-63, 63)]
     """
@@ -122,6 +126,31 @@ def dequantize_array(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDA
     """Inverse of `quantize_array` up to rounding: ``(q - zero_point) * scale``, float32, shape of `q`."""
     scale, zero_point = _broadcast(params, q.ndim), params.zero_point
     return np.asarray((q.astype(np.int32) - np.int32(zero_point)) * scale, np.float32)
+
+
+def fake_quantize(x: Array, scale: float | npt.NDArray[np.float32]) -> Array:
+    """What is left of `x` behind symmetric INT8 Q/DQ, in the type of `x`.
+
+    Args:
+        x: float array of any shape.
+        scale: one for all, or an array that broadcasts against `x`.
+
+    Example:
+        >>> fake_quantize(np.array([-2.0, 0.104], np.float32), 0.01).tolist()
+        [-1.2799999713897705, 0.09999999403953552]
+    """
+    low, high = value_bounds(INT8)
+    if isinstance(scale, np.ndarray):
+        return np.asarray(np.clip(np.rint(x.astype(np.float32) / scale), low, high) * scale, x.dtype)
+    result = np.empty(x.shape, x.dtype)
+    flat, out = np.ascontiguousarray(x).reshape(-1), result.reshape(-1)
+    step = np.float32(scale)
+    for start in range(0, flat.size, _CHUNK):
+        values = flat[start : start + _CHUNK].astype(np.float32) / step
+        np.rint(values, out=values)
+        np.clip(values, low, high, out=values)
+        np.multiply(values, step, out=out[start : start + _CHUNK], casting="same_kind")
+    return result
 
 
 def weight_params(weight: npt.NDArray[np.floating], axis: int | None, fmt: QuantFormat | None = None) -> QuantParams:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.backends.tensorrt.build.manifest import manifest_path
+from quantkit.calibration.refinement_file import refinement_path
 
 __all__ = ["CalibrationFiles"]
 
 _MODELS = {"tensorrt": "int8", "cpu": "int8-cpu"}
 """Middle of an INT8 model's name by its target."""
 
-_SUFFIXES = (".calib.json", ".calib.stats", ".calib.partial", ".calib", *(f".{name}.onnx" for name in _MODELS.values()))
+_SUFFIXES = (
+    *(f".calib{suffix}" for suffix in (".json", ".stats", ".partial", ".weights", "")),
+    *(f".{name}.onnx" for name in _MODELS.values()),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class CalibrationFiles:
     def statistics(self) -> Path:
         """Kept statistics: MODEL.calib.stats."""
         return self.table.with_suffix(".stats")
+
+    @property
+    def refinement(self) -> Path:
+        """Rounded weights, biases and channel scales: MODEL.calib.weights."""
+        return refinement_path(self.table)
 
     @property
     def checkpoint(self) -> Path:

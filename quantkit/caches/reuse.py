@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import method_settings
+from quantkit.calibration.refinement_file import refinement_path
 from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table
 from quantkit.datasets.fingerprint import fingerprint_of
@@ -89,7 +90,7 @@ def find_table(
         return None
     of_method = method_settings(str(settings["method"]), {})
     of_order = _OF_ORDER if settings["histogram"] == "tensorrt" else ()
-    deciding = ("calibrator", *of_method, "histogram", "observed", *of_order)
+    deciding = ("calibrator", *of_method, "accuracy", "rounding", "histogram", "observed", *of_order)
     fingerprint = fingerprint_of(origin.contents)
     before = calibration_facts(stored, stored.settings, deciding)
     after = calibration_facts(origin, settings, deciding)
@@ -112,6 +113,14 @@ def find_table(
     if unreadable:
         text = f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read"
         notify(Notice("warning", "unreadable", text))
+    if settings.get("rounding") == "feedback" and stored.refinement is None:
+        reason = (
+            f"the rounded weights of {path.name} ({refinement_path(path).name}) are not beside it, or of another run"
+        )
+        if reuse_only:
+            raise StaleTableError(f"{reason}: run without --reuse-only")
+        notify(Notice("info", "reuse", f"Recalibrating: {reason}"))
+        return None
     text = f"Reusing {path}: same model, data, preprocessing and settings. Pass --force to recalibrate."
     notify(Notice("info", "reuse", text))
     return stored

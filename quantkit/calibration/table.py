@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.refinement_file import load_refinement, refinement_path
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
@@ -40,6 +41,8 @@ FORMAT_VERSION = 1
 
 _UNCHECKED = ("checksum", "digests")
 _LISTED_CHANGES = 3
+_OPTIONAL = ("float_tensors", "quality")
+"""Members that are left out where they are empty."""
 
 
 def table_json(table: CalibrationTable) -> str:
@@ -73,7 +76,7 @@ def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
 
 
 def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
-    """Reads and verifies a table.
+    """Reads and verifies a table, and the refinement beside it, if there is one of this table.
 
     Raises:
         CalibrationError: the file is missing, no table, truncated, of a newer format, or was edited by hand.
@@ -104,7 +107,14 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     if stated != _checksum(checked):
         where = _changed_places(checked, data.get("digests"))
         raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
-    return _decode(file, checked)
+    table = _decode(file, checked)
+    weights = refinement_path(file)
+    if not weights.is_file():
+        return table
+    try:
+        return replace(table, refinement=load_refinement(weights, table=table_checksum(table)))
+    except CalibrationError:  # of another run, or damaged: whoever needs it says that it is missing
+        return table
 
 
 def _head(table: CalibrationTable) -> dict[str, Any]:
@@ -117,6 +127,7 @@ def _head(table: CalibrationTable) -> dict[str, Any]:
         "settings": dict(table.settings),
         "versions": dict(table.versions),
         "skipped": dict(table.skipped),
+        **{name: dict(value) for name in _OPTIONAL if (value := getattr(table, name))},
     }
 
 
@@ -181,15 +192,24 @@ def _differing(now: Mapping[str, str], then: Mapping[str, object], path: Callabl
     return found
 
 
-def _entries(ranges: Mapping[str, TensorRange]) -> dict[str, dict[str, float | None]]:
+def _entries(ranges: Mapping[str, TensorRange]) -> dict[str, dict[str, float | str | None]]:
     """What the file says of each tensor."""
-    return {name: {"amax": r.amax, "minimum": r.minimum, "maximum": r.maximum} for name, r in ranges.items()}
+    return {
+        name: {
+            "amax": r.amax,
+            "minimum": r.minimum,
+            "maximum": r.maximum,
+            **({"method": r.method} if r.method else {}),
+        }
+        for name, r in ranges.items()
+    }
 
 
 class _Range(msgspec.Struct):
     amax: float
     minimum: float
     maximum: float
+    method: str = ""
 
 
 class _Model(msgspec.Struct):
@@ -213,7 +233,7 @@ def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
         for name, value in msgspec.convert(members.get("tensors"), dict[str, Any]).items():
             where = _tensor_path(name)
             entry = msgspec.convert(value, _Range)
-            tensors[name] = TensorRange(entry.amax, entry.minimum, entry.maximum)
+            tensors[name] = TensorRange(entry.amax, entry.minimum, entry.maximum, method=entry.method)
             tensors[name].check_calibrated()
         where = "$"
         rest = {key: value for key, value in members.items() if key not in ("format", "model", "dataset", "tensors")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +57,7 @@ def calibrate(
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = FloatModel(model)
-    check_quantizable(opened, **asdict(quantization))
+    check_quantizable(opened, quantization)
     check_writable(folder, (table_path, cache_path, quantized_path))
     notify = make_printer(messages.quiet)
     options = replace(
@@ -66,6 +66,7 @@ def calibrate(
         cache_path=cache_path,
         engine_path=files.engine,
         exclude=quantization.exclude,
+        rounding=quantization.rounding,
         progress=not messages.quiet,
     )
     with exclusive(
@@ -75,7 +76,7 @@ def calibrate(
         table = calibrate_model(opened, data, options, notify=notify)
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
             write_tensorrt_cache(opened, table, cache_path, tensorrt_version=tensorrt_version)
-        quantized = quantize_model(opened, table, quantized_path, notify=notify, **asdict(quantization))
+        quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
     print_calibration(opened, table, quantized, cache_path=cache_path, table_path=table_path)
 
 
@@ -97,5 +98,5 @@ def quantize(
     """Create the INT8 model from an existing calibration table."""
     path = output or CalibrationFiles.of_model(model).quantized_model(options.target)
     opened = FloatModel(model)
-    quantized = quantize_model(opened, table, path, notify=make_printer(messages.quiet), **asdict(options))
+    quantized = quantize_model(opened, table, path, options, notify=make_printer(messages.quiet))
     print_quantized(opened, quantized, list_float=list_float)

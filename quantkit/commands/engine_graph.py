@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.commands.quantize import HighPrecision, quantize_graph
+from quantkit.commands.quantize import quantize_graph
 from quantkit.graph.model import serialize_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import match_nodes
+from quantkit.types.options import HighPrecision, QuantizeOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,9 +47,8 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
             return _with_ranges(source, folder)
         # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
         around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
-        graph, plan = quantize_graph(
-            source.model, source.table, target="tensorrt", high_precision=around, exclude=source.exclude
-        )
+        options = QuantizeOptions(high_precision=around, exclude=source.exclude)
+        graph, plan = quantize_graph(source.model, source.table, options)
         quantized = len({edge.node for edge in plan.weights})
         return EngineGraph(serialize_model(graph, folder), _titles(graph), num_quantized=quantized)
     if source.precision == "fp16" and typing.strong and not source.is_half:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.caches.ranges import NOT_LISTED
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
-from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.passes.prepare import weighted_nodes
-from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
-from quantkit.graph.quant_params import activation_params
+from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
+from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
-from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel
-from quantkit.types.options import HighPrecision, Target
+from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel, Refinement
+from quantkit.types.option import make_options
+from quantkit.types.options import HighPrecision, QuantizeOptions, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,24 +37,20 @@ def quantize(
     model: PathLike | FloatModel,
     table: CalibrationTable | PathLike,
     output: PathLike,
+    options: QuantizeOptions | None = None,
     *,
-    target: Target = "tensorrt",
-    high_precision: HighPrecision = "fp32",
-    exclude: Sequence[str] = (),
-    reduce_range: bool | None = None,
     notify: Notify | None = None,
+    **keywords: Any,
 ) -> QuantizedModel:
     """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
 
     Args:
         model: the ONNX model that the table was made from.
-        table: a calibration table, or its path.
+        table: a calibration table, or its path. Rounded weights (MODEL.calib.weights) are taken from beside it.
         output: path of the INT8 model.
-        target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
-        high_precision: of what stays in float; "fp16" needs opset 19, to which an older model is converted.
-        exclude: node names, operator types, or shell patterns over node names that stay in float.
-        reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
+        options: how; without them the defaults of `QuantizeOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `QuantizeOptions`, instead of those in `options`.
 
     Returns:
         Where it is, and what stayed in float, with the reason.
@@ -64,22 +59,18 @@ def quantize(
         StaleTableError: the table belongs to another model.
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
+    options = make_options(QuantizeOptions, options, keywords)
     notify = announcing(notify)
     model = FloatModel.open(model)
     table_given, table = table, open_table(table)
-    if reduce_range is None:
-        reduce_range = target == "cpu" and products_saturate()
-        if reduce_range:
-            notify(
-                Notice(
-                    "info",
-                    "weights",
-                    "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits.",
-                )
-            )
-    graph, plan = quantize_graph(
-        model, table, target=target, high_precision=high_precision, exclude=exclude, reduce_range=reduce_range
-    )
+    if options.reduce_range is None and options.target == "cpu" and products_saturate():
+        options = replace(options, reduce_range=True)
+        text = "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits."
+        notify(Notice("info", "weights", text))
+    if table.settings.get("rounding") == options.rounding == "feedback" and table.refinement is None:
+        text = "Weights are rounded to nearest: what calibrate found (MODEL.calib.weights) is not beside the table."
+        notify(Notice("warning", "weights", text))
+    graph, plan = quantize_graph(model, table, options)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     check_model(graph, Path(output).name)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)
@@ -119,62 +110,36 @@ def write_tensorrt_cache(
     return Path(output)
 
 
-def check_quantizable(
-    model: PathLike | FloatModel,
-    *,
-    exclude: Sequence[str] = (),
-    target: Target = "tensorrt",
-    high_precision: HighPrecision = "fp32",
-    reduce_range: bool | None = None,
-) -> None:
-    """Raises now what `quantize` would raise after minutes of calibration: wrong options, model or exclusions."""
-    _check_choices(target, high_precision, reduce_range)
+def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) -> None:
+    """Raises now what `quantize` would raise after minutes of calibration: a wrong model or exclusions."""
     model = FloatModel.open(model)
     model.check_float()
     graph = model.prepared()
-    if target == "cpu":
-        cpu_tensors(graph, exclude=exclude)
+    if options.target == "cpu":
+        cpu_tensors(graph, exclude=options.exclude)
     else:
-        plan_tensorrt(graph, exclude=exclude)
+        plan_tensorrt(graph, exclude=options.exclude)
 
 
-def quantize_graph(
-    model: PathLike | FloatModel,
-    table: CalibrationTable,
-    *,
-    target: Target,
-    high_precision: HighPrecision,
-    exclude: Sequence[str],
-    reduce_range: bool = False,
-) -> tuple[ir.Model, QdqPlan]:
-    """The INT8 graph and its plan."""
-    _check_choices(target, high_precision, reduce_range)
-    model = FloatModel.open(model)
-    half = high_precision == "fp16"
-    if target == "cpu":
+def quantize_graph(model: FloatModel, table: CalibrationTable, options: QuantizeOptions) -> tuple[ir.Model, QdqPlan]:
+    """The INT8 graph and its plan. Without `reduce_range`, weights for the target "cpu" have 8 bits."""
+    half = options.high_precision == "fp16"
+    if options.target == "cpu":
+        graph = _prepared(model, table)
         # What is skipped counts as always zero there; what a cache did not list is not.
         return quantize_for_cpu(
-            _prepared(model, table),
+            graph,
             table.tensors,
-            exclude=exclude,
+            exclude=options.exclude,
             skipped={name: reason for name, reason in table.skipped.items() if reason != NOT_LISTED},
-            reduce_range=reduce_range,
+            reduce_range=bool(options.reduce_range),
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
-    plan = exclude_tensors(plan_tensorrt(graph, exclude=exclude), table.skipped)
-    insert_qdq(graph, plan, activation_params(plan, table.tensors), fp16_scales=half)
+    refinement = Refinement() if table.refinement is None or options.rounding == "nearest" else table.refinement
+    in_float = {**table.skipped, **table.float_tensors}
+    plan, ranges = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=in_float)
+    insert_refined_qdq(graph, plan, ranges, refinement, fp16_scales=half)
     return (to_fp16(graph) if half else graph), plan
-
-
-def _check_choices(target: str, high_precision: str, reduce_range: bool | None = None) -> None:
-    if high_precision not in ("fp32", "fp16"):
-        raise ModelError(f"there is no high precision {high_precision!r}: choose fp32 or fp16")
-    if target not in ("tensorrt", "cpu"):
-        raise ModelError(f"there is no target {target!r}: choose tensorrt or cpu")
-    if target == "cpu" and high_precision == "fp16":
-        raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
-    if target != "cpu" and reduce_range:
-        raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
 
 
 def _prepared(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.provenance import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
-from quantkit.commands.quantize import Target, quantize_graph
+from quantkit.commands.quantize import quantize_graph
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation.engines import OpenEngine, open_engines
 from quantkit.evaluation.models import model_evaluation
@@ -21,6 +21,7 @@ from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
+from quantkit.types.options import QuantizeOptions, Target
 
 __all__ = ["VARIANTS", "OpenVariants", "choose_variants", "open_variants"]
 
@@ -168,14 +169,9 @@ def _make_variants(
                 graph = to_fp16(model.prepared(FP16_OPSET))
             elif table is not None:
                 target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-                graph, plan = quantize_graph(
-                    model,
-                    table,
-                    target=target,
-                    high_precision="fp32",
-                    exclude=exclude,
-                    reduce_range=target == "cpu" and products_saturate(),
-                )
+                reduce_range = target == "cpu" and products_saturate()
+                options = QuantizeOptions(target=target, exclude=exclude, reduce_range=reduce_range)
+                graph, plan = quantize_graph(model, table, options)
                 left[name] = plan.skipped
         except ModelError as error:
             refused[name] = error

@@ -18,9 +18,10 @@ from quantkit.types import (
     Dataset,
     Runner,
     Sample,
+    TensorSpec,
 )
 
-__all__ = ["fixed_batch_size", "iterate_batches", "make_batches", "run_padded"]
+__all__ = ["fixed_batch_size", "iterate_batches", "leading_size", "make_batches", "run_padded"]
 
 _MAX_DEFAULT_WORKERS = 16
 
@@ -142,7 +143,12 @@ def make_batches(
 
 def fixed_batch_size(runner: Runner) -> int | None:
     """The batch size that the model was exported with; None where it is dynamic."""
-    leading = runner.inputs[0].shape[:1] if runner.inputs else ()
+    return leading_size(runner.inputs)
+
+
+def leading_size(inputs: Sequence[TensorSpec]) -> int | None:
+    """The batch size that inputs are fixed to; None where it is dynamic."""
+    leading = inputs[0].shape[:1] if inputs else ()
     return leading[0] if leading and isinstance(leading[0], int) else None
 
 

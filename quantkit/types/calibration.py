@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.types.data import Preprocessing
+from quantkit.types.refinement import Refinement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,7 @@ class TensorRange:
         minimum, maximum: what was seen; None where nobody says.
         note: what is odd about it, a few words.
         is_asymmetric: the file gives the two sides a zero point of their own, which a scale alone cannot hold.
+        method: the calibration method that chose it, where that was decided for this tensor alone.
     """
 
     amax: float
@@ -64,6 +66,7 @@ class TensorRange:
     maximum: float | None = None
     note: str = ""
     is_asymmetric: bool = False
+    method: str = ""
 
     @property
     def is_valid(self) -> bool:
@@ -120,12 +123,17 @@ class CalibrationTable:
     Attributes:
         tensors: calibrated range by tensor name, in network order.
         skipped: tensors that were observed and got no range, with the reason (all zero).
+        float_tensors: tensors whose readers stay in float although there is a range, with the reason: INT8 would cost
+            too much of the output's accuracy.
         model_hash: hash of graph and weights (`quantkit.graph.model.model_hash`).
         dataset_fingerprint: `Dataset.fingerprint` of the samples used.
         num_samples: how many samples were seen.
         preprocessing: as the images were prepared; None for arrays.
         settings: everything else that decides the numbers: method, its parameters, histogram, order, seed, batch size.
         versions: of quantkit and the runtime that computed the activations.
+        quality: what the INT8 output is worth on samples that nothing was chosen on, by name: see
+            `quantkit.refinement.quality`.
+        refinement: what was found on samples beside the ranges; None without it, or where its file is not there.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -135,7 +143,10 @@ class CalibrationTable:
     settings: Mapping[str, str | int | float | bool | None]
     preprocessing: Preprocessing | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    float_tensors: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
+    refinement: Refinement | None = field(default=None, compare=False, repr=False)
     model_name: str = ""
     format_version: int = 1
 

@@ -27,6 +27,7 @@ from quantkit.types.data import ColorOrder, Interpolation, Layout, PathLike, Pre
 from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
 
 __all__ = [
+    "Accuracy",
     "CalibrationOptions",
     "CalibratorName",
     "CheckOptions",
@@ -44,6 +45,7 @@ __all__ = [
     "Precision",
     "PreprocessOptions",
     "QuantizeOptions",
+    "Rounding",
     "StrictDataOptions",
     "Target",
     "VerifyOptions",
@@ -56,6 +58,8 @@ Target = Literal["tensorrt", "cpu"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
+Accuracy = Literal["fast", "balanced", "best"]
+Rounding = Literal["feedback", "nearest"]
 
 DATA, IMAGES, PRECISION, LATENCY = "Data", "Images", "Precision", "Latency"
 EXPERT, REUSE, MESSAGES = "Expert", "Reuse", "Messages"
@@ -255,8 +259,8 @@ class MethodOptions:
     """
 
     method: str = option(
-        "entropy",
-        "Calibration method: how the range of a tensor is chosen.",
+        "auto",
+        "Calibration method: how the range of a tensor is chosen. auto: whichever hurts the model's output least.",
         registry="quantkit.calibration.methods:METHODS",
     )
     method_options: Mapping[str, float | None] = owned_options("quantkit.calibration.methods:METHODS")
@@ -267,6 +271,8 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
     """Options of `calibrate`.
 
     Attributes:
+        accuracy: "fast", "balanced" or "best"; None is balanced with method "auto", and fast where a method is named.
+        rounding: of weights, as in `quantize`.
         histogram: "exact", or "tensorrt" to reproduce TensorRT's order-dependent numbers.
         num_samples: how many samples are chosen, evenly over the classes where there are labels.
         order: "shuffled", or "given" as the data lies.
@@ -284,6 +290,12 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
     """
 
+    accuracy: Accuracy | None = option(
+        None,
+        "How much is done for accuracy. fast: ranges from statistics alone; balanced: ranges tried on the model, "
+        "weights rounded with error feedback, what INT8 ruins left in float; best: the same on more samples.",
+        default_text="balanced with --method auto, else fast",
+    )
     num_samples: int = option(512, "Number of calibration samples, balanced over the classes.", group=DATA)
     order: Order = option("shuffled", "Sample order: shuffled (by --seed) or as given.", group=DATA)
     batch_size: int | None = option(None, "Samples per batch.", group=DATA, default_text="chosen by available memory")
@@ -311,6 +323,14 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
     cache_path: PathLike | None = None
     engine_path: PathLike | None = None
     exclude: Sequence[str] = ()
+    rounding: Rounding = "feedback"
+
+    @property
+    def effort(self) -> Accuracy:
+        """`accuracy`, decided: a range that has to be TensorRT's own, or a method's, is not improved on."""
+        if self.histogram == "tensorrt":
+            return "fast"
+        return self.accuracy or ("balanced" if self.method == "auto" else "fast")
 
     def __post_init__(self) -> None:
         check_choices(self, CalibrationError)
@@ -342,11 +362,17 @@ class QuantizeOptions(ExcludeOptions):
         target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
         high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
+        rounding: of weights: "feedback" takes what calibration found on samples, if it did, "nearest" does not.
         reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
     """
 
     target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
     high_precision: HighPrecision = option("fp32", "Precision of layers that are not quantized.")
+    rounding: Rounding = option(
+        "feedback",
+        "Rounding of weights. feedback: as calibration found it on samples (MODEL.calib.weights); nearest: each weight "
+        "for itself.",
+    )
     reduce_range: bool | None = option(
         None,
         "Use 7-bit weights, for --target cpu.",

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
-__all__ = ["mse", "squared_error"]
+__all__ = ["mean_squared_error", "mse", "squared_error"]
 
 _CODES = 127
 _COARSE_STEPS = 100
@@ -27,11 +27,7 @@ def mse(statistics: TensorStatistics) -> float:
     Returns:
         amax, at most the largest magnitude seen.
     """
-    occupied = np.flatnonzero(statistics.histogram)
-    counts = statistics.histogram[occupied].astype(np.float64)
-    centers = np.minimum((occupied + 0.5) * statistics.bin_width, statistics.amax)
-    if occupied[0] == 0:
-        centers[0] = 0.0  # zeros and values next to them: exact under every threshold
+    centers, counts = _occupied(statistics)
     coarse = statistics.amax * np.arange(1, _COARSE_STEPS + 1) / _COARSE_STEPS
     best = _best(coarse, centers, counts)
     step = statistics.amax / _COARSE_STEPS
@@ -39,11 +35,31 @@ def mse(statistics: TensorStatistics) -> float:
     return _best(fine[(fine > 0) & (fine <= statistics.amax)], centers, counts)
 
 
+def mean_squared_error(statistics: TensorStatistics, threshold: float) -> float:
+    """Mean over all values of (x - Q_T(x))^2, as the histogram tells it.
+
+    Args:
+        statistics: of one tensor, not all zero.
+        threshold: T, positive.
+    """
+    centers, counts = _occupied(statistics)
+    return squared_error(threshold, centers, counts) / float(counts.sum())
+
+
 def squared_error(threshold: float, centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
     """Sum over bins of counts * (center - quantized center)^2 for symmetric INT8 with amax `threshold`."""
     scale = threshold / _CODES
     quantized = np.minimum(np.rint(centers / scale), _CODES) * scale
     return float(counts @ (centers - quantized) ** 2)
+
+
+def _occupied(statistics: TensorStatistics) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Middles and counts of the bins that hold values."""
+    occupied = np.flatnonzero(statistics.histogram)
+    centers = np.minimum((occupied + 0.5) * statistics.bin_width, statistics.amax)
+    if occupied[0] == 0:
+        centers[0] = 0.0  # zeros and values next to them: exact under every threshold
+    return centers, statistics.histogram[occupied].astype(np.float64)
 
 
 def _best(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 __all__ = [
     "Names",
+    "inner_graphs",
     "insert_behind",
     "make_dequantize",
     "name_of",
@@ -145,3 +146,12 @@ def remove_unused_initializers(model: ir.Model) -> ir.Model:
 def name_of(thing: ir.Node | ir.Value | None) -> str:
     """Name of a node or value; empty if it has none."""
     return "" if thing is None or thing.name is None else thing.name
+
+
+def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The sub-graphs of a node: branches of an If, the body of a Loop."""
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type is ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()

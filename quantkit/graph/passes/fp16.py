@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from quantkit.graph.passes.edits import Names
+from quantkit.graph.passes.edits import Names, inner_graphs
 from quantkit.graph.passes.prepare import FP16_OPSET, is_standard
 
 __all__ = ["FP16_OPSET", "to_fp16"]
@@ -70,7 +70,9 @@ class _Demand:
     @classmethod
     def of(cls, node: ir.Node, opset: int, *, whole: bool) -> _Demand:
         schema = _schema(node, opset)
-        whole = whole or any(True for _ in _subgraphs(node)) or not all(map(_is_tensor, (*node.inputs, *node.outputs)))
+        whole = (
+            whole or any(True for _ in inner_graphs(node)) or not all(map(_is_tensor, (*node.inputs, *node.outputs)))
+        )
         whole = whole or is_standard(node, *_KEPT_OPS)
         # The result of an unknown operator is what that made of FP32.
         whole = whole or any(value is not None and value.dtype is None for value in node.inputs)
@@ -127,7 +129,7 @@ class _Conversion:
                 replacement = self._full(value, node)
                 if replacement is not None:
                     node.replace_input_with(index, replacement)
-        for graph in _subgraphs(node):
+        for graph in inner_graphs(node):
             for inner in ir.traversal.RecursiveGraphIterator(graph):
                 for index, value in enumerate(inner.inputs):
                     outside = value is not None and value.graph is self.graph
@@ -231,14 +233,6 @@ def _is_tensor(value: ir.Value | None) -> bool:
 def _is(value: ir.Value | None, *dtypes: ir.DataType) -> bool:
     """Whether a value is a tensor of one of these types."""
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype in dtypes
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type is ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _halve_attributes(node: ir.Node) -> None:

@@ -12,13 +12,18 @@ from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_in
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
 from quantkit.numerics import QuantParams, quantize_array, weight_params
-from quantkit.types import QdqEdge, QdqPlan
+from quantkit.types import QdqEdge, QdqPlan, RoundedWeight, weight_format
 
 __all__ = ["insert_qdq"]
 
 
 def insert_qdq(
-    model: ir.Model, plan: QdqPlan, activations: Mapping[str, QuantParams], *, fp16_scales: bool = False
+    model: ir.Model,
+    plan: QdqPlan,
+    activations: Mapping[str, QuantParams],
+    *,
+    weights: Mapping[str, RoundedWeight] | None = None,
+    fp16_scales: bool = False,
 ) -> ir.Model:
     """Inserts the plan's Q/DQ into a prepared `model`, in place, and returns it.
 
@@ -31,6 +36,7 @@ def insert_qdq(
         model: prepared, of the graph that `plan` was made from.
         plan: the edges, with the format of each.
         activations: parameters by tensor name, one scale each.
+        weights: quantized values of weights by name; the others are rounded to nearest.
         fp16_scales: round every scale to FP16, for a model that is converted to FP16 afterwards.
 
     Raises:
@@ -42,7 +48,7 @@ def insert_qdq(
         value = node.inputs[edge.index] if node is not None else None
         if value is None or value.name != edge.tensor:
             raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
-    insertion = _Insertion(Names(model), fp16_scales)
+    insertion = _Insertion(Names(model), weights or {}, fp16_scales)
     for edge in plan.activations:
         insertion.quantize_activation(nodes[edge.node], edge.index, activations)
     for edge in plan.weights:
@@ -53,8 +59,9 @@ def insert_qdq(
 class _Insertion:
     """What has been inserted so far, so that each tensor is quantized once."""
 
-    def __init__(self, names: Names, fp16_scales: bool) -> None:
+    def __init__(self, names: Names, weights: Mapping[str, RoundedWeight], fp16_scales: bool) -> None:
         self.names = names
+        self.weights = weights
         self.fp16_scales = fp16_scales
         self.dequantized: dict[ir.Value, ir.Value] = {}
         self.stored: dict[QdqEdge, list[ir.Value]] = {}
@@ -78,8 +85,10 @@ class _Insertion:
                 raise ModelError(
                     f"weight {edge.tensor!r} of node {edge.node!r} holds NaN or infinity: repair the model"
                 )
-            params = self._round_scales(value, weight_params(array, edge.axis, edge.format))
-            quantized = self.names.initializer(f"{edge.tensor}_quantized", quantize_array(array, params))
+            params, codes = self._quantize(edge, array)
+            if params is not (rounded := self._round_scales(value, params)):
+                params, codes = rounded, codes if edge.tensor in self.weights else quantize_array(array, rounded)
+            quantized = self.names.initializer(f"{edge.tensor}_quantized", codes)
             self.stored[key] = [quantized, *self._constants(value, params)]
         dq = make_dequantize(
             self.names,
@@ -91,6 +100,14 @@ class _Insertion:
         )
         self.names.graph.insert_before(node, dq)
         node.replace_input_with(edge.index, dq.outputs[0])
+
+    def _quantize(self, edge: QdqEdge, array: np.ndarray) -> tuple[QuantParams, np.ndarray]:
+        """Parameters and quantized values of a weight: as they were found, or rounded to nearest."""
+        found = self.weights.get(edge.tensor)
+        if found is not None and found.axis == edge.axis and edge.format == weight_format(edge.axis):
+            return QuantParams(scale=found.scale, axis=edge.axis, format=edge.format), found.codes
+        params = weight_params(array, edge.axis, edge.format)
+        return params, quantize_array(array, params)
 
     def _insert_pair(self, value: ir.Value, params: QuantParams) -> ir.Value:
         names, name = self.names, str(value.name)

@@ -1,0 +1,156 @@
+"""A refinement on disk: rounded weights, biases and channel scales beside the table that they belong to.
+
+One file, MODEL.calib.weights: a line with its length and checksum, a line of JSON that names the table and lists the
+arrays, the arrays. `docs/reference/table_format.md` specifies it; this module reads version 1. Nothing in a file is
+executed or decompressed, and every length is checked before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from quantkit.errors import CalibrationError
+from quantkit.storage import write_bytes
+from quantkit.types import Array, Refinement, RoundedWeight
+
+__all__ = ["load_refinement", "refinement_path", "save_refinement"]
+
+_VERSION = 1
+_MAGIC = b"quantkit weights "
+_MOST_DIGITS = 18
+
+_Kind = Literal["codes", "scale", "bias", "channel_scale"]
+
+
+class _Entry(msgspec.Struct):
+    kind: _Kind
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None = None
+
+
+class _Header(msgspec.Struct):
+    table: str
+    arrays: list[_Entry]
+
+
+def refinement_path(table_path: str | os.PathLike[str]) -> Path:
+    """Where the refinement of a table lies: MODEL.calib.weights beside MODEL.calib.json."""
+    return Path(table_path).with_suffix(".weights")
+
+
+def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, table: str) -> Path:
+    """Writes the file atomically. Returns its path.
+
+    Args:
+        refinement: what to keep.
+        path: where to.
+        table: checksum of the table that it belongs to.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    entries, body = [], []
+    for entry, array in _arrays(refinement):
+        entries.append(entry)
+        body.append(np.ascontiguousarray(array, _dtype(entry.kind)).tobytes())
+    content = b"".join([msgspec.json.encode(_Header(table, entries)), b"\n", *body])
+    write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, _VERSION, len(content), _digest(content), content))
+    return Path(path)
+
+
+def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
+    """Reads and verifies the refinement of a table.
+
+    Args:
+        path: of the file.
+        table: checksum of the table.
+
+    Raises:
+        CalibrationError: one line: the file is missing, none of ours, cut short, of a newer format, changed after it
+            was written, or of another table.
+    """
+    file = Path(path)
+    try:
+        stored = file.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read rounded weights {file}: {error.strerror or error}") from error
+    text, _, body = _verified(file, stored).partition(b"\n")
+    try:
+        header = msgspec.json.decode(text, type=_Header)
+        if header.table != table:
+            raise CalibrationError(f"it belongs to calibration table {header.table[:12]!r}, not to {table[:12]!r}")
+        return _decode(header, body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CalibrationError) as error:
+        raise CalibrationError(f"the rounded weights in {file} cannot be used: {error}: calibrate again") from error
+
+
+def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
+    for name, weight in refinement.weights.items():
+        yield _Entry("codes", name, weight.codes.shape, weight.axis), weight.codes
+        yield _Entry("scale", name, np.shape(weight.scale), weight.axis), weight.scale
+    for name, bias in refinement.biases.items():
+        yield _Entry("bias", name, bias.shape), bias
+    for name, scale in refinement.channel_scales.items():
+        yield _Entry("channel_scale", name, scale.shape), scale
+
+
+def _dtype(kind: _Kind) -> np.dtype:
+    return np.dtype(np.int8 if kind == "codes" else "<f4")
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _verified(file: Path, stored: bytes) -> bytes:
+    """What follows the first line, if that line holds for it."""
+    line, _, content = stored.partition(b"\n")
+    words = line.removeprefix(_MAGIC).split(b" ")
+    if not line.startswith(_MAGIC) or not words[0].isdigit() or len(words[0]) > _MOST_DIGITS:
+        raise CalibrationError(f"{file} holds no rounded weights: it does not begin with {_MAGIC.decode().strip()!r}")
+    if (version := int(words[0])) != _VERSION:
+        fix = "upgrade quantkit" if version > _VERSION else "calibrate again"
+        raise CalibrationError(f"{file} has format version {version}, this quantkit reads version {_VERSION}: {fix}")
+    if words[1:] != [str(len(content)).encode(), _digest(content)]:
+        raise CalibrationError(f"{file} was cut short or changed after it was written: calibrate again")
+    return content
+
+
+def _decode(header: _Header, body: bytes) -> Refinement:
+    found: dict[_Kind, dict[str, tuple[Any, int | None]]] = {
+        "codes": {},
+        "scale": {},
+        "bias": {},
+        "channel_scale": {},
+    }
+    offset = 0
+    for entry in header.arrays:
+        dtype = _dtype(entry.kind)
+        if any(size < 0 for size in entry.shape) or entry.name in found[entry.kind]:
+            raise CalibrationError(f"{entry.kind} of {entry.name!r} contradicts itself")
+        size = math.prod(entry.shape) * dtype.itemsize
+        if offset + size > len(body):
+            raise CalibrationError(f"{entry.kind} of {entry.name!r} is not there")
+        array = np.frombuffer(body, dtype, math.prod(entry.shape), offset).reshape(entry.shape)
+        if dtype != np.int8 and not np.isfinite(array).all():
+            raise CalibrationError(f"{entry.kind} of {entry.name!r} is not finite")
+        found[entry.kind][entry.name] = array.astype(dtype.newbyteorder("=")), entry.axis
+        offset += size
+    if offset != len(body) or found["codes"].keys() != found["scale"].keys():
+        raise CalibrationError("it lists other arrays than follow")
+    return Refinement(
+        weights={
+            name: RoundedWeight(codes, found["scale"][name][0], axis) for name, (codes, axis) in found["codes"].items()
+        },
+        biases={name: array for name, (array, _) in found["bias"].items()},
+        channel_scales={name: array for name, (array, _) in found["channel_scale"].items()},
+    )

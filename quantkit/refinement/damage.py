@@ -1,0 +1,111 @@
+"""What quantization does to a model's output, as one number that ranks: 0 is nothing.
+
+Class scores: the Kullback-Leibler divergence of their distribution from the float model's, in nats; the mean of its
+root over samples and positions, squared, so that no single sample on the edge of two classes decides. Anything else:
+for each channel the share of the squared error in error and variance together, mean over channels. A plain
+signal-to-noise ratio misranks detectors, whose few large channels hide the class scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.types import Array
+
+__all__ = ["OutputDamage"]
+
+_TINY = 1e-30
+_LEAST_PROBABILITY = 1e-12
+
+Outputs = Sequence[Mapping[str, Array]]
+"""One mapping from name to array for each batch."""
+
+
+class OutputDamage:
+    """Compares outputs with those of the float model on the same batches.
+
+    Args:
+        outputs: what to compare.
+        reference: of the float model.
+    """
+
+    def __init__(self, outputs: Sequence[MeasuredOutput], reference: Outputs) -> None:
+        scores = [output for output in outputs if output.kind != "values"]
+        # KL divergence and shares of error do not add up: class scores count as such only where nothing else is there.
+        self.is_divergence = len(scores) == len(outputs)
+        self._outputs = tuple(outputs)
+        self._reference = reference
+        self._variance = {} if self.is_divergence else {o.name: self._variances(o) for o in outputs}
+
+    @property
+    def unit(self) -> str:
+        """What the number is, for messages."""
+        return "typical KL divergence" if self.is_divergence else "relative error"
+
+    def of(self, outputs: Outputs) -> float:
+        """Damage of the same batches, perhaps of the first ones only."""
+        per_output = [
+            self._divergence(o, outputs) if self.is_divergence else self._lost_share(o, outputs) for o in self._outputs
+        ]
+        return float(np.mean(per_output))
+
+    def mean_divergence(self, outputs: Outputs) -> float:
+        """KL divergence of class scores in nats, mean over samples and positions."""
+        return float(np.mean([self._divergences(output, outputs).mean() for output in self._outputs]))
+
+    def _divergence(self, output: MeasuredOutput, outputs: Outputs) -> float:
+        return float(np.sqrt(self._divergences(output, outputs)).mean() ** 2)
+
+    def _divergences(self, output: MeasuredOutput, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Of every sample and position; infinite where the output is no longer finite."""
+        found = []
+        for reference, got in zip(self._reference, outputs, strict=False):
+            p, q = (self._log_probabilities(output, batch[output.name]) for batch in (reference, got))
+            with np.errstate(invalid="ignore"):
+                divergence = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+            found.append(np.where(np.isfinite(divergence), divergence, np.inf).ravel())
+        return np.concatenate(found)
+
+    @staticmethod
+    def _log_probabilities(output: MeasuredOutput, values: Array) -> npt.NDArray[np.float64]:
+        scores = np.moveaxis(np.asarray(values, np.float64), output.axis if output.axis is not None else -1, -1)
+        if output.kind == "probabilities":
+            return np.log(np.maximum(scores, _LEAST_PROBABILITY))
+        scores = scores - scores.max(axis=-1, keepdims=True)
+        return np.asarray(scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True)))
+
+    def _lost_share(self, output: MeasuredOutput, outputs: Outputs) -> float:
+        error, count = np.zeros(()), 0
+        for reference, got in zip(self._reference, outputs, strict=False):
+            x, y = (_channels(output, batch[output.name]) for batch in (reference, got))
+            if x.shape != y.shape:
+                return 1.0
+            difference = np.where(np.isfinite(x), y - x, 0.0)
+            error = error + np.where(np.isfinite(difference), difference**2, np.inf).sum(axis=1)
+            count += x.shape[1]
+        error = error / max(count, 1)
+        variance = self._variance[output.name]
+        with np.errstate(invalid="ignore"):
+            share = np.where(np.isfinite(error), error / (error + variance + _TINY), 1.0)
+        return float(share.mean())
+
+    def _variances(self, output: MeasuredOutput) -> npt.NDArray[np.float64]:
+        total, squares, count = np.zeros(()), np.zeros(()), 0
+        for batch in self._reference:
+            x = _channels(output, batch[output.name])
+            x = np.where(np.isfinite(x), x, 0.0)
+            total, squares, count = total + x.sum(axis=1), squares + (x**2).sum(axis=1), count + x.shape[1]
+        mean = total / max(count, 1)
+        return np.asarray(np.maximum(squares / max(count, 1) - mean**2, 0.0))
+
+
+def _channels(output: MeasuredOutput, values: Array) -> npt.NDArray[np.float64]:
+    """[C, everything else], float64."""
+    array = np.asarray(values, np.float64)
+    if output.axis is None or array.ndim < 2:
+        return array.reshape(1, -1)
+    return np.asarray(np.moveaxis(array, output.axis, 0).reshape(array.shape[output.axis], -1))

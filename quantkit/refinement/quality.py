@@ -1,0 +1,75 @@
+"""What the quantized model's output is worth: on samples that nothing was chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.refinement.damage import OutputDamage
+from quantkit.types import Array
+
+__all__ = ["LOW_AGREEMENT", "LOW_SQNR_DB", "describe_quality", "is_low", "output_quality"]
+
+LOW_SQNR_DB = 12.0
+"""Below it a quarter of the output's amplitude is noise."""
+
+LOW_AGREEMENT = 0.9
+
+
+def output_quality(
+    outputs: Sequence[MeasuredOutput],
+    reference: Sequence[Mapping[str, Array]],
+    quantized: Sequence[Mapping[str, Array]],
+    *,
+    num_samples: int,
+) -> dict[str, float]:
+    """Signal-to-noise ratio and damage of the outputs; of class scores also how often the best class is the same.
+
+    Returns:
+        "num_samples", "sqnr_db" (999 where there is no noise), and "kl_divergence" with "agreement" (0 to 1), or
+        "relative_error".
+    """
+    damage = OutputDamage(outputs, reference)
+    signal = noise = 0.0
+    same = count = 0
+    for exact, got in zip(reference, quantized, strict=True):
+        for output in outputs:
+            x, y = (np.asarray(values[output.name], np.float64) for values in (exact, got))
+            if x.shape != y.shape:
+                continue
+            is_finite = np.isfinite(x)
+            signal += float((x[is_finite] ** 2).sum())
+            noise += float(((x - y)[is_finite] ** 2).sum())
+            if damage.is_divergence:
+                axis = -1 if output.axis is None else output.axis
+                agreeing = x.argmax(axis) == y.argmax(axis)
+                same, count = same + int(agreeing.sum()), count + agreeing.size
+    ratio = 999.0 if noise == 0 else 10 * np.log10(max(signal, 1e-30) / noise) if np.isfinite(noise) else -999.0
+    found = {"num_samples": float(num_samples), "sqnr_db": round(float(ratio), 2)}
+    if damage.is_divergence:
+        return {**found, "kl_divergence": damage.mean_divergence(quantized), "agreement": same / max(count, 1)}
+    return {**found, "relative_error": damage.of(quantized)}
+
+
+def describe_quality(quality: Mapping[str, float]) -> str:
+    """In one line.
+
+    Example:
+        >>> describe_quality({"num_samples": 64.0, "sqnr_db": 31.2, "kl_divergence": 0.0012, "agreement": 0.984})
+        'SQNR 31.2 dB, same class 98.4%, KL divergence 0.0012 (64 samples)'
+    """
+    words = [f"SQNR {quality['sqnr_db']:.1f} dB"]
+    if "agreement" in quality:
+        words += [f"same class {quality['agreement']:.1%}", f"KL divergence {quality['kl_divergence']:.2g}"]
+    else:
+        words.append(f"relative error {quality['relative_error']:.2g}")
+    return f"{', '.join(words)} ({quality['num_samples']:.0f} samples)"
+
+
+def is_low(quality: Mapping[str, float]) -> bool:
+    """Whether a user has to be warned: the output is no longer what the float model says."""
+    if "agreement" in quality:
+        return quality["agreement"] < LOW_AGREEMENT
+    return quality["sqnr_db"] < LOW_SQNR_DB

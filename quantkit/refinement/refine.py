@@ -1,0 +1,290 @@
+"""From ranges to a better INT8 model: each step is tried on samples, and judged by samples that it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from quantkit.calibration.methods import METHODS, bind_method
+from quantkit.errors import ModelError
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.measured_outputs import measured_outputs
+from quantkit.graph.multiply_adds import multiply_adds
+from quantkit.graph.passes.channel_scale import scalable_tensors
+from quantkit.graph.pieces import GraphPieces
+from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
+from quantkit.graph.quantize_tensorrt import plan_refined
+from quantkit.notices import Notice, Notify, logs_duration
+from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.equalize import equalizing_scales
+from quantkit.refinement.float_tensors import choose_float_tensors
+from quantkit.refinement.observation import channel_extremes, observe
+from quantkit.refinement.quality import output_quality
+from quantkit.refinement.quantized_run import QuantizedGraph, run_model, run_quantized
+from quantkit.refinement.ranges import (
+    RangeChoice,
+    choose_by_output,
+    joined_statistics,
+    quantized_units,
+    range_candidates,
+)
+from quantkit.refinement.rounding import round_weights
+from quantkit.refinement.samples import SampleBatches
+from quantkit.refinement.trials import Trials
+from quantkit.types import Refinement, TensorRange, TensorStatistics
+from quantkit.types.options import CalibrationOptions
+
+__all__ = ["RefinedCalibration", "refine_calibration"]
+
+_MOST_FLOAT_WORK = 0.05
+"""Share of the multiply-adds that may be left in float."""
+
+_WORTH_SCALING = 0.7
+"""Channels are scaled where that leaves at most this share of the damage."""
+
+_CLEARLY = 0.9
+"""Share of the damage that another method's ranges must leave at most to be taken for everything."""
+
+_ENOUGH = {True: 0.001, False: 0.003}
+"""Damage at which nothing more is left in float: KL divergence in nats, else the share of error."""
+
+_TRIAL_SAMPLES = {"balanced": (16, 32), "best": (32, 64)}
+"""Fewest and most."""
+
+
+@dataclass(frozen=True)
+class RefinedCalibration:
+    """What was found on samples.
+
+    Attributes:
+        ranges: by tensor, with the method that each is of.
+        float_tensors: what stays in float, with the reason.
+        refinement: rounded weights and the like.
+        quality: of the output, on samples that nothing was chosen on.
+    """
+
+    ranges: Mapping[str, TensorRange]
+    float_tensors: Mapping[str, str] = field(default_factory=dict)
+    refinement: Refinement = field(default_factory=Refinement)
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+@logs_duration
+def refine_calibration(
+    model: FloatModel,
+    samples: SampleBatches,
+    statistics: Mapping[str, TensorStatistics],
+    ranges: Mapping[str, TensorRange],
+    options: CalibrationOptions,
+    *,
+    fixed: frozenset[str],
+    notify: Notify,
+) -> RefinedCalibration:
+    """Improves on ranges, step by step, as far as `options.effort` asks for.
+
+    Args:
+        model: the float model.
+        samples: of the calibration.
+        statistics: of every calibrated tensor.
+        ranges: from these, by `options.method`.
+        options: of the calibration.
+        fixed: tensors whose range is known to be what was seen.
+        notify: hears what was found.
+    """
+    try:
+        run = _Refining(model, samples, ranges, options, notify)
+    except ModelError:  # nothing of it can run on TensorRT: there is no plan to refine
+        return RefinedCalibration(ranges)
+    if options.effort != "fast":
+        trials = run.trials()
+        choices = run.choose_ranges(trials, statistics, fixed)
+        choices = run.scale_channels(trials, choices)
+        run.leave_in_float(choices)
+        if options.method == "auto":
+            run.compare_methods(statistics, fixed)
+        if options.rounding == "feedback":
+            run.round()
+    return RefinedCalibration(run.ranges, run.floats, run.refinement, run.quality())
+
+
+class _Refining:
+    """One refinement: the samples, and what was found so far."""
+
+    def __init__(
+        self,
+        model: FloatModel,
+        samples: SampleBatches,
+        ranges: Mapping[str, TensorRange],
+        options: CalibrationOptions,
+        notify: Notify,
+    ) -> None:
+        self.model, self.options, self.notify = model, options, notify
+        self.num_samples = samples.num_samples
+        self.choosing, self.judging, self.telling = samples.split()
+        if options.effort == "fast":
+            self.telling = samples
+        self.ranges = dict(ranges)
+        self.floats: dict[str, str] = {}
+        self.refinement = Refinement()
+        self.graph = model.prepared()
+        plan = plan_tensorrt(self.graph)
+        self.never = {e.tensor: "zero on every sample" for e in plan.activations if e.tensor not in ranges}
+        self.plan = exclude_tensors(plan, self.never)
+        self.units = quantized_units(self.plan)
+        self.outputs = measured_outputs(self.graph)
+        self.names = tuple(output.name for output in self.outputs)
+        reference = run_model(model.prepared(), self.judging.batches, outputs=self.names)
+        self.judge = OutputDamage(self.outputs, reference)
+
+    def quantized(self, **changes: Any) -> QuantizedGraph:
+        """The model as it would be quantized now, or with other `ranges`, `floats` or `refinement`."""
+        state = {"ranges": self.ranges, "floats": self.floats, "refinement": self.refinement, **changes}
+        graph = self.model.prepared()
+        in_float = {**self.never, **state["floats"]}
+        plan, ranges = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float)
+        return graph, plan, ranges, state["refinement"]
+
+    def damage(self, *, with_weights: bool, **changes: Any) -> float:
+        """Damage of such a model on the samples that judge."""
+        quantized = self.quantized(**changes)
+        got = run_quantized(quantized, self.judging.batches, outputs=self.names, with_weights=with_weights)
+        return self.judge.of(got)
+
+    def trials(self) -> Trials:
+        """The float model on as many samples as trials of every unit can afford."""
+        fewest, most = _TRIAL_SAMPLES[self.options.effort]
+        wanted = round(1.2 * self.num_samples / max(len(self.units), 1))
+        batches = self.choosing.first(min(max(wanted, fewest), most)).batches
+        return Trials(GraphPieces(self.graph), self.outputs, self.units, batches, name=self.model.name)
+
+    def choose_ranges(
+        self, trials: Trials, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]
+    ) -> dict[str, RangeChoice]:
+        """The range of every unit; with a method that was named, only what its range does."""
+        is_free = self.options.method == "auto"
+        candidates, joined = {}, {}
+        for unit, edges in self.units.items():
+            seen = joined[unit] = joined_statistics(statistics[name] for name in {e.tensor for e in edges})
+            if not is_free:
+                candidates[unit] = {self.options.method: max(self.ranges[edge.tensor].amax for edge in edges)}
+            elif unit in fixed:
+                candidates[unit] = {"minmax": seen.amax}
+            else:
+                candidates[unit] = range_candidates(seen)
+        choices = choose_by_output(trials, candidates, joined, progress=self.options.progress)
+        if is_free:
+            for unit, choice in choices.items():
+                for name in {edge.tensor for edge in self.units[unit]}:
+                    self.ranges[name] = replace(self.ranges[name], amax=choice.amax, method=choice.method)
+        return choices
+
+    def scale_channels(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
+        """A range for each channel of what only depthwise convolutions read, where it helps."""
+        pieces = GraphPieces(self.graph)
+        sites = {
+            name: site
+            for name, site in scalable_tensors(self.graph, self.plan).items()
+            if site.is_depthwise and site.channels > 1 and name in choices and name in pieces.producers
+        }
+        if not sites:
+            return choices
+        axes = {name: site.axis for name, site in sites.items()}
+        extremes = channel_extremes(pieces, axes, self.choosing.batches)
+        largest = {name: np.maximum(-low, high) for name, (low, high) in extremes.items()}
+        found, scales = dict(choices), {}
+        for name, site in sites.items():
+            factors = equalizing_scales(largest[name]) * np.float32(self.ranges[name].amax / largest[name].max())
+            if not np.isfinite(factors).all():
+                continue
+            with trials.of(name) as trial:
+                step = self.ranges[name].amax / 127 / site.broadcast(factors)
+                damage = trial.damage(np.asarray(step, np.float32))
+            if damage < _WORTH_SCALING * choices[name].damage:
+                scales[name] = factors
+                found[name] = replace(choices[name], damage=damage, method="minmax by channel")
+        if scales:
+            before = self.damage(with_weights=True)
+            refinement = replace(self.refinement, channel_scales=scales)
+            after = self.damage(with_weights=True, refinement=refinement)
+            if after >= before:
+                return choices
+            self.refinement = refinement
+            text = (
+                f"{len(scales)} inputs of depthwise convolutions are scaled by channel: {self._change(before, after)}"
+            )
+            self.notify(Notice("info", "ranges", text))
+        return found
+
+    def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
+        """Finds tensors whose readers stay in float."""
+        pieces = GraphPieces(self.graph)
+        sizes = next(observe(pieces, pieces.producers, self.judging.batches))
+        shapes = {name: np.shape(array) for name, array in sizes.items()}
+
+        def measure(units: tuple[str, ...]) -> float:
+            floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
+            return self.damage(with_weights=False, floats=floats)
+
+        choice = choose_float_tensors(
+            sorted(choices, key=lambda unit: -choices[unit].damage),
+            self.units,
+            multiply_adds(self.graph, shapes),
+            measure,
+            limit=_MOST_FLOAT_WORK,
+            enough=_ENOUGH[self.judge.is_divergence],
+        )
+        if choice.units:
+            text = (
+                f"{len(choice.units)} of {len(self.units)} activations stay in float ({choice.share:.1%} of the "
+                f"multiply-adds): {self._change(choice.before, choice.after)}"
+            )
+            self.notify(Notice("info", "ranges", text))
+        self.floats = {
+            edge.tensor: f"more accurate in float (alone in INT8: {self.judge.unit} {choices[unit].damage:.2g})"
+            for unit in choice.units
+            for edge in self.units[unit]
+        }
+
+    def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:
+        """Takes the ranges of a single method for everything, if they do better in company."""
+        best, own = self.damage(with_weights=False), self.ranges
+        if best <= _ENOUGH[self.judge.is_divergence]:
+            return
+        for method in sorted(METHODS.keys() - {"auto"}):
+            choose = bind_method(method, {})
+            single = {
+                name: r
+                if name in fixed or name in self.refinement.channel_scales or statistics[name].amax == 0
+                else replace(r, amax=choose(statistics[name]), method=method)
+                for name, r in own.items()
+            }
+            damage = self.damage(with_weights=False, ranges=single)
+            if damage < _CLEARLY * best:
+                change = self._change(best, damage)
+                self.notify(Notice("info", "ranges", f"in company the ranges of {method} are better: {change}"))
+                best, self.ranges = damage, single
+
+    def round(self) -> None:
+        """Rounds the weights with error feedback, if that does better than rounding to nearest."""
+        graph, plan, ranges, _ = self.quantized()
+        samples = SampleBatches(self.choosing.batches + self.judging.batches)
+        found, layers = round_weights(graph, plan, ranges, samples, progress=self.options.progress)
+        refinement = replace(self.refinement, weights=found.weights, biases=found.biases)
+        before, after = self.damage(with_weights=True), self.damage(with_weights=True, refinement=refinement)
+        text = f"{len(layers)} weights rounded with error feedback: {self._change(before, after)}"
+        self.notify(Notice("info", "weights", text if after < before else f"{text}: rounded to nearest instead"))
+        if after < before:
+            self.refinement = refinement
+
+    def quality(self) -> dict[str, float]:
+        """What the INT8 output is worth on samples that nothing was chosen on."""
+        batches = self.telling.batches
+        reference = run_model(self.model.prepared(), batches, outputs=self.names)
+        got = run_quantized(self.quantized(), batches, outputs=self.names)
+        return output_quality(self.outputs, reference, got, num_samples=self.telling.num_samples)
+
+    def _change(self, before: float, after: float) -> str:
+        return f"{self.judge.unit} {before:.2g} → {after:.2g}"

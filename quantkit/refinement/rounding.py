@@ -1,0 +1,148 @@
+"""Rounds the weights of a model, layer after layer, on the inputs that the quantized model really gives each layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
+from quantkit.graph.pieces import GraphPieces
+from quantkit.numerics import QuantParams, dequantize_array
+from quantkit.refinement.feedback import round_layer
+from quantkit.refinement.moments import Moments
+from quantkit.refinement.samples import SampleBatches
+from quantkit.refinement.unfold import LayerShape, layer_shape, spread_positions
+from quantkit.refinement.walk import NewConstants, Stop, Walk
+from quantkit.types import QdqEdge, QdqPlan, Refinement, RoundedWeight, TensorRange, weight_format
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["RoundedLayer", "round_weights"]
+
+_COLUMNS_PER_INPUT = 8
+_FEWEST_COLUMNS = 8192
+_HELD_OUT = 4
+"""One batch of so many judges what the others suggest."""
+
+
+@dataclass(frozen=True)
+class RoundedLayer:
+    """How one weight was rounded.
+
+    Attributes:
+        node: the operator.
+        choice: the recipe, in words.
+        error, nearest_error: of its output on held-out samples, mean square, as rounded and rounded to nearest.
+    """
+
+    node: str
+    choice: str
+    error: float
+    nearest_error: float
+
+
+class _Rounder:
+    """Visits the weighted operators in network order."""
+
+    def __init__(self, graph: ir.Model, plan: QdqPlan, num_samples: int) -> None:
+        self._graph, self._num_samples = graph, num_samples
+        self.attributes = node_attributes(graph)
+        self.biases = bias_edges(graph)
+        self.readers = Counter(edge.tensor for edge in plan.weights)
+        self._waiting: dict[str, Moments] = {}
+        self.layers: list[RoundedLayer] = []
+        self.weights: dict[str, RoundedWeight] = {}
+        self.corrections: dict[str, np.ndarray] = {}
+
+    def visit(self, stop: Stop) -> NewConstants:
+        edge = stop.edge
+        op_type, attributes = self.attributes[edge.node]
+        weight = constant_array(self._graph, edge.tensor)
+        layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
+        alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
+        is_shared = self.readers[edge.tensor] > 1
+        bias = None if is_shared else self.biases.get(edge.node)
+        moments = self._collect(stop, layer)
+        rounded = round_layer(
+            layer.matrix(weight), moments, has_bias=bias is not None, scale_shape=layer.scale_shape(edge.axis)
+        )
+        self.layers.append(RoundedLayer(edge.node, rounded.choice, rounded.error, rounded.nearest_error))
+        params = _params(layer, edge, rounded.scale)
+        codes = layer.weight_from(rounded.codes)
+        self.weights[edge.tensor] = RoundedWeight(codes, params.scale, edge.axis)
+        new = dequantize_array(codes, params)
+        if bias is None or not rounded.bias.any():
+            return NewConstants(new)
+        correction = np.zeros(int(layer.output_channels.max()) + 1, np.float32)
+        correction[layer.output_channels.reshape(-1)] = alpha * rounded.bias.reshape(-1)
+        self.corrections[edge.node] = correction
+        return NewConstants(new, old_bias(bias, correction.size) + correction / bias.factor)
+
+    def _collect(self, stop: Stop, layer: LayerShape) -> Moments:
+        """Second moments of the operator's inputs; of a shared weight, of those of its earlier readers too."""
+        groups, _, width = layer.matrix_shape
+        moments = self._waiting.setdefault(stop.edge.tensor, Moments(groups, width))
+        first, limit = 0, 1
+        for number, (exact, quantized) in enumerate(stop.inputs()):
+            available = layer.num_positions(exact.shape)
+            samples = exact.shape[0] if available else 0
+            wanted = max(_COLUMNS_PER_INPUT * width, _FEWEST_COLUMNS)
+            limit = max(-(-wanted // max(self._num_samples, 1)), 1)
+            positions = spread_positions(available, samples, limit, first)
+            columns = (layer.columns(np.asarray(x, np.float32), positions) for x in (exact, quantized))
+            moments.add(*columns, held_out=number % _HELD_OUT == _HELD_OUT - 1)
+            first += samples
+        return moments
+
+
+def round_weights(
+    graph: ir.Model, plan: QdqPlan, ranges: Mapping[str, TensorRange], samples: SampleBatches, *, progress: bool
+) -> tuple[Refinement, tuple[RoundedLayer, ...]]:
+    """Rounded weights and corrected biases of everything that a plan quantizes.
+
+    Args:
+        graph: the float model, prepared; it stays as it is.
+        plan: of that graph.
+        ranges: of its quantized activations.
+        samples: of which every fourth batch is held out.
+        progress: show a progress bar.
+    """
+    rounder = _Rounder(graph, plan, samples.num_samples)
+    biases = rounder.biases
+    constants: dict[tuple[str, int], np.ndarray] = {}
+    for edge in plan.weights:
+        weight = constants[edge.node, edge.index] = constant_array(graph, edge.tensor)
+        if (bias := biases.get(edge.node)) is not None:
+            constants[bias.owner, bias.index] = old_bias(bias, _num_channels(rounder, edge, weight)).astype(
+                weight.dtype
+            )
+    scales = {edge.tensor: float(QuantParams.from_amax(ranges[edge.tensor].amax).scale) for edge in plan.activations}
+    walk = Walk(GraphPieces(graph), plan, scales, biases, constants)
+    walk.run(samples.batches, (), rounder.visit, progress=progress)
+    return Refinement(weights=rounder.weights, biases=rounder.corrections), tuple(rounder.layers)
+
+
+def old_bias(edge: BiasEdge, channels: int) -> np.ndarray:
+    """What is stored, or zeros."""
+    return np.zeros(channels, np.float32) if edge.value is None else np.asarray(edge.value, np.float32)
+
+
+def _num_channels(rounder: _Rounder, edge: QdqEdge, weight: np.ndarray) -> int:
+    op_type, attributes = rounder.attributes[edge.node]
+    return int(layer_shape(op_type, weight.shape, attributes, operand=edge.index).output_channels.max()) + 1
+
+
+def _params(layer: LayerShape, edge: QdqEdge, scale: np.ndarray) -> QuantParams:
+    """Scales of a weight from those of its matrix [G, R]."""
+    shape = layer.scale_shape(edge.axis)
+    groups = scale[: shape[0], : shape[1]]
+    return QuantParams(
+        scale=np.asarray(groups.reshape(() if edge.axis is None else -1), np.float32),
+        axis=edge.axis,
+        format=weight_format(edge.axis),
+    )

@@ -1,0 +1,103 @@
+"""The few samples that trials and rounding run on: the same ones for every order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantkit.datasets import Selection
+from quantkit.datasets.batching import leading_size, make_batches
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.pieces import GraphPieces
+from quantkit.refinement.observation import observe
+from quantkit.types import Array, Dataset
+
+__all__ = ["SampleBatches", "affordable_samples", "choose_samples"]
+
+_BATCH = 16
+_BUDGET_BYTES = 1 << 30
+_FAST_SAMPLES = 64
+_MOST_SAMPLES = {"balanced": 512, "best": 1024}
+_PARTS = 4
+"""At least so many batches, where there are as many samples: some suggest, others judge."""
+
+
+@dataclass(frozen=True)
+class SampleBatches:
+    """Inputs of some samples, in batches that the model takes.
+
+    Attributes:
+        batches: inputs by name, the samples first.
+    """
+
+    batches: tuple[Mapping[str, Array], ...]
+
+    @property
+    def num_samples(self) -> int:
+        """In all batches."""
+        return sum(map(_size, self.batches))
+
+    def first(self, num_samples: int) -> SampleBatches:
+        """The batches that the first `num_samples` lie in."""
+        kept, count = [], 0
+        for batch in self.batches:
+            if count >= num_samples:
+                break
+            kept.append(batch)
+            count += _size(batch)
+        return SampleBatches(tuple(kept))
+
+    def split(self) -> tuple[SampleBatches, SampleBatches, SampleBatches]:
+        """To choose on, to judge the choices by, and to tell what the result is worth: 5/8, 2/8, 1/8.
+
+        Where there are too few batches, the last ones have to do for more than one.
+        """
+        tail = max(len(self.batches) // 8, 1)
+        parts = self.batches[: -3 * tail], self.batches[-3 * tail : -tail], self.batches[-tail:]
+        return tuple(SampleBatches(part or self.batches[-1:]) for part in parts)  # type: ignore[return-value]
+
+
+def choose_samples(
+    dataset: Dataset, hashes: Mapping[str, str], *, most: int, batch_size: int | None, workers: int | None
+) -> SampleBatches:
+    """Reads samples in the order of their content hashes, which no order of the data changes.
+
+    Args:
+        dataset: of the calibration.
+        hashes: content hash by id.
+        most: how many at most.
+        batch_size: that the model needs; None if it takes any. A last batch that is not full is filled up with copies.
+        workers: decoding threads.
+
+    Raises:
+        DatasetError: none can be read.
+    """
+    order = sorted(range(len(dataset)), key=lambda i: (hashes[dataset.ids[i]], dataset.ids[i]))[:most]
+    size = batch_size or min(_BATCH, -(-len(order) // _PARTS))
+    batches = []
+    for batch in make_batches(Selection(dataset, tuple(order)), size, strict=False, workers=workers, skipped={}):
+        inputs: Mapping[str, Array] = batch.inputs
+        if batch_size is not None and len(batch) < batch_size:
+            rows = np.arange(batch_size) % len(batch)
+            inputs = {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items()}
+        batches.append(inputs)
+    return SampleBatches(tuple(batches))
+
+
+def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> int:
+    """How many samples two streams through a model can hold at once in `_BUDGET_BYTES`, at least 16."""
+    if effort == "fast":
+        return _FAST_SAMPLES
+    sample = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
+    pieces = GraphPieces(model.prepared())
+    fixed = leading_size(model.inputs) or 1
+    inputs = {name: np.repeat(array, fixed, axis=0) for name, array in sample.inputs.items()}
+    (values,) = observe(pieces, pieces.producers, [inputs])
+    peak = pieces.peak_bytes({name: np.asarray(array).nbytes for name, array in values.items()})
+    return int(np.clip(_BUDGET_BYTES * fixed // max(2 * peak, 1), _BATCH, _MOST_SAMPLES[effort]))
+
+
+def _size(batch: Mapping[str, Array]) -> int:
+    return int(next(iter(batch.values())).shape[0])

@@ -1,0 +1,113 @@
+"""Trying one change at a time: only what lies behind a tensor runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.graph.pieces import GraphPieces
+from quantkit.numerics import fake_quantize
+from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.observation import observe
+from quantkit.types import Array, QdqEdge
+
+__all__ = ["Trial", "Trials"]
+
+
+class Trials:
+    """The float model on a few samples, its inner tensors kept, and what changes of one tensor do to the output.
+
+    Args:
+        pieces: of the prepared float model.
+        outputs: what the damage is measured on.
+        units: quantized edges that are tried together, by the name of the unit: the readers of one tensor, or of a
+            group of tensors that share a scale.
+        batches: inputs of the samples.
+        name: of the model, for messages.
+    """
+
+    def __init__(
+        self,
+        pieces: GraphPieces,
+        outputs: Sequence[MeasuredOutput],
+        units: Mapping[str, Sequence[QdqEdge]],
+        batches: Sequence[Mapping[str, Array]],
+        *,
+        name: str,
+    ) -> None:
+        self._pieces, self._units, self._name = pieces, units, name
+        self.outputs = tuple(output.name for output in outputs)
+        behind = {unit: pieces.behind(nodes={edge.node for edge in edges}) for unit, edges in units.items()}
+        self._behind = behind
+        tensors = {edge.tensor for edges in units.values() for edge in edges}
+        wanted = {name for piece in behind.values() for name in piece.inputs} | set(self.outputs) | tensors
+        self._values = list(observe(pieces, wanted, batches))
+        self.damage = OutputDamage(outputs, self._values)
+
+    @property
+    def values(self) -> Sequence[Mapping[str, Array]]:
+        """The kept tensors by name, one mapping for each batch."""
+        return self._values
+
+    def of(self, unit: str) -> Trial:
+        """Everything behind a unit, ready to run; to be used in a `with` statement."""
+        edges = self._units[unit]
+        replaced = {(edge.node, edge.index): f"{edge.tensor}{_MARK}" for edge in edges}
+        piece = self._behind[unit]
+        made = {name for position in piece.nodes for name in self._pieces.makes(position)}
+        outputs = [name for name in self.outputs if name in made]
+        model = self._pieces.cut(piece, outputs, dtypes=_dtypes(self._values[0]), replaced=replaced)
+        runner = OnnxRuntimeRunner(model, name=self._name, spinning=False) if outputs else None
+        return Trial(runner, tuple(dict.fromkeys(edge.tensor for edge in edges)), self)
+
+
+_MARK = "__quantized"
+
+
+class Trial:
+    """One unit: `damage` runs it with other scales. Made by `Trials.of`."""
+
+    def __init__(self, runner: OnnxRuntimeRunner | None, tensors: tuple[str, ...], trials: Trials) -> None:
+        self._runner, self._tensors, self._trials = runner, tensors, trials
+
+    def damage(self, scale: float | npt.NDArray[np.float32]) -> float:
+        """Damage to the output where these tensors alone are quantized, with one scale or one that broadcasts.
+
+        0 where no output shows it.
+        """
+        if self._runner is None:
+            return 0.0
+        outputs = []
+        for values in self._trials.values:
+            changed = {f"{name}{_MARK}": fake_quantize(values[name], scale) for name in self._tensors}
+            feeds = {spec.name: changed.get(spec.name, values.get(spec.name)) for spec in self._runner.inputs}
+            outputs.append({**values, **self._runner.run({n: v for n, v in feeds.items() if v is not None})})
+        return self._trials.damage.of(outputs)
+
+    def squared_error(self, scale: float) -> float:
+        """Mean squared error of the tensors' own values."""
+        total, count = 0.0, 0
+        for values in self._trials.values:
+            for name in self._tensors:
+                x = np.asarray(values[name], np.float32)
+                difference = np.asarray(fake_quantize(x, scale), np.float32).ravel() - x.ravel()
+                total, count = total + float(difference @ difference), count + difference.size
+        return total / max(count, 1)
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+
+def _dtypes(values: Mapping[str, Array]) -> dict[str, np.dtype]:
+    return {name: np.asarray(array).dtype for name, array in values.items()}
