@@ -11,6 +11,7 @@ for each layer by samples that were held out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,6 @@ from quantkit.refinement.moments import InputMoments, Moments
 from quantkit.types import QuantFormat, weight_format
 
 __all__ = [
-    "RECIPES",
     "RoundedMatrix",
     "RoundingRecipe",
     "correct_towards_float",
@@ -44,8 +44,14 @@ _BLOCK = 64
 _TRIAL_ROWS = 128
 """Output channels of a group that recipes are tried on."""
 
-_MARGIN = 0.02
-"""Share of the held-out error that a recipe must save to be preferred to one that relies less on the samples."""
+_MARGIN = 0.005
+"""Share of the held-out error that a recipe must save, beside that of one column, to rely more on the samples."""
+
+_DAMPINGS = 0.1, 0.01
+"""Of error feedback: from heavy to light."""
+
+_CORRECTIONS = (1.0, 0.1, 0.01), (10.0,)
+"""Dampings of the correction: lighter as long as that helps, and heavier."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,6 @@ class RoundingRecipe:
         if self.correction is None:
             return f"error feedback, damping {self.damping:.0%}"
         return f"error feedback towards the float output, damping {self.correction:.0%}"
-
-
-RECIPES = (
-    RoundingRecipe(),
-    RoundingRecipe(corrects_bias=True),
-    RoundingRecipe(corrects_bias=True, damping=0.1),
-    RoundingRecipe(corrects_bias=True, damping=0.01),
-    RoundingRecipe(corrects_bias=True, damping=0.01, correction=1.0),
-    RoundingRecipe(corrects_bias=True, damping=0.01, correction=0.1),
-)
-"""In the order of how far they rely on the samples."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,11 @@ def round_layer(
     has_bias: bool,
     scale_shape: tuple[int, int] | None = None,
     levels: int = 127,
+    recipe: RoundingRecipe | None = None,
 ) -> RoundedMatrix:
     """Rounds a layer's weight by the recipe that is best on the held-out samples, then again with all the samples.
+
+    One recipe serves all rows: chosen for each row by itself, it follows the noise of the held-out samples.
 
     Args:
         matrix: float weight [G, R, K].
@@ -126,6 +124,7 @@ def round_layer(
             covariance of the inputs counts; if not, the raw second moments do.
         scale_shape: [G or 1, R or 1], which rows share a scale; default: none. See `LayerShape.scale_shape`.
         levels: largest code.
+        recipe: to use, instead of the best.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -140,17 +139,47 @@ def round_layer(
     layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, scale_shape or matrix.shape[:2], levels)
     trial = layer.sample_rows()
     error_of = _HeldOutError(trial)
-    chosen = RECIPES[0]
-    error = nearest_error = error_of(*trial.round(chosen, moments.training))
-    if moments.training.count and moments.held_out.count:
-        for recipe in RECIPES[1:]:
-            if has_bias or recipe.damping is not None:
-                found = error_of(*trial.round(recipe, moments.training))
-                if found < error * (1 - _MARGIN):
-                    chosen, error = recipe, found
-    used = moments.training if chosen == RECIPES[0] else moments.training.merge(moments.held_out)
-    codes, scale, bias = layer.round(chosen, used)
+
+    def measure(recipe: RoundingRecipe) -> float:
+        return error_of(*trial.round(recipe, moments.training))
+
+    nearest_error = measure(RoundingRecipe())
+    if recipe is not None:
+        chosen, error = recipe, measure(recipe)
+    elif moments.training.count and moments.held_out.count:
+        margin = _MARGIN + 1 / moments.held_out.count
+        chosen, error = _choose_recipe(measure, nearest_error, has_bias, margin)
+    else:
+        chosen, error = RoundingRecipe(), nearest_error
+    codes, scale, bias = layer.round(chosen, moments.training.merge(moments.held_out))
     return RoundedMatrix(codes, scale, bias.ravel().astype(np.float32), chosen, error, nearest_error)
+
+
+def _choose_recipe(
+    measure: Callable[[RoundingRecipe], float], nearest_error: float, has_bias: bool, margin: float
+) -> tuple[RoundingRecipe, float]:
+    """The recipe with the lowest error, and its error; what relies more on the samples must be better by `margin`."""
+    chosen, error = RoundingRecipe(), nearest_error
+
+    def try_in_turn(recipes: Iterable[RoundingRecipe]) -> None:
+        """Goes on as long as the next one is better than the one before."""
+        nonlocal chosen, error
+        last = np.inf
+        for recipe in recipes:
+            found = measure(recipe)
+            if found >= last:
+                return
+            last = found
+            if found < error * (1 - margin):
+                chosen, error = recipe, found
+
+    if has_bias:
+        try_in_turn([RoundingRecipe(corrects_bias=True)])
+    try_in_turn(RoundingRecipe(has_bias, damping) for damping in _DAMPINGS)
+    damping = chosen.damping or _DAMPINGS[0]
+    for corrections in _CORRECTIONS:
+        try_in_turn(RoundingRecipe(has_bias, damping, correction) for correction in corrections)
+    return chosen, error
 
 
 @dataclass(frozen=True)
