@@ -25,26 +25,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "INTERRUPTED",
-    "BackendError",
-    "BackendUnavailableError",
-    "CalibrationError",
-    "DatasetError",
-    "EngineBuildError",
-    "EvaluationError",
-    "GateFailedError",
-    "LimitError",
-    "ModelError",
-    "NonFiniteActivationError",
-    "NotInstalledError",
-    "OptionError",
-    "OutputError",
-    "QuantKitError",
-    "StaleTableError",
-    "one_line",
-]
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 

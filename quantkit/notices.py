@@ -15,19 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
-__all__ = [
-    "MOST_NAMES",
-    "Notice",
-    "NoticeKind",
-    "NoticeTopic",
-    "Notify",
-    "accepts_tell",
-    "announcing",
-    "join_names",
-    "logs_duration",
-    "visible",
-]
-
 NoticeKind = Literal["info", "warning"]
 
 NoticeTopic = Literal[

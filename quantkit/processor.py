@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["CPUINFO", "products_saturate", "read_cpuinfo"]
-
 CPUINFO = Path("/proc/cpuinfo")
 
 _WIDE_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})

@@ -11,8 +11,6 @@ from quantkit.types import (
     Batch,
 )
 
-__all__ = ["show_progress", "with_progress"]
-
 
 def with_progress(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:
     """The batches, each counted on a progress bar after it was used."""

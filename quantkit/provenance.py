@@ -15,8 +15,6 @@ from dataclasses import fields, is_dataclass
 
 from quantkit.notices import join_names
 
-__all__ = ["differences"]
-
 _HASH_DIGITS = 64
 _SHOWN_DIGITS = 12
 

@@ -7,8 +7,6 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-__all__ = ["import_modules", "suggest"]
-
 
 def import_modules(package: str, path: Iterable[str]) -> None:
     """Imports every module of a package, in alphabetical order: each adds what it defines to the package's registry.

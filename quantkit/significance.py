@@ -12,32 +12,6 @@ from typing import Literal
 
 from quantkit.types import Evaluation, Report
 
-__all__ = [
-    "CLOSE",
-    "DIFFERING",
-    "FEWEST_DIFFERING",
-    "FEWEST_SAMPLES",
-    "MLPERF",
-    "NORMAL_975",
-    "AccuracyVerdict",
-    "GateWord",
-    "SpeedVerdict",
-    "compare_accuracy",
-    "compare_speed",
-    "difference_interval",
-    "has_identical_outputs",
-    "judge",
-    "loss_interval",
-    "mcnemar_p_value",
-    "mlperf",
-    "paired_half_width",
-    "samples_needed",
-    "samples_to_tell",
-    "samples_to_tell_score",
-    "wilson_interval",
-]
-
-
 CLOSE = 0.01
 """Share of the baseline's score that may be lost where a variant is called as good: MLPerf's wider gate."""
 

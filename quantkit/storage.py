@@ -13,8 +13,6 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from quantkit.errors import OutputError
 
-__all__ = ["check_no_source", "check_writable", "exclusive", "write_atomically", "write_bytes", "write_text"]
-
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems answer that know no locks, such as some network shares."""
 

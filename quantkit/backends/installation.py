@@ -11,8 +11,6 @@ import subprocess
 import sys
 from typing import Any
 
-__all__ = ["RUNTIMES", "probe"]
-
 _TIMEOUT_S = 120
 """The first import of a large runtime from a slow disk takes long."""
 

@@ -16,8 +16,6 @@ from quantkit.types import PathLike
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Acceptance", "acceptance_of_cache", "acceptance_of_model"]
-
 Acceptance = Literal["accepts", "recalibrates", "ignores", "refuses", "misreads", "unknown"]
 
 _FIRST_EXPLICIT, _FIRST_LENIENT = 8, 10

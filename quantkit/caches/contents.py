@@ -23,8 +23,6 @@ from quantkit.types.calibration import TensorRange
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
 
-__all__ = ["Shown", "shown_cache"]
-
 
 @dataclass(frozen=True)
 class Shown:

@@ -18,17 +18,6 @@ from quantkit.types import CalibrationTable
 if TYPE_CHECKING:
     from quantkit.types.calibration import TensorRange
 
-__all__ = [
-    "CacheInspection",
-    "Sort",
-    "TableInspection",
-    "TensorRow",
-    "inspect_table",
-    "inspect_tensorrt_cache",
-    "rows_from_ranges",
-    "select_tensors",
-]
-
 Sort = Literal["network", "amax", "name"]
 
 

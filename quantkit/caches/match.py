@@ -14,8 +14,6 @@ from quantkit.types.calibration import TensorRange
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["TableMatch", "match_to_model"]
-
 
 @dataclass(frozen=True)
 class TableMatch:

@@ -26,8 +26,6 @@ from quantkit.types import CalibrationTable, PathLike
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import Setting, StatisticsOrigin
 
-__all__ = ["merge_statistics"]
-
 
 @accepts_tell
 def merge_statistics(

@@ -23,8 +23,6 @@ from quantkit.types.calibration import TensorRange
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["check_no_input", "diff_caches", "open_cache", "read_cache_of_model", "read_map"]
-
 
 def open_cache(path: PathLike) -> RangeCache:
     """Reads any file that holds ranges; what it is, its content says.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from quantkit.caches.ranges import RangeCache
     from quantkit.types import CalibrationTable
 
-__all__ = ["describe_provenance", "find_stale_siblings"]
-
 _NATIVE = "TensorRT"
 """How the calibrator of a table begins that TensorRT itself calibrated, or that came from its cache."""
 

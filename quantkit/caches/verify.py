@@ -35,8 +35,6 @@ from quantkit.types.options import ImageOptions, VerifyOptions
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Acceptance", "RangeCheck", "Verification", "verify_cache"]
-
 _WIDE = 8
 """Times what was seen: three of eight bits are lost."""
 

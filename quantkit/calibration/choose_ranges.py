@@ -15,8 +15,6 @@ from quantkit.types import TensorRange, TensorStatistics
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
 
-__all__ = ["choose_ranges"]
-
 _MOST_CLIPPED = 0.25
 """Share of a tensor's values; on the models of docs/explanation/calibration.md entropy clips a few percent at most."""
 

@@ -14,8 +14,6 @@ from quantkit.datasets.batching import fixed_batch_size
 from quantkit.errors import NonFiniteActivationError
 from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
 
-__all__ = ["ACTIVATION_BUDGET_BYTES", "Collector", "collect", "fitting_batch_size"]
-
 ACTIVATION_BUDGET_BYTES = 256 << 20
 """Observed activations of one batch: more is no faster, and a laptop has to hold them."""
 

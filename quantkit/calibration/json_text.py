@@ -7,8 +7,6 @@ from typing import Any
 
 from quantkit.errors import CalibrationError
 
-__all__ = ["decode_json", "is_newer"]
-
 _DEEPEST = 100
 """Levels: what reads the result may recurse. No format here has ten."""
 

@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from quantkit.types import TensorStatistics
 
-__all__ = ["MagnitudeHistogram", "magnitude_columns"]
-
 _COLUMNS = 20
 
 

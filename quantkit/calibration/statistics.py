@@ -21,8 +21,6 @@ import numpy.typing as npt
 from quantkit.errors import CalibrationError
 from quantkit.types import HistogramRule, TensorStatistics
 
-__all__ = ["EXACT_BINS", "TENSORRT_BINS", "merge", "new_statistics", "rebin", "update"]
-
 EXACT_BINS = 8192
 """Four times TensorRT's resolution: the thresholds of a method never depend on where a power of two falls."""
 

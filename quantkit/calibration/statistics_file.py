@@ -23,15 +23,6 @@ from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 
-__all__ = [
-    "FORMAT_VERSION",
-    "KeptStatistics",
-    "StatisticsOrigin",
-    "is_statistics_file",
-    "load_statistics",
-    "save_statistics",
-]
-
 FORMAT_VERSION = 1
 
 _MAGIC = b"quantkit statistics "

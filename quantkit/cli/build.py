@@ -21,8 +21,6 @@ from quantkit.types.options import EngineOptions, MessageOptions
 if TYPE_CHECKING:
     from quantkit.commands.build import BuiltEngine
 
-__all__ = ["build"]
-
 
 @with_options
 def build(

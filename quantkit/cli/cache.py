@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from quantkit.caches.verify import Verification
 
-__all__ = ["cache"]
-
 cache = typer.Typer(
     name="cache",
     help="Show, compare, verify, convert and merge calibration files.",

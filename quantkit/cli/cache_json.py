@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from quantkit.caches.ranges import CacheDifference, RangeCache
     from quantkit.caches.verify import Verification
 
-__all__ = ["echo_json", "json_from_difference", "json_from_head", "json_from_shown", "json_from_verification"]
-
 
 def echo_json(data: dict[str, Any]) -> None:
     """Prints JSON, which has no infinity: null stands for it."""

@@ -28,8 +28,6 @@ from quantkit.storage import write_text
 if TYPE_CHECKING:
     from quantkit.types import Report
 
-__all__ = ["compare", "gate", "report"]
-
 
 @with_options
 def compare(

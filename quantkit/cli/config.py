@@ -12,8 +12,6 @@ from quantkit.cli.config_file import configurable, format_section, read_config
 from quantkit.errors import OptionError
 from quantkit.registry import suggest
 
-__all__ = ["config"]
-
 
 def config(
     words: Annotated[

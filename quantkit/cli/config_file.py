@@ -27,8 +27,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Section", "configurable", "format_section", "read_config", "with_config"]
-
 Section = tuple[str, ...]
 """Words of a command: ("cache", "verify") is the table [cache.verify]."""
 

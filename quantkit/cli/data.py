@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from quantkit.commands.data_check import DataCheck
     from quantkit.evaluation.preprocessing_probe import Probe
 
-__all__ = ["data_app"]
-
 _SHOWN = 5
 
 data_app = typer.Typer(

@@ -11,8 +11,6 @@ import typer
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.doctor import examine
 
-__all__ = ["doctor"]
-
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what is installed, which commands work here, and what to install for the others.

@@ -15,8 +15,8 @@ from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.options import DataOption, ModelArgument
 from quantkit.cli.output import command_line, make_printer
 from quantkit.cli.text import make_console
-from quantkit.commands.evaluate import VARIANTS
 from quantkit.commands.evaluate import evaluate as evaluate_variants
+from quantkit.commands.variants import VARIANTS
 from quantkit.errors import INTERRUPTED
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.tasks.task import TaskOptions
@@ -24,8 +24,6 @@ from quantkit.notices import Notice, Notify
 from quantkit.reporting import print_report, write_report
 from quantkit.storage import check_writable
 from quantkit.types.options import EvaluationOptions, MessageOptions
-
-__all__ = ["evaluate"]
 
 
 @with_options

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["EXAMPLES", "examples_text"]
-
 EXAMPLES = {
     "calibrate": (
         "quantkit calibrate model.onnx --data images/calib",

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from quantkit.caches.inspection import TableInspection, TensorRow
     from quantkit.graph.qdq_lint import QdqFinding
 
-__all__ = ["inspect", "print_tensors"]
-
 _SHOWN = 10
 _SHOWN_ALIKE = 3
 _WIDE = 160

@@ -15,8 +15,6 @@ from quantkit.graph.inspection import ModelInspection
 from quantkit.graph.qdq_lint import Operator
 from quantkit.types import CalibrationTable
 
-__all__ = ["json_from_inspection", "json_from_origin", "json_from_tensors"]
-
 
 def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None) -> dict[str, Any]:
     """A dictionary of what JSON can hold; times in ms, sizes in bytes, shares from 0 to 1."""

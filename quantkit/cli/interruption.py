@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["stop_on_interrupt"]
-
 _MESSAGE = b"\nInterrupted: finishing the current batch and writing a partial report. Press Ctrl-C again to abort.\n"
 
 

@@ -13,8 +13,6 @@ from quantkit.cli.output import make_printer
 from quantkit.storage import check_writable
 from quantkit.types.options import MergeOptions, MessageOptions
 
-__all__ = ["merge"]
-
 
 @with_options
 def merge(

@@ -23,8 +23,6 @@ from quantkit.notices import visible
 from quantkit.types.option import option_fields
 from quantkit.types.options import MessageOptions
 
-__all__ = ["listening", "with_messages"]
-
 _LOGGER = logging.getLogger("quantkit")
 
 

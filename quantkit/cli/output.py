@@ -14,8 +14,6 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.types import CalibrationTable, QuantizedModel
 
-__all__ = ["command_line", "make_printer", "megabytes", "print_calibration", "print_quantized"]
-
 _SHOWN_REASONS = 8
 
 _HISTOGRAMS = {

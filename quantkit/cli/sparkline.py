@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quantkit.calibration.magnitude_histogram import MagnitudeHistogram
 
-__all__ = ["ASCII_MARK", "MARK", "sparkline"]
-
 MARK, ASCII_MARK = "│", "!"
 """Where the range ends. Tables have "|" between their columns on terminals without other lines."""
 

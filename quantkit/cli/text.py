@@ -13,8 +13,6 @@ from rich.text import Text
 from quantkit.cli.text_columns import Layout
 from quantkit.notices import visible
 
-__all__ = ["bytes_text", "count_text", "make_console", "print_line", "print_table"]
-
 _PIPED_WIDTH = 10_000
 """Columns where nobody looks: a line of a file is cut by nothing, so that grep finds it whole."""
 

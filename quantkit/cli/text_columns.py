@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 
-__all__ = ["Layout", "fold"]
-
 _NAME, _WORDS = 24, 12
 """Columns that a name, and any other text, gets at least."""
 

@@ -37,8 +37,6 @@ from quantkit.types.options import EngineOptions, Precision
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.gpu import Gpu
 
-__all__ = ["BuiltEngine", "build", "describe_engine"]
-
 
 @dataclass(frozen=True)
 class BuiltEngine:

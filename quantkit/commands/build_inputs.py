@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing
     from quantkit.backends.tensorrt.gpu import Gpu
 
-__all__ = ["BuildInputs", "check_source", "expected_manifest", "load_build_inputs"]
-
 
 @dataclass(frozen=True)
 class BuildInputs:

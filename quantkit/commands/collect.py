@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import StatisticsOrigin
     from quantkit.types.options import CalibrationOptions
 
-__all__ = ["CHECKPOINT_S", "collect_statistics"]
-
 CHECKPOINT_S = 30.0
 """Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
 

@@ -18,8 +18,6 @@ from quantkit.notices import join_names
 from quantkit.storage import write_text
 from quantkit.types import PathLike
 
-__all__ = ["convert_cache"]
-
 
 def convert_cache(
     path: PathLike,

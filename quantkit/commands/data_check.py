@@ -23,8 +23,6 @@ from quantkit.types.options import CheckOptions
 if TYPE_CHECKING:
     from quantkit.datasets.lint import DataFacts
 
-__all__ = ["DataCheck", "check_data"]
-
 
 @dataclass(frozen=True)
 class DataCheck:

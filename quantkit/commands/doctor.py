@@ -12,8 +12,6 @@ from quantkit._version import DISTRIBUTION, __version__
 from quantkit.backends.installation import RUNTIMES, probe
 from quantkit.processor import products_saturate, read_cpuinfo
 
-__all__ = ["Ability", "Diagnosis", "Part", "examine"]
-
 Status = Literal["ok", "missing", "broken"]
 
 

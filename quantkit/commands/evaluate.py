@@ -8,7 +8,7 @@ from typing import Any
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.evaluation_report import Measured, make_report
-from quantkit.commands.variants import VARIANTS, choose_variants, open_variants
+from quantkit.commands.variants import choose_variants, open_variants
 from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
@@ -26,8 +26,6 @@ from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report
 from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
-
-__all__ = ["VARIANTS", "evaluate"]
 
 
 @accepts_tell

@@ -23,8 +23,6 @@ from quantkit.types import PathLike
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 
-__all__ = ["EngineInspection", "Inspection", "inspect"]
-
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _ENGINE_MAGICS = (b"ftrt", b"ptrt", b"vtrt")
 

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
     from quantkit.types.options import CalibrationOptions
 
-__all__ = ["NativeCalibration", "calibrate_natively"]
-
-
 _BATCH_SIZE = 32
 
 

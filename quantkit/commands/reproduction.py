@@ -7,8 +7,6 @@ import shlex
 from quantkit.calibration.methods import METHODS
 from quantkit.types import CalibrationTable, Preprocessing
 
-__all__ = ["calibrate_command"]
-
 
 def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     """The `quantkit calibrate` that gives the ranges of `table` again, DATA standing for the images.

@@ -10,8 +10,6 @@ from quantkit.datasets.presets import PRESETS
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing
 
-__all__ = ["Alternative", "other_resizes", "other_values"]
-
 _Numbers = tuple[float, tuple[float, ...], tuple[float, ...]]
 
 

@@ -12,8 +12,6 @@ from quantkit.datasets.sampling import Selection
 from quantkit.errors import DatasetError
 from quantkit.types import Dataset
 
-__all__ = ["AnnotatedImage", "compose", "list_images"]
-
 
 @dataclass(frozen=True)
 class AnnotatedImage:

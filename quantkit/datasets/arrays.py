@@ -16,8 +16,6 @@ from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
-__all__ = ["ARRAY_SUFFIXES", "ArrayRows", "open_arrays"]
-
 ARRAY_SUFFIXES = (".npy", ".npz")
 _LABEL_KEYS = ("labels", "targets")
 

@@ -15,8 +15,6 @@ from quantkit.datasets.yolo_boxes import read_yolo
 from quantkit.errors import DatasetError
 from quantkit.types import BoxAnnotations, Boxes, Dataset
 
-__all__ = ["open_boxes"]
-
 
 def open_boxes(
     labels: Path,

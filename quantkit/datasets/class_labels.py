@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from quantkit.errors import DatasetError
 
-__all__ = ["index_labels"]
-
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 _LARGEST = 2**31 - 1
 

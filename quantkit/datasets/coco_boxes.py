@@ -17,8 +17,6 @@ from quantkit.datasets.annotated_images import AnnotatedImage, compose
 from quantkit.errors import DatasetError
 from quantkit.types import Boxes
 
-__all__ = ["Numbering", "read_coco"]
-
 Numbering = Literal["sorted", "ids", "ids-1"]
 """How category ids become class indices."""
 

@@ -12,8 +12,6 @@ from quantkit.types import (
     Preprocessing,
 )
 
-__all__ = ["describe_choice", "describe_preprocessing", "describe_skipped"]
-
 
 def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify) -> None:
     """Says which samples were chosen and how they are prepared."""

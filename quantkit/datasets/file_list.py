@@ -16,8 +16,6 @@ from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_sampl
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 
-__all__ = ["LIST_SUFFIXES", "open_file_list"]
-
 _PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
 _LABEL_COLUMNS = ("label", "class", "target")
 # The path ends at the last image suffix, so that paths and class names may hold spaces and commas.

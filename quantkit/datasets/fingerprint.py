@@ -11,8 +11,6 @@ from typing import Protocol, runtime_checkable
 from quantkit.errors import DatasetError
 from quantkit.types import Dataset
 
-__all__ = ["HashesContents", "compute_fingerprint", "content_hash", "count_cpus", "fingerprint_of"]
-
 
 @runtime_checkable
 class HashesContents(Protocol):

@@ -20,8 +20,6 @@ from quantkit.datasets.preprocess import preprocess, upright_size
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample
 
-__all__ = ["IMAGE_SUFFIXES", "READ_FORMATS", "ImageFiles", "name_samples", "silence_pillow"]
-
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
 READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

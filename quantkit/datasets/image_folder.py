@@ -12,8 +12,6 @@ from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_sampl
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 
-__all__ = ["open_image_folder", "walk"]
-
 
 def open_image_folder(
     folder: Path, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None

@@ -19,8 +19,6 @@ from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, Preprocessing
 
-__all__ = ["DataFacts", "Finding", "check_classes", "check_duplicates", "check_files", "check_overlap", "check_samples"]
-
 Severity = Literal["error", "warning", "note"]
 
 # fmt: off

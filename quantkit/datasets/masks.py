@@ -20,8 +20,6 @@ from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, MaskAnnotations
 
-__all__ = ["MaskFiles", "open_masks"]
-
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG specification, section 11.2.1 (IHDR): bit depth and color type follow signature, length, type, width and height.
 _BIT_DEPTH, _COLOR_TYPE, _HEADER_BYTES = 24, 25, 26

@@ -17,8 +17,6 @@ from quantkit.notices import logs_duration
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
 
-__all__ = ["Order", "holds_arrays", "open_dataset", "open_samples"]
-
 
 @logs_duration
 def open_samples(

@@ -12,8 +12,6 @@ from quantkit.errors import DatasetError
 from quantkit.numerics import fit_image
 from quantkit.types import Array, ColorOrder, Preprocessing
 
-__all__ = ["pixel_table", "preprocess", "show_colors", "upright", "upright_size"]
-
 # EXIF 2.32, tag 0x0112: what brings the stored pixels upright, by value of the tag. 1 is upright already.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -13,8 +13,6 @@ from quantkit.types import ColorOrder, Layout, Preprocessing, TensorSpec
 from quantkit.types.option import make_options
 from quantkit.types.options import ImageOptions
 
-__all__ = ["resolve_preprocessing"]
-
 
 def resolve_preprocessing(spec: TensorSpec, options: ImageOptions | None = None, **keywords: Any) -> Preprocessing:
     """Fits a preset to a model's input. What is given explicitly goes before the preset.

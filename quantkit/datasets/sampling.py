@@ -15,8 +15,6 @@ from quantkit.datasets.fingerprint import compute_fingerprint, content_hash
 from quantkit.errors import DatasetError
 from quantkit.types import Dataset, Preprocessing, Sample
 
-__all__ = ["Selection", "describe", "select"]
-
 
 @dataclass(frozen=True, eq=False)
 class Selection:

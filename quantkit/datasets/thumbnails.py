@@ -12,8 +12,6 @@ from quantkit.datasets.image_files import READ_FORMATS
 from quantkit.datasets.preprocess import show_colors, upright
 from quantkit.types import Dataset
 
-__all__ = ["thumbnail"]
-
 _SIDE = 112
 """Pixels: 56 on a screen of double density."""
 

@@ -13,8 +13,6 @@ from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Boxes
 
-__all__ = ["read_yolo"]
-
 _CLASS_FILES = ("classes.txt", "obj.names")
 _OUTSIDE = 1.01
 """Rounding may carry a box of a text file a little over the image's edge; more than this is no fraction."""

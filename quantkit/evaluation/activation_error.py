@@ -18,8 +18,6 @@ from quantkit.errors import EvaluationError
 from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds
 from quantkit.types import Array, Batch, Runner, TensorQuality, TensorStatistics
 
-__all__ = ["MAGNITUDE_BINS", "ObservedTensor", "code_range", "measure_tensors"]
-
 MAGNITUDE_BINS = 64
 """At most so many bins has the histogram of a `TensorQuality`."""
 

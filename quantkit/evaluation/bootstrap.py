@@ -10,15 +10,6 @@ import numpy.typing as npt
 from quantkit.significance import FEWEST_DIFFERING, FEWEST_SAMPLES
 from quantkit.types import Array
 
-__all__ = [
-    "NUM_DRAWS",
-    "can_draw",
-    "draw_weights",
-    "explain_no_interval",
-    "mean_difference_interval",
-    "percentile_interval",
-]
-
 NUM_DRAWS = 1000
 """Draws behind an interval: its ends are then known to about a tenth of its length."""
 

@@ -12,8 +12,6 @@ from quantkit._version import __version__
 from quantkit.backends.tensorrt.library import installed_tensorrt
 from quantkit.processor import read_cpuinfo
 
-__all__ = ["describe_environment"]
-
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx")
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")

@@ -11,8 +11,6 @@ from quantkit.evaluation.limits import GATES, Drop, Limits
 from quantkit.significance import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
 from quantkit.types import Evaluation, GateCheck, Report, Score
 
-__all__ = ["check_limits", "require_passed"]
-
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import subprocess
 
-__all__ = ["describe_gpu_settings"]
-
 _FIELDS = (
     "driver_version",
     "clocks.sm",

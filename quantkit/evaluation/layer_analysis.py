@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from quantkit.graph.weighted_operators import Producer
     from quantkit.types.options import EvaluationOptions
 
-__all__ = ["LayerAnalysis", "analyze_layers", "placements", "placements_of_engine"]
-
 _BUDGET_BYTES = 128 << 20
 """Exposed activations of one batch of one model; two models are open at once."""
 

@@ -13,8 +13,6 @@ from quantkit.significance import MLPERF
 from quantkit.types import Score
 from quantkit.types.option import TextForm, option
 
-__all__ = ["GATES", "Drop", "Limits", "parse_drop"]
-
 Unit = Literal["pt", "%", ""]
 
 GATES = {f"mlperf-{name.removesuffix('%')}": share for name, share in MLPERF.items()}

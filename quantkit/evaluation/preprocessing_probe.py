@@ -25,8 +25,6 @@ from quantkit.types import Dataset, Preprocessing, Runner
 if TYPE_CHECKING:
     from quantkit.datasets.alternatives import Alternative
 
-__all__ = ["Probe", "Trial", "probe_preprocessing"]
-
 _SAME = 2.0
 """Standard errors within which two alternatives fit alike, so that the smaller change is named."""
 

@@ -16,8 +16,6 @@ from quantkit.evaluation.tasks.classification import find_scores
 from quantkit.significance import mcnemar_p_value
 from quantkit.types import Array, Batch, Runner
 
-__all__ = ["PreprocessingScore", "advantage", "is_clearly_better", "score_preprocessing"]
-
 _DRAWS = 1000
 _STANDARD_ERRORS = 3.5
 """Two-sided 0.0005: with the twenty alternatives that are tried, one false alarm in a hundred runs."""

@@ -19,8 +19,6 @@ from quantkit.evaluation.tasks.classification import Classification, as_scores, 
 from quantkit.notices import logs_duration
 from quantkit.types import Array, Batch, Runner
 
-__all__ = ["Measurement", "evaluate", "feed", "metric_notes"]
-
 
 @dataclass(frozen=True)
 class Measurement:

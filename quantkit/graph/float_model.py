@@ -26,8 +26,6 @@ from quantkit.types import OLDEST_QDQ_OPSET, PathLike, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FloatModel"]
-
 
 class FloatModel:
     """An ONNX model, parsed once: everything that is asked of it is answered from what was parsed.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from quantkit.graph.qdq_lint import Operator, QdqFinding
 
-__all__ = ["ModelInspection", "Port", "inspect_model"]
-
 
 @dataclass(frozen=True)
 class Port:

@@ -10,9 +10,9 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import onnx
@@ -24,31 +24,6 @@ from quantkit.graph.validation import check_content
 from quantkit.notices import logs_duration
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = [
-    "LARGE_MODEL_BYTES",
-    "NEWEST_OPSET",
-    "OLDEST_OPSET",
-    "check_model",
-    "external_files",
-    "float_precision",
-    "input_specs",
-    "load_external_weights",
-    "load_model",
-    "model_hash",
-    "open_file",
-    "parse_model",
-    "quiet",
-    "save_model",
-    "serialize_model",
-    "share_weights",
-    "size_bytes",
-    "source_files",
-    "weight_bytes",
-]
 
 OLDEST_OPSET = 11
 """Older models have Clip and Pad with attributes instead of inputs and predate every current exporter."""
@@ -380,7 +355,7 @@ def _serialized(model: ir.Model, *, keep: Container[str] = ()) -> bytes:
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def _feed_graph(graph: ir.Graph, feed: Feed) -> None:
+def _feed_graph(graph: ir.Graph, feed: Callable[..., None]) -> None:
     for value in graph.inputs:
         feed("input", value.name, str(value.dtype), str(value.shape))
     for name in sorted(graph.initializers):
@@ -392,7 +367,7 @@ def _feed_graph(graph: ir.Graph, feed: Feed) -> None:
     feed("outputs", [v.name for v in graph.outputs])
 
 
-def _feed_node(node: ir.Node, feed: Feed) -> None:
+def _feed_node(node: ir.Node, feed: Callable[..., None]) -> None:
     feed(node.domain, node.op_type, node.overload)
     outputs = [v.name for v in node.outputs]
     while outputs and not outputs[-1]:  # one that nobody reads: written again, the model does not list it
@@ -401,7 +376,7 @@ def _feed_node(node: ir.Node, feed: Feed) -> None:
     _feed_attributes(node.attributes, feed)
 
 
-def _feed_attributes(attributes: Mapping[str, ir.Attr], feed: Feed) -> None:
+def _feed_attributes(attributes: Mapping[str, ir.Attr], feed: Callable[..., None]) -> None:
     for name in sorted(attributes):
         attribute = attributes[name]
         if attribute.is_ref():
@@ -438,10 +413,3 @@ def first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Feed(Protocol):
-        def __call__(self, *words: object) -> None: ...

@@ -9,8 +9,6 @@ import onnx_ir as ir
 
 from quantkit.graph.passes.prepare import constant_of
 
-__all__ = ["match_by_order", "match_by_structure"]
-
 
 def match_by_structure(old: ir.Model, new: ir.Model) -> dict[str, str]:
     """Old name → new name of activations that are computed identically under different names.

@@ -11,8 +11,6 @@ from quantkit.graph.quantize_cpu import cpu_tensors
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["observed_tensors"]
-
 
 def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
     """What calibration has to observe, in network order, and which of it are probabilities.

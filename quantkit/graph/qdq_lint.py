@@ -20,16 +20,6 @@ from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
 from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = [
-    "Operator",
-    "QdqFinding",
-    "QdqSeverity",
-    "check_explicit",
-    "lint_qdq",
-    "planned_operators",
-    "quantized_operators",
-]
-
 QdqSeverity = Literal["refused", "wrong", "float", "note"]
 """TensorRT rejects the model; computes other results than ONNX defines; runs in float; or for information."""
 

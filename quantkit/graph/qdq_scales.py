@@ -10,8 +10,6 @@ import onnx_ir as ir
 
 from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of
 
-__all__ = ["ReadScale", "activation_scales"]
-
 
 @dataclass(frozen=True)
 class ReadScale:

@@ -12,8 +12,6 @@ from quantkit.errors import CalibrationError
 from quantkit.numerics import SMALLEST_SCALE, QuantParams, value_bounds
 from quantkit.types import UINT8, QdqPlan, TensorRange
 
-__all__ = ["SMALLEST_FP16_SCALE", "activation_params", "cpu_params", "fp16_params", "shared_ranges"]
-
 SMALLEST_FP16_SCALE = 2.0**-24
 """Smallest positive FP16 number: a scale below it would become 0, which TensorRT rejects."""
 

@@ -12,8 +12,6 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 
-__all__ = ["check_content"]
-
 _STANDARD = ("", "ai.onnx")
 
 

@@ -19,8 +19,6 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_lint import Operator, quantized_operators
 from quantkit.graph.qdq_scales import ReadScale, activation_scales
 
-__all__ = ["Producer", "find_producers", "weighted_coverage", "weighted_types"]
-
 _OF_ONNXRUNTIME = "_quant"
 """ONNX Runtime's quantizer appends this to the names of the integer operators that it makes."""
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from quantkit.reporting.formatting import format_count, one_line
 from quantkit.types import ChangedSample, Report
 
-__all__ = ["ChangeCard", "ChangeGroup", "change_groups"]
-
 NUM_SHOWN = 12
 """Cards that are shown at once; the others are folded."""
 

@@ -10,8 +10,6 @@ from quantkit.reporting.formatting import one_line, plural
 from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Interval, Report, Score
 
-__all__ = ["ClassRow", "ClassTable", "class_tables"]
-
 NUM_SHOWN = 10
 """Classes that are shown at once; the others are folded."""
 

@@ -38,8 +38,6 @@ from quantkit.reporting.variants import Variant, speed_rows, sweep_rows, variant
 from quantkit.significance import mlperf
 from quantkit.types import Interval, Report
 
-__all__ = ["TABLES", "Column", "Form", "Table", "shown_columns", "terms_by_field"]
-
 Row = TypeVar("Row")
 Form = Literal["terminal", "markdown", "html"]
 

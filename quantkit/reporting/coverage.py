@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from quantkit.reporting.formatting import format_count, one_line
 from quantkit.types import LayerPlacement, Report
 
-__all__ = ["Coverage", "OperatorCount", "ReasonGroup", "coverages", "left_in_float"]
-
 
 @dataclass(frozen=True)
 class OperatorCount:

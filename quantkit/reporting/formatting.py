@@ -6,28 +6,6 @@ import math
 
 from quantkit.types import Interval, Score
 
-__all__ = [
-    "MISSING",
-    "format_bounds",
-    "format_cosine",
-    "format_count",
-    "format_decibels",
-    "format_difference",
-    "format_interval",
-    "format_p_value",
-    "format_percent",
-    "format_plus_minus",
-    "format_score",
-    "format_significant",
-    "format_speedup",
-    "format_throughput",
-    "one_line",
-    "plural",
-    "score_unit",
-    "shorten",
-    "with_unit",
-]
-
 MISSING = "–"
 
 

@@ -24,8 +24,6 @@ from quantkit.reporting.variants import Variant, variant_rows
 from quantkit.reporting.verdict import Verdict, doubts, partial_notice, verdicts
 from quantkit.types import Report
 
-__all__ = ["report_html"]
-
 _KEY_FIGURES = {
     "difference": "{score} difference",
     "agreement": "Agreement",

@@ -12,8 +12,6 @@ from quantkit.reporting.formatting import one_line
 from quantkit.reporting.markdown import escape
 from quantkit.types import GateCheck, Report
 
-__all__ = ["gate_json", "gate_junit", "gate_markdown"]
-
 
 def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
     """Writes a test suite named after the model, with a test case for each check; a broken limit is a failure.

@@ -16,8 +16,6 @@ from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
 from quantkit.types import Report
 
-__all__ = ["escape", "report_markdown"]
-
 
 def report_markdown(report: Report) -> str:
     """Writes a report as Markdown: verdicts, tables, caveats, reproduction and glossary.

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from quantkit.reporting.formatting import MISSING, one_line
 from quantkit.types import Latency, Preprocessing, Report
 
-__all__ = ["facts_from_mapping", "facts_from_preprocessing", "how_measured", "reproduction_facts"]
-
 
 def reproduction_facts(report: Report) -> dict[str, dict[str, str]]:
     """Title of a part → name → value; parts without any are left out."""

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from quantkit.errors import EvaluationError
 from quantkit.types import Evaluation, Report
 
-__all__ = ["check_numbers"]
-
 _SHARES = ("top1", "top5", "agreement", "equal", "p_value", "map", "map50", "miou", "pixel_accuracy")
 _COUNTS = ("fixed", "broken", "non_finite", "num_classes", "num_detections", "differing")
 """Metrics by which quantkit's own tasks report a share, or a number of something. A custom task may use any name."""

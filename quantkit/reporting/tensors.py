@@ -10,8 +10,6 @@ from quantkit.reporting.charts.activations import Histogram, Profile, make_histo
 from quantkit.reporting.formatting import format_significant, one_line
 from quantkit.types import Report, TensorQuality
 
-__all__ = ["TensorRow", "TensorTable", "tensor_tables"]
-
 NUM_WORST = 10
 
 _LEAST_TOP_DB = 40.0

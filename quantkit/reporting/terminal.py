@@ -21,8 +21,6 @@ from quantkit.reporting.variants import Variant, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
 from quantkit.types import Report
 
-__all__ = ["print_report"]
-
 _TONES = {"good": "green", "neutral": "", "bad": "red"}
 
 _NUM_NAMED = 3

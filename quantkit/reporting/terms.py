@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from quantkit.significance import FEWEST_DIFFERING, FEWEST_SAMPLES
 
-__all__ = ["Term"]
-
 
 @dataclass(frozen=True)
 class Term:

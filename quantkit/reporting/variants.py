@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from quantkit.reporting.formatting import one_line
 from quantkit.types import Evaluation, Interval, Latency, Report
 
-__all__ = ["Variant", "speed_rows", "sweep_rows", "variant_rows"]
-
 
 @dataclass(frozen=True)
 class Variant:

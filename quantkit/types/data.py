@@ -14,23 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = [
-    "Array",
-    "Batch",
-    "BoxAnnotations",
-    "Boxes",
-    "ColorOrder",
-    "Dataset",
-    "Interpolation",
-    "Layout",
-    "MaskAnnotations",
-    "PathLike",
-    "Preprocessing",
-    "Resize",
-    "Sample",
-    "TensorSpec",
-]
-
 Array: TypeAlias = "npt.NDArray[np.generic]"
 PathLike = str | os.PathLike[str]
 ColorOrder = Literal["RGB", "BGR", "L"]

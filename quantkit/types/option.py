@@ -17,20 +17,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from quantkit.errors import OptionError, QuantKitError
 from quantkit.registry import suggest
 
-__all__ = [
-    "Option",
-    "OptionField",
-    "TextForm",
-    "check_choices",
-    "lookup",
-    "make_options",
-    "nested",
-    "option",
-    "option_fields",
-    "owned_options",
-    "without_none",
-]
-
 _T = TypeVar("_T")
 
 

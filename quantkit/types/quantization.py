@@ -9,17 +9,6 @@ from typing import Literal
 
 from quantkit.errors import CalibrationError
 
-__all__ = [
-    "INT8",
-    "OLDEST_QDQ_OPSET",
-    "UINT8",
-    "QdqEdge",
-    "QdqPlan",
-    "QuantFormat",
-    "QuantizedModel",
-    "weight_format",
-]
-
 OLDEST_QDQ_OPSET = 13
 """First ONNX opset whose QuantizeLinear and DequantizeLinear have the attribute `axis` (per-channel scales)."""
 

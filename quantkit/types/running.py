@@ -12,8 +12,6 @@ from quantkit.types.data import Array, TensorSpec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["QueryTimes", "Runner", "SharedModel", "TimedRunner"]
-
 
 @dataclass(frozen=True)
 class SharedModel:

@@ -15,8 +15,6 @@ from quantkit.errors import BackendError, BackendUnavailableError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PrimaryContext", "load_driver"]
-
 _PIP_LINE = "pip install pycuda"
 
 

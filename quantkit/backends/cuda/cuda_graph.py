@@ -9,8 +9,6 @@ from typing import Any
 
 from quantkit.errors import BackendError
 
-__all__ = ["CudaGraph", "capture_graph"]
-
 _THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, cuda.h: what other threads do does not spoil the capture; trtexec's mode."""
 

@@ -17,8 +17,6 @@ from quantkit.types import Array, Batch, TensorSpec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DeviceFeed", "PrimaryContext"]
-
 _NUM_BUFFERS = 2
 """The reader has one while the other is filled."""
 

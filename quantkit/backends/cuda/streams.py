@@ -16,14 +16,6 @@ import numpy.typing as npt
 from quantkit.errors import BackendError
 from quantkit.types import Array
 
-__all__ = [
-    "DeviceBuffer",
-    "PinnedBuffer",
-    "QueryEvents",
-    "make_stream",
-    "report_cuda_errors",
-]
-
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, cuda.h: the legacy default stream does not wait for this one, nor this one for it."""
 

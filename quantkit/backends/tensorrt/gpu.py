@@ -6,8 +6,6 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Gpu", "find_gpu", "find_gpu_address"]
-
 # CUdevice_attribute values of the driver API, cuda.h.
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76

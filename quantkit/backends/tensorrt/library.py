@@ -12,19 +12,6 @@ from typing import Any, Literal
 from quantkit.errors import BackendError, BackendUnavailableError, NotInstalledError
 from quantkit.types.options import EngineLibrary
 
-__all__ = [
-    "DEFAULT_TENSORRT_VERSION",
-    "OLDEST_VERSION",
-    "EngineLibrary",
-    "Library",
-    "LibraryName",
-    "choose_library",
-    "installed_tensorrt",
-    "load_library",
-    "parse_version",
-    "version_of_caches",
-]
-
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 
 DEFAULT_TENSORRT_VERSION = "10.16.1"

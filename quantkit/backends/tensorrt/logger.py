@@ -8,8 +8,6 @@ from typing import Any
 from quantkit.backends.tensorrt.library import Library
 from quantkit.notices import Notice, NoticeKind, Notify
 
-__all__ = ["make_logger"]
-
 # Without a GPU, TensorRT-RTX follows every usage error by this, which has nothing to do with it.
 _MISLEADING = ("cudaError 35", "CUDA driver version is insufficient")
 

@@ -14,8 +14,6 @@ from typing import Any
 from quantkit.errors import CalibrationError
 from quantkit.types.calibration import TensorRange
 
-__all__ = ["parse_encodings"]
-
 
 def parse_encodings(data: dict[str, Any], *, name: str) -> tuple[dict[str, TensorRange], tuple[str, ...]]:
     """Reads decoded JSON. Returns ranges by tensor, and what is not read, one sentence each.

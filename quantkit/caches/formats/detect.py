@@ -21,8 +21,6 @@ from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable
 from quantkit.types.calibration import TensorRange, bits_from_amax
 
-__all__ = ["RANGES_FORMAT", "cache_from_table", "ranges_from_bits", "ranges_json", "read_ranges"]
-
 RANGES_FORMAT = "quantkit ranges"
 RANGES_VERSION = 1
 

@@ -18,16 +18,6 @@ import flatbuffers
 from quantkit.errors import CalibrationError
 from quantkit.types.calibration import TensorRange
 
-__all__ = [
-    "check_names",
-    "flatbuffers_table",
-    "json_table",
-    "parse_flatbuffers_table",
-    "parse_json_table",
-    "parse_text_table",
-    "text_table",
-]
-
 _OTHER_FORMATS = ("TRT-", "{", "[", "quantkit statistics")
 
 

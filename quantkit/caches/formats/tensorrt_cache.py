@@ -19,8 +19,6 @@ import numpy as np
 
 from quantkit.errors import CalibrationError
 
-__all__ = ["ALGORITHMS", "TensorRTCache", "cache_text", "library_version", "parse_cache"]
-
 ALGORITHMS = ("EntropyCalibration2", "MinMaxCalibration", "EntropyCalibration", "LegacyCalibration")
 
 _HEADER = re.compile(r"TRT-(\d{3,7})-(\w+)")

@@ -14,8 +14,6 @@ from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.calibration.statistics import TENSORRT_BINS, rebin
 from quantkit.types import TensorStatistics
 
-__all__ = ["divergences", "entropy", "search"]
-
 LEVELS = 128
 """Quantized magnitudes: INT8 is symmetric, so 128 of them."""
 

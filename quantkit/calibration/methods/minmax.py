@@ -5,8 +5,6 @@ from __future__ import annotations
 from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
-__all__ = ["minmax"]
-
 
 def minmax(statistics: TensorStatistics) -> float:
     """The largest magnitude seen."""

@@ -11,8 +11,6 @@ import numpy as np
 from quantkit.calibration.methods.registry import METHODS, Method, MethodOption
 from quantkit.types import TensorStatistics
 
-__all__ = ["percentile"]
-
 
 def percentile(statistics: TensorStatistics, *, percentile: float) -> float:
     """Smallest bin edge with at least `percentile` % of all values, zeros included, at or below it.

@@ -10,8 +10,6 @@ from quantkit.errors import CalibrationError
 from quantkit.registry import suggest
 from quantkit.types import TensorStatistics
 
-__all__ = ["METHODS", "Method", "MethodOption", "bind_method", "cache_algorithm", "method_settings"]
-
 
 @dataclass(frozen=True)
 class MethodOption:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from quantkit.types import ColorOrder, Interpolation, Resize
 
-__all__ = ["PRESETS", "Preset"]
-
 
 @dataclass(frozen=True)
 class Preset:

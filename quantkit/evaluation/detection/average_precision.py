@@ -11,8 +11,6 @@ import numpy.typing as npt
 from quantkit.evaluation.bootstrap import NUM_DRAWS, draw_weights, percentile_interval
 from quantkit.evaluation.detection.matching import IOU_THRESHOLDS, ImageMatches
 
-__all__ = ["WeightedPrecision", "count_differing", "difference_intervals", "mean_of", "plan_draws"]
-
 _Indices = npt.NDArray[np.int64]
 
 _RECALLS: npt.NDArray[np.float64] = np.linspace(0, 1, 101)

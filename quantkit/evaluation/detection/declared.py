@@ -17,8 +17,6 @@ from quantkit.evaluation.detection.layouts import DEFAULT_OPTIONS, LAYOUTS, OPTI
 from quantkit.evaluation.detection.shapes import Form, bind_roles, describe_shape
 from quantkit.types import Array
 
-__all__ = ["Bound", "Declared", "parse_layout"]
-
 _SURE = 0.05
 """Candidates below this score may lie anywhere: they show nothing about the layout."""
 _LARGEST_FRACTION = 2.0

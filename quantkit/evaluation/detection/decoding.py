@@ -11,8 +11,6 @@ import numpy.typing as npt
 from quantkit.evaluation.detection.layouts import Layout
 from quantkit.types import Array
 
-__all__ = ["Candidates", "Frame", "decode"]
-
 _Floats = npt.NDArray[np.float32]
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 from quantkit.evaluation.detection.shapes import Form
 
-__all__ = ["DEFAULT_OPTIONS", "LAYOUTS", "OPTIONS", "Field", "Layout"]
-
 OPTIONS: dict[str, tuple[str, ...]] = {
     "coordinates": ("pixels", "relative"),
     "order": ("xyxy", "yxyx", "cxcywh"),

@@ -15,8 +15,6 @@ import numpy.typing as npt
 from quantkit.errors import BackendUnavailableError
 from quantkit.types import Boxes
 
-__all__ = ["IOU_THRESHOLDS", "MAX_PER_CLASS", "ImageMatches", "check_available", "match_images"]
-
 IOU_THRESHOLDS: npt.NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 """COCO's: .50, .55, ... .95."""
 

@@ -7,8 +7,6 @@ import numpy.typing as npt
 
 from quantkit.evaluation.detection.matching import IOU_THRESHOLDS, ImageMatches
 
-__all__ = ["SHOWN_SCORE", "ImageAnswer", "image_precision"]
-
 SHOWN_SCORE = 0.25
 """Detections from this score on are what a person would be shown."""
 

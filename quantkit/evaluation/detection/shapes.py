@@ -9,8 +9,6 @@ import numpy as np
 
 from quantkit.types import Array
 
-__all__ = ["Form", "bind_roles", "describe_shape"]
-
 Form = Mapping[str, str]
 """Shape by role, such as "[N, B, 5+C]": numbers are exact, letters stand for any number, the same letter for the same
 one: N samples, C classes."""

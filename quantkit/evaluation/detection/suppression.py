@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["suppress"]
-
 # More candidates than this are cut by score before, as Ultralytics' max_nms does.
 _MOST_CANDIDATES = 30_000
 # Candidates that are compared at a time: large enough to hide the interpreter, small enough to stop early.

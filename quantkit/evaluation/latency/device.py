@@ -11,8 +11,6 @@ from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, 
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
-__all__ = ["TRTEXEC", "latency_notes", "measure_device_latency"]
-
 TRTEXEC = LatencyOptions(min_iterations=10, warmup_s=0.2)
 """trtexec's --duration, --iterations and --warmUp."""
 

@@ -20,8 +20,6 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, Runner
 
-__all__ = ["LatencyOptions", "check_measurement", "measure_latency", "percentile", "take_turns"]
-
 _BLOCK_NS = 30_000_000
 """Length of a turn: long enough to be in step, short enough that a slow moment of the machine hits every variant."""
 

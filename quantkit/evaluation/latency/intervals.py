@@ -16,8 +16,6 @@ import numpy.typing as npt
 from quantkit.evaluation.bootstrap import draw_weights
 from quantkit.significance import NORMAL_975
 
-__all__ = ["binomial_ranks", "find_references", "rank_interval", "speedup_intervals"]
-
 Rounds = Sequence[Sequence[float]]
 """Times of one variant: one sequence for each round."""
 

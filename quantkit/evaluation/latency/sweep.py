@@ -19,8 +19,6 @@ from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner
 if TYPE_CHECKING:
     from quantkit.types.options import EvaluationOptions
 
-__all__ = ["Timing", "time_batches", "time_variants", "timing_warnings"]
-
 
 @dataclass(frozen=True)
 class Timing:

@@ -8,8 +8,6 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
-__all__ = ["Accuracy", "predict_classes", "probabilities", "rank_targets"]
-
 
 class Accuracy(Metric):
     """Share of samples whose class is among the k highest scores: ``top_k = sum(rank < k) / N``, k = 1 and 5.

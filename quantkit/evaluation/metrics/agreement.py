@@ -9,8 +9,6 @@ from quantkit.evaluation.metrics.accuracy import predict_classes
 from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
-__all__ = ["Agreement"]
-
 
 class Agreement(Metric):
     """Share of samples with the baseline's class: ``sum(argmax x == argmax xq) / N``. Needs no labels.

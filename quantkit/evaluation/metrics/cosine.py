@@ -10,8 +10,6 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
 from quantkit.types import Array
 
-__all__ = ["Cosine"]
-
 
 class Cosine(Metric):
     """``cosine = sum x xq / sqrt(sum x^2 * sum xq^2)``, the sums over all elements of all samples.

@@ -8,8 +8,6 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
-__all__ = ["Equality"]
-
 
 class Equality(Metric):
     """``equal = sum(x == xq) / number of elements`` over all elements of all samples.

@@ -10,8 +10,6 @@ from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.significance import difference_interval, mcnemar_p_value
 from quantkit.types import Array
 
-__all__ = ["Flips"]
-
 
 class Flips(Metric):
     """Counts of `fixed` (baseline wrong, variant right) and `broken` (baseline right, variant wrong) samples.

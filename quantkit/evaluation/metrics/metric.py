@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from quantkit.types import Array
 
-__all__ = ["METRICS", "Metric", "Scope", "dot"]
-
 Scope = Literal["floats", "others", "scores", "labels"]
 
 _CHUNK = 8192

@@ -8,8 +8,6 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
-__all__ = ["NonFinite"]
-
 
 class NonFinite(Metric):
     """``non_finite = sum(not isfinite(xq))`` over all elements of all outputs and samples.

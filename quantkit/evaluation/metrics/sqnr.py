@@ -10,8 +10,6 @@ import numpy.typing as npt
 from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
 from quantkit.types import Array
 
-__all__ = ["Sqnr"]
-
 
 class Sqnr(Metric):
     """``SQNR = 10 log10(sum x^2 / sum (x - xq)^2)`` dB, both sums over all elements of all samples.

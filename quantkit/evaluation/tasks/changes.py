@@ -8,8 +8,6 @@ from itertools import count
 
 from quantkit.types import ChangedSample
 
-__all__ = ["Changes"]
-
 _KINDS = ("broken", "fixed", "changed")
 
 

@@ -13,8 +13,6 @@ from quantkit.errors import EvaluationError
 from quantkit.numerics import ImageTransform
 from quantkit.types import Array, Layout
 
-__all__ = ["NO_CLASS", "Head", "View", "find_head", "read_classes", "view_image"]
-
 NO_CLASS = -1
 """Of a pixel whose scores hold NaN."""
 

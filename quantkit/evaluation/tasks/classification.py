@@ -18,8 +18,6 @@ from quantkit.evaluation.metrics.accuracy import predict_classes, probabilities,
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
 
-__all__ = ["Classification", "as_scores", "find_scores", "is_float"]
-
 
 class Classification(Task):
     """Top-1 accuracy where samples have labels; what changed from the baseline's answers in any case.

@@ -17,8 +17,6 @@ from quantkit.evaluation.tasks.user_code import call, load_symbol
 from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 
-__all__ = ["Custom", "reserved_names"]
-
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
 

@@ -45,8 +45,6 @@ from quantkit.types import (
     Score,
 )
 
-__all__ = ["MAP", "Detection"]
-
 MAP = Score(
     "map",
     "mAP",

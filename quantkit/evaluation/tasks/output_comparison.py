@@ -6,8 +6,6 @@ from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.types import Dataset, PathLike
 
-__all__ = ["OutputComparison"]
-
 
 class OutputComparison(Task):
     """Agreement with the baseline, SQNR, cosine and equality of the outputs; no score."""

@@ -32,8 +32,6 @@ from quantkit.types import (
     Score,
 )
 
-__all__ = ["MIOU", "Segmentation"]
-
 MIOU = Score(
     "miou",
     "mIoU",

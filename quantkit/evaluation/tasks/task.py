@@ -13,9 +13,6 @@ from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, Pat
 from quantkit.types.option import option
 from quantkit.types.options import PATH, TEXT
 
-__all__ = ["TASKS", "OpenTask", "Task", "TaskOptions"]
-
-
 _GROUP = "Task"
 
 

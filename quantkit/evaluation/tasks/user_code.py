@@ -13,8 +13,6 @@ from typing import Any
 
 from quantkit.errors import EvaluationError
 
-__all__ = ["call", "load_symbol"]
-
 
 def load_symbol(spec: str) -> Any:
     """What `spec`, "file.py:name", names. The file is run once, however many of its names are asked for.

@@ -18,18 +18,6 @@ from quantkit.graph.model import first_line, quiet
 from quantkit.graph.passes.edits import Names
 from quantkit.types import OLDEST_QDQ_OPSET
 
-__all__ = [
-    "FLOAT_TYPES",
-    "FP16_OPSET",
-    "WEIGHTED_OPS",
-    "constant_of",
-    "has_qdq",
-    "has_signed_activations",
-    "is_standard",
-    "prepare",
-    "weighted_nodes",
-]
-
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
 

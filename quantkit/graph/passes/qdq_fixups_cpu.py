@@ -12,8 +12,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
-__all__ = ["align_channels", "keep_float_weights", "pad_quantized", "quantize_biases"]
-
 _ALIGNED_CHANNELS = 4
 """With fewer input channels a Conv cannot use the kernel that reads its input in place (x86: 4 bytes a step)."""
 

@@ -12,8 +12,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import Names, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
-__all__ = ["rewrite_for_cpu"]
-
 
 def rewrite_for_cpu(model: ir.Model) -> ir.Model:
     """Rewrites a prepared `model` in place and returns it.

@@ -18,8 +18,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import Names, name_of, replace_constant
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
-__all__ = ["ConstantFactor", "find_folding"]
-
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Identity")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -10,8 +10,6 @@ from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["activation_bounds", "bounded_tensors", "clip_bounds", "produced_bounds"]
-
 _GATES = ("Sigmoid", "HardSigmoid")
 _BOUNDED_OPS = (*_GATES, "Tanh", "Softmax")
 

@@ -25,8 +25,6 @@ from quantkit.graph.placement.activation_bounds import clip_bounds
 from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
 from quantkit.types import UINT8, QdqEdge, QdqPlan, weight_format
 
-__all__ = ["plan_cpu"]
-
 _INTEGER_OPS = ("Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool", "Concat")
 """Computed in integers between Q/DQ."""
 

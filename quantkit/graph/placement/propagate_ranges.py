@@ -13,8 +13,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.prepare import FLOAT_TYPES, is_standard
 from quantkit.graph.placement.tensorrt import float_activations
 
-__all__ = ["propagate_to_copies"]
-
 _INHERITING_OPS = (
     "MaxPool",
     "AveragePool",

@@ -26,17 +26,6 @@ from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqEdge, QdqPlan, weight_format
 
-__all__ = [
-    "concat_groups",
-    "exclude_tensors",
-    "float_activations",
-    "fused_source",
-    "match_nodes",
-    "plan_tensorrt",
-    "probability_tensors",
-    "weight_axis",
-]
-
 # Operators that do not change values: the scale of a Concat propagates through them to the next operator.
 _COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
 _NORMALIZATIONS = (

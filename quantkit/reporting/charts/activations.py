@@ -10,8 +10,6 @@ from quantkit.reporting.charts.axes import Chart, Frame, nice_ticks, place_ticks
 from quantkit.reporting.formatting import format_decibels, one_line, shorten
 from quantkit.types import TensorQuality
 
-__all__ = ["Histogram", "Mark", "Profile", "make_histogram", "make_profile"]
-
 _HISTOGRAM_WIDTH, _HISTOGRAM_HEIGHT = 120, 30
 _MOST_BARS = 40
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from quantkit.reporting.formatting import format_significant
 
-__all__ = ["Chart", "Frame", "Scale", "Tick", "log_ticks", "nice_ticks", "place_ticks"]
-
 
 @dataclass(frozen=True)
 class Frame:

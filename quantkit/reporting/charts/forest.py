@@ -18,8 +18,6 @@ from quantkit.reporting.formatting import (
 from quantkit.significance import MLPERF, compare_accuracy
 from quantkit.types import Evaluation, Interval, Report, Score
 
-__all__ = ["Forest", "ForestRow", "make_forest"]
-
 _LEFT, _RIGHT, _TOP, _ROW, _FOOT = 156.0, 616.0, 58.0, 34.0, 56.0
 _LONGEST_NAME = 14
 

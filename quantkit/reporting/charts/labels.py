@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["Point", "place_labels"]
-
 _CHARACTER_WIDTH, _CHARACTER_HEIGHT = 10.5, 15.0
 """Of the largest type in which the page sets a chart, on a phone: estimated, on the safe side."""
 

@@ -10,8 +10,6 @@ from quantkit.reporting.charts.labels import Point, place_labels
 from quantkit.reporting.formatting import format_score, format_significant, one_line, score_unit, shorten, with_unit
 from quantkit.types import Evaluation, Interval, Latency, Report, Score
 
-__all__ = ["Series", "SpeedChart", "make_charts", "make_throughput_charts"]
-
 _FRAME = Frame()
 
 _LONGEST_LABEL = 24

@@ -11,16 +11,6 @@ from quantkit.backends.tensorrt.build.profiles import OptimizationProfile
 from quantkit.errors import BackendError
 from quantkit.types.option import TextForm, option
 
-__all__ = [
-    "BuildOptions",
-    "HardwareCompatibility",
-    "Mode",
-    "PrecisionConstraints",
-    "ShapeOptions",
-    "parse_size",
-    "parse_target",
-]
-
 Mode = Literal["implicit", "explicit"]
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 PrecisionConstraints = Literal["obey", "prefer"]

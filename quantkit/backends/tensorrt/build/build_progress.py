@@ -8,8 +8,6 @@ from typing import Any
 
 from quantkit.backends.tensorrt.library import Library
 
-__all__ = ["OnProgress", "Phases", "make_monitor"]
-
 OnProgress = Callable[[float, str], None]
 """Called with the completed fraction and the name of the phase."""
 

@@ -27,8 +27,6 @@ from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
 from quantkit.notices import Notice, Notify, announcing, logs_duration
 
-__all__ = ["ImplicitQuantization", "OnnxInput", "build_engine"]
-
 _SHOWN_ERRORS = 3
 
 _HARMLESS = ("Converting conv", "differs from one already registered")

@@ -10,8 +10,6 @@ from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 
-__all__ = ["add_profiles", "check_options", "configure", "default_targets"]
-
 _OLDEST_RTX_GPU = 80
 """With SM75 among the targets TensorRT-RTX 1.7 runs every convolution in float."""
 

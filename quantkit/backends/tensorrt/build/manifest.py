@@ -23,18 +23,6 @@ from quantkit.notices import Notice, Notify, join_names
 from quantkit.provenance import differences
 from quantkit.storage import write_bytes, write_text
 
-__all__ = [
-    "Manifest",
-    "check_loadable",
-    "describe_build",
-    "find_reusable",
-    "is_engine_of",
-    "load_manifest",
-    "manifest_path",
-    "save_manifest",
-    "write_engine",
-]
-
 _FORMAT = "quantkit engine"
 _FORMAT_VERSION = 1
 

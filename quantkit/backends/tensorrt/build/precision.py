@@ -16,17 +16,6 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError, EngineBuildError
 from quantkit.types.options import Precision
 
-__all__ = [
-    "RangesUsed",
-    "Typing",
-    "choose_typing",
-    "constrain_to_float",
-    "network_has_qdq",
-    "quiet_deprecations",
-    "set_flags",
-    "set_ranges",
-]
-
 
 @dataclass(frozen=True)
 class Typing:

@@ -9,16 +9,6 @@ from dataclasses import dataclass
 from quantkit.errors import BackendError
 from quantkit.types import Preprocessing
 
-__all__ = [
-    "DEFAULT_BATCHES",
-    "OptimizationProfile",
-    "ShapeRange",
-    "image_sizes",
-    "parse_profiles",
-    "parse_shapes",
-    "resolve_profiles",
-]
-
 DEFAULT_BATCHES = (1, 8, 32)
 """Minimum, optimum and maximum batch size if only the batch is dynamic and no profile is given."""
 

@@ -8,8 +8,6 @@ from typing import Any
 from quantkit.errors import BackendError
 from quantkit.storage import write_bytes
 
-__all__ = ["attach_timing_cache", "save_timing_cache"]
-
 
 def attach_timing_cache(config: Any, path: Path) -> None:
     """Sets the cache at `path`, or an empty one if there is no such file, in a `trt.IBuilderConfig`.

@@ -9,8 +9,6 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import CalibrationError
 from quantkit.types import Batch
 
-__all__ = ["make_cache_calibrator"]
-
 _ALGORITHMS: dict[str, Algorithm] = {"EntropyCalibration2": "entropy", "MinMaxCalibration": "minmax"}
 
 

@@ -10,9 +10,6 @@ from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError
 from quantkit.types.options import CalibratorName
 
-__all__ = ["CalibratorName", "choose_calibrator"]
-
-
 _METHODS = ("entropy", "minmax")
 
 

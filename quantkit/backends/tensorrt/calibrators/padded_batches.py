@@ -12,8 +12,6 @@ from quantkit.errors import CalibrationError, DatasetError
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.types import Array, Batch, TensorSpec
 
-__all__ = ["LastBatch", "PaddedBatches"]
-
 LastBatch = Literal["pad", "drop"]
 
 _KEPT = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_))

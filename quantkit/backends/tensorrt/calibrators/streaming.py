@@ -15,8 +15,6 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError, CalibrationError
 from quantkit.types import Batch
 
-__all__ = ["Algorithm", "Calibrator", "Feed", "cache_header", "make_calibrator"]
-
 Algorithm = Literal["entropy", "minmax"]
 
 _ALGORITHMS: dict[str, tuple[str, str, str]] = {

@@ -10,17 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = [
-    "POINTWISE_KINDS",
-    "ElementType",
-    "EngineLayer",
-    "EngineLayers",
-    "EngineTensor",
-    "FloatLayer",
-    "QuantizedShare",
-    "find_nodes",
-]
-
 ElementType = Literal[
     "int8", "uint8", "fp8", "int4", "fp4", "fp16", "bf16", "fp32", "fp64", "int32", "int64", "bool", "unknown"
 ]

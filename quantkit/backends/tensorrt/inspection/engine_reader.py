@@ -18,8 +18,6 @@ from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.errors import BackendError
 
-__all__ = ["read_engine"]
-
 _EXPORT = (
     "where it runs, export it with trtexec --loadEngine=ENGINE --exportLayerInfo=layers.json, then inspect layers.json"
 )

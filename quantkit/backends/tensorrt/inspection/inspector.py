@@ -23,8 +23,6 @@ from quantkit.backends.tensorrt.inspection.engine_layers import (
 )
 from quantkit.errors import BackendError
 
-__all__ = ["data_precision", "join_profile", "parse_inspector", "precision_from_text", "product_precision"]
-
 _PRECISIONS: tuple[tuple[str, ElementType], ...] = (
     ("uint8", "uint8"),
     ("int8", "int8"),

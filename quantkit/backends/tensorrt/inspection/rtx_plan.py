@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers, EngineTensor, find_nodes
 from quantkit.backends.tensorrt.inspection.inspector import data_precision, precision_from_text, product_precision
 
-__all__ = ["MAGIC", "read_plan"]
-
 MAGIC = b"vtrt"
 
 NOTE = (

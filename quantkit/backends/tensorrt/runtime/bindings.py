@@ -11,8 +11,6 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 from quantkit.types import Array, TensorSpec
 
-__all__ = ["Binding", "read_bindings", "shape_text"]
-
 _NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",

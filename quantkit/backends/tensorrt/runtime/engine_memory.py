@@ -15,8 +15,6 @@ from quantkit.backends.tensorrt.runtime.output_allocator import make_output_allo
 from quantkit.errors import BackendError
 from quantkit.types import Array
 
-__all__ = ["EngineMemory"]
-
 
 @dataclass
 class _Tensor:

@@ -13,8 +13,6 @@ from quantkit.backends.tensorrt.runtime.engine_memory import EngineMemory
 from quantkit.errors import BackendError
 from quantkit.types import Array, QueryTimes
 
-__all__ = ["Execution", "describe_errors"]
-
 _QUERIES_IN_FLIGHT = 2
 """As trtexec: the host hands over a query while the GPU works on the one before."""
 

@@ -7,8 +7,6 @@ from typing import Any
 from quantkit.backends.cuda.streams import DeviceBuffer
 from quantkit.backends.tensorrt.library import Library
 
-__all__ = ["make_output_allocator"]
-
 
 def make_output_allocator(library: Library, driver: Any) -> Any:
     """A `trt.IOutputAllocator` for any number of outputs.

@@ -19,8 +19,6 @@ from quantkit.backends.tensorrt.runtime.execution import Execution, describe_err
 from quantkit.errors import BackendError
 from quantkit.types import Array, QueryTimes, TensorSpec
 
-__all__ = ["TensorRTRunner"]
-
 
 class TensorRTRunner:
     """An engine in an execution context, on the GPU's primary context and one stream.
