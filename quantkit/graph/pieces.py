@@ -171,7 +171,7 @@ class GraphPieces:
                 proto.CopyFrom(node.proto)
                 for index, name in sorted(mine.items()):
                     proto.input.extend([""] * (index + 1 - len(proto.input)))
-                    types.setdefault(name, self._dtypes.get(node.proto.input[index]))
+                    types.setdefault(name, self._dtypes.get(proto.input[index]))
                     proto.input[index] = name
             protos.append(proto)
             read.update(dict.fromkeys((*proto.input, *node.captured)))

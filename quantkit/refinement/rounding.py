@@ -90,7 +90,7 @@ class _Rounder:
         first, limit = 0, 1
         for number, (exact, quantized) in enumerate(stop.inputs()):
             available = layer.num_positions(exact.shape)
-            samples = exact.shape[0] if available else 0
+            samples = layer.num_samples(exact.shape) if available else 0
             wanted = max(_COLUMNS_PER_INPUT * width, _FEWEST_COLUMNS)
             limit = max(-(-wanted // max(self._num_samples, 1)), 1)
             positions = spread_positions(available, samples, limit, first)

@@ -46,13 +46,17 @@ class LayerShape(ABC):
     def num_positions(self, input_shape: Sequence[int]) -> int:
         """Number of output positions of one sample, for an input of this shape."""
 
+    def num_samples(self, input_shape: Sequence[int]) -> int:
+        """Number of samples in an input of this shape."""
+        return input_shape[0]
+
     @abstractmethod
     def columns(self, x: _Floats, positions: _Positions | None = None) -> npt.NDArray[np.float32]:
         """Unfolds an input.
 
         Args:
-            x: input of the operator, samples first.
-            positions: [N, P], of the output, for each of the N samples; default: all. See `spread_positions`.
+            x: input of the operator.
+            positions: [N, P], of the output, for each of its N samples; default: all. See `spread_positions`.
 
         Returns:
             [G, K, N * P], sample after sample.
@@ -220,6 +224,10 @@ class ProductLayer(LayerShape):
     def num_positions(self, input_shape: Sequence[int]) -> int:
         """Number of rows of a sample."""
         return int(self._rows(np.broadcast_to(np.float32(0), input_shape)).shape[2])
+
+    def num_samples(self, input_shape: Sequence[int]) -> int:
+        """Size of the first dimension that is neither stacked nor multiplied; of a transposed input the last."""
+        return int(self._rows(np.broadcast_to(np.float32(0), input_shape)).shape[1])
 
     def columns(self, x: _Floats, positions: _Positions | None = None) -> npt.NDArray[np.float32]:
         """[G, K, N * P]: the rows of the input."""
