@@ -11,7 +11,7 @@ for each layer by samples that were held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,29 +137,26 @@ def round_layer(
         ('error feedback, damping 10%', True)
     """
     layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, scale_shape or matrix.shape[:2], levels)
-    trial = layer.sample_rows()
-    error_of = _HeldOutError(trial)
-
-    def measure(recipe: RoundingRecipe) -> float:
-        return error_of(*trial.round(recipe, moments.training))
-
-    nearest_error = measure(RoundingRecipe())
-    if recipe is not None:
-        chosen, error = recipe, measure(recipe)
-    elif moments.training.count and moments.held_out.count:
-        margin = _MARGIN + 1 / moments.held_out.count
-        chosen, error = _choose_recipe(measure, nearest_error, has_bias, margin)
-    else:
-        chosen, error = RoundingRecipe(), nearest_error
+    chosen, error, nearest_error = _choose_recipe(layer.sample_rows(), recipe)
     codes, scale, bias = layer.round(chosen, moments.training.merge(moments.held_out))
     return RoundedMatrix(codes, scale, bias.ravel().astype(np.float32), chosen, error, nearest_error)
 
 
-def _choose_recipe(
-    measure: Callable[[RoundingRecipe], float], nearest_error: float, has_bias: bool, margin: float
-) -> tuple[RoundingRecipe, float]:
-    """The recipe with the lowest error, and its error; what relies more on the samples must be better by `margin`."""
+def _choose_recipe(layer: _Layer, fixed: RoundingRecipe | None) -> tuple[RoundingRecipe, float, float]:
+    """The recipe with the lowest held-out error unless it is `fixed`, its error, and that of rounding to nearest."""
+    training, held_out, has_bias = layer.moments.training, layer.moments.held_out, layer.has_bias
+    error_of = _HeldOutError(layer)
+
+    def measure(recipe: RoundingRecipe) -> float:
+        return error_of(*layer.round(recipe, training))
+
+    nearest_error = measure(RoundingRecipe())
+    if fixed is not None:
+        return fixed, measure(fixed), nearest_error
     chosen, error = RoundingRecipe(), nearest_error
+    if not (training.count and held_out.count):
+        return chosen, error, nearest_error
+    margin = _MARGIN + 1 / held_out.count
 
     def try_in_turn(recipes: Iterable[RoundingRecipe]) -> None:
         """Goes on as long as the next one is better than the one before."""
@@ -179,7 +176,7 @@ def _choose_recipe(
     damping = chosen.damping or _DAMPINGS[0]
     for corrections in _CORRECTIONS:
         try_in_turn(RoundingRecipe(has_bias, damping, correction) for correction in corrections)
-    return chosen, error
+    return chosen, error, nearest_error
 
 
 @dataclass(frozen=True)
@@ -206,8 +203,9 @@ class _Layer:
         if recipe.damping is not None:
             second = inputs.second_moment(centered=self.has_bias)
         if recipe.correction is not None:
-            cross = inputs.cross_moment(centered=self.has_bias)
-            blocks = correct_towards_float(blocks, second, cross, recipe.correction)
+            blocks = correct_towards_float(
+                blocks, second, inputs.cross_moment(centered=self.has_bias), recipe.correction
+            )
             target = self.moments.join(blocks, self.matrix.shape[2])
         scale = matrix_scale(target, self.scale_shape, self.levels)
         if recipe.damping is None:
@@ -367,7 +365,8 @@ def _factorize(moment: _Array, damping: float) -> _Array | None:
             factor = np.linalg.cholesky(_damp(moment, damping_))
         except np.linalg.LinAlgError:
             continue
-        return np.asarray(factor / np.einsum("gkk->gk", factor)[:, None, :])
+        factor /= np.einsum("gkk->gk", factor).copy()[:, None, :]
+        return np.asarray(factor)
     return None
 
 

@@ -143,14 +143,14 @@ class Moments:
 def moments_bytes(groups: int, width: int) -> int:
     """Peak memory of rounding a layer from its moments, in bytes, without its columns.
 
-    Five matrices [G, K, K] in float64 are kept, and rounding needs five more for a while.
+    Five matrices [G, K, K] in float64 are kept, and rounding needs seven more for a while.
 
     Example:
         >>> moments_bytes(groups=1, width=1000)
-        80000000
+        96000000
     """
     num_blocks, block = _blocks(width)
-    return 10 * 8 * groups * num_blocks * block * block
+    return 12 * 8 * groups * num_blocks * block * block
 
 
 def _blocks(width: int) -> tuple[int, int]:

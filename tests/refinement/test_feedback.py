@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from quantkit.refinement.feedback import (
     round_nearest,
     round_with_feedback,
 )
-from quantkit.refinement.moments import Moments
+from quantkit.refinement.moments import Moments, moments_bytes
 
 
 def correlated(rng, groups, width, count, rank=None, mean=1.0):
@@ -282,6 +283,17 @@ def test_degenerate_inputs_give_finite_weights(name, has_bias):
     assert not np.isnan([rounded.error, rounded.nearest_error]).any()
     assert (np.abs(rounded.codes).max(axis=2) == 127).all()
     assert np.abs(dequantize_matrix(rounded.codes, rounded.scale) - matrix).max() < 1
+
+
+def test_memory_is_estimated():
+    x = np.random.default_rng(0).normal(size=(1, 500, 50)).astype(np.float32)
+    tracemalloc.start()
+    rounded = round_layer(np.ones((1, 4, 500)), collect(x, 0.9 * x, x, 0.9 * x), has_bias=True, recipe=RECIPES[-1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rounded.codes.all()
+    # LAPACK's copy of a matrix is not traced.
+    assert 0.8 * moments_bytes(1, 500) < peak < moments_bytes(1, 500)
 
 
 def test_a_layer_of_zeros_stays_zero():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -120,6 +120,38 @@ def test_matrix_times_columns_is_the_output(op_type, x_shape, weight_shape, attr
     np.testing.assert_allclose(
         matrix @ layer.columns(x, positions), some.reshape(*matrix.shape[:2], -1), rtol=1e-4, atol=1e-5
     )
+
+
+@st.composite
+def convolutions(draw):
+    """A Conv or ConvTranspose of any rank with attributes that ONNX Runtime takes."""
+    rank, op_type = draw(st.integers(1, 3)), draw(st.sampled_from(["Conv", "ConvTranspose"]))
+
+    def along(low, high):
+        return draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank))
+
+    group, per_group, kernel = draw(st.integers(1, 3)), draw(st.integers(1, 2)), along(1, 3)
+    attributes = {"group": group, "strides": along(1, 3), "dilations": along(1, 2), "pads": along(0, 2) + along(0, 2)}
+    channels = group * draw(st.integers(1, 2))
+    if op_type == "Conv":
+        weight_shape = (group * per_group, channels // group, *kernel)
+    else:
+        weight_shape = (channels, per_group, *kernel)
+        attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
+    return op_type, (2, channels, *along(5, 7)), weight_shape, attributes
+
+
+@settings(deadline=None, max_examples=60)
+@given(convolutions())
+def test_any_convolution_is_unfolded(case):
+    op_type, x_shape, weight_shape, attributes = case
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=shape).astype(np.float32) for shape in (x_shape, weight_shape))
+    layer = layer_shape(op_type, weight_shape, attributes)
+    assume(layer.num_positions(x_shape) > 0)
+    expected = by_row(op_type, run(op_type, x, weight, attributes, 1), layer, 1)
+    found = (layer.matrix(weight) @ layer.columns(x)).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
