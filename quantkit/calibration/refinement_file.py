@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ _VERSION = 1
 _MAGIC = b"quantkit weights "
 _MOST_DIGITS = 18
 
-_Kind = Literal["codes", "scale", "bias", "channel_scale"]
+_Kind = Literal["codes", "scale", "bias", "shift", "channel_scale", "amax"]
 
 
 class _Entry(msgspec.Struct):
@@ -99,8 +99,12 @@ def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
         yield _Entry("scale", name, np.shape(weight.scale), weight.axis), weight.scale
     for name, bias in refinement.biases.items():
         yield _Entry("bias", name, bias.shape), bias
+    for name, shift in refinement.shifts.items():
+        yield _Entry("shift", name, shift.shape), shift
     for name, scale in refinement.channel_scales.items():
         yield _Entry("channel_scale", name, scale.shape), scale
+    for name, amax in refinement.amax.items():
+        yield _Entry("amax", name, ()), np.asarray(amax, np.float32)
 
 
 def _dtype(kind: _Kind) -> np.dtype:
@@ -126,12 +130,7 @@ def _verified(file: Path, stored: bytes) -> bytes:
 
 
 def _decode(header: _Header, body: bytes) -> Refinement:
-    found: dict[_Kind, dict[str, tuple[Any, int | None]]] = {
-        "codes": {},
-        "scale": {},
-        "bias": {},
-        "channel_scale": {},
-    }
+    found: dict[_Kind, dict[str, tuple[Any, int | None]]] = {kind: {} for kind in get_args(_Kind)}
     offset = 0
     for entry in header.arrays:
         dtype = _dtype(entry.kind)
@@ -145,12 +144,15 @@ def _decode(header: _Header, body: bytes) -> Refinement:
             raise CalibrationError(f"{entry.kind} of {entry.name!r} is not finite")
         found[entry.kind][entry.name] = array.astype(dtype.newbyteorder("=")), entry.axis
         offset += size
-    if offset != len(body) or found["codes"].keys() != found["scale"].keys():
+    transformed = found["shift"].keys() | found["channel_scale"].keys()
+    if offset != len(body) or found["codes"].keys() != found["scale"].keys() or transformed != found["amax"].keys():
         raise CalibrationError("it lists other arrays than follow")
     return Refinement(
         weights={
             name: RoundedWeight(codes, found["scale"][name][0], axis) for name, (codes, axis) in found["codes"].items()
         },
         biases={name: array for name, (array, _) in found["bias"].items()},
+        shifts={name: array for name, (array, _) in found["shift"].items()},
         channel_scales={name: array for name, (array, _) in found["channel_scale"].items()},
+        amax={name: float(array) for name, (array, _) in found["amax"].items()},
     )

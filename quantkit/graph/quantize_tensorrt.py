@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -10,6 +11,7 @@ from quantkit.graph.layer_constants import add_biases
 from quantkit.graph.passes.channel_scale import apply_channel_scales, scalable_tensors
 from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.qdq import insert_qdq
+from quantkit.graph.passes.shift import apply_shifts
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quant_params import activation_params
 from quantkit.types import QdqPlan, Refinement, TensorRange
@@ -25,12 +27,12 @@ def plan_refined(
     exclude: Sequence[str] = (),
     in_float: Mapping[str, str] | None = None,
 ) -> tuple[QdqPlan, dict[str, TensorRange]]:
-    """Plans Q/DQ, and scales the channels of activations in place.
+    """Plans Q/DQ, and shifts and scales the channels of activations in place.
 
     Args:
         model: prepared, of which the ranges are; it computes the same afterwards.
         ranges: by activation.
-        refinement: with the channel scales.
+        refinement: with the shifts and channel scales.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         in_float: activations whose readers stay in float, with the reason.
 
@@ -42,12 +44,16 @@ def plan_refined(
     """
     plan = exclude_tensors(plan_tensorrt(model, exclude=exclude), in_float or {})
     known = dict(ranges)
-    if refinement.channel_scales:
-        sites = scalable_tensors(model, plan)
-        scales = {name: scale for name, scale in refinement.channel_scales.items() if name in sites}
-        moved = apply_channel_scales(model, plan, scales)
-        plan = follow_edits(plan, model)
-        known |= {new: known[old] for old, new in moved.items()}
+    sites = scalable_tensors(model, plan)
+    shifts = {name: offset for name, offset in refinement.shifts.items() if name in sites}
+    moved = apply_shifts(model, plan, shifts)
+    plan = follow_edits(plan, model)
+    scales = {moved.get(name, name): s for name, s in refinement.channel_scales.items() if name in sites}
+    scaled = apply_channel_scales(model, plan, scales)
+    plan = follow_edits(plan, model)
+    for name in {**shifts, **refinement.channel_scales}.keys() & sites.keys():
+        behind = moved.get(name, name)
+        known[scaled.get(behind, behind)] = replace(ranges[name], amax=refinement.amax[name])
     return plan, known
 
 

@@ -6,22 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.multiply_adds import multiply_adds
-from quantkit.graph.passes.channel_scale import scalable_tensors
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.refinement.damage import OutputDamage
-from quantkit.refinement.equalize import equalizing_scales
 from quantkit.refinement.float_tensors import choose_float_tensors
-from quantkit.refinement.observation import channel_extremes, observe
+from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
 from quantkit.refinement.quantized_run import QuantizedGraph, run_model, run_quantized
 from quantkit.refinement.ranges import (
@@ -33,6 +29,13 @@ from quantkit.refinement.ranges import (
 )
 from quantkit.refinement.rounding import round_weights
 from quantkit.refinement.samples import SampleBatches
+from quantkit.refinement.transforms import (
+    Transform,
+    choose_transforms,
+    equalize_products,
+    find_sites,
+    with_transforms,
+)
 from quantkit.refinement.trials import Trials
 from quantkit.types import Refinement, TensorRange, TensorStatistics
 from quantkit.types.options import CalibrationOptions
@@ -42,8 +45,8 @@ __all__ = ["RefinedCalibration", "refine_calibration"]
 _MOST_FLOAT_WORK = 0.05
 """Share of the multiply-adds that may be left in float."""
 
-_WORTH_SCALING = 0.7
-"""Channels are scaled where that leaves at most this share of the damage."""
+_ALPHAS = (0.5, 0.75, 1.0)
+"""Shares of the difficulty that the weights of matrix products take (SmoothQuant): tried for all of them at once."""
 
 _CLEARLY = 0.9
 """Share of the damage that another method's ranges must leave at most to be taken for everything."""
@@ -101,7 +104,7 @@ def refine_calibration(
     if options.effort != "fast":
         trials = run.trials()
         choices = run.choose_ranges(trials, statistics, fixed)
-        choices = run.scale_channels(trials, choices)
+        choices = run.transform(trials, choices)
         run.leave_in_float(choices)
         if options.method == "auto":
             run.compare_methods(statistics, fixed)
@@ -181,48 +184,32 @@ class _Refining:
                     self.ranges[name] = replace(self.ranges[name], amax=choice.amax, method=choice.method)
         return choices
 
-    def scale_channels(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
-        """A range for each channel of what only depthwise convolutions read, where it helps."""
-        pieces = GraphPieces(self.graph)
-        sites = {
-            name: site
-            for name, site in scalable_tensors(self.graph, self.plan).items()
-            if site.is_depthwise and site.channels > 1 and name in choices and name in pieces.producers
-        }
-        if not sites:
-            return choices
-        axes = {name: site.axis for name, site in sites.items()}
-        extremes = channel_extremes(pieces, axes, self.choosing.batches)
-        largest = {name: np.maximum(-low, high) for name, (low, high) in extremes.items()}
-        found, scales = dict(choices), {}
-        for name, site in sites.items():
-            factors = equalizing_scales(largest[name]) * np.float32(self.ranges[name].amax / largest[name].max())
-            if not np.isfinite(factors).all():
+    def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
+        """Shifts and scales channels where that helps; returns the choices with the damage that is left."""
+        sites = find_sites(self.graph, self.plan, self.choosing, padded=self.options.effort == "best")
+        transforms, left = choose_transforms(trials, sites, choices)
+        before = damage = self.damage(with_weights=True)
+        found: dict[str, Transform] = {}
+        candidates = [transforms]
+        candidates += [equalize_products(self.graph, sites, transforms, alpha=alpha) for alpha in _ALPHAS]
+        for candidate in candidates:
+            if not candidate.keys() - found.keys():
                 continue
-            with trials.of(name) as trial:
-                step = self.ranges[name].amax / 127 / site.broadcast(factors)
-                damage = trial.damage(np.asarray(step, np.float32))
-            if damage < _WORTH_SCALING * choices[name].damage:
-                scales[name] = factors
-                found[name] = replace(choices[name], damage=damage, method="minmax by channel")
-        if scales:
-            before = self.damage(with_weights=True)
-            refinement = replace(self.refinement, channel_scales=scales)
-            after = self.damage(with_weights=True, refinement=refinement)
-            if after >= before:
-                return choices
-            self.refinement = refinement
-            text = (
-                f"{len(scales)} inputs of depthwise convolutions are scaled by channel: {self._change(before, after)}"
-            )
-            self.notify(Notice("info", "ranges", text))
-        return found
+            after = self.damage(with_weights=True, refinement=with_transforms(self.refinement, candidate))
+            if after < _CLEARLY * damage:
+                found, damage = candidate, after
+        if not found:
+            return choices
+        self.refinement = with_transforms(self.refinement, found)
+        text = f"channels of {len(found)} activations are shifted or scaled: {self._change(before, damage)}"
+        self.notify(Notice("info", "ranges", text))
+        return {name: left[name] if name in found else choice for name, choice in choices.items()}
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
         """Finds tensors whose readers stay in float."""
         pieces = GraphPieces(self.graph)
         sizes = next(observe(pieces, pieces.producers, self.judging.batches))
-        shapes = {name: np.shape(array) for name, array in sizes.items()}
+        shapes = {name: array.shape for name, array in sizes.items()}
 
         def measure(units: tuple[str, ...]) -> float:
             floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
@@ -257,7 +244,7 @@ class _Refining:
             choose = bind_method(method, {})
             single = {
                 name: r
-                if name in fixed or name in self.refinement.channel_scales or statistics[name].amax == 0
+                if name in fixed or name in self.refinement.amax or statistics[name].amax == 0
                 else replace(r, amax=choose(statistics[name]), method=method)
                 for name, r in own.items()
             }

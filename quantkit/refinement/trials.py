@@ -75,16 +75,18 @@ class Trial:
     def __init__(self, runner: OnnxRuntimeRunner | None, tensors: tuple[str, ...], trials: Trials) -> None:
         self._runner, self._tensors, self._trials = runner, tensors, trials
 
-    def damage(self, scale: float | npt.NDArray[np.float32]) -> float:
-        """Damage to the output where these tensors alone are quantized, with one scale or one that broadcasts.
+    def damage(self, scale: float | npt.NDArray[np.float32], offset: npt.NDArray[np.float32] | None = None) -> float:
+        """Damage to the output where these tensors alone are quantized; 0 where no output shows it.
 
-        0 where no output shows it.
+        Args:
+            scale: one for all, or an array that broadcasts against the tensors.
+            offset: subtracted before they are quantized and added back behind; likewise.
         """
         if self._runner is None:
             return 0.0
         outputs = []
         for values in self._trials.values:
-            changed = {f"{name}{_MARK}": fake_quantize(values[name], scale) for name in self._tensors}
+            changed = {f"{name}{_MARK}": _quantized(values[name], scale, offset) for name in self._tensors}
             feeds = {spec.name: changed.get(spec.name, values.get(spec.name)) for spec in self._runner.inputs}
             outputs.append({**values, **self._runner.run({n: v for n, v in feeds.items() if v is not None})})
         return self._trials.damage.of(outputs)
@@ -107,6 +109,13 @@ class Trial:
     ) -> None:
         if self._runner is not None:
             self._runner.close()
+
+
+def _quantized(x: Array, scale: float | npt.NDArray[np.float32], offset: npt.NDArray[np.float32] | None) -> Array:
+    if offset is None:
+        return fake_quantize(x, scale)
+    moved = fake_quantize(np.asarray(x, np.float32) - offset, scale)
+    return np.asarray(np.asarray(moved, np.float32) + offset, x.dtype)
 
 
 def _dtypes(values: Mapping[str, Array]) -> dict[str, np.dtype]:

@@ -35,16 +35,18 @@ class Refinement:
     Attributes:
         weights: by name of the initializer.
         biases: float32 [C_out] by name of the weighted node: what is added to its bias.
-        channel_scales: float32 [C] by name of an activation: its channels are multiplied by them before it is
-            quantized, and the weights of its readers divided.
-        shifts: by name of an activation: what is subtracted before it is quantized, and added back by the bias of its
-            readers.
+        shifts: float32 [C] by name of an activation: what is subtracted from its channels before it is quantized, and
+            added back by the bias of its readers.
+        channel_scales: float32 [C] by name of an activation: its channels are multiplied by them then, and the weights
+            of its readers divided.
+        amax: range of what is quantized in place of an activation that is shifted or scaled, by its name.
     """
 
     weights: Mapping[str, RoundedWeight] = field(default_factory=dict)
     biases: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     channel_scales: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    shifts: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    amax: Mapping[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.weights or self.biases or self.channel_scales or self.shifts)
