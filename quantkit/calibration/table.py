@@ -20,7 +20,7 @@ from quantkit.calibration.refinement_file import load_refinement, refinement_pat
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, PathLike, TensorRange
+from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRange
 
 __all__ = [
     "FORMAT",
@@ -212,6 +212,18 @@ class _Range(msgspec.Struct):
     method: str = ""
 
 
+class _Members(msgspec.Struct):
+    """Members of the file that a table has under the same names."""
+
+    settings: dict[str, str | int | float | bool | None]
+    preprocessing: Preprocessing | None = None
+    skipped: dict[str, str] = {}
+    float_tensors: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    quality: dict[str, float] = {}
+    format_version: int = FORMAT_VERSION
+
+
 class _Model(msgspec.Struct):
     name: str
     hash: str
@@ -237,13 +249,14 @@ def _decode(file: Path, members: Mapping[str, Any]) -> CalibrationTable:
             tensors[name].check_calibrated()
         where = "$"
         rest = {key: value for key, value in members.items() if key not in ("format", "model", "dataset", "tensors")}
-        head = {
+        head: dict[str, Any] = {
             "model_hash": model.hash,
             "model_name": model.name,
             "dataset_fingerprint": dataset.fingerprint,
             "num_samples": dataset.num_samples,
         }
-        return msgspec.convert({**rest, **head, "tensors": _entries(tensors)}, CalibrationTable)
+        members = msgspec.structs.asdict(msgspec.convert(rest, _Members))
+        return CalibrationTable(tensors=tensors, **head, **members)
     except (msgspec.ValidationError, CalibrationError, DatasetError) as error:
         said, _, inner = str(error).partition(" - at `$")
         raise CalibrationError(

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.types.data import Preprocessing
-from quantkit.types.refinement import Refinement
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from quantkit.types.refinement import Refinement
 
 __all__ = ["CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics", "bits_from_amax"]
 
