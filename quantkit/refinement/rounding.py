@@ -12,8 +12,8 @@ import numpy as np
 from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
 from quantkit.graph.pieces import GraphPieces
 from quantkit.numerics import QuantParams, dequantize_array
-from quantkit.refinement.feedback import round_layer
 from quantkit.refinement.moments import Moments
+from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.unfold import LayerShape, layer_shape, spread_positions
 from quantkit.refinement.walk import NewConstants, Stop, Walk
