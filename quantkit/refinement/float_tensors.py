@@ -9,7 +9,7 @@ from quantkit.types import QdqEdge
 
 __all__ = ["FloatChoice", "choose_float_tensors"]
 
-_GAIN = 0.94
+_GAIN = 0.9
 """A unit is left in float where at most this share of the damage remains."""
 
 _WIDTH = 5
