@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantkit.commands.calibrate import calibrate
     from quantkit.commands.evaluate import evaluate
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
+    from quantkit.commands.sensitivity import sensitivity
     from quantkit.errors import QuantKitError
     from quantkit.evaluation.tasks.task import TaskOptions
     from quantkit.graph.float_model import FloatModel
@@ -51,6 +52,7 @@ __all__ = [
     "load_table",
     "quantize",
     "save_table",
+    "sensitivity",
     "write_report",
     "write_tensorrt_cache",
 ]
@@ -74,6 +76,7 @@ _HOMES = {
     "load_table": "quantkit.calibration.table",
     "quantize": "quantkit.commands.quantize",
     "save_table": "quantkit.calibration.table",
+    "sensitivity": "quantkit.commands.sensitivity",
     "write_report": "quantkit.reporting",
     "write_tensorrt_cache": "quantkit.commands.quantize",
 }

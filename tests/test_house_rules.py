@@ -20,7 +20,7 @@ LINES_OF_MODULE = range(20, 401)
 LINES_OF_COMMAND = 200
 PARAMETERS = 8
 
-LINES_OF_PACKAGE = 38_000
+LINES_OF_PACKAGE = 39_500
 """The aim is 28,500. Lower this whenever the package gets smaller."""
 
 LONG_FUNCTIONS = {
@@ -36,7 +36,7 @@ SHORT_OR_LONG_MODULES = {
 
 REPEATED_FILE_NAMES = {
     *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
-    *("inspect", "inspection", "merge", "open", "options", "provenance", "registry", "variants"),
+    *("inspect", "inspection", "merge", "open", "options", "provenance", "registry", "sensitivity", "variants"),
 }
 
 REPEATED_NAMES = {

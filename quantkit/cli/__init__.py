@@ -52,6 +52,12 @@ VERBS = {
         "Compare FP32, FP16 and INT8: accuracy, agreement, latency and size, in one report.",
         _MEASURE,
     ),
+    "sensitivity": Verb(
+        "sensitivity",
+        "sensitivity",
+        "Rank tensors and operators by what quantizing each costs the output.",
+        _MEASURE,
+    ),
     "compare": Verb(
         "compare",
         "compare",

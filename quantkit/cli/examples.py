@@ -17,6 +17,10 @@ EXAMPLES = {
         "quantkit evaluate model.onnx --data images/val --max-drop 0.5pt --confident",
         "quantkit evaluate yolov8n.onnx --data val.txt --task detect --labels val.json --detections yolov8",
     ),
+    "sensitivity": (
+        "quantkit sensitivity model.onnx --data images/calib",
+        "quantkit sensitivity model.onnx --data images/calib --table model.calib.json --output model.sensitivity",
+    ),
     "build": (
         "quantkit build model.onnx --precision int8",
         "quantkit build model.onnx --precision int8 --target sm86,sm89",

@@ -35,7 +35,6 @@ class OpenEngine:
     runner: Runner
     backend: str
     manifest: Manifest | None
-    device: Literal["cpu", "gpu"] | None
 
     def evaluation(
         self,
@@ -70,7 +69,6 @@ class OpenEngine:
             latency=latencies[0] if latencies else None,
             sweep=tuple(latencies[1:]),
             notes=tuple(notes),
-            device=self.device,
         )
 
     def _precision(self, name: str) -> tuple[Literal["fp32", "fp16", "int8"], list[str]]:
@@ -98,9 +96,8 @@ def open_engine(
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
     file = Path(path)
-    runtime = BACKENDS[backend]
-    runner = runtime.open(file, name=name, threads=threads, cuda_graph=cuda_graph)
-    return OpenEngine(file, runner, getattr(runner, "backend", backend), find_manifest(file), runtime.device)
+    runner = BACKENDS[backend].open(file, name=name, threads=threads, cuda_graph=cuda_graph)
+    return OpenEngine(file, runner, getattr(runner, "backend", backend), find_manifest(file))
 
 
 def describe_gpu() -> dict[str, str]:

@@ -56,5 +56,4 @@ def model_evaluation(
         sweep=tuple(latencies[1:]),
         notes=tuple(notes),
         representative=representative,
-        device="cpu",
     )

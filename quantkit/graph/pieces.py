@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -47,6 +48,7 @@ class GraphPieces:
 
     Args:
         model: prepared by `quantkit.graph.passes.prepare.prepare`, perhaps with Q/DQ.
+        constants: more initializers by name, which `with_inputs` may refer to.
 
     Example:
         >>> import onnx
@@ -60,10 +62,12 @@ class GraphPieces:
         Piece(nodes=(1,), inputs=('y',))
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, constants: Mapping[str, ir.Value] | None = None) -> None:
         self.model = model
         self.outputs = tuple(str(v.name) for v in model.graph.outputs)
-        self._constants = {name: v for name, v in model.graph.initializers.items() if v.const_value is not None}
+        initializers = {**(constants or {}), **model.graph.initializers}
+        self._constants = {name: v for name, v in initializers.items() if v.const_value is not None}
+        self._stored_protos: dict[str, onnx.TensorProto] = {}
         self._nodes = [self._read(node) for node in model.graph]
         self._dtypes = {
             str(v.name): v.dtype
@@ -85,6 +89,22 @@ class GraphPieces:
     def last_use(self) -> Mapping[str, int]:
         """Position of the last node that reads a tensor."""
         return {name: position for position, node in enumerate(self._nodes) for name in node.reads}
+
+    def inputs_of(self, position: int) -> tuple[str, ...]:
+        """Names at the inputs of a node, constants included; empty where an optional input is left out."""
+        return tuple(self._nodes[position].proto.input)
+
+    def with_inputs(self, inputs: Mapping[tuple[str, int], str]) -> GraphPieces:
+        """The same graph with other tensors or constants at some inputs of nodes: (node, index) → name."""
+        changed: dict[int, dict[int, str]] = {}
+        for (node, index), name in inputs.items():
+            changed.setdefault(self.positions[node], {})[index] = name
+        other = copy.copy(self)
+        other.__dict__.pop("last_use", None)
+        other._nodes = list(self._nodes)
+        for position, names in changed.items():
+            other._nodes[position] = self._rewired(self._nodes[position], names)
+        return other
 
     def name(self, position: int) -> str:
         """Name of a node."""
@@ -197,6 +217,17 @@ class GraphPieces:
             captured=captured,
         )
 
+    def _rewired(self, node: _Node, names: Mapping[int, str]) -> _Node:
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        proto.input.extend([""] * (max(names) + 1 - len(proto.input)))
+        for index, name in names.items():
+            proto.input[index] = name
+        while proto.input and not proto.input[-1]:
+            proto.input.pop()
+        read = dict.fromkeys(name for name in (*proto.input, *node.captured) if name)
+        return replace(node, proto=proto, reads=tuple(name for name in read if name not in self._constants))
+
     def _piece(self, chosen: Sequence[int]) -> Piece:
         made = {name for position in chosen for name in self._nodes[position].makes}
         read = dict.fromkeys(name for position in chosen for name in self._nodes[position].reads)
@@ -210,9 +241,10 @@ class GraphPieces:
             if tensor.nbytes > _SMALL_BYTES and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
                 large[name] = np.ascontiguousarray(tensor.numpy())
             else:
-                proto = ir.to_proto(tensor)
-                proto.name = name
-                small.append(proto)
+                if name not in self._stored_protos:
+                    self._stored_protos[name] = ir.to_proto(tensor)
+                    self._stored_protos[name].name = name
+                small.append(self._stored_protos[name])
         return small, large
 
 

@@ -31,7 +31,7 @@ def observe(
             if made and runner is None:
                 dtypes = {name: np.asarray(array).dtype for name, array in batch.items()}
                 model = pieces.cut(pieces.between(batch, made), made, dtypes=dtypes)
-                runner = OnnxRuntimeRunner(model, spinning=False)
+                runner = OnnxRuntimeRunner(model, spinning=False, fuse_qdq=False)
             read = {spec.name for spec in runner.inputs} if runner else set()
             feeds = {name: array for name, array in batch.items() if name in read}
             yield {**batch, **(runner.run(feeds) if runner else {})}

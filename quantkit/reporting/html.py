@@ -80,7 +80,7 @@ def report_html(report: Report) -> str:
         "glossary": {term.name: term.definition for term in terms.values()},
         "num_shown": {"classes": classes.NUM_SHOWN, "changes": changes.NUM_SHOWN},
     }
-    return _load_template().render(page, contents=_contents(page))
+    return load_template("report.html.jinja").render(page, contents=_contents(page))
 
 
 def slug(term: str) -> str:
@@ -89,7 +89,8 @@ def slug(term: str) -> str:
 
 
 @cache
-def _load_template() -> jinja2.Template:
+def load_template(name: str) -> jinja2.Template:
+    """A template of this package, with the filters that all pages have; everything from outside is escaped."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -99,7 +100,7 @@ def _load_template() -> jinja2.Template:
     )
     environment.filters |= {"typographic": _typographic, "slug": slug, "one_line": one_line}
     environment.globals["MISSING"] = MISSING
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _view(report: Report, name: str, rows: Sequence[Any] | None = None, variant: str = "") -> TableView:

@@ -46,6 +46,7 @@ __all__ = [
     "PreprocessOptions",
     "QuantizeOptions",
     "Rounding",
+    "SensitivityOptions",
     "StrictDataOptions",
     "Target",
     "VerifyOptions",
@@ -533,6 +534,30 @@ class CheckOptions(DataOptions):
     def __post_init__(self) -> None:
         if self.probe_samples < 0:
             raise EvaluationError(f"--probe-samples {self.probe_samples} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions(DataOptions):
+    """Options of `sensitivity`.
+
+    Attributes:
+        table: the calibration that gives the ranges.
+        num_samples: samples for the errors of tensors; the damage to the output is measured on as many of them as it
+            takes.
+    """
+
+    table: CalibrationTable | PathLike | None = option(
+        None,
+        "Calibration table.",
+        form=PATH,
+        unit="file",
+        default_text="MODEL.calib.json next to the model if it fits, else calibrated with --accuracy fast",
+    )
+    num_samples: int = option(256, "Number of samples.", group=DATA)
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise OptionError(f"--num-samples {self.num_samples} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,71 @@
+"""The command `sensitivity`: ranks what quantizing each tensor and each operator costs the output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.generate import with_options
+from quantkit.cli.options import DataOption, ModelArgument
+from quantkit.cli.output import make_printer
+from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.commands.sensitivity import sensitivity as rank_units
+from quantkit.reporting.sensitivity_page import COLUMNS, sensitivity_json, unit_cells, write_sensitivity
+from quantkit.storage import check_writable
+from quantkit.types.options import MessageOptions, SensitivityOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.types.sensitivity import Sensitivity
+
+__all__ = ["sensitivity"]
+
+
+@with_options
+def sensitivity(
+    model: ModelArgument,
+    data: DataOption,
+    options: SensitivityOptions,
+    messages: MessageOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write sensitivity.html and sensitivity.json to."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=0, help="Rows to print of each ranking (0: all).")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Rank tensors and operators by what quantizing each costs the output.
+
+    Alone: everything else stays in float. In company: everything else is quantized, and this one is left in float; the
+    number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
+    the multiply-adds. No labels are needed.
+    """
+    if output is not None:
+        check_writable(output)
+    options = replace(options, progress=not messages.quiet)
+    found = rank_units(model, data, options, notify=make_printer(messages.quiet))
+    if as_json:
+        typer.echo(sensitivity_json(found), nl=False)
+    else:
+        _print(make_console(), found, top)
+    if output is not None:
+        for path in write_sensitivity(found, output):
+            typer.echo(f"wrote {path}", err=as_json)
+
+
+def _print(console: Console, found: Sensitivity, top: int) -> None:
+    print_line(console, f"everything in INT8: {found.measure} {found.damage:.3g}")
+    for kind in ("tensor", "operator"):
+        units = found.of_kind(kind)
+        shown = units[: top or None]
+        rows = [(str(rank), *unit_cells(unit)) for rank, unit in enumerate(shown, start=1)]
+        print_line(console, "")
+        print_table(console, ("", kind, *COLUMNS[1:]), rows, right=(0, *range(2, len(COLUMNS) + 1)), optional=(7, 6, 5))
+        if len(shown) < len(units):
+            print_line(console, f"and {count_text(len(units) - len(shown), kind)} more (--top 0 lists them)")
+    for name, reason in found.in_float.items():
+        print_line(console, f"in float: {name}: {reason}")

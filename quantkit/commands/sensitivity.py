@@ -1,0 +1,120 @@
+"""Which tensors and operators hurt the output of the quantized model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantkit.caches.files import CalibrationFiles
+from quantkit.calibration.table import open_table
+from quantkit.commands.calibrate import calibrate
+from quantkit.datasets import holds_arrays
+from quantkit.datasets.batching import leading_size
+from quantkit.datasets.description import describe_choice
+from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.open import open_samples
+from quantkit.graph.float_model import FloatModel
+from quantkit.notices import Notice, Notify, announcing
+from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
+from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
+from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.option import make_options
+from quantkit.types.options import SensitivityOptions
+from quantkit.types.sensitivity import Sensitivity
+
+__all__ = ["find_or_make_table", "open_sensitivity_samples", "sensitivity"]
+
+
+def sensitivity(
+    model: PathLike | FloatModel,
+    data: PathLike,
+    options: SensitivityOptions | None = None,
+    *,
+    notify: Notify | None = None,
+    **keywords: Any,
+) -> Sensitivity:
+    """Ranks the quantized tensors and the weighted operators of a model by what each costs the output.
+
+    Args:
+        model: an ONNX model in FP32.
+        data: a folder or list of images, or arrays by input name (.npy, .npz); labels are not needed.
+        options: how; without them the defaults of `SensitivityOptions`.
+        notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `SensitivityOptions`, instead of those in `options`.
+
+    Returns:
+        The units, the worst first.
+
+    Raises:
+        StaleTableError: the table that was given belongs to another model.
+        QuantKitError: one line that names the file, tensor or option, and the fix.
+    """
+    options = make_options(SensitivityOptions, options, keywords)
+    notify = announcing(notify)
+    model = FloatModel.open(model)
+    model.check_float()
+    table = find_or_make_table(model, data, options, notify=notify)
+    samples = open_sensitivity_samples(model, data, table, options, notify=notify)
+    found = analyze_sensitivity(model, table, samples, progress=options.progress)
+    model.check_unchanged()
+    return found
+
+
+def find_or_make_table(
+    model: FloatModel, data: PathLike, options: SensitivityOptions, *, notify: Notify
+) -> CalibrationTable:
+    """The table that was given, or the one next to the model if it fits, or a quick calibration.
+
+    Raises:
+        StaleTableError: the table that was given belongs to another model.
+    """
+    if options.table is not None:
+        table = open_table(options.table)
+        table.check_model(model.hash, model.name)
+        return table
+    beside = CalibrationFiles.of_model(model.path).table
+    if beside.is_file():
+        table = open_table(beside)
+        if table.model_hash == model.hash:
+            notify(Notice("info", "ranges", f"calibration: {beside}"))
+            return table
+        notify(Notice("warning", "ranges", f"{beside} belongs to another model and is not used."))
+    text = "Calibrating with --accuracy fast; run `quantkit calibrate` first to analyze what you deploy."
+    notify(Notice("info", "ranges", text))
+    return calibrate(
+        model,
+        data,
+        accuracy="fast",
+        num_samples=options.num_samples,
+        preprocess=options.preprocess,
+        classes=options.classes,
+        seed=options.seed,
+        workers=options.workers,
+        progress=options.progress,
+        notify=notify,
+    )
+
+
+def open_sensitivity_samples(
+    model: FloatModel, data: PathLike, table: CalibrationTable, options: SensitivityOptions, *, notify: Notify
+) -> SampleBatches:
+    """Samples for the analysis, prepared as for the calibration unless options override it."""
+    preprocess = options.preprocess
+    if preprocess is None and not holds_arrays(data):
+        preprocess = table.preprocessing
+    dataset = open_samples(
+        model.inputs,
+        data,
+        preprocess,
+        options.classes,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        order="shuffled",
+    )
+    describe_choice(dataset, data, options.seed, notify)
+    return choose_samples(
+        dataset,
+        {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
+        most=affordable_samples(model, dataset, effort="balanced"),
+        batch_size=leading_size(model.inputs),
+        workers=options.workers,
+    )

@@ -1,0 +1,63 @@
+"""The ranking of tensors and operators by what they cost, as JSON and as one HTML file with bars."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, one_line
+from quantkit.reporting.html import load_template
+from quantkit.storage import write_text
+from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
+
+__all__ = ["COLUMNS", "sensitivity_html", "sensitivity_json", "unit_cells", "write_sensitivity"]
+
+COLUMNS = ("name", "alone", "saved in company", "SQNR dB", "clipped %", "codes", "multiply-adds %")
+"""Headings of `unit_cells`."""
+
+_SECTIONS = {"tensor": "Tensors", "operator": "Operators"}
+
+
+def unit_cells(unit: UnitSensitivity) -> tuple[str, ...]:
+    """What a table says of a unit, in the order of `COLUMNS`."""
+    return (
+        one_line(unit.name),
+        format_significant(unit.damage),
+        format_significant(unit.saved, 2),
+        "∞" if unit.sqnr_db is None else format_decibels(unit.sqnr_db),
+        format_percent(unit.clipped),
+        str(unit.codes),
+        format_percent(unit.work),
+    )
+
+
+def sensitivity_json(found: Sensitivity) -> str:
+    """Everything, without rounding; the units in the order of the ranking."""
+    return json.dumps(asdict(found), indent=2) + "\n"
+
+
+def sensitivity_html(found: Sensitivity) -> str:
+    """A page that needs nothing else; everything that comes from outside is escaped."""
+    largest = max((unit.damage for unit in found.units), default=0.0)
+    sections = {
+        title: [(unit_cells(unit), 100 * unit.damage / largest if largest else 0.0) for unit in units]
+        for kind, title in _SECTIONS.items()
+        if (units := [unit for unit in found.units if unit.kind == kind])
+    }
+    template = load_template("sensitivity.html.jinja")
+    return template.render(found=found, sections=sections, columns=COLUMNS, damage=format_significant(found.damage))
+
+
+def write_sensitivity(found: Sensitivity, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Writes sensitivity.html and sensitivity.json, atomically. Returns their paths.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    texts = {"sensitivity.html": sensitivity_html(found), "sensitivity.json": sensitivity_json(found)}
+    page, numbers = (Path(folder) / name for name in texts)
+    for path, text in zip((page, numbers), texts.values(), strict=True):
+        write_text(path, text)
+    return page, numbers

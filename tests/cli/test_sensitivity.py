@@ -1,0 +1,56 @@
+"""The command `sensitivity`: the ranking as text, as JSON and as a page."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import CALIB, conv_model, write_images
+
+
+@pytest.fixture
+def model(tmp_path):
+    write_images(tmp_path / "images", 12)
+    return conv_model(tmp_path / "net.onnx")
+
+
+def test_ranking_is_printed(quantkit, model, tmp_path):
+    outcome = quantkit("sensitivity", model, "--data", tmp_path / "images", "--top", 1)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("everything in INT8: ")
+    assert sum(line.split()[:1] == ["1"] for line in lines) == 2
+    assert "and 1 operator more (--top 0 lists them)" in outcome.out
+
+
+def test_json_and_page_hold_every_unit(quantkit, model, tmp_path):
+    words = ("sensitivity", model, "--data", tmp_path / "images", "--json", "--output", tmp_path / "out")
+    outcome = quantkit(*words)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found == json.loads((tmp_path / "out" / "sensitivity.json").read_text())
+    page = (tmp_path / "out" / "sensitivity.html").read_text()
+    for unit in found["units"]:
+        assert f"<bdi>{unit['name']}</bdi>" in page
+    assert page.count('class="level"') == len(found["units"])
+
+
+def test_names_of_a_model_are_escaped_on_the_page(quantkit, model, tmp_path):
+    hostile = tmp_path / "<b>net.onnx"
+    hostile.write_bytes(model.read_bytes())
+    assert quantkit("sensitivity", hostile, "--data", tmp_path / "images", "-o", tmp_path / "out").code == 0
+    assert "&lt;b&gt;net.onnx" in (tmp_path / "out" / "sensitivity.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["--num-samples", "0"], 2, "--num-samples 0"),
+        (["--top", "-1"], 2, "--top"),
+        (["--table", "nothing.calib.json"], 1, "nothing.calib.json"),
+    ],
+)
+def test_wrong_options_are_one_line(quantkit, model, tmp_path, words, code, named):
+    outcome = quantkit("sensitivity", model, "--data", CALIB, *words)
+    assert outcome.code == code
+    assert named in outcome.err
+    assert "Traceback" not in outcome.err
