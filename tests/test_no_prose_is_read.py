@@ -16,7 +16,6 @@ ALLOWED = {
     "caches/formats/ort_tables.py": "the first bytes of other formats",
     "caches/verify.py": "TensorRT's name of a tensor without one",
     "calibration/json_text.py": "Python's JSON decoder names its errors in words alone",
-    "reporting/verdict.py": "reports name the topic of no warning",
 }
 """Where words of other programs are read, for want of a code, and why."""
 

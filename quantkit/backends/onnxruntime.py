@@ -108,7 +108,7 @@ def _open(path: Path, *, name: str, threads: int, cuda_graph: bool) -> OnnxRunti
     return OnnxRuntimeRunner(path, name=name, threads=threads)
 
 
-BACKENDS["onnxruntime"] = Backend(suffixes=(".onnx",), open=_open)
+BACKENDS["onnxruntime"] = Backend(suffixes=(".onnx",), open=_open, device="cpu")
 
 
 def runtime_version() -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from quantkit.types import Runner
 
@@ -21,10 +22,12 @@ class Backend:
         open: called as ``open(path, name=..., threads=..., cuda_graph=...)``: the file, what messages call it, threads
             within an operator (0: automatic), and whether to replay queries from CUDA graphs. Returns a `Runner`, which
             may say in its attribute `backend` what reports call it.
+        device: kind of the device that it runs on, for reports; None where that is not known.
     """
 
     suffixes: tuple[str, ...]
     open: Callable[..., Runner]
+    device: Literal["cpu", "gpu"] | None = None
 
 
 BACKENDS: dict[str, Backend] = {}

@@ -12,7 +12,7 @@ from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
-from quantkit.caches.ranges import NOT_LISTED, RangeCache, table_from_cache
+from quantkit.caches.ranges import RangeCache, table_from_cache
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
@@ -21,7 +21,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import CalibrationTable
-from quantkit.types.calibration import TensorRange, bits_from_amax
+from quantkit.types.calibration import NOT_LISTED, TensorRange, bits_from_amax
 
 __all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
 

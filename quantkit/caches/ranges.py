@@ -10,9 +10,9 @@ from typing import Literal
 
 from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable, TensorRange
+from quantkit.types.calibration import NOT_LISTED
 
 __all__ = [
-    "NOT_LISTED",
     "CacheDifference",
     "Form",
     "RangeCache",
@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 Form = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "aimet", "json", "qdq", "statistics"]
-
-NOT_LISTED = "not in the cache that the table was made from"
-"""Reason in a table's `skipped`: no range is known, which is not the same as always zero."""
 
 _BINS = 2048
 """Of TensorRT's histogram."""

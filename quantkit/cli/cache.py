@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,7 +30,7 @@ from quantkit.commands.convert import convert_cache
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.errors import StaleTableError
 from quantkit.storage import write_text
-from quantkit.types.options import VerifyOptions
+from quantkit.types.options import MessageOptions, VerifyOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,6 +160,7 @@ def verify(
     path: CacheArgument,
     model: Annotated[Path, typer.Option("--model", help="Float ONNX model to use the ranges with.")],
     options: VerifyOptions,
+    messages: MessageOptions,
     write_map: Annotated[
         Path | None,
         typer.Option(
@@ -173,7 +175,7 @@ def verify(
     """
     if write_map is not None:
         check_no_input(write_map, path, options.data, models=(model, options.old_model), option="--write-map")
-    found = verify_cache(path, model, options)
+    found = verify_cache(path, model, replace(options, progress=not messages.quiet))
     if write_map is not None and found.proposal:
         write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
     if as_json:

@@ -78,6 +78,7 @@ def make_report(
     """
     found, task = measured.accuracy, judge.task
     num_scores = found.metrics["fp32"].get("num_classes")
+    disturbances = timing_warnings(measured.timing.latencies, measured.environment)
     warnings = [
         *_data_warnings(table, dataset),
         *measured.warnings,
@@ -85,7 +86,7 @@ def make_report(
         *task.notes,
         *measured.timing.warnings,
         *measured.insight.warnings,
-        *timing_warnings(measured.timing.latencies, measured.environment),
+        *disturbances,
     ]
     if measured.skipped_files:
         warnings.append(describe_skipped(measured.skipped_files, dataset))
@@ -108,6 +109,7 @@ def make_report(
         environment=measured.environment,
         skipped=measured.skipped.get("int8") or measured.skipped.get("int8-cpu") or {},
         warnings=tuple(warnings),
+        timing_warnings=(*measured.timing.warnings, *disturbances),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         task=task.name,
         score=task.score,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
-from quantkit.caches.ranges import NOT_LISTED
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.graph.float_model import FloatModel
@@ -126,12 +125,11 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
     half = options.high_precision == "fp16"
     if options.target == "cpu":
         graph = _prepared(model, table)
-        # What is skipped counts as always zero there; what a cache did not list is not.
         return quantize_for_cpu(
             graph,
             table.tensors,
             exclude=options.exclude,
-            skipped={name: reason for name, reason in table.skipped.items() if reason != NOT_LISTED},
+            always_zero=table.always_zero,
             reduce_range=bool(options.reduce_range),
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)

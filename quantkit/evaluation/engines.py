@@ -35,6 +35,7 @@ class OpenEngine:
     runner: Runner
     backend: str
     manifest: Manifest | None
+    device: Literal["cpu", "gpu"] | None
 
     def evaluation(
         self,
@@ -69,6 +70,7 @@ class OpenEngine:
             latency=latencies[0] if latencies else None,
             sweep=tuple(latencies[1:]),
             notes=tuple(notes),
+            device=self.device,
         )
 
     def _precision(self, name: str) -> tuple[Literal["fp32", "fp16", "int8"], list[str]]:
@@ -96,8 +98,9 @@ def open_engine(
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
     file = Path(path)
-    runner = BACKENDS[backend].open(file, name=name, threads=threads, cuda_graph=cuda_graph)
-    return OpenEngine(file, runner, getattr(runner, "backend", backend), find_manifest(file))
+    runtime = BACKENDS[backend]
+    runner = runtime.open(file, name=name, threads=threads, cuda_graph=cuda_graph)
+    return OpenEngine(file, runner, getattr(runner, "backend", backend), find_manifest(file), runtime.device)
 
 
 def describe_gpu() -> dict[str, str]:

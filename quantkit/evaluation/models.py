@@ -56,4 +56,5 @@ def model_evaluation(
         sweep=tuple(latencies[1:]),
         notes=tuple(notes),
         representative=representative,
+        device="cpu",
     )

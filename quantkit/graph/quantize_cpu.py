@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,7 @@ def quantize_for_cpu(
     ranges: Mapping[str, TensorRange],
     *,
     exclude: Sequence[str] = (),
-    skipped: Mapping[str, str] | None = None,
+    always_zero: Collection[str] = (),
     reduce_range: bool = False,
 ) -> tuple[ir.Model, QdqPlan]:
     """Quantizes a prepared `model`, in place.
@@ -34,7 +34,7 @@ def quantize_for_cpu(
         model: prepared, in FP32.
         ranges: calibrated range by tensor name.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
-        skipped: tensors that were zero on every sample → reason; they are quantized with the range of 0 to 1.
+        always_zero: tensors that were zero on every sample; they are quantized with the range of 0 to 1.
         reduce_range: 7-bit weights, for x86 processors without VNNI: these add two products of UINT8 and INT8 in 16
             bits, with saturation (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 
@@ -46,7 +46,7 @@ def quantize_for_cpu(
         CalibrationError: naming the tensors that have no range.
     """
     plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude, weight_bits=7 if reduce_range else 8)
-    known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in skipped or {}} | dict(ranges)
+    known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in always_zero} | dict(ranges)
     for name in bounded_tensors(model) & known.keys():
         seen = known[name]
         known[name] = replace(seen, amax=max(abs(seen.low), abs(seen.high), seen.amax))

@@ -12,8 +12,10 @@ __all__ = ["FloatChoice", "choose_float_tensors"]
 _GAIN = 0.9
 """A unit is left in float where at most this share of the damage remains."""
 
-_MOST_FAILURES = 6
-"""The search ends behind so many units in a row that were not worth it."""
+_WIDTH = 5
+"""So many units, the most harmful alone, are tried in company before the best of them is taken."""
+
+_MOST_UNITS = 12
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ def choose_float_tensors(
     limit: float,
     enough: float,
 ) -> FloatChoice:
-    """Leaves unit after unit in float, by rank, while the damage falls.
+    """Leaves unit after unit in float while the damage falls: each time the one that saves most in company.
 
-    A unit that is not worth it, or would exceed the limit, is passed over: a better or cheaper one may come.
+    What does most damage alone need not do so in company: of those that come next by rank, a few are tried. A unit that
+    would exceed the limit is passed over: a cheaper one may come.
 
     Args:
         ranking: units, the most harmful first.
@@ -61,15 +64,18 @@ def choose_float_tensors(
 
     before = damage = measure(())
     chosen: tuple[str, ...] = ()
-    failures = 0
-    for name in ranking:
-        if damage <= enough or failures == _MOST_FAILURES:
+    waiting = list(ranking)
+    while damage > enough and len(chosen) < _MOST_UNITS:
+        affordable = [name for name in waiting if share([*chosen, name]) <= limit][:_WIDTH]
+        tried = {name: measure((*chosen, name)) for name in affordable}
+        best = min(tried, key=lambda name: tried[name], default=None)
+        if best is None:
             break
-        if share([*chosen, name]) > limit:
-            continue
-        after = measure((*chosen, name))
-        if after < damage * _GAIN:
-            chosen, damage, failures = (*chosen, name), after, 0
+        if tried[best] < damage * _GAIN:
+            chosen, damage = (*chosen, best), tried[best]
+            waiting.remove(best)
+        elif not chosen and len(waiting) > _WIDTH and waiting[0] == ranking[0]:
+            waiting = [name for name in waiting if name not in tried]  # once: the rank may mislead
         else:
-            failures += 1
+            break
     return FloatChoice(chosen, before, damage, share(chosen))

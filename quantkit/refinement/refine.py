@@ -51,7 +51,7 @@ _ALPHAS = (0.5, 0.75, 1.0)
 _CLEARLY = 0.9
 """Share of the damage that another method's ranges must leave at most to be taken for everything."""
 
-_ENOUGH = {True: 0.001, False: 0.003}
+_ENOUGH = {True: 0.0004, False: 0.003}
 """Damage at which nothing more is left in float: KL divergence in nats, else the share of error."""
 
 _TRIAL_SAMPLES = {"balanced": (16, 32), "best": (32, 64)}
@@ -186,24 +186,26 @@ class _Refining:
 
     def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
         """Shifts and scales channels where that helps; returns the choices with the damage that is left."""
-        sites = find_sites(self.graph, self.plan, self.choosing, padded=self.options.effort == "best")
-        transforms, left = choose_transforms(trials, sites, choices)
-        before = damage = self.damage(with_weights=True)
-        found: dict[str, Transform] = {}
-        candidates = [transforms]
-        candidates += [equalize_products(self.graph, sites, transforms, alpha=alpha) for alpha in _ALPHAS]
-        for candidate in candidates:
-            if not candidate.keys() - found.keys():
-                continue
-            after = self.damage(with_weights=True, refinement=with_transforms(self.refinement, candidate))
-            if after < _CLEARLY * damage:
-                found, damage = candidate, after
-        if not found:
+        before = self.damage(with_weights=False)
+        if before <= _ENOUGH[self.judge.is_divergence]:
             return choices
-        self.refinement = with_transforms(self.refinement, found)
-        text = f"channels of {len(found)} activations are shifted or scaled: {self._change(before, damage)}"
-        self.notify(Notice("info", "ranges", text))
-        return {name: left[name] if name in found else choice for name, choice in choices.items()}
+        sites = find_sites(self.graph, self.plan, self.choosing, padded=True)
+        transforms, left = choose_transforms(trials, sites, choices)
+        self._keep_if_better(transforms, with_weights=False)
+        for alpha in _ALPHAS:  # the weights take part of the difficulty: they have to be judged too
+            self._keep_if_better(equalize_products(self.graph, sites, transforms, alpha=alpha), with_weights=True)
+        return {name: left[name] if name in self.refinement.amax else choice for name, choice in choices.items()}
+
+    def _keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
+        refinement = with_transforms(self.refinement, transforms)
+        if refinement.amax == self.refinement.amax:
+            return
+        before = self.damage(with_weights=with_weights)
+        after = self.damage(with_weights=with_weights, refinement=refinement)
+        if after < _CLEARLY * before:
+            self.refinement = refinement
+            text = f"channels of {len(transforms)} activations are shifted or scaled: {self._change(before, after)}"
+            self.notify(Notice("info", "ranges", text))
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
         """Finds tensors whose readers stay in float."""

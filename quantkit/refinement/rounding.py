@@ -27,7 +27,7 @@ __all__ = ["RoundedLayer", "round_weights"]
 _COLUMNS_PER_INPUT = 8
 _FEWEST_COLUMNS = 8192
 _HELD_OUT = 4
-"""One batch of so many judges what the others suggest."""
+"""One batch of so many judges what the others suggest; where there are fewer, a part of each."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class RoundedLayer:
 class _Rounder:
     """Visits the weighted operators in network order."""
 
-    def __init__(self, graph: ir.Model, plan: QdqPlan, num_samples: int) -> None:
-        self._graph, self._num_samples = graph, num_samples
+    def __init__(self, graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> None:
+        self._graph, self._num_samples, self._num_batches = graph, samples.num_samples, len(samples.batches)
         self.attributes = node_attributes(graph)
         self.biases = bias_edges(graph)
         self.readers = Counter(edge.tensor for edge in plan.weights)
@@ -94,10 +94,18 @@ class _Rounder:
             wanted = max(_COLUMNS_PER_INPUT * width, _FEWEST_COLUMNS)
             limit = max(-(-wanted // max(self._num_samples, 1)), 1)
             positions = spread_positions(available, samples, limit, first)
-            columns = (layer.columns(np.asarray(x, np.float32), positions) for x in (exact, quantized))
-            moments.add(*columns, held_out=number % _HELD_OUT == _HELD_OUT - 1)
+            columns = [layer.columns(np.asarray(x, np.float32), positions) for x in (exact, quantized)]
+            is_held_out = np.repeat(self._is_held_out(number, samples), positions.shape[1])
+            for held_out in (False, True):
+                moments.add(*(x[:, :, is_held_out == held_out] for x in columns), held_out=held_out)
             first += samples
         return moments
+
+    def _is_held_out(self, number: int, samples: int) -> np.ndarray:
+        """Which samples of a batch judge what the others suggest."""
+        if self._num_batches >= _HELD_OUT:
+            return np.full(samples, number % _HELD_OUT == _HELD_OUT - 1)
+        return np.arange(samples) >= samples - samples // _HELD_OUT
 
 
 def round_weights(
@@ -112,7 +120,7 @@ def round_weights(
         samples: of which every fourth batch is held out.
         progress: show a progress bar.
     """
-    rounder = _Rounder(graph, plan, samples.num_samples)
+    rounder = _Rounder(graph, plan, samples)
     biases = rounder.biases
     constants: dict[tuple[str, int], np.ndarray] = {}
     for edge in plan.weights:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Transform", "TransformSites", "choose_transforms", "equalize_products", "find_sites", "with_transforms"]
 
-_WORTH = 0.7
+_WORTH = 0.8
 """A transform is used where it leaves at most this share of the damage."""
 
-_LEAST_SHARE = 0.004
-"""Of all the damage: whatever does less is left alone."""
+_LEAST_SHARE = 0.1
+"""Of the mean damage of an activation: whatever does less is left alone."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,7 +99,7 @@ def choose_transforms(
     Returns:
         The transforms that pay, and the choices with the damage that they leave.
     """
-    least = _LEAST_SHARE * sum(choice.damage for choice in choices.values())
+    least = _LEAST_SHARE * sum(choice.damage for choice in choices.values()) / max(len(choices), 1)
     found: dict[str, Transform] = {}
     left = dict(choices)
     for name, site in sites.scalable.items():

@@ -28,6 +28,9 @@ _SCORING = (
 """Facts of the data that decide a score, besides the samples."""
 
 
+_WITHIN_RUNS = "speed-ups are within one run: times of different runs are not compared"
+
+
 def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Report:
     """Puts the variants of several reports on one model and the same samples into one, as ``run/variant``.
 
@@ -49,7 +52,7 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
     if differences and not force:
         raise EvaluationError(f"the reports cannot be joined: {differences[0]}; --force joins them anyway")
     warnings = [f"joined by force: {difference}" for difference in differences]
-    warnings.append("speed-ups are within one run: times of different runs are not compared")
+    warnings.append(_WITHIN_RUNS)
     warnings.append("agreement, SQNR and cosine are against the baseline of the variant's own run")
     warnings += [f"{name}: {warning}" for name, report in reports.items() for warning in report.warnings]
     return Report(
@@ -66,6 +69,7 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         calibration=_merge({name: _texts(report.calibration) for name, report in reports.items()}),
         skipped=_merge({name: report.skipped for name, report in reports.items()}),
         warnings=tuple(warnings),
+        timing_warnings=(_WITHIN_RUNS, *(f"{n}: {w}" for n, report in reports.items() for w in report.timing_warnings)),
         created=max(report.created for report in reports.values()),
         task=first.task,
         score=first.score,

@@ -147,8 +147,12 @@ def _check_format_version(content: Any) -> None:
 
 
 def _upgrade(content: Any) -> None:
-    """Makes version 2 of an older report, in place: version 1 judged by top-1 wherever there were labels."""
-    if isinstance(content, dict) and content.get("format_version") == 1:
+    """Completes an older report, in place: version 1 judged by top-1 wherever there were labels."""
+    for evaluation in content["evaluations"]:
+        # Reports without `device` are of these runtimes.
+        runtime = str(evaluation.get("backend")).partition(" ")[0]
+        evaluation.setdefault("device", {"onnxruntime": "cpu", "TensorRT": "gpu", "TensorRT-RTX": "gpu"}.get(runtime))
+    if content.get("format_version") == 1:
         content["format_version"] = _FORMAT_VERSION
         if not any("top1" in evaluation["metrics"] for evaluation in content["evaluations"]):
             content["score"] = None

@@ -54,10 +54,9 @@ _GATES: dict[GateWord, str] = {
 }
 _BY_SCORE = "by the score alone, no interval"
 
-_CHECK = "check that labels, class order and preprocessing match the model before using any accuracy in this report."
+_PLACES = {"cpu": "on this CPU", "gpu": "on this GPU", None: "on this machine"}
 
-_TIMING = ("speed-up", "latenc", "timed", "timing", "mean times", "machine was busy", "clocks")
-"""What the report's warnings about times speak of."""
+_CHECK = "check that labels, class order and preprocessing match the model before using any accuracy in this report."
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,8 @@ def remarks(report: Report) -> tuple[str, ...]:
 
 def cautions(report: Report, checks: Sequence[GateCheck]) -> tuple[str, ...]:
     """What must be read with a gate's checks: `remarks`; where a speed is judged, the report's warnings about times."""
-    timing: tuple[str, ...] = ()
-    if any(check.limit.startswith("--min-speedup") for check in checks):
-        timing = tuple(one_line(w) for w in report.warnings if any(word in w.lower() for word in _TIMING))
-    return (*remarks(report), *timing)
+    judges_speed = any(check.limit.startswith("--min-speedup") for check in checks)
+    return (*remarks(report), *(map(one_line, report.timing_warnings) if judges_speed else ()))
 
 
 def doubts(report: Report) -> tuple[str, ...]:
@@ -241,7 +238,7 @@ def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str
     latency, reference = evaluation.latency, report.speed_reference(evaluation)
     if report.speedup(evaluation) is None or reference is None or latency is None:
         return "", "neutral", "Speed was not measured."
-    place, what = _place(evaluation), "latency" if latency.compute_ms is None else "compute time"
+    place, what = _PLACES[evaluation.device], "latency" if latency.compute_ms is None else "compute time"
     time = f"{format_significant(latency.compared_ms)} ms"
     theirs = report.latency_at(reference, latency.batch_size) or latency
     against = f"{one_line(reference.name)}: {format_significant(theirs.compared_ms)} ms"
@@ -297,13 +294,6 @@ def _points(difference: float | None, score: Score, interval: tuple[float, float
 
 def _count(report: Report, evaluation: Evaluation) -> str:
     return f"{evaluation.num_samples:,} {'samples' if report.preprocessing is None else 'images'}"
-
-
-def _place(evaluation: Evaluation) -> str:
-    words = evaluation.backend.lower()
-    if "cpu" in words:
-        return "on this CPU"
-    return "on this GPU" if any(w in words for w in ("gpu", "cuda", "tensorrt")) else "on this machine"
 
 
 def _doubt_of_score(report: Report) -> str | None:

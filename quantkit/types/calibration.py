@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from quantkit.types.refinement import Refinement
 
-__all__ = ["CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics", "bits_from_amax"]
+__all__ = ["NOT_LISTED", "CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics", "bits_from_amax"]
 
 HistogramRule = Literal["exact", "tensorrt"]
+
+NOT_LISTED = "not in the cache that the table was made from"
+"""Reason in a table's `skipped`: no range is known, which is not the same as always zero."""
 
 
 @dataclass
@@ -163,6 +166,11 @@ class CalibrationTable:
     def method(self) -> str:
         """Name of the calibration method."""
         return str(self.settings.get("method", "unknown"))
+
+    @property
+    def always_zero(self) -> tuple[str, ...]:
+        """Of `skipped`, the tensors that were zero on every sample; of the others no range is known."""
+        return tuple(name for name, reason in self.skipped.items() if reason != NOT_LISTED)
 
     def check_model(self, model_hash: str, model_name: str) -> None:
         """Raises `StaleTableError`, naming both hashes, unless the table was made from this model."""

@@ -140,6 +140,7 @@ class Evaluation:
         sweep: latencies at the other batch sizes.
         notes: what a reader must know before using a number (FP16 on a CPU is computed by casting).
         representative: False where `latency` says nothing about the device that the variant is made for.
+        device: kind of the device that it ran on; None where that is not known.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     representative: bool = True
     sweep: tuple[Latency, ...] = ()
+    device: Literal["cpu", "gpu"] | None = None
 
     def __post_init__(self) -> None:
         sizes = [latency.batch_size for latency in self.latencies]
@@ -269,6 +271,7 @@ class Report:
         environment: machine and versions.
         skipped: what stayed in float in the INT8 model, with the reason.
         warnings: one sentence each.
+        timing_warnings: those of `warnings` that concern latencies.
         created: ISO 8601, UTC.
         task: what the outputs were taken for.
         score: the metric by which the variants are judged; None where there is nothing to judge by (task "none").
@@ -291,6 +294,7 @@ class Report:
     calibration: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    timing_warnings: tuple[str, ...] = ()
     created: str = ""
     task: str = "classify"
     score: Score | None = TOP1

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from quantkit.caches.formats.detect import cache_from_table, ranges_json, read_ranges
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
-from quantkit.caches.ranges import NOT_LISTED, RangeCache, amax_from_bits, difference, rename, table_from_cache
+from quantkit.caches.ranges import RangeCache, amax_from_bits, difference, rename, table_from_cache
 from quantkit.calibration.table import save_table
 from quantkit.errors import CalibrationError
 from quantkit.numerics import QuantParams
 from quantkit.types import CalibrationTable, TensorRange
-from quantkit.types.calibration import bits_from_amax
+from quantkit.types.calibration import NOT_LISTED, bits_from_amax
 
 USABLE_BITS = st.integers(1, 0x7F7FFFFF)
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
@@ -82,6 +82,7 @@ def test_table_names_no_data_and_says_where_it_came_from():
     assert (table.dataset_fingerprint, table.num_samples, table.preprocessing) == ("", 0, None)
     assert dict(table.tensors) == {"x": TensorRange(2.0, -2.0, 2.0)}
     assert dict(table.skipped) == {"z": "zero in the cache", "n": NOT_LISTED, "y": NOT_LISTED}
+    assert table.always_zero == ("z",)
 
 
 @given(st.dictionaries(NAMES, st.integers(0, 2**32 - 1), min_size=1, max_size=6))

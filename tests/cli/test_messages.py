@@ -80,6 +80,35 @@ def test_quiet_leaves_warnings_and_results(calibrate):
     assert quiet.err.splitlines() == [line for line in loud.err.splitlines() if line.startswith("warning: ")] != []
 
 
+@pytest.mark.parametrize("verb", ["calibrate", "data check", "cache verify"])
+def test_quiet_shows_no_progress_bar(verb, quantkit, calibrate, tmp_path, monkeypatch):
+    calibrate()
+    bars = []
+    monkeypatch.setattr("quantkit.progress.tqdm", lambda *_, disable, **__: bars.append(disable) or Bar())
+    arguments = {
+        "calibrate": [DIGITS, "--data", CALIB, "--num-samples", "8", "--force", "--output", tmp_path / "out"],
+        "data check": [DIGITS, "--data", CALIB, "--probe-samples", "0"],
+        "cache verify": [tmp_path / "out" / "digits.calib.json", "--model", DIGITS, "--data", CALIB],
+    }[verb]
+    for quiet in ([], ["--quiet"]):
+        bars.clear()
+        assert quantkit(*verb.split(), *arguments, *quiet).code in (0, 1), verb
+        assert set(bars) == {True} if quiet else None in bars  # None: on a terminal
+
+
+class Bar(list):
+    """A progress bar that shows nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+    def update(self, count):
+        pass
+
+
 def test_an_unexpected_error_leaves_its_traceback_in_the_log_file(tmp_path):
     from quantkit.cli.messages import listening
 

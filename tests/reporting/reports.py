@@ -78,7 +78,7 @@ def make_report(**changes: object) -> Report:
         model_name="resnet20.onnx",
         model_hash="9f2c7c0a",
         evaluations=(
-            Evaluation("fp32", "fp32", CPU, 1_104_213, 10_000, base, latency(0.5)),
+            Evaluation("fp32", "fp32", CPU, 1_104_213, 10_000, base, latency(0.5), device="cpu"),
             Evaluation(
                 "fp16",
                 "fp16",
@@ -89,8 +89,18 @@ def make_report(**changes: object) -> Report:
                 latency(0.561),
                 ("computed by casting",),
                 representative=False,
+                device="cpu",
             ),
-            Evaluation("int8", "int8", CPU, 331_022, 10_000, metrics(0.8093, low=-0.0035, high=0.0015), latency(0.245)),
+            Evaluation(
+                "int8",
+                "int8",
+                CPU,
+                331_022,
+                10_000,
+                metrics(0.8093, low=-0.0035, high=0.0015),
+                latency(0.245),
+                device="cpu",
+            ),
         ),
         dataset={"name": "cifar10/test", "num_samples": 10_000, "missing": None},
         environment={"cpu": "Some CPU", "python": "3.11.7"},
@@ -108,8 +118,10 @@ def make_engines() -> Report:
     report = make_report()
     fp32, _, int8 = report.evaluations
     engines = (
-        replace(int8, name="trt-fp32", precision="fp32", backend=GPU, latency=device_latency(1.0)),
-        replace(int8, name="trt-int8", backend=GPU, latency=replace(device_latency(0.25), cuda_graph=True)),
+        replace(int8, name="trt-fp32", precision="fp32", backend=GPU, device="gpu", latency=device_latency(1.0)),
+        replace(
+            int8, name="trt-int8", backend=GPU, device="gpu", latency=replace(device_latency(0.25), cuda_graph=True)
+        ),
     )
     return replace(report, evaluations=(fp32, *engines))
 
@@ -229,6 +241,7 @@ _EVALUATIONS = st.builds(
     latency=st.none() | _LATENCIES,
     notes=st.lists(_TEXT, max_size=2).map(tuple),
     representative=st.booleans(),
+    device=st.sampled_from(["cpu", "gpu", None]),
 )
 
 _SWEPT = st.builds(
@@ -276,6 +289,7 @@ any_report = st.builds(
     calibration=st.dictionaries(_TEXT, _TEXT | _INTEGER | _FINITE | st.booleans() | st.none(), max_size=3),
     skipped=st.dictionaries(_TEXT, _TEXT, max_size=3),
     warnings=st.lists(_TEXT, max_size=2).map(tuple),
+    timing_warnings=st.lists(_TEXT, max_size=2).map(tuple),
     created=_TEXT,
     task=st.sampled_from(["classify", "detect", "segment", "custom", "none"]),
     score=_SCORES,

@@ -194,7 +194,7 @@ def make_classification() -> Report:
         model_name="resnet20_cifar10.onnx",
         model_hash="9f2c7c0a4be1d2c8",
         evaluations=(
-            Evaluation("fp32", "fp32", CPU, 1_104_213, 10_000, base, fp32[0], sweep=fp32[1:]),
+            Evaluation("fp32", "fp32", CPU, 1_104_213, 10_000, base, fp32[0], sweep=fp32[1:], device="cpu"),
             Evaluation(
                 "fp16",
                 "fp16",
@@ -206,9 +206,18 @@ def make_classification() -> Report:
                 ("computed by casting to FP32: its latency says nothing about a device that has FP16",),
                 representative=False,
                 sweep=fp16[1:],
+                device="cpu",
             ),
             Evaluation(
-                "int8", "int8", CPU, 331_022, 10_000, class_metrics(0.8093, -0.0035, 0.0015), int8[0], sweep=int8[1:]
+                "int8",
+                "int8",
+                CPU,
+                331_022,
+                10_000,
+                class_metrics(0.8093, -0.0035, 0.0015),
+                int8[0],
+                sweep=int8[1:],
+                device="cpu",
             ),
             Evaluation(
                 "int8-minmax",
@@ -219,6 +228,7 @@ def make_classification() -> Report:
                 class_metrics(0.7961, -0.0189, -0.0095, agreement=0.9312, fixed=160, broken=302, p_value=1e-9),
                 worse[0],
                 sweep=worse[1:],
+                device="cpu",
             ),
         ),
         dataset={
@@ -292,7 +302,7 @@ def make_detection() -> Report:
         model_name="yolo11n.onnx",
         model_hash="77aa01",
         evaluations=(
-            Evaluation("fp32", "fp32", CPU, 10_700_000, 5000, scored(0.3914), timed(41.3)),
+            Evaluation("fp32", "fp32", CPU, 10_700_000, 5000, scored(0.3914), timed(41.3), device="cpu"),
             *(
                 Evaluation(
                     name,
@@ -303,6 +313,7 @@ def make_detection() -> Report:
                     found,
                     engines[name][0],
                     sweep=engines[name][1:],
+                    device="gpu",
                 )
                 for name, size, found in (
                     ("trt-fp32", 11_900_000, scored(0.3914, -0.0001, 0.0001)),

@@ -120,6 +120,7 @@ def test_a_report_of_version_1_is_read_and_shown():
     report = load_report(V1)
     assert [e.name for e in report.evaluations] == [e["name"] for e in content["evaluations"]]
     assert (report.format_version, report.task, report.score.name) == (2, "classify", "top1")
+    assert [e.device for e in report.evaluations] == ["cpu", "cpu", "cpu", "gpu", "gpu"]
     assert "int8 is within 1% of fp32" in report_html(report)
     assert "| int8 | 80.93 | -0.10 (-0.35 to +0.15) |" in report_markdown(report)
     assert json.loads(report_json(report))["format_version"] == 2

@@ -53,4 +53,4 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
     return TensorRTRunner(path, library=library, name=f"engine {name}", cuda_graph=cuda_graph)
 
 
-BACKENDS["tensorrt"] = Backend(suffixes=(".engine", ".plan", ".trt"), open=open_engine)
+BACKENDS["tensorrt"] = Backend(suffixes=(".engine", ".plan", ".trt"), open=open_engine, device="gpu")

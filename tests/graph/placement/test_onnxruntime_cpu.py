@@ -97,8 +97,8 @@ def quantized(model: ir.Model, tmp_path: Path, **options: object) -> tuple[Count
     ranges = ranges_of(model, x)
     needed = cpu_tensors(model)
     assert set(needed) <= set(float_activations(model))
-    zero = dict.fromkeys(set(needed) - set(ranges), "zero on every sample")
-    result, _ = quantize_for_cpu(model, ranges, skipped=zero, reduce_range=products_saturate(), **options)  # type: ignore[arg-type]
+    zero = set(needed) - set(ranges)
+    result, _ = quantize_for_cpu(model, ranges, always_zero=zero, reduce_range=products_saturate(), **options)  # type: ignore[arg-type]
     proto = ir.to_proto(result)
     onnx.checker.check_model(proto, full_check=True)
     path = tmp_path / "optimized.onnx"
@@ -449,7 +449,7 @@ def test_a_tensor_that_was_zero_on_every_sample_does_not_cost_the_integer_kernel
     x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     model = net.model(classifier(net, net.op("Add", net.conv("x"), net.conv(dead))))
     ranges = {name: r for name, r in ranges_of(model, x).items() if name != dead}
-    result, _ = quantize_for_cpu(model, ranges, skipped={dead: "zero on every sample"})
+    result, _ = quantize_for_cpu(model, ranges, always_zero=[dead])
     path = tmp_path / "optimized.onnx"
     assert np.isfinite(run(ir.to_proto(result), x, path)[0]).all()
     assert Counter(n.op_type for n in onnx.load(path).graph.node)["QLinearConv"] == 3
