@@ -18,6 +18,7 @@ from typing import Literal, ParamSpec, TypeVar
 NoticeKind = Literal["info", "warning"]
 
 NoticeTopic = Literal[
+    "accuracy",  # an INT8 output that is far from the float one
     "calibrator",  # which one runs, and why
     "clipping",  # a range that cuts off much of a tensor
     "constant",  # a tensor that was zero on every sample

@@ -32,13 +32,13 @@ def merge_statistics(
     paths: Sequence[PathLike],
     table_path: PathLike | None = None,
     *,
-    method: str = "entropy",
+    method: str = "auto",
     keep_statistics: bool = False,
     progress: bool = True,
     notify: Notify | None = None,
     **method_options: float | None,
 ) -> CalibrationTable:
-    """The table that one run over all parts would give.
+    """The table that one run over all parts would give with `--accuracy fast`: a merge has no model to try ranges on.
 
     The merge is exact. Whether the activations of a sample were the same bits as in one run is up to the runtime: it
     adds up in another order for another batch size and on another kind of processor.

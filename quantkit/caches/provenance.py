@@ -11,8 +11,9 @@ from quantkit.backends.tensorrt.build.manifest import load_manifest
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.open import open_cache
 from quantkit.caches.reuse import statistics_beside
+from quantkit.calibration.refinement_file import load_refinement
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
-from quantkit.errors import QuantKitError
+from quantkit.errors import CalibrationError, QuantKitError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
@@ -109,6 +110,8 @@ def _beside_table(
                     f"{files.tensorrt_cache.name} next to it has other scales ({differing}): recreate it with "
                     "quantkit calibrate, or cache convert --to tensorrt --model"
                 )
+    if reason := _weights_beside(files, table):
+        problems.append(reason)
     return problems, [*notes, *_others_beside(files, table)]
 
 
@@ -172,6 +175,17 @@ def _others_beside(files: CalibrationFiles, table: CalibrationTable) -> list[str
     if _is_of_another_table(files, table):
         notes.append(f"{files.engine.name} was built of another table: build it again")
     return notes
+
+
+def _weights_beside(files: CalibrationFiles, table: CalibrationTable) -> str:
+    """What is wrong with the rounded weights next to a table; "" where nothing is."""
+    if "rounding" not in table.settings:
+        return ""
+    try:
+        load_refinement(files.refinement, table=table_checksum(table))
+    except CalibrationError as error:
+        return str(error)
+    return ""
 
 
 def _is_of_another_table(files: CalibrationFiles, table: CalibrationTable) -> bool:

@@ -113,10 +113,8 @@ def find_table(
     if unreadable:
         text = f"the table leaves out {unreadable} of {num_chosen} samples, which could not be read"
         notify(Notice("warning", "unreadable", text))
-    if settings.get("rounding") == "feedback" and stored.refinement is None:
-        reason = (
-            f"the rounded weights of {path.name} ({refinement_path(path).name}) are not beside it, or of another run"
-        )
+    if "rounding" in settings and stored.refinement is None:
+        reason = f"{refinement_path(path).name} is not beside {path.name}, or damaged, or of another run"
         if reuse_only:
             raise StaleTableError(f"{reason}: run without --reuse-only")
         notify(Notice("info", "reuse", f"Recalibrating: {reason}"))

@@ -10,8 +10,10 @@ from pathlib import Path
 import typer
 
 from quantkit.calibration.methods import METHODS
+from quantkit.calibration.refinement_file import refinement_path
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
+from quantkit.refinement.quality import describe_quality
 from quantkit.types import CalibrationTable, QuantizedModel
 
 _SHOWN_REASONS = 8
@@ -35,10 +37,15 @@ def print_calibration(
         ("histogram", _HISTOGRAMS[str(table.settings["histogram"])]),
         ("tensors with a range", str(len(table.tensors))),
     ]
-    for label, value in rows + _quantized_rows(model, quantized):
+    rows += _quantized_rows(model, quantized)
+    if table.quality:
+        rows.append(("INT8 output", describe_quality(table.quality)))
+    for label, value in rows:
         typer.echo(f"  {label:24}{value}")
     cache = cache_path.read_text(encoding="utf-8").partition("\n")[0]
     typer.echo(f"wrote {table_path}  calibration table")
+    if table.refinement is not None:
+        typer.echo(f"wrote {refinement_path(table_path)}  rounded weights")
     typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
     typer.echo(f"wrote {quantized.path}  INT8 model")
 

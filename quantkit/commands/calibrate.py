@@ -85,8 +85,6 @@ def calibrate(
         "num_samples": None if _takes_all(dataset) else options.num_samples,
         "batch_size": options.batch_size if order_decides else None,
     }
-    if native is None and options.effort != "fast":
-        settings |= {"accuracy": options.effort, "rounding": options.rounding}
     with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):
         dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
     origin = StatisticsOrigin(
@@ -98,6 +96,8 @@ def calibrate(
         versions=_versions(),
         unclipped=unclipped & set(tensors),
     )
+    if native is None and options.effort != "fast":
+        settings |= {"accuracy": options.effort, "rounding": options.rounding}
     run = CalibrationRun(
         model=model,
         dataset=dataset,

@@ -66,8 +66,9 @@ def quantize(
         options = replace(options, reduce_range=True)
         text = "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits."
         notify(Notice("info", "weights", text))
-    if table.settings.get("rounding") == options.rounding == "feedback" and table.refinement is None:
-        text = "Weights are rounded to nearest: what calibrate found (MODEL.calib.weights) is not beside the table."
+    if options.target == "tensorrt" and "rounding" in table.settings and table.refinement is None:
+        text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
+        text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
     graph, plan = quantize_graph(model, table, options)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
@@ -133,7 +134,9 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
             reduce_range=bool(options.reduce_range),
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
-    refinement = Refinement() if table.refinement is None or options.rounding == "nearest" else table.refinement
+    refinement = table.refinement or Refinement()
+    if options.rounding == "nearest":
+        refinement = replace(refinement, weights={}, biases={})
     in_float = {**table.skipped, **table.float_tensors}
     plan, ranges = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=in_float)
     insert_refined_qdq(graph, plan, ranges, refinement, fp16_scales=half)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from quantkit.calibration.methods import METHODS
-from quantkit.types import CalibrationTable, Preprocessing
+from quantkit.calibration.statistics_file import Setting
+from quantkit.types import CalibrationTable, HistogramRule, Preprocessing
+from quantkit.types.options import CalibrationOptions
 
 
 def calibrate_command(table: CalibrationTable, model: str) -> str | None:
@@ -31,11 +34,21 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     if "num_samples" in settings and settings["num_samples"] is None and 2 * table.num_samples > _DEFAULT_SAMPLES:
         # All there are. More of them may have been given than the table counts: some could not be read.
         words += ["--num-samples", f"{10 ** (len(str(table.num_samples)) + 1)}"]
+    if (effort := settings.get("accuracy", "fast")) != _usual_effort(settings):
+        words += ["--accuracy", str(effort)]
+    if settings.get("rounding", "feedback") != "feedback":
+        words += ["--rounding", str(settings["rounding"])]
     if settings.get("observed") == "all":
         words.append("--all-tensors")
     if table.preprocessing is not None:
         words += _image_words(table.preprocessing)
     return shlex.join(words)
+
+
+def _usual_effort(settings: Mapping[str, Setting]) -> str:
+    """What a calibration with these settings does where --accuracy is not given."""
+    histogram: HistogramRule = "tensorrt" if settings.get("histogram") == "tensorrt" else "exact"
+    return CalibrationOptions(method=str(settings["method"]), histogram=histogram).effort
 
 
 _DEFAULT_SAMPLES = 512

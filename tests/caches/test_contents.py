@@ -24,7 +24,13 @@ from tests.cli.conftest import CALIB, DIGITS
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    options = {"num_samples": 100, "progress": False, "calibrator": "quantkit", "keep_statistics": True}
+    options = {
+        "num_samples": 100,
+        "progress": False,
+        "calibrator": "quantkit",
+        "keep_statistics": True,
+        "method": "entropy",
+    }
     calibrate(DIGITS, CALIB, table_path=folder / "d.calib.json", **options)
     return folder
 

@@ -14,7 +14,7 @@ from quantkit.caches.contents import shown_cache
 from quantkit.caches.merge import merge_statistics
 from quantkit.calibration.collect import Collector
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, load_statistics, save_statistics
-from quantkit.calibration.table import table_json
+from quantkit.calibration.table import load_table, table_json
 from quantkit.commands.calibrate import calibrate
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError, OutputError
@@ -40,8 +40,13 @@ def run(model, data, folder, **options):
     options = {"batch_size": 10, "classes": [str(i) for i in range(10)], "progress": False} | options
     folder.mkdir(exist_ok=True)
     table = folder / "m.calib.json"
-    calibrate(model, data, table_path=table, keep_statistics=True, calibrator="quantkit", **options)
+    calibrate(model, data, table_path=table, keep_statistics=True, calibrator="quantkit", accuracy="fast", **options)
     return table, table.with_suffix(".stats")
+
+
+def without_quality(table: Path) -> str:
+    """A table as a merge writes it: nothing could be run to tell what the output is worth."""
+    return table_json(dataclasses.replace(load_table(table), quality={}))
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +63,24 @@ def parts(tmp_path_factory):
     return whole, stats
 
 
-@pytest.mark.parametrize("method", ["entropy", "minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["auto", "entropy", "minmax", "percentile", "mse"])
 def test_three_folders_give_the_table_of_the_whole_byte_for_byte(parts, tmp_path, method):
     (table, _), stats = parts
     said: list[Notice] = []
-    options = {"method": method, "batch_size": 10, "progress": False, "classes": [str(i) for i in range(10)]}
+    options = {
+        "method": method,
+        "accuracy": "fast",
+        "batch_size": 10,
+        "progress": False,
+        "classes": [str(i) for i in range(10)],
+    }
     again = tmp_path / "m.calib.json"
     shutil.copyfile(table.with_suffix(".stats"), again.with_suffix(".stats"))
     calibrate(DIGITS, table.parents[1] / "all", table_path=again, calibrator="quantkit", notify=said.append, **options)
     assert any("the model does not have to run" in notice.text for notice in said)
     merge_statistics(stats[::-1], tmp_path / "merged.json", method=method)
-    assert (tmp_path / "merged.json").read_bytes() == again.read_bytes()
-    if method == "entropy":
+    assert (tmp_path / "merged.json").read_text() == without_quality(again)
+    if method == "auto":
         assert again.read_bytes() == table.read_bytes()
 
 
@@ -183,7 +194,7 @@ def test_parts_of_an_array_give_the_table_of_the_whole_byte_for_byte(tmp_path, c
     whole = run(DIGITS, tmp_path / "all.npy", tmp_path / "whole", **options)[0]
     said: list[Notice] = []
     merge_statistics(paths, tmp_path / "merged.json", progress=False, notify=said.append)
-    assert (tmp_path / "merged.json").read_bytes() == whole.read_bytes()
+    assert (tmp_path / "merged.json").read_text() == without_quality(whole)
     assert [notice.text for notice in said] == [
         "rows are numbered in the order of the files, 0 to 119: the data fingerprint is that of the joined array"
     ]
@@ -219,7 +230,7 @@ def test_merged_statistics_merge_again_and_spare_the_run(parts, tmp_path):
     (table, _), stats = parts
     merge_statistics(stats[:2], tmp_path / "two.calib.json", keep_statistics=True, progress=False)
     merge_statistics([tmp_path / "two.calib.stats", stats[2]], tmp_path / "m.calib.json", keep_statistics=True)
-    assert (tmp_path / "m.calib.json").read_bytes() == table.read_bytes()
+    assert (tmp_path / "m.calib.json").read_text() == without_quality(table)
     assert shown_cache(tmp_path / "m.calib.json").histograms == shown_cache(table).histograms
     said: list[Notice] = []
     options = {"batch_size": 10, "classes": [str(i) for i in range(10)], "progress": False, "method": "mse"}

@@ -12,7 +12,7 @@ from quantkit.calibration.table import load_table, save_table, table_checksum
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.inspect import inspect
 from quantkit.commands.quantize import quantize, write_tensorrt_cache
-from tests.cli.conftest import CALIB, DIGITS
+from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
 METHODS = ("minmax", "entropy")
 FILES = ("d.calib.stats", "d.calib.json", "d.calib", "d.int8.onnx")
@@ -95,7 +95,15 @@ def test_a_table_made_from_tensorrts_cache_may_list_less(mix):
 
 def test_statistics_and_checkpoint_of_another_run_are_told(mix, tmp_path):
     folder = mix()
-    calibrate(DIGITS, CALIB, table_path=tmp_path / "o" / "d.json", num_samples=20, keep_statistics=True, progress=False)
+    calibrate(
+        DIGITS,
+        CALIB,
+        table_path=tmp_path / "o" / "d.json",
+        num_samples=20,
+        method="entropy",
+        keep_statistics=True,
+        progress=False,
+    )
     shutil.copyfile(tmp_path / "o" / "d.stats", folder / "d.calib.stats")
     shutil.copyfile(tmp_path / "o" / "d.stats", folder / "d.calib.partial")
     problems, notes = verify(folder / "d.calib.json")
@@ -149,6 +157,28 @@ def test_an_engine_of_another_table_is_told(mix):
     manifest = Manifest(**facts, library_version="10.0.0", gpu=None, quantkit_version="0", table={"sha256": "0" * 64})
     save_manifest(manifest, folder / "d.int8.engine.json")
     assert verify(folder / "d.calib.json") == ([], ["d.int8.engine was built of another table: build it again"])
+
+
+def test_rounded_weights_of_another_run_or_none_are_stale(tmp_path):
+    model = conv_model(tmp_path / "net.onnx")
+    tables = [tmp_path / name / "net.calib.json" for name in ("a", "b")]
+    for count, table in zip((8, 16), tables, strict=True):
+        table.parent.mkdir()
+        calibrate(model, write_images(tmp_path / str(count), count), table_path=table, progress=False)
+
+    def problems():
+        return list(verify_cache(tables[0], model, progress=False).problems)
+
+    weights = tables[0].with_suffix(".weights")
+    own = weights.read_bytes()
+    assert problems() == []
+    shutil.copyfile(tables[1].with_suffix(".weights"), weights)
+    checksums = [table_checksum(load_table(table))[:12] for table in tables]
+    assert f"it belongs to calibration table {checksums[1]!r}, not to {checksums[0]!r}" in problems()[0]
+    weights.write_bytes(own[:-1])
+    assert "cut short" in problems()[0]
+    weights.unlink()
+    assert "cannot read rounded weights" in problems()[0]
 
 
 def test_inspect_says_what_an_int8_model_was_made_of(mix):

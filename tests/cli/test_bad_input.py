@@ -147,7 +147,7 @@ def test_model_without_quantizable_nodes_is_refused(quantkit, tmp_path):
 
 
 def test_quantized_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     outcome = quantkit("calibrate", "--data", CALIB, tmp_path / "digits.int8.onnx")
     assert_refused(outcome, 1, "digits.int8.onnx", "already quantized")
 
@@ -204,7 +204,7 @@ def test_non_finite_activations_name_tensor_and_image(quantkit, tmp_path):
 
 
 def test_table_of_another_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     table = tmp_path / "digits.calib.json"
     outcome = quantkit("quantize", other, "--table", table)
@@ -221,10 +221,10 @@ def test_invalid_table_is_refused(quantkit, digits, tmp_path):
 
 def test_damaged_table_is_recalibrated(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     whole = table.read_text()
     table.write_text(whole[:-40])
-    outcome = quantkit("calibrate", "--data", CALIB, digits)
+    outcome = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
     assert outcome.code == 0
     assert "warning" in outcome.err
     assert "digits.calib.json is cut short after" in outcome.err
@@ -233,8 +233,8 @@ def test_damaged_table_is_recalibrated(quantkit, digits, tmp_path):
 
 def test_reuse_only_exits_with_stale_code(quantkit, digits, tmp_path):
     assert_refused(quantkit("calibrate", "--data", CALIB, digits, "--reuse-only"), 4, "digits.calib.json", "no")
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
-    assert quantkit("calibrate", "--data", CALIB, digits, "--reuse-only").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--reuse-only").code == 0
     outcome = quantkit("calibrate", "--data", CALIB, digits, "--reuse-only", "--method", "mse")
     assert_refused(outcome, 4, "method: entropy → mse")
 
@@ -254,7 +254,7 @@ def test_read_only_output_folder_is_refused(quantkit, digits, tmp_path):
 
 def test_full_disk_keeps_existing_files(quantkit, digits, tmp_path):
     """A limit on the size of files stands for a full disk: write fails in the middle."""
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     import signal
 
@@ -277,7 +277,7 @@ def test_full_disk_keeps_existing_files(quantkit, digits, tmp_path):
     ("words", "expected"),
     [
         (["--preprocess", "imagnet"], ["imagnet", "imagenet"]),
-        (["--percentile", "99"], ["--percentile", "'entropy'"]),
+        (["--percentile", "99"], ["--percentile", "'auto'"]),
         (["--method", "percentile", "--percentile", "0"], ["--percentile", "above 0"]),
         (["--num-samples", "0"], ["--num-samples"]),
         (["--batch-size", "0"], ["--batch-size"]),
@@ -343,7 +343,7 @@ def test_variant_of_another_model_is_refused(quantkit, digits, tmp_path):
 
 
 def test_inputs_are_never_overwritten(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     table, model = tmp_path / "digits.calib.json", digits.read_bytes()
     kept = table.read_bytes()
     for output in (digits, table):
@@ -378,7 +378,7 @@ def test_output_folder_named_like_a_file_is_refused(quantkit, digits, tmp_path):
 
 
 def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     assert_refused(quantkit("evaluate", "--data", VAL, tmp_path / "digits.int8.onnx"), 1, "--variant", "float model")
 
 

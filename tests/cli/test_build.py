@@ -19,7 +19,7 @@ TARGETS = "sm86,sm89,sm120"
 
 @pytest.fixture
 def calibrated(quantkit, digits):
-    assert quantkit("calibrate", "--data", CALIB, digits, "-q").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-q").code == 0
     return digits
 
 
@@ -104,7 +104,7 @@ def test_image_size_completes_dynamic_shapes(quantkit, tmp_path):
     model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
     folder = write_images(tmp_path / "images", 10, size=(12, 10))
     assert "pass its shapes, --opt-shapes x:1x3x1x1" in quantkit("build", model).err
-    assert quantkit("calibrate", "--data", folder, model, "--size", "12x10", "-q").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", folder, model, "--size", "12x10", "-q").code == 0
     outcome = quantkit("build", model, "--precision", "int8")
     assert outcome.code == 0, outcome.err
     assert "x 1x3x12x10 / 8x3x12x10 / 32x3x12x10" in outcome.err
@@ -169,7 +169,7 @@ def test_table_for_a_quantized_model_is_refused(quantkit, calibrated, tmp_path):
 
 
 def test_model_for_the_cpu_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits, "--target", "cpu", "-q").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--target", "cpu", "-q").code == 0
     outcome = quantkit("build", tmp_path / "digits.int8-cpu.onnx", "--precision", "int8", "--library", "rtx")
     assert outcome.code == 1
     assert "UINT8" in outcome.err

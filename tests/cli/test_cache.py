@@ -351,7 +351,7 @@ def test_verify_finds_files_of_two_runs(quantkit, kept, tmp_path):
 
     folder = shutil.copytree(kept, tmp_path / "mixed")
     options = ("--num-samples", "100", "--calibrator", "quantkit", "--quiet", "--method", "minmax")
-    assert quantkit("calibrate", "--data", CALIB, folder / "digits.onnx", *options).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, folder / "digits.onnx", *options).code == 0
     table = folder / "digits.calib.json"
     assert quantkit("cache", "verify", table, "--model", folder / "digits.onnx").code == 0
     shutil.copyfile(kept / "digits.int8.onnx", folder / "digits.int8.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -29,6 +30,7 @@ def made(tmp_path_factory):
         keep_statistics=True,
         num_samples=60,
         batch_size=10,
+        method="entropy",
         progress=False,
     )
     write_tensorrt_cache(DIGITS, table, folder / "m.calib", tensorrt_version="8.6.1")
@@ -282,7 +284,7 @@ def test_filter_without_matches_is_reported(quantkit, folder):
 def test_merged_shards_equal_the_table_of_all_data(tmp_path):
     """137, 463 and 400 rows, with no number of samples given for the parts."""
     rows = np.random.default_rng(0).random((1000, 1, 8, 8), np.float32)
-    options = {"keep_statistics": True, "progress": False, "batch_size": 10}
+    options = {"keep_statistics": True, "progress": False, "batch_size": 10, "accuracy": "fast"}
     parts = []
     for i, part in enumerate(np.split(rows, [137, 600])):
         np.save(tmp_path / f"{i}.npy", part)
@@ -294,5 +296,6 @@ def test_merged_shards_equal_the_table_of_all_data(tmp_path):
     for asked in (1000, 2000):
         table = tmp_path / f"{asked}" / "m.calib.json"
         calibrate(DIGITS, tmp_path / "all.npy", table_path=table, num_samples=asked, **options)
-        assert table.read_bytes() == (tmp_path / "merged.json").read_bytes()
+        # A merge has no model to tell what the output is worth.
+        assert replace(load_table(table), quality={}) == load_table(tmp_path / "merged.json")
     assert load_table(tmp_path / "merged.json").settings["num_samples"] is None

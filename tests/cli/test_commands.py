@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 
 from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.calibration.refinement_file import load_refinement
+from quantkit.refinement.quality import describe_quality
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
 
-def test_calibrate_writes_and_lists_three_files(quantkit, digits, tmp_path):
+def test_calibrate_writes_and_lists_four_files(quantkit, digits, tmp_path):
     outcome = quantkit("calibrate", "--data", CALIB, digits)
     assert outcome.code == 0, outcome.err
-    names = ["digits.calib", "digits.calib.json", "digits.int8.onnx"]
+    names = ["digits.calib", "digits.calib.json", "digits.calib.weights", "digits.int8.onnx"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*names, "digits.onnx"])
     for name in names:
         assert f"wrote {tmp_path / name}" in outcome.out
@@ -26,13 +28,16 @@ def test_calibrate_writes_and_lists_three_files(quantkit, digits, tmp_path):
     cache = parse_cache((tmp_path / "digits.calib").read_text())
     assert table["dataset"]["num_samples"] == 300
     assert set(table["tensors"]) <= set(cache.scale_bits)
+    weights = load_refinement(tmp_path / "digits.calib.weights", table=table["checksum"])
+    assert len(weights.weights) == 10
+    assert f"INT8 output             {describe_quality(table['quality'])}" in outcome.out
     model = onnx.load(tmp_path / "digits.int8.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert sum(n.op_type == "QuantizeLinear" for n in model.graph.node) >= 9
 
 
 def test_output_folder_is_created(quantkit, digits, tmp_path):
-    outcome = quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "a" / "b")
+    outcome = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-o", tmp_path / "a" / "b")
     assert outcome.code == 0
     assert len(list((tmp_path / "a" / "b").iterdir())) == 3
 
@@ -61,8 +66,8 @@ def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     ],
 )
 def test_any_difference_is_named_and_recalibrates(quantkit, digits, words, named):
-    quantkit("calibrate", "--data", CALIB, digits)
-    outcome = quantkit("calibrate", "--data", CALIB, digits, *words)
+    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
+    outcome = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, *words)
     assert outcome.code == 0
     assert "Recalibrating: " in outcome.err
     assert named in outcome.err
@@ -81,7 +86,7 @@ def test_table_is_independent_of_order_batch_size_and_workers(quantkit, digits, 
     tables = []
     for words in ([], ["--order", "given"], ["--batch-size", "7", "--workers", "3"], ["--seed", "5"]):
         folder = tmp_path / str(len(tables))
-        quantkit("calibrate", "--data", CALIB, digits, "-o", folder, *words)
+        quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-o", folder, *words)
         tables.append(json.loads((folder / "digits.calib.json").read_text())["tensors"])
     for table in tables[1:]:
         # The runtime adds up in another order for another batch size: the last bits of an activation may differ.
@@ -92,7 +97,7 @@ def test_table_is_independent_of_order_batch_size_and_workers(quantkit, digits, 
 
 
 def test_quantize_from_table_equals_calibrate(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--data", CALIB, digits)
+    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
     again = tmp_path / "again.onnx"
     outcome = quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "-o", again)
     assert outcome.code == 0
@@ -103,7 +108,7 @@ def test_quantize_from_table_equals_calibrate(quantkit, digits, tmp_path):
 
 
 def test_exclude_accepts_type_name_and_pattern(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--data", CALIB, digits)
+    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
     table = tmp_path / "digits.calib.json"
     names = [n.name for n in onnx.load(digits).graph.node if n.op_type == "Conv"]
     for word, spared in (("Gemm", 1), (names[0], 1), ("*", len(names) + 1)):
@@ -118,7 +123,7 @@ def test_exclude_accepts_type_name_and_pattern(quantkit, digits, tmp_path):
 
 @pytest.mark.parametrize("target", ["tensorrt", "cpu"])
 def test_evaluate_reports_every_variant(quantkit, digits, tmp_path, target):
-    quantkit("calibrate", "--data", CALIB, digits, "--target", target)
+    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--target", target)
     suffix = {"tensorrt": "int8", "cpu": "int8-cpu"}[target]
     assert (tmp_path / f"digits.{suffix}.onnx").is_file()
     outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0.05")
@@ -170,7 +175,7 @@ def test_evaluate_without_table_names_the_remedy(quantkit, digits):
 
 
 def test_high_precision_fp16_converts_the_rest(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--data", CALIB, digits, "--high-precision", "fp16").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--high-precision", "fp16").code == 0
     model = onnx.load(tmp_path / "digits.int8.onnx")
     assert next(o.version for o in model.opset_import if o.domain == "") >= 19
     scales = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"}
@@ -208,12 +213,12 @@ def test_fixed_batch_size_pads_the_last_batch(quantkit, tmp_path, layout_shape):
 
 
 def test_options_accept_underscores_and_version_is_printed(quantkit, digits):
-    assert quantkit("calibrate", "--data", CALIB, digits, "--num_samples", "20").code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--num_samples", "20").code == 0
     assert quantkit("--version").out.startswith("quantkit ")
 
 
 def test_quiet_prints_only_results(quantkit, digits):
-    assert quantkit("calibrate", "--data", CALIB, digits, "-q").err == ""
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-q").err == ""
 
 
 def test_model_quantizable_for_one_target_only(quantkit, tmp_path):
@@ -251,6 +256,6 @@ def test_strict_does_not_reuse_a_table_with_skipped_images(quantkit, tmp_path):
 
 
 def test_evaluate_warns_about_calibration_images(quantkit, digits):
-    assert quantkit("calibrate", "--data", CALIB, digits).code == 0
+    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     outcome = quantkit("evaluate", "--data", CALIB, digits, "--latency-s", "0", "--variants", "fp32,int8")
     assert "these are the images that calibration saw" in outcome.out

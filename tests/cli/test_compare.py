@@ -138,7 +138,7 @@ def test_hostile_names_cannot_write_to_the_terminal(quantkit, saved):
 
 
 def test_evaluate_gates_after_the_report_is_written(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--data", CALIB, digits, "-q")
+    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-q")
     words = ["evaluate", "--data", VAL, digits, "--num-samples", 100, "--variants", "int8", "-q", "-o", tmp_path / "r"]
     kept = quantkit(*words, "--latency-s", 0, "--max-drop", "5pt", "--max-size-ratio", 0.9)
     assert kept.code == 0, kept.err

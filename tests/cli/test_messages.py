@@ -32,7 +32,8 @@ def test_every_command_has_the_three_options_once(command):
 def calibrate(tmp_path, quantkit):
     def calibrate(*arguments):
         return quantkit(
-            "calibrate", DIGITS, "--data", CALIB, "--num-samples", "8", "--output", tmp_path / "out", *arguments
+            *("calibrate", DIGITS, "--data", CALIB, "--num-samples", "8", "--output", tmp_path / "out"),
+            *("--method", "entropy", *arguments),
         )
 
     return calibrate

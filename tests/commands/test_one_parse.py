@@ -61,7 +61,8 @@ def test_there_is_one_place_that_parses() -> None:
 
 
 def test_calibrate_and_quantize_parse_once(tmp_path: Path, parses: Callable[[], int]) -> None:
-    invoke("calibrate", DIGITS, "--data", CALIB, "-o", tmp_path, "-q", "--calibrator", "quantkit", "--num-samples", 8)
+    words = ("--calibrator", "quantkit", "--num-samples", 8, "--accuracy", "fast")
+    invoke("calibrate", DIGITS, "--data", CALIB, "-o", tmp_path, "-q", *words)
     assert parses() == 1
     invoke("quantize", DIGITS, "--table", tmp_path / "digits.calib.json", "-o", tmp_path / "m.onnx")
     assert parses() == 2
@@ -69,7 +70,7 @@ def test_calibrate_and_quantize_parse_once(tmp_path: Path, parses: Callable[[], 
 
 def test_python_functions_share_an_open_model(tmp_path: Path, parses: Callable[[], int]) -> None:
     model = FloatModel(DIGITS)
-    table = calibrate(model, CALIB, num_samples=8, progress=False)
+    table = calibrate(model, CALIB, num_samples=8, method="entropy", progress=False)
     quantize(model, table, tmp_path / "int8.onnx")
     assert parses() == 1
     assert table.model_hash == model.hash
@@ -82,7 +83,7 @@ def test_inspect_parses_once(parses: Callable[[], int]) -> None:
 
 def test_evaluate_parses_every_model_once(tmp_path: Path, parses: Callable[[], int]) -> None:
     """The float model, the variants that are made of it, and a finished model."""
-    table = calibrate(DIGITS, CALIB, num_samples=8, progress=False)
+    table = calibrate(DIGITS, CALIB, num_samples=8, method="entropy", progress=False)
     quantize(DIGITS, table, tmp_path / "finished.onnx")
     before = parses()
     evaluate(
@@ -102,7 +103,7 @@ def test_evaluate_parses_every_model_once(tmp_path: Path, parses: Callable[[], i
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_build_parses_once(tmp_path: Path, parses: Callable[[], int], precision: Precision) -> None:
     """Without a library: up to the graph that it would get."""
-    table = calibrate(DIGITS, CALIB, num_samples=8, progress=False) if precision == "int8" else None
+    table = calibrate(DIGITS, CALIB, num_samples=8, method="entropy", progress=False) if precision == "int8" else None
     before = parses()
     source = load_build_inputs(
         DIGITS, precision, table=table, cache=None, exclude=["Gemm"] if table else (), high_precision=None

@@ -288,7 +288,7 @@ def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
             told.set()
 
     def run():
-        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, progress=False, notify=notify)
+        calibrate(DIGITS, CALIB, table_path=table_path, num_samples=16, method="entropy", progress=False, notify=notify)
 
     lock = CalibrationFiles(table_path).lock
     assert lock == tmp_path / ".digits.calib.lock"
