@@ -11,7 +11,9 @@ from quantkit.commands.quantize import quantize_graph
 from quantkit.graph.model import serialize_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-from quantkit.graph.placement.tensorrt import match_nodes
+from quantkit.graph.placement.tensorrt import match_nodes, plan_tensorrt
+from quantkit.graph.quantize_tensorrt import on_weight_grid, plan_refined
+from quantkit.types import Refinement
 from quantkit.types.options import HighPrecision, QuantizeOptions
 
 if TYPE_CHECKING:
@@ -58,13 +60,23 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path) -> EngineGraph
 
 
 def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
-    graph = source.model.prepared()
-    ranges = None
-    if source.table is not None:
-        ranges = propagate_to_copies(graph, {name: r.amax for name, r in source.table.tensors.items()})
-    return EngineGraph(
-        serialize_model(graph, folder), _titles(graph), ranges, tuple(match_nodes(graph, source.exclude))
-    )
+    graph, table = source.model.prepared(), source.table
+    in_float = tuple(match_nodes(graph, source.exclude))
+    if table is None:
+        return EngineGraph(serialize_model(graph, folder), _titles(graph), None, in_float)
+    amax = {name: r.amax for name, r in table.tensors.items()}
+    if table.refinement or table.float_tensors:
+        refinement = table.refinement or Refinement()
+        before = plan_tensorrt(graph, exclude=source.exclude)
+        plan = plan_refined(
+            graph, table.tensors, refinement, exclude=source.exclude, in_float={**table.skipped, **table.float_tensors}
+        )
+        on_weight_grid(graph, plan, refinement)
+        amax = {name: r.amax for name, r in plan.ranges.items()}
+        left = {edge.node for edge in before.weights} - {edge.node for edge in plan.qdq.weights}
+        in_float = tuple(dict.fromkeys((*in_float, *sorted(left))))
+    ranges = propagate_to_copies(graph, amax)
+    return EngineGraph(serialize_model(graph, folder), _titles(graph), ranges, in_float)
 
 
 def _titles(graph: ir.Model) -> tuple[str, ...]:

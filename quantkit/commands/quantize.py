@@ -138,9 +138,9 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
     if options.rounding == "nearest":
         refinement = replace(refinement, weights={}, biases={})
     in_float = {**table.skipped, **table.float_tensors}
-    plan, ranges = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=in_float)
-    insert_refined_qdq(graph, plan, ranges, refinement, fp16_scales=half)
-    return (to_fp16(graph) if half else graph), plan
+    plan = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=in_float)
+    insert_refined_qdq(graph, plan, refinement, fp16_scales=half)
+    return (to_fp16(graph) if half else graph), plan.qdq
 
 
 def _prepared(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.layer_constants import add_biases
+from quantkit.graph.layer_constants import add_biases, constant_array
 from quantkit.graph.passes.channel_scale import apply_channel_scales, scalable_tensors
+from quantkit.graph.passes.edits import Names, name_of, replace_constant
 from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.qdq import insert_qdq
-from quantkit.graph.passes.shift import apply_shifts
+from quantkit.graph.passes.shift import apply_shifts, constant_product
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quant_params import activation_params
+from quantkit.numerics import QuantParams, dequantize_array, quantize_array, weight_params
 from quantkit.types import QdqPlan, Refinement, TensorRange
 
-__all__ = ["insert_refined_qdq", "plan_refined"]
+__all__ = ["RefinedPlan", "insert_refined_qdq", "on_weight_grid", "plan_refined"]
+
+
+@dataclass(frozen=True)
+class RefinedPlan:
+    """A plan for a model whose activations were shifted and scaled.
+
+    Attributes:
+        qdq: the plan.
+        ranges: of what it quantizes.
+        offsets: by weighted node: what was subtracted from its activation, [C], in the unit of what is quantized.
+    """
+
+    qdq: QdqPlan
+    ranges: Mapping[str, TensorRange]
+    offsets: Mapping[str, npt.NDArray[np.floating]]
 
 
 def plan_refined(
@@ -26,7 +45,7 @@ def plan_refined(
     *,
     exclude: Sequence[str] = (),
     in_float: Mapping[str, str] | None = None,
-) -> tuple[QdqPlan, dict[str, TensorRange]]:
+) -> RefinedPlan:
     """Plans Q/DQ, and shifts and scales the channels of activations in place.
 
     Args:
@@ -35,9 +54,6 @@ def plan_refined(
         refinement: with the shifts and channel scales.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         in_float: activations whose readers stay in float, with the reason.
-
-    Returns:
-        The plan of the edited model, and the ranges of what it quantizes.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
@@ -54,27 +70,65 @@ def plan_refined(
     for name in {**shifts, **refinement.channel_scales}.keys() & sites.keys():
         behind = moved.get(name, name)
         known[scaled.get(behind, behind)] = replace(ranges[name], amax=refinement.amax[name])
-    return plan, known
+    offsets = {
+        reader: offset * scales.get(moved[name], np.float32(1))
+        for name, offset in shifts.items()
+        for reader in sites[name].readers
+    }
+    return RefinedPlan(plan, known, offsets)
 
 
 def insert_refined_qdq(
-    model: ir.Model,
-    plan: QdqPlan,
-    ranges: Mapping[str, TensorRange],
-    refinement: Refinement,
-    *,
-    fp16_scales: bool = False,
+    model: ir.Model, plan: RefinedPlan, refinement: Refinement, *, fp16_scales: bool = False
 ) -> ir.Model:
     """Inserts the plan's Q/DQ in place, with rounded weights and corrected biases where there are any.
 
     Args:
         model: as `plan_refined` left it.
         plan: from there.
-        ranges: from there.
         refinement: the same.
         fp16_scales: round every scale to FP16, for a model that is converted to FP16 afterwards.
     """
-    quantized = {edge.node for edge in plan.weights}
-    add_biases(model, {node: bias for node, bias in refinement.biases.items() if node in quantized})
-    params = activation_params(plan, ranges)
-    return insert_qdq(model, plan, params, weights=refinement.weights, fp16_scales=fp16_scales)
+    _correct_biases(model, plan, refinement)
+    params = activation_params(plan.qdq, plan.ranges)
+    return insert_qdq(model, plan.qdq, params, weights=refinement.weights, fp16_scales=fp16_scales)
+
+
+def on_weight_grid(model: ir.Model, plan: RefinedPlan, refinement: Refinement) -> ir.Model:
+    """Gives a float model, in place, the weights and biases that it would have behind Q/DQ.
+
+    TensorRT's implicit quantization scales a weight by its largest magnitude. The largest code of each scale is 127, so
+    that it finds the same codes again.
+
+    Args:
+        model: as `plan_refined` left it.
+        plan: from there.
+        refinement: the same.
+    """
+    _correct_biases(model, plan, refinement)
+    names, nodes = Names(model), {name_of(node): node for node in model.graph}
+    for edge in plan.qdq.weights:
+        rounded = refinement.weights.get(edge.tensor)
+        if rounded is not None and rounded.axis == edge.axis:
+            params = QuantParams(scale=rounded.scale, axis=edge.axis, format=edge.format)
+            array = dequantize_array(rounded.codes, params)
+            replace_constant(names, nodes[edge.node], edge.index, array, name=edge.tensor)
+    return model
+
+
+def _correct_biases(model: ir.Model, plan: RefinedPlan, refinement: Refinement) -> None:
+    """Adds what calibration found, and to others behind a shift what their rounded weights make of it.
+
+    A shift is taken back by W m in the bias. With the quantized weight in its place, the error of the weight meets the
+    activation as it was, and not its distance from m.
+    """
+    biases = {edge.node: refinement.biases[edge.node] for edge in plan.qdq.weights if edge.node in refinement.biases}
+    nodes = {name_of(node): node for node in model.graph}
+    for edge in plan.qdq.weights:
+        if edge.node in plan.offsets and edge.node not in biases and edge.tensor not in refinement.weights:
+            weight = constant_array(model, edge.tensor)
+            params = weight_params(weight, edge.axis, edge.format)
+            error = dequantize_array(quantize_array(weight, params), params) - np.asarray(weight, np.float32)
+            delta = constant_product(nodes[edge.node], error, plan.offsets[edge.node])
+            biases[edge.node] = np.asarray(delta, np.float32)
+    add_biases(model, biases)

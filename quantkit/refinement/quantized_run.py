@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import expose
-from quantkit.graph.quantize_tensorrt import insert_refined_qdq
-from quantkit.types import Array, QdqPlan, Refinement, TensorRange
+from quantkit.graph.quantize_tensorrt import RefinedPlan, insert_refined_qdq
+from quantkit.types import Array, Refinement
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-QuantizedGraph = tuple["ir.Model", QdqPlan, Mapping[str, TensorRange], Refinement]
-"""A prepared float model, the plan of it, the ranges of the plan's activations, and what was refined."""
+QuantizedGraph = tuple["ir.Model", RefinedPlan, Refinement]
+"""A prepared float model as `plan_refined` left it, the plan, and the refinement."""
 
 __all__ = ["QuantizedGraph", "run_model", "run_quantized"]
 
@@ -36,10 +36,10 @@ def run_quantized(
         outputs: which tensors.
         with_weights: False leaves the weights in float.
     """
-    graph, plan, ranges, refinement = quantized
-    if plan.activations:
-        plan = plan if with_weights else replace(plan, weights=())
-        insert_refined_qdq(graph, plan, ranges, refinement)
+    graph, plan, refinement = quantized
+    if plan.qdq.activations:
+        plan = plan if with_weights else replace(plan, qdq=replace(plan.qdq, weights=()))
+        insert_refined_qdq(graph, plan, refinement)
     return run_model(graph, batches, outputs=outputs)
 
 

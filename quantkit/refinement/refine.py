@@ -147,8 +147,8 @@ class _Refining:
         state = {"ranges": self.ranges, "floats": self.floats, "refinement": self.refinement, **changes}
         graph = self.model.prepared()
         in_float = {**self.never, **state["floats"]}
-        plan, ranges = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float)
-        return graph, plan, ranges, state["refinement"]
+        plan = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float)
+        return graph, plan, state["refinement"]
 
     def damage(self, *, with_weights: bool, **changes: Any) -> float:
         """Damage of such a model on the samples that judge."""
@@ -258,9 +258,9 @@ class _Refining:
 
     def round(self) -> None:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""
-        graph, plan, ranges, _ = self.quantized()
+        graph, plan, _ = self.quantized()
         samples = SampleBatches(self.choosing.batches + self.judging.batches)
-        found, layers = round_weights(graph, plan, ranges, samples, progress=self.options.progress)
+        found, layers = round_weights(graph, plan.qdq, plan.ranges, samples, progress=self.options.progress)
         refinement = replace(self.refinement, weights=found.weights, biases=found.biases)
         before, after = self.damage(with_weights=True), self.damage(with_weights=True, refinement=refinement)
         text = f"{len(layers)} weights rounded with error feedback: {self._change(before, after)}"

@@ -30,7 +30,7 @@ from quantkit.graph.passes.input_channels import (
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["apply_shifts", "shiftable_tensors"]
+__all__ = ["apply_shifts", "constant_product", "shiftable_tensors"]
 
 _SHIFTED = "quantkit.shift"
 """Mark of a tensor that has been shifted."""
@@ -107,7 +107,11 @@ def apply_shifts(
         new = (f"{tensor}_shifted", f"{tensor}_shift")
         shifted = insert_behind(names, value, "Sub", operand, result=new[0], constant=new[1], shape=value.shape)
         for reader in readers:
-            add_to_bias(names, reader, _product(reader, np.broadcast_to(offset, (site.channels,))))
+            add_to_bias(
+                names,
+                reader,
+                constant_product(reader, constant_weight(reader), np.broadcast_to(offset, (site.channels,))),
+            )
             reader.replace_input_with(0, shifted)
         shifted.meta[_SHIFTED] = True
         found[tensor] = name_of(shifted)
@@ -144,9 +148,14 @@ def _pad(names: Names, value: ir.Value, readers: Sequence[ir.Node]) -> ir.Value:
     return insert_behind(names, value, "Pad", amounts, result=new[0], constant=new[1], shape=shape)
 
 
-def _product(node: ir.Node, offset: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What `node` computes of a constant activation `offset` [C], without its bias: [C_out]."""
-    terms = constant_weight(node) * along_channels(node, offset)
+def constant_product(
+    node: ir.Node, weight: npt.NDArray[np.floating], values: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """What a weighted `node` would compute with `weight` of an activation that is `values` [C] everywhere: [C_out].
+
+    Its bias, and the border of a convolution with padding, are left out.
+    """
+    terms = np.asarray(weight, np.float64) * along_channels(node, np.asarray(values, np.float64))
     if is_standard(node, "Conv"):
         return np.asarray(terms.reshape(len(terms), -1).sum(1))
     axis = 1 if node.attributes.get_int("transB", 0) else 0  # MatMul has no such attribute
