@@ -224,10 +224,10 @@ def _tensor_errors(
     """By edge of an activation: readers of one tensor have the same one."""
     graph = model.prepared()
     in_float = {**table.skipped, **table.float_tensors}
-    plan, ranges = plan_refined(graph, table.tensors, table.refinement or Refinement(), in_float=in_float)
-    errors = {name: _TensorError(params) for name, params in activation_params(plan, ranges).items()}
+    plan = plan_refined(graph, table.tensors, table.refinement or Refinement(), in_float=in_float)
+    errors = {name: _TensorError(params) for name, params in activation_params(plan.qdq, plan.ranges).items()}
     batches = show_progress(samples.batches, "errors of tensors", len(samples.batches), progress)
     for values in observe(GraphPieces(graph), errors, batches):
         for name, error in errors.items():
             error.add(values[name])
-    return {(edge.node, edge.index): errors[edge.tensor] for edge in plan.activations}
+    return {(edge.node, edge.index): errors[edge.tensor] for edge in plan.qdq.activations}

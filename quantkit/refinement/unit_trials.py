@@ -140,8 +140,8 @@ class UnitTrials:
 def _graph(model: FloatModel, table: CalibrationTable, *, quantized: bool) -> ir.Model:
     """As `quantize` makes it of a table, with Q/DQ or before it is inserted."""
     graph, refinement = model.prepared(), table.refinement or Refinement()
-    plan, ranges = plan_refined(graph, table.tensors, refinement, in_float={**table.skipped, **table.float_tensors})
-    return insert_refined_qdq(graph, plan, ranges, refinement) if quantized else graph
+    plan = plan_refined(graph, table.tensors, refinement, in_float={**table.skipped, **table.float_tensors})
+    return insert_refined_qdq(graph, plan, refinement) if quantized else graph
 
 
 def _differing_inputs(first: GraphPieces, second: GraphPieces) -> tuple[_Inputs, _Inputs]:
