@@ -16,6 +16,7 @@ from quantkit.datasets.open import open_samples
 from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
+from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
@@ -101,7 +102,8 @@ def evaluate(
             )
         timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and stop() else ())
         if options.latency_s and not stop():
-            timing = time_batches(opened.runners, dataset, options, should_stop=stop)
+            with open_as_run(opened.models, threads=options.threads) as timed:
+                timing = time_batches({**opened.runners, **timed}, dataset, options, should_stop=stop)
         insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if options.layer_samples and stop() else ())
         if options.layer_samples and not stop():
             insight = analyze_layers(
