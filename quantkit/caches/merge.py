@@ -63,36 +63,12 @@ def merge_statistics(
     """
     notify = announcing(notify)
     bind_method(method, method_options)
-    if not paths:
-        raise CalibrationError("nothing to merge: pass statistics files (from calibrate --keep-statistics)")
-    if table_path is not None:
-        if not os.fspath(table_path).endswith(".json"):
-            raise CalibrationError(f"{table_path} is not a calibration table's name, which ends in .json")
-        check_no_source(table_path, paths)
-    if keep_statistics:
-        if table_path is None:
-            raise CalibrationError("statistics are saved next to the table: pass table_path")
-        check_no_source(CalibrationFiles(Path(table_path)).statistics, paths)
-    parts: dict[str, KeptStatistics] = {}
-    for name in [os.fspath(path) for path in paths]:
-        if name in parts:
-            raise CalibrationError(f"{name} is given twice: each part may count only once")
-        parts[name] = load_statistics(name)
+    parts = _load_parts(paths, table_path, keep_statistics=keep_statistics)
     _check_alike(parts)
     parts = _numbered_on(parts, notify)
     _check_disjoint(parts, notify)
-    _report_repeated(parts, notify)
+    _report_inexact(parts, notify)
     whole = _merged(list(parts.values()))
-    if len({part.batch_size for part in parts.values()}) > 1:
-        sizes = sorted({part.batch_size for part in parts.values()})
-        listed = join_names([str(size) for size in sizes])
-        notify(
-            Notice(
-                "warning",
-                "samples",
-                f"the parts used batch sizes {listed}: their activations may differ in the last bits",
-            )
-        )
     ranges, skipped = choose_ranges(whole, method, method_options, progress=progress, notify=notify)
     table = CalibrationTable(
         tensors=ranges,
@@ -110,6 +86,28 @@ def merge_statistics(
             save_statistics(whole, CalibrationFiles(Path(table_path)).statistics)
         save_table(table, table_path)
     return table
+
+
+def _load_parts(
+    paths: Sequence[PathLike], table_path: PathLike | None, *, keep_statistics: bool
+) -> dict[str, KeptStatistics]:
+    """Statistics by path, none of which the table or the merged statistics would replace."""
+    if not paths:
+        raise CalibrationError("nothing to merge: pass statistics files (from calibrate --keep-statistics)")
+    if table_path is not None:
+        if not os.fspath(table_path).endswith(".json"):
+            raise CalibrationError(f"{table_path} is not a calibration table's name, which ends in .json")
+        check_no_source(table_path, paths)
+    if keep_statistics:
+        if table_path is None:
+            raise CalibrationError("statistics are saved next to the table: pass table_path")
+        check_no_source(CalibrationFiles(Path(table_path)).statistics, paths)
+    parts: dict[str, KeptStatistics] = {}
+    for name in [os.fspath(path) for path in paths]:
+        if name in parts:
+            raise CalibrationError(f"{name} is given twice: each part may count only once")
+        parts[name] = load_statistics(name)
+    return parts
 
 
 def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
@@ -179,18 +177,20 @@ def _holds_every_row(part: KeptStatistics) -> bool:
     return {name for name, _ in part.origin.contents} == {str(i) for i in range(len(part.origin.contents))}
 
 
-def _report_repeated(parts: Mapping[str, KeptStatistics], notify: Notify) -> None:
+def _report_inexact(parts: Mapping[str, KeptStatistics], notify: Notify) -> None:
+    """Warns of what makes the table differ from that of a single run."""
     for name, part in parts.items():
         if part.num_repeated:
-            notify(
-                Notice(
-                    "warning",
-                    "padding",
-                    f"{name} counts {part.num_repeated} padding samples of fixed-size batches: "
-                    f"use parts of a multiple of {part.batch_size} samples for a table identical to that of a single "
-                    "run",
-                )
+            text = (
+                f"{name} counts {part.num_repeated} padding samples of fixed-size batches: use parts of a multiple of "
+                f"{part.batch_size} samples for a table identical to that of a single run"
             )
+            notify(Notice("warning", "padding", text))
+    sizes = sorted({part.batch_size for part in parts.values()})
+    if len(sizes) > 1:
+        listed = join_names(list(map(str, sizes)))
+        text = f"the parts used batch sizes {listed}: their activations may differ in the last bits"
+        notify(Notice("warning", "samples", text))
 
 
 def _check_disjoint(parts: Mapping[str, KeptStatistics], notify: Notify) -> None:

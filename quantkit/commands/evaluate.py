@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.evaluation_report import Measured, make_report
-from quantkit.commands.variants import choose_variants, open_variants
+from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
@@ -16,15 +16,14 @@ from quantkit.datasets.open import open_samples
 from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
-from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
-from quantkit.evaluation.tasks.task import TASKS, TaskOptions
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.types import CalibrationTable, PathLike, Preprocessing, Report
+from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, Report
 from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
 
@@ -77,8 +76,37 @@ def evaluate(
     )
     judge = TASKS[task_options.task].open(task_options, dataset, data, options.classes)
     describe_choice(dataset, data, options.seed, notify)
+    measured = _measure(
+        model,
+        dataset,
+        options,
+        table=table,
+        judge=judge,
+        environment=environment,
+        should_stop=should_stop or _never,
+    )
+    if measured.is_partial(dataset):
+        text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
+        notify(Notice("info", "interrupted", text))
+    model.check_unchanged()
+    return make_report(measured, model, data=data, dataset=dataset, judge=judge, table=table, command=options.command)
+
+
+_NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)
+
+
+def _measure(
+    model: FloatModel,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    *,
+    table: CalibrationTable | None,
+    judge: OpenTask,
+    environment: Mapping[str, str],
+    should_stop: Callable[[], bool],
+) -> Measured:
+    """Opens the variants; measures accuracy, latency and layers, as far as nobody stops it."""
     skipped_files: dict[str, str] = {}
-    stop = should_stop or _never
     with open_variants(
         model,
         table,
@@ -89,55 +117,58 @@ def evaluate(
         threads=options.threads,
         cuda_graph=options.cuda_graph,
     ) as opened:
-        environment |= describe_gpu() if opened.engines else {}
+        gpu = describe_gpu() if opened.engines else {}
         size = largest_batch(opened.engines, options.batch_size)
         with show_progress(None, "evaluating", len(dataset), options.progress) as bar:
-            found = measure(
+            accuracy = measure(
                 opened.runners,
                 make_batches(dataset, size, strict=options.strict, workers=options.workers, skipped=skipped_files),
                 baseline="fp32",
                 task=judge.task,
                 on_batch=bar.update,
-                should_stop=stop,
+                should_stop=should_stop,
             )
-        timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and stop() else ())
-        if options.latency_s and not stop():
-            with open_as_run(opened.models, threads=options.threads) as timed:
-                timing = time_batches({**opened.runners, **timed}, dataset, options, should_stop=stop)
-        insight = LayerAnalysis(warnings=_NOT_LOOKED_INTO if options.layer_samples and stop() else ())
-        if options.layer_samples and not stop():
-            insight = analyze_layers(
-                model,
-                dataset,
-                options,
-                variants=opened.models,
-                engines=opened.engines,
-                skipped=opened.skipped,
-                should_stop=stop,
-            )
-            if stop():  # some of the activations, or of few samples, would look like all
-                insight = replace(insight, tensors=(), warnings=(*insight.warnings, *_NOT_LOOKED_INTO))
+        timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and should_stop() else ())
+        if options.latency_s and not should_stop():
+            timing = time_batches(opened.runners, dataset, options, should_stop=should_stop)
+        insight = _analyze(model, dataset, options, opened, should_stop)
         evaluations = opened.describe(
-            found.metrics, timing.latencies, num_samples=found.num_samples, model_hash=model.hash
+            accuracy.metrics, timing.latencies, num_samples=accuracy.num_samples, model_hash=model.hash
         )
-    measured = Measured(
-        accuracy=found,
+    return Measured(
+        accuracy=accuracy,
         timing=timing,
         insight=insight,
         evaluations=evaluations,
         skipped=opened.skipped,
         skipped_files=skipped_files,
-        environment=environment,
+        environment={**environment, **gpu},
         warnings=opened.warnings,
     )
-    if measured.is_partial(dataset):
-        text = f"Interrupted after {found.num_samples} of {len(dataset)} samples; the report is partial."
-        notify(Notice("info", "interrupted", text))
-    model.check_unchanged()
-    return make_report(measured, model, data=data, dataset=dataset, judge=judge, table=table, command=options.command)
 
 
-_NOT_LOOKED_INTO = ("interrupted: what quantization does to the activations is not shown",)
+def _analyze(
+    model: FloatModel,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    opened: OpenVariants,
+    should_stop: Callable[[], bool],
+) -> LayerAnalysis:
+    """The layer-wise error; none of it after an interruption, since few samples would look like all."""
+    if not options.layer_samples:
+        return LayerAnalysis()
+    if should_stop():
+        return LayerAnalysis(warnings=_NOT_ANALYZED)
+    found = analyze_layers(
+        model,
+        dataset,
+        options,
+        variants=opened.models,
+        engines=opened.engines,
+        skipped=opened.skipped,
+        should_stop=should_stop,
+    )
+    return replace(found, tensors=(), warnings=(*found.warnings, *_NOT_ANALYZED)) if should_stop() else found
 
 
 def _never() -> bool:
