@@ -14,7 +14,7 @@ from quantkit.types.calibration import NOT_LISTED
 
 __all__ = [
     "CacheDifference",
-    "Form",
+    "CacheForm",
     "RangeCache",
     "TensorDifference",
     "amax_from_bits",
@@ -24,7 +24,7 @@ __all__ = [
     "version_from_number",
 ]
 
-Form = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "aimet", "json", "qdq", "statistics"]
+CacheForm = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "json", "qdq", "statistics"]
 
 _BINS = 2048
 """Of TensorRT's histogram."""
@@ -46,7 +46,7 @@ class RangeCache:
     """
 
     name: str
-    form: Form
+    form: CacheForm
     tensors: Mapping[str, TensorRange]
     method: str = "unknown"
     version: int | None = None
@@ -63,13 +63,12 @@ class RangeCache:
         return _TITLES[self.form]
 
 
-_TITLES: dict[Form, str] = {
+_TITLES: dict[CacheForm, str] = {
     "table": "quantkit calibration table",
     "tensorrt": "TensorRT cache",
     "ort-flatbuffers": "ONNX Runtime calibration table (flatbuffers)",
     "ort-json": "ONNX Runtime calibration table (JSON)",
     "ort-text": "ONNX Runtime calibration table (text)",
-    "aimet": "AIMET encodings",
     "json": "ranges (JSON)",
     "qdq": "ONNX model with Q/DQ",
     "statistics": "quantkit statistics",

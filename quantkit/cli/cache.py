@@ -51,7 +51,7 @@ CacheArgument = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
-        help="Calibration table, TensorRT cache, ONNX Runtime table, AIMET encodings, or ONNX model with Q/DQ.",
+        help="Calibration table, TensorRT cache, ONNX Runtime table, or ONNX model with Q/DQ.",
         show_default=False,
     ),
 ]
@@ -78,7 +78,7 @@ def show(
     """
     shown = shown_cache(path)
     found = shown.cache
-    rows = select_tensors(rows_from_ranges(found.tensors, found.table), sort=sort, pattern=pattern)
+    rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
     if as_json:
         echo_json(json_from_shown(shown, path, rows))
         return

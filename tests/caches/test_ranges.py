@@ -134,7 +134,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-_KEYS = ("amax", "hex", "minimum", "maximum", "flag", "lowest", "highest", "name", "scale", "offset", "bw")
+_KEYS = ("amax", "hex", "minimum", "maximum", "flag", "lowest", "highest")
 ENTRY = st.fixed_dictionaries(dict.fromkeys(_KEYS, JSON))
 DOCUMENT = st.fixed_dictionaries(
     {
@@ -142,7 +142,6 @@ DOCUMENT = st.fixed_dictionaries(
         "CLS": st.sampled_from(["TensorsData", "x"]),
         "data": st.dictionaries(st.text(max_size=2), ENTRY | JSON, max_size=2) | JSON,
         "tensors": st.dictionaries(st.text(max_size=2), ENTRY | JSON, max_size=2) | JSON,
-        "activation_encodings": st.dictionaries(st.text(max_size=2), ENTRY | JSON, max_size=2) | st.lists(ENTRY) | JSON,
         "calibration_method": JSON,
         "format_version": st.just(1) | JSON,
     }

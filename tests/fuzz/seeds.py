@@ -34,7 +34,6 @@ from tests.reporting import reports, samples
 __all__ = [
     "ORIGIN",
     "STATISTICS_TENSORS",
-    "aimet_encodings",
     "array_files",
     "class_lists",
     "coco_files",
@@ -197,47 +196,6 @@ def ort_text(shared: Path | None) -> list[bytes]:
     if shared is not None:
         made += [path.read_bytes() for path in (shared / "tensorrt" / "caches").glob("ort_*.cache")]
     return made
-
-
-def aimet_encodings(shared: Path | None) -> list[bytes]:
-    """Formats 0.6.1, 1.0.0, 2.0.0 and 2.1.0, the first three as AIMET wrote them, too."""
-    entry = {
-        "bitwidth": 8,
-        "dtype": "int",
-        "is_symmetric": "False",
-        "max": 2.0,
-        "min": -1.0,
-        "offset": -85,
-        "scale": 0.0117,
-    }
-    old = {
-        "version": "0.6.1",
-        "activation_encodings": {"x": [entry], "y": [{**entry, "offset": -128}], "w": [{**entry, "bitwidth": 16}]},
-        "param_encodings": {"conv.weight": [entry] * 3},
-    }
-    new = {
-        "version": "1.0.0",
-        "activation_encodings": [
-            {"name": "x", "bw": 8, "dtype": "INT", "enc_type": "PER_TENSOR", "scale": [0.5], "offset": [-128]},
-            {"name": "y", "bw": 8, "dtype": "INT", "enc_type": "PER_CHANNEL", "scale": [0.5, 1], "offset": [0, 0]},
-        ],
-        "param_encodings": [],
-    }
-    like_quantize_linear = [
-        {"name": "x", "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 128},
-        {"name": "s", "output_dtype": "int8", "y_scale": [0.5]},
-        {"name": "a", "output_dtype": "int8", "y_scale": 0.5, "y_zero_point": 3},
-        {"name": "w", "output_dtype": "int8", "y_scale": [0.5, 0.25], "axis": 0},
-        {"name": "b", "output_dtype": "int32", "y_scale": 0.125},
-        {"name": "h", "output_dtype": "uint16", "y_scale": 0.5},
-    ]
-    producer = {"package": "aimet-onnx", "version": "2.42.0"}
-    newest = [{"producer": producer, "version": v, "encodings": like_quantize_linear} for v in ("2.0.0", "2.1.0")]
-    real = [
-        (TESTS / "caches" / "formats" / "data" / f"aimet_{version}.encodings").read_bytes()
-        for version in ("0.6.1", "1.0.0", "2.0.0")
-    ]
-    return [json.dumps(old, indent=1).encode(), *(json.dumps(each).encode() for each in (new, *newest)), *real]
 
 
 def ranges_json(shared: Path | None) -> list[bytes]:

@@ -96,9 +96,9 @@ def mask_of(width: int, height: int) -> bytes:
     return seal_png(content[:16] + struct.pack(">II", width, height) + content[24:])
 
 
-def encodings(name: str) -> bytes:
-    entry = {"name": name, "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 128}
-    return json.dumps({"version": "2.1.0", "encodings": [entry]}).encode()
+def onnxruntime_json(name: str) -> bytes:
+    table = {"CLS": "TensorsData", "data": {name: {"lowest": -1.0, "highest": 2.0, "CLS": "TensorData"}}}
+    return json.dumps(table).encode()
 
 
 def manifest(**changes) -> bytes:
@@ -214,8 +214,8 @@ FOUND = {
     "bins that are wider than all numbers": ("statistics, shown", first_tensor(number=2, bin_width=1e308)),
     "an image of -1 pixels": ("COCO boxes", coco(height=-1)),
     "a mask that is said to have 144 million pixels": ("PNG mask", mask_of(12_000, 12_000)),
-    "a name that ends in white space": ("AIMET encodings", encodings("x\t")),
-    "a name of white space": ("AIMET encodings", encodings("\u2028")),
+    "a name that ends in white space": ("ONNX Runtime JSON", onnxruntime_json("x\t")),
+    "a name of white space": ("ONNX Runtime JSON", onnxruntime_json("\u2028")),
     "numbers that signal": (".npy arrays", signalling_array()),
     "a call whose output has no name": (
         "model",

@@ -141,34 +141,6 @@ def test_a_model_written_again_is_the_same_model(tmp_path_factory, data):
 
 
 @quick
-@given(
-    st.dictionaries(
-        NAMES,
-        st.tuples(st.floats(2**-90, 2**90), st.integers(-255, 0)),
-        min_size=1,
-        max_size=5,
-    )
-)
-def test_encodings_hold_what_their_definition_says(tmp_path_factory, entries):
-    """AIMET's are read only: code q stands for (q + offset) * scale."""
-    listed = [
-        {"name": name, "bw": 8, "dtype": "INT", "scale": [scale], "offset": [offset]}
-        for name, (scale, offset) in entries.items()
-    ]
-    path = tmp_path_factory.mktemp("aimet") / "m.encodings"
-    path.write_text(json.dumps({"version": "1.0.0", "activation_encodings": listed}))
-    read = open_cache(path).tensors
-    assert read.keys() == entries.keys()
-    for name, (scale, offset) in entries.items():
-        r = read[name]
-        if offset == -128:
-            assert r.amax == 127 * scale
-        else:
-            assert (r.minimum, r.maximum) == (offset * scale, (offset + 255) * scale)
-            assert r.amax == max(-r.minimum, r.maximum)
-
-
-@quick
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=5))
 def test_maps(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("map") / "m.json"

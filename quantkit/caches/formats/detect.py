@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantkit.caches.formats.aimet import parse_encodings
 from quantkit.caches.formats.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.ranges import RangeCache, amax_from_bits
@@ -39,7 +38,7 @@ _METHODS = {
 
 
 def read_ranges(path: Path) -> RangeCache:
-    """Reads a calibration table, TensorRT's cache, a table of ONNX Runtime, AIMET's encodings, or `ranges_json`.
+    """Reads a calibration table, TensorRT's cache, a table of ONNX Runtime, or `ranges_json`.
 
     Raises:
         CalibrationError: it is none of them, or is broken; the message names the file.
@@ -164,15 +163,7 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
     if data.get("CLS") == "TensorsData":
         tensors, method, notes = parse_json_table(data, name=str(path))
         return RangeCache(path.name, "ort-json", tensors, method=method, notes=notes)
-    if "activation_encodings" in data or isinstance(data.get("encodings"), list):
-        version = str(data.get("version", ""))
-        if version.partition(".")[0] not in ("", "0", "1", "2"):
-            raise CalibrationError(f"{path} has AIMET's encodings {version[:20]}: this quantkit reads 0.6.1 to 2.1.0")
-        tensors, notes = parse_encodings(data, name=str(path))
-        return RangeCache(path.name, "aimet", tensors, notes=notes)
-    raise CalibrationError(
-        f"{path} contains no ranges: it is not a calibration table, ONNX Runtime table or AIMET encodings"
-    )
+    raise CalibrationError(f"{path} contains no ranges: it is neither a calibration table nor an ONNX Runtime table")
 
 
 def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
