@@ -15,7 +15,7 @@ from quantkit.types import Evaluation, Report
 CLOSE = 0.01
 """Share of the baseline's score that may be lost where a variant is called as good: MLPerf's wider gate."""
 
-MLPERF = {"99%": 0.01, "99.9%": 0.001}
+MLPERF_MARGINS = {"99%": 0.01, "99.9%": 0.001}
 """MLPerf Inference's gates by name, and the share of the reference's score that each lets go: "99% of FP32".
 Source: mlcommons/inference, submission checker, accuracy targets.
 """
@@ -154,7 +154,7 @@ def mlperf(report: Report, evaluation: Evaluation) -> dict[str, GateWord]:
     words: dict[str, GateWord] = {}
     if report.score is None or report.baseline.metrics.get(report.score.name, 0.0) <= 0:
         return words
-    for name, share in MLPERF.items():
+    for name, share in MLPERF_MARGINS.items():
         verdict = compare_accuracy(report, evaluation, share=share)
         if verdict.loss is None:
             continue

@@ -25,8 +25,6 @@ LINES_OF_PACKAGE = 39_500
 
 LONG_FUNCTIONS = {
     "commands/calibrate.py: calibrate",
-    "caches/merge.py: merge_statistics",
-    "commands/evaluate.py: evaluate",
 }
 
 SHORT_OR_LONG_MODULES = {
@@ -39,10 +37,7 @@ REPEATED_FILE_NAMES = {
     *("inspect", "inspection", "merge", "open", "options", "provenance", "registry", "sensitivity", "variants"),
 }
 
-REPEATED_NAMES = {
-    *("CHANGED_POINTS", "FORMAT_VERSION", "Form", "Frame", "Interval", "Layout", "MLPERF", "NUM_SHOWN", "TensorRow"),
-    *("evaluate", "one_line", "open_engine", "percentile"),
-}
+REPEATED_NAMES = {"evaluate"}
 
 
 NAMES_WITH_A_FORMAT = {"is_int8"}

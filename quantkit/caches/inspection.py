@@ -22,7 +22,7 @@ Sort = Literal["network", "amax", "name"]
 
 
 @dataclass(frozen=True)
-class TensorRow:
+class RangeRow:
     """Range of one tensor: `hex` is its scale's bits as TensorRT's cache has them; `flag` what is odd about it."""
 
     name: str
@@ -48,7 +48,7 @@ class CacheInspection:
     tensorrt_version: str
     algorithm: str
     meaning: tuple[str, ...]
-    tensors: tuple[TensorRow, ...]
+    tensors: tuple[RangeRow, ...]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class TableInspection:
 
     path: Path
     table: CalibrationTable
-    tensors: tuple[TensorRow, ...]
+    tensors: tuple[RangeRow, ...]
 
 
 def select_tensors(
-    tensors: Iterable[TensorRow], *, sort: Sort = "network", pattern: str | None = None
-) -> list[TensorRow]:
+    tensors: Iterable[RangeRow], *, sort: Sort = "network", pattern: str | None = None
+) -> list[RangeRow]:
     """Rows whose name matches a shell pattern, sorted: as in the network, by falling amax, or by name."""
     rows = [row for row in tensors if pattern is None or fnmatch.fnmatchcase(row.name, pattern)]
     if sort == "amax":
@@ -72,18 +72,9 @@ def select_tensors(
     return rows
 
 
-def rows_from_ranges(ranges: Mapping[str, TensorRange], table: CalibrationTable | None = None) -> tuple[TensorRow, ...]:
-    """Ranges of any file as rows; of a table also which method chose each range, and what stays in float and why."""
-    rows = []
-    for name, r in ranges.items():
-        flags = [r.note]
-        if table is not None:
-            calibrated = table.tensors.get(name)
-            flags = [calibrated.method if calibrated is not None else "", r.note]
-            if name in table.float_tensors:
-                flags.append(f"stays in float: {table.float_tensors[name]}")
-        rows.append(TensorRow(name, r.amax, r.scale, f"{r.scale_bits:x}", ", ".join(filter(None, flags))))
-    return tuple(rows)
+def rows_from_ranges(ranges: Mapping[str, TensorRange]) -> tuple[RangeRow, ...]:
+    """Ranges of any origin as rows."""
+    return tuple(RangeRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.note) for n, r in ranges.items())
 
 
 def inspect_tensorrt_cache(content: bytes, file: Path) -> CacheInspection:
@@ -131,4 +122,4 @@ def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, 
 def inspect_table(file: Path) -> TableInspection:
     """A calibration table, and its tensors as rows."""
     table = load_table(file)
-    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors, table))
+    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors))

@@ -23,7 +23,7 @@ from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 
-FORMAT_VERSION = 1
+STATISTICS_VERSION = 1
 
 _MAGIC = b"quantkit statistics "
 _MOST_DIGITS = 18
@@ -143,7 +143,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
         "tensors": entries,
     }
     content = b"".join([msgspec.json.encode(header), b"\n", *body])
-    write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, FORMAT_VERSION, len(content), _digest(content), content))
+    write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, STATISTICS_VERSION, len(content), _digest(content), content))
     return Path(path)
 
 
@@ -229,10 +229,10 @@ def _verified(file: Path, stored: bytes) -> bytes:
         if stored and _MAGIC.startswith(stored):
             raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")
         raise CalibrationError(f"{file} is not a statistics file: it does not begin with {_MAGIC.decode().strip()!r}")
-    if (version := int(words[0])) != FORMAT_VERSION:
-        fix = "upgrade quantkit" if version > FORMAT_VERSION else "calibrate again"
+    if (version := int(words[0])) != STATISTICS_VERSION:
+        fix = "upgrade quantkit" if version > STATISTICS_VERSION else "calibrate again"
         raise CalibrationError(
-            f"{file} has format version {version}, this quantkit reads version {FORMAT_VERSION}: {fix}"
+            f"{file} has format version {version}, this quantkit reads version {STATISTICS_VERSION}: {fix}"
         )
     if not separator:
         raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayer, EngineLayers, QuantizedShare
-    from quantkit.caches.inspection import TableInspection, TensorRow
+    from quantkit.caches.inspection import RangeRow, TableInspection
     from quantkit.graph.qdq_lint import QdqFinding
 
 _SHOWN = 10
@@ -241,7 +241,7 @@ def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -
             print_line(console, f"and {len(findings) - _SHOWN_ALIKE} more of this kind (--all)", indent=4)
 
 
-def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[TensorRow]) -> None:
+def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[RangeRow]) -> None:
     count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
     print_line(console, f"{result.path}: TensorRT calibration cache, {count} tensors", style="bold")
     rows = [("header", result.header), ("algorithm", result.algorithm), ("TensorRT", result.tensorrt_version)]
@@ -251,7 +251,7 @@ def _print_cache(console: Console, result: CacheInspection, tensors: Sequence[Te
     print_tensors(console, tensors)
 
 
-def _print_calibration_table(console: Console, result: TableInspection, tensors: Sequence[TensorRow]) -> None:
+def _print_calibration_table(console: Console, result: TableInspection, tensors: Sequence[RangeRow]) -> None:
     table = result.table
     count = f"{len(tensors)} of {len(result.tensors)}" if len(tensors) < len(result.tensors) else str(len(tensors))
     print_line(console, f"{result.path}: quantkit calibration table, {count} tensors", style="bold")
@@ -270,7 +270,7 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
 
 
 def print_tensors(
-    console: Console, tensors: Sequence[TensorRow], *, histograms: Mapping[str, str] | None = None
+    console: Console, tensors: Sequence[RangeRow], *, histograms: Mapping[str, str] | None = None
 ) -> bool:
     """Prints ranges and scales, one tensor a row. Whether histograms were given and fit into the width."""
     rows = [[t.name, f"{t.amax:.6g}", f"{t.scale:.6g}", t.hex, t.flag] for t in tensors]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from quantkit.backends.tensorrt.inspection.engine_layers import QuantizedShare
-from quantkit.caches.inspection import CacheInspection, Sort, TableInspection, TensorRow, select_tensors
+from quantkit.caches.inspection import CacheInspection, RangeRow, Sort, TableInspection, select_tensors
 from quantkit.commands.inspect import EngineInspection, Inspection
 from quantkit.graph.inspection import ModelInspection
 from quantkit.graph.qdq_lint import Operator
@@ -105,7 +105,7 @@ def json_from_origin(table: CalibrationTable) -> dict[str, Any]:
     }
 
 
-def json_from_tensors(rows: Sequence[TensorRow]) -> list[dict[str, Any]]:
+def json_from_tensors(rows: Sequence[RangeRow]) -> list[dict[str, Any]]:
     """Ranges and scales, one dictionary for each tensor."""
     # JSON has no infinity: a cache may hold any 32 bits.
     return [

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
 
 
-__all__ = ["OpenEngine", "describe_gpu", "largest_batch", "open_engine", "open_engines"]
+__all__ = ["OpenEngine", "describe_gpu", "largest_batch", "open_engines", "open_timed_engine"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class OpenEngine:
         return ("int8" if chosen == "int8" else "fp16" if chosen == "fp16" else "fp32"), notes
 
 
-def open_engine(
+def open_timed_engine(
     path: str | os.PathLike[str], *, name: str, backend: str = "tensorrt", threads: int = 0, cuda_graph: bool = False
 ) -> OpenEngine:
     """Opens a finished model with its runtime.
@@ -159,6 +159,6 @@ def open_engines(
     opened: dict[str, OpenEngine] = {}
     for name, path in {**found, **engines}.items():
         backend = find_backend(path) if name in found else "tensorrt"
-        opened[name] = open_engine(path, name=name, backend=backend, threads=threads, cuda_graph=cuda_graph)
+        opened[name] = open_timed_engine(path, name=name, backend=backend, threads=threads, cuda_graph=cuda_graph)
         stack.enter_context(opened[name].runner)
     return {name: path for name, path in models.items() if name not in found}, opened

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from quantkit.errors import EvaluationError, LimitError
-from quantkit.significance import MLPERF
+from quantkit.significance import MLPERF_MARGINS
 from quantkit.types import Score
 from quantkit.types.option import TextForm, option
 
 Unit = Literal["pt", "%", ""]
 
-GATES = {f"mlperf-{name.removesuffix('%')}": share for name, share in MLPERF.items()}
+GATES = {f"mlperf-{name.removesuffix('%')}": share for name, share in MLPERF_MARGINS.items()}
 """Gates by name, and the share of the baseline's score that each lets go."""
 
 _DROP = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pt|%|)")

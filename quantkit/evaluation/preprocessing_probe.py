@@ -30,7 +30,7 @@ _SAME = 2.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class PreprocessingTrial:
     """One preprocessing on the model.
 
     Attributes:
@@ -59,8 +59,8 @@ class Probe:
     """
 
     num_samples: int
-    declared: Trial
-    others: tuple[Trial, ...]
+    declared: PreprocessingTrial
+    others: tuple[PreprocessingTrial, ...]
 
 
 def probe_preprocessing(
@@ -174,8 +174,8 @@ def _is_chance(fit: PreprocessingScore) -> bool:
 
 def _trial(
     alternative: Alternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
-) -> Trial:
-    return Trial(
+) -> PreprocessingTrial:
+    return PreprocessingTrial(
         changes=() if alternative is None else alternative.changes,
         flags="" if alternative is None else alternative.flags,
         top1=None if _strip(fit, unlabelled).targets is None else float(fit.right.mean()),

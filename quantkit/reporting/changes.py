@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import format_count, one_line
+from quantkit.reporting.formatting import format_count, single_line
 from quantkit.types import ChangedSample, Report
 
-NUM_SHOWN = 12
+NUM_CHANGES_SHOWN = 12
 """Cards that are shown at once; the others are folded."""
 
 _PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/=]+", re.ASCII)
@@ -53,14 +53,14 @@ def change_groups(report: Report) -> dict[str, tuple[ChangeGroup, ...]]:
     """Variant → groups, broken samples first; variants and groups without a sample are left out."""
     # Changes of a variant that is not in the report: nothing on the page to compare them with.
     found = {e.name: _groups(report, e.name) for e in report.evaluations}
-    return {one_line(name): groups for name, groups in found.items() if groups}
+    return {single_line(name): groups for name, groups in found.items() if groups}
 
 
 def _groups(report: Report, variant: str) -> tuple[ChangeGroup, ...]:
-    base = one_line(report.baseline.name)
+    base = single_line(report.baseline.name)
     titles = {
         "broken": f"Broken: {base} is better",
-        "fixed": f"Fixed: {one_line(variant)} is better",
+        "fixed": f"Fixed: {single_line(variant)} is better",
         "changed": "Changed: different prediction",
     }
     groups = []
@@ -72,7 +72,7 @@ def _groups(report: Report, variant: str) -> tuple[ChangeGroup, ...]:
 
 
 def _card(base: str, change: ChangedSample) -> ChangeCard:
-    sample, truth, before, after = map(one_line, (change.sample, change.truth, change.before, change.after))
+    sample, truth, before, after = map(single_line, (change.sample, change.truth, change.before, change.after))
     right = f"ground truth {truth}; " if truth else ""
     return ChangeCard(
         sample=sample,
@@ -80,5 +80,5 @@ def _card(base: str, change: ChangedSample) -> ChangeCard:
         before=before,
         after=after,
         thumbnail=change.thumbnail if _PICTURE.fullmatch(change.thumbnail) else "",
-        alt=f"Sample {sample}: {right}{base} predicts {before}, {one_line(change.variant)} predicts {after}",
+        alt=f"Sample {sample}: {right}{base} predicts {before}, {single_line(change.variant)} predicts {after}",
     )

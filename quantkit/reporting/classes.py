@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import one_line, plural
+from quantkit.reporting.formatting import plural, single_line
 from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Interval, Report, Score
 
-NUM_SHOWN = 10
+NUM_CLASSES_SHOWN = 10
 """Classes that are shown at once; the others are folded."""
 
 _LEAST_SHOWN = 0.00005
@@ -79,7 +79,7 @@ def _table(report: Report, score: Score, evaluation: Evaluation, largest: float)
     rows = [_row(report, score, c, evaluation, gain / largest) for c, gain in changed]
     rows += [_row(report, score, c, evaluation, 0.0) for c, gain in found if gain is None]
     return ClassTable(
-        variant=one_line(evaluation.name),
+        variant=single_line(evaluation.name),
         summary=_summary([gain for _, gain in changed], len(known), len(found)),
         rows=tuple(rows),
         num_unchanged=len(known) - len(changed),
@@ -92,7 +92,7 @@ def _row(report: Report, score: Score, scored: ClassScore, evaluation: Evaluatio
     if score.name == "top1" and after is not None and 0 <= after <= 1 and scored.count > 0:
         interval = wilson_interval(after, scored.count)
     return ClassRow(
-        label=one_line(scored.label),
+        label=single_line(scored.label),
         count=scored.count,
         score=score,
         before=before,

@@ -28,9 +28,9 @@ from quantkit.reporting.formatting import (
     format_significant,
     format_speedup,
     format_throughput,
-    one_line,
     score_unit,
     shorten,
+    single_line,
 )
 from quantkit.reporting.tensors import TensorRow, tensor_tables
 from quantkit.reporting.terms import Term
@@ -101,11 +101,11 @@ def shown_columns(
     """
     score = report.score
     words = {
-        "score": "" if score is None else one_line(score.label),
+        "score": "" if score is None else single_line(score.label),
         "unit": score_unit(score),
         "points": score_unit(score, of_difference=True),
-        "baseline": shorten(report.baseline.name, 14) if form == "terminal" else one_line(report.baseline.name),
-        "variant": one_line(variant),
+        "baseline": shorten(report.baseline.name, 14) if form == "terminal" else single_line(report.baseline.name),
+        "variant": single_line(variant),
         "counted": COUNTED.get(report.task, "Count"),
     }
     first, *others = (c for c in TABLES[name].columns if form is None or form in c.forms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import format_count, one_line
+from quantkit.reporting.formatting import format_count, single_line
 from quantkit.types import LayerPlacement, Report
 
 
@@ -67,17 +67,17 @@ def _coverage(variant: str, layers: Sequence[LayerPlacement]) -> Coverage:
     types = dict.fromkeys(layer.op_type for layer in layers)
     rows = [_count(op_type, [x for x in layers if x.op_type == op_type]) for op_type in types]
     left = {f"{x.op_type} {x.node}": x.reason or "unknown reason" for x in layers if not x.is_int8}
-    return Coverage(one_line(variant), tuple(rows if len(rows) == 1 else [*rows, _count("", layers)]), _group(left))
+    return Coverage(single_line(variant), tuple(rows if len(rows) == 1 else [*rows, _count("", layers)]), _group(left))
 
 
 def _count(op_type: str, layers: Sequence[LayerPlacement]) -> OperatorCount:
-    return OperatorCount(one_line(op_type), sum(layer.is_int8 for layer in layers), len(layers))
+    return OperatorCount(single_line(op_type), sum(layer.is_int8 for layer in layers), len(layers))
 
 
 def _group(reasons: Mapping[str, str]) -> tuple[ReasonGroup, ...]:
     """The largest group first."""
     groups: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        groups.setdefault(one_line(reason), []).append(one_line(name))
+        groups.setdefault(single_line(reason), []).append(single_line(name))
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
     return tuple(ReasonGroup(reason, tuple(names)) for reason, names in ordered)

@@ -131,7 +131,7 @@ def format_p_value(value: float | None) -> str:
     return "<0.001" if value < 0.001 else _finite(value, ".3f")
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """Text from outside (a file's or tensor's name) without line breaks, escape sequences and other control codes."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
@@ -142,7 +142,7 @@ def shorten(text: str, length: int) -> str:
     >>> shorten("features.denseblock1.denselayer1", 15)
     'feature…elayer1'
     """
-    plain = one_line(text)
+    plain = single_line(text)
     if len(plain) <= length:
         return plain
     head = length // 2

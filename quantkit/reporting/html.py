@@ -17,7 +17,7 @@ from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.columns import COUNTED, TABLES, Column, shown_columns, terms_by_field
 from quantkit.reporting.coverage import coverages, left_in_float
-from quantkit.reporting.formatting import MISSING, format_significant, one_line, score_unit
+from quantkit.reporting.formatting import MISSING, format_significant, score_unit, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import Variant, variant_rows
@@ -53,7 +53,7 @@ def report_html(report: Report) -> str:
 
     page: dict[str, Any] = {
         "report": report,
-        "baseline": one_line(report.baseline.name),
+        "baseline": single_line(report.baseline.name),
         "variants": variant_rows(report),
         "table": partial(_view, report),
         "partial": partial_notice(report),
@@ -72,13 +72,13 @@ def report_html(report: Report) -> str:
         "tensors": sorted(tensor_tables(report), key=lambda table: place(table.variant)),
         "coverages": sorted(coverages(report), key=lambda coverage: place(coverage.variant)),
         "left_in_float": left_in_float(report),
-        "notes": [(one_line(e.name), one_line(note)) for e in report.evaluations for note in e.notes],
+        "notes": [(single_line(e.name), single_line(note)) for e in report.evaluations for note in e.notes],
         "facts": reproduction_facts(report),
         "score": report.score,
         "unit": score_unit(report.score),
         "terms": (terms := terms_by_field(report)),
         "glossary": {term.name: term.definition for term in terms.values()},
-        "num_shown": {"classes": classes.NUM_SHOWN, "changes": changes.NUM_SHOWN},
+        "num_shown": {"classes": classes.NUM_CLASSES_SHOWN, "changes": changes.NUM_CHANGES_SHOWN},
     }
     return load_template("report.html.jinja").render(page, contents=_contents(page))
 
@@ -98,7 +98,7 @@ def load_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         loader=jinja2.PackageLoader("quantkit", "reporting/templates"),
     )
-    environment.filters |= {"typographic": _typographic, "slug": slug, "one_line": one_line}
+    environment.filters |= {"typographic": _typographic, "slug": slug, "single_line": single_line}
     environment.globals["MISSING"] = MISSING
     return environment.get_template(name)
 
@@ -133,7 +133,7 @@ def _key_figures(report: Report, lead: Verdict) -> list[tuple[Column[Variant], V
     row = next(row for row in variant_rows(report) if row.name == lead.variant)
     names = ("accuracy", "speed") if row.representative else ("accuracy",)
     columns = {c.field: c for name in names for c in shown_columns(name, [row], report, "html")}
-    label = one_line(report.score.label) if report.score else ""
+    label = single_line(report.score.label) if report.score else ""
     return [
         (replace(columns[field], heading=heading.format(score=label)), row)
         for field, heading in _KEY_FIGURES.items()
@@ -144,7 +144,9 @@ def _key_figures(report: Report, lead: Verdict) -> list[tuple[Column[Variant], V
 def _all_metrics(report: Report) -> dict[str, list[str]]:
     """Every metric by name, a cell for each variant: also those that have no column, such as one output's own SQNR."""
     names = dict.fromkeys(name for evaluation in report.evaluations for name in evaluation.metrics)
-    return {one_line(name): [format_significant(e.metrics.get(name), 6) for e in report.evaluations] for name in names}
+    return {
+        single_line(name): [format_significant(e.metrics.get(name), 6) for e in report.evaluations] for name in names
+    }
 
 
 def _typographic(text: str) -> str:

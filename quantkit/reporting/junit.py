@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from quantkit.reporting.formatting import one_line
+from quantkit.reporting.formatting import single_line
 from quantkit.reporting.markdown import escape
 from quantkit.types import GateCheck, Report
 
@@ -23,24 +23,24 @@ def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
     failures = sum(not check.passed for check in checks)
     suite = ElementTree.Element(
         "testsuite",
-        name=one_line(f"quantkit {report.model_name}"),
+        name=single_line(f"quantkit {report.model_name}"),
         tests=str(len(checks)),
         failures=str(failures),
         errors="0",
         skipped="0",
     )
     if report.created:
-        suite.set("timestamp", one_line(report.created).split("+")[0].removesuffix("Z"))
+        suite.set("timestamp", single_line(report.created).split("+")[0].removesuffix("Z"))
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _identity(report).items():
-        ElementTree.SubElement(properties, "property", name=name, value=one_line(str(value)))
+        ElementTree.SubElement(properties, "property", name=name, value=single_line(str(value)))
     for check in checks:
         name = f"{check.variant} {check.limit}"
-        case = ElementTree.SubElement(suite, "testcase", classname="quantkit.compare", name=one_line(name))
+        case = ElementTree.SubElement(suite, "testcase", classname="quantkit.compare", name=single_line(name))
         if check.passed:
-            ElementTree.SubElement(case, "system-out").text = one_line(check.sentence)
+            ElementTree.SubElement(case, "system-out").text = single_line(check.sentence)
         else:
-            ElementTree.SubElement(case, "failure", message=one_line(check.sentence), type="gate")
+            ElementTree.SubElement(case, "failure", message=single_line(check.sentence), type="gate")
     root = ElementTree.Element("testsuites", tests=str(len(checks)), failures=str(failures))
     root.append(suite)
     ElementTree.indent(root)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from quantkit.reporting.changes import change_groups
-from quantkit.reporting.classes import NUM_SHOWN, class_tables
+from quantkit.reporting.classes import NUM_CLASSES_SHOWN, class_tables
 from quantkit.reporting.columns import TABLES, Column, shown_columns, terms_by_field
 from quantkit.reporting.coverage import ReasonGroup, coverages, left_in_float
-from quantkit.reporting.formatting import MISSING, one_line
+from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
@@ -45,7 +45,7 @@ def report_markdown(report: Report) -> str:
 
 def escape(text: str) -> str:
     """Text on one line that cannot make markup: a backslash takes the meaning from any ASCII punctuation."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", one_line(text))
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", single_line(text))
 
 
 def _whole_table(report: Report, name: str, heading: str = "") -> list[str]:
@@ -66,7 +66,7 @@ def _classes(report: Report) -> list[str]:
     for table in tables:
         parts += [f"### {escape(table.variant)}", escape(table.summary or "No class changed.")]
         columns = shown_columns("classes", table.rows, report, "markdown", variant=table.variant)
-        first, rest = table.rows[:NUM_SHOWN], table.rows[NUM_SHOWN:]
+        first, rest = table.rows[:NUM_CLASSES_SHOWN], table.rows[NUM_CLASSES_SHOWN:]
         parts += [_table(columns, first)] if first else []
         parts += _folded(f"{len(rest)} more", _table(columns, rest)) if rest else []
     return parts
@@ -133,7 +133,7 @@ def _cell(column: Column[Any], row: Any) -> str:
 
 def _fenced(commands: Iterable[str]) -> str:
     """A block that no run of backticks within can end."""
-    lines = [one_line(command) for command in commands]
+    lines = [single_line(command) for command in commands]
     longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}sh", *lines, fence])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from quantkit.reporting.formatting import MISSING, one_line
+from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.types import Latency, Preprocessing, Report
 
 
@@ -22,7 +22,7 @@ def reproduction_facts(report: Report) -> dict[str, dict[str, str]]:
 
 def facts_from_mapping(facts: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
     """Keys and values for people: ``{"num_samples": 10000, "x": None}`` → ``{"num samples": "10000", "x": "–"}``."""
-    return {one_line(name.replace("_", " ")): _fact(value) for name, value in facts.items()}
+    return {single_line(name.replace("_", " ")): _fact(value) for name, value in facts.items()}
 
 
 def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, str]:
@@ -87,4 +87,4 @@ def _fact(value: str | int | float | bool | None) -> str:
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return one_line(f"{value:.6g}" if isinstance(value, float) else str(value))
+    return single_line(f"{value:.6g}" if isinstance(value, float) else str(value))

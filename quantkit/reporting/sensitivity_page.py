@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, one_line
+from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, single_line
 from quantkit.reporting.html import load_template
 from quantkit.storage import write_text
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
@@ -23,7 +23,7 @@ _SECTIONS = {"tensor": "Tensors", "operator": "Operators"}
 def unit_cells(unit: UnitSensitivity) -> tuple[str, ...]:
     """What a table says of a unit, in the order of `COLUMNS`."""
     return (
-        one_line(unit.name),
+        single_line(unit.name),
         format_significant(unit.damage),
         format_significant(unit.saved, 2),
         "∞" if unit.sqnr_db is None else format_decibels(unit.sqnr_db),

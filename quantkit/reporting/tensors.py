@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantkit.reporting.charts.activations import Histogram, Profile, make_histogram, make_profile
-from quantkit.reporting.formatting import format_significant, one_line
+from quantkit.reporting.formatting import format_significant, single_line
 from quantkit.types import Report, TensorQuality
 
 NUM_WORST = 10
@@ -30,12 +30,12 @@ class TensorRow:
     @property
     def name(self) -> str:
         """On one line."""
-        return one_line(self.quality.tensor)
+        return single_line(self.quality.tensor)
 
     @property
     def producer(self) -> str:
         """On one line."""
-        return one_line(self.quality.producer)
+        return single_line(self.quality.producer)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _table(variant: str, tensors: Sequence[TensorQuality]) -> TensorTable:
         for i, t in enumerate(tensors)
     ]
     return TensorTable(
-        variant=one_line(variant),
+        variant=single_line(variant),
         worst=tuple(rows[i] for i in worst),
         all=tuple(rows),
         profile=make_profile(tensors, worst),

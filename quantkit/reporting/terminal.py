@@ -15,7 +15,7 @@ from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.columns import TABLES, Column, shown_columns
 from quantkit.reporting.coverage import coverages
-from quantkit.reporting.formatting import MISSING, format_decibels, format_difference, one_line, shorten
+from quantkit.reporting.formatting import MISSING, format_decibels, format_difference, shorten, single_line
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import Variant, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
@@ -57,7 +57,7 @@ def _notes(report: Report) -> Iterator[tuple[str, str]]:
     for e in report.evaluations:
         for note in e.notes:
             yield f"{e.name}: {note}", ""
-    if elsewhere := [one_line(e.name) for e in report.evaluations if e.latency and not e.representative]:
+    if elsewhere := [single_line(e.name) for e in report.evaluations if e.latency and not e.representative]:
         yield f"* {', '.join(elsewhere)}: latency not representative of the target device", ""
 
 
@@ -123,7 +123,7 @@ def _cell(column: Column[Variant], row: Variant) -> str:
 
 def _text(console: Console, text: str, style: str = "") -> Text:
     """Text that is no markup; on an ASCII terminal, only signs that it can show."""
-    plain = one_line(text)
+    plain = single_line(text)
     if console.options.ascii_only:
         for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "..."}.items():
             plain = plain.replace(sign, words)

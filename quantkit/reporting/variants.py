@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import one_line
+from quantkit.reporting.formatting import single_line
 from quantkit.types import Evaluation, Interval, Latency, Report
 
 
@@ -19,12 +19,12 @@ class Variant:
     @property
     def name(self) -> str:
         """On one line."""
-        return one_line(self.evaluation.name)
+        return single_line(self.evaluation.name)
 
     @property
     def backend(self) -> str:
         """On one line."""
-        return one_line(self.evaluation.backend)
+        return single_line(self.evaluation.backend)
 
     @property
     def representative(self) -> bool:

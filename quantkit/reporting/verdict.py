@@ -15,8 +15,8 @@ from quantkit.reporting.formatting import (
     format_score,
     format_significant,
     format_speedup,
-    one_line,
     score_unit,
+    single_line,
     with_unit,
 )
 from quantkit.significance import (
@@ -109,22 +109,22 @@ def remarks(report: Report) -> tuple[str, ...]:
 def cautions(report: Report, checks: Sequence[GateCheck]) -> tuple[str, ...]:
     """What must be read with a gate's checks: `remarks`; where a speed is judged, the report's warnings about times."""
     judges_speed = any(check.limit.startswith("--min-speedup") for check in checks)
-    return (*remarks(report), *(map(one_line, report.timing_warnings) if judges_speed else ()))
+    return (*remarks(report), *(map(single_line, report.timing_warnings) if judges_speed else ()))
 
 
 def doubts(report: Report) -> tuple[str, ...]:
     """Doubts about the whole report that its numbers raise by themselves, one sentence each, the gravest first."""
     found = []
     if (doubt := _doubt_of_score(report)) is not None:
-        found.append(f"Baseline {one_line(report.baseline.name)} has {doubt}: {_CHECK}")
+        found.append(f"Baseline {single_line(report.baseline.name)} has {doubt}: {_CHECK}")
     for evaluation in report.evaluations:
         if (count := evaluation.metrics.get("non_finite", 0)) > 0:
-            found.append(f"{one_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")
+            found.append(f"{single_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")
     backends = {e.backend for e in report.evaluations if e.latency is not None}
     if len(backends) > 1:
         found.append(
-            f"Latencies were measured on different backends ({'; '.join(sorted(map(one_line, backends)))}) and are not "
-            "comparable across them: each speed-up is relative to the first variant of the same backend."
+            f"Latencies were measured on different backends ({'; '.join(sorted(map(single_line, backends)))}) and are "
+            "not comparable across them: each speed-up is relative to the first variant of the same backend."
         )
     return tuple(found)
 
@@ -133,7 +133,7 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     accuracy, accuracy_tone, accuracy_sentence = _judge_accuracy(report, evaluation)
     speed, speed_tone, speed_sentence = _judge_speed(report, evaluation)
     tones = (accuracy_tone, speed_tone)
-    name = one_line(evaluation.name)
+    name = single_line(evaluation.name)
     # "int8 is within 1% of fp32 and runs ...", "int8 vs fp32: no significant difference, and it runs ...".
     is_undecided = compare_accuracy(report, evaluation).kind == "undecided"
     joint = "" if not speed else ", and it " if is_undecided else " and "
@@ -165,7 +165,7 @@ def _judge_accuracy(report: Report, evaluation: Evaluation) -> tuple[str, Tone, 
 
 
 def _clause(report: Report, evaluation: Evaluation, score: Score, verdict: AccuracyVerdict) -> tuple[str, Tone]:
-    base, count = one_line(report.baseline.name), _count(report, evaluation)
+    base, count = single_line(report.baseline.name), _count(report, evaluation)
     by = _points(report.difference(evaluation, score.name), score)
     match verdict.kind:
         case "better":
@@ -180,7 +180,7 @@ def _clause(report: Report, evaluation: Evaluation, score: Score, verdict: Accur
             return f"vs {base}: no significant difference on {count}{needed}", "neutral"
     if has_identical_outputs(evaluation):
         return f"produces the same outputs as {base} on all {count}", "neutral"
-    label, why = one_line(score.label), _why_unknown(report, evaluation)
+    label, why = single_line(score.label), _why_unknown(report, evaluation)
     if not verdict.loss:
         return f"has the same {label} as {base} ({why})", "neutral"
     if score.is_fraction and verdict.loss is not None and abs(verdict.loss) < _LEAST_SHOWN:
@@ -205,7 +205,9 @@ def _numbers(report: Report, evaluation: Evaluation, score: Score, verdict: Accu
     mine, theirs = (with_unit(format_score(e.metrics[score.name], score), unit) for e in (evaluation, report.baseline))
     bounds = report.difference_interval(evaluation)
     by = _points(report.difference(evaluation, score.name), score, bounds)
-    words = f"{one_line(score.label)} is {mine} ({one_line(report.baseline.name)}: {theirs}), a difference of {by}"
+    words = (
+        f"{single_line(score.label)} is {mine} ({single_line(report.baseline.name)}: {theirs}), a difference of {by}"
+    )
     if bounds is None or verdict.interval is None:
         return f"{words}."
     words += f" (95% interval {format_bounds(bounds, score)}, {_count(report, evaluation)})"
@@ -223,7 +225,7 @@ def _numbers(report: Report, evaluation: Evaluation, score: Score, verdict: Accu
 
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Without a score nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
-    base = one_line(report.baseline.name)
+    base = single_line(report.baseline.name)
     if (agreement := evaluation.metrics.get("agreement")) is not None:
         clause = f"agrees with {base} on {format_percent(agreement)}% of {_count(report, evaluation)}"
         return clause, "neutral", "Without labels it is unknown whether the changed predictions are better or worse."
@@ -241,12 +243,12 @@ def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str
     place, what = _PLACES[evaluation.device], "latency" if latency.compute_ms is None else "compute time"
     time = f"{format_significant(latency.compared_ms)} ms"
     theirs = report.latency_at(reference, latency.batch_size) or latency
-    against = f"{one_line(reference.name)}: {format_significant(theirs.compared_ms)} ms"
+    against = f"{single_line(reference.name)}: {format_significant(theirs.compared_ms)} ms"
     if not evaluation.representative:
         return "", "neutral", f"Its {what} of {time} {place} ({against}) is not representative of its target device."
     numbers = f"Median {what} {place} at batch size {latency.batch_size}: {time}"
     if reference is evaluation:
-        other = one_line(report.baseline.name)
+        other = single_line(report.baseline.name)
         return "", "neutral", f"{numbers}; {other} was not timed there, so the speeds are not comparable."
     verdict = compare_speed(report, evaluation)
     numbers += f" ({against})"
@@ -254,7 +256,7 @@ def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str
         low, high = (format_speedup(end) for end in verdict.interval)
         numbers += f"; speed-up {format_speedup(verdict.speedup or 1.0)}x, 95% interval {low} to {high}"
     # The baseline needs no name in a headline that has named it.
-    name = "" if reference is report.baseline else one_line(reference.name)
+    name = "" if reference is report.baseline else single_line(reference.name)
     clause, tone = _speed_clause(verdict, name, place)
     return clause, tone, f"{numbers}."
 

@@ -21,7 +21,7 @@ from quantkit.datasets import open_dataset
 from quantkit.datasets.batching import iterate_batches
 from quantkit.evaluation import evaluate
 from quantkit.evaluation import layer_analysis as module
-from quantkit.evaluation.engines import open_engine
+from quantkit.evaluation.engines import open_timed_engine
 from quantkit.evaluation.layer_analysis import analyze_layers, placements, placements_of_engine
 from quantkit.graph.model import input_specs, load_model
 from quantkit.processor import products_saturate
@@ -284,7 +284,7 @@ def test_layer_names_without_details_are_not_used() -> None:
 def test_engines_list_int8_layers(gpu, engines, tmp_path) -> None:  # noqa: F811
     assert "CaskConvolution" in INT8_LAYERS
     model, dataset, _ = make(tmp_path, two_convolutions())
-    opened = {name: open_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}
+    opened = {name: open_timed_engine(path, name=name, cuda_graph=False) for name, path in engines.items()}
     insight = analyze_layers(model, dataset, QUIET, variants={}, engines=opened)
     assert [(p.variant, p.node, p.is_int8) for p in insight.layers] == [("trt-int8", "c", True)]
     for engine in opened.values():

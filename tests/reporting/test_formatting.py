@@ -15,10 +15,10 @@ from quantkit.reporting.formatting import (
     format_score,
     format_significant,
     format_speedup,
-    one_line,
     plural,
     score_unit,
     shorten,
+    single_line,
 )
 from quantkit.types import TOP1, Score
 
@@ -67,13 +67,13 @@ def test_percents_and_speedups():
 
 @given(st.text())
 def test_names_become_one_printable_line(text):
-    assert one_line(text).isprintable()
+    assert single_line(text).isprintable()
 
 
 def test_escape_sequences_and_direction_marks_are_taken_out():
-    assert "\x1b" not in one_line(HOSTILE)
-    assert "\u202e" not in one_line(HOSTILE)
-    assert one_line("a\n  b") == "a b"
+    assert "\x1b" not in single_line(HOSTILE)
+    assert "\u202e" not in single_line(HOSTILE)
+    assert single_line("a\n  b") == "a b"
 
 
 def test_scores_are_percent_of_a_share_and_plain_otherwise():
@@ -97,7 +97,7 @@ def test_words_for_people():
 
 @given(st.text(), st.integers(3, 30))
 def test_shortened_names_keep_both_ends(text, length):
-    whole, short = one_line(text), shorten(text, length)
+    whole, short = single_line(text), shorten(text, length)
     assert len(short) <= length
     if short != whole:
         head, tail = short.split("…", 1) if short.count("…") == 1 else (short[:1], short[-1:])

@@ -13,8 +13,8 @@ import numpy as np
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.detection.decoding import Candidates, Frame, decode
-from quantkit.evaluation.detection.layouts import DEFAULT_OPTIONS, LAYOUTS, OPTIONS, Layout
-from quantkit.evaluation.detection.shapes import Form, bind_roles, describe_shape
+from quantkit.evaluation.detection.layouts import DEFAULT_OPTIONS, LAYOUTS, OPTIONS, DetectionLayout
+from quantkit.evaluation.detection.shapes import RoleShapes, bind_roles, describe_shape
 from quantkit.types import Array
 
 _SURE = 0.05
@@ -50,7 +50,7 @@ class Declared:
     """
 
     name: str
-    layout: Layout
+    layout: DetectionLayout
     names: Mapping[str, str]
     options: Mapping[str, str]
 
@@ -101,16 +101,16 @@ class Declared:
             self._check_values(found, bound, frame)
         return found
 
-    def _forms(self, num_samples: int) -> list[Form]:
+    def _forms(self, num_samples: int) -> list[RoleShapes]:
         """Where neither a dimension nor a column (of M rows) tells images apart, there can be one."""
         forms = self.layout.forms
         return [f for f in forms if num_samples == 1 or any("N" in shape or "M" in shape for shape in f.values())]
 
-    def _fits(self, form: Form, tensors: Mapping[str, Array], letters: Mapping[str, int]) -> bool:
+    def _fits(self, form: RoleShapes, tensors: Mapping[str, Array], letters: Mapping[str, int]) -> bool:
         ways = bind_roles(self._with_background(form), tensors, letters=letters, is_dense=self.layout.is_dense)
         return any(all(role == name for role, name in names.items()) for names, _ in ways)
 
-    def _with_background(self, form: Form) -> Form:
+    def _with_background(self, form: RoleShapes) -> RoleShapes:
         """The shape of the scores is decided by whether a column stands for no object."""
         if not self.layout.is_matrix:
             return form

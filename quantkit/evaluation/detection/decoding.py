@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.detection.layouts import Layout
+from quantkit.evaluation.detection.layouts import DetectionLayout
 from quantkit.types import Array
 
 _Floats = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ class Frame:
         return result
 
 
-def decode(layout: Layout, tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
+def decode(layout: DetectionLayout, tensors: Mapping[str, Array], frame: Frame) -> Iterator[Candidates]:
     """Candidates of each image, as the layout declares its tensors.
 
     Args:
@@ -106,7 +106,7 @@ def decode(layout: Layout, tensors: Mapping[str, Array], frame: Frame) -> Iterat
             yield _each_class(corners, scores, frame.score_threshold)
 
 
-def _rows_of_image(layout: Layout, tensors: Mapping[str, Array], index: int) -> dict[str, Array]:
+def _rows_of_image(layout: DetectionLayout, tensors: Mapping[str, Array], index: int) -> dict[str, Array]:
     """The tensors of one image by role, a row for each box."""
     if "indices" in layout.roles:  # [S, 3]: image, class, box, into boxes [N, B, 4] and scores [N, C, B]
         picked = np.asarray(tensors["indices"], np.int64)

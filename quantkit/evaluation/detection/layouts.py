@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quantkit.evaluation.detection.shapes import Form
+from quantkit.evaluation.detection.shapes import RoleShapes
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "coordinates": ("pixels", "relative"),
@@ -42,7 +42,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DetectionLayout:
     """How a family of exports lays out its detections.
 
     Attributes:
@@ -60,7 +60,7 @@ class Layout:
     """
 
     source: str
-    forms: tuple[Form, ...]
+    forms: tuple[RoleShapes, ...]
     fields: Mapping[str, Field]
     is_transposed: bool = False
     strides: tuple[int, ...] = ()
@@ -91,7 +91,7 @@ class Layout:
         return self.fields.get("scores") == Field("scores")
 
 
-def _one(shape: str) -> tuple[Form, ...]:
+def _one(shape: str) -> tuple[RoleShapes, ...]:
     return ({"detections": shape},)
 
 
@@ -104,9 +104,9 @@ _MATRIX_FIELDS = {"box": Field("boxes"), "scores": Field("scores")}
 _ROW_FIELDS = {"box": Field("boxes"), "score": Field("scores"), "label": Field("labels")}
 _OBJECTNESS_FIELDS = _columns(box=_BOX, objectness=4, scores=slice(5, None))
 
-_MATRIX: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, C]"},)
-_MATRIX_AND_NONE: tuple[Form, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, 1+C]"},)
-_ROWS: tuple[Form, ...] = (
+_MATRIX: tuple[RoleShapes, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, C]"},)
+_MATRIX_AND_NONE: tuple[RoleShapes, ...] = ({"boxes": "[N, B, 4]", "scores": "[N, B, 1+C]"},)
+_ROWS: tuple[RoleShapes, ...] = (
     {"boxes": "[N, K, 4]", "labels": "[N, K]", "scores": "[N, K]"},
     {"boxes": "[K, 4]", "labels": "[K]", "scores": "[K]"},
 )
@@ -114,12 +114,12 @@ _ROW_NAMES = (
     {"boxes": "boxes", "labels": "labels", "scores": "scores"},
     {"boxes": "bboxes", "labels": "labels", "scores": "scores"},
 )
-_COUNTED: tuple[Form, ...] = tuple(
+_COUNTED: tuple[RoleShapes, ...] = tuple(
     {"count": count, "boxes": "[N, K, 4]", "scores": "[N, K]", "labels": "[N, K]"} for count in ("[N, 1]", "[N]")
 )
 
-LAYOUTS: dict[str, Layout] = {
-    "yolov5": Layout(
+LAYOUTS: dict[str, DetectionLayout] = {
+    "yolov5": DetectionLayout(
         source="YOLOv5, v6 and v7 as exported by their own repositories",
         forms=_one("[N, B, 5+C]"),
         fields=_OBJECTNESS_FIELDS,
@@ -128,7 +128,7 @@ LAYOUTS: dict[str, Layout] = {
         options={"order": "cxcywh"},
         is_dense=True,
     ),
-    "yolov8": Layout(
+    "yolov8": DetectionLayout(
         source="Ultralytics YOLOv8, v9, 11, 12",
         forms=_one("[N, 4+C, B]"),
         fields=_columns(box=_BOX, scores=slice(4, None)),
@@ -138,7 +138,7 @@ LAYOUTS: dict[str, Layout] = {
         options={"order": "cxcywh"},
         is_dense=True,
     ),
-    "yolox": Layout(
+    "yolox": DetectionLayout(
         source="YOLOX, exported without --decode_in_inference (with it: yolov5)",
         forms=_one("[N, B, 5+C]"),
         fields=_OBJECTNESS_FIELDS,
@@ -148,17 +148,17 @@ LAYOUTS: dict[str, Layout] = {
         options={"order": "cxcywh"},
         is_dense=True,
     ),
-    "yolov10": Layout(
+    "yolov10": DetectionLayout(
         source="YOLOv10, YOLO26, and Ultralytics exports with nms=True: x0, y0, x1, y1, score, class",
         forms=_one("[N, K, 6]"),
         fields=_columns(box=_BOX, score=4, label=5),
     ),
-    "yolov7-end2end": Layout(
+    "yolov7-end2end": DetectionLayout(
         source="YOLOv7, export.py --end2end --max-wh: image, x0, y0, x1, y1, class, score",
         forms=_one("[M, 7]"),
         fields=_columns(image=0, box=slice(1, 5), label=5, score=6),
     ),
-    "detr": Layout(
+    "detr": DetectionLayout(
         source="DETR, Conditional DETR: logits, no object last, and boxes cx, cy, w, h from 0 to 1",
         forms=_MATRIX_AND_NONE,
         fields=_MATRIX_FIELDS,
@@ -172,7 +172,7 @@ LAYOUTS: dict[str, Layout] = {
             "classes_of_a_box": "one",
         },
     ),
-    "deformable-detr": Layout(
+    "deformable-detr": DetectionLayout(
         source="Deformable DETR, DINO, RF-DETR, Hugging Face RT-DETR and D-FINE: logits of each class, boxes as DETR",
         forms=_MATRIX,
         fields=_MATRIX_FIELDS,
@@ -183,19 +183,19 @@ LAYOUTS: dict[str, Layout] = {
         ),
         options={"coordinates": "relative", "order": "cxcywh", "activation": "sigmoid"},
     ),
-    "rtdetr": Layout(
+    "rtdetr": DetectionLayout(
         source="Ultralytics RT-DETR: cx, cy, w, h from 0 to 1, then the probability of each class",
         forms=_one("[N, Q, 4+C]"),
         fields=_columns(box=_BOX, scores=slice(4, None)),
         options={"coordinates": "relative", "order": "cxcywh", "classes_of_a_box": "one"},
     ),
-    "rtdetr-original": Layout(
+    "rtdetr-original": DetectionLayout(
         source="RT-DETR and D-FINE by their own repositories, its target size fixed to the input's",
         forms=_ROWS,
         fields=_ROW_FIELDS,
         names=_ROW_NAMES,
     ),
-    "ssd": Layout(
+    "ssd": DetectionLayout(
         source="SSD without NMS: decoded boxes x0, y0, x1, y1 from 0 to 1; probabilities, background first",
         forms=_MATRIX_AND_NONE,
         fields=_MATRIX_FIELDS,
@@ -205,7 +205,7 @@ LAYOUTS: dict[str, Layout] = {
         options={"coordinates": "relative", "background": "first"},
         is_dense=True,
     ),
-    "ssd-no-background": Layout(
+    "ssd-no-background": DetectionLayout(
         source="as ssd, the scores without a column for the background",
         forms=_MATRIX,
         fields=_MATRIX_FIELDS,
@@ -215,21 +215,21 @@ LAYOUTS: dict[str, Layout] = {
         options={"coordinates": "relative"},
         is_dense=True,
     ),
-    "torchvision": Layout(
+    "torchvision": DetectionLayout(
         source="torchvision's SSD, RetinaNet, Faster R-CNN: x0, y0, x1, y1 in pixels, labels from 1",
         forms=_ROWS,
         fields=_ROW_FIELDS,
         names=_ROW_NAMES,
         options={"labels_from": "1"},
     ),
-    "mlperf-ssd": Layout(
+    "mlperf-ssd": DetectionLayout(
         source="MLPerf's SSD ResNet-34: x0, y0, x1, y1 from 0 to 1, labels from 1",
         forms=_ROWS,
         fields=_ROW_FIELDS,
         names=_ROW_NAMES,
         options={"labels_from": "1", "coordinates": "relative"},
     ),
-    "tensorflow": Layout(
+    "tensorflow": DetectionLayout(
         source="TensorFlow Object Detection API, MLPerf's SSD MobileNet: y0, x0, y1, x1 from 0 to 1, labels from 1",
         forms=_COUNTED,
         fields=_ROW_FIELDS,
@@ -244,7 +244,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         options={"labels_from": "1", "coordinates": "relative", "order": "yxyx"},
     ),
-    "efficient-nms": Layout(
+    "efficient-nms": DetectionLayout(
         source="TensorRT's EfficientNMS_TRT, also by YOLOv7 and MMYOLO: x0, y0, x1, y1 in pixels",
         forms=_COUNTED,
         fields=_ROW_FIELDS,
@@ -259,13 +259,13 @@ LAYOUTS: dict[str, Layout] = {
             },
         ),
     ),
-    "mmdetection": Layout(
+    "mmdetection": DetectionLayout(
         source="MMDetection by MMDeploy: x0, y0, x1, y1 in pixels and the score; labels",
         forms=({"detections": "[N, K, 5]", "labels": "[N, K]"},),
         fields={**_columns(box=_BOX, score=4), "label": Field("labels")},
         names=({"detections": "dets", "labels": "labels"},),
     ),
-    "onnx-nms": Layout(
+    "onnx-nms": DetectionLayout(
         source="ONNX's NonMaxSuppression and what it chose from: y0, x0, y1, x1 in pixels",
         forms=({"indices": "[S, 3]", "boxes": "[N, B, 4]", "scores": "[N, C, B]"},),
         fields={"box": Field("boxes"), "score": Field("scores"), "label": Field("indices")},

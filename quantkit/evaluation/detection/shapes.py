@@ -9,7 +9,7 @@ import numpy as np
 
 from quantkit.types import Array
 
-Form = Mapping[str, str]
+RoleShapes = Mapping[str, str]
 """Shape by role, such as "[N, B, 5+C]": numbers are exact, letters stand for any number, the same letter for the same
 one: N samples, C classes."""
 
@@ -18,7 +18,7 @@ _INTEGER_ROLES = ("labels", "count", "indices")
 
 
 def bind_roles(
-    form: Form, outputs: Mapping[str, Array], *, letters: Mapping[str, int], is_dense: bool
+    form: RoleShapes, outputs: Mapping[str, Array], *, letters: Mapping[str, int], is_dense: bool
 ) -> list[tuple[dict[str, str], dict[str, int]]]:
     """All ways to give each role of a form an output of its own whose shape fits.
 

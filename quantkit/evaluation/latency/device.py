@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, percentile, take_turns
+from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, nearest_rank, take_turns
 from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
@@ -106,12 +106,12 @@ def _summarize(blocks: Sequence[QueryTimes], *, batch_size: int, cuda_graph: boo
         median_ms=statistics.median(latencies),
         mean_ms=statistics.fmean(latencies),
         minimum_ms=latencies[0],
-        p90_ms=percentile(latencies, 90),
-        p99_ms=percentile(latencies, 99),
+        p90_ms=nearest_rank(latencies, 90),
+        p99_ms=nearest_rank(latencies, 99),
         throughput=batch_size * len(latencies) / span_s if span_s else 0.0,
         method="device",
         compute_ms=statistics.median(compute),
-        compute_p99_ms=percentile(sorted(compute), 99),
+        compute_p99_ms=nearest_rank(sorted(compute), 99),
         compute_variation=statistics.pstdev(compute, mean) / mean if mean else 0.0,
         h2d_ms=statistics.median(h2d),
         d2h_ms=statistics.median(d2h),

@@ -144,12 +144,12 @@ def check_measurement(runners: Mapping[str, object], inputs: Mapping[str, Array]
         raise EvaluationError("latency needs at least one variant and one input")
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
+def nearest_rank(ordered: Sequence[float], percent: float) -> float:
     """Nearest-rank percentile as trtexec reports it: element ``max(n - 1 - int((1 - percent / 100) n), 0)``.
 
     Source: NVIDIA/TensorRT, samples/common/sampleReporting.cpp.
 
-    >>> percentile([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 90)
+    >>> nearest_rank([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 90)
     9
 
     Args:
@@ -217,8 +217,8 @@ def _summarize(rounds: Sequence[Sequence[float]], *, batch_size: int, threads: i
         median_ms=statistics.median(ordered),
         mean_ms=total_ms / len(ordered),
         minimum_ms=ordered[0],
-        p90_ms=percentile(ordered, 90),
-        p99_ms=percentile(ordered, 99),
+        p90_ms=nearest_rank(ordered, 90),
+        p99_ms=nearest_rank(ordered, 99),
         throughput=batch_size * len(ordered) / (total_ms / 1e3) if total_ms else 0.0,
         median_interval_ms=rank_interval(rounds, 50),
         p90_interval_ms=rank_interval(rounds, 90),

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from quantkit.evaluation.bootstrap import draw_weights
 from quantkit.significance import NORMAL_975
+from quantkit.types.evaluation import Interval
 
 Rounds = Sequence[Sequence[float]]
 """Times of one variant: one sequence for each round."""
-
-Interval = tuple[float, float]
 
 _MOST_BATCHES = 20
 _FEWEST_BATCHES = 5

@@ -8,6 +8,9 @@ from itertools import count
 
 from quantkit.types import ChangedSample
 
+CHANGED_POINTS = 0.01
+"""A sample whose own score moves by less is neither broken nor fixed: some box or pixel changes in every image."""
+
 _KINDS = ("broken", "fixed", "changed")
 
 

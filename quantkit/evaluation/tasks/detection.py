@@ -29,6 +29,7 @@ from quantkit.evaluation.detection.matching import ImageMatches, check_available
 from quantkit.evaluation.detection.one_image import SHOWN_SCORE, ImageAnswer
 from quantkit.evaluation.detection.suppression import suppress
 from quantkit.evaluation.metrics import Scope
+from quantkit.evaluation.tasks.changes import CHANGED_POINTS
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.numerics import fit_image
 from quantkit.significance import DIFFERING
@@ -54,9 +55,6 @@ MAP = Score(
     "by a point or more; changed where it does not, but other objects are found, or others falsely, at IoU 0.5 and "
     f"score {SHOWN_SCORE}.",
 )
-
-CHANGED_POINTS = 0.01
-"""Images whose own AP moves by less are neither broken nor fixed: some unsure box changes in every image."""
 
 
 class Detection(Task):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from quantkit.datasets.masks import open_masks
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
+from quantkit.evaluation.tasks.changes import CHANGED_POINTS
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
 from quantkit.numerics import ImageTransform, fit_image
@@ -39,9 +40,6 @@ MIOU = Score(
     "together; a class that is neither in the masks nor predicted is left out. An image is broken or fixed where its "
     "own mIoU, over the classes in its mask, falls or rises by a point or more.",
 )
-
-CHANGED_POINTS = 0.01
-"""Images whose own mIoU moves by less are not listed: some pixel changes in every image."""
 
 _RIGHT, _TRUE, _PREDICTED = 0, 1, 2
 _IMAGES_AT_ONCE = 1024

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.charts.axes import Chart, Frame, nice_ticks, place_ticks
-from quantkit.reporting.formatting import format_decibels, one_line, shorten
+from quantkit.reporting.charts.axes import Chart, PlotFrame, nice_ticks, place_ticks
+from quantkit.reporting.formatting import format_decibels, shorten, single_line
 from quantkit.types import TensorQuality
 
 _HISTOGRAM_WIDTH, _HISTOGRAM_HEIGHT = 120, 30
 _MOST_BARS = 40
 
-_FRAME = Frame(height=240.0, bottom=200.0)
+_FRAME = PlotFrame(height=240.0, bottom=200.0)
 
 _LOWEST_DB, _HIGHEST_DB = -20.0, 120.0
 """The profile's axis goes no further: what lies beyond is drawn at its end."""
@@ -84,7 +84,7 @@ def make_profile(tensors: Sequence[TensorQuality], worst: Sequence[int]) -> Prof
         return round(x_scale(index), 1), round(y_scale(min(max(value, ticks[0]), ticks[-1])), 1)
 
     marks = [
-        Mark(rank, *place(i, local[i]), name=one_line(tensors[i].tensor))
+        Mark(rank, *place(i, local[i]), name=single_line(tensors[i].tensor))
         for rank, i in enumerate(worst[:5], start=1)
         if i in local
     ]

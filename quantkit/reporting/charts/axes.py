@@ -10,7 +10,7 @@ from quantkit.reporting.formatting import format_significant
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotFrame:
     """Size of a drawing, and the edges of its plot."""
 
     width: float = 640.0
@@ -41,7 +41,7 @@ class Tick:
 class Chart:
     """What every chart has; `description` is its text for those who do not see it."""
 
-    frame: Frame
+    frame: PlotFrame
     title: str
     description: str
     x_ticks: tuple[Tick, ...] = ()

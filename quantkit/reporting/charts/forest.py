@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.charts.axes import Chart, Frame, Scale, Tick, nice_ticks
+from quantkit.reporting.charts.axes import Chart, PlotFrame, Scale, Tick, nice_ticks
 from quantkit.reporting.formatting import (
     format_bounds,
     format_difference,
-    one_line,
     score_unit,
     shorten,
+    single_line,
     with_unit,
 )
-from quantkit.significance import MLPERF, compare_accuracy
+from quantkit.significance import MLPERF_MARGINS, compare_accuracy
 from quantkit.types import Evaluation, Interval, Report, Score
 
 _LEFT, _RIGHT, _TOP, _ROW, _FOOT = 156.0, 616.0, 58.0, 34.0, 56.0
@@ -53,14 +53,14 @@ def make_forest(report: Report) -> Forest | None:
     if score is None or not intervals:
         return None
     base = abs(report.baseline.metrics.get(score.name, math.nan))
-    limits = {name: -share * base for name, share in MLPERF.items()} if math.isfinite(base) else {}
+    limits = {name: -share * base for name, share in MLPERF_MARGINS.items()} if math.isfinite(base) else {}
     # Limits far beyond every interval would squeeze the intervals to nothing, and the reverse: both are shown.
     values = [0.0, *gains.values(), *(end for pair in intervals.values() for end in pair), *limits.values()]
     low, high, unit = min(values), max(values), 100 if score.is_fraction else 1
     room = 0.06 * max(high - low, 1e-9)
     ticks = nice_ticks(unit * (low - room), unit * (high + room), 6)
     bottom = _TOP + _ROW * len(shown)
-    frame = Frame(height=bottom + _FOOT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=bottom)
+    frame = PlotFrame(height=bottom + _FOOT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=bottom)
     scale = frame.x_scale(ticks[0] / unit, ticks[-1] / unit)
     rows = []
     for i, e in enumerate(shown):
@@ -130,5 +130,5 @@ def _without_trailing_zeros(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
 
 def _axis_label(report: Report, score: Score) -> str:
     unit = score_unit(score, of_difference=True)
-    words = f"Difference from {shorten(report.baseline.name, 24)} in {one_line(score.label)}"
+    words = f"Difference from {shorten(report.baseline.name, 24)} in {single_line(score.label)}"
     return f"{words}{f', {unit}' if unit else ''} (right is better)"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantkit.reporting.charts.axes import Chart, Frame, Scale, log_ticks, nice_ticks, place_ticks
+from quantkit.reporting.charts.axes import Chart, PlotFrame, Scale, log_ticks, nice_ticks, place_ticks
 from quantkit.reporting.charts.labels import Point, place_labels
-from quantkit.reporting.formatting import format_score, format_significant, one_line, score_unit, shorten, with_unit
+from quantkit.reporting.formatting import format_score, format_significant, score_unit, shorten, single_line, with_unit
 from quantkit.types import Evaluation, Interval, Latency, Report, Score
 
-_FRAME = Frame()
+_FRAME = PlotFrame()
 
 _LONGEST_LABEL = 24
 
@@ -78,7 +78,7 @@ def _accuracy_chart(
     rails = tuple(_rail(report, e, x_scale, y_scale) for e in group if e.sweep)
     by_compute = all(latency.compute_ms is not None for e in group for latency in e.latencies)
     what = "GPU compute time" if by_compute else "latency"
-    measure = one_line(score.label)
+    measure = single_line(score.label)
     if score is _AGREEMENT:
         measure += f" with {shorten(report.baseline.name, _LONGEST_LABEL)}"
     unit = score_unit(score)
@@ -86,7 +86,7 @@ def _accuracy_chart(
     x_label = f"Median {what} per sample, ms" if per_sample else f"Median {what} of a batch of {size}, ms"
     return SpeedChart(
         frame=_FRAME,
-        heading=one_line(group[0].backend) if several else "",
+        heading=single_line(group[0].backend) if several else "",
         title=f"{measure} over median {what}",
         description="; ".join(f"{p.name}: {p.label}" for p in points) + ".",
         y_label=f"{measure}, {unit}" if unit else measure,
@@ -120,7 +120,7 @@ def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: b
         ends.append(_bare_point(report, e, places[-1][0], places[-1][1], numbers))
     return SpeedChart(
         frame=_FRAME,
-        heading=one_line(group[0].backend) if several else "",
+        heading=single_line(group[0].backend) if several else "",
         title="Throughput over median latency at each batch size",
         description="; ".join(f"{p.name}: {p.label}" for p in ends) + ".",
         y_label="Throughput, samples/s",

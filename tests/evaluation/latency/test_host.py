@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.latency.host import LatencyOptions, measure_latency, percentile
+from quantkit.evaluation.latency.host import LatencyOptions, measure_latency, nearest_rank
 from quantkit.types import TensorSpec
 from quantkit.types.options import parse_batch_sizes
 
@@ -158,13 +158,13 @@ def test_invalid_arguments_are_refused():
     ("n", "percent", "index"), [(10, 90, 8), (10, 99, 9), (100, 99, 98), (1, 50, 0), (1000, 90, 899)]
 )
 def test_percentile_is_trtexecs(n, percent, index):
-    assert percentile(list(range(n)), percent) == index
+    assert nearest_rank(list(range(n)), percent) == index
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.integers(0, 100))
 def test_percentile_has_the_expected_number_of_values_above(values, percent):
     ordered = sorted(values)
-    value = percentile(ordered, percent)
+    value = nearest_rank(ordered, percent)
     assert value in ordered
     assert sum(v > value for v in ordered) <= (100 - percent) * len(ordered) / 100
 
