@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.backends.tensorrt.library import installed_tensorrt
 from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, library_version
-from quantkit.caches.ranges import RangeCache, version_from_number
+from quantkit.caches.range_cache import RangeCache, version_from_number
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.qdq_lint import lint_qdq

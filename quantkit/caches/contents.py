@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.detect import cache_from_table
 from quantkit.caches.open import open_cache
-from quantkit.caches.provenance import describe_provenance
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.range_cache import RangeCache
 from quantkit.caches.reuse import not_of_table, statistics_beside
+from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.magnitude_histogram import MagnitudeHistogram, magnitude_columns
 from quantkit.calibration.statistics_file import is_statistics_file, load_statistics
 from quantkit.calibration.table import load_table

@@ -12,7 +12,7 @@ from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
-from quantkit.caches.ranges import RangeCache, table_from_cache
+from quantkit.caches.range_cache import RangeCache, table_from_cache
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.caches.formats.detect import cache_from_table, ranges_from_bits
 from quantkit.caches.formats.tensorrt_cache import ALGORITHMS, parse_cache
-from quantkit.caches.ranges import version_from_number
+from quantkit.caches.range_cache import version_from_number
 from quantkit.calibration.table import load_table
 from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.range_cache import RangeCache
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
 from quantkit.types.calibration import TensorRange

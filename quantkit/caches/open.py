@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.caches.formats.detect import read_ranges
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.caches.ranges import CacheDifference, RangeCache, difference
+from quantkit.caches.range_cache import CacheDifference, RangeCache, difference
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError

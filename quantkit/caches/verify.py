@@ -14,9 +14,9 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
 from quantkit.caches.match import TableMatch, match_to_model
 from quantkit.caches.open import open_cache
-from quantkit.caches.provenance import find_stale_siblings
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.range_cache import RangeCache
 from quantkit.caches.reuse import statistics_beside
+from quantkit.caches.siblings import find_stale_siblings
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_preprocessing

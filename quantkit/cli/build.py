@@ -11,8 +11,8 @@ import typer
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOptions
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.caches.files import CalibrationFiles
+from quantkit.cli.arguments import ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.options import ModelArgument
 from quantkit.cli.output import make_printer, megabytes
 from quantkit.commands.build import build as build_engine
 from quantkit.notices import Notice

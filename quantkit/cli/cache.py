@@ -11,8 +11,9 @@ import typer
 
 from quantkit.caches.contents import shown_cache
 from quantkit.caches.inspection import rows_from_ranges, select_tensors
+from quantkit.caches.merge import merge_statistics
 from quantkit.caches.open import check_no_input, open_cache, read_map
-from quantkit.caches.ranges import difference
+from quantkit.caches.range_cache import difference
 from quantkit.caches.verify import verify_cache
 from quantkit.cli.cache_json import (
     echo_json,
@@ -23,14 +24,14 @@ from quantkit.cli.cache_json import (
 )
 from quantkit.cli.generate import with_options
 from quantkit.cli.inspect import print_tensors
-from quantkit.cli.merge import merge
+from quantkit.cli.output import make_printer
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.convert import convert_cache
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.errors import StaleTableError
-from quantkit.storage import write_text
-from quantkit.types.options import MessageOptions, VerifyOptions
+from quantkit.storage import check_writable, write_text
+from quantkit.types.options import MergeOptions, MessageOptions, VerifyOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,6 +237,47 @@ def convert(
     print_line(console, f"wrote {done.path}  {count_text(done.num_tensors, 'tensor')}")
 
 
+@cache.command()
+@with_options
+def merge(
+    statistics: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STATISTICS...",
+            help="MODEL.calib.stats of each part, from `calibrate --keep-statistics`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Calibration table to write (.json).", show_default=False)
+    ],
+    options: MergeOptions,
+    messages: MessageOptions,
+) -> None:
+    """Merge the statistics of several parts of a data set into one calibration table.
+
+    Needs neither the model nor the data. Histograms merge exactly. The table is identical to that of a single run if
+    all parts were calibrated with the same --batch-size and it divides their numbers of samples. Pass parts of an array
+    in the order of their rows. Create the INT8 model with `quantkit quantize --table`.
+    """
+    if output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder, expected a file name", param_hint="--output")
+    check_writable(output.parent)
+    table = merge_statistics(
+        statistics,
+        output,
+        method=options.method,
+        keep_statistics=options.keep_statistics,
+        progress=not messages.quiet,
+        notify=make_printer(messages.quiet),
+        **options.method_options,
+    )
+    parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
+    typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")
+    typer.echo(f"  {'tensors with a range':24}{len(table.tensors)}")
+    typer.echo(f"wrote {output}  calibration table")
+
+
 def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:
     fit = found.fit
     hint = ": pass --old-model" if fit.foreign and found.proposal_ground != "structure" else ""
@@ -296,6 +338,3 @@ def _print_verification(console: Console, found: Verification, path: Path, write
         print_line(console, f"stale: {problem}")
     if not found.problems:
         print_line(console, "up to date")
-
-
-cache.command()(merge)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quantkit.caches.ranges import version_from_number
+from quantkit.caches.range_cache import version_from_number
 from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
 
 if TYPE_CHECKING:
     from quantkit.caches.contents import Shown
     from quantkit.caches.inspection import RangeRow
-    from quantkit.caches.ranges import CacheDifference, RangeCache
+    from quantkit.caches.range_cache import CacheDifference, RangeCache
     from quantkit.caches.verify import Verification
 
 

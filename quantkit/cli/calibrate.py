@@ -10,8 +10,8 @@ import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
+from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.options import DataOption, ModelArgument
 from quantkit.cli.output import make_printer, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from quantkit.caches.files import CalibrationFiles
+from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.compare import gate
 from quantkit.cli.generate import with_options
 from quantkit.cli.interruption import stop_on_interrupt
-from quantkit.cli.options import DataOption, ModelArgument
 from quantkit.cli.output import command_line, make_printer
 from quantkit.cli.text import make_console
 from quantkit.commands.evaluate import evaluate as evaluate_variants

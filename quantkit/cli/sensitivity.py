@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.options import DataOption, ModelArgument
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.sensitivity import sensitivity as rank_units

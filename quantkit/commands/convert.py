@@ -9,7 +9,7 @@ from typing import Literal
 from quantkit.caches.convert import CacheTarget, Conversion, table_for_model, write_as_tensorrt_cache, write_ort_table
 from quantkit.caches.formats.detect import ranges_json
 from quantkit.caches.open import check_no_input, open_cache
-from quantkit.caches.ranges import RangeCache, rename
+from quantkit.caches.range_cache import RangeCache, rename
 from quantkit.calibration.table import save_table
 from quantkit.commands.quantize import quantize
 from quantkit.errors import CalibrationError

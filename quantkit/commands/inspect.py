@@ -11,7 +11,7 @@ from quantkit.backends.tensorrt.build.manifest import describe_build
 from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.caches.inspection import CacheInspection, TableInspection, inspect_table, inspect_tensorrt_cache
-from quantkit.caches.provenance import describe_provenance
+from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, TABLE_KEY

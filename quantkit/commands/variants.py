@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-from quantkit.caches.provenance import describe_provenance
+from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.quantize import quantize_graph
 from quantkit.errors import EvaluationError, ModelError

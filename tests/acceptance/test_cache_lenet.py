@@ -9,7 +9,7 @@ import pytest
 
 from quantkit.caches.formats.detect import read_ranges
 from quantkit.caches.open import open_cache
-from quantkit.caches.ranges import difference
+from quantkit.caches.range_cache import difference
 from quantkit.calibration.table import load_table, table_checksum
 from quantkit.commands.convert import convert_cache
 from quantkit.graph.model import input_specs, load_model

@@ -18,7 +18,7 @@ from PIL import Image
 
 from quantkit.backends.tensorrt.build.manifest import Manifest, save_manifest
 from quantkit.caches.formats.ort_tables import flatbuffers_table, json_table, text_table
-from quantkit.caches.ranges import RangeCache, amax_from_bits
+from quantkit.caches.range_cache import RangeCache, amax_from_bits
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, save_statistics
 from quantkit.calibration.table import table_json

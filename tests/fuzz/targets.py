@@ -32,7 +32,7 @@ from quantkit.caches.formats.tensorrt_cache import TensorRTCache
 from quantkit.caches.inspection import rows_from_ranges
 from quantkit.caches.match import match_to_model
 from quantkit.caches.open import open_cache, read_map
-from quantkit.caches.ranges import RangeCache, difference, rename
+from quantkit.caches.range_cache import RangeCache, difference, rename
 from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from quantkit.backends.tensorrt.build.manifest import Manifest, load_manifest, save_manifest
 from quantkit.caches.open import open_cache, read_map
-from quantkit.caches.ranges import RangeCache, amax_from_bits
+from quantkit.caches.range_cache import RangeCache, amax_from_bits
 from quantkit.commands.convert import convert_cache
 from quantkit.graph.model import load_model, model_hash, save_model
 from quantkit.graph.passes.prepare import prepare

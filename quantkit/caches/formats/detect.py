@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.caches.formats.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.caches.ranges import RangeCache, amax_from_bits
+from quantkit.caches.range_cache import RangeCache, amax_from_bits
 from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table

@@ -9,14 +9,14 @@ from quantkit.evaluation.metrics.metric import METRICS, Metric
 from quantkit.types import Array
 
 
-class Accuracy(Metric):
+class TopAccuracy(Metric):
     """Share of samples whose class is among the k highest scores: ``top_k = sum(rank < k) / N``, k = 1 and 5.
 
     The rank of a class is the number of classes with a higher score, equal scores counted where their index is lower;
     so ties go to the lower index whatever the order of evaluation. A sample with a NaN among its scores is wrong.
     `top5` is there only where there are more than 5 classes.
 
-    >>> accuracy = Accuracy()
+    >>> accuracy = TopAccuracy()
     >>> accuracy.update(np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), targets=np.array([1, 1]))
     >>> accuracy.compute()
     {'top1': 0.5, 'num_classes': 3.0}
@@ -54,7 +54,7 @@ class Accuracy(Metric):
         return {**result, "num_classes": float(self.num_classes)}
 
 
-METRICS["accuracy"] = Accuracy
+METRICS["accuracy"] = TopAccuracy
 
 
 def rank_targets(scores: Array, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

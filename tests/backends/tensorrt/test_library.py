@@ -15,7 +15,7 @@ from quantkit.backends.tensorrt.library import (
 )
 from quantkit.caches.acceptance import acceptance_of_cache
 from quantkit.caches.formats.tensorrt_cache import library_version
-from quantkit.caches.ranges import RangeCache
+from quantkit.caches.range_cache import RangeCache
 from quantkit.errors import BackendUnavailableError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantkit.evaluation.metrics import METRICS
-from quantkit.evaluation.metrics.accuracy import Accuracy, predict_classes, rank_targets
+from quantkit.evaluation.metrics.accuracy import TopAccuracy, predict_classes, rank_targets
 from quantkit.evaluation.metrics.agreement import Agreement
 from quantkit.evaluation.metrics.cosine import Cosine
 from quantkit.evaluation.metrics.equality import Equality
@@ -54,7 +54,7 @@ def test_rank_is_the_position_in_a_stable_descending_sort(pair):
 @given(labelled_pairs())
 def test_accuracy_and_prediction_agree_with_numpy(pair):
     scores, _, targets = pair
-    accuracy = Accuracy()
+    accuracy = TopAccuracy()
     accuracy.update(scores, targets=targets)
     result = accuracy.compute()
     assert result["top1"] == np.mean(scores.argmax(axis=1) == targets)
@@ -69,7 +69,7 @@ def test_accuracy_matches_scikit_learn():
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     scores, targets = rng.standard_normal((300, 12)), rng.integers(0, 12, 300)
-    accuracy = Accuracy()
+    accuracy = TopAccuracy()
     accuracy.update(scores, targets=targets)
     result = accuracy.compute()
     labels = np.arange(12)
@@ -81,7 +81,7 @@ def test_accuracy_matches_scikit_learn():
 def test_nan_scores_count_as_wrong():
     scores = np.full((2, 6), np.nan)
     targets = np.array([0, 5])
-    accuracy, agreement = Accuracy(), Agreement()
+    accuracy, agreement = TopAccuracy(), Agreement()
     accuracy.update(scores, targets=targets)
     agreement.update(scores, reference=scores)
     assert accuracy.compute() == {"top1": 0.0, "top5": 0.0, "num_classes": 6.0}
@@ -99,7 +99,7 @@ def test_flips_explain_the_difference_of_the_accuracies(pair):
     scores, reference, targets = pair
     tops = []
     for array in (scores, reference):
-        accuracy = Accuracy()
+        accuracy = TopAccuracy()
         accuracy.update(array, targets=targets)
         tops.append(accuracy.compute()["top1"])
     flips = Flips()

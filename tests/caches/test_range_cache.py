@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quantkit.caches.formats.detect import cache_from_table, ranges_json, read_ranges
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
-from quantkit.caches.ranges import RangeCache, amax_from_bits, difference, rename, table_from_cache
+from quantkit.caches.range_cache import RangeCache, amax_from_bits, difference, rename, table_from_cache
 from quantkit.calibration.table import save_table
 from quantkit.errors import CalibrationError
 from quantkit.numerics import QuantParams

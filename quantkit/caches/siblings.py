@@ -23,7 +23,7 @@ from quantkit.types.calibration import bits_from_amax
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from quantkit.caches.ranges import RangeCache
+    from quantkit.caches.range_cache import RangeCache
     from quantkit.types import CalibrationTable
 
 _NATIVE = "TensorRT"
