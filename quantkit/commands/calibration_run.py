@@ -17,15 +17,13 @@ from quantkit.calibration.table import save_table, table_checksum
 from quantkit.commands.build import describe_engine
 from quantkit.commands.collect import collect_statistics
 from quantkit.commands.native_calibration import calibrate_natively
-from quantkit.datasets.batching import leading_size
+from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
 from quantkit.refinement.quality import describe_quality, is_low
-from quantkit.refinement.refine import refine_calibration
-from quantkit.refinement.samples import affordable_samples, choose_samples
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, TensorRange
 from quantkit.types.options import CalibrationOptions
@@ -113,38 +111,11 @@ class CalibrationRun:
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
         table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
-        table = self._finish(self._refine(table, kept))
+        table = refine_table(table, kept, self.model, self.dataset, self.options, notify=self.notify)
+        self._finish(table)
         if self.files is not None:
             self.files.checkpoint.unlink(missing_ok=True)
         return table
-
-    def _refine(self, table: CalibrationTable, kept: KeptStatistics) -> CalibrationTable:
-        """The table with what samples tell beyond statistics."""
-        known = frozenset(spec.name for spec in self.model.inputs) if self.dataset.preprocessing is not None else ()
-        samples = choose_samples(
-            self.dataset,
-            dict(self.origin.contents),
-            most=affordable_samples(self.model, self.dataset, effort=self.options.effort),
-            batch_size=leading_size(self.model.inputs),
-            workers=self.options.workers,
-        )
-        found = refine_calibration(
-            self.model,
-            samples,
-            kept.tensors,
-            table.tensors,
-            self.options,
-            fixed=kept.origin.unclipped | frozenset(known),
-            notify=self.notify,
-        )
-        self.model.check_unchanged()
-        return replace(
-            table,
-            tensors=found.ranges,
-            float_tensors=found.float_tensors,
-            quality=found.quality,
-            refinement=found.refinement if "rounding" in table.settings else None,
-        )
 
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint

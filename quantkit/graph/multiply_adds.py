@@ -26,7 +26,8 @@ def multiply_adds(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[
         >>> weight = onnx.numpy_helper.from_array(np.ones((8, 16), np.float32), "w")
         >>> node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="head")
         >>> x, y = (onnx.helper.make_tensor_value_info(n, 1, ["batch", s]) for n, s in (("x", 8), ("y", 16)))
-        >>> proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y], [weight]))
+        >>> graph, opset = onnx.helper.make_graph([node], "g", [x], [y], [weight]), onnx.helper.make_opsetid("", 17)
+        >>> proto = onnx.helper.make_model(graph, opset_imports=[opset])
         >>> multiply_adds(FloatModel(proto.SerializeToString()).prepared(), {"x": [2, 8], "y": [2, 16]})
         {'head': 256}
     """

@@ -20,7 +20,7 @@ from quantkit.refinement.float_tensors import choose_float_tensors
 from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
 from quantkit.refinement.quantized_run import QuantizedGraph, run_model, run_quantized
-from quantkit.refinement.ranges import (
+from quantkit.refinement.range_choice import (
     RangeChoice,
     choose_by_output,
     joined_statistics,

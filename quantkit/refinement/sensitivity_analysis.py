@@ -20,7 +20,7 @@ from quantkit.notices import logs_duration
 from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds
 from quantkit.progress import show_progress
 from quantkit.refinement.observation import observe
-from quantkit.refinement.ranges import quantized_units
+from quantkit.refinement.range_choice import quantized_units
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.unit_trials import QuantizedUnit, UnitDamage, UnitTrials, sqnr_db
 from quantkit.types import Array, CalibrationTable, QdqPlan, Refinement

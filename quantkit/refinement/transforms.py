@@ -19,7 +19,7 @@ from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
 from quantkit.refinement.equalize import equalizing_scales
 from quantkit.refinement.observation import channel_extremes
-from quantkit.refinement.ranges import RangeChoice
+from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.trials import Trials
 from quantkit.types import QdqPlan, Refinement
 

@@ -27,11 +27,11 @@ from quantkit.types.data import ColorOrder, Interpolation, Layout, PathLike, Pre
 from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
 
 __all__ = [
-    "Accuracy",
     "CalibrationOptions",
     "CalibratorName",
     "CheckOptions",
     "DataOptions",
+    "Effort",
     "EngineLibrary",
     "EngineOptions",
     "EvaluationOptions",
@@ -59,7 +59,7 @@ Target = Literal["tensorrt", "cpu"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
-Accuracy = Literal["fast", "balanced", "best"]
+Effort = Literal["fast", "balanced", "best"]
 Rounding = Literal["feedback", "nearest"]
 
 DATA, IMAGES, PRECISION, LATENCY = "Data", "Images", "Precision", "Latency"
@@ -291,7 +291,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
     """
 
-    accuracy: Accuracy | None = option(
+    accuracy: Effort | None = option(
         None,
         "How much is done for accuracy. fast: ranges from statistics alone; balanced: ranges tried on the model, "
         "weights rounded with error feedback, what INT8 ruins left in float; best: the same on more samples.",
@@ -327,7 +327,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
     rounding: Rounding = "feedback"
 
     @property
-    def effort(self) -> Accuracy:
+    def effort(self) -> Effort:
         """`accuracy`, decided: a range that has to be TensorRT's own, or a method's, is not improved on."""
         if self.histogram == "tensorrt":
             return "fast"

@@ -1,6 +1,6 @@
 """Automatic choice: the range that hurts the model's output least, of those that the other methods give.
 
-What a range does to the output is tried on samples (`quantkit.refinement.ranges`). From statistics alone, as for a
+What a range does to the output is tried on samples: `quantkit.refinement.range_choice`. From statistics alone, as for a
 tensor that no sample was tried on, the least squared error decides.
 """
 

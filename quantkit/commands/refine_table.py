@@ -1,0 +1,58 @@
+"""What samples tell beyond statistics: a table refined by what its ranges do to the model's output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from quantkit.datasets.batching import leading_size
+from quantkit.refinement.refine import refine_calibration
+from quantkit.refinement.samples import affordable_samples, choose_samples
+from quantkit.types import CalibrationTable, Dataset
+
+if TYPE_CHECKING:
+    from quantkit.calibration.statistics_file import KeptStatistics
+    from quantkit.graph.float_model import FloatModel
+    from quantkit.notices import Notify
+    from quantkit.types.options import CalibrationOptions
+
+__all__ = ["refine_table"]
+
+
+def refine_table(
+    table: CalibrationTable,
+    kept: KeptStatistics,
+    model: FloatModel,
+    dataset: Dataset,
+    options: CalibrationOptions,
+    *,
+    notify: Notify,
+) -> CalibrationTable:
+    """The table with better ranges, what stays in float, rounded weights, and what the output is worth.
+
+    Args:
+        table: made of the statistics.
+        kept: the statistics.
+        model: of the table.
+        dataset: of the table.
+        options: of the calibration; with "fast", only the quality of the output is added.
+        notify: hears what was found.
+    """
+    inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
+    samples = choose_samples(
+        dataset,
+        dict(kept.origin.contents),
+        most=affordable_samples(model, dataset, effort=options.effort),
+        batch_size=leading_size(model.inputs),
+        workers=options.workers,
+    )
+    fixed = kept.origin.unclipped | inputs
+    found = refine_calibration(model, samples, kept.tensors, table.tensors, options, fixed=fixed, notify=notify)
+    model.check_unchanged()
+    return replace(
+        table,
+        tensors=found.ranges,
+        float_tensors=found.float_tensors,
+        quality=found.quality,
+        refinement=found.refinement if "rounding" in table.settings else None,
+    )
