@@ -14,18 +14,6 @@ import numpy.typing as npt
 from quantkit.errors import CalibrationError
 from quantkit.types import INT8, Array, Preprocessing, QuantFormat, weight_format
 
-__all__ = [
-    "SMALLEST_SCALE",
-    "ImageTransform",
-    "QuantParams",
-    "dequantize_array",
-    "fake_quantize",
-    "fit_image",
-    "quantize_array",
-    "value_bounds",
-    "weight_params",
-]
-
 SMALLEST_SCALE = np.float32(2.0**-100)
 """Scales below it count as 0: their reciprocals and products would overflow or underflow."""
 

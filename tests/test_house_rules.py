@@ -29,7 +29,7 @@ LONG_FUNCTIONS = {
 
 SHORT_OR_LONG_MODULES = {
     *("__main__.py", "_version.py", "calibration/methods/minmax.py"),
-    *("graph/model.py", "types/options.py"),
+    "types/options.py",
 }
 
 REPEATED_FILE_NAMES = {

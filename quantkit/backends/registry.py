@@ -10,8 +10,6 @@ from typing import Literal
 
 from quantkit.types import Runner
 
-__all__ = ["BACKENDS", "Backend", "find_backend"]
-
 
 @dataclass(frozen=True)
 class Backend:

@@ -23,8 +23,6 @@ from quantkit.storage import write_bytes, write_text
 from quantkit.types import CalibrationTable
 from quantkit.types.calibration import NOT_LISTED, TensorRange, bits_from_amax
 
-__all__ = ["CacheTarget", "Conversion", "table_for_model", "write_as_tensorrt_cache", "write_ort_table"]
-
 CacheTarget = Literal["tensorrt", "table", "qdq", "ort", "ort-json", "ort-text", "json"]
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from quantkit.backends.tensorrt.build.manifest import manifest_path
 from quantkit.calibration.refinement_file import refinement_path
 
-__all__ = ["CalibrationFiles"]
-
 _MODELS = {"tensorrt": "int8", "cpu": "int8-cpu"}
 """Middle of an INT8 model's name by its target."""
 

@@ -12,18 +12,6 @@ from quantkit.errors import CalibrationError
 from quantkit.types import CalibrationTable, TensorRange
 from quantkit.types.calibration import NOT_LISTED
 
-__all__ = [
-    "CacheDifference",
-    "CacheForm",
-    "RangeCache",
-    "TensorDifference",
-    "amax_from_bits",
-    "difference",
-    "rename",
-    "table_from_cache",
-    "version_from_number",
-]
-
 CacheForm = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "json", "qdq", "statistics"]
 
 _BINS = 2048

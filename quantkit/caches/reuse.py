@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
     from quantkit.types import CalibrationTable
 
-__all__ = [
-    "calibration_facts",
-    "find_checkpoint",
-    "find_statistics",
-    "find_table",
-    "not_of_table",
-    "statistics_beside",
-]
-
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
 

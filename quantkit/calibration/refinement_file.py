@@ -21,8 +21,6 @@ from quantkit.errors import CalibrationError
 from quantkit.storage import write_bytes
 from quantkit.types import Array, Refinement, RoundedWeight
 
-__all__ = ["load_refinement", "refinement_path", "save_refinement"]
-
 _VERSION = 1
 _MAGIC = b"quantkit weights "
 _MOST_DIGITS = 18

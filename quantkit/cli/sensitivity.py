@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from quantkit.types.sensitivity import Sensitivity
 
-__all__ = ["sensitivity"]
-
 
 @with_options
 def sensitivity(

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing
     from quantkit.commands.build_inputs import BuildInputs
 
-__all__ = ["EngineGraph", "make_graph"]
-
 
 @dataclass(frozen=True)
 class EngineGraph:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from quantkit.graph.float_model import FloatModel
 from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
 
-__all__ = ["Measured", "make_report"]
-
 
 @dataclass(frozen=True)
 class Measured:

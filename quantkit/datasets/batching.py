@@ -21,8 +21,6 @@ from quantkit.types import (
     TensorSpec,
 )
 
-__all__ = ["fixed_batch_size", "iterate_batches", "leading_size", "make_batches", "run_padded"]
-
 _MAX_DEFAULT_WORKERS = 16
 
 

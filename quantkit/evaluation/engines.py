@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
 
 
-__all__ = ["OpenEngine", "describe_gpu", "largest_batch", "open_engines", "open_timed_engine"]
-
-
 @dataclass(frozen=True)
 class OpenEngine:
     """A finished model of another runtime than ONNX Runtime; `manifest` is None where none stands next to it."""

@@ -15,11 +15,11 @@ from quantkit.graph.model import (
     first_line,
     input_specs,
     load_external_weights,
-    model_hash,
     open_file,
     parse_model,
     serialize_model,
 )
+from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.types import OLDEST_QDQ_OPSET, PathLike, TensorSpec
 

@@ -12,8 +12,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import Names, name_of
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
-__all__ = ["BiasEdge", "add_biases", "bias_edges", "constant_array", "node_attributes"]
-
 
 @dataclass(frozen=True)
 class BiasEdge:

@@ -10,8 +10,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of, is_standard
 
-__all__ = ["MeasuredOutput", "OutputKind", "measured_outputs"]
-
 OutputKind = Literal["logits", "probabilities", "values"]
 
 _CHOOSING = frozenset({"NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Unique", "Multinomial", "Compress"})

@@ -14,8 +14,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import inner_graphs
 from quantkit.types import SharedModel
 
-__all__ = ["GraphPieces", "Piece"]
-
 _SMALL_BYTES = 1024
 """Smaller constants are stored in the piece: shape inference may need them."""
 

@@ -17,8 +17,6 @@ from quantkit.graph.quant_params import cpu_params, shared_ranges
 from quantkit.numerics import QuantParams
 from quantkit.types import QdqPlan, TensorRange
 
-__all__ = ["cpu_tensors", "quantize_for_cpu"]
-
 
 def quantize_for_cpu(
     model: ir.Model,

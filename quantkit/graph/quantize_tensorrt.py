@@ -20,8 +20,6 @@ from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array, quantize_array, weight_params
 from quantkit.types import QdqPlan, Refinement, TensorRange
 
-__all__ = ["RefinedPlan", "insert_refined_qdq", "on_weight_grid", "plan_refined"]
-
 
 @dataclass(frozen=True)
 class RefinedPlan:

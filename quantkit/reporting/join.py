@@ -8,8 +8,6 @@ from dataclasses import replace
 from quantkit.errors import EvaluationError
 from quantkit.types import ClassScore, Evaluation, Report
 
-__all__ = ["join_reports"]
-
 _PAIRED = ("fixed", "broken", "p_value")
 """Metrics that hold only against the baseline of the same run, besides the interval of the score's difference."""
 

@@ -16,8 +16,6 @@ from quantkit.errors import EvaluationError, QuantKitError
 from quantkit.reporting.plausibility import check_numbers
 from quantkit.types import Report
 
-__all__ = ["load_report", "report_json"]
-
 _FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
 """Version 2 added fields with defaults: task, score, classes, changes, tensors, layers, intervals of latencies."""

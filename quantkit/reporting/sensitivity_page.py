@@ -12,8 +12,6 @@ from quantkit.reporting.html import load_template
 from quantkit.storage import write_text
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["COLUMNS", "sensitivity_html", "sensitivity_json", "unit_cells", "write_sensitivity"]
-
 COLUMNS = ("name", "alone", "saved in company", "SQNR dB", "clipped %", "codes", "multiply-adds %")
 """Headings of `unit_cells`."""
 

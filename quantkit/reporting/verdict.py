@@ -35,8 +35,6 @@ from quantkit.significance import (
 )
 from quantkit.types import Evaluation, GateCheck, Report, Score
 
-__all__ = ["Gate", "Verdict", "cautions", "doubts", "partial_notice", "remarks", "verdicts"]
-
 Tone = Literal["good", "neutral", "bad"]
 
 _LEAST_SHOWN = 0.00005

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from quantkit.types.refinement import Refinement
 
-__all__ = ["NOT_LISTED", "CalibrationTable", "HistogramRule", "TensorRange", "TensorStatistics", "bits_from_amax"]
-
 HistogramRule = Literal["exact", "tensorrt"]
 
 NOT_LISTED = "not in the cache that the table was made from"

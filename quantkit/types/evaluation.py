@@ -10,20 +10,6 @@ from typing import Literal
 from quantkit.errors import EvaluationError
 from quantkit.types.data import Preprocessing
 
-__all__ = [
-    "TOP1",
-    "ChangedSample",
-    "ClassScore",
-    "Evaluation",
-    "GateCheck",
-    "Interval",
-    "Latency",
-    "LayerPlacement",
-    "Report",
-    "Score",
-    "TensorQuality",
-]
-
 """What a model's outputs are: "none" compares them with the baseline's alone."""
 
 Interval = tuple[float, float]

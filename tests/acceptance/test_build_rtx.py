@@ -9,7 +9,8 @@ import pytest
 
 import quantkit
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.graph.model import load_model, model_hash
+from quantkit.graph.model import load_model
+from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.types import CalibrationTable, TensorRange

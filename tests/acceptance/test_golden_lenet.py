@@ -4,7 +4,8 @@ import pytest
 
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.cli import main
-from quantkit.graph.model import load_model, model_hash
+from quantkit.graph.model import load_model
+from quantkit.graph.model_hash import model_hash
 
 BINS = {
     "data": 2040,

@@ -19,7 +19,8 @@ from quantkit.errors import BackendError, BackendUnavailableError, EvaluationErr
 from quantkit.evaluation import describe_gpu_settings
 from quantkit.evaluation.engines import describe_gpu
 from quantkit.evaluation.latency.sweep import time_variants
-from quantkit.graph.model import load_model, model_hash
+from quantkit.graph.model import load_model
+from quantkit.graph.model_hash import model_hash
 from quantkit.reporting import load_report, report_json, report_markdown
 from quantkit.types import QueryTimes
 

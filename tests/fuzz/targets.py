@@ -53,7 +53,8 @@ from quantkit.errors import (
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import float_precision, input_specs, load_model, model_hash, save_model, source_files
+from quantkit.graph.model import float_precision, input_specs, load_model, save_model, source_files
+from quantkit.graph.model_hash import model_hash
 from quantkit.notices import Notice
 from quantkit.provenance import differences
 from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown

@@ -21,7 +21,8 @@ from quantkit.backends.tensorrt.build.manifest import Manifest, load_manifest, s
 from quantkit.caches.open import open_cache, read_map
 from quantkit.caches.range_cache import RangeCache, amax_from_bits
 from quantkit.commands.convert import convert_cache
-from quantkit.graph.model import load_model, model_hash, save_model
+from quantkit.graph.model import load_model, save_model
+from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt

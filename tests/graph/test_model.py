@@ -18,12 +18,12 @@ from quantkit.graph.model import (
     float_precision,
     input_specs,
     load_model,
-    model_hash,
     save_model,
     serialize_model,
     size_bytes,
     weight_bytes,
 )
+from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
@@ -204,7 +204,10 @@ def text_model(g: Builder, output: str) -> onnx.ModelProto:
 
 def test_hash_is_the_same_in_another_process(tmp_path: Path) -> None:
     path = write(MODELS["subgraph"](), tmp_path / "m.onnx")
-    code = f"from quantkit.graph.model import *; print(model_hash(load_model({str(path)!r})))"
+    code = (
+        "from quantkit.graph.model import load_model; from quantkit.graph.model_hash import model_hash; "
+        f"print(model_hash(load_model({str(path)!r})))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

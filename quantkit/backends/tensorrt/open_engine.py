@@ -18,8 +18,6 @@ from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError
 
-__all__ = ["find_manifest", "open_engine"]
-
 
 def find_manifest(engine: Path) -> Manifest | None:
     """The manifest of this engine, MODEL.engine.json; None where there is none or it is another engine's."""

@@ -28,8 +28,6 @@ from quantkit.graph.passes.input_channels import (
 from quantkit.graph.passes.scale_folding import ConstantFactor, find_folding
 from quantkit.types import QdqPlan
 
-__all__ = ["apply_channel_scales", "is_foldable", "scalable_tensors"]
-
 
 def scalable_tensors(
     model: ir.Model, plan: QdqPlan, *, attention: bool = False, grouped: bool = False

@@ -7,16 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = [
-    "Names",
-    "inner_graphs",
-    "insert_behind",
-    "make_dequantize",
-    "name_of",
-    "remove_unused_initializers",
-    "replace_constant",
-]
-
 
 class Names:
     """The names that a graph uses, and new values under unused ones."""

@@ -11,8 +11,6 @@ import onnx_ir.passes.common as passes
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
 
-__all__ = ["activation_bytes", "batch_first", "expose"]
-
 _BATCH = "quantkit_batch"
 
 _UNKNOWN_BYTES = 4 << 20

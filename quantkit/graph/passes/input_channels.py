@@ -17,22 +17,6 @@ from quantkit.graph.passes.edits import Names, name_of, replace_constant
 from quantkit.graph.passes.prepare import constant_of, is_standard
 from quantkit.types import QdqEdge, QdqPlan
 
-__all__ = [
-    "SCALED",
-    "ChannelSite",
-    "add_to_bias",
-    "along_channels",
-    "as_stored",
-    "channel_sites",
-    "constant_weight",
-    "float_type",
-    "follow_edits",
-    "main_graph_values",
-    "takes_bias",
-    "weight_amax",
-]
-
-
 SCALED = "quantkit.channel_scale"
 """Mark of a tensor that has been scaled: where the factor was folded into constants nothing else shows it."""
 

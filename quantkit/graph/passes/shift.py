@@ -30,8 +30,6 @@ from quantkit.graph.passes.input_channels import (
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["apply_shifts", "constant_product", "shiftable_tensors"]
-
 _SHIFTED = "quantkit.shift"
 """Mark of a tensor that has been shifted."""
 

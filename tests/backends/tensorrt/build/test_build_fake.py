@@ -12,7 +12,8 @@ import pytest
 
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.calibration.table import save_table
-from quantkit.graph.model import load_model, model_hash, save_model
+from quantkit.graph.model import load_model, save_model
+from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.types import CalibrationTable, TensorRange
