@@ -17,6 +17,9 @@ LOW_SQNR_DB = 12.0
 
 LOW_AGREEMENT = 0.9
 
+_WORST = 999.0
+"""Stands for infinity, which JSON does not have."""
+
 
 def output_quality(
     outputs: Sequence[MeasuredOutput],
@@ -28,8 +31,8 @@ def output_quality(
     """Signal-to-noise ratio and damage of the outputs; of class scores also how often the best class is the same.
 
     Returns:
-        "num_samples", "sqnr_db" (999 where there is no noise), and "kl_divergence" with "agreement" (0 to 1), or
-        "relative_error".
+        "num_samples", "sqnr_db" (999 where there is no noise), and "kl_divergence" (at most 999) with "agreement" (0 to
+        1), or "relative_error".
     """
     damage = OutputDamage(outputs, reference)
     signal = noise = 0.0
@@ -46,10 +49,11 @@ def output_quality(
                 axis = -1 if output.axis is None else output.axis
                 agreeing = x.argmax(axis) == y.argmax(axis)
                 same, count = same + int(agreeing.sum()), count + agreeing.size
-    ratio = 999.0 if noise == 0 else 10 * np.log10(max(signal, 1e-30) / noise) if np.isfinite(noise) else -999.0
+    ratio = _WORST if noise == 0 else 10 * np.log10(max(signal, 1e-30) / noise) if np.isfinite(noise) else -_WORST
     found = {"num_samples": float(num_samples), "sqnr_db": round(float(ratio), 2)}
     if damage.is_divergence:
-        return {**found, "kl_divergence": damage.mean_divergence(quantized), "agreement": same / max(count, 1)}
+        divergence = min(damage.mean_divergence(quantized), _WORST)
+        return {**found, "kl_divergence": divergence, "agreement": same / max(count, 1)}
     return {**found, "relative_error": damage.of(quantized)}
 
 

@@ -22,7 +22,7 @@ def tables(draw):
     ranges = {}
     for name in names[:split]:
         low, high = sorted(draw(st.tuples(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))))
-        ranges[name] = TensorRange(amax=draw(POSITIVE), minimum=low, maximum=high)
+        ranges[name] = TensorRange(draw(POSITIVE), low, high, method=draw(st.sampled_from(["", "mse x 0.7"])))
     return CalibrationTable(
         tensors=ranges,
         skipped=dict.fromkeys(names[split:], "zero on every sample"),
@@ -33,6 +33,8 @@ def tables(draw):
         preprocessing=draw(st.sampled_from([None, Preprocessing(size=(4, 5)), PREPROCESSING])),
         settings={"method": "entropy", "percentile": draw(st.none() | POSITIVE), "all": draw(st.booleans())},
         versions={"quantkit": "0.1.0"},
+        float_tensors=draw(st.dictionaries(st.sampled_from(names[:split]), TEXT)),
+        quality=draw(st.dictionaries(st.sampled_from(["sqnr_db", "kl_divergence"]), st.floats(-999, 999))),
     )
 
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import load_table, table_checksum, table_json
 from quantkit.datasets.fingerprint import fingerprint_of
+from tests.calibration.test_refinement_file import REFINEMENT
 from tests.calibration.test_statistics_file import KEPT
 from tests.calibration.test_table import TABLE, tables
 
@@ -112,6 +114,11 @@ def put(*keys_and_value):
         put("tensors", "x", "amax", 0),
         put("tensors", "x", {"amax": 1.0}),
         put("digests", "model", "12"),
+        put("float_tensors", {"x": 1}),
+        put("quality", {"sqnr_db": "31"}),
+        put("tensors", "x", "method", 1),
+        put("settings", "accuracy", "fast"),
+        put("settings", "rounding", "up"),
         put("digests", "tensors", "x", 1),
         lambda data: data.pop("skipped"),
     ],
@@ -127,6 +134,28 @@ def test_the_schema_is_one():
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(table_json(TABLE)), SCHEMA)
+
+
+def test_the_shown_reader_reads_rounded_weights(tmp_path):
+    path = save_refinement(REFINEMENT, tmp_path / "a.weights", table="c" * 64)
+    found = reader("read_weights")(path, "c" * 64)
+    for name, weight in REFINEMENT.weights.items():
+        assert np.array_equal(found["codes", name], weight.codes)
+        assert np.array_equal(found["scale", name], weight.scale)
+    for kind, arrays in (
+        ("bias", REFINEMENT.biases),
+        ("shift", REFINEMENT.shifts),
+        ("channel_scale", REFINEMENT.channel_scales),
+        ("amax", REFINEMENT.amax),
+    ):
+        assert {name: array.tolist() for (k, name), array in found.items() if k == kind} == {
+            name: np.asarray(array, np.float32).tolist() for name, array in arrays.items()
+        }
+    with pytest.raises(ValueError, match="another table"):
+        reader("read_weights")(path, "d" * 64)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut short"):
+        reader("read_weights")(path, "c" * 64)
 
 
 def test_the_shown_reader_reads_statistics(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 from quantkit.backends.tensorrt.build.manifest import Manifest, save_manifest
 from quantkit.caches.formats.ort_tables import flatbuffers_table, json_table, text_table
 from quantkit.caches.range_cache import RangeCache, amax_from_bits
+from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin, save_statistics
 from quantkit.calibration.table import table_json
@@ -27,12 +28,13 @@ from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quant_params import activation_params
 from quantkit.reporting.json import report_json
-from quantkit.types import CalibrationTable, Preprocessing, Report, TensorRange
+from quantkit.types import CalibrationTable, Preprocessing, Refinement, Report, RoundedWeight, TensorRange
 from tests.graph.builder import Builder
 from tests.reporting import reports, samples
 
 __all__ = [
     "ORIGIN",
+    "REFINED_TABLE",
     "STATISTICS_TENSORS",
     "array_files",
     "class_lists",
@@ -58,6 +60,7 @@ __all__ = [
     "profiles",
     "quantized_models",
     "ranges_json",
+    "refinement_files",
     "report_files",
     "rich_report",
     "sizes",
@@ -83,6 +86,9 @@ ORIGIN = StatisticsOrigin(
     versions={"quantkit": "0.1.0", "onnxruntime": "1.23.0"},
     unclipped=frozenset({"p"}),
 )
+
+REFINED_TABLE = "c" * 64
+"""Checksum of the table that rounded weights belong to."""
 
 STATISTICS_TENSORS = ("x", "p", "empty")
 
@@ -144,6 +150,23 @@ def statistics_files(shared: Path | None) -> list[bytes]:
             )
             made.append(save_statistics(kept, Path(folder) / "s").read_bytes())
     return made
+
+
+def refinement_files(shared: Path | None) -> list[bytes]:
+    """Rounded weights: of every kind of array, and none."""
+    full = Refinement(
+        weights={
+            "w": RoundedWeight(np.arange(-6, 6, dtype=np.int8).reshape(3, 4), np.ones(3, np.float32), 0),
+            "v": RoundedWeight(np.ones((1, 2), np.int8), np.asarray(0.5, np.float32), None),
+        },
+        biases={"conv": np.asarray([0.5, -1], np.float32)},
+        shifts={"x": np.asarray([0.5, 0], np.float32)},
+        channel_scales={"x": np.asarray([2, 1], np.float32)},
+        amax={"x": 1.5},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        return [save_refinement(r, path, table=REFINED_TABLE).read_bytes() for r in (full, Refinement())]
 
 
 def older_statistics(shared: Path | None) -> list[bytes]:

@@ -34,6 +34,7 @@ from quantkit.caches.match import match_to_model
 from quantkit.caches.open import open_cache, read_map
 from quantkit.caches.range_cache import RangeCache, difference, rename
 from quantkit.caches.reuse import find_checkpoint
+from quantkit.calibration.refinement_file import load_refinement, save_refinement
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import load_table, save_table
 from quantkit.cli import cache
@@ -60,7 +61,7 @@ from quantkit.provenance import differences
 from quantkit.reporting import gate_json, gate_junit, gate_markdown, print_report, remarks, report_html, report_markdown
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.json import load_report, report_json
-from quantkit.types import CalibrationTable, Preprocessing, Report, TensorSpec
+from quantkit.types import CalibrationTable, Preprocessing, Refinement, Report, TensorSpec
 from quantkit.types.options import CLASS_NAMES
 
 from . import seeds
@@ -89,7 +90,7 @@ def seal_table(content: bytes) -> bytes:
 
 
 def seal_statistics(content: bytes) -> bytes:
-    """Length and checksum of a statistics file made to fit."""
+    """Length and checksum of a file of statistics or rounded weights made to fit."""
     line, separator, rest = content.partition(b"\n")
     words = line.split(b" ")
     if not separator or len(words) < 3:
@@ -98,7 +99,7 @@ def seal_statistics(content: bytes) -> bytes:
 
 
 def mutate_statistics(rng: np.random.Generator, content: bytes) -> bytes:
-    """The JSON header, or an integer of the bins."""
+    """The JSON header, or an integer of what follows."""
     line, _, rest = content.partition(b"\n")
     header, _, body = rest.partition(b"\n")
     if rng.random() < 0.7:
@@ -111,6 +112,13 @@ def mutate_statistics(rng: np.random.Generator, content: bytes) -> bytes:
 def use_table(table: CalibrationTable, path: Path) -> None:
     written = save_table(table, path.with_suffix(".written"))
     assert load_table(written) == table, "another table is read back"
+
+
+def use_refinement(refinement: Refinement, path: Path) -> None:
+    written = save_refinement(refinement, path.with_suffix(".written"), table=seeds.REFINED_TABLE)
+    again = load_refinement(written, table=seeds.REFINED_TABLE)
+    rewritten = save_refinement(again, path.with_suffix(".again"), table=seeds.REFINED_TABLE)
+    assert rewritten.read_bytes() == written.read_bytes(), "another refinement is read back"
 
 
 def use_statistics(kept: KeptStatistics, path: Path) -> None:
@@ -399,6 +407,14 @@ TARGETS: dict[str, Target] = {
     "table as ranges": Target(".json", seeds.table_files, open_cache, use_ranges, mutate_json, seal_table),
     "statistics": Target(
         ".stats", seeds.statistics_files, load_statistics, use_statistics, mutate_statistics, seal_statistics
+    ),
+    "rounded weights": Target(
+        ".weights",
+        seeds.refinement_files,
+        partial(load_refinement, table=seeds.REFINED_TABLE),
+        use_refinement,
+        mutate_statistics,
+        seal_statistics,
     ),
     "checkpoint of --resume": Target(
         ".partial", seeds.statistics_files, parse_checkpoint, use_statistics, mutate_statistics, seal_statistics
