@@ -1,0 +1,150 @@
+"""Damage of outputs against formulas written out, for class scores and for everything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.quality import describe_quality, is_low, output_quality
+
+LOGITS = MeasuredOutput("y", "logits", 1)
+PROBABILITIES = MeasuredOutput("y", "probabilities", -1)
+IMAGE = MeasuredOutput("y", "values", 1)
+
+SCORES = hnp.arrays(np.float32, (6, 4), elements=st.floats(-8, 8, width=32))
+
+
+def batches(array: np.ndarray, size: int = 2) -> list[dict[str, np.ndarray]]:
+    return [{"y": array[i : i + size]} for i in range(0, len(array), size)]
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(np.asarray(x, np.float64))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def divergences(x: np.ndarray, y: np.ndarray) -> list[float]:
+    p, q = softmax(x), softmax(y)
+    return [sum(a * np.log(a / b) for a, b in zip(*row, strict=True)) for row in zip(p, q, strict=True)]
+
+
+@given(SCORES, SCORES)
+def test_class_scores_are_compared_by_divergence(x: np.ndarray, y: np.ndarray) -> None:
+    damage = OutputDamage([LOGITS], batches(x))
+    found = divergences(x, y)
+    assert damage.is_divergence
+    assert damage.of(batches(y)) == pytest.approx(np.mean(np.sqrt(np.maximum(found, 0))) ** 2, abs=1e-6)
+    assert damage.mean_divergence(batches(y)) == pytest.approx(np.mean(found), abs=1e-6)
+
+
+@given(SCORES, SCORES)
+def test_probabilities_are_the_same_as_their_logits(x: np.ndarray, y: np.ndarray) -> None:
+    direct = OutputDamage([PROBABILITIES], batches(softmax(x))).of(batches(softmax(y)))
+    assert direct == pytest.approx(OutputDamage([LOGITS], batches(x)).of(batches(y)), abs=1e-6)
+
+
+@given(SCORES, st.floats(-5, 5))
+def test_a_constant_added_to_all_classes_does_no_damage(x: np.ndarray, offset: float) -> None:
+    assert OutputDamage([LOGITS], batches(x)).of(batches(x + np.float32(offset))) == pytest.approx(0, abs=1e-6)
+
+
+def test_values_are_compared_channel_by_channel() -> None:
+    """A large channel does not hide a small one that is lost."""
+    x = np.random.default_rng(0).standard_normal((6, 2, 5)).astype(np.float32) * np.array([[[1000], [1]]], np.float32)
+    y = x.copy()
+    y[:, 1] = x[:, 1].mean()
+    shares = []
+    for channel in range(2):
+        error = np.mean((x[:, channel] - y[:, channel]).astype(np.float64) ** 2)
+        shares.append(error / (error + np.var(x[:, channel].astype(np.float64))))
+    damage = OutputDamage([IMAGE], batches(x))
+    assert not damage.is_divergence
+    assert damage.of(batches(y)) == pytest.approx(np.mean(shares), rel=1e-5)
+    assert damage.of(batches(y)) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_no_change_is_no_damage_and_nothing_left_is_all_of_it() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3, 2)).astype(np.float32)
+    damage = OutputDamage([IMAGE], batches(x))
+    assert damage.of(batches(x)) == 0
+    assert damage.of(batches(np.full_like(x, np.nan))) == 1
+    assert damage.of(batches(np.full_like(x, np.inf))) == 1
+    assert damage.of(batches(x[:, :1])) == 1
+    assert OutputDamage([LOGITS], batches(x[:, :, 0])).of(batches(np.full_like(x[:, :, 0], np.nan))) == np.inf
+
+
+def test_values_that_the_float_model_itself_cannot_hold_do_not_count() -> None:
+    x = np.array([[1, 2], [3, np.inf]], np.float32)
+    y = np.array([[1, 2], [3, 5]], np.float32)
+    assert OutputDamage([IMAGE], batches(x)).of(batches(y)) == 0
+
+
+def test_outputs_of_two_kinds_are_all_values() -> None:
+    x = [{"y": np.eye(2, dtype=np.float32), "z": np.ones((2, 3), np.float32)}]
+    damage = OutputDamage([LOGITS, MeasuredOutput("z", "values", None)], x)
+    assert not damage.is_divergence
+    assert damage.unit == "relative error"
+    assert damage.of([{"y": x[0]["y"], "z": np.zeros((2, 3), np.float32)}]) == pytest.approx(0.5)
+
+
+def test_the_first_batches_alone_can_be_compared() -> None:
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    y = x + np.float32(0.5) * np.eye(6, 4, dtype=np.float32)
+    part = OutputDamage([LOGITS], batches(x)).of(batches(y)[:2])
+    assert part == pytest.approx(OutputDamage([LOGITS], batches(x)[:2]).of(batches(y)[:2]))
+
+
+# --------------------------------------------------------------------------------------------- quality
+
+
+def quality(output: MeasuredOutput, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    return output_quality([output], batches(x), batches(y), num_samples=len(x))
+
+
+def test_quality_of_class_scores() -> None:
+    x = np.array([[3, 1], [0, 2], [1, 0], [5, 4]], np.float32)
+    y = np.array([[2, 1], [0, 2], [0, 1], [5, 4]], np.float32)
+    found = quality(LOGITS, x, y)
+    assert found["num_samples"] == 4
+    assert found["agreement"] == 0.75
+    assert found["kl_divergence"] == pytest.approx(np.mean(divergences(x, y)))
+    assert found["sqnr_db"] == pytest.approx(10 * np.log10((x**2).sum() / 3), abs=0.01)
+
+
+def test_quality_of_values() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3, 2)).astype(np.float32)
+    found = quality(IMAGE, x, x + np.float32(0.1))
+    assert found.keys() == {"num_samples", "sqnr_db", "relative_error"}
+    assert found["sqnr_db"] == pytest.approx(10 * np.log10((x.astype(float) ** 2).mean() / 0.01), abs=0.01)
+
+
+def test_quality_is_a_number_of_json_whatever_comes_out() -> None:
+    x = np.ones((2, 3), np.float32)
+    assert quality(LOGITS, x, x)["sqnr_db"] == 999
+    ruined = quality(LOGITS, x, np.full_like(x, np.nan))
+    assert (ruined["sqnr_db"], ruined["kl_divergence"]) == (-999, 999)
+    assert is_low(ruined | {"agreement": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("found", "low"),
+    [
+        ({"sqnr_db": 3.0, "kl_divergence": 0.1, "agreement": 0.95}, False),
+        ({"sqnr_db": 30.0, "kl_divergence": 0.1, "agreement": 0.85}, True),
+        ({"sqnr_db": 11.0, "relative_error": 0.1}, True),
+        ({"sqnr_db": 13.0, "relative_error": 0.1}, False),
+    ],
+)
+def test_who_is_warned(found: dict[str, float], low: bool) -> None:
+    assert is_low(found) == low
+
+
+def test_values_have_a_line_of_their_own() -> None:
+    assert describe_quality({"num_samples": 8.0, "sqnr_db": 20.0, "relative_error": 0.015}) == (
+        "SQNR 20.0 dB, relative error 0.015 (8 samples)"
+    )

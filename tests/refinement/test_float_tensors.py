@@ -1,0 +1,84 @@
+"""Which units stay in float: against a damage that is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantkit.refinement.float_tensors import FloatChoice, choose_float_tensors
+from quantkit.types import QdqEdge
+
+NAMES = "abcdefgh"
+UNITS = {name: (QdqEdge(name, f"node_{name}", 0),) for name in NAMES}
+
+
+def choose(
+    damages: Mapping[str, float], *, work: Mapping[str, int] | None = None, limit: float = 1.0, enough: float = 0.0
+) -> tuple[FloatChoice, list[tuple[str, ...]]]:
+    """Of units whose damages add up; with every set that was measured."""
+    measured: list[tuple[str, ...]] = []
+
+    def measure(floats: tuple[str, ...]) -> float:
+        measured.append(floats)
+        return sum(damage for name, damage in damages.items() if name not in floats)
+
+    ranking = sorted(damages, key=lambda name: -damages[name])
+    work = {f"node_{name}": 1 for name in NAMES} if work is None else work
+    return choose_float_tensors(ranking, UNITS, work, measure, limit=limit, enough=enough), measured
+
+
+def test_the_one_that_does_the_damage_stays_in_float() -> None:
+    found, _ = choose({"a": 0.01, "b": 5.0, "c": 0.01})
+    assert found.units[0] == "b"
+    assert found.before == pytest.approx(5.02)
+
+
+def test_nothing_is_left_in_float_where_the_damage_is_small_enough() -> None:
+    found, measured = choose({"a": 0.001, "b": 0.002}, enough=0.01)
+    assert (found.units, found.share, found.before, found.after) == ((), 0, 0.003, 0.003)
+    assert measured == [()]
+
+
+def test_a_unit_that_is_too_expensive_is_passed_over() -> None:
+    work = {"node_a": 90, "node_b": 5, "node_c": 5}
+    found, measured = choose({"a": 9.0, "b": 5.0, "c": 0.1}, work=work, limit=0.05)
+    assert found.units == ("b",)
+    assert found.share == pytest.approx(0.05)
+    assert ("a",) not in measured
+
+
+def test_units_that_buy_nothing_end_the_search() -> None:
+    _, measured = choose(dict.fromkeys(NAMES, 1e-9) | {"a": 1.0}, enough=0.0)
+    assert measured[:2] == [(), ("a",)]
+    units = {f"u{i}": (QdqEdge(f"u{i}", f"node{i}", 0),) for i in range(60)}
+    tried: list[tuple[str, ...]] = []
+
+    def measure(floats: tuple[str, ...]) -> float:
+        tried.append(floats)
+        return 1.0
+
+    assert choose_float_tensors(list(units), units, {}, measure, limit=1, enough=0).units == ()
+    assert 1 < len(tried) < 30
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.floats(0, 10), min_size=1), st.floats(0, 1), st.floats(0, 1))
+def test_the_limit_holds_and_what_is_said_is_so(damages: dict[str, float], limit: float, enough: float) -> None:
+    found, measured = choose(damages, limit=limit, enough=enough)
+    assert found.share <= limit
+    assert found.share == pytest.approx(len(found.units) / 8)
+    assert found.before == pytest.approx(sum(damages.values()))
+    assert found.after == pytest.approx(sum(d for name, d in damages.items() if name not in found.units))
+    assert found.after <= found.before
+    assert found.units in measured
+
+
+def test_units_of_one_operator_count_its_work_once() -> None:
+    units = {"a": (QdqEdge("a", "product", 0),), "b": (QdqEdge("b", "product", 1),)}
+    found = choose_float_tensors(
+        "ab", units, {"product": 10, "other": 10}, lambda floats: 4.0 ** -len(floats), limit=1, enough=0
+    )
+    assert found.units == ("a", "b")
+    assert found.share == 0.5
