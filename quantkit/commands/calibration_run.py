@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import find_checkpoint, find_statistics, find_table
+from quantkit.caches.reuse import find_statistics, find_table
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import save_table, table_checksum
 from quantkit.commands.build import describe_engine
-from quantkit.commands.collect import collect_statistics
+from quantkit.commands.collect import collect_statistics, find_interrupted
 from quantkit.commands.native_calibration import calibrate_natively
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
@@ -119,29 +119,10 @@ class CalibrationRun:
 
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
-        resumed = None
-        if self.options.resume and checkpoint is not None:
-            resumed = find_checkpoint(
-                checkpoint,
-                self.origin,
-                self.tensors,
-                batch_size=self.options.batch_size,
-                strict=self.options.strict,
-                notify=self.notify,
-            )
-        elif checkpoint is not None and checkpoint.exists():
-            text = f"An interrupted run left {checkpoint}. Pass --resume to continue it; this run starts over."
-            self.notify(Notice("info", "reuse", text))
-        kept = collect_statistics(
-            expose(self.model.prepared(), self.tensors),
-            self.dataset,
-            self.tensors,
-            self.origin,
-            self.options,
-            resumed=resumed,
-            checkpoint=checkpoint,
-            notify=self.notify,
-        )
+        resumed = find_interrupted(checkpoint, self.origin, self.tensors, self.options, notify=self.notify)
+        graph = expose(self.model.prepared(), self.tensors)
+        known = (self.dataset, self.tensors, self.origin, self.options)
+        kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:
             save_statistics(kept, self.files.statistics)

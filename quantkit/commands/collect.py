@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.collect import Collector, fitting_batch_size
 from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
 from quantkit.datasets import Selection
@@ -29,6 +30,26 @@ if TYPE_CHECKING:
 
 CHECKPOINT_S = 30.0
 """Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
+
+
+def find_interrupted(
+    checkpoint: Path | None,
+    origin: StatisticsOrigin,
+    tensors: tuple[str, ...],
+    options: CalibrationOptions,
+    *,
+    notify: Notify,
+) -> KeptStatistics | None:
+    """What an interrupted run left, if this run shall continue it; says what becomes of it."""
+    if checkpoint is None:
+        return None
+    if options.resume:
+        batch_size, strict = options.batch_size, options.strict
+        return find_checkpoint(checkpoint, origin, tensors, batch_size=batch_size, strict=strict, notify=notify)
+    if checkpoint.exists():
+        text = f"An interrupted run left {checkpoint}. Pass --resume to continue it; this run starts over."
+        notify(Notice("info", "reuse", text))
+    return None
 
 
 @logs_duration

@@ -65,8 +65,7 @@ class _Rounder:
         weight = constant_array(self._graph, edge.tensor)
         layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
-        is_shared = self.readers[edge.tensor] > 1
-        bias = None if is_shared else self.biases.get(edge.node)
+        bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
         moments = self._collect(stop, layer)
         rounded = round_layer(
             layer.matrix(weight), moments, has_bias=bias is not None, scale_shape=layer.scale_shape(edge.axis)
@@ -82,6 +81,11 @@ class _Rounder:
         correction[layer.output_channels.reshape(-1)] = alpha * rounded.bias.reshape(-1)
         self.corrections[edge.node] = correction
         return NewConstants(new, old_bias(bias, correction.size) + correction / bias.factor)
+
+    def _has_own_channels(self, edge: QdqEdge, layer: LayerShape) -> bool:
+        """Whether each row of the weight makes a channel of the output that no other row or operator makes."""
+        channels = layer.output_channels
+        return edge.index == 1 and self.readers[edge.tensor] == 1 and np.unique(channels).size == channels.size
 
     def _collect(self, stop: Stop, layer: LayerShape) -> Moments:
         """Second moments of the operator's inputs; of a shared weight, of those of its earlier readers too."""

@@ -20,7 +20,9 @@ def bright(tmp_path):
 
 def test_a_range_beyond_which_most_values_lie_is_told(tmp_path, bright):
     model, notices = conv_model(tmp_path / "net.onnx"), []
-    table = quantkit.calibrate(model, bright, histogram="tensorrt", progress=False, notify=notices.append)
+    table = quantkit.calibrate(
+        model, bright, method="entropy", histogram="tensorrt", progress=False, notify=notices.append
+    )
     assert table.tensors["x"].amax < 0.12
     (warning,) = [notice for notice in notices if notice.topic == "clipping"]
     assert warning.kind == "warning"

@@ -132,7 +132,7 @@ def test_a_constant_tensor(name):
     ("name", "percent", "message"),
     [
         ("entropie", None, "did you mean 'entropy'"),
-        ("zzz", None, "choose one of entropy, minmax"),
+        ("zzz", None, "choose one of auto, entropy, minmax"),
         ("mse", 99.9, "no meaning with the method 'mse'"),
         ("percentile", 0, "above 0"),
         ("percentile", 100.1, "at most 100"),

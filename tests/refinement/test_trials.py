@@ -9,11 +9,12 @@ import pytest
 
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.pieces import GraphPieces
+from quantkit.graph.quantize_tensorrt import RefinedPlan
 from quantkit.numerics import QuantParams, fake_quantize
 from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import channel_extremes, observe
 from quantkit.refinement.quantized_run import run_model, run_quantized
-from quantkit.refinement.ranges import quantized_units
+from quantkit.refinement.range_choice import quantized_units
 from quantkit.refinement.trials import Trials
 from quantkit.types import Refinement, TensorRange
 
@@ -42,7 +43,7 @@ def whole_damage(net: Net, tensor: str, amax: float) -> float:
     outputs = measured_outputs(net.model.prepared())
     names = [output.name for output in outputs]
     reference = run_model(net.model.prepared(), net.samples.batches, outputs=names)
-    quantized = (net.model.prepared(), alone, ranges, Refinement())
+    quantized = (net.model.prepared(), RefinedPlan(alone, ranges, {}), Refinement())
     got = run_quantized(quantized, net.samples.batches, outputs=names, with_weights=False)
     return OutputDamage(outputs, reference).of(got)
 

@@ -15,3 +15,5 @@ from quantkit.registry import import_modules
 __all__ = ["METHODS", "Method", "MethodOption", "bind_method", "cache_algorithm", "method_settings"]
 
 import_modules(__name__, __path__)
+for _name in sorted(METHODS):  # whichever module imported which
+    METHODS[_name] = METHODS.pop(_name)
