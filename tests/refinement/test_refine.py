@@ -1,0 +1,128 @@
+"""The whole refinement on small nets: never worse than the best method, and what INT8 ruins stays in float."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quantkit.calibration.methods import METHODS, bind_method
+from quantkit.graph.measured_outputs import measured_outputs
+from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
+from quantkit.notices import Notice
+from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.quantized_run import run_model
+from quantkit.refinement.refine import RefinedCalibration, refine_calibration
+from quantkit.types import Refinement, TensorRange
+from quantkit.types.options import CalibrationOptions
+
+from ..graph.builder import Builder
+from .nets import Net, images, net, small_net, token_net
+
+
+def refined(subject: Net, said: list[Notice] | None = None, **options) -> RefinedCalibration:
+    found = CalibrationOptions(progress=False, **options)
+    statistics = subject.statistics()
+    choose = bind_method(found.method, {})
+    ranges = {n: TensorRange(choose(s), s.minimum, s.maximum) for n, s in statistics.items()}
+    notify = (lambda notice: None) if said is None else said.append
+    return refine_calibration(
+        subject.model, subject.samples, statistics, ranges, found, fixed=frozenset(), notify=notify
+    )
+
+
+def damage(subject: Net, found: RefinedCalibration) -> float:
+    """Of the INT8 model, on all samples."""
+    graph = subject.model.prepared()
+    outputs = measured_outputs(graph)
+    names = [output.name for output in outputs]
+    reference = run_model(subject.model.prepared(), subject.samples.batches, outputs=names)
+    plan = plan_refined(graph, found.ranges, found.refinement, in_float=found.float_tensors)
+    insert_refined_qdq(graph, plan, found.refinement)
+    return OutputDamage(outputs, reference).of(run_model(graph, subject.samples.batches, outputs=names))
+
+
+ENOUGH = 0.001
+"""Damage at which nothing more is searched: a KL divergence in nats, and less than the share of error that is."""
+
+
+def heavy_tails() -> Net:
+    """Values of which a few are large: methods differ much."""
+    g = Builder()
+    x = g.op("Relu", g.gemm(g.input("x", 16), 16, 24))
+    values = np.random.default_rng(1).standard_t(1.5, (64, 16)).astype(np.float32)
+    return net(g.model(g.gemm(x, 24, 6)), {"x": values})
+
+
+NETS = {"images": small_net, "tokens": token_net, "heavy tails": heavy_tails}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_auto_is_not_worse_than_the_best_method(name: str) -> None:
+    subject = NETS[name]()
+    found = damage(subject, refined(subject, accuracy="balanced"))
+    singles = {m: damage(subject, refined(subject, method=m)) for m in sorted(METHODS.keys() - {"auto"})}
+    assert found <= max(1.1 * min(singles.values()), ENOUGH), singles
+
+
+def ruined() -> Net:
+    """A product that lives from the small values beside a huge one, on a small side branch."""
+    g = Builder()
+    x = g.input("x", 32)
+    main = g.gemm(g.op("Relu", g.gemm(x, 32, 256)), 256, 64)
+    weight = np.ones((2, 64))
+    weight[0] = 0
+    thin = g.op("MatMul", x, g.constant(np.eye(32)[:, :2] * [1000, 1]), name="split")
+    side = g.op("MatMul", thin, g.constant(weight), name="side")
+    return net(g.model(g.op("Add", g.op("Mul", main, g.constant(0.05)), side)), {"x": images(64, 32)})
+
+
+def test_what_int8_ruins_stays_in_float_and_is_named() -> None:
+    said: list[Notice] = []
+    subject = ruined()
+    found = refined(subject, said, accuracy="balanced")
+    assert "split_out" in {*found.float_tensors, *found.refinement.amax}
+    everything = replace(found, float_tensors={}, refinement=Refinement())
+    assert damage(subject, found) < 0.5 * damage(subject, everything)
+    assert all("alone in INT8" in reason for reason in found.float_tensors.values())
+    assert any(notice.topic == "ranges" for notice in said)
+
+
+def test_a_second_time_gives_the_same() -> None:
+    first, second = (refined(small_net(), accuracy="balanced") for _ in range(2))
+    assert first.ranges == second.ranges
+    assert first.float_tensors == second.float_tensors
+    assert first.quality == second.quality
+
+
+def test_fast_leaves_ranges_alone_and_tells_what_they_are_worth() -> None:
+    subject = small_net()
+    found = refined(subject, method="minmax")
+    assert {name: r.amax for name, r in found.ranges.items()} == {n: r.amax for n, r in subject.ranges().items()}
+    assert not found.refinement
+    assert found.float_tensors == {}
+    assert found.quality["num_samples"] == subject.samples.num_samples
+
+
+def test_a_named_method_keeps_its_ranges_while_weights_are_rounded() -> None:
+    subject = small_net()
+    found = refined(subject, method="minmax", accuracy="balanced")
+    assert {name: r.amax for name, r in found.ranges.items()} == {n: r.amax for n, r in subject.ranges().items()}
+    assert damage(subject, found) <= damage(subject, refined(subject, method="minmax")) * 1.05
+
+
+def test_what_is_excluded_later_does_not_upset_what_was_refined() -> None:
+    """Rounded weights hold only behind the scales that they were rounded for."""
+    subject = small_net()
+    found = refined(subject, accuracy="balanced")
+    outputs = measured_outputs(subject.model.prepared())
+    names = [output.name for output in outputs]
+    reference = run_model(subject.model.prepared(), subject.samples.batches, outputs=names)
+    whole = damage(subject, found)
+    for node in [edge.node for edge in subject.plan.weights]:
+        graph = subject.model.prepared()
+        plan = plan_refined(graph, found.ranges, found.refinement, exclude=[node], in_float=found.float_tensors)
+        insert_refined_qdq(graph, plan, found.refinement)
+        left = OutputDamage(outputs, reference).of(run_model(graph, subject.samples.batches, outputs=names))
+        assert left < 3 * whole + 1e-4, node
