@@ -22,7 +22,7 @@ from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum
 from quantkit.cli import main
 from quantkit.commands import collect
-from tests.cli.conftest import CALIB, DIGITS
+from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
@@ -222,6 +222,41 @@ def test_kills_at_some_steps_of_each_file(tmp_path, processes, expected):
 @pytest.mark.slow
 def test_kills_at_every_step_of_each_file(tmp_path, processes, expected):
     kill_at_steps(fresh_folder(tmp_path), processes, expected, itertools.product([PARTIAL, *NAMES], STEPS))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", ["net.calib.weights", "net.calib.json"])
+def test_a_kill_never_leaves_weights_that_another_table_would_take(tmp_path, processes, step, name):
+    """Over the files of another run; the next calibration makes the set of one run of it, byte for byte."""
+    model = conv_model(tmp_path / "net.onnx")
+    old, new = (write_images(tmp_path / str(count), count) for count in (8, 16))
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    for data, target in ((new, whole), (old, folder)):
+        refine(model, data, target)
+    process = processes.Process(target=refine_until, args=(model, new, folder, step, name))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    table = load_table(folder / "net.calib.json")
+    is_whole = (name, step) != ("net.calib.weights", "named") and not (name == "net.calib.json" and step != "named")
+    assert (table.refinement is not None) == is_whole
+    refine(model, new, folder)
+    for file in whole.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def refine(model: Path, data: Path, folder: Path) -> None:
+    """A calibration by default, beyond ranges."""
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", "--data", str(data), str(model), "-o", str(folder), "--quiet", "--calibrator", "quantkit"])
+    assert not stop.value.code
+
+
+def refine_until(model: Path, data: Path, folder: Path, step: str, name: str) -> None:
+    die_at(step, name)
+    with open(os.devnull, "w") as silence:
+        sys.stdout = sys.stderr = silence
+        refine(model, data, folder)
 
 
 def test_kills_leave_old_or_new_files(tmp_path, processes, expected):
