@@ -110,6 +110,13 @@ def test_a_task_has_a_score(command, tmp_path):
     assert found["fp32"]["metrics"]["stable"] == found["fp16"]["metrics"]["stable"] == 1
 
 
+def test_a_task_has_an_option_of_its_own(command, tmp_path):
+    command("stable", "evaluate net.onnx --data images --task stable --tolerance 0 --latency-s 0 --layer-samples 0")
+    found = variants(tmp_path)
+    assert (found["fp32"]["metrics"]["stable"], found["fp16"]["metrics"]["stable"]) == (1, 0)
+    assert command("stable", "evaluate --help").count("--tolerance") == 1
+
+
 def test_a_runtime_opens_files_of_its_suffix(command, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "net.ort")

@@ -29,7 +29,7 @@ def print_calibration(
     model: FloatModel, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
 ) -> None:
     """A short table, and the paths of what was written."""
-    values = [table.settings.get(option.name) for option in METHODS[table.method].options]
+    values = [table.settings.get(option.name) for option in METHODS[table.method].own_options]
     method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
         ("samples", str(table.num_samples)),

@@ -26,7 +26,7 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
     if settings.get("calibrator", "quantkit") != "quantkit":
         return None
     words = ["quantkit", "calibrate", "--data", "DATA", model, "--method", str(settings["method"])]
-    own = (option.name for option in METHODS[table.method].options)
+    own = (option.name for option in METHODS[table.method].own_options)
     for name in (*own, "histogram", "order", "seed", "num_samples", "batch_size"):
         value = settings.get(name)
         if value is not None and value != _DEFAULTS.get(name):

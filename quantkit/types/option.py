@@ -67,6 +67,30 @@ class Option:
 
 
 @dataclass(frozen=True)
+class OwnOption:
+    """An option that belongs to one entry of a registry alone: a calibration method or a task.
+
+    Attributes:
+        name: keyword in Python, key in tables, and `--name` on the command line.
+        default: used where none is given; its type is the option's.
+        help: what it is, without a full stop.
+        is_valid: whether the method or task takes a value.
+        expected: which values those are, to end "--name 3 must be ...".
+    """
+
+    name: str
+    default: Any
+    help: str
+    is_valid: Callable[[Any], bool] = lambda _: True
+    expected: str = ""
+
+    @property
+    def flag(self) -> str:
+        """As the command line spells it."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
 class OptionField:
     """An option and the field that holds it.
 
@@ -148,20 +172,26 @@ def option_fields(kind: type, path: tuple[str, ...] = ()) -> Iterator[OptionFiel
         if (inner := found.metadata.get("nested")) is not None:
             yield from option_fields(inner, here)
         elif (registry := found.metadata.get("owned_by")) is not None:
-            yield from _owned_options(registry, here)
+            yield from _owned_options(registry, found.metadata["owner"], found.metadata["group"], here)
         elif (known := found.metadata.get("option")) is not None:
             yield OptionField(known, here, hints[found.name], found.default)
 
 
-def owned_options(registry: str) -> Any:
-    """A dataclass field, a mapping, that holds the options which the entries of a registry have of their own."""
-    return field(default_factory=dict, metadata={"owned_by": registry})
+def owned_options(registry: str, owner: str, *, group: str = "") -> Any:
+    """A dataclass field, a mapping, that holds the options which the entries of a registry have of their own.
+
+    Args:
+        registry: "module:NAME" of the mapping; its values have `own_options`.
+        owner: flag that chooses an entry, "--method".
+        group: heading in the help.
+    """
+    return field(default_factory=dict, metadata={"owned_by": registry, "owner": owner, "group": group})
 
 
-def _owned_options(registry: str, path: tuple[str, ...]) -> Iterator[OptionField]:
+def _owned_options(registry: str, owner: str, group: str, path: tuple[str, ...]) -> Iterator[OptionField]:
     for name, entry in lookup(registry).items():
-        for own in entry.options:
-            text = Option(f"{own.help}, for --method {name} (default: {own.default}).", flag=own.flag)
+        for own in entry.own_options:
+            text = Option(f"{own.help}, for {owner} {name} (default: {own.default}).", group=group, flag=own.flag)
             yield OptionField(text, (*path, own.name), type(own.default) | None, None)
 
 

@@ -264,7 +264,7 @@ class MethodOptions:
         "Calibration method: how the range of a tensor is chosen. auto: whichever hurts the model's output least.",
         registry="quantkit.calibration.methods:METHODS",
     )
-    method_options: Mapping[str, float | None] = owned_options("quantkit.calibration.methods:METHODS")
+    method_options: Mapping[str, float | None] = owned_options("quantkit.calibration.methods:METHODS", "--method")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from quantkit.calibration.methods.registry import (
     METHODS,
     Method,
-    MethodOption,
     bind_method,
     cache_algorithm,
     method_settings,
 )
 from quantkit.registry import import_modules
 
-__all__ = ["METHODS", "Method", "MethodOption", "bind_method", "cache_algorithm", "method_settings"]
+__all__ = ["METHODS", "Method", "bind_method", "cache_algorithm", "method_settings"]
 
 import_modules(__name__, __path__)
 for _name in sorted(METHODS):  # whichever module imported which

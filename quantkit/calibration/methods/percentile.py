@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantkit.calibration.methods.registry import METHODS, Method, MethodOption
+from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
+from quantkit.types.option import OwnOption
 
 
 def percentile(statistics: TensorStatistics, *, percentile: float) -> float:
@@ -31,8 +32,8 @@ def percentile(statistics: TensorStatistics, *, percentile: float) -> float:
 METHODS["percentile"] = Method(
     percentile,
     "a percentile of the magnitudes",
-    options=(
-        MethodOption(
+    own_options=(
+        OwnOption(
             "percentile",
             default=99.99,
             help="Percentage of the values that is not clipped",

@@ -9,30 +9,7 @@ from dataclasses import dataclass
 from quantkit.errors import CalibrationError
 from quantkit.registry import suggest
 from quantkit.types import TensorStatistics
-
-
-@dataclass(frozen=True)
-class MethodOption:
-    """An option that belongs to one method alone.
-
-    Attributes:
-        name: keyword of the method's function and of `calibrate`, key in tables, and `--name` on the command line.
-        default: used where none is given; its type is the option's.
-        help: what it is, without a full stop.
-        is_valid: whether the method takes a value.
-        expected: which values those are, to end "--name 3 must be ...".
-    """
-
-    name: str
-    default: float
-    help: str
-    is_valid: Callable[[float], bool] = lambda _: True
-    expected: str = ""
-
-    @property
-    def flag(self) -> str:
-        """As the command line spells it."""
-        return f"--{self.name.replace('_', '-')}"
+from quantkit.types.option import OwnOption
 
 
 @dataclass(frozen=True)
@@ -43,14 +20,14 @@ class Method:
         function: from the statistics of one tensor, not all zero, to amax: its values are clipped to [-amax, amax].
             The method's options are its keywords.
         summary: what it does, for help and documentation.
-        options: that it has and no other method.
+        own_options: that it has and no other method.
         tensorrt_algorithm: TensorRT's name of it in calibration caches, None where TensorRT has no such method.
         keeps_probabilities: whether "exact" ranges of Softmax and Sigmoid outputs are taken unclipped.
     """
 
     function: Callable[..., float]
     summary: str
-    options: tuple[MethodOption, ...] = ()
+    own_options: tuple[OwnOption, ...] = ()
     tensorrt_algorithm: str | None = None
     keeps_probabilities: bool = False
 
@@ -72,7 +49,7 @@ def bind_method(name: str, options: Mapping[str, float | None]) -> Callable[[Ten
     if name not in METHODS:
         raise CalibrationError(f"there is no calibration method {name!r}: {suggest(name, METHODS)}")
     method = METHODS[name]
-    own = {option.name: option for option in method.options}
+    own = {option.name: option for option in method.own_options}
     keywords = {key: option.default for key, option in own.items()}
     for key, value in options.items():
         if value is None:
@@ -90,7 +67,7 @@ def method_settings(name: str, options: Mapping[str, float | None]) -> dict[str,
     """What a table stores of a method: its name and every method's options, None where they are another method's."""
     settings: dict[str, str | float | None] = {"method": name}
     for known, method in METHODS.items():
-        for option in method.options:
+        for option in method.own_options:
             given = options.get(option.name)
             settings[option.name] = None if known != name else option.default if given is None else given
     return settings

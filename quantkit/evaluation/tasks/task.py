@@ -10,7 +10,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
-from quantkit.types.option import option
+from quantkit.types.option import OwnOption, option, owned_options
 from quantkit.types.options import PATH, TEXT
 
 _GROUP = "Task"
@@ -31,6 +31,7 @@ class TaskOptions:
         binary: of "segment", where a model has one output channel: whether it holds "logits" or "probabilities".
         postprocess: of "custom": a function, or "file.py:function": outputs and ids to predictions.
         metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
+        task_options: the options that a registered task has of its own, by name.
     """
 
     task: str = option(
@@ -66,20 +67,30 @@ class TaskOptions:
     metric: str | type | None = option(
         None, "custom: file.py:Class that computes the score.", group=_GROUP, form=TEXT, unit="symbol"
     )
+    task_options: Mapping[str, Any] = owned_options("quantkit.evaluation.tasks:TASKS", "--task", group=_GROUP)
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise EvaluationError(f"--task {self.task} is not one of {', '.join(TASKS)}")
         task = TASKS[self.task]
-        for given in fields(self)[1:]:
-            if getattr(self, given.name) is not None and given.name not in task.options:
-                owners = [f"--task {name}" for name, other in TASKS.items() if given.name in other.options]
+        given = [f.name for f in fields(self)[1:-1] if getattr(self, f.name) is not None]
+        for name in (*given, *self.task_options):
+            if name not in task.option_names():
+                owners = [f"--task {known}" for known, other in TASKS.items() if name in other.option_names()]
                 raise EvaluationError(
-                    f"{_flag(given.name)} has no meaning for --task {self.task}: it is for {' or '.join(owners)}"
+                    f"{_flag(name)} has no meaning for --task {self.task}: it is for {' or '.join(owners) or 'no task'}"
                 )
+        for own in task.own_options:
+            if not own.is_valid(self.own(own.name)):
+                raise EvaluationError(f"{own.flag} {self.own(own.name)} must be {own.expected}")
         for name, what in task.required.items():
             if getattr(self, name) is None:
                 raise EvaluationError(f"--task {self.task} needs {_flag(name)}: {what}")
+
+    def own(self, name: str) -> Any:
+        """The value of an option that the task has of its own."""
+        (default,) = (own.default for own in TASKS[self.task].own_options if own.name == name)
+        return self.task_options.get(name, default)
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the named options that are set."""
@@ -96,6 +107,7 @@ class Task:
     Attributes:
         numbers: what `compute` calls them, ends of intervals aside; a user's own metric cannot have these names.
         options: fields of `TaskOptions` that it takes.
+        own_options: those that it has and no other task.
         required: those that must be given, and what they are.
         has_class_labels: whether the data's own labels (folders, lists) mean something: a detector's folders are not
             classes.
@@ -104,12 +116,18 @@ class Task:
 
     numbers: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    own_options: ClassVar[tuple[OwnOption, ...]] = ()
     required: ClassVar[Mapping[str, str]] = {}
     has_class_labels: ClassVar[bool] = False
     shape_hint: ClassVar[str] = "; export both with one input size, one number of classes and one layout of the outputs"
 
     def __init__(self) -> None:
         self._changes = Changes()
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Every option that it takes."""
+        return (*cls.options, *(own.name for own in cls.own_options))
 
     @classmethod
     def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
