@@ -73,11 +73,13 @@ def calibrate(
         files.lock,
         on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes to {folder}.")),
     ):
+        before = table_path.stat().st_mtime_ns if table_path.is_file() else None
         table = calibrate_model(opened, data, options, notify=notify)
+        kept = before == table_path.stat().st_mtime_ns
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
             write_tensorrt_cache(opened, table, cache_path, tensorrt_version=tensorrt_version)
         quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
-    print_calibration(opened, table, quantized, cache_path=cache_path, table_path=table_path)
+    print_calibration(opened, table, quantized, cache_path=cache_path, table_path=table_path, kept=kept)
 
 
 @with_options

@@ -26,9 +26,15 @@ _HISTOGRAMS = {
 
 
 def print_calibration(
-    model: FloatModel, table: CalibrationTable, quantized: QuantizedModel, *, cache_path: Path, table_path: Path
+    model: FloatModel,
+    table: CalibrationTable,
+    quantized: QuantizedModel,
+    *,
+    cache_path: Path,
+    table_path: Path,
+    kept: bool,
 ) -> None:
-    """A short table, and the paths of what was written."""
+    """A short table, and the paths of what was written; of the table, whether it was `kept` as it is."""
     values = [table.settings.get(option.name) for option in METHODS[table.method].own_options]
     method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
@@ -43,9 +49,10 @@ def print_calibration(
     for label, value in rows:
         typer.echo(f"  {label:24}{value}")
     cache = cache_path.read_text(encoding="utf-8").partition("\n")[0]
-    typer.echo(f"wrote {table_path}  calibration table")
+    word = "kept " if kept else "wrote"
+    typer.echo(f"{word} {table_path}  calibration table")
     if table.refinement is not None:
-        typer.echo(f"wrote {refinement_path(table_path)}  rounded weights")
+        typer.echo(f"{word} {refinement_path(table_path)}  rounded weights")
     typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
     typer.echo(f"wrote {quantized.path}  INT8 model")
 

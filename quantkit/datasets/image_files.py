@@ -96,9 +96,9 @@ def _decode(path: Path, name: str, preprocessing: Preprocessing) -> tuple[Array,
     except UnidentifiedImageError:
         raise DatasetError(f"{name}: {_explain_unidentified(path)}") from None
     except OSError as error:
-        raise DatasetError(f"{name}: cannot be read ({error.strerror or _first_line(error)})") from error
+        raise DatasetError(f"{name}: cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-        raise DatasetError(f"{name}: cannot be read ({_first_line(error)})") from error
+        raise DatasetError(f"{name}: cannot be read ({first_line(error)})") from error
 
 
 def silence_pillow() -> None:
@@ -121,7 +121,8 @@ def _explain_unidentified(path: Path) -> str:
     return f"not an image ({', '.join(READ_FORMATS)} are read)"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of what a decoder says."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
-from quantkit.datasets.image_files import silence_pillow
+from quantkit.datasets.image_files import first_line, silence_pillow
 from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, MaskAnnotations
@@ -160,9 +160,9 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
     except DatasetError:
         raise
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or _first_line(error)})") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-        raise DatasetError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise DatasetError(f"{path}: cannot be read ({first_line(error)})") from error
     values = _one_channel(path, pixels)
     if mode == "L" and header[_COLOR_TYPE] == _GREY and header[_BIT_DEPTH] < 8:
         # Pillow spreads 2- and 4-bit greys over 0 to 255; the class is what the file holds.
@@ -195,11 +195,6 @@ def _explain_no_png(start: bytes) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the mask: run git lfs pull"
     return "is not a PNG image"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _hash_file(path: Path) -> str:

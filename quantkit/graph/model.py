@@ -164,18 +164,6 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def source_files(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """The files that a model at `path` consists of: itself, and its external data."""
-    return (Path(path), *external_files(model))
-
-
-def size_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes of a model on disk, external data files included."""
-    file = Path(path)
-    model = ir.load(file, format="protobuf")
-    return file.stat().st_size + sum(p.stat().st_size for p in external_files(model))
-
-
 def check_model(model: ir.Model, name: str) -> None:
     """Runs onnx.checker with shape inference over `model`, without its large weights.
 

@@ -48,9 +48,11 @@ def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     before = table.read_bytes(), table.stat().st_mtime_ns
     outcome = quantkit("calibrate", "--data", CALIB, digits)
     assert "Reusing" in outcome.err
+    assert f"kept  {table}" in outcome.out
     assert (table.read_bytes(), table.stat().st_mtime_ns) == before
     forced = quantkit("calibrate", "--data", CALIB, digits, "--force")
     assert "Reusing" not in forced.err
+    assert f"wrote {table}" in forced.out
     assert table.read_bytes() == before[0]
     assert table.stat().st_mtime_ns != before[1]
 

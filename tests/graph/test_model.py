@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.errors import ModelError, OutputError
 from quantkit.graph import model as model_module
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import (
     check_model,
     float_precision,
@@ -20,7 +21,6 @@ from quantkit.graph.model import (
     load_model,
     save_model,
     serialize_model,
-    size_bytes,
     weight_bytes,
 )
 from quantkit.graph.model_hash import model_hash
@@ -243,7 +243,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     (path,) = save_model(q.graph, tmp_path / "out" / "m.onnx")
     again = load_model(path)
     assert model_hash(again) == model_hash(q.graph)
-    assert size_bytes(path) == path.stat().st_size
+    assert FloatModel(path).size_bytes == path.stat().st_size
     onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -272,7 +272,7 @@ def test_external_data_in_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     written = save_model(graph, tmp_path / "out" / "m.onnx")
     assert len(written) == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)
-    assert size_bytes(written[0]) == sum(p.stat().st_size for p in written)
+    assert FloatModel(written[0]).size_bytes == sum(p.stat().st_size for p in written)
     assert written[1].stat().st_size < 0.3 * (tmp_path / "source" / "m.onnx.data").stat().st_size
     moved = tmp_path / "moved"
     (tmp_path / "out").rename(moved)
@@ -354,7 +354,7 @@ def test_external_weights_of_branches_are_found(tmp_path: Path) -> None:
     inner.external_data.add(key="location", value="inner.data")
     path.write_bytes(stored.SerializeToString())
     graph = load_model(path)
-    assert size_bytes(path) == path.stat().st_size + (tmp_path / "inner.data").stat().st_size
+    assert FloatModel(path).size_bytes == path.stat().st_size + (tmp_path / "inner.data").stat().st_size
     assert model_hash(graph) == model_hash(load(model))
     inputs = random_inputs(graph)
     content = serialize_model(graph, tmp_path)
@@ -401,14 +401,14 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     path.write_bytes(
         helper.make_model(proto, opset_imports=[helper.make_opsetid("", 12)], ir_version=8).SerializeToString()
     )
-    assert size_bytes(path) > 2 << 30
+    assert FloatModel(path).size_bytes > 2 << 30
     graph = prepare(load_model(path), name="m")
     plan = plan_tensorrt(graph)
     ranges = {name: TensorRange(0.5**i, -(0.5**i), 0.5**i) for i, name in enumerate(names)}
     insert_qdq(graph, plan, activation_params(plan, ranges))
     check_model(graph, "m")
     written = save_model(graph, tmp_path / "int8" / "m.onnx")
-    assert size_bytes(written[0]) < size_bytes(path) / 3.9
+    assert FloatModel(written[0]).size_bytes < FloatModel(path).size_bytes / 3.9
     del graph
     with OnnxRuntimeRunner(written[0], spinning=False) as runner:
         (found,) = runner.run({"x": np.eye(1, side, dtype=np.float32)}).values()
