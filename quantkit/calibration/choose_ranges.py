@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.methods import METHODS, bind_method
+from quantkit.calibration.methods.mse import expected_sqnr_db, mse
 from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, join_names, logs_duration
 from quantkit.progress import show_progress
@@ -15,15 +15,18 @@ from quantkit.types import TensorRange, TensorStatistics
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
 
-_MOST_CLIPPED = 0.25
-"""Share of a tensor's values; on the models of docs/explanation/calibration.md entropy clips a few percent at most."""
+_MOST_LOST_DB = 6.0
+"""Against the best range of the same tensor: half of its precision."""
+
+_LOW_SQNR_DB = 20.0
+"""Of a tensor: above it, what a range loses does not show in the output."""
 
 
 @logs_duration
 def choose_ranges(
     kept: KeptStatistics, method: str, options: Mapping[str, float | None], *, progress: bool, notify: Notify
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
-    """Calibrated ranges, and the tensors that were always zero with the reason; tells what loses most of its values."""
+    """Calibrated ranges, and the tensors that were always zero with the reason; warns of ranges that fit badly."""
     choose = bind_method(method, options)
     # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
     # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
@@ -41,25 +44,30 @@ def choose_ranges(
             skipped[name] = "zero on every sample"
     if not ranges:
         raise CalibrationError("every observed tensor was zero on every sample: check model and preprocessing")
-    _warn_of_clipping(kept, ranges, method, notify)
+    _warn_of_bad_fit(kept, ranges, method, notify)
     return ranges, skipped
 
 
-def _warn_of_clipping(kept: KeptStatistics, ranges: Mapping[str, TensorRange], method: str, notify: Notify) -> None:
-    """A range that most values lie beyond is a method's failure on this tensor, and the end of the model's accuracy."""
-    cut = {}
+def _warn_of_bad_fit(kept: KeptStatistics, ranges: Mapping[str, TensorRange], method: str, notify: Notify) -> None:
+    """Names the tensors whose range loses much precision against the best: usually what it clips, seldom its width."""
+    found: list[tuple[float, str]] = []
     for name, chosen in ranges.items():
         statistics = kept.tensors[name]
-        beyond = int(statistics.histogram[math.ceil(chosen.amax / statistics.bin_width) :].sum())
-        reaching = statistics.count - int(statistics.histogram[0])
-        if beyond > _MOST_CLIPPED * max(reaching, 1):
-            cut[name] = f"{name} ({100 * beyond / reaching:.0f}% beyond {chosen.amax:.4g})"
-    if cut:
+        sqnr = expected_sqnr_db(statistics, chosen.amax)
+        if sqnr > _LOW_SQNR_DB:
+            continue
+        best = mse(statistics)
+        highest = expected_sqnr_db(statistics, best)
+        if highest - sqnr > _MOST_LOST_DB:
+            text = f"{name} (SQNR {sqnr:.1f} dB with {chosen.amax:.4g}, {highest:.1f} dB with {best:.4g})"
+            found.append((sqnr, text))
+    if found:
+        worst = join_names([text for _, text in sorted(found)])
         notify(
             Notice(
                 "warning",
                 "clipping",
-                f"{method} clips a large share of the nonzero values of {join_names(list(cut.values()))}. Try another "
-                "--method if INT8 is less accurate than FP32.",
+                f"{method} chose ranges that lose much of the precision of {worst}. "
+                "--method auto chooses each range by what it does to the output.",
             )
         )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
-__all__ = ["mean_squared_error", "mse", "squared_error"]
+__all__ = ["expected_sqnr_db", "mean_squared_error", "mse", "squared_error"]
 
 _CODES = 127
 _COARSE_STEPS = 100
@@ -44,6 +44,18 @@ def mean_squared_error(statistics: TensorStatistics, threshold: float) -> float:
     """
     centers, counts = _occupied(statistics)
     return squared_error(threshold, centers, counts) / float(counts.sum())
+
+
+def expected_sqnr_db(statistics: TensorStatistics, threshold: float) -> float:
+    """Signal-to-noise ratio of the quantized values in dB, as the histogram tells it; ``inf`` without an error.
+
+    Args:
+        statistics: of one tensor, not all zero.
+        threshold: T, positive.
+    """
+    centers, counts = _occupied(statistics)
+    error = squared_error(threshold, centers, counts)
+    return float(10 * np.log10((counts @ centers**2) / error)) if error > 0 else float("inf")
 
 
 def squared_error(threshold: float, centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
