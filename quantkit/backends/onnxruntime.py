@@ -37,6 +37,7 @@ class OnnxRuntimeRunner:
         fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
             Q/DQ in float, as the ONNX specification defines them, with the same result on every processor; integer
             kernels saturate on x86 without VNNI (see `quantkit.processor.products_saturate`).
+        keep_identities: whether Identity operators are computed: see `quantkit.graph.passes.fp16_rounding`.
 
     Raises:
         BackendError: ONNX Runtime rejects the model, with its reason.
@@ -51,6 +52,7 @@ class OnnxRuntimeRunner:
         threads: int = 0,
         spinning: bool = True,
         fuse_qdq: bool = True,
+        keep_identities: bool = False,
     ) -> None:
         ort = _import()
         options = ort.SessionOptions()
@@ -71,7 +73,12 @@ class OnnxRuntimeRunner:
                 source: bytes | str = model.content
             else:
                 source = model if isinstance(model, bytes) else str(model)
-            self._session: Any = ort.InferenceSession(source, options, providers=list(providers))
+            self._session: Any = ort.InferenceSession(
+                source,
+                options,
+                providers=list(providers),
+                disabled_optimizers=["EliminateIdentity"] if keep_identities else None,
+            )
         except Exception as error:
             raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
         self._name = name

@@ -16,6 +16,7 @@ from quantkit.datasets.open import open_samples
 from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
+from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
@@ -130,7 +131,8 @@ def _measure(
             )
         timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and should_stop() else ())
         if options.latency_s and not should_stop():
-            timing = time_batches(opened.runners, dataset, options, should_stop=should_stop)
+            with open_as_run(opened.models, threads=options.threads) as timed:
+                timing = time_batches({**opened.runners, **timed}, dataset, options, should_stop=should_stop)
         insight = _analyze(model, dataset, options, opened, should_stop)
         evaluations = opened.describe(
             accuracy.metrics, timing.latencies, num_samples=accuracy.num_samples, model_hash=model.hash

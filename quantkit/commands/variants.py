@@ -8,15 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.quantize import quantize_graph
 from quantkit.errors import EvaluationError, ModelError
+from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines
 from quantkit.evaluation.models import model_evaluation
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import save_model, share_weights
+from quantkit.graph.model import save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
@@ -34,7 +34,7 @@ class OpenVariants:
     """Variants that can be run.
 
     Attributes:
-        runners: by name, the FP32 model first.
+        runners: by name, the FP32 model first, for accuracy: see `quantkit.evaluation.accurate_session.open_accurate`.
         models: those that ONNX Runtime runs.
         engines: the others.
         skipped: of the INT8 models that were made here: what they leave in float, with the reason.
@@ -141,9 +141,7 @@ def open_variants(
         if taken := onnx_models.keys() & opened.keys():
             raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
         runners: dict[str, Runner] = {
-            name: stack.enter_context(
-                OnnxRuntimeRunner(share_weights(variant.graph), name=f"the {name} model", threads=threads)
-            )
+            name: stack.enter_context(open_accurate(variant, name=f"the {name} model", threads=threads))
             for name, variant in onnx_models.items()
         }
         yield OpenVariants(

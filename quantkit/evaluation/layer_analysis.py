@@ -1,12 +1,13 @@
 """A look inside the INT8 variants of an evaluation: what quantization does to each activation, which layers are INT8.
 
-The activations are computed by ONNX Runtime on the CPU with all of them as outputs. That keeps it from fusing some
-operators, so that integers may be computed another way than in the model that is timed: the same but for rounding.
+The activations are computed by ONNX Runtime on the CPU with all of them as outputs, as accuracy is: see
+`quantkit.evaluation.accurate_session`. The outputs of a model for the CPU keep it from fusing some operators, so that
+integers may be computed another way than in the model that is timed: the same but for rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
 from quantkit.errors import ModelError, QuantKitError
+from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import OLDEST_OPSET, input_specs, share_weights
-from quantkit.graph.passes.expose import activation_bytes, expose
+from quantkit.graph.model import OLDEST_OPSET, input_specs
+from quantkit.graph.passes.expose import activation_bytes
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
 from quantkit.notices import join_names, logs_duration
@@ -209,13 +210,17 @@ class _Analysis:
         groups, size = _groups(graph, {t: s.source for t, s in scales.items()}, first.inputs)
         qualities: list[TensorQuality] = []
         obstacles: dict[str, str] = {}
-        threads = self.options.threads
+        settings: dict[str, Any] = {"threads": self.options.threads, "spinning": False}
         with show_progress(None, f"looking into {name}", len(samples) * len(groups), self.options.progress) as bar:
             for group in groups:
                 sources = {tensor: scales[tensor].source for tensor in group}
                 with ExitStack() as stack:
-                    baseline = _runner(stack, self.model, group, f"the inside of {self.model.name}", threads)
-                    variant = _runner(stack, model, list(sources.values()), f"the inside of {name}", threads)
+                    baseline = stack.enter_context(
+                        open_accurate(self.model, name=f"the inside of {self.model.name}", tensors=group, **settings)
+                    )
+                    variant = stack.enter_context(
+                        open_accurate(model, name=f"the inside of {name}", tensors=list(sources.values()), **settings)
+                    )
                     batches = make_batches(
                         samples,
                         fixed_batch_size(baseline) or fixed_batch_size(variant) or size,
@@ -277,12 +282,6 @@ def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, An
         groups[-1].append(tensor)
         totals[-1] += sizes[source]
     return groups, min(max(_BUDGET_BYTES // max(*totals, 1), 1), _LARGEST_BATCH)
-
-
-def _runner(stack: ExitStack, model: FloatModel, tensors: Sequence[str], name: str, threads: int) -> Any:
-    """A session of the model with the tensors as outputs."""
-    exposed = share_weights(expose(model.prepared(OLDEST_OPSET), tensors))
-    return stack.enter_context(OnnxRuntimeRunner(exposed, name=name, threads=threads, spinning=False))
 
 
 def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapping[str, str]) -> list[LayerPlacement]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from quantkit.backends.onnxruntime import runtime_version
+from quantkit.evaluation.accurate_session import computes_in_fp16, is_for_gpu
 from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
@@ -36,15 +37,15 @@ def model_evaluation(
     """
     precision: Literal["fp32", "fp16", "int8"] = "int8" if model.is_quantized else float_precision(model.graph)
     notes = [*metric_notes(metrics), *origin]
-    representative = True
-    if not latencies:
-        pass
-    elif precision == "fp16":
-        notes.append("ONNX Runtime computes FP16 on a CPU by casting to FP32: its latency says nothing about a GPU")
-        representative = False
-    elif has_signed_activations(model.graph):
-        notes.append("placed for TensorRT: its accuracy applies there; its latency on a CPU says nothing about a GPU")
-        representative = False
+    for_gpu = is_for_gpu(model)
+    if has_signed_activations(model.graph):
+        notes.append("placed for TensorRT: its accuracy is computed with Q/DQ in float, as there, on any processor")
+    elif model.is_quantized:
+        notes.append("its accuracy is that of ONNX Runtime's integer kernels on this processor")
+    if computes_in_fp16(model):
+        notes.append("its accuracy is computed with sums in FP32 and every result rounded to FP16, as on a GPU")
+    if for_gpu and latencies:
+        notes.append("its latency on a CPU says nothing about a GPU")
     return Evaluation(
         name=name,
         precision=precision,
@@ -55,6 +56,6 @@ def model_evaluation(
         latency=latencies[0] if latencies else None,
         sweep=tuple(latencies[1:]),
         notes=tuple(notes),
-        representative=representative,
+        representative=not (for_gpu and latencies),
         device="cpu",
     )
