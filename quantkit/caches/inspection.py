@@ -72,9 +72,18 @@ def select_tensors(
     return rows
 
 
-def rows_from_ranges(ranges: Mapping[str, TensorRange]) -> tuple[RangeRow, ...]:
-    """Ranges of any origin as rows."""
-    return tuple(RangeRow(n, r.amax, r.scale, f"{r.scale_bits:x}", r.note) for n, r in ranges.items())
+def rows_from_ranges(ranges: Mapping[str, TensorRange], table: CalibrationTable | None = None) -> tuple[RangeRow, ...]:
+    """Ranges of any file as rows; of a table also which method chose each range, and what stays in float and why."""
+    rows = []
+    for name, r in ranges.items():
+        flags = [r.note]
+        if table is not None:
+            calibrated = table.tensors.get(name)
+            flags = [calibrated.method if calibrated is not None else "", r.note]
+            if name in table.float_tensors:
+                flags.append(f"stays in float: {table.float_tensors[name]}")
+        rows.append(RangeRow(name, r.amax, r.scale, f"{r.scale_bits:x}", ", ".join(filter(None, flags))))
+    return tuple(rows)
 
 
 def inspect_tensorrt_cache(content: bytes, file: Path) -> CacheInspection:
@@ -122,4 +131,4 @@ def _cache_meaning(version: str, algorithm: str, bits: list[int]) -> tuple[str, 
 def inspect_table(file: Path) -> TableInspection:
     """A calibration table, and its tensors as rows."""
     table = load_table(file)
-    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors))
+    return TableInspection(file, table, rows_from_ranges(cache_from_table(table, name=file.name).tensors, table))

@@ -79,7 +79,7 @@ def show(
     """
     shown = shown_cache(path)
     found = shown.cache
-    rows = select_tensors(rows_from_ranges(found.tensors), sort=sort, pattern=pattern)
+    rows = select_tensors(rows_from_ranges(found.tensors, found.table), sort=sort, pattern=pattern)
     if as_json:
         echo_json(json_from_shown(shown, path, rows))
         return

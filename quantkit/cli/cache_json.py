@@ -43,13 +43,22 @@ def json_from_head(found: RangeCache, path: Path) -> dict[str, Any]:
 def json_from_shown(shown: Shown, path: Path, rows: Sequence[RangeRow]) -> dict[str, Any]:
     """One file: `show`."""
     tensors = []
+    table = shown.cache.table
+    in_float = {} if table is None else table.float_tensors
     for entry in json_from_tensors(rows):
         known, histogram = shown.cache.tensors[entry["name"]], shown.histograms.get(entry["name"])
-        extremes = {"minimum": known.minimum, "maximum": known.maximum}
-        tensors.append({**entry, **extremes, "histogram": None if histogram is None else asdict(histogram)})
+        calibrated = None if table is None else table.tensors.get(entry["name"])
+        choice = {
+            "minimum": known.minimum,
+            "maximum": known.maximum,
+            "method": calibrated.method or None if calibrated is not None else None,
+            "float_reason": in_float.get(entry["name"]),
+        }
+        tensors.append({**entry, **choice, "histogram": None if histogram is None else asdict(histogram)})
     return {
         **json_from_head(shown.cache, path),
-        "origin": None if shown.cache.table is None else json_from_origin(shown.cache.table),
+        "origin": None if table is None else json_from_origin(table),
+        "quality": dict(table.quality) if table is not None and table.quality else None,
         "statistics": None if shown.statistics is None else str(shown.statistics),
         "notes": shown.notes,
         "num_tensors": len(shown.cache.tensors),

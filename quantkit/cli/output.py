@@ -42,8 +42,9 @@ def print_calibration(
         ("method", method),
         ("histogram", _HISTOGRAMS[str(table.settings["histogram"])]),
         ("tensors with a range", str(len(table.tensors))),
+        *_refined_rows(table),
+        *_quantized_rows(model, quantized),
     ]
-    rows += _quantized_rows(model, quantized)
     if table.quality:
         rows.append(("INT8 output", describe_quality(table.quality)))
     for label, value in rows:
@@ -55,6 +56,22 @@ def print_calibration(
         typer.echo(f"{word} {refinement_path(table_path)}  rounded weights")
     typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
     typer.echo(f"wrote {quantized.path}  INT8 model")
+
+
+def _refined_rows(table: CalibrationTable) -> list[tuple[str, str]]:
+    """What was found on samples: how weights were rounded, what stays in float and why."""
+    rows = []
+    if table.refinement is not None:
+        count = len(table.refinement.weights)
+        rounding = f"{count} rounded with error feedback" if count else "rounded to nearest"
+        rows.append(("weights", rounding))
+    if table.float_tensors:
+        rows.append(("activations in float", f"{len(table.float_tensors)} of {len(table.tensors)}"))
+        named = list(table.float_tensors.items())
+        rows += [("", f"{name}: {reason}") for name, reason in named[:_SHOWN_REASONS]]
+        if len(named) > _SHOWN_REASONS:
+            rows.append(("", f"{len(named) - _SHOWN_REASONS} more: quantkit cache show lists them"))
+    return rows
 
 
 def print_quantized(model: FloatModel, quantized: QuantizedModel, *, list_float: bool) -> None:

@@ -23,7 +23,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
-from quantkit.refinement.quality import describe_quality, is_low
+from quantkit.refinement.quality import warn_if_low
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, TensorRange
 from quantkit.types.options import CalibrationOptions
@@ -56,6 +56,7 @@ class CalibrationRun:
         kept = self._find_kept()
         reused = self._reuse(kept)
         if reused is not None:
+            warn_if_low(reused.quality, self.notify)
             return reused
         if self.native is not None:
             return self._calibrate_natively(self.native)
@@ -156,10 +157,6 @@ class CalibrationRun:
         for tensor in table.skipped:
             text = f"Tensor {tensor!r} was zero on every sample and is not quantized."
             self.notify(Notice("warning", "constant", text))
-        if table.quality and is_low(table.quality):
-            text = f"The INT8 output is far from the float model's: {describe_quality(table.quality)}. "
-            text += "Compare with quantkit evaluate before you use it."
-            self.notify(Notice("warning", "accuracy", text))
         if self.files is not None:
             if table.refinement is not None:
                 save_refinement(table.refinement, self.files.refinement, table=table_checksum(table))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantkit.datasets.batching import leading_size
+from quantkit.refinement.quality import warn_if_low
 from quantkit.refinement.refine import refine_calibration
 from quantkit.refinement.samples import affordable_samples, choose_samples
 from quantkit.types import CalibrationTable, Dataset
@@ -49,6 +50,8 @@ def refine_table(
     fixed = kept.origin.unclipped | inputs
     found = refine_calibration(model, samples, kept.tensors, table.tensors, options, fixed=fixed, notify=notify)
     model.check_unchanged()
+    quantized = found.ranges.keys() - found.float_tensors.keys() - found.refinement.amax.keys()
+    warn_if_low(found.quality, notify, {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized})
     return replace(
         table,
         tensors=found.ranges,

@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from quantkit.calibration.methods.mse import expected_sqnr_db
 from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.notices import Notice, Notify, join_names
 from quantkit.refinement.damage import OutputDamage
-from quantkit.types import Array
+from quantkit.types import Array, TensorStatistics
 
-__all__ = ["LOW_AGREEMENT", "LOW_SQNR_DB", "describe_quality", "is_low", "output_quality"]
+__all__ = [
+    "LOW_AGREEMENT",
+    "LOW_SQNR_DB",
+    "_LOW_TENSOR_DB",
+    "describe_quality",
+    "is_low",
+    "output_quality",
+    "warn_if_low",
+]
 
 LOW_SQNR_DB = 12.0
 """Below it a quarter of the output's amplitude is noise."""
@@ -19,6 +29,9 @@ LOW_AGREEMENT = 0.9
 
 _WORST = 999.0
 """Stands for infinity, which JSON does not have."""
+
+_LOW_TENSOR_DB = 20.0
+"""Of an activation by itself; a common one has 30 to 40 dB."""
 
 
 def output_quality(
@@ -77,3 +90,26 @@ def is_low(quality: Mapping[str, float]) -> bool:
     if "agreement" in quality:
         return quality["agreement"] < LOW_AGREEMENT
     return quality["sqnr_db"] < LOW_SQNR_DB
+
+
+def warn_if_low(
+    quality: Mapping[str, float],
+    notify: Notify,
+    activations: Mapping[str, tuple[TensorStatistics, float]] | None = None,
+) -> None:
+    """Warns where `is_low`, and names the activations that lose most.
+
+    Args:
+        quality: of the output; empty where nobody knows.
+        notify: is warned.
+        activations: statistics and amax of what is quantized; None where they are not at hand.
+    """
+    if not quality or not is_low(quality):
+        return
+    text = f"The INT8 output differs much from that of the float model: {describe_quality(quality)}."
+    if activations is not None:
+        local = {name: expected_sqnr_db(seen, amax) for name, (seen, amax) in activations.items()}
+        worst = [name for name in sorted(local, key=lambda name: local[name]) if local[name] < _LOW_TENSOR_DB]
+        words = [f"{n} (SQNR {local[n]:.1f} dB, values to {activations[n][0].amax:.4g})" for n in worst]
+        text += f" Least precise: {join_names(words)}." if words else " No single activation is to blame."
+    notify(Notice("warning", "accuracy", f"{text} Try --accuracy best, or leave operators in float with --exclude."))

@@ -1,0 +1,43 @@
+"""A ruined model is told, with the activation that ruined it."""
+
+import numpy as np
+import pytest
+
+from quantkit.calibration.statistics import new_statistics, update
+from quantkit.refinement.quality import warn_if_low
+
+GOOD = {"num_samples": 16.0, "sqnr_db": 31.0, "relative_error": 0.001}
+NOISY = {"num_samples": 16.0, "sqnr_db": 4.0, "relative_error": 0.3}
+CONFUSED = {"num_samples": 16.0, "sqnr_db": 31.0, "kl_divergence": 0.2, "agreement": 0.7}
+
+
+def said(quality, activations=None):
+    notices = []
+    warn_if_low(quality, notices.append, activations)
+    assert {(n.kind, n.topic) for n in notices} <= {("warning", "accuracy")}
+    return [n.text for n in notices]
+
+
+@pytest.mark.parametrize("quality", [{}, GOOD])
+def test_nothing_is_said_of_good_output_or_where_nobody_knows(quality):
+    assert said(quality) == []
+
+
+@pytest.mark.parametrize(("quality", "number"), [(NOISY, "4.0 dB"), (CONFUSED, "70.0%")])
+def test_low_output_is_a_warning_with_its_numbers(quality, number):
+    (text,) = said(quality)
+    assert number in text
+    assert "--accuracy best" in text
+
+
+def test_the_activation_that_lost_most_is_named_first():
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    seen = new_statistics()
+    update(seen, values)
+    (text,) = said(NOISY, {"fine": (seen, 4.0), "cut": (seen, 0.5), "wide": (seen, 400.0)})
+    named = text.partition("Least precise: ")[2]
+    assert named.index("wide") < named.index("cut")
+    assert "fine" not in text
+    assert f"values to {np.abs(values).max():.4g}" in text
+    (text,) = said(NOISY, {"fine": (seen, 4.0)})
+    assert "No single activation" in text
