@@ -10,6 +10,7 @@ import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
+from quantkit.calibration.table import load_table
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, print_calibration, print_quantized
@@ -101,4 +102,4 @@ def quantize(
     path = output or CalibrationFiles.of_model(model).quantized_model(options.target)
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, notify=make_printer(messages.quiet))
-    print_quantized(opened, quantized, list_float=list_float)
+    print_quantized(opened, quantized, load_table(table), list_float=list_float)

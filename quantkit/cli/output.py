@@ -42,7 +42,7 @@ def print_calibration(
         ("method", method),
         ("histogram", _HISTOGRAMS[str(table.settings["histogram"])]),
         ("tensors with a range", str(len(table.tensors))),
-        *_refined_rows(table),
+        *_refined_rows(table, quantized),
         *_quantized_rows(model, quantized),
     ]
     if table.quality:
@@ -58,32 +58,38 @@ def print_calibration(
     typer.echo(f"wrote {quantized.path}  INT8 model")
 
 
-def _refined_rows(table: CalibrationTable) -> list[tuple[str, str]]:
+def _refined_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:
     """What was found on samples: how weights were rounded, what stays in float and why."""
     rows = []
     if table.refinement is not None:
         count = len(table.refinement.weights)
         rounding = f"{count} rounded with error feedback" if count else "rounded to nearest"
         rows.append(("weights", rounding))
-    if table.float_tensors:
-        rows.append(("activations in float", f"{len(table.float_tensors)} of {len(table.tensors)}"))
-        named = list(table.float_tensors.items())
-        rows += [("", f"{name}: {reason}") for name, reason in named[:_SHOWN_REASONS]]
-        if len(named) > _SHOWN_REASONS:
-            rows.append(("", f"{len(named) - _SHOWN_REASONS} more: quantkit cache show lists them"))
+    return rows + _float_rows(table, quantized)
+
+
+def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:
+    """The activations that stay in float for the sake of accuracy, with what each would cost."""
+    named = [(name, reason) for name, reason in table.float_tensors.items() if name in quantized.skipped]
+    if not named:
+        return []
+    rows = [("activations in float", f"{len(named)} of {len(table.tensors)}")]
+    rows += [("", f"{name}: {reason}") for name, reason in named[:_SHOWN_REASONS]]
+    if len(named) > _SHOWN_REASONS:
+        rows.append(("", f"{len(named) - _SHOWN_REASONS} more: quantkit cache show lists them"))
     return rows
 
 
-def print_quantized(model: FloatModel, quantized: QuantizedModel, *, list_float: bool) -> None:
+def print_quantized(model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, *, list_float: bool) -> None:
     """What is INT8, what is not and why, and the path."""
-    for label, value in _quantized_rows(model, quantized):
+    for label, value in [*_float_rows(table, quantized), *_quantized_rows(model, quantized)]:
         typer.echo(f"  {label:24}{value}")
     if list_float:
         for name, reason in quantized.skipped.items():
             typer.echo(f"  {name}: {reason}")
     else:
         counts = Counter(quantized.skipped.values()).most_common()
-        typer.echo(f"  {len(quantized.skipped)} tensors stay in float, where INT8 gains nothing:")
+        typer.echo(f"  {len(quantized.skipped)} tensors stay in float:")
         for reason, count in counts[:_SHOWN_REASONS]:
             typer.echo(f"  {count:6}  {reason}")
         if len(counts) > _SHOWN_REASONS:
