@@ -54,6 +54,9 @@ _CLEARLY = 0.9
 _ENOUGH = {True: 0.0004, False: 0.003}
 """Damage at which nothing more is left in float: KL divergence in nats, else the share of error."""
 
+_NOTHING = {True: 0.00005, False: 0.0003}
+"""Damage that is not worth the time of rounding weights otherwise than to nearest."""
+
 _TRIAL_SAMPLES = {"balanced": (16, 32), "best": (32, 64)}
 """Fewest and most."""
 
@@ -258,11 +261,14 @@ class _Refining:
 
     def round(self) -> None:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""
+        before = self.damage(with_weights=True)
+        if before <= _NOTHING[self.judge.is_divergence]:
+            return
         graph, plan, _ = self.quantized()
         samples = SampleBatches(self.choosing.batches + self.judging.batches)
         found, layers = round_weights(graph, plan.qdq, plan.ranges, samples, progress=self.options.progress)
         refinement = replace(self.refinement, weights=found.weights, biases=found.biases)
-        before, after = self.damage(with_weights=True), self.damage(with_weights=True, refinement=refinement)
+        after = self.damage(with_weights=True, refinement=refinement)
         text = f"{len(layers)} weights rounded with error feedback: {self._change(before, after)}"
         self.notify(Notice("info", "weights", text if after < before else f"{text}: rounded to nearest instead"))
         if after < before:

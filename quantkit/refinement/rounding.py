@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RoundedLayer", "round_weights"]
 
 _COLUMNS_PER_INPUT = 8
-_FEWEST_COLUMNS = 8192
+_FEWEST_COLUMNS = 4096
 _HELD_OUT = 4
 """One batch of so many judges what the others suggest; where there are fewer, a part of each."""
 
