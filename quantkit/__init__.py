@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quantkit.commands.evaluate import evaluate
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
     from quantkit.commands.sensitivity import sensitivity
+    from quantkit.commands.tune import tune
     from quantkit.errors import QuantKitError
     from quantkit.evaluation.tasks.task import TaskOptions
     from quantkit.graph.float_model import FloatModel
@@ -53,6 +54,7 @@ __all__ = [
     "quantize",
     "save_table",
     "sensitivity",
+    "tune",
     "write_report",
     "write_tensorrt_cache",
 ]
@@ -77,6 +79,7 @@ _HOMES = {
     "quantize": "quantkit.commands.quantize",
     "save_table": "quantkit.calibration.table",
     "sensitivity": "quantkit.commands.sensitivity",
+    "tune": "quantkit.commands.tune",
     "write_report": "quantkit.reporting",
     "write_tensorrt_cache": "quantkit.commands.quantize",
 }

@@ -34,7 +34,7 @@ SHORT_OR_LONG_MODULES = {
 
 REPEATED_FILE_NAMES = {
     *("build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate"),
-    *("inspect", "inspection", "open", "registry", "sensitivity", "variants"),
+    *("inspect", "inspection", "open", "registry", "sensitivity", "tune", "variants"),
 }
 
 REPEATED_NAMES = {"evaluate"}

@@ -58,6 +58,12 @@ VERBS = {
         "Rank tensors and operators by what quantizing each costs the output.",
         _MEASURE,
     ),
+    "tune": Verb(
+        "tune",
+        "tune",
+        "Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.",
+        _QUANTIZE,
+    ),
     "compare": Verb(
         "compare",
         "compare",

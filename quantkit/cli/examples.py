@@ -21,6 +21,10 @@ EXAMPLES = {
         "quantkit sensitivity model.onnx --data images/calib",
         "quantkit sensitivity model.onnx --data images/calib --table model.calib.json --output model.sensitivity",
     ),
+    "tune": (
+        "quantkit tune model.onnx --data images/calib --val images/val --max-drop 0.5",
+        "quantkit tune yolov8n.onnx --data calib.txt --val val.txt --task detect --labels val.json --detections yolov8",
+    ),
     "build": (
         "quantkit build model.onnx --precision int8",
         "quantkit build model.onnx --precision int8 --target sm86,sm89",

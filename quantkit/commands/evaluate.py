@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.calibration.table import open_table
+from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, make_report
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets import holds_arrays
@@ -61,7 +61,7 @@ def evaluate(
     options = make_options(EvaluationOptions, options, keywords)
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    table = None if options.table is None else open_table(options.table)
+    table = open_planned_table(options.table, options.plan)
     model = _open_float_model(model, table)
     choose_variants(options.variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.calibration.methods import cache_algorithm
+from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
@@ -70,7 +71,7 @@ def quantize(
         text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
         text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
-    graph, plan = quantize_graph(model, table, options)
+    graph, plan = quantize_graph(model, apply_plan(table, options.plan), options)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     check_model(graph, Path(output).name)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)

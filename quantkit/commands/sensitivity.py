@@ -18,7 +18,7 @@ from quantkit.refinement.samples import SampleBatches, affordable_samples, choos
 from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
-from quantkit.types.options import SensitivityOptions
+from quantkit.types.options import Effort, SensitivityOptions
 from quantkit.types.sensitivity import Sensitivity
 
 __all__ = ["find_or_make_table", "open_sensitivity_samples", "sensitivity"]
@@ -60,9 +60,23 @@ def sensitivity(
 
 
 def find_or_make_table(
-    model: FloatModel, data: PathLike, options: SensitivityOptions, *, notify: Notify
+    model: FloatModel,
+    data: PathLike,
+    options: SensitivityOptions,
+    *,
+    accuracy: Effort = "fast",
+    table_path: PathLike | None = None,
+    notify: Notify,
 ) -> CalibrationTable:
-    """The table that was given, or the one next to the model if it fits, or a quick calibration.
+    """The table that was given, or the one next to the model if it fits, or a new calibration.
+
+    Args:
+        model: the float model.
+        data: to calibrate on.
+        options: with the table, if one is given.
+        accuracy: of the calibration.
+        table_path: where to keep its table; None keeps none.
+        notify: hears where the table is from.
 
     Raises:
         StaleTableError: the table that was given belongs to another model.
@@ -78,12 +92,13 @@ def find_or_make_table(
             notify(Notice("info", "ranges", f"calibration: {beside}"))
             return table
         notify(Notice("warning", "ranges", f"{beside} belongs to another model and is not used."))
-    text = "Calibrating with --accuracy fast; run `quantkit calibrate` first to analyze what you deploy."
+    text = f"Calibrating with --accuracy {accuracy}; run `quantkit calibrate` first to analyze what you deploy."
     notify(Notice("info", "ranges", text))
     return calibrate(
         model,
         data,
-        accuracy="fast",
+        accuracy=accuracy,
+        table_path=table_path,
         num_samples=options.num_samples,
         preprocess=options.preprocess,
         classes=options.classes,

@@ -41,7 +41,7 @@ class Drop:
     def __str__(self) -> str:
         return f"{self.number:g}{self.unit}"
 
-    def mark(self, score: Score) -> str:
+    def mark(self, score: Score) -> Unit:
         """The unit in which a loss of this score is compared with it, to stand behind a number.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +26,7 @@ from quantkit.refinement.unit_trials import QuantizedUnit, UnitDamage, UnitTrial
 from quantkit.types import Array, CalibrationTable, QdqPlan, Refinement
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["analyze_sensitivity", "plan_units", "work_shares"]
+__all__ = ["analyze_sensitivity", "plan_units"]
 
 _FIRST_SAMPLES = 16
 _MOST_SAMPLES = 128
@@ -79,17 +79,6 @@ def plan_units(plan: QdqPlan, weighted: Set[str]) -> tuple[QuantizedUnit, ...]:
     return (*tensors, *operators)
 
 
-def work_shares(units: Sequence[QuantizedUnit], work: Mapping[str, int]) -> dict[str, float]:
-    """Share of the multiply-adds, 0 to 1, of the operators that run in float if a unit does, by its name.
-
-    Args:
-        units: of one kind, so that names are unique.
-        work: multiply-adds of every weighted operator.
-    """
-    total = max(sum(work.values()), 1)
-    return {unit.name: sum(work.get(node, 0) for node in unit.nodes) / total for unit in units}
-
-
 @logs_duration
 def analyze_sensitivity(
     model: FloatModel, table: CalibrationTable, samples: SampleBatches, *, operators: bool = True, progress: bool
@@ -113,14 +102,14 @@ def analyze_sensitivity(
     plan = exclude_tensors(plan_tensorrt(graph), {**table.skipped, **table.float_tensors})
     pieces = GraphPieces(graph)
     sizes = next(observe(pieces, pieces.producers, samples.batches[:1]))
-    work = multiply_adds(graph, {name: np.shape(array) for name, array in sizes.items()})
+    counts = multiply_adds(graph, {name: np.shape(array) for name, array in sizes.items()})
+    work = {node: count / max(sum(counts.values()), 1) for node, count in counts.items()}
     errors = _tensor_errors(model, table, samples, progress=progress)
     first = _first_samples(samples, sum(np.asarray(array).nbytes for array in sizes.values()))
     found: list[UnitSensitivity] = []
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
-        shares = work_shares(units, work)
         ranking = _rank(model, table, units, samples, first=first, progress=progress)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
@@ -134,7 +123,7 @@ def analyze_sensitivity(
                     damage=damage.alone,
                     saved=ranking.totals[count] - damage.without,
                     num_samples=count,
-                    work=shares[unit.name],
+                    work=sum(work.get(node, 0.0) for node in unit.nodes),
                     sqnr_db=damage.sqnr_db if kind == "operator" else sqnr_db(e.sums for e in own),
                     clipped=sum(e.num_clipped for e in own) / max(sum(e.count for e in own), 1),
                     codes=min((int(np.count_nonzero(e.codes)) for e in own), default=0),
@@ -148,6 +137,7 @@ def analyze_sensitivity(
         damage=total,
         num_samples=samples.num_samples,
         units=tuple(sorted(found, key=lambda unit: -unit.damage)),
+        work=work,
         in_float=dict(table.float_tensors),
     )
 

@@ -25,6 +25,7 @@ from quantkit.errors import (
 from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PathLike, Preprocessing, Resize
 from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
+from quantkit.types.plan import QuantizationPlan
 
 __all__ = [
     "CalibrationOptions",
@@ -49,6 +50,7 @@ __all__ = [
     "SensitivityOptions",
     "StrictDataOptions",
     "Target",
+    "TuneOptions",
     "VerifyOptions",
     "parse_batch_sizes",
 ]
@@ -243,10 +245,18 @@ class StrictDataOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExcludeOptions:
-    """What stays in float."""
+    """What stays in float.
+
+    Attributes:
+        exclude: node names, operator types, or shell patterns over node names.
+        plan: of `tune`, or its path: tensors beside those that the table leaves in float.
+    """
 
     exclude: Sequence[str] = option(
         (), "Node name, name pattern (*) or operator type to exclude from quantization. Repeatable.", repeatable=True
+    )
+    plan: QuantizationPlan | PathLike | None = option(
+        None, "Plan of `quantkit tune`: tensors to leave in float.", form=PATH, unit="file"
     )
 
 
@@ -383,6 +393,8 @@ class QuantizeOptions(ExcludeOptions):
 
     def __post_init__(self) -> None:
         check_choices(self, ModelError)
+        if self.target == "cpu" and self.plan is not None:
+            raise ModelError("--plan is for the target tensorrt")
         if self.target == "cpu" and self.high_precision == "fp16":
             raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
         if self.target != "cpu" and self.reduce_range:
@@ -558,6 +570,39 @@ class SensitivityOptions(DataOptions):
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise OptionError(f"--num-samples {self.num_samples} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(SensitivityOptions):
+    """Options of `tune`.
+
+    Attributes:
+        table: the calibration that the plan is for.
+        max_drop: the budget, as `--max-drop` of `evaluate` takes it.
+        num_val_samples: of the validation data; None takes all.
+        batch_size: samples run at once in an evaluation.
+        runs: folder where finished evaluations are kept, so that an interrupted search goes on; None keeps none.
+        table_path: where the table is kept if there is none yet.
+    """
+
+    table: CalibrationTable | PathLike | None = option(
+        None,
+        "Calibration table.",
+        form=PATH,
+        unit="file",
+        default_text="MODEL.calib.json next to the model if it fits, else a new calibration is written there",
+    )
+    max_drop: str = option("0.5pt", "Maximum drop of the score below FP32's: 0.5pt (or 0.5) in points, 1% relative.")
+    num_val_samples: int | None = option(None, "Number of validation samples.", group=DATA, default_text="all")
+    batch_size: int = option(32, "Samples per batch when measuring accuracy.", group=DATA)
+    runs: PathLike | None = None
+    table_path: PathLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_val_samples", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

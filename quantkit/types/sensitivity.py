@@ -54,6 +54,7 @@ class Sensitivity:
         damage: with everything quantized.
         num_samples: of the data; some of them for the damage of a unit.
         units: the one that costs the output most first.
+        work: share of the multiply-adds, 0 to 1, of every weighted operator.
         in_float: tensors that calibration left in float, with the reason: they are not ranked.
     """
 
@@ -64,6 +65,7 @@ class Sensitivity:
     damage: float
     num_samples: int
     units: tuple[UnitSensitivity, ...]
+    work: Mapping[str, float] = field(default_factory=dict)
     in_float: Mapping[str, str] = field(default_factory=dict)
 
     def of_kind(self, kind: Literal["tensor", "operator"]) -> tuple[UnitSensitivity, ...]:

@@ -67,9 +67,10 @@ def quantized(model, table):
 
 def alone(model, table, unit):
     graph, refinement = model.prepared(), table.refinement or Refinement()
-    plan, ranges = plan_refined(graph, table.tensors, refinement, in_float={**table.skipped, **table.float_tensors})
+    plan = plan_refined(graph, table.tensors, refinement, in_float={**table.skipped, **table.float_tensors})
     activations, weights = (
         tuple(edge for edge in edges if (edge.node, edge.index) in unit.edges)
-        for edges in (plan.activations, plan.weights)
+        for edges in (plan.qdq.activations, plan.qdq.weights)
     )
-    return insert_refined_qdq(graph, replace(plan, activations=activations, weights=weights), ranges, refinement)
+    chosen = replace(plan, qdq=replace(plan.qdq, activations=activations, weights=weights))
+    return insert_refined_qdq(graph, chosen, refinement)

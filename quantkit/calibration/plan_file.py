@@ -1,0 +1,98 @@
+"""A quantization plan on disk: JSON that names the model and the calibration table that it was found for.
+
+`docs/reference/plan_format.md` specifies it; this module reads version 1. People may edit a plan: only what a reader
+needs is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import msgspec
+
+from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.table import open_table, table_checksum
+from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.storage import write_text
+from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.plan import QuantizationPlan
+
+__all__ = ["apply_plan", "load_plan", "open_planned_table", "save_plan"]
+
+_FORMAT, _VERSION = "quantkit quantization plan", 1
+
+
+def save_plan(plan: QuantizationPlan, path: str | os.PathLike[str]) -> Path:
+    """Writes the plan atomically. Returns its path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    members = {"format": _FORMAT, "format_version": _VERSION, **asdict(plan)}
+    write_text(path, json.dumps(members, indent=2, ensure_ascii=False) + "\n")
+    return Path(path)
+
+
+def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
+    """Reads a plan.
+
+    Raises:
+        CalibrationError: one line: the file is missing, no plan, cut short, or of a newer format.
+    """
+    file = Path(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read plan {file}: {error.strerror or error}") from error
+    data = decode_json(content, name=str(file), kind="a quantization plan", fix="run quantkit tune again")
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise CalibrationError(f"{file} is not a quantization plan: it does not say format {_FORMAT!r}")
+    version = data.get("format_version")
+    if version != _VERSION:
+        fix = "upgrade quantkit" if is_newer(version, _VERSION) else "run quantkit tune again"
+        raise CalibrationError(f"{file} has format version {version!r}, this quantkit reads version {_VERSION}: {fix}")
+    try:
+        return msgspec.convert(data, QuantizationPlan)
+    except msgspec.ValidationError as error:
+        raise CalibrationError(f"{file} is not a valid quantization plan: {error}") from error
+
+
+def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None) -> CalibrationTable:
+    """The table with the plan's tensors left in float; the table itself without a plan.
+
+    Raises:
+        StaleTableError: the plan was found for another model or table.
+        CalibrationError: the plan names a tensor that the table does not have.
+    """
+    if plan is None:
+        return table
+    name = "the plan" if isinstance(plan, QuantizationPlan) else str(plan)
+    plan = plan if isinstance(plan, QuantizationPlan) else load_plan(plan)
+    if plan.model_hash != table.model_hash:
+        raise StaleTableError(f"{name} was found for another model ({plan.model_name}): run quantkit tune again")
+    if plan.table_checksum != table_checksum(table):
+        raise StaleTableError(
+            f"{name} was found for another calibration table (checksum {plan.table_checksum[:12]}): "
+            "run quantkit tune again"
+        )
+    if unknown := sorted(plan.float_tensors.keys() - table.tensors.keys()):
+        raise CalibrationError(f"{name}: the calibration table has no tensor {unknown[0]!r}")
+    return replace(table, float_tensors={**table.float_tensors, **plan.float_tensors})
+
+
+def open_planned_table(
+    table: CalibrationTable | PathLike | None, plan: QuantizationPlan | PathLike | None
+) -> CalibrationTable | None:
+    """The table, read first where a path is given, with the plan applied; None without a table.
+
+    Raises:
+        CalibrationError: see `load_table` and `apply_plan`; or there is a plan and no table.
+    """
+    if table is not None:
+        return apply_plan(open_table(table), plan)
+    if plan is not None:
+        raise CalibrationError("--plan needs the calibration table that it was found for: pass --table")
+    return None

@@ -1,0 +1,100 @@
+"""The command `tune`: which tensors have to stay in float so that the score keeps a budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.caches.files import CalibrationFiles
+from quantkit.calibration.plan_file import save_plan
+from quantkit.cli.arguments import DATA_PANEL, DataOption, ModelArgument
+from quantkit.cli.generate import with_options
+from quantkit.cli.output import make_printer
+from quantkit.cli.text import make_console, print_line, print_table
+from quantkit.commands.tune import tune as find_plan
+from quantkit.errors import GateFailedError
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.reporting.formatting import format_percent, format_significant
+from quantkit.storage import check_writable
+from quantkit.types.options import MessageOptions, TuneOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantkit.types.plan import QuantizationPlan
+
+__all__ = ["tune"]
+
+
+@with_options
+def tune(
+    model: ModelArgument,
+    data: DataOption,
+    val: Annotated[
+        Path,
+        typer.Option(
+            "--val",
+            help="Labeled validation data that the choice is made on, as for evaluate.",
+            show_default=False,
+            rich_help_panel=DATA_PANEL,
+        ),
+    ],
+    options: TuneOptions,
+    task: TaskOptions,
+    messages: MessageOptions,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Plan file (default: MODEL.plan.json next to the model).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.
+
+    Ranks the tensors on --data, evaluates a few choices on --val and writes the plan for quantize, build and evaluate
+    (--plan). Finished evaluations are kept beside the plan, so that an interrupted search goes on where it was. Exits
+    with code 3 if the budget is missed.
+    """
+    path = output or model.with_name(f"{model.stem}.plan.json")
+    check_writable(path.parent)
+    options = replace(
+        options,
+        runs=path.with_suffix(".runs"),
+        table_path=CalibrationFiles.of_model(model).table,
+        progress=not messages.quiet,
+    )
+    plan = find_plan(model, data, val, options, task=task, notify=make_printer(messages.quiet))
+    save_plan(plan, path)
+    if as_json:
+        typer.echo(json.dumps(asdict(plan), indent=2))
+    else:
+        _print(make_console(), plan)
+    typer.echo(f"wrote {path}", err=as_json)
+    if plan.verdict == "missed":
+        raise GateFailedError(f"budget missed: {plan.explanation}")
+
+
+def _print(console: Console, plan: QuantizationPlan) -> None:
+    rows = [
+        (
+            str(point.num_float),
+            format_percent(point.quantized_work),
+            f"{100 * point.score:.2f}" if plan.is_fraction else format_significant(point.score, 4),
+            _loss(plan, point.loss),
+            "" if point.interval is None else " to ".join(_loss(plan, end) for end in point.interval),
+            "chosen" if point == plan.point else "",
+        )
+        for point in plan.front
+    ]
+    score = f"{plan.score_name}{' %' if plan.is_fraction else ''}"
+    headings = ("in float", "INT8 multiply-adds %", score, f"drop {plan.loss_unit}".strip(), "95% interval", "")
+    print_table(console, headings, rows, right=range(5))
+    for name, reason in plan.float_tensors.items():
+        print_line(console, f"in float: {name}: {reason}")
+    print_line(console, f"{plan.verdict}: {plan.explanation}")
+
+
+def _loss(plan: QuantizationPlan, loss: float) -> str:
+    return f"{100 * loss:.2f}" if plan.loss_unit else format_significant(loss)

@@ -1,0 +1,94 @@
+"""Evaluations of one INT8 model with different tensors in float, kept in files so that no one is made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from quantkit.calibration.table import table_checksum
+from quantkit.commands.evaluate import evaluate
+from quantkit.datasets import holds_arrays
+from quantkit.datasets.open import open_samples
+from quantkit.evaluation.tasks.task import TASKS, TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.reporting import load_report
+from quantkit.reporting.json import report_json
+from quantkit.storage import write_text
+from quantkit.types import CalibrationTable, PathLike, Report
+from quantkit.types.options import EvaluationOptions, TuneOptions
+
+__all__ = ["VARIANT", "KeptEvaluations"]
+
+VARIANT = "int8"
+"""What is evaluated beside FP32."""
+
+
+class KeptEvaluations:
+    """Evaluates on the same validation samples what a table's model scores with some tensors left in float.
+
+    Args:
+        model: the float model.
+        table: its calibration.
+        val: validation data.
+        task: what the outputs mean.
+        options: with the folder of the files; without one, nothing is kept.
+    """
+
+    def __init__(
+        self, model: FloatModel, table: CalibrationTable, val: PathLike, task: TaskOptions, options: TuneOptions
+    ) -> None:
+        self._model, self._table, self._val, self._task = model, table, val, task
+        self._folder = None if options.runs is None else Path(options.runs)
+        self._options = EvaluationOptions(
+            variants=[VARIANT],
+            num_samples=options.num_val_samples,
+            batch_size=options.batch_size,
+            preprocess=options.preprocess or (None if holds_arrays(val) else table.preprocessing),
+            classes=options.classes,
+            seed=options.seed,
+            workers=options.workers,
+            progress=options.progress,
+            latency_s=0,
+            layer_samples=0,
+        )
+
+    def report(self, float_tensors: Mapping[str, str]) -> tuple[Report, bool]:
+        """The report with these tensors in float beside those of the table, and whether it is of an earlier run.
+
+        Raises:
+            QuantKitError: the data do not fit the model or the task.
+        """
+        kept = None if self._folder is None else self._folder / f"{self._name(float_tensors)}.json"
+        if kept is not None and kept.is_file():
+            return load_report(kept), True
+        table = replace(self._table, float_tensors={**self._table.float_tensors, **float_tensors})
+        report = evaluate(self._model, self._val, replace(self._options, table=table), task=self._task)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, report_json(report))
+        return report, False
+
+    def _name(self, float_tensors: Mapping[str, str]) -> str:
+        """Of everything that decides the score, but for annotations that lie in files of their own."""
+        facts = [self._model.hash, table_checksum(self._table), self._fingerprint, str(self._task)]
+        return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the validation samples."""
+        is_labelled = TASKS[self._task.task].has_class_labels
+        dataset = open_samples(
+            self._model.inputs,
+            self._val,
+            self._options.preprocess,
+            self._options.classes if is_labelled else None,
+            num_samples=self._options.num_samples,
+            seed=self._options.seed,
+            order="shuffled",
+            labelled=is_labelled,
+        )
+        return dataset.fingerprint

@@ -1,0 +1,140 @@
+"""Which tensors have to stay in float so that the task's own score keeps a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations
+from quantkit.commands.sensitivity import find_or_make_table, open_sensitivity_samples
+from quantkit.errors import EvaluationError
+from quantkit.evaluation import Limits, check_limits
+from quantkit.evaluation.limits import Drop, parse_drop
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.notices import Notice, Notify, announcing
+from quantkit.refinement.budget_search import find_smallest_set
+from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
+from quantkit.types import GateCheck, PathLike, Report
+from quantkit.types.option import make_options
+from quantkit.types.options import TuneOptions
+from quantkit.types.plan import PlanPoint, QuantizationPlan
+from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
+
+__all__ = ["tune"]
+
+
+def tune(
+    model: PathLike | FloatModel,
+    data: PathLike,
+    val: PathLike,
+    options: TuneOptions | None = None,
+    *,
+    task: str | TaskOptions = "classify",
+    notify: Notify | None = None,
+    **keywords: Any,
+) -> QuantizationPlan:
+    """Finds the smallest set of tensors to leave in float with which the INT8 model's score keeps a budget.
+
+    Args:
+        model: an ONNX model in FP32.
+        data: calibration images or arrays: the ranking comes from them.
+        val: labeled validation data: the choice is made on them alone.
+        options: how; without them the defaults of `TuneOptions`.
+        task: what the outputs mean, as for `evaluate`.
+        notify: called with each `Notice`; without it, notices are only logged.
+        keywords: fields of `TuneOptions`, instead of those in `options`.
+
+    Returns:
+        The plan, also where the budget is missed: then it is the best that was found.
+
+    Raises:
+        EvaluationError: the task has no score, or the data have no labels.
+        QuantKitError: one line that names the file, tensor or option, and the fix.
+    """
+    options = make_options(TuneOptions, options, keywords)
+    notify = announcing(notify)
+    task = task if isinstance(task, TaskOptions) else TaskOptions(task)
+    if task.task == "none":
+        raise EvaluationError("--task none has no score to keep: choose another task")
+    model = FloatModel.open(model)
+    model.check_float()
+    drop = parse_drop(options.max_drop)
+    table = find_or_make_table(model, data, options, accuracy="balanced", table_path=options.table_path, notify=notify)
+    search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
+    search.check(())  # what is wrong with the validation data is said before the tensors are ranked
+    samples = open_sensitivity_samples(model, data, table, options, notify=notify)
+    return search.run(analyze_sensitivity(model, table, samples, operators=False, progress=options.progress))
+
+
+class _Search:
+    """One search: the evaluations that were made, by the units in float, and the ranking that says what to try."""
+
+    def __init__(self, evaluations: KeptEvaluations, drop: Drop, notify: Notify) -> None:
+        self.evaluations, self.drop, self.notify = evaluations, drop, notify
+        self.reports: dict[tuple[str, ...], Report] = {}
+        self.units: dict[str, UnitSensitivity] = {}
+
+    def run(self, ranking: Sensitivity) -> QuantizationPlan:
+        """The plan: of the smallest set that meets the budget, else of the best that was evaluated."""
+        self.units = {unit.name: unit for unit in ranking.units}
+        # With everything in float there would be no INT8 model: the last of the ranking stays.
+        names = list(self.units)
+        work = {name: unit.work for name, unit in self.units.items()}
+        chosen = find_smallest_set(names[:-1], work, lambda units: self.check(units).passed)
+        if chosen is None:
+            chosen = min(self.reports, key=lambda units: (self.check(units).value, len(units)))
+        check, report = self.check(chosen), self.reports[chosen]
+        assert report.score is not None  # the check needs it
+        points = {units: self._point(units, ranking.work) for units in self.reports}
+        return QuantizationPlan(
+            model_name=ranking.model_name,
+            model_hash=ranking.model_hash,
+            table_checksum=ranking.table_checksum,
+            float_tensors=self._float_tensors(chosen),
+            float_nodes=tuple(dict.fromkeys(node for name in chosen for node in self.units[name].nodes)),
+            max_drop=str(self.drop),
+            verdict="unknown" if check.undecided else "met" if check.passed else "missed",
+            explanation=check.sentence,
+            score_name=report.score.name,
+            is_fraction=report.score.is_fraction,
+            loss_unit=self.drop.mark(report.score),
+            point=points[chosen],
+            front=tuple(sorted(points.values(), key=lambda point: (point.num_float, -point.quantized_work))),
+            dataset_fingerprint=str(report.dataset["fingerprint"]),
+            num_samples=report.baseline.num_samples,
+        )
+
+    def check(self, units: tuple[str, ...]) -> GateCheck:
+        """Whether the budget is met with these units in float; each set is evaluated once."""
+        start, is_new, took = time.monotonic(), units not in self.reports, "from an earlier run"
+        if is_new:
+            self.reports[units], is_kept = self.evaluations.report(self._float_tensors(units))
+            took = took if is_kept else f"{time.monotonic() - start:.0f} s"
+        (check,) = check_limits(self.reports[units], Limits(max_drop=self.drop), variants=[VARIANT])
+        if is_new:
+            text = f"evaluation {len(self.reports)}: {len(units)} tensors in float: {check.sentence} ({took})"
+            self.notify(Notice("info", "accuracy", text))
+        return check
+
+    def _float_tensors(self, units: Sequence[str]) -> dict[str, str]:
+        """Tensors of the units, with the reason."""
+        return {
+            tensor: f"for the score (sensitivity: place {list(self.units).index(name) + 1} of {len(self.units)})"
+            for name in units
+            for tensor in self.units[name].tensors
+        }
+
+    def _point(self, units: tuple[str, ...], work: Mapping[str, float]) -> PlanPoint:
+        report, check = self.reports[units], self.check(units)
+        assert report.score is not None  # the check needs it
+        in_float = {node for name in units for node in self.units[name].nodes}
+        quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
+        return PlanPoint(
+            num_float=len(units),
+            quantized_work=sum(work.get(node, 0.0) for node in quantized),
+            score=next(e for e in report.evaluations if e.name == VARIANT).metrics[report.score.name],
+            loss=check.value,
+            interval=check.interval,
+        )

@@ -1,0 +1,77 @@
+"""The command `tune`: what it writes and prints, its exit codes, and --plan of the others."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from quantkit.calibration.table import load_table, save_table
+from quantkit.commands import tune
+from quantkit.types import TensorRange
+from tests.cli.conftest import CALIB, VAL, write_images
+
+FEW = ("--num-samples", 48)
+
+
+def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
+    outcome = quantkit("tune", digits, "--data", CALIB, "--val", VAL, "--max-drop", 2, *FEW)
+    assert outcome.code == 0, outcome.err
+    assert "met: int8: Top-1 drop" in outcome.out
+    assert "evaluation 1: 0 tensors in float" in outcome.err
+    path = tmp_path / "digits.plan.json"
+    assert json.loads(path.read_text())["verdict"] == "met"
+    words = ("--data", VAL, "--plan", path, "--variants", "int8", "--latency-s", 0, "--layer-samples", 0)
+    assert quantkit("evaluate", digits, *words).code == 0
+    assert quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path).code == 0
+    refused = quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path, "--target", "cpu")
+    assert (refused.code, "--plan is for the target tensorrt" in refused.err) == (1, True)
+
+
+def test_a_missed_budget_has_exit_code_3_and_a_plan(quantkit, digits, tmp_path, monkeypatch):
+    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
+    path = tmp_path / "digits.calib.json"
+    table = load_table(path)
+    name = list(table.tensors)[2]
+    save_table(replace(table, tensors={**table.tensors, name: TensorRange(900.0, -900.0, 900.0)}), path)
+    monkeypatch.setattr(tune, "find_smallest_set", lambda ranking, work, is_met: is_met(()) or None)
+    outcome = quantkit("tune", digits, "--data", CALIB, "--val", VAL, *FEW)
+    assert outcome.code == 3
+    assert "missed: int8: Top-1 drop" in outcome.out
+    assert "budget missed: int8" in outcome.err
+    plan = json.loads((tmp_path / "digits.plan.json").read_text())
+    assert (plan["verdict"], plan["float_tensors"]) == ("missed", {})
+    again = quantkit("tune", digits, "--data", CALIB, "--val", VAL, *FEW, "--json")
+    assert json.loads(again.out)["point"] == plan["point"]
+    assert "from an earlier run" in again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["--val", "nowhere"], 1, "nowhere"),
+        (["--val", VAL, "--task", "none"], 1, "--task none has no score"),
+        (["--val", VAL, "--max-drop", "lots"], 2, "lots"),
+        (["--val", VAL, "--num-val-samples", "0"], 2, "--num-val-samples 0"),
+    ],
+)
+def test_wrong_options_are_one_line(quantkit, digits, tmp_path, words, code, named):
+    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
+    outcome = quantkit("tune", digits, "--data", CALIB, *FEW, *words)
+    assert (outcome.code, named in outcome.err, "Traceback" in outcome.err) == (code, True, False)
+    assert not (tmp_path / "digits.plan.json").exists()
+
+
+def test_validation_data_without_labels_is_refused(quantkit, digits, tmp_path):
+    images = write_images(tmp_path / "images", 8, mode="L")
+    outcome = quantkit("tune", digits, "--data", CALIB, "--val", images, *FEW)
+    assert outcome.code == 1
+    assert "no labels" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["quantize", "evaluate", "build"])
+def test_a_plan_that_is_none_is_one_line(quantkit, digits, tmp_path, command):
+    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
+    table = tmp_path / "digits.calib.json"
+    words = {"evaluate": ["--data", VAL], "build": ["--precision", "int8"]}.get(command, [])
+    outcome = quantkit(command, digits, "--table", table, "--plan", table, *words)
+    assert (outcome.code, "is not a quantization plan" in outcome.err) == (1, True)

@@ -1,0 +1,112 @@
+"""The search for a plan on the demo model, one tensor of which has a range that ruins the score."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+import pytest
+
+import quantkit
+from quantkit.commands import kept_evaluations
+from quantkit.commands import tune as module
+from quantkit.commands.evaluate import evaluate
+from quantkit.errors import EvaluationError, LimitError, OptionError, StaleTableError
+from quantkit.types import TensorRange
+
+from ..cli.conftest import CALIB, DIGITS, VAL
+
+
+@pytest.fixture(scope="module")
+def table():
+    """A calibration in which one range is far too wide: what is read there is rounded to nothing."""
+    sound = quantkit.calibrate(DIGITS, CALIB, num_samples=64, accuracy="fast", progress=False)
+    name = list(sound.tensors)[2]
+    wide = sound.tensors[name].amax * 200
+    return replace(sound, tensors={**sound.tensors, name: TensorRange(wide, -wide, wide)})
+
+
+@pytest.fixture(scope="module")
+def ruined(table):
+    return max(table.tensors, key=lambda name: table.tensors[name].amax)
+
+
+def tune(table, **options):
+    return quantkit.tune(DIGITS, CALIB, VAL, **{"table": table, "num_samples": 48, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def plan(table):
+    return tune(table, max_drop="1pt")
+
+
+def test_only_what_ruins_the_score_stays_in_float(plan, ruined):
+    assert set(plan.float_tensors) == {ruined}
+    assert plan.verdict == "met"
+    assert plan.point.num_float == 1
+    assert 0.5 < plan.point.quantized_work < 1
+    assert plan.float_nodes
+    assert plan.score_name == "top1"
+    assert plan.loss_unit == "pt"
+
+
+def test_the_front_begins_with_everything_in_int8(plan):
+    assert [point.num_float for point in plan.front] == sorted(point.num_float for point in plan.front)
+    first = plan.front[0]
+    assert (first.num_float, first.quantized_work) == (0, pytest.approx(1))
+    assert first.loss > 0.1 > plan.point.loss
+    assert plan.point in plan.front
+
+
+def test_the_plan_gives_the_score_that_it_says(plan, table):
+    report = evaluate(
+        DIGITS, VAL, table=table, plan=plan, variants=["int8"], latency_s=0, layer_samples=0, progress=False
+    )
+    assert report.evaluations[1].metrics["top1"] == plan.point.score
+
+
+def test_the_quantized_model_leaves_the_plan_in_float(plan, table, ruined, tmp_path):
+    quantkit.quantize(DIGITS, table, tmp_path / "all.onnx")
+    made = quantkit.quantize(DIGITS, table, tmp_path / "some.onnx", plan=plan)
+    assert made.skipped[ruined] == plan.float_tensors[ruined]
+    everything, some = (onnx.load(tmp_path / f"{name}.onnx").graph.node for name in ("all", "some"))
+    assert any(n.op_type == "QuantizeLinear" and n.input[0] == ruined for n in everything)
+    assert not any(n.op_type == "QuantizeLinear" and n.input[0] == ruined for n in some)
+
+
+def test_a_plan_is_for_its_own_table(plan, table, tmp_path):
+    other = replace(table, num_samples=table.num_samples + 1)
+    with pytest.raises(StaleTableError, match="another calibration table"):
+        quantkit.quantize(DIGITS, other, tmp_path / "some.onnx", plan=plan)
+    assert not (tmp_path / "some.onnx").exists()
+
+
+def test_a_budget_that_nothing_meets_is_missed_or_unknown(table, monkeypatch):
+    """With one choice left, the search ends with the best that it saw."""
+    monkeypatch.setattr(module, "find_smallest_set", lambda ranking, work, is_met: None if not is_met(()) else ())
+    assert tune(table, max_drop="1pt").verdict == "missed"
+
+
+def test_few_images_cannot_tell(table):
+    sound = replace(table, tensors={n: replace(r, amax=min(r.amax, 30.0)) for n, r in table.tensors.items()})
+    assert tune(sound, num_val_samples=20, max_drop="0.5pt").verdict == "unknown"
+
+
+def test_an_interrupted_search_goes_on(table, tmp_path, monkeypatch):
+    first = tune(table, max_drop="1pt", runs=tmp_path / "runs")
+    monkeypatch.setattr(kept_evaluations, "evaluate", lambda *_, **__: pytest.fail("it was evaluated before"))
+    assert tune(table, max_drop="1pt", runs=tmp_path / "runs") == first
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"task": "none"}, EvaluationError, "--task none"),
+        ({"max_drop": "much"}, LimitError, "--max-drop"),
+        ({"num_val_samples": 0}, OptionError, "--num-val-samples 0"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_anything_runs(table, options, error, named, monkeypatch):
+    monkeypatch.setattr(kept_evaluations, "evaluate", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(error, match=named):
+        tune(table, **options)
