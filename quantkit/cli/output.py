@@ -53,7 +53,7 @@ def print_calibration(
     word = "kept " if kept else "wrote"
     typer.echo(f"{word} {table_path}  calibration table")
     if table.refinement is not None:
-        typer.echo(f"{word} {refinement_path(table_path)}  rounded weights")
+        typer.echo(f"{word} {refinement_path(table_path)}  rounding, shifts and scales")
     typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
     typer.echo(f"wrote {quantized.path}  INT8 model")
 
