@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from quantkit.errors import ModelError
 from quantkit.graph.model import (
     external_files,
-    first_line,
     input_specs,
     load_external_weights,
     open_file,
     parse_model,
+    root_cause,
     serialize_model,
 )
 from quantkit.graph.model_hash import model_hash
@@ -132,7 +132,7 @@ class FloatModel:
             self.graph.graph.sort()
             return _copy(self.graph)
         except Exception as error:  # a cycle, a call that does not fit its function
-            raise ModelError(f"{self.name}: the graph is broken: {first_line(error)}") from error
+            raise ModelError(f"{self.name}: the graph is broken: {root_cause(error)}") from error
 
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""

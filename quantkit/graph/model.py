@@ -63,7 +63,7 @@ def open_file(file: Path) -> BinaryIO:
     try:
         return open(file, "rb")
     except OSError as error:
-        raise ModelError(f"{file} is not an ONNX model: {first_line(error)}") from error
+        raise ModelError(f"{file} is not an ONNX model: {root_cause(error)}") from error
 
 
 @logs_duration
@@ -90,7 +90,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
                 model.graph.initializers[name_of_weight].const_value = tensor
             ir.external_data.set_base_dir(model.graph, "" if folder is None else str(folder))
     except Exception as error:
-        raise ModelError(f"{name} is not an ONNX model: {first_line(error)}") from error
+        raise ModelError(f"{name} is not an ONNX model: {root_cause(error)}") from error
     if len(model.graph) == 0:
         raise ModelError(f"{name} is not an ONNX model, or has no node")
     if "ai.onnx" in model.opset_imports:  # the other name of the standard domain
@@ -124,7 +124,7 @@ def load_external_weights(model: ir.Model, name: str) -> None:
                 continue
             value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=value.name)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: a weight in an external data file cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{name}: a weight in an external data file cannot be read: {root_cause(error)}") from error
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -175,7 +175,7 @@ def check_model(model: ir.Model, name: str) -> None:
             passes.CheckerPass(full_check=True)(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ir.passes.PassError) as error:
         cause = error.__cause__ or error
-        raise ModelError(f"{name} does not pass onnx.checker: {first_line(cause)}") from error
+        raise ModelError(f"{name} does not pass onnx.checker: {root_cause(cause)}") from error
 
 
 def serialize_model(model: ir.Model, folder: str | os.PathLike[str]) -> bytes | Path:
@@ -313,7 +313,7 @@ def _serialized(model: ir.Model, *, keep: Container[str] = ()) -> bytes:
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def first_line(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """First line of the original exception: passes of onnx_ir wrap it in their own."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__

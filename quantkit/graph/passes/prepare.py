@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import ModelError
-from quantkit.graph.model import first_line, quiet
+from quantkit.graph.model import quiet, root_cause
 from quantkit.graph.passes.edits import Names
 from quantkit.types import OLDEST_QDQ_OPSET
 
@@ -48,7 +48,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             passes.RemoveInitializersFromInputsPass()(model)
             model.graph.sort()
         except Exception as error:  # a call that does not fit its function, a cycle
-            raise ModelError(f"{name}: the graph is broken: {first_line(error)}") from error
+            raise ModelError(f"{name}: the graph is broken: {root_cause(error)}") from error
         # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):
@@ -60,11 +60,11 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         try:
             _materialize_weights(model)
         except Exception as error:
-            raise ModelError(f"{name}: a weight cannot be computed: {first_line(error)}") from error
+            raise ModelError(f"{name}: a weight cannot be computed: {root_cause(error)}") from error
         try:
             passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         except Exception as error:
-            raise ModelError(f"{name}: shape inference failed: {first_line(error)}") from error
+            raise ModelError(f"{name}: shape inference failed: {root_cause(error)}") from error
         _mark_sequences(model.graph)
     return model
 
