@@ -23,7 +23,6 @@ from quantkit.backends.tensorrt.build.profiles import image_sizes, resolve_profi
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, choose_library
-from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
 from quantkit.commands.engine_graph import EngineGraph, make_graph
 from quantkit.commands.quantize import HighPrecision
@@ -88,7 +87,8 @@ def build(
     source = load_build_inputs(
         model,
         precision,
-        table=open_planned_table(engine.table, engine.plan),
+        table=engine.table,
+        plan=engine.plan,
         cache=engine.calibration_cache,
         exclude=engine.exclude,
         high_precision=engine.high_precision,

@@ -13,7 +13,8 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import Manifest
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
-from quantkit.calibration.table import open_table, table_json
+from quantkit.calibration.plan_file import open_planned_table
+from quantkit.calibration.table import table_json
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
@@ -22,6 +23,7 @@ from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import Precision
+from quantkit.types.plan import QuantizationPlan
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing
@@ -80,6 +82,7 @@ def load_build_inputs(
     precision: Precision,
     *,
     table: CalibrationTable | PathLike | None,
+    plan: QuantizationPlan | PathLike | None = None,
     cache: PathLike | None,
     exclude: Sequence[str],
     high_precision: HighPrecision | None,
@@ -106,7 +109,7 @@ def load_build_inputs(
         )
     if precision == "int8" and not model.is_quantized and table is None and cache is None:
         raise CalibrationError(f"INT8 needs the ranges of {model.name}: run `quantkit calibrate` or pass --table")
-    table = None if table is None else open_table(table)
+    table = open_planned_table(table, plan)
     if table is not None:
         table.check_model(model.hash, model.name)
     content = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def calibrate(
     if options.keep_statistics or options.resume:
         calibrator = _check_keeping(calibrator, options.table_path)
     model = FloatModel.open(model)
-    native, reason = choose_calibrator(calibrator, method=options.method, histogram=options.histogram)
+    of_tensorrt = "entropy" if options.method == "auto" and calibrator != "quantkit" else options.method
+    native, reason = choose_calibrator(calibrator, method=of_tensorrt, histogram=options.histogram)
+    if native is not None and of_tensorrt != options.method:
+        options = replace(options, method=of_tensorrt)
+        chosen = method_settings(options.method, options.method_options)
     model.check_float()
     tensors, unclipped = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
     dataset = open_samples(

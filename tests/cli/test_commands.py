@@ -29,7 +29,7 @@ def test_calibrate_writes_and_lists_four_files(quantkit, digits, tmp_path):
     assert table["dataset"]["num_samples"] == 300
     assert set(table["tensors"]) <= set(cache.scale_bits)
     weights = load_refinement(tmp_path / "digits.calib.weights", table=table["checksum"])
-    assert len(weights.weights) == 10
+    assert not weights.weights  # rounding to nearest costs this model nothing
     assert f"INT8 output             {describe_quality(table['quality'])}" in outcome.out
     model = onnx.load(tmp_path / "digits.int8.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -141,7 +141,7 @@ def test_evaluate_reports_every_variant(quantkit, digits, tmp_path, target):
         assert evaluation["latency"]["median_ms"] > 0
     assert by_name["int8"]["size_bytes"] < by_name["fp32"]["size_bytes"] / 3
     assert "fp16" in outcome.out
-    assert "casting" in outcome.out
+    assert "every result rounded to FP16" in outcome.out
 
 
 def test_evaluate_top1_equals_onnxruntime_by_hand(quantkit, digits, tmp_path):

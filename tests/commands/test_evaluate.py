@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_a_partial_report(table, tmp_path, monkeypatch):
     assert sum(c.count for c in report.classes) == 30
     assert report.tensors == ()
     assert any("latency was not measured" in warning for warning in report.warnings)
-    assert any("activations is not shown" in warning for warning in report.warnings)
+    assert any("layer-wise error was not analyzed" in warning for warning in report.warnings)
     assert any(notice.topic == "interrupted" and "30 of" in notice.text for notice in notices)
     assert load_report(write_report(report, tmp_path)["json"]) == report
 
@@ -183,7 +183,7 @@ def test_ctrl_c_while_timing_keeps_the_accuracy(monkeypatch):
     with stop_on_interrupt() as should_stop:
         report = run(should_stop=should_stop, latency_s=5, layer_samples=8)
     assert not report.is_partial
-    assert any("activations is not shown" in warning for warning in report.warnings)
+    assert any("layer-wise error was not analyzed" in warning for warning in report.warnings)
     assert report.baseline.latency is None
     assert any("timing was interrupted at batch size 1" in warning for warning in report.warnings)
 
@@ -297,7 +297,7 @@ def test_a_stop_within_the_layers_leaves_none_of_them_half(table, monkeypatch):
     report = run(table=table, layer_samples=64, should_stop=lambda: bool(stopped))
     assert report.tensors == ()
     assert {layer.variant for layer in report.layers} == {"int8", "int8-cpu"}
-    assert any("activations is not shown" in warning for warning in report.warnings)
+    assert any("layer-wise error was not analyzed" in warning for warning in report.warnings)
 
 
 def test_a_stop_after_the_last_sample_is_no_partial_report():
