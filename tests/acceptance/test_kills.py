@@ -269,8 +269,9 @@ def test_two_hundred_kills_leave_old_or_new_files(tmp_path, processes, expected,
     for stage, count in stages.items():
         record_property(stage, count)
     assert sum(stages.values()) == 200
+    # Writing takes a few ms of a run: test_kills_at_every_step_of_each_file strikes at each moment of it.
     assert stages["computing"]
-    assert len(stages.keys() & {PARTIAL, *NAMES}) >= 2
+    assert stages[PARTIAL]
 
 
 def test_runs_at_once_do_not_mix_their_files(tmp_path, processes, expected):
