@@ -61,6 +61,9 @@ def calibrate(
     if options.keep_statistics or options.resume:
         calibrator = _check_keeping(calibrator, options.table_path)
     model = FloatModel.open(model)
+    if options.method == "auto" and options.histogram == "tensorrt":  # TensorRT's numbers are asked for
+        options = replace(options, method="entropy")
+        chosen = method_settings(options.method, options.method_options)
     of_tensorrt = "entropy" if options.method == "auto" and calibrator != "quantkit" else options.method
     native, reason = choose_calibrator(calibrator, method=of_tensorrt, histogram=options.histogram)
     if native is not None and of_tensorrt != options.method:
