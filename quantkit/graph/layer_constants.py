@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, name_of
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.input_channels import bias_factor, bias_input
+from quantkit.graph.passes.prepare import constant_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,13 @@ def bias_edges(model: ir.Model) -> dict[str, BiasEdge]:
     """The weighted operators of a prepared model that have a constant bias, or could have one, by name."""
     found = {}
     for node in model.graph:
-        if is_standard(node, "Conv", "ConvTranspose", "Gemm"):
-            edge = _own_bias(node)
-        elif is_standard(node, "MatMul"):
-            edge = _added_bias(node)
-        else:
+        owner, index = bias_input(node) or (None, 0)
+        if owner is None:
             continue
-        if edge is not None:
-            found[name_of(node)] = edge
+        tensor = constant_of(owner.inputs[index]) if index < len(owner.inputs) else None
+        array = None if tensor is None else np.asarray(tensor.numpy())
+        if array is None or _is_of_channels(array):
+            found[name_of(node)] = BiasEdge(name_of(owner), index, bias_factor(node), array)
     return found
 
 
@@ -59,11 +59,9 @@ def add_biases(model: ir.Model, biases: Mapping[str, np.ndarray]) -> None:
         dtype = constant_array(model, _weight_name(nodes[name])).dtype if edge.value is None else edge.value.dtype
         old = np.zeros((), dtype) if edge.value is None else edge.value
         value = names.initializer(f"{name}_bias", np.asarray(old + delta / edge.factor, dtype))
-        if edge.index < len(owner.inputs):
-            owner.replace_input_with(edge.index, value)
-        else:
+        if edge.index >= len(owner.inputs):
             owner.resize_inputs(edge.index + 1)
-            owner.replace_input_with(edge.index, value)
+        owner.replace_input_with(edge.index, value)
 
 
 def constant_array(model: ir.Model, name: str) -> np.ndarray:
@@ -80,28 +78,6 @@ def node_attributes(model: ir.Model) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def _weight_name(node: ir.Node) -> str:
     return next(name_of(v) for v in node.inputs[:2] if constant_of(v) is not None)
-
-
-def _own_bias(node: ir.Node) -> BiasEdge | None:
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    factor = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
-    tensor = constant_of(value)
-    if factor == 0 or (value is not None and tensor is None):
-        return None
-    array = None if tensor is None else np.asarray(tensor.numpy())
-    return BiasEdge(name_of(node), 2, factor, array) if array is None or _is_of_channels(array) else None
-
-
-def _added_bias(node: ir.Node) -> BiasEdge | None:
-    product = node.outputs[0]
-    uses = list(product.uses())
-    if len(uses) != 1 or product.is_graph_output():
-        return None
-    user, index = uses[0]
-    tensor = constant_of(user.inputs[1 - index]) if is_standard(user, "Add") and user.graph is node.graph else None
-    if tensor is None or not _is_of_channels(array := np.asarray(tensor.numpy())):
-        return None
-    return BiasEdge(name_of(user), 1 - index, 1.0, array)
 
 
 def _is_of_channels(array: np.ndarray) -> bool:

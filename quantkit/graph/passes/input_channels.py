@@ -165,29 +165,38 @@ def as_stored(value: ir.Value, array: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(np.asarray(array, float_type(value)), np.float64)
 
 
-def takes_bias(node: ir.Node) -> bool:
-    """Whether a constant can be added to each output channel of a weighted `node` without another operator."""
+def bias_input(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Where a constant is added to the output channels of a weighted `node`, or could be: a node and which input of it.
+
+    The node itself for Conv, ConvTranspose and Gemm; for MatMul the Add behind it, if nothing else reads the product.
+    None if it would take another operator.
+    """
     if is_standard(node, "MatMul"):
-        return _bias_add(node) is not None
+        return _bias_add(node)
+    if not is_standard(node, "Conv", "ConvTranspose", "Gemm") or bias_factor(node) == 0.0:
+        return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if is_standard(node, "Gemm") and node.attributes.get_float("beta", 1.0) == 0.0:
-        return False
-    return bias is None or constant_of(bias) is not None
+    return (node, 2) if bias is None or constant_of(bias) is not None else None
+
+
+def bias_factor(node: ir.Node) -> float:
+    """What the bias of a weighted `node` is multiplied by: `beta` of Gemm."""
+    return node.attributes.get_float("beta", 1.0) if is_standard(node, "Gemm") else 1.0
 
 
 def add_to_bias(names: Names, node: ir.Node, delta: npt.NDArray[np.float64]) -> None:
-    """Adds `delta` [C_out] to the output channels of a weighted `node` that `takes_bias`.
+    """Adds `delta` [C_out] to the output channels of a weighted `node` that has a `bias_input`.
 
-    The bias of Conv, ConvTranspose and Gemm is created if there is none; that of MatMul is the constant of the Add
-    behind it.
+    The bias of Conv, ConvTranspose and Gemm is created if there is none.
     """
-    owner, index = _bias_add(node) or (node, 2)
-    if is_standard(node, "Gemm"):
-        delta = delta / node.attributes.get_float("beta", 1.0)
+    found = bias_input(node)
+    assert found is not None  # the caller has asked
+    owner, index = found
     tensor = constant_of(owner.inputs[index]) if len(owner.inputs) > index else None
     dtype = tensor.numpy().dtype if tensor is not None else constant_weight(node).dtype
     old = np.asarray(tensor.numpy(), np.float64) if tensor is not None else np.zeros(())
-    replace_constant(names, owner, index, (old + delta).astype(dtype), name=f"{name_of(node)}_bias")
+    new = (old + delta / bias_factor(node)).astype(dtype)
+    replace_constant(names, owner, index, new, name=f"{name_of(node)}_bias")
 
 
 def main_graph_values(model: ir.Model) -> dict[str, ir.Value]:

@@ -21,11 +21,11 @@ from quantkit.graph.passes.input_channels import (
     add_to_bias,
     along_channels,
     as_stored,
+    bias_input,
     channel_sites,
     constant_weight,
     float_type,
     main_graph_values,
-    takes_bias,
 )
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.types import QdqPlan
@@ -57,7 +57,7 @@ def shiftable_tensors(
     for tensor, site in channel_sites(model, plan).items():
         readers = [nodes[name] for name in site.readers]
         pads = {_pads(node) for node in readers}
-        if _SHIFTED in values[tensor].meta or not all(takes_bias(node) for node in readers):
+        if _SHIFTED in values[tensor].meta or not all(bias_input(node) for node in readers):
             continue
         if (site.is_attention_output and not attention) or (site.is_grouped and not grouped):
             continue
