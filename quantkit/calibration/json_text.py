@@ -59,6 +59,28 @@ def decode_json(content: bytes, *, name: str, kind: str, fix: str = "") -> Any:
         raise CalibrationError(f"{name} is not {kind}: {str(error)[:200]}") from error
 
 
+def check_format(data: Any, *, name: str, kind: str, written: tuple[str, int], fix: str) -> dict[str, Any]:
+    """The members of a file of ours, if it says the format and the version that this quantkit writes.
+
+    Args:
+        data: decoded.
+        name: of the file, for the message.
+        kind: what it should be, with its article.
+        written: format and version.
+        fix: what makes a new file.
+
+    Raises:
+        CalibrationError: one line that says what it is instead.
+    """
+    known, newest = written
+    if not isinstance(data, dict) or data.get("format") != known:
+        raise CalibrationError(f"{name} is not {kind}: it does not say format {known!r}")
+    if (version := data.get("format_version")) != newest:
+        fix = "upgrade quantkit" if is_newer(version, newest) else fix
+        raise CalibrationError(f"{name} has format version {version!r}, this quantkit reads version {newest}: {fix}")
+    return data
+
+
 def is_newer(version: object, known: int) -> bool:
     """Whether a file's format version is one that a later quantkit may have written; any other, none did."""
     return isinstance(version, int) and not isinstance(version, bool) and version > known

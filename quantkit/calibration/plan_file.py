@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.storage import write_text
@@ -47,13 +47,9 @@ def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
         content = file.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read plan {file}: {error.strerror or error}") from error
-    data = decode_json(content, name=str(file), kind="a quantization plan", fix="run quantkit tune again")
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise CalibrationError(f"{file} is not a quantization plan: it does not say format {_FORMAT!r}")
-    version = data.get("format_version")
-    if version != _VERSION:
-        fix = "upgrade quantkit" if is_newer(version, _VERSION) else "run quantkit tune again"
-        raise CalibrationError(f"{file} has format version {version!r}, this quantkit reads version {_VERSION}: {fix}")
+    kind, fix = "a quantization plan", "run quantkit tune again"
+    data = decode_json(content, name=str(file), kind=kind, fix=fix)
+    data = check_format(data, name=str(file), kind=kind, written=(_FORMAT, _VERSION), fix=fix)
     try:
         return msgspec.convert(data, QuantizationPlan)
     except msgspec.ValidationError as error:

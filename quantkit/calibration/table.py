@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.refinement_file import load_refinement, refinement_path
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
@@ -93,15 +93,9 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
             f"{file} holds statistics, not the calibration table: give the .calib.json beside it, or make one with "
             "quantkit cache merge"
         )
-    data = decode_json(content, name=str(file), kind="a calibration table", fix="calibrate again")
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CalibrationError(f"{file} is not a calibration table: it does not say format {FORMAT!r}")
-    version = data.get("format_version")
-    if version != FORMAT_VERSION:
-        fix = "upgrade quantkit" if is_newer(version, FORMAT_VERSION) else "calibrate again"
-        raise CalibrationError(
-            f"{file} has format version {version!r}, this quantkit reads version {FORMAT_VERSION}: {fix}"
-        )
+    kind, fix = "a calibration table", "calibrate again"
+    data = decode_json(content, name=str(file), kind=kind, fix=fix)
+    data = check_format(data, name=str(file), kind=kind, written=(FORMAT, FORMAT_VERSION), fix=fix)
     stated = data.get("checksum")
     checked = {name: value for name, value in data.items() if name not in _UNCHECKED}
     if stated != _checksum(checked):
