@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quantkit.calibration.methods import METHODS, bind_method
+from quantkit.datasets.batching import leading_size
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
@@ -213,8 +214,10 @@ class _Refining:
     def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
         """Finds tensors whose readers stay in float."""
         pieces = GraphPieces(self.graph)
-        sizes = next(observe(pieces, pieces.producers, self.judging.batches))
-        shapes = {name: array.shape for name, array in sizes.items()}
+        batch = self.judging.batches[0]
+        if leading_size(self.model.inputs) is None:  # shares of the work are those of one sample
+            batch = {name: array[:1] for name, array in batch.items()}
+        shapes = {name: array.shape for name, array in next(observe(pieces, pieces.producers, [batch])).items()}
 
         def measure(units: tuple[str, ...]) -> float:
             floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
