@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
@@ -24,9 +25,16 @@ from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, PathLike
 from quantkit.types.option import make_options
-from quantkit.types.options import CalibrationOptions, CalibratorName
+from quantkit.types.options import CalibrationOptions
+
+if TYPE_CHECKING:
+    from quantkit.backends.tensorrt.library import Library
+    from quantkit.calibration.statistics_file import Setting
 
 __all__ = ["calibrate"]
+
+_OF_STATISTICS = ("calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size")
+"""Settings that decide what is collected; the others choose from it."""
 
 
 @accepts_tell
@@ -56,60 +64,17 @@ def calibrate(
     options = make_options(CalibrationOptions, options, keywords)
     notify = announcing(notify)
     bind_method(options.method, options.method_options)
-    chosen = method_settings(options.method, options.method_options)
-    calibrator = options.calibrator
-    if options.keep_statistics or options.resume:
-        calibrator = _check_keeping(calibrator, options.table_path)
+    options, native, reason = _choose_calibrator(options)
     model = FloatModel.open(model)
-    if options.method == "auto" and options.histogram == "tensorrt":  # TensorRT's numbers are asked for
-        options = replace(options, method="entropy")
-        chosen = method_settings(options.method, options.method_options)
-    of_tensorrt = "entropy" if options.method == "auto" and calibrator != "quantkit" else options.method
-    native, reason = choose_calibrator(calibrator, method=of_tensorrt, histogram=options.histogram)
-    if native is not None and of_tensorrt != options.method:
-        options = replace(options, method=of_tensorrt)
-        chosen = method_settings(options.method, options.method_options)
     model.check_float()
     tensors, unclipped = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
-    dataset = open_samples(
-        model.inputs,
-        data,
-        options.preprocess,
-        options.classes,
-        num_samples=options.num_samples,
-        seed=options.seed,
-        order=options.order,
-    )
-    describe_choice(dataset, data, options.seed, notify)
+    dataset = _open_dataset(model, data, options, notify)
     notify(Notice("info", "calibrator", f"calibrator: {'quantkit' if native is None else native.title} ({reason})"))
-    order_decides = options.histogram == "tensorrt" or native is not None
-    settings: dict[str, str | int | float | bool | None] = {
-        "calibrator": "quantkit" if native is None else native.title,
-        **chosen,
-        "histogram": "tensorrt" if order_decides else options.histogram,
-        "observed": "all" if options.all_tensors or native is not None else "quantized",
-        "order": options.order,
-        "seed": options.seed,
-        "num_samples": None if _takes_all(dataset) else options.num_samples,
-        "batch_size": options.batch_size if order_decides else None,
-    }
-    with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):
-        dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
-    origin = StatisticsOrigin(
-        model_hash=model.hash,
-        model_name=model.name,
-        contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
-        preprocessing=dataset.preprocessing,
-        settings={key: value for key, value in settings.items() if key not in chosen},
-        versions=_versions(),
-        unclipped=unclipped & set(tensors),
-    )
-    if native is None and options.effort != "fast":
-        settings |= {"accuracy": options.effort, "rounding": options.rounding}
+    settings = _settings(options, dataset, native)
     run = CalibrationRun(
         model=model,
         dataset=dataset,
-        origin=origin,
+        origin=_origin(model, dataset, settings, unclipped & set(tensors)),
         settings=settings,
         tensors=tensors,
         native=native,
@@ -126,19 +91,76 @@ def calibrate(
         return run.make()
 
 
+def _choose_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
+    """The options with a method that the calibrator has, TensorRT or None for quantkit's own, and why it calibrates."""
+    wanted = options.calibrator
+    if options.keep_statistics or options.resume:
+        if wanted == "tensorrt":
+            raise CalibrationError(
+                "TensorRT's calibrator keeps no statistics: --keep-statistics and --resume exclude it"
+            )
+        if options.table_path is None:
+            raise CalibrationError("statistics are kept next to the table: give table_path")
+        wanted = "quantkit"
+    method = options.method
+    if method == "auto" and (options.histogram == "tensorrt" or wanted != "quantkit"):
+        method = "entropy"
+    native, reason = choose_calibrator(wanted, method=method, histogram=options.histogram)
+    if native is not None or options.histogram == "tensorrt":
+        options = replace(options, method=method)
+    return options, native, reason
+
+
+def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions, notify: Notify) -> Dataset:
+    """The chosen samples, hashed."""
+    dataset = open_samples(
+        model.inputs,
+        data,
+        options.preprocess,
+        options.classes,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        order=options.order,
+    )
+    describe_choice(dataset, data, options.seed, notify)
+    with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):
+        dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
+    return dataset
+
+
+def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | None) -> dict[str, Setting]:
+    """What decides a table beside model, data and preprocessing, as the table stores it."""
+    order_decides = options.histogram == "tensorrt" or native is not None
+    settings: dict[str, Setting] = {
+        "calibrator": "quantkit" if native is None else native.title,
+        **method_settings(options.method, options.method_options),
+        "histogram": "tensorrt" if order_decides else options.histogram,
+        "observed": "all" if options.all_tensors or native is not None else "quantized",
+        "order": options.order,
+        "seed": options.seed,
+        "num_samples": None if _takes_all(dataset) else options.num_samples,
+        "batch_size": options.batch_size if order_decides else None,
+    }
+    if native is None and options.effort != "fast":
+        settings |= {"accuracy": options.effort, "rounding": options.rounding}
+    return settings
+
+
+def _origin(
+    model: FloatModel, dataset: Dataset, settings: Mapping[str, Setting], unclipped: frozenset[str]
+) -> StatisticsOrigin:
+    """What the statistics of a run belong to."""
+    return StatisticsOrigin(
+        model_hash=model.hash,
+        model_name=model.name,
+        contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
+        preprocessing=dataset.preprocessing,
+        settings={name: settings[name] for name in _OF_STATISTICS},
+        versions={"quantkit": __version__, "onnxruntime": runtime_version()},
+        unclipped=unclipped,
+    )
+
+
 def _takes_all(dataset: Dataset) -> bool:
     """Whether nothing was left to choose: any larger number of samples gives the same ones."""
     return len(dataset) == len(getattr(dataset, "dataset", dataset))
-
-
-def _check_keeping(calibrator: CalibratorName, table_path: PathLike | None) -> CalibratorName:
-    """The calibrator that has statistics to keep: quantkit's."""
-    if calibrator == "tensorrt":
-        raise CalibrationError("TensorRT's calibrator keeps no statistics: --keep-statistics and --resume exclude it")
-    if table_path is None:
-        raise CalibrationError("statistics are kept next to the table: give table_path")
-    return "quantkit"
-
-
-def _versions() -> dict[str, str]:
-    return {"quantkit": __version__, "onnxruntime": runtime_version()}
