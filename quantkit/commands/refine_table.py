@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantkit.datasets.batching import leading_size
+from quantkit.errors import BackendError
+from quantkit.notices import Notice
 from quantkit.refinement.quality import warn_if_low
 from quantkit.refinement.refine import refine_calibration
 from quantkit.refinement.samples import affordable_samples, choose_samples
-from quantkit.types import CalibrationTable, Dataset
+from quantkit.types import CalibrationTable, Dataset, Refinement
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
@@ -39,6 +41,22 @@ def refine_table(
         options: of the calibration; with "fast", only the quality of the output is added.
         notify: hears what was found.
     """
+    try:
+        return _refined(table, kept, model, dataset, options, notify)
+    except BackendError as error:  # a piece of the graph does not run by itself, though the whole model does
+        text = f"Ranges are chosen from statistics alone, and weights rounded to nearest: {error}"
+        notify(Notice("warning", "accuracy", text))
+        return replace(table, refinement=Refinement() if "rounding" in table.settings else None)
+
+
+def _refined(
+    table: CalibrationTable,
+    kept: KeptStatistics,
+    model: FloatModel,
+    dataset: Dataset,
+    options: CalibrationOptions,
+    notify: Notify,
+) -> CalibrationTable:
     inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
     samples = choose_samples(
         dataset,

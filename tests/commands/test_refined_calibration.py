@@ -269,3 +269,21 @@ def test_an_output_that_int8_ruins_is_told(tmp_path: Path) -> None:
     (warning,) = [notice for notice in said if notice.topic == "accuracy"]
     assert warning.kind == "warning"
     assert "SQNR" in warning.text
+
+
+def test_a_model_whose_pieces_do_not_run_gets_ranges_from_statistics(tmp_path: Path) -> None:
+    """A value that is a sequence of tensors is no output that can be observed."""
+    g = Builder()
+    x = g.linear(g.input("x", 8), 8, 8)
+    parts = g.op("SplitToSequence", x, g.constant(np.array(4)), axis=1)
+    y = g.op("ConcatFromSequence", parts, axis=1)
+    model = write(g.model(g.linear(y, 8, 4)), tmp_path / "model.onnx")
+    notices: list[Notice] = []
+    table = refine(
+        model, normal(tmp_path / "x.npy", 32, 8), table_path=tmp_path / "t.calib.json", notify=notices.append
+    )
+    assert set(table.tensors)
+    assert any(n.kind == "warning" and "from statistics alone" in n.text for n in notices)
+    again: list[Notice] = []
+    refine(model, tmp_path / "x.npy", table_path=tmp_path / "t.calib.json", notify=again.append)
+    assert any(n.topic == "reuse" and n.text.startswith("Reusing") for n in again)
