@@ -73,6 +73,9 @@ class TransformSites:
 def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded: bool) -> TransformSites:
     """The inner activations of a plan that can be transformed. Model inputs are left as they come.
 
+    So are readers of a shared weight: each would need a weight of its own, under a name that depends on what else is
+    quantized, and rounded weights are kept by name.
+
     Args:
         graph: the float model, prepared.
         plan: of that graph.
@@ -80,10 +83,14 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded
         padded: also shift what convolutions with padding read; that takes an operator Pad.
     """
     pieces = GraphPieces(graph)
+    weights = {edge.node: edge.tensor for edge in plan.weights}
+    shared = {name for name, value in graph.graph.initializers.items() if len(value.uses()) > 1}
     scalable = {
         name: site
         for name, site in scalable_tensors(graph, plan).items()
-        if site.channels > 1 and name in pieces.producers
+        if site.channels > 1
+        and name in pieces.producers
+        and shared.isdisjoint(weights.get(reader, "") for reader in site.readers)
     }
     shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=padded) if name in scalable)
     extremes = channel_extremes(pieces, {name: site.axis for name, site in scalable.items()}, samples.batches)
@@ -134,6 +141,8 @@ def equalize_products(
             continue
         offset = found[name].offset if name in found else None
         reach = _reach(sites.low[name], sites.high[name], offset)
+        if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
+            continue
         factors = equalizing_scales(reach, weight_amax(graph, site), alpha=alpha)
         found[name] = Transform(offset, factors, _largest(factors * reach))
     return found
