@@ -109,6 +109,7 @@ def refine_calibration(
         trials = run.trials()
         choices = run.choose_ranges(trials, statistics, fixed)
         choices = run.transform(trials, choices)
+        del trials  # it holds the activations of its samples
         run.leave_in_float(choices)
         if options.method == "auto":
             run.compare_methods(statistics, fixed)

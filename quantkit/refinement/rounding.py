@@ -11,6 +11,7 @@ import numpy as np
 
 from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
 from quantkit.graph.pieces import GraphPieces
+from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.recipes import round_layer
@@ -54,6 +55,7 @@ class _Rounder:
         self.attributes = node_attributes(graph)
         self.biases = bias_edges(graph)
         self.readers = Counter(edge.tensor for edge in plan.weights)
+        self._unread = Counter(self.readers)
         self._waiting: dict[str, Moments] = {}
         self.layers: list[RoundedLayer] = []
         self.weights: dict[str, RoundedWeight] = {}
@@ -90,7 +92,8 @@ class _Rounder:
     def _collect(self, stop: Stop, layer: LayerShape) -> Moments:
         """Second moments of the operator's inputs; of a shared weight, of those of its earlier readers too."""
         groups, _, width = layer.matrix_shape
-        moments = self._waiting.setdefault(stop.edge.tensor, Moments(groups, width))
+        tensor = stop.edge.tensor
+        moments = self._waiting.pop(tensor) if tensor in self._waiting else Moments(groups, width)
         first, limit = 0, 1
         for number, (exact, quantized) in enumerate(stop.inputs()):
             available = layer.num_positions(exact.shape)
@@ -103,6 +106,9 @@ class _Rounder:
             for held_out in (False, True):
                 moments.add(*(x[:, :, is_held_out == held_out] for x in columns), held_out=held_out)
             first += samples
+        self._unread[tensor] -= 1
+        if self._unread[tensor]:  # another operator reads this weight; else they are as large as the layer is wide
+            self._waiting[tensor] = moments
         return moments
 
     def _is_held_out(self, number: int, samples: int) -> np.ndarray:
@@ -133,7 +139,7 @@ def round_weights(
             constants[bias.owner, bias.index] = old_bias(bias, _num_channels(rounder, edge, weight)).astype(
                 weight.dtype
             )
-    scales = {edge.tensor: float(QuantParams.from_amax(ranges[edge.tensor].amax).scale) for edge in plan.activations}
+    scales = {name: float(params.scale) for name, params in activation_params(plan, ranges).items()}
     walk = Walk(GraphPieces(graph), plan, scales, biases, constants)
     walk.run(samples.batches, (), rounder.visit, progress=progress)
     return Refinement(weights=rounder.weights, biases=rounder.corrections), tuple(rounder.layers)
