@@ -84,6 +84,7 @@ class Walk:
         starts = sorted({0, *(pieces.positions[node] for node in self._activations)})
         ends = [*starts[1:], len(pieces.positions)]
         self._segments = list(zip(starts, ends, strict=True))
+        self._pending: dict[tuple[str, int], npt.NDArray[np.floating]] = {}
 
     def run(
         self,
@@ -120,11 +121,14 @@ class Walk:
         kept = [name for name in made if pieces.last_use.get(name, -1) >= end or name in outputs]
         node = pieces.name(start)
         activations = self._activations.get(node, [])
-        changed = self._visit(node, activations, streams, visit)
+        self._pending |= self._visit(node, activations, streams, visit)
+        inside = range(start, end)  # the Add that holds a bias may lie behind other operators
+        owners = {key: pieces.positions[key[0]] for key in self._pending}
+        changed = {key: self._pending.pop(key) for key, position in owners.items() if position in inside}
         if kept:
             replaced = {(e.node, e.index): _mark(e.tensor) for e in activations}
             replaced |= {key: _mark_constant(key) for key in changed}
-            self._run_piece(pieces.of(range(start, end)), kept, replaced, changed, streams)
+            self._run_piece(pieces.of(inside), kept, replaced, changed, streams)
         for stream in streams:
             for values in (stream.exact, stream.quantized):
                 for name in [n for n in values if pieces.last_use.get(n, -1) < end and n not in outputs]:

@@ -153,3 +153,48 @@ def test_biases_are_added_to_the_channels_of_the_output(subject: Net) -> None:
     plain = outputs_of(subject, Refinement())
     moved = outputs_of(subject, replace(Refinement(), biases={last.node: delta}))
     assert moved - plain == pytest.approx(np.broadcast_to(delta, plain.shape), abs=1e-4)
+
+
+def test_a_bias_behind_another_product_is_corrected_in_the_stream_too() -> None:
+    """MatMul A, MatMul B, Add A, Add B: the constant of A lies behind the stop at B."""
+    g = Builder()
+    x = g.input("x", 4)
+    products = [g.op("MatMul", x, g.weight(4, 4, name=f"w{name}"), name=name) for name in "ab"]
+    sums = [g.op("Add", product, g.constant(np.zeros(4)), name=f"add_{name}") for product, name in zip(products, "ab", strict=True)]
+    subject = net(g.model(*sums), {"x": images(8, 4)})
+    graph, plan = subject.model.prepared(), subject.plan
+    biases = bias_edges(graph)
+    constants = {(edge.node, edge.index): constant_array(graph, edge.tensor) for edge in plan.weights}
+    constants |= {(edge.owner, edge.index): old_bias(edge, 4) for edge in biases.values()}
+
+    def visit(stop: Stop) -> NewConstants:
+        return NewConstants(constant_array(graph, stop.edge.tensor), np.full(4, 100, np.float32))
+
+    scales = {name: float(QuantParams.from_amax(r.amax).scale) for name, r in subject.ranges().items()}
+    found = Walk(GraphPieces(graph), plan, scales, biases, constants).run(
+        subject.samples.batches, subject.outputs, visit
+    )
+    for name in subject.outputs:
+        exact, moved = (np.concatenate([streams[i][name] for streams in found]) for i in (0, 1))
+        assert moved - exact == pytest.approx(np.full(exact.shape, 100), abs=0.5)
+
+
+def test_members_of_a_group_are_quantized_with_its_scale() -> None:
+    """A Concat joins the readers: rounding sees the inputs that the INT8 model gives, not those of a finer scale."""
+    g = Builder()
+    a, b = g.op("Relu", g.input("a", 4, 6, 6)), g.op("Relu", g.input("b", 4, 6, 6))
+    joined = g.op("Concat", a, b, axis=1)
+    outputs = (g.conv(a, 4, 4, 1), g.conv(b, 4, 4, 1), g.conv(joined, 8, 4, 1))
+    subject = net(g.model(*outputs), {"a": images(8, 4, 6, 6), "b": 0.01 * images(8, 4, 6, 6, seed=1)})
+    assert any({a, b} <= group for group in subject.plan.groups)
+    wide = max(r.amax for name, r in subject.ranges().items() if name in (a, b))
+    seen: dict[str, np.ndarray] = {}
+
+    def spy(self: Walk, *arguments: object, original=Walk.__init__) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        seen.update(self._scales)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Walk, "__init__", spy)
+        round_weights(subject.model.prepared(), subject.plan, subject.ranges(), subject.samples, progress=False)
+    assert seen[a] == seen[b] == pytest.approx(wide / 127)
