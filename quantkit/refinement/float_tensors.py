@@ -64,7 +64,7 @@ def choose_float_tensors(
 
     before = damage = measure(())
     chosen: tuple[str, ...] = ()
-    waiting = list(ranking)
+    waiting, has_looked_further = list(ranking), False
     while damage > enough and len(chosen) < _MOST_UNITS:
         affordable = [name for name in waiting if share([*chosen, name]) <= limit][:_WIDTH]
         tried = {name: measure((*chosen, name)) for name in affordable}
@@ -74,8 +74,8 @@ def choose_float_tensors(
         if tried[best] < damage * _GAIN:
             chosen, damage = (*chosen, best), tried[best]
             waiting.remove(best)
-        elif not chosen and len(waiting) > _WIDTH and waiting[0] == ranking[0]:
-            waiting = [name for name in waiting if name not in tried]  # once: the rank may mislead
+        elif not chosen and not has_looked_further:
+            waiting, has_looked_further = [name for name in waiting if name not in tried], True  # the rank may mislead
         else:
             break
     return FloatChoice(chosen, before, damage, share(chosen))

@@ -82,3 +82,15 @@ def test_units_of_one_operator_count_its_work_once() -> None:
     )
     assert found.units == ("a", "b")
     assert found.share == 0.5
+
+
+def test_a_first_unit_that_is_too_expensive_does_not_make_the_search_long() -> None:
+    names = [f"n{i}" for i in range(100)]
+    units = {name: (QdqEdge(name, f"node_{name}", 0),) for name in names}
+    work = {f"node_{name}": 1 for name in names} | {"node_n0": 1000}
+    measured = []
+    found = choose_float_tensors(
+        names, units, work, lambda floats: measured.append(floats) or 1.0, limit=0.05, enough=0.0
+    )
+    assert found.units == ()
+    assert len(measured) <= 11
