@@ -168,7 +168,7 @@ def _rank(
         for unit in show_progress(contenders, f"{units[0].kind}s, {count} samples", len(contenders), progress):
             found.damages[unit] = trials.measure(unit), count
         ordered = sorted(contenders, key=lambda unit: -found.damages[unit][0].alone)
-        is_clear = contenders is not units and ordered[:_TOP] == contenders[:_TOP]
+        is_clear = len(found.totals) > 1 and ordered[:_TOP] == contenders[:_TOP]
         if is_clear or count >= min(samples.num_samples, _MOST_SAMPLES):
             return found
         contenders = ordered[: max(len(ordered) // 4, _TOP)]

@@ -8,6 +8,8 @@ import pytest
 
 import quantkit
 from quantkit.errors import OptionError, StaleTableError
+from quantkit.refinement import sensitivity_analysis
+from quantkit.refinement.unit_trials import UnitDamage, UnitTrials
 
 from ..cli.conftest import CALIB, DIGITS, conv_model, write_images
 
@@ -48,6 +50,21 @@ def test_every_quantized_tensor_and_operator_is_ranked(table):
 
 def test_ranking_is_reproduced(table):
     assert rank(table) == rank(table)
+
+
+def test_an_order_is_clear_when_more_samples_confirm_it(table, monkeypatch):
+    """Even where the first round finds the operators in the graph's own order."""
+    rounds = []
+
+    class Trials(UnitTrials):
+        def measure(self, unit):
+            rounds.append(self.total)
+            return UnitDamage(1 / len(rounds), 0.0, None)
+
+    monkeypatch.setattr(sensitivity_analysis, "UnitTrials", Trials)
+    found = rank(table)
+    assert all(unit.num_samples > sensitivity_analysis._FIRST_SAMPLES for unit in found.units[:1])
+    assert len(set(rounds)) > 1
 
 
 def test_tensors_in_float_are_listed_and_not_ranked(table):
