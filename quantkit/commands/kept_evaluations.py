@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from quantkit._version import __version__
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
 from quantkit.datasets import holds_arrays
@@ -74,7 +75,10 @@ class KeptEvaluations:
 
     def _name(self, float_tensors: Mapping[str, str]) -> str:
         """Of everything that decides the score, but for annotations that lie in files of their own."""
-        facts = [self._model.hash, table_checksum(self._table), self._fingerprint, str(self._task)]
+        # The checksum is of the table alone: rounded weights may have been missing beside it.
+        is_refined = self._table.refinement is not None
+        facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._fingerprint]
+        facts.append(str(self._task))
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]
 
     @cached_property
