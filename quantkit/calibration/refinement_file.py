@@ -25,6 +25,8 @@ _VERSION = 1
 _MAGIC = b"quantkit weights "
 _MOST_DIGITS = 18
 
+_POSITIVE = ("scale", "channel_scale", "amax")
+
 _Kind = Literal["codes", "scale", "bias", "shift", "channel_scale", "amax"]
 
 
@@ -140,11 +142,19 @@ def _decode(header: _Header, body: bytes) -> Refinement:
         array = np.frombuffer(body, dtype, math.prod(entry.shape), offset).reshape(entry.shape)
         if dtype != np.int8 and not np.isfinite(array).all():
             raise CalibrationError(f"{entry.kind} of {entry.name!r} is not finite")
+        if entry.kind in _POSITIVE and not (array > 0).all():
+            raise CalibrationError(f"{entry.kind} of {entry.name!r} is not positive")
+        if entry.kind == "amax" and entry.shape:
+            raise CalibrationError(f"amax of {entry.name!r} is not one number")
         found[entry.kind][entry.name] = array.astype(dtype.newbyteorder("=")), entry.axis
         offset += size
     transformed = found["shift"].keys() | found["channel_scale"].keys()
     if offset != len(body) or found["codes"].keys() != found["scale"].keys() or transformed != found["amax"].keys():
         raise CalibrationError("it lists other arrays than follow")
+    for name, (codes, axis) in found["codes"].items():
+        channels = () if axis is None else codes.shape[axis : axis + 1]
+        if found["scale"][name][0].shape != channels or (axis is not None and not 0 <= axis < codes.ndim):
+            raise CalibrationError(f"scale of {name!r} does not fit its codes")
     return Refinement(
         weights={
             name: RoundedWeight(codes, found["scale"][name][0], axis) for name, (codes, axis) in found["codes"].items()

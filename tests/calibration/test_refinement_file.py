@@ -99,6 +99,18 @@ FLOATS = np.ones(2, "<f4").tobytes()
         (sealed(header(array("codes")), b"ab"), "lists other arrays than follow"),
         (sealed(header(array("shift")), FLOATS), "lists other arrays than follow"),
         (sealed(header(array("amax", shape=())), FLOATS[:4]), "lists other arrays than follow"),
+        (
+            sealed(header(array("channel_scale")), np.array([1, 0], "<f4").tobytes()),
+            "channel_scale of 'w' is not positive",
+        ),
+        (sealed(header(array("scale", shape=())), np.array(-1, "<f4").tobytes()), "scale of 'w' is not positive"),
+        (sealed(header(array("amax")), FLOATS), "amax of 'w' is not one number"),
+        (sealed(header(array("codes"), array("scale")), b"ab" + FLOATS), "scale of 'w' does not fit its codes"),
+        (sealed(header(array("codes", axis=2), array("scale")), b"ab" + FLOATS), "scale of 'w' does not fit its codes"),
+        (
+            sealed(header(array("codes", axis=-1), array("scale")), b"ab" + FLOATS),
+            "scale of 'w' does not fit its codes",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
