@@ -160,7 +160,7 @@ def test_a_bias_behind_another_product_is_corrected_in_the_stream_too() -> None:
     g = Builder()
     x = g.input("x", 4)
     products = [g.op("MatMul", x, g.weight(4, 4, name=f"w{name}"), name=name) for name in "ab"]
-    sums = [g.op("Add", product, g.constant(np.zeros(4)), name=f"add_{name}") for product, name in zip(products, "ab", strict=True)]
+    sums = [g.op("Add", product, g.constant(np.zeros(4)), name=f"add_{i}") for i, product in enumerate(products)]
     subject = net(g.model(*sums), {"x": images(8, 4)})
     graph, plan = subject.model.prepared(), subject.plan
     biases = bias_edges(graph)
