@@ -80,7 +80,7 @@ def find_table(
         notify(Notice("warning", "unreadable", str(error)))
         return None
     of_method = method_settings(str(settings["method"]), {})
-    of_order = _OF_ORDER if settings["histogram"] == "tensorrt" else ()
+    of_order = _OF_ORDER if settings["histogram"] == "tensorrt" or settings["calibrator"] != "quantkit" else ()
     deciding = ("calibrator", *of_method, "accuracy", "rounding", "histogram", "observed", *of_order)
     fingerprint = fingerprint_of(origin.contents)
     before = calibration_facts(stored, stored.settings, deciding)

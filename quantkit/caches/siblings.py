@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _NATIVE = "TensorRT"
 """How the calibrator of a table begins that TensorRT itself calibrated, or that came from its cache."""
 
+_ORIGIN = "tensorrt"
+"""Method of a range in a table with the method `auto` that is TensorRT's own."""
+
 
 def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None = None) -> tuple[str, ...]:
     """Of which table an INT8 model was made, and whether that is the one in use, or else the one beside it.
@@ -153,6 +156,10 @@ def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -
     own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
     # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
     by_tensorrt = str(table.settings.get("calibrator", "")).startswith(_NATIVE)
+    if by_tensorrt and table.method == "auto":  # its ranges were candidates: those that were chosen have to be there
+        listed_bits = {r.scale_bits for r in cache.tensors.values()}
+        chosen = [name for name, r in table.tensors.items() if r.method == _ORIGIN]
+        return join_names([name for name in chosen if table.tensors[name].scale_bits not in listed_bits])
     inherited = {} if by_tensorrt else propagate_to_copies(graph, own)
     differing = []
     for name in {**own, **inherited}:

@@ -69,8 +69,8 @@ def calibrate(
     model.check_float()
     tensors, unclipped = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
     dataset = _open_dataset(model, data, options, notify)
-    notify(Notice("info", "calibrator", f"calibrator: {'quantkit' if native is None else native.title} ({reason})"))
     settings = _settings(options, dataset, native)
+    notify(Notice("info", "calibrator", f"calibrator: {settings['calibrator']} ({reason})"))
     run = CalibrationRun(
         model=model,
         dataset=dataset,
@@ -106,7 +106,8 @@ def _choose_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions,
     if method == "auto" and (options.histogram == "tensorrt" or wanted != "quantkit"):
         method = "entropy"
     native, reason = choose_calibrator(wanted, method=method, histogram=options.histogram)
-    if native is not None or options.histogram == "tensorrt":
+    # Where nothing is tried on the model, TensorRT's ranges stand alone; else they are candidates of "auto".
+    if options.histogram == "tensorrt" or (native is not None and options.effort == "fast"):
         options = replace(options, method=method)
     return options, native, reason
 
@@ -131,17 +132,18 @@ def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions
 def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | None) -> dict[str, Setting]:
     """What decides a table beside model, data and preprocessing, as the table stores it."""
     order_decides = options.histogram == "tensorrt" or native is not None
+    own = native is None or options.method == "auto"
     settings: dict[str, Setting] = {
-        "calibrator": "quantkit" if native is None else native.title,
+        "calibrator": " and ".join([*([native.title] if native is not None else []), *(["quantkit"] if own else [])]),
         **method_settings(options.method, options.method_options),
-        "histogram": "tensorrt" if order_decides else options.histogram,
-        "observed": "all" if options.all_tensors or native is not None else "quantized",
+        "histogram": options.histogram if own else "tensorrt",
+        "observed": "all" if options.all_tensors or not own else "quantized",
         "order": options.order,
         "seed": options.seed,
         "num_samples": None if _takes_all(dataset) else options.num_samples,
         "batch_size": options.batch_size if order_decides else None,
     }
-    if native is None and options.effort != "fast":
+    if own and options.effort != "fast":
         settings |= {"accuracy": options.effort, "rounding": options.rounding}
     return settings
 

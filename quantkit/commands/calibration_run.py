@@ -14,9 +14,9 @@ from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import save_table, table_checksum
-from quantkit.commands.build import describe_engine
+from quantkit.commands.build import build, describe_engine
 from quantkit.commands.collect import collect_statistics, find_interrupted
-from quantkit.commands.native_calibration import calibrate_natively
+from quantkit.commands.native_calibration import NativeCalibration, calibrate_natively
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
 from quantkit.graph.float_model import FloatModel
@@ -26,9 +26,10 @@ from quantkit.notices import Notice, Notify
 from quantkit.refinement.quality import warn_if_low
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, TensorRange
-from quantkit.types.options import CalibrationOptions
+from quantkit.types.options import CalibrationOptions, EngineOptions
 
 if TYPE_CHECKING:
+    from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
 
@@ -58,7 +59,7 @@ class CalibrationRun:
         if reused is not None:
             warn_if_low(reused.quality, self.notify)
             return reused
-        if self.native is not None:
+        if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)
 
@@ -87,19 +88,25 @@ class CalibrationRun:
         )
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
-        made = calibrate_natively(native, self.model, self.dataset, self.options, notify=self.notify)
-        self.model.check_unchanged()
+        made = self._ask_tensorrt(native)
         versions = {"quantkit": __version__, native.name: ".".join(map(str, native.version))}
         table = self._table(made.ranges, made.skipped, made.num_samples, versions)
-        if self.options.cache_path is not None:
-            write_bytes(self.options.cache_path, made.cache)
         if self.options.engine_path is not None:
             manifest = describe_engine(native, self.model, table, made.options, self.options.exclude)
             write_engine(self.options.engine_path, made.engine, manifest)
             self.notify(Notice("info", "engine", f"engine: {self.options.engine_path}"))
         return self._finish(table)
 
+    def _ask_tensorrt(self, native: Library) -> NativeCalibration:
+        """A pass over the data by TensorRT's own calibrator, whose cache is kept as it was written."""
+        made = calibrate_natively(native, self.model, self.dataset, self.options, notify=self.notify)
+        self.model.check_unchanged()
+        if self.options.cache_path is not None:
+            write_bytes(self.options.cache_path, made.cache)
+        return made
+
     def _calibrate(self, kept: KeptStatistics | None) -> CalibrationTable:
+        made = None if self.native is None else self._ask_tensorrt(self.native)
         if kept is not None:
             self.notify(Notice("info", "reuse", "Using the statistics that were kept; the model does not have to run."))
         else:
@@ -111,12 +118,30 @@ class CalibrationRun:
         if kept.rule == "tensorrt":
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
             ranges = {tensor: replace(r, amax=amax[tensor]) for tensor, r in ranges.items()}
-        table = self._table(ranges, skipped, kept.num_samples, kept.origin.versions)
-        table = refine_table(table, kept, self.model, self.dataset, self.options, notify=self.notify)
+        versions, others = dict(kept.origin.versions), dict[str, Mapping[str, float]]()
+        if self.native is not None and made is not None:
+            versions[self.native.name] = ".".join(map(str, self.native.version))
+            others = {self.native.name: {tensor: r.amax for tensor, r in made.ranges.items()}}
+        table = self._table(ranges, skipped, kept.num_samples, versions)
+        table = refine_table(table, kept, self.model, self.dataset, self.options, others=others, notify=self.notify)
         self._finish(table)
         if self.files is not None:
             self.files.checkpoint.unlink(missing_ok=True)
+        if made is not None and self.options.engine_path is not None:
+            self._build(table, made.options)
         return table
+
+    def _build(self, table: CalibrationTable, options: BuildOptions) -> None:
+        """The engine of the table; the one that TensorRT calibrated in has ranges of its own only."""
+        engine = EngineOptions(
+            precision="int8",
+            library="tensorrt",
+            table=table,
+            exclude=self.options.exclude,
+            progress=self.options.progress,
+        )
+        built = build(self.model, options, engine=engine, output=self.options.engine_path, notify=self.notify)
+        self.notify(Notice("info", "engine", f"engine: {built.path}"))
 
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def refine_table(
     dataset: Dataset,
     options: CalibrationOptions,
     *,
+    others: Mapping[str, Mapping[str, float]],
     notify: Notify,
 ) -> CalibrationTable:
     """The table with better ranges, what stays in float, rounded weights, and what the output is worth.
@@ -39,10 +41,11 @@ def refine_table(
         model: of the table.
         dataset: of the table.
         options: of the calibration; with "fast", only the quality of the output is added.
+        others: candidates of another origin for the ranges, by its name: amax by tensor.
         notify: hears what was found.
     """
     try:
-        return _refined(table, kept, model, dataset, options, notify)
+        return _refined(table, kept, model, dataset, options, others=others, notify=notify)
     except BackendError as error:  # a piece of the graph does not run by itself, though the whole model does
         text = f"Ranges are chosen from statistics alone, and weights rounded to nearest: {error}"
         notify(Notice("warning", "accuracy", text))
@@ -55,6 +58,8 @@ def _refined(
     model: FloatModel,
     dataset: Dataset,
     options: CalibrationOptions,
+    *,
+    others: Mapping[str, Mapping[str, float]],
     notify: Notify,
 ) -> CalibrationTable:
     inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
@@ -66,7 +71,8 @@ def _refined(
         workers=options.workers,
     )
     fixed = kept.origin.unclipped | inputs
-    found = refine_calibration(model, samples, kept.tensors, table.tensors, options, fixed=fixed, notify=notify)
+    known = (kept.tensors, table.tensors, options)
+    found = refine_calibration(model, samples, *known, fixed=fixed, others=others, notify=notify)
     model.check_unchanged()
     quantized = found.ranges.keys() - found.float_tensors.keys() - found.refinement.amax.keys()
     warn_if_low(found.quality, notify, {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized})

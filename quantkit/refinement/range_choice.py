@@ -54,9 +54,14 @@ def quantized_units(plan: QdqPlan) -> dict[str, tuple[QdqEdge, ...]]:
     return {edges[0].tensor: tuple(edges) for edges in units.values()}
 
 
-def range_candidates(statistics: TensorStatistics) -> dict[str, float]:
-    """Amax by method, the widest first, without those that are nearly equal to a wider one."""
-    found = {name: bind_method(name, {})(statistics) for name in METHODS if name != "auto"}
+def range_candidates(statistics: TensorStatistics, others: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Amax by method, the widest first, without those that are nearly equal to a wider one.
+
+    Args:
+        statistics: of the tensor.
+        others: candidates of another origin, by its name.
+    """
+    found = {name: bind_method(name, {})(statistics) for name in METHODS if name != "auto"} | dict(others or {})
     found |= {f"percentile {p}": bind_method("percentile", {"percentile": p})(statistics) for p in _PERCENTILES}
     found["mse x 0.7"] = _NARROW * found["mse"]
     kept: dict[str, float] = {}

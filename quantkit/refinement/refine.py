@@ -88,6 +88,7 @@ def refine_calibration(
     options: CalibrationOptions,
     *,
     fixed: frozenset[str],
+    others: Mapping[str, Mapping[str, float]] | None = None,
     notify: Notify,
 ) -> RefinedCalibration:
     """Improves on ranges, step by step, as far as `options.effort` asks for.
@@ -99,10 +100,11 @@ def refine_calibration(
         ranges: from these, by `options.method`.
         options: of the calibration.
         fixed: tensors whose range is known to be what was seen.
+        others: ranges of another origin, by its name: amax by tensor. They are tried beside those of the methods.
         notify: hears what was found.
     """
     try:
-        run = _Refining(model, samples, ranges, options, notify)
+        run = _Refining(model, samples, ranges, options, others=others or {}, notify=notify)
     except ModelError:  # nothing of it can run on TensorRT: there is no plan to refine
         return RefinedCalibration(ranges)
     if options.effort != "fast":
@@ -127,9 +129,11 @@ class _Refining:
         samples: SampleBatches,
         ranges: Mapping[str, TensorRange],
         options: CalibrationOptions,
+        *,
+        others: Mapping[str, Mapping[str, float]],
         notify: Notify,
     ) -> None:
-        self.model, self.options, self.notify = model, options, notify
+        self.model, self.options, self.others, self.notify = model, options, others, notify
         self.num_samples = samples.num_samples
         self.choosing, self.judging, self.telling = samples.split()
         if options.effort == "fast":
@@ -175,13 +179,15 @@ class _Refining:
         is_free = self.options.method == "auto"
         candidates, joined = {}, {}
         for unit, edges in self.units.items():
-            seen = joined[unit] = joined_statistics(statistics[name] for name in {e.tensor for e in edges})
+            tensors = {edge.tensor for edge in edges}
+            seen = joined[unit] = joined_statistics(statistics[name] for name in tensors)
             if not is_free:
                 candidates[unit] = {self.options.method: max(self.ranges[edge.tensor].amax for edge in edges)}
             elif unit in fixed:
                 candidates[unit] = {"minmax": seen.amax}
             else:
-                candidates[unit] = range_candidates(seen)
+                known = {origin: [amax[t] for t in tensors if t in amax] for origin, amax in self.others.items()}
+                candidates[unit] = range_candidates(seen, {name: max(amax) for name, amax in known.items() if amax})
         choices = choose_by_output(trials, candidates, joined, progress=self.options.progress)
         if is_free:
             for unit, choice in choices.items():
@@ -249,14 +255,14 @@ class _Refining:
         best, own = self.damage(with_weights=False), self.ranges
         if best <= _ENOUGH[self.judge.is_divergence]:
             return
-        for method in sorted(METHODS.keys() - {"auto"}):
-            choose = bind_method(method, {})
-            single = {
-                name: r
-                if name in fixed or name in self.refinement.amax or statistics[name].amax == 0
-                else replace(r, amax=choose(statistics[name]), method=method)
-                for name, r in own.items()
-            }
+        free = [name for name in own.keys() - fixed - self.refinement.amax.keys() if statistics[name].amax > 0]
+        for method in (*sorted(METHODS.keys() - {"auto"}), *self.others):
+            amax = self.others.get(method)
+            if amax is None:
+                choose = bind_method(method, {})
+                amax = {name: choose(statistics[name]) for name in free}
+            chosen = {name: replace(own[name], amax=amax[name], method=method) for name in free if name in amax}
+            single = {**own, **chosen}
             damage = self.damage(with_weights=False, ranges=single)
             if damage < _CLEARLY * best:
                 change = self._change(best, damage)

@@ -289,7 +289,8 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         order: "shuffled", or "given" as the data lies.
         batch_size: samples run at once; None chooses by memory. Decides numbers only with histogram "tensorrt".
         all_tensors: observe every activation, not only those that Q/DQ need.
-        calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run.
+        calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run. With the
+            method "auto" its ranges are candidates for each tensor; with "entropy" or "minmax" they are the table.
         force: calibrate again even if the table at `table_path` fits.
         reuse_only: raise `StaleTableError` instead of calibrating.
         keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
@@ -297,7 +298,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
         table_path: where the table is kept: one that is there is reused if it fits, else replaced.
         cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
-        engine_path: where the engine goes that TensorRT builds while it calibrates.
+        engine_path: where the engine goes, if TensorRT calibrates: of the table, or as TensorRT built it meanwhile.
         exclude: what that engine leaves in float, as in `quantize`; the table does not depend on it.
     """
 
@@ -321,7 +322,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
     calibrator: CalibratorName = option(
         "auto",
         "Calibrator. auto: TensorRT's own where it can run (8.6 to 10, with a GPU), which also builds the engine; "
-        "otherwise quantkit's.",
+        "otherwise quantkit's. With --method auto, TensorRT's ranges are candidates beside quantkit's.",
         group=EXPERT,
     )
     force: bool = option(False, "Recalibrate even if an up-to-date table exists.", group=REUSE)

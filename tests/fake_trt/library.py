@@ -39,12 +39,14 @@ class Fake:
         on_batch: called with names and device pointers while TensorRT would compute on a calibration batch.
         max_batches: calibration stops asking after so many batches, as it does where the bindings lose an error.
         reads_cache: whether a cache is asked for; TensorRT always does.
+        scale_bits: what calibration finds for a tensor, instead of what magnitude 1 gives.
     """
 
     trt: Any = None
     on_batch: Callable[[list[str], list[int]], None] | None = None
     max_batches: int = _TOO_MANY_BATCHES
     reads_cache: bool = True
+    scale_bits: dict[str, str] = field(default_factory=dict)
     unimplemented: list[tuple[str, str]] = field(default_factory=lambda: abi.unimplemented)
     errors: list[str] = field(default_factory=lambda: abi.errors)
 
@@ -193,7 +195,8 @@ class Builder(FakeObject):
                 )
                 return None
             tensors = [*network.inputs, *(tensor for layer in network.layers for tensor in layer.outputs)]
-            cache = (header + "\n" + "".join(f"{tensor.name}: {_SCALE}\n" for tensor in tensors)).encode()
+            lines = [f"{tensor.name}: {fake.scale_bits.get(tensor.name, _SCALE)}\n" for tensor in tensors]
+            cache = (header + "\n" + "".join(lines)).encode()
         calibrator.write(cache)
         record["scales"] = cache.count(b"\n") - 1
         return record

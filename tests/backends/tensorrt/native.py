@@ -37,8 +37,10 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
     from quantkit.commands.calibrate import calibrate
     from quantkit.errors import QuantKitError
     from quantkit.types.options import ImageOptions
+    from tests.fake_trt.library import fake as library
 
     fake = install_gpu()
+    library.scale_bits = options.pop("scale_bits", {})
     told: list[str] = []
     out = Path(folder)
     if "preprocessing" in options:
@@ -71,6 +73,7 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
         "versions": dict(table.versions),
         "num_samples": table.num_samples,
         "amax": {name: r.amax for name, r in table.tensors.items()},
+        "methods": {name: r.method for name, r in table.tensors.items()},
         "cache": cache.read_text() if cache.exists() else None,
         "engine": json.loads(engine.read_bytes()) if engine.exists() else None,
         "files": sorted(p.name for p in out.iterdir()),
@@ -109,6 +112,13 @@ def calibrate_and_interrupt(model: str, data: str, folder: str) -> dict[str, Any
     finally:
         ImageFiles.__getitem__ = original  # type: ignore[method-assign]
     return {"raised": raised, "files": sorted(p.name for p in Path(folder).iterdir()), "live_bytes": live_bytes(fake)}
+
+
+def verify(model: str, path: str) -> list[str]:
+    """What `quantkit cache verify` finds stale about a file that calibration wrote."""
+    from quantkit.caches.verify import verify_cache
+
+    return list(verify_cache(path, model).problems)
 
 
 def build_again(model: str, table: str, engine: str) -> list[str]:

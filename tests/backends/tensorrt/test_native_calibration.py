@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from quantkit.backends.tensorrt.calibrators.choice import choose_calibrator
@@ -10,6 +11,8 @@ from quantkit.errors import BackendUnavailableError, CalibrationError
 
 from ...cli.conftest import conv_model, write_images
 from ...fake_trt.releases import RELEASES
+from ...graph.builder import Builder
+from ...graph.quantizing import write
 from . import native
 
 
@@ -21,6 +24,7 @@ def material(tmp_path):
 
 def run(bindings, material, **options):
     model, data, out = material
+    options = {"method": "entropy", **options}
     return bindings.call(native.calibrate, str(model), str(data), str(out), options)
 
 
@@ -107,6 +111,63 @@ def test_a_second_run_reuses_the_table_and_build_reuses_the_engine(calibrating, 
     assert any(line.startswith("Reusing") for line in again["told"])
     told = calibrating.call(native.build_again, str(model), str(out / "net.calib.json"), str(out / "net.int8.engine"))
     assert any(line.startswith("Reusing") for line in told), told
+
+
+@pytest.fixture
+def clipped(tmp_path):
+    """A network that ignores what exceeds 1, on data up to 8: no method can know, but TensorRT's calibrator says 1."""
+    (tmp_path / "out").mkdir()
+    g = Builder()
+    conv = g.op("Conv", g.input("x", 3, 8, 8), g.constant(np.eye(3)[:, :, None, None]))
+    model = write(g.model(g.op("Clip", conv, g.constant(-1.0), g.constant(1.0))), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-8, 8, (24, 3, 8, 8)).astype(np.float32))
+    return model, tmp_path / "x.npy", tmp_path / "out"
+
+
+@pytest.mark.parametrize("bindings", ["8.6", "10.16"], indirect=True)
+def test_tensorrt_ranges_are_candidates_of_auto(calibrating, clipped):
+    """The table names TensorRT's range where it wins; cache as TensorRT wrote it, engine of the table's ranges."""
+    model, _, out = clipped
+    result = run(calibrating, clipped, method="auto", batch_size=8)
+    assert "error" not in result, result
+    cache = parse_cache(result["cache"])
+    assert set(cache.scale_bits.values()) == {0x3C010A14}
+    assert "tensorrt" in result["methods"].values()
+    for name, method in result["methods"].items():
+        assert (result["amax"][name] == cache.amax[name]) == (method == "tensorrt")
+    assert result["settings"]["calibrator"].startswith("TensorRT ")
+    assert result["settings"]["calibrator"].endswith(" and quantkit")
+    assert (result["settings"]["method"], result["settings"]["accuracy"]) == ("auto", "balanced")
+    assert {"quantkit", "onnxruntime", "tensorrt"} <= result["versions"].keys()
+    assert result["engine"]["qdq"] == 3
+    assert "calibration" not in result["engine"]
+    assert result["files"] == [
+        "net.calib",
+        "net.calib.json",
+        "net.calib.weights",
+        "net.int8.engine",
+        "net.int8.engine.json",
+    ]
+    assert result["live_bytes"] == 0
+    assert calibrating.call(native.verify, str(model), str(out / "net.calib.json")) == []
+    assert any(line.startswith("Reusing") for line in run(calibrating, clipped, method="auto", batch_size=8)["told"])
+    assert "batch size" in run(calibrating, clipped, method="auto", batch_size=4, reuse_only=True)["message"]
+
+
+@pytest.mark.parametrize("bindings", ["10.16"], indirect=True)
+def test_a_range_of_tensorrt_that_hurts_is_not_taken(calibrating, material):
+    result = run(calibrating, material, method="auto", batch_size=4, scale_bits=dict.fromkeys(("x", "r"), "3a010a14"))
+    assert result["settings"]["calibrator"].endswith("and quantkit")
+    assert "tensorrt" not in result["methods"].values()
+
+
+@pytest.mark.parametrize("bindings", ["10.16"], indirect=True)
+def test_fast_takes_the_ranges_of_tensorrt_alone(calibrating, material):
+    result = run(calibrating, material, method="auto", accuracy="fast", batch_size=4)
+    assert result["settings"]["method"] == "entropy"
+    assert result["settings"]["calibrator"].startswith("TensorRT ")
+    assert not result["settings"]["calibrator"].endswith("quantkit")
+    assert result["engine"]["calibration"]["batches"] == 3
 
 
 def test_other_methods_are_quantkits_own(calibrating, material):
