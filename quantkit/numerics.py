@@ -6,6 +6,7 @@ Rounding is half to even and saturating, as ONNX defines QuantizeLinear
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,20 +212,44 @@ class ImageTransform:
 def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> ImageTransform:
     """How `preprocessing` fits an image of (height, width) pixels.
 
-    Rounding is torchvision's for "crop" (Resize, CenterCrop) and Ultralytics' for "letterbox" (an odd pixel of padding
-    goes right and below).
+    Rounding is torchvision's for "crop" (Resize, CenterCrop), Ultralytics' for "letterbox" (an odd pixel of padding
+    goes right and below), and PaddleOCR's for "height" (RecResizeImg) and "limit" (DetResizeForTest, limit_type max).
     """
-    size = preprocessing.size
+    size, step = preprocessing.size, preprocessing.multiple_of or 1
     if preprocessing.resize == "stretch":
         return ImageTransform(image_size, size, (0, 0), size)
     if preprocessing.resize == "crop":
-        assert preprocessing.shorter_side is not None
-        short, long = min(image_size), max(image_size)
-        longer_side = int(preprocessing.shorter_side * long / short)
-        portrait = image_size[1] <= image_size[0]
-        resized = (longer_side, preprocessing.shorter_side) if portrait else (preprocessing.shorter_side, longer_side)
-        top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))
-        return ImageTransform(image_size, resized, (-top, -left), size)
-    ratio = min(want / have for want, have in zip(size, image_size, strict=True))
-    height, width = (max(1, min(want, round(have * ratio))) for have, want in zip(image_size, size, strict=True))
-    return ImageTransform(image_size, (height, width), ((size[0] - height) // 2, (size[1] - width) // 2), size)
+        return _fit_crop(image_size, preprocessing)
+    ratios = tuple(want / have for want, have in zip(size, image_size, strict=True))
+    if preprocessing.resize == "limit":
+        height, width = (_round_side(have * min(1.0, *ratios), step) for have in image_size)
+        return ImageTransform(image_size, (height, width), (0, 0), (height, width))
+    if preprocessing.resize == "height":
+        height, width = size[0], min(size[1], math.ceil(image_size[1] * size[0] / image_size[0]))
+    else:
+        height, width = (
+            max(1, min(want, round(have * min(ratios)))) for have, want in zip(image_size, size, strict=True)
+        )
+    rows, columns = (
+        math.ceil(side / step) * step if varies else want
+        for side, varies, want in zip((height, width), preprocessing.varying, size, strict=True)
+    )
+    centered = preprocessing.pad_position == "center"
+    offset = ((rows - height) // 2, (columns - width) // 2) if centered else (0, 0)
+    return ImageTransform(image_size, (height, width), offset, (rows, columns))
+
+
+def _fit_crop(image_size: tuple[int, int], preprocessing: Preprocessing) -> ImageTransform:
+    """Shorter side to the one that is declared, then the center."""
+    size = preprocessing.size
+    assert preprocessing.shorter_side is not None
+    short, long = min(image_size), max(image_size)
+    longer_side = int(preprocessing.shorter_side * long / short)
+    portrait = image_size[1] <= image_size[0]
+    resized = (longer_side, preprocessing.shorter_side) if portrait else (preprocessing.shorter_side, longer_side)
+    top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))
+    return ImageTransform(image_size, resized, (-top, -left), size)
+
+
+def _round_side(length: float, step: int) -> int:
+    return max(step, round(length / step) * step)

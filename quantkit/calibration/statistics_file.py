@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -130,7 +130,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
     origin = kept.origin
     header = {
         "model": {"name": origin.model_name, "hash": origin.model_hash},
-        "preprocessing": None if origin.preprocessing is None else asdict(origin.preprocessing),
+        "preprocessing": None if origin.preprocessing is None else origin.preprocessing.declared(),
         "settings": dict(origin.settings),
         "versions": dict(origin.versions),
         "histogram": kept.rule,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def _head(table: CalibrationTable) -> dict[str, Any]:
         "format_version": table.format_version,
         "model": {"name": table.model_name, "hash": table.model_hash},
         "dataset": {"fingerprint": table.dataset_fingerprint, "num_samples": table.num_samples},
-        "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
+        "preprocessing": None if table.preprocessing is None else table.preprocessing.declared(),
         "settings": dict(table.settings),
         "versions": dict(table.versions),
         "skipped": dict(table.skipped),

@@ -107,7 +107,7 @@ def json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
         "float_operators": dict(fit.float_operators),
         "proposal": {"ground": found.proposal_ground, "names": dict(found.proposal)},
         "num_samples": found.num_samples,
-        "preprocessing": None if found.preprocessing is None else asdict(found.preprocessing),
+        "preprocessing": None if found.preprocessing is None else found.preprocessing.declared(),
         "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
     }
 

@@ -101,7 +101,7 @@ def json_from_origin(table: CalibrationTable) -> dict[str, Any]:
         "num_samples": table.num_samples,
         "settings": dict(table.settings),
         "versions": dict(table.versions),
-        "preprocessing": None if table.preprocessing is None else asdict(table.preprocessing),
+        "preprocessing": None if table.preprocessing is None else table.preprocessing.declared(),
     }
 
 

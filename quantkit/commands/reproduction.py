@@ -60,8 +60,12 @@ def _image_words(p: Preprocessing) -> list[str]:
     if p.shorter_side is not None:
         words += ["--shorter-side", f"{p.shorter_side}"]
     words += ["--interpolation", p.interpolation]
-    if p.resize == "letterbox":
+    if p.resize in ("letterbox", "height"):
         words += ["--pad-value", f"{p.pad_value}"]
+    if "pad_position" in p.declared() or p.resize == "height":
+        words += ["--pad-position", p.pad_position]
+    if p.multiple_of is not None:
+        words += ["--multiple-of", f"{p.multiple_of}"]
     numbers = {"--scale": (p.scale,), "--mean": p.mean, "--std": p.std}
     for option, values in numbers.items():
         words += [option, ",".join(repr(value) for value in values)]

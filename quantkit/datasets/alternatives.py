@@ -63,9 +63,11 @@ def other_values(declared: Preprocessing) -> list[Alternative]:
 
 
 def other_resizes(declared: Preprocessing, base: Preprocessing) -> list[Alternative]:
-    """Other ways to the model's size, on top of the values of `base`."""
+    """Other ways to the model's size, on top of the values of `base`; none where images keep their own."""
+    if any(declared.varying):
+        return []
     side = max(declared.size)
-    plain = replace(base, resize="stretch", shorter_side=None)
+    plain = replace(base, resize="stretch", shorter_side=None, pad_position="center")
     candidates = [
         plain,
         replace(plain, resize="letterbox"),

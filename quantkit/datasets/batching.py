@@ -35,6 +35,8 @@ def iterate_batches(
 ) -> Generator[Batch, None, None]:
     """Yields the samples of a data set in order, stacked; the last batch may be smaller.
 
+    Samples of different shapes are never in one batch: what was read for one is then several, a shape each.
+
     A sample that cannot be read is left out and the next one takes its place, so that batches stay full. At most
     `prefetch + 1` batches of samples are held here at a time, however large the data set. The threads end with the
     iteration, also when it is closed early or fails.
@@ -51,8 +53,8 @@ def iterate_batches(
         Batches whose arrays have shape [N, ...], N up to `batch_size`, contiguous.
 
     Raises:
-        DatasetError: no sample can be read, samples of one batch differ in shape, or, when strict, the first
-            sample that cannot be read.
+        DatasetError: no sample can be read, samples differ in their inputs, or, when strict, the first sample that
+            cannot be read.
     """
     for name, value, least in (("--batch-size", batch_size, 1), ("--workers", workers, 1), ("prefetch", prefetch, 0)):
         if value is not None and value < least:
@@ -65,9 +67,18 @@ def iterate_batches(
 def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Generator[Batch, None, None]:
     with closing(samples):
         while collected := list(islice(samples, batch_size)):
-            batch = _stack(collected)
+            groups: dict[object, list[Sample]] = {}
+            for sample in collected:
+                if sample.inputs.keys() != collected[0].inputs.keys():
+                    raise DatasetError(f"samples {collected[0].id!r} and {sample.id!r} have different inputs")
+                groups.setdefault(_shapes(sample), []).append(sample)
             collected.clear()
-            yield batch
+            for shape in list(groups):
+                yield _stack(groups.pop(shape))
+
+
+def _shapes(sample: Sample) -> tuple[object, ...]:
+    return tuple((name, array.shape) for name, array in sorted(sample.inputs.items()))
 
 
 def _read(
@@ -109,19 +120,7 @@ def _read(
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
-    first = samples[0]
-    inputs: dict[str, Array] = {}
-    for sample in samples:
-        if sample.inputs.keys() != first.inputs.keys():
-            raise DatasetError(f"samples {first.id!r} and {sample.id!r} have different inputs")
-        for name, array in sample.inputs.items():
-            if array.shape != first.inputs[name].shape:
-                raise DatasetError(
-                    f"input {name!r} has shape {list(first.inputs[name].shape)} in sample {first.id!r} but "
-                    f"{list(array.shape)} in {sample.id!r}: use --batch-size 1 or pad them to one shape"
-                )
-    for name in first.inputs:
-        inputs[name] = np.stack([sample.inputs[name] for sample in samples])
+    inputs = {name: np.stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
     targets = [sample.target for sample in samples if sample.target is not None]
     sizes = [sample.image_size for sample in samples if sample.image_size is not None]
     return Batch(

@@ -32,10 +32,15 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
     """One line a person can check: colour, resize, numbers, layout."""
     p = preprocessing
+    size = f"{p.size[0]}x{p.size[1]}"
+    place = "" if p.pad_position == "center" else f", image {p.pad_position}"
+    step = "" if p.multiple_of is None else f", sides multiples of {p.multiple_of}"
     resize = {
-        "stretch": f"stretch to {p.size[0]}x{p.size[1]}",
-        "crop": f"shorter side to {p.shorter_side}, centre {p.size[0]}x{p.size[1]}",
-        "letterbox": f"letterbox to {p.size[0]}x{p.size[1]} (pad {p.pad_value})",
+        "stretch": f"stretch to {size}",
+        "crop": f"shorter side to {p.shorter_side}, centre {size}",
+        "letterbox": f"letterbox to {size} (pad {p.pad_value}{place}{step})",
+        "height": f"height {p.size[0]}, width by aspect up to {p.size[1]} (pad {p.pad_value}{place}{step})",
+        "limit": f"shrink into {size}{step}",
     }[p.resize]
     scale = f"1/{1 / p.scale:g}" if p.scale < 1 else f"{p.scale:g}"
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))

@@ -243,9 +243,9 @@ def _check_sizes(sizes: dict[str, tuple[int, int]], preprocessing: Preprocessing
     if tiny := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if min(w, h) < least):
         what = f"{len(tiny)} images are less than half as large as the model's {_show(preprocessing.size)}"
         findings.append(Finding("warning", "size", what, tiny, "use the originals: an enlarged image is blurred"))
-    if long := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if max(w, h) > _ASPECT * min(w, h)):
-        effect = {"stretch": "distorted", "crop": "mostly cut off", "letterbox": "mostly padding"}
-        what = f"{len(long)} images are over {_ASPECT:g} times as long as wide: {effect[preprocessing.resize]}"
+    effect = {"stretch": "distorted", "crop": "mostly cut off", "letterbox": "mostly padding"}.get(preprocessing.resize)
+    if effect and (long := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if max(w, h) > _ASPECT * min(w, h))):
+        what = f"{len(long)} images are over {_ASPECT:g} times as long as wide: {effect}"
         findings.append(Finding("warning", "aspect", what, long, "check them, or choose another --resize"))
     return findings
 

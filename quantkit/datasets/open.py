@@ -10,7 +10,7 @@ from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.preprocess import pixel_table
-from quantkit.datasets.resolve_preprocessing import resolve_preprocessing
+from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sampling import select
 from quantkit.errors import DatasetError
 from quantkit.notices import logs_duration
@@ -99,6 +99,7 @@ def _describe_files() -> str:
 def _check_fit(preprocessing: Preprocessing, spec: TensorSpec) -> None:
     """Refuses a preprocessing that was made for another model before any image is read."""
     pixel_table(preprocessing)
+    check_varying(preprocessing, spec)
     height, width = preprocessing.size
     channels = preprocessing.channels
     sample = (channels, height, width) if preprocessing.layout == "NCHW" else (height, width, channels)

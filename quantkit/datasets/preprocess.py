@@ -51,7 +51,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
         DatasetError: pixels whose range is not known, or an image too narrow to be resized in memory.
     """
     pixels = np.asarray(_resize(_colors(upright(image), preprocessing.color), preprocessing))
-    pixels = pixels.reshape(*preprocessing.size, preprocessing.channels)
+    pixels = pixels.reshape(*pixels.shape[:2], preprocessing.channels)
     if preprocessing.color == "BGR":
         pixels = pixels[:, :, ::-1]
     table = pixel_table(preprocessing)
@@ -183,7 +183,9 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         return image
     if preprocessing.resize == "crop":
         return image.crop((-left, -top, preprocessing.size[1] - left, preprocessing.size[0] - top))
+    if fit.resized == fit.input_size:
+        return image
     pad = preprocessing.pad_value
-    canvas = Image.new(image.mode, preprocessing.size[::-1], pad if image.mode == "L" else (pad,) * 3)
+    canvas = Image.new(image.mode, fit.input_size[::-1], pad if image.mode == "L" else (pad,) * 3)
     canvas.paste(image, (left, top))
     return canvas

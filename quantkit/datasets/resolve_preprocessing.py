@@ -55,14 +55,29 @@ def resolve_preprocessing(spec: TensorSpec, options: ImageOptions | None = None,
         shorter_side=shorter_side,
         interpolation=given.interpolation or base.interpolation,
         pad_value=base.pad_value if given.pad_value is None else given.pad_value,
+        pad_position=given.pad_position or ("top-left" if resize == "height" else "center"),
+        multiple_of=given.multiple_of,
         scale=base.scale if given.scale is None else given.scale,
         mean=_per_channel(base.mean, base.color, color) if given.mean is None else tuple(given.mean),
         std=_per_channel(base.std, base.color, color) if given.std is None else tuple(given.std),
         layout=layout,
         dtype=dtype,
     )
+    check_varying(preprocessing, spec)
     pixel_table(preprocessing)  # refuses a mapping that the type cannot hold, before any image is read
     return preprocessing
+
+
+def check_varying(preprocessing: Preprocessing, spec: TensorSpec) -> None:
+    """Refuses images of their own size for a model that takes only one."""
+    dims = spec.shape[2:4] if preprocessing.layout == "NCHW" else spec.shape[1:3]
+    for side, dim, varies in zip(("height", "width"), dims, preprocessing.varying, strict=True):
+        if varies and isinstance(dim, int):
+            how = "--resize limit" if preprocessing.resize == "limit" else f"--multiple-of {preprocessing.multiple_of}"
+            raise DatasetError(
+                f"{how} gives each image a {side} of its own, but input {spec.name!r} of shape {_show(spec.shape)} has "
+                "a fixed one: take --resize letterbox without --multiple-of"
+            )
 
 
 def _preset(name: str) -> Preset:

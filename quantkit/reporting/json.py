@@ -44,6 +44,8 @@ def report_json(report: Report) -> str:
         EvaluationError: another number of the report is not finite.
     """
     content = msgspec.to_builtins(report, enc_hook=_python_number)
+    if report.preprocessing is not None:
+        content["preprocessing"] = report.preprocessing.declared()
     _replace(content, _text_if_not_finite)
     _refuse_non_finite(content, "report")
     return _indented(content, "", level=0) + "\n"

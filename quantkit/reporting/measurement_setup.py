@@ -30,10 +30,14 @@ def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, s
     if preprocessing is None:
         return {}
     p = preprocessing
+    place = "" if p.pad_position == "center" else f", image {p.pad_position}"
+    step = "" if p.multiple_of is None else f", sides multiples of {p.multiple_of}"
     resize = {
         "stretch": "stretch",
         "crop": f"shorter side to {p.shorter_side} px, center crop",
-        "letterbox": f"letterbox, padded with {p.pad_value}",
+        "letterbox": f"letterbox, padded with {p.pad_value}{place}{step}",
+        "height": f"to the height, width by aspect, padded with {p.pad_value}{place}{step}",
+        "limit": f"shrunk into the size, not padded{step}",
     }[p.resize]
     return {
         "size": f"{p.size[0]} × {p.size[1]} px (height × width)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from quantkit.errors import DatasetError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Array: TypeAlias = "npt.NDArray[np.generic]"
 PathLike = str | os.PathLike[str]
 ColorOrder = Literal["RGB", "BGR", "L"]
-Resize = Literal["stretch", "crop", "letterbox"]
+Resize = Literal["stretch", "crop", "letterbox", "height", "limit"]
+PadPosition = Literal["center", "top-left"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Layout = Literal["NCHW", "NHWC"]
 
@@ -38,17 +39,22 @@ class Preprocessing:
     The same definition serves calibration, evaluation and latency measurement, and is stored with every artefact.
 
     Attributes:
-        size: (height, width) in pixels that the model takes.
+        size: (height, width) in pixels that the model takes; where the size varies, what no image exceeds.
         color: order of the channels; "L" is one grey channel.
-        resize: "stretch" to `size`; "crop": shorter side to `shorter_side`, then the centre; "letterbox": fit and pad.
+        resize: "stretch" to `size`; "crop": shorter side to `shorter_side`, then the centre; "letterbox": fit and pad;
+            "height": to the height of `size`, the width by aspect, at most that of `size`, and padded; "limit":
+            shrunk until it fits into `size`, each side rounded to `multiple_of`, not padded.
         shorter_side: pixels, for "crop" only.
         interpolation: Pillow's filter.
-        pad_value: 0 to 255, for "letterbox" only.
+        pad_value: 0 to 255, for "letterbox" and "height".
         scale: factor applied first.
         mean: subtracted after scaling, one value for each channel or one for all.
         std: divisor, likewise.
         layout: "NCHW" or "NHWC".
         dtype: numpy name of the model input's type.
+        pad_position: of the image in the padding.
+        multiple_of: sides of "limit" are rounded to it; "letterbox" (both sides) and "height" (the width) are then
+            padded up to it, instead of to `size`.
     """
 
     size: tuple[int, int]
@@ -62,6 +68,8 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     layout: Layout = "NCHW"
     dtype: str = "float32"
+    pad_position: PadPosition = "center"
+    multiple_of: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _PREPROCESSING_CHOICES.items():
@@ -78,6 +86,14 @@ class Preprocessing:
                 )
         elif self.shorter_side is not None:
             raise DatasetError(f"preprocessing: shorter_side has no meaning with resize {self.resize!r}")
+        if self.multiple_of is not None and self.resize not in _VARIABLE:
+            raise DatasetError(f"preprocessing: multiple_of has no meaning with resize {self.resize!r}")
+        if self.multiple_of is not None and not 1 <= self.multiple_of <= min(self.size):
+            raise DatasetError(
+                f"preprocessing: multiple_of {self.multiple_of} must be from 1 to {min(self.size)}, the smaller limit"
+            )
+        if self.pad_position != "center" and self.resize not in _PADDED:
+            raise DatasetError(f"preprocessing: pad_position has no meaning with resize {self.resize!r}")
         if not 0 <= self.pad_value <= 255:
             raise DatasetError(f"preprocessing: pad_value {self.pad_value} must be from 0 to 255")
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -98,10 +114,25 @@ class Preprocessing:
         """1 or 3."""
         return 1 if self.color == "L" else 3
 
+    @property
+    def varying(self) -> tuple[bool, bool]:
+        """Whether the height, and whether the width of the input depends on the image."""
+        if self.resize == "limit":
+            return True, True
+        return self.multiple_of is not None and self.resize != "height", self.multiple_of is not None
 
+    def declared(self) -> dict[str, Any]:
+        """The fields by name; those that came later only where they are set, so that older files stay as they are."""
+        return {k: v for k, v in asdict(self).items() if k not in _LATER_FIELDS or v != _LATER_FIELDS[k]}
+
+
+_PADDED = ("letterbox", "height")
+_VARIABLE = ("letterbox", "height", "limit")
+_LATER_FIELDS: dict[str, Any] = {"pad_position": "center", "multiple_of": None}
 _PREPROCESSING_CHOICES: dict[str, tuple[str, ...]] = {
     "color": ("RGB", "BGR", "L"),
-    "resize": ("stretch", "crop", "letterbox"),
+    "resize": ("stretch", "crop", "letterbox", "height", "limit"),
+    "pad_position": ("center", "top-left"),
     "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
     "layout": ("NCHW", "NHWC"),
 }

@@ -23,7 +23,7 @@ from quantkit.errors import (
     OptionError,
 )
 from quantkit.types.calibration import CalibrationTable, HistogramRule
-from quantkit.types.data import ColorOrder, Interpolation, Layout, PathLike, Preprocessing, Resize
+from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
 from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 
@@ -128,14 +128,16 @@ class ImageOptions:
     color: ColorOrder | None = option(None, "Channel order.", group=IMAGES)
     resize: Resize | None = option(
         None,
-        "Resize mode: stretch to the size, center crop after resizing the shorter side, or letterbox.",
+        "Resize mode. stretch: to the size; crop: resize the shorter side, then center crop; letterbox: fit and pad; "
+        "height: to the height, the width by aspect, padded on the right (text lines); limit: shrink into the size, "
+        "not padded, for models of dynamic height and width.",
         group=IMAGES,
     )
     shorter_side: int | None = option(
         None, "Resize the shorter side to this many pixels before the center crop.", group=IMAGES, unit="pixels"
     )
     interpolation: Interpolation | None = option(None, "Interpolation filter of the resize (Pillow's).", group=IMAGES)
-    pad_value: int | None = option(None, "Letterbox padding value (0-255).", group=IMAGES)
+    pad_value: int | None = option(None, "Padding value (0-255).", group=IMAGES)
     scale: float | None = option(
         None, "Factor that pixel values (0-255) are multiplied by, e.g. 1/255.", group=IMAGES, form=_RATIO
     )
@@ -152,6 +154,19 @@ class ImageOptions:
         form=_NUMBERS,
     )
     layout: Layout | None = option(None, "Input layout.", group=IMAGES, default_text="inferred from the model")
+    pad_position: PadPosition | None = option(
+        None,
+        "Position of the image in the padding.",
+        group=IMAGES,
+        default_text="center for letterbox, top-left for height",
+    )
+    multiple_of: int | None = option(
+        None,
+        "limit: round both sides to multiples of this many pixels; letterbox, height: pad to the next multiple instead "
+        "of to the size. Needs a model of dynamic height and width.",
+        group=IMAGES,
+        unit="pixels",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self, DatasetError)

@@ -150,3 +150,31 @@ def test_types_that_pixels_cannot_fill_are_refused() -> None:
     assert signed.dtype == "int8"
     with pytest.raises(DatasetError, match="outside the model's uint8"):
         resolve_preprocessing(spec(1, 3, 8, 8, dtype="uint8"), preset="imagenet")
+
+
+def test_a_text_line_is_padded_on_the_right() -> None:
+    line = resolve_preprocessing(spec("N", 3, 48, 320), preset="tf", resize="height", pad_value=128)
+    assert (line.size, line.pad_position, line.varying) == ((48, 320), "top-left", (False, False))
+    pixels = preprocess(Image.new("RGB", (100, 50), (255, 255, 255)), line)
+    assert (pixels[:, :, :96] == 1).all()
+    assert pixels[:, :, 96:] == pytest.approx(128 / 127.5 - 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        (("N", 3, 64, "w"), {"resize": "limit", "size": 64}, "--resize limit gives each image a height of its own"),
+        (
+            ("N", 3, "h", 64),
+            {"resize": "letterbox", "multiple_of": 32, "size": 64},
+            "--multiple-of 32 gives",
+        ),
+        (("N", 3, "h", "w"), {"resize": "crop", "multiple_of": 32, "size": 64}, "multiple_of has no meaning"),
+        (("N", 3, "h", "w"), {"resize": "limit", "multiple_of": 0, "size": 64}, "multiple_of 0 must be from 1 to 64"),
+        (("N", 3, 8, 8), {"resize": "stretch", "pad_position": "top-left"}, "pad_position has no meaning"),
+        (("N", 3, 8, 8), {"pad_position": "bottom"}, "--pad-position 'bottom' is not one of center, top-left"),
+    ],
+)
+def test_sizes_of_their_own_need_a_model_that_takes_them(shape: Shape, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        resolve_preprocessing(spec(*shape), **options)

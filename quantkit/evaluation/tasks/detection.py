@@ -177,7 +177,8 @@ class Detection(Task):
         if self._bound is None:
             self._bound = self._declared.bind(reference, num_samples=len(batch), num_classes=len(self._names) or None)
             self._check_classes(self._bound.num_classes)
-        frame = Frame(len(batch), self._preprocessing.size, self._score_threshold, self._declared.options)
+        input_size = fit_image(sizes[0], self._preprocessing).input_size  # that of all: a batch has one shape
+        frame = Frame(len(batch), input_size, self._score_threshold, self._declared.options)
         for variant, found in outputs.items():
             candidates = self._decode(variant, found, self._bound, frame, is_baseline=variant == baseline)
             if variant == baseline:
