@@ -3,6 +3,7 @@
 One question for every file that outlives a command, answered by `differences` of two dictionaries of facts:
 
 - calibration tables, statistics and checkpoints: `calibration_facts`, asked in `quantkit.caches.reuse` and `merge`;
+- what is made from a table (INT8 models, rounded weights, plans, engines): its `TABLE_CHECKSUM`;
 - engines: `Manifest.facts`, asked in `find_reusable` of `quantkit.backends.tensorrt.build.manifest`.
 
 A fact that does not decide the content (a date, a file's name) is not among them.
@@ -14,6 +15,9 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
 from quantkit.notices import join_names
+
+MODEL_HASH, TABLE_CHECKSUM = "model hash", "table checksum"
+"""Names of the facts that most files are checked by."""
 
 _HASH_DIGITS = 64
 _SHOWN_DIGITS = 12
@@ -50,6 +54,17 @@ def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> l
         else:
             found.append(f"{name}: {_short(old)} → {_short(new)}")
     return found
+
+
+def why_stale(name: str, stored: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """One sentence on a file that was made from other inputs, with each difference; "" where there is none.
+
+    Example:
+        >>> why_stale("net.calib.json", {"method": "entropy"}, {"method": "mse"})
+        'net.calib.json was made from different inputs: method: entropy → mse'
+    """
+    found = differences(stored, wanted)
+    return f"{name} was made from different inputs: {'; '.join(found)}" if found else ""
 
 
 def _short(value: object) -> str:

@@ -13,6 +13,7 @@ from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, j
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
 from quantkit.caches.range_cache import RangeCache, table_from_cache
+from quantkit.caches.reuse import check_table
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
@@ -81,7 +82,7 @@ def write_as_tensorrt_cache(
             model.check_float()
             graph = model.prepared()
             if cache.table is not None:
-                cache.table.check_model(model.hash, model.name)
+                check_table(cache.table, model)
             completed = propagate_to_copies(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_valid})
             bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
             if unlisted := [name for name in float_activations(graph) if name not in bits]:

@@ -17,8 +17,9 @@ from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
-from quantkit.provenance import differences
+from quantkit.provenance import MODEL_HASH, differences, why_stale
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -40,10 +41,23 @@ def calibration_facts(
         deciding: names of the settings that decide.
     """
     return {
-        "model hash": made_from.model_hash,
+        MODEL_HASH: made_from.model_hash,
         "preprocessing": made_from.preprocessing,
         **{name.replace("_", " "): settings.get(name) for name in deciding},
     }
+
+
+def why_not_of_model(table: CalibrationTable, model: FloatModel) -> str:
+    """Why a table is stale for a float model, and the fix; "" where it was made from this model."""
+    name = f"the calibration table of {table.model_name!r}"
+    reason = why_stale(name, {MODEL_HASH: table.model_hash}, {MODEL_HASH: model.hash})
+    return reason and f"{reason}: calibrate {model.name!r} again"
+
+
+def check_table(table: CalibrationTable, model: FloatModel) -> None:
+    """Raises `StaleTableError`, naming both hashes, unless the table was made from this model."""
+    if reason := why_not_of_model(table, model):
+        raise StaleTableError(reason)
 
 
 def find_table(

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING
 from quantkit.backends.tensorrt.build.manifest import load_manifest
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.open import open_cache
-from quantkit.caches.reuse import statistics_beside
+from quantkit.caches.reuse import statistics_beside, why_not_of_model
 from quantkit.calibration.refinement_file import load_refinement
 from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
 from quantkit.errors import CalibrationError, QuantKitError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
+from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.types import CalibrationTable
 from quantkit.types.calibration import bits_from_amax
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from quantkit.caches.range_cache import RangeCache
     from quantkit.types import CalibrationTable
 
@@ -47,30 +46,26 @@ def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None 
     if not made_of:
         return ()
     if used is not None:
-        checksum = table_checksum(used)
-        other = f"it was made of another calibration table ({made_of[:12]}) than is used here ({checksum[:12]})"
-        return () if checksum == made_of else (other,)
+        reason = _other_table("it", made_of, used)
+        return (reason,) if reason else ()
     made = f"made of calibration table {made_of[:12]}"
     files = CalibrationFiles.of_member(path)
     if files is None or not files.table.is_file():
         return (f"{made}, which is not beside it",)
     try:
-        checksum = _checksum_of(files.table)
+        reason = _other_table("it", made_of, load_table(files.table))
     except QuantKitError as error:
         return (made, f"the table next to it cannot be used: {error}")
-    if checksum == made_of:
-        return (f"{made}, which is {files.table.name} beside it",)
-    return (f"{made}, which is not {files.table.name} beside it ({checksum[:12]})",)
+    return (f"{reason} ({files.table.name} beside it)" if reason else f"{made}, which is {files.table.name} beside it",)
 
 
-def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity: str) -> tuple[list[str], list[str]]:
+def find_stale_siblings(path: Path, cache: RangeCache, model: FloatModel) -> tuple[list[str], list[str]]:
     """Compares a file with the others of its set.
 
     Args:
         path: of the file.
         cache: its ranges.
-        graph: the prepared float model.
-        identity: that model's hash.
+        model: the float model.
 
     Returns:
         What makes the set stale, and what is worth knowing; one sentence each.
@@ -79,32 +74,28 @@ def find_stale_siblings(path: Path, cache: RangeCache, graph: ir.Model, identity
     if files is None:
         return [], list(describe_provenance(path, cache.made_of))
     if cache.table is not None:
-        return _beside_table(files, cache.table, graph, identity) if path == files.table else ([], [])
+        return _beside_table(files, cache.table, model) if path == files.table else ([], [])
     if cache.form not in ("tensorrt", "qdq"):
         return [], []
-    return _against_table(path, files, cache, graph, identity)
+    return _against_table(path, files, cache, model)
 
 
-def _beside_table(
-    files: CalibrationFiles, table: CalibrationTable, graph: ir.Model, identity: str
-) -> tuple[list[str], list[str]]:
-
+def _beside_table(files: CalibrationFiles, table: CalibrationTable, model: FloatModel) -> tuple[list[str], list[str]]:
     problems, notes = [], []
-    checksum = table_checksum(table)
-    for model in files.models:
-        if not model.is_file():
+    for quantized in files.models:
+        if not quantized.is_file():
             continue
         try:
-            made_of = FloatModel(model).graph.metadata_props.get(TABLE_KEY, "")
+            made_of = FloatModel(quantized).graph.metadata_props.get(TABLE_KEY, "")
         except QuantKitError as error:
             notes.append(str(error))
             continue
-        if made_of and made_of != checksum:
-            problems.append(_other_table(model, made_of, files.table, checksum))
+        if reason := _other_table(quantized.name, made_of, table):
+            problems.append(f"{reason}: recreate it with quantkit quantize")
     # What inherits a range, only the model that the table is of can say.
-    if files.tensorrt_cache.is_file() and table.model_hash == identity:
+    if files.tensorrt_cache.is_file() and not why_not_of_model(table, model):
         try:
-            differing = _other_scales(open_cache(files.tensorrt_cache), table, graph)
+            differing = _other_scales(open_cache(files.tensorrt_cache), table, model)
         except QuantKitError as error:
             notes.append(str(error))
         else:
@@ -119,39 +110,37 @@ def _beside_table(
 
 
 def _against_table(
-    path: Path, files: CalibrationFiles, cache: RangeCache, graph: ir.Model, identity: str
+    path: Path, files: CalibrationFiles, cache: RangeCache, model: FloatModel
 ) -> tuple[list[str], list[str]]:
+    provenance = list(describe_provenance(path, cache.made_of))
     if not files.table.is_file():
-        return [], list(describe_provenance(path, cache.made_of))
+        return [], provenance
     try:
         table = load_table(files.table)
     except QuantKitError as error:
         return [], [f"the table next to it cannot be used: {error}"]
+    of_other_model = why_not_of_model(table, model)
     if cache.form == "qdq":
-        checksum = table_checksum(table)
-        if cache.made_of and cache.made_of != checksum:
-            return [_other_table(path, cache.made_of, files.table, checksum)], []
-        if cache.made_of and table.model_hash != identity:
-            made = f"it was made of {files.table.name}, a table of model {table.model_name!r}"
-            return [f"{made} (hash {table.model_hash[:12]}), not of this one (hash {identity[:12]})"], []
-        return [], list(describe_provenance(path, cache.made_of))
-    if table.model_hash != identity:
-        return [], [f"{files.table.name} next to it belongs to another model (hash {table.model_hash[:12]})"]
-    differing = _other_scales(cache, table, graph)
-    if differing:
+        if reason := _other_table(path.name, cache.made_of, table):
+            return [f"{reason}: recreate it with quantkit quantize"], []
+        if cache.made_of and of_other_model:
+            return [f"it was made of {files.table.name}: {of_other_model}"], []
+        return [], provenance
+    if of_other_model:
+        return [], [f"{files.table.name} next to it is not compared: {of_other_model}"]
+    if differing := _other_scales(cache, table, model):
         other = f"it has other scales than {files.table.name} beside it"
         return [f"{other} ({differing}): one of them is of another run"], []
     return [], [f"its scales are those of {files.table.name} beside it"]
 
 
-def _other_table(model: Path, made_of: str, table: Path, checksum: str) -> str:
-    return (
-        f"{model.name} was made from another table ({made_of[:12]}) than {table.name} ({checksum[:12]}): recreate it "
-        "with quantkit quantize"
-    )
+def _other_table(name: str, made_of: str, table: CalibrationTable) -> str:
+    """Why what names a table by its checksum was not made of this one; "" where it was, or names none."""
+    own = table_checksum(table)
+    return why_stale(name, {TABLE_CHECKSUM: made_of or own}, {TABLE_CHECKSUM: own})
 
 
-def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -> str:
+def _other_scales(cache: RangeCache, table: CalibrationTable, model: FloatModel) -> str:
     """Tensors for which a TensorRT cache does not say what a table says; "" if there are none."""
     own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
     # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
@@ -160,7 +149,7 @@ def _other_scales(cache: RangeCache, table: CalibrationTable, graph: ir.Model) -
         listed_bits = {r.scale_bits for r in cache.tensors.values()}
         chosen = [name for name, r in table.tensors.items() if r.method == _ORIGIN]
         return join_names([name for name in chosen if table.tensors[name].scale_bits not in listed_bits])
-    inherited = {} if by_tensorrt else propagate_to_copies(graph, own)
+    inherited = {} if by_tensorrt else propagate_to_copies(model.prepared(), own)
     differing = []
     for name in {**own, **inherited}:
         allowed = {bits_from_amax(ranges[name]) for ranges in (own, inherited) if name in ranges}
@@ -179,8 +168,8 @@ def _others_beside(files: CalibrationFiles, table: CalibrationTable) -> list[str
         notes.append(reason)
     if files.checkpoint.is_file():
         notes.append(f"an interrupted run left {files.checkpoint.name}: calibrate --resume continues it")
-    if _is_of_another_table(files, table):
-        notes.append(f"{files.engine.name} was built of another table: build it again")
+    if reason := _engine_beside(files, table):
+        notes.append(f"{reason}: build it again")
     return notes
 
 
@@ -195,14 +184,11 @@ def _weights_beside(files: CalibrationFiles, table: CalibrationTable) -> str:
     return ""
 
 
-def _is_of_another_table(files: CalibrationFiles, table: CalibrationTable) -> bool:
-    """Whether an engine's manifest names another table."""
+def _engine_beside(files: CalibrationFiles, table: CalibrationTable) -> str:
+    """Why the engine next to a table was not built from it; "" where it was, or its manifest names no table."""
     try:
         stated = load_manifest(files.engine_manifest).table.get("sha256") if files.engine.is_file() else None
     except QuantKitError:
-        return False
-    return stated is not None and stated != hashlib.sha256(table_json(table).encode()).hexdigest()
-
-
-def _checksum_of(path: Path) -> str:
-    return table_checksum(load_table(path))
+        return ""
+    own = hashlib.sha256(table_json(table).encode()).hexdigest()
+    return why_stale(files.engine.name, {"table sha256": stated or own}, {"table sha256": own})

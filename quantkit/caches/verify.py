@@ -15,11 +15,10 @@ from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptan
 from quantkit.caches.match import TableMatch, match_to_model
 from quantkit.caches.open import open_cache
 from quantkit.caches.range_cache import RangeCache
-from quantkit.caches.reuse import statistics_beside
+from quantkit.caches.reuse import statistics_beside, why_not_of_model
 from quantkit.caches.siblings import find_stale_siblings
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
-from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
@@ -28,6 +27,7 @@ from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.progress import show_progress, with_progress
+from quantkit.provenance import differences
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
 from quantkit.types.option import make_options
 from quantkit.types.options import ImageOptions, VerifyOptions
@@ -121,9 +121,9 @@ def verify_cache(
     cache = open_cache(path)
     opened = FloatModel(model)
     opened.check_float()
-    graph, identity = opened.prepared(), opened.hash
+    graph = opened.prepared()
     fit = match_to_model(cache, graph)
-    problems = _model_problems(cache, fit, identity, Path(model).name)
+    problems = _model_problems(cache, fit, opened)
     if cache.form == "qdq":
         acceptance, reason = acceptance_of_model(path, options.tensorrt_version)
     else:
@@ -132,7 +132,7 @@ def verify_cache(
         problems.append(reason)
     if acceptance in ("refuses", "misreads") and options.tensorrt_version is not None:  # it may be for another runtime
         problems.append(reason)
-    mixed, beside = find_stale_siblings(Path(path), cache, graph, identity)
+    mixed, beside = find_stale_siblings(Path(path), cache, opened)
     problems += mixed
     proposal, ground = _proposal(cache, fit, graph, options.old_model)
     checks, count, used = None, 0, None
@@ -151,8 +151,8 @@ def verify_cache(
         used = dataset.preprocessing
         checks, count = _check_data(opened, fit, dataset, progress=options.progress)
         checks = _with_origin(checks, cache, path)
-        if own is not None and used is not None and used != own:
-            beside.insert(0, f"the table was calibrated with different preprocessing: {describe_preprocessing(own)}")
+        if own is not None and used is not None and (found := differences({"table": own}, {"table": used})):
+            beside.insert(0, f"the table was calibrated with different preprocessing: {'; '.join(found)}")
         problems += [
             f"{c.name!r}: {100 * c.clipped:.3g}% of its values exceed {c.amax:.6g} (maximum {c.reached:.6g})"
             for c in checks
@@ -174,14 +174,9 @@ def verify_cache(
     )
 
 
-def _model_problems(cache: RangeCache, fit: TableMatch, identity: str, name: str) -> list[str]:
-    problems = []
-    table = cache.table
-    if table is not None and table.model_hash != identity:
-        problems.append(
-            f"it belongs to model {table.model_name!r} (hash {table.model_hash[:12]}), not for {name!r} "
-            f"(hash {identity[:12]}): calibrate again"
-        )
+def _model_problems(cache: RangeCache, fit: TableMatch, model: FloatModel) -> list[str]:
+    reason = "" if cache.table is None else why_not_of_model(cache.table, model)
+    problems = [reason] if reason else []
     if fit.missing:
         count = f"{len(fit.missing)} of {len(fit.needed)}"
         problems.append(f"{count} tensors to quantize are not in it: {join_names(list(fit.missing))}")

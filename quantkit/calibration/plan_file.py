@@ -16,6 +16,7 @@ import msgspec
 from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.provenance import MODEL_HASH, TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.plan import QuantizationPlan
@@ -67,13 +68,9 @@ def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None
         return table
     name = "the plan" if isinstance(plan, QuantizationPlan) else str(plan)
     plan = plan if isinstance(plan, QuantizationPlan) else load_plan(plan)
-    if plan.model_hash != table.model_hash:
-        raise StaleTableError(f"{name} was found for another model ({plan.model_name}): run quantkit tune again")
-    if plan.table_checksum != table_checksum(table):
-        raise StaleTableError(
-            f"{name} was found for another calibration table (checksum {plan.table_checksum[:12]}): "
-            "run quantkit tune again"
-        )
+    stored = {MODEL_HASH: plan.model_hash, TABLE_CHECKSUM: plan.table_checksum}
+    if reason := why_stale(name, stored, {MODEL_HASH: table.model_hash, TABLE_CHECKSUM: table_checksum(table)}):
+        raise StaleTableError(f"{reason}: run `quantkit tune` again")
     if unknown := sorted(plan.float_tensors.keys() - table.tensors.keys()):
         raise CalibrationError(f"{name}: the calibration table has no tensor {unknown[0]!r}")
     return replace(table, float_tensors={**table.float_tensors, **plan.float_tensors})

@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
 from quantkit.types import Array, Refinement, RoundedWeight
 
@@ -76,7 +77,7 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
 
     Raises:
         CalibrationError: one line: the file is missing, none of ours, cut short, of a newer format, changed after it
-            was written, or of another table.
+            was written; `StaleTableError` where it belongs to another table.
     """
     file = Path(path)
     try:
@@ -86,11 +87,12 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
     text, _, body = _verified(file, stored).partition(b"\n")
     try:
         header = msgspec.json.decode(text, type=_Header)
-        if header.table != table:
-            raise CalibrationError(f"it belongs to calibration table {header.table[:12]!r}, not to {table[:12]!r}")
-        return _decode(header, body)
+        refinement = _decode(header, body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CalibrationError) as error:
         raise CalibrationError(f"the rounded weights in {file} cannot be used: {error}: calibrate again") from error
+    if reason := why_stale(str(file), {TABLE_CHECKSUM: header.table}, {TABLE_CHECKSUM: table}):
+        raise StaleTableError(f"{reason}: calibrate again")
+    return refinement
 
 
 def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:

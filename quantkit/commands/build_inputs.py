@@ -13,6 +13,7 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import Manifest
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
+from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.calibration.table import table_json
 from quantkit.commands.quantize import HighPrecision
@@ -111,7 +112,7 @@ def load_build_inputs(
         raise CalibrationError(f"INT8 needs the ranges of {model.name}: run `quantkit calibrate` or pass --table")
     table = open_planned_table(table, plan)
     if table is not None:
-        table.check_model(model.hash, model.name)
+        check_table(table, model)
     content = None
     if cache is not None:
         content = read_cache_of_model(Path(cache), model.prepared(), model.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, make_report
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
@@ -183,7 +184,7 @@ def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | No
     if model.is_quantized:
         raise ModelError(f"{model} is already quantized: pass the float model, and this one as --variant NAME={model}")
     if table is not None:
-        table.check_model(model.hash, model.name)
+        check_table(table, model)
     return model
 
 

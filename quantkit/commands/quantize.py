@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.formats.tensorrt_cache import cache_text
+from quantkit.caches.reuse import check_table
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
@@ -146,6 +147,6 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
 
 def _prepared(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
     """The model of a table, prepared; refuses another one."""
-    table.check_model(model.hash, model.name)
+    check_table(table, model)
     model.check_float()
     return model.prepared(opset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
 from quantkit.datasets import holds_arrays
@@ -83,15 +84,16 @@ def find_or_make_table(
     """
     if options.table is not None:
         table = open_table(options.table)
-        table.check_model(model.hash, model.name)
+        check_table(table, model)
         return table
     beside = CalibrationFiles.of_model(model.path).table
     if beside.is_file():
         table = open_table(beside)
-        if table.model_hash == model.hash:
+        reason = why_not_of_model(table, model)
+        if not reason:
             notify(Notice("info", "ranges", f"calibration: {beside}"))
             return table
-        notify(Notice("warning", "ranges", f"{beside} belongs to another model and is not used."))
+        notify(Notice("warning", "ranges", f"{beside} is not used: {reason}"))
     text = f"Calibrating with --accuracy {accuracy}; run `quantkit calibrate` first to analyze what you deploy."
     notify(Notice("info", "ranges", text))
     return calibrate(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.errors import CalibrationError
 from quantkit.types.data import Preprocessing
 
 if TYPE_CHECKING:
@@ -169,11 +169,3 @@ class CalibrationTable:
     def always_zero(self) -> tuple[str, ...]:
         """Of `skipped`, the tensors that were zero on every sample; of the others no range is known."""
         return tuple(name for name, reason in self.skipped.items() if reason != NOT_LISTED)
-
-    def check_model(self, model_hash: str, model_name: str) -> None:
-        """Raises `StaleTableError`, naming both hashes, unless the table was made from this model."""
-        if model_hash != self.model_hash:
-            raise StaleTableError(
-                f"the calibration table was made for model {self.model_name!r} (hash {self.model_hash[:12]}), "
-                f"not for {model_name!r} (hash {model_hash[:12]}): calibrate {model_name!r} again"
-            )

@@ -71,7 +71,7 @@ def test_any_mix_of_two_runs_is_stale_seen_from_the_table(mix, new):
     folder = mix(**{name: METHODS[i] for name, i in zip(names, new, strict=True)})
     problems, _ = verify(folder / "d.calib.json")
     said = " ".join(problems)
-    assert ("d.int8.onnx was made from another table" in said) == (new[2] != new[0])
+    assert ("d.int8.onnx was made from different inputs: table checksum" in said) == (new[2] != new[0])
     assert ("d.calib next to it has other scales" in said) == (new[1] != new[0])
     assert verify(folder / "d.calib")[0] != [] or new[1] == new[0]
     assert verify(folder / "d.int8.onnx")[0] != [] or new[2] == new[0]
@@ -140,12 +140,16 @@ def test_a_table_of_another_model_beside_it(mix):
     folder = mix()
     table = dataclasses.replace(load_table(folder / "d.calib.json"), model_hash="f" * 64)
     save_table(table, folder / "d.calib.json")
-    assert verify(folder / "d.calib") == ([], ["d.calib.json next to it belongs to another model (hash ffffffffffff)"])
+    problems, (note,) = verify(folder / "d.calib")
+    assert problems == []
+    assert note.startswith("d.calib.json next to it is not compared: ")
+    assert "model hash: ffffffffffff → " in note
     model = onnx.load(folder / "d.int8.onnx")
     model.metadata_props[0].value = table_checksum(table)
     onnx.save(model, folder / "d.int8.onnx")
     problems, _ = verify(folder / "d.int8.onnx")
-    assert "a table of model 'digits.onnx' (hash ffffffffffff), not of this one" in problems[0]
+    assert problems[0].startswith("it was made of d.calib.json: the calibration table of 'digits.onnx' was made from ")
+    assert "model hash: ffffffffffff → " in problems[0]
 
 
 def test_an_engine_of_another_table_is_told(mix):
@@ -156,7 +160,9 @@ def test_an_engine_of_another_table_is_told(mix):
     facts = {"model_name": "d", "model_hash": "a", "precision": "int8", "mode": "explicit", "library": "tensorrt"}
     manifest = Manifest(**facts, library_version="10.0.0", gpu=None, quantkit_version="0", table={"sha256": "0" * 64})
     save_manifest(manifest, folder / "d.int8.engine.json")
-    assert verify(folder / "d.calib.json") == ([], ["d.int8.engine was built of another table: build it again"])
+    problems, (note,) = verify(folder / "d.calib.json")
+    assert problems == []
+    assert note.startswith("d.int8.engine was made from different inputs: table sha256: 000000000000 → ")
 
 
 def test_rounded_weights_of_another_run_or_none_are_stale(tmp_path):
@@ -174,7 +180,8 @@ def test_rounded_weights_of_another_run_or_none_are_stale(tmp_path):
     assert problems() == []
     shutil.copyfile(tables[1].with_suffix(".weights"), weights)
     checksums = [table_checksum(load_table(table))[:12] for table in tables]
-    assert f"it belongs to calibration table {checksums[1]!r}, not to {checksums[0]!r}" in problems()[0]
+    stale = f"net.calib.weights was made from different inputs: table checksum: {checksums[1]} → {checksums[0]}"
+    assert stale in problems()[0]
     weights.write_bytes(own[:-1])
     assert "cut short" in problems()[0]
     weights.unlink()
@@ -183,16 +190,17 @@ def test_rounded_weights_of_another_run_or_none_are_stale(tmp_path):
 
 def test_inspect_says_what_an_int8_model_was_made_of(mix):
     folder = mix(d_calib_json="minmax")
-    assert "which is not d.calib.json beside it" in inspect(folder / "d.int8.onnx").notes[-1]
+    assert "it was made from different inputs: table checksum" in inspect(folder / "d.int8.onnx").notes[-1]
 
 
 def test_the_model_for_the_cpu_belongs_to_the_set(mix, runs):
     folder = mix()
+    other = "d.int8-cpu.onnx was made from different inputs: table checksum"
     for method, stale in (("entropy", False), ("minmax", True)):
         quantize(DIGITS, runs / method / "d.calib.json", folder / "d.int8-cpu.onnx", target="cpu", reduce_range=False)
-        assert ("d.int8-cpu.onnx was made from another table" in " ".join(verify(folder / "d.calib.json")[0])) == stale
+        assert (other in " ".join(verify(folder / "d.calib.json")[0])) == stale
         notes, problems = verify(folder / "d.int8-cpu.onnx")[::-1]
-        assert any("d.int8-cpu.onnx was made from another table" in problem for problem in problems) == stale
+        assert any(other in problem for problem in problems) == stale
         assert any("which is d.calib.json beside it" in note for note in notes) != stale
 
 
@@ -208,5 +216,5 @@ def test_a_renamed_model_does_not_make_the_cache_beside_it_another_runs(mix, tmp
     onnx.save(model, tmp_path / "renamed.onnx")
     found = verify_cache(folder / "d.calib.json", tmp_path / "renamed.onnx", progress=False)
     said = " ".join((*found.problems, *found.notes))
-    assert "belongs to model" in said
+    assert "was made from different inputs: model hash" in said
     assert "other scales" not in said

@@ -55,8 +55,8 @@ def test_a_plan_adds_to_what_the_table_leaves_in_float(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "named"),
     [
-        ({"model_hash": "other"}, StaleTableError, "another model"),
-        ({"table_checksum": "other"}, StaleTableError, "another calibration table"),
+        ({"model_hash": "other"}, StaleTableError, r"model hash: other → "),
+        ({"table_checksum": "other"}, StaleTableError, r"table checksum: other → "),
         ({"float_tensors": {"z": "why"}}, CalibrationError, "no tensor 'z'"),
     ],
 )

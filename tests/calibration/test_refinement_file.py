@@ -87,7 +87,10 @@ FLOATS = np.ones(2, "<f4").tobytes()
         (b"quantkit weights 0 0 0\n", "format version 0, this quantkit reads version 1: calibrate again"),
         (b"quantkit weights 1 5 00\n{}", "cut short or changed"),
         (sealed([], b""), "cannot be used"),
-        (sealed({"table": "b" * 64, "arrays": []}, b""), "belongs to calibration table 'bbbbbbbbbbbb', not to 'aaaa"),
+        (
+            sealed({"table": "b" * 64, "arrays": []}, b""),
+            "made from different inputs: table checksum: bbbbbbbbbbbb → aaaa",
+        ),
         (sealed(header(array("magic")), FLOATS), "cannot be used: Invalid enum value 'magic'"),
         (sealed(header(array("bias", shape=(-2,))), FLOATS), "bias of 'w' contradicts itself"),
         (sealed(header(array("bias"), array("bias")), 2 * FLOATS), "bias of 'w' contradicts itself"),

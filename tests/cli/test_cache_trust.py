@@ -257,7 +257,7 @@ def test_verify_prints_the_preprocessing(quantkit, folder):
     assert "other preprocessing" not in own.out
     other = quantkit(*words, "--scale", "0.003")
     assert "preprocessing: L, stretch to 8x8 bilinear, (pixel * 1/333.333" in other.out
-    assert "note: the table was calibrated with different preprocessing: L, stretch to 8x8 bilinear, " in other.out
+    assert "note: the table was calibrated with different preprocessing: table scale: 0.00392" in other.out
     assert json.loads(quantkit(*words, "--scale", "0.003", "--json").out)["preprocessing"]["scale"] == 0.003
     assert json.loads(quantkit(*words[:5], "--json").out)["preprocessing"] is None
 

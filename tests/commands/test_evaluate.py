@@ -278,8 +278,8 @@ def test_a_finished_model_of_another_table_is_said(table, coarse, tmp_path):
     quantkit.quantize(DIGITS, table, same)
     report = run(table=table, models={"same": same, "other": coarse}, variants=[])
     notes = {e.name: e.notes for e in report.evaluations}
-    assert not any("calibration table" in note for note in notes["same"])
-    assert any("made of another calibration table" in note for note in notes["other"])
+    assert not any("table checksum" in note for note in notes["same"])
+    assert any("made from different inputs: table checksum" in note for note in notes["other"])
     alone = run(models={"other": coarse}, variants=[])
     assert any("not beside it" in note for note in alone.evaluations[1].notes)
 

@@ -20,7 +20,7 @@ from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
 from quantkit.notices import Notice, Notify, join_names
-from quantkit.provenance import differences
+from quantkit.provenance import why_stale
 from quantkit.storage import write_bytes, write_text
 
 _FORMAT = "quantkit engine"
@@ -141,12 +141,11 @@ def find_reusable(path: Path, wanted: Manifest, notify: Notify) -> Manifest | No
     except BackendError as error:
         notify(Notice("info", "reuse", f"Rebuilding: {error}"))
         return None
-    found = differences(stored.facts, wanted.facts)
-    if not found and not is_engine_of(stored, path):
-        found = [f"{path.name} is not the file that its manifest describes"]
-    if found:
-        text = f"Rebuilding: {path.name} was made from different inputs: {'; '.join(found)}"
-        notify(Notice("info", "reuse", text))
+    reason = why_stale(path.name, stored.facts, wanted.facts)
+    if not reason and not is_engine_of(stored, path):
+        reason = f"{path.name} is not the file that its manifest describes"
+    if reason:
+        notify(Notice("info", "reuse", f"Rebuilding: {reason}"))
         return None
     text = f"Reusing {path}: same model, table, library, GPU and options. Pass --force to rebuild."
     notify(Notice("info", "reuse", text))

@@ -232,7 +232,7 @@ def test_a_cache_of_another_version_or_model_is_refused(error_of, material, tmp_
     legacy = tmp_path / "legacy.calib"
     legacy.write_text(cache_text({"x": 1.0}, tensorrt_version="10.16.1", algorithm="LegacyCalibration"))
     said = error_of("10.16", material["net"], precision="int8", calibration_cache=legacy)
-    assert "no header of a calibration cache of EntropyCalibration2 or MinMaxCalibration" in said
+    assert "is not the header of a calibration cache of EntropyCalibration2 or MinMaxCalibration" in said
 
 
 def test_tensorrt_11_has_no_implicit_int8(error_of, material):
@@ -247,9 +247,9 @@ def test_contradicting_options_are_refused(error_of, material, release):
     assert "INT8 needs the ranges of net.onnx" in error_of(release, material["net"], precision="int8")
     said = error_of(release, material["qdq"], precision="int8", table=material["table"])
     assert "contains Q/DQ, which define everything: omit --table" in said
-    assert "holds Q/DQ: build it with --precision int8" in error_of(release, material["qdq"], precision="fp16")
+    assert "contains Q/DQ: use --precision int8" in error_of(release, material["qdq"], precision="fp16")
     said = error_of(release, material["other"], precision="int8", table=material["table"])
-    assert said.startswith("StaleTableError: the calibration table belongs to model 'net.onnx'")
+    assert said.startswith("StaleTableError: the calibration table of 'net.onnx' was made from different inputs")
     said = error_of(release, material["net"], precision="fp16", table=material["table"])
     assert "--table is for --precision int8" in said
     assert "--target is for TensorRT-RTX" in error_of(release, material["net"], options={"targets": ["sm86"]})
