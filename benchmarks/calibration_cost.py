@@ -38,10 +38,11 @@ FORWARD = (
     + """
 from pathlib import Path
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-from quantkit.graph.model import input_specs, load_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import input_specs
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.open import open_samples
-inputs = input_specs(load_model(model))
+inputs = input_specs(FloatModel(model).graph)
 dataset = open_samples(inputs, data, images, None, num_samples=int(count), seed=0, order="shuffled")
 with OnnxRuntimeRunner(Path(model), spinning=False) as runner:
     for batch in make_batches(dataset, 32, strict=True, workers=None, skipped={}):

@@ -115,28 +115,6 @@ def analyze_layers(
     return LayerAnalysis(tuple(collected.tensors), tuple(collected.layers), tuple(collected.warnings))
 
 
-def placements(
-    model: PathLike | FloatModel,
-    variant: str,
-    *,
-    original: PathLike | FloatModel,
-    skipped: Mapping[str, str] | None = None,
-) -> tuple[LayerPlacement, ...]:
-    """Whether the weighted operators of an ONNX model with Q/DQ compute on INT8; empty of one without.
-
-    Args:
-        model: with Q/DQ.
-        variant: its name.
-        original: the float model, whose names of nodes are used.
-        skipped: what it leaves in float and why, if it was made here: node → reason. Else the graph tells.
-
-    Raises:
-        ModelError: a model cannot be read.
-    """
-    graph, of_original = (FloatModel.open(m).prepared(OLDEST_OPSET) for m in (model, original))
-    return tuple(_placements(graph, of_original, variant, skipped or {}))
-
-
 def placements_of_engine(
     anatomy: EngineLayers, variant: str, *, weighted: Mapping[str, str] | None = None
 ) -> tuple[LayerPlacement, ...]:

@@ -37,19 +37,6 @@ LARGE_MODEL_BYTES = 1 << 30
 _SMALL_TENSOR_BYTES = 1 << 16
 
 
-def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Reads a model; large external data stays on disk until it is used.
-
-    Raises:
-        ModelError: see `parse_model`.
-    """
-    file = Path(path)
-    with open_file(file) as stream:
-        model = parse_model(stream.read(), str(file), folder=file.parent)
-    load_external_weights(model, str(file))
-    return model
-
-
 def open_file(file: Path) -> BinaryIO:
     """A model file, opened for reading.
 

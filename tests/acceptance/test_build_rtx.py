@@ -9,7 +9,7 @@ import pytest
 
 import quantkit
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
@@ -43,7 +43,7 @@ def test_engines_for_three_generations(name: str, precision: str, shared: Path, 
 
 def invented_table(model: Path) -> CalibrationTable:
     """Ranges decide nothing about what runs in INT8: any will do."""
-    graph = load_model(model)
+    graph = FloatModel(model).graph
     identity = model_hash(graph)
     names = float_activations(prepare(graph, name=model.name))
     ranges = {name: TensorRange(4.0, -4.0, 4.0) for name in names}

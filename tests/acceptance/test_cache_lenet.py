@@ -12,7 +12,8 @@ from quantkit.caches.open import open_cache
 from quantkit.caches.range_cache import difference
 from quantkit.calibration.table import load_table, table_checksum
 from quantkit.commands.convert import convert_cache
-from quantkit.graph.model import input_specs, load_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import input_specs
 
 
 def test_every_cache_from_the_wild_is_rewritten_byte_for_byte(shared, tmp_path):
@@ -58,7 +59,7 @@ def test_it_works(shared, int8):
     from quantkit.datasets import iterate_batches, open_dataset
 
     golden = shared / "golden" / "lenet_mnist"
-    dataset = open_dataset(golden / "images", input_specs(load_model(golden / "lenet.onnx")))
+    dataset = open_dataset(golden / "images", input_specs(FloatModel(golden / "lenet.onnx").graph))
     outputs = {}
     for name, model in (("fp32", golden / "lenet.onnx"), ("int8", int8)):
         with OnnxRuntimeRunner(model, fuse_qdq=False) as runner:

@@ -4,7 +4,7 @@ import pytest
 
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.cli import main
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model_hash import model_hash
 
 BINS = {
@@ -51,7 +51,7 @@ def test_every_bin_is_tensorrts(shared):
     from quantkit.graph.passes.prepare import prepare
 
     golden = shared / "golden" / "lenet_mnist"
-    model = prepare(load_model(golden / "lenet.onnx"), name="lenet")
+    model = prepare(FloatModel(golden / "lenet.onnx").graph, name="lenet")
     dataset = open_dataset(golden / "images", input_specs(model))
     with OnnxRuntimeRunner(serialize_model(expose(model, list(BINS)), golden)) as runner:
         collector = collect(runner, iterate_batches(dataset, 50), list(BINS), rule="tensorrt")
@@ -66,5 +66,5 @@ def test_the_model_belongs_to_the_table(shared, written):
     from quantkit.calibration.table import load_table
 
     table = load_table(written / "lenet.calib.json")
-    assert table.model_hash == model_hash(load_model(shared / "golden" / "lenet_mnist" / "lenet.onnx"))
+    assert table.model_hash == model_hash(FloatModel(shared / "golden" / "lenet_mnist" / "lenet.onnx").graph)
     assert table.num_samples == 500

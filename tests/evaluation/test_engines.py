@@ -19,7 +19,7 @@ from quantkit.errors import BackendError, BackendUnavailableError, EvaluationErr
 from quantkit.evaluation import describe_gpu_settings
 from quantkit.evaluation.engines import describe_gpu
 from quantkit.evaluation.latency.sweep import time_variants
-from quantkit.graph.model import load_model
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model_hash import model_hash
 from quantkit.reporting import load_report, report_json, report_markdown
 from quantkit.types import QueryTimes
@@ -112,7 +112,7 @@ def test_manifest_gives_precision_and_mismatches(gpu, engines):
     path = engines["trt-fp32"]
     manifest = Manifest(
         model_name="digits.onnx",
-        model_hash=model_hash(load_model(DIGITS)),
+        model_hash=model_hash(FloatModel(DIGITS).graph),
         precision="fp16",
         mode="explicit",
         library="tensorrt",

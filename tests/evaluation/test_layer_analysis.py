@@ -22,8 +22,9 @@ from quantkit.datasets.batching import iterate_batches
 from quantkit.evaluation import evaluate
 from quantkit.evaluation import layer_analysis as module
 from quantkit.evaluation.engines import open_timed_engine
-from quantkit.evaluation.layer_analysis import analyze_layers, placements, placements_of_engine
-from quantkit.graph.model import input_specs, load_model
+from quantkit.evaluation.layer_analysis import analyze_layers, placements_of_engine
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import input_specs
 from quantkit.processor import products_saturate
 from quantkit.types.options import EvaluationOptions
 
@@ -42,7 +43,7 @@ def data_for(model: Path, count: int = 24) -> Path:
     random = np.random.default_rng(5)
     arrays = {
         spec.name: random.standard_normal((count, *spec.shape[1:])).astype(spec.dtype)
-        for spec in input_specs(load_model(model))
+        for spec in input_specs(FloatModel(model).graph)
     }
     np.savez(model.with_suffix(".npz"), **arrays)
     return model.with_suffix(".npz")
@@ -55,7 +56,7 @@ def make(folder: Path, proto: onnx.ModelProto, target: str = "tensorrt", **optio
     data = data_for(model)
     table = calibrate(model, data, method="minmax", progress=False)
     made = quantize(model, table, folder / f"{target}.onnx", target=target, **options)
-    return model, open_dataset(data, input_specs(load_model(model))), made
+    return model, open_dataset(data, input_specs(FloatModel(model).graph)), made
 
 
 def sqnr_db(x, xq) -> float:
@@ -136,7 +137,8 @@ def test_folded_layers_and_reasons_in_models_for_the_cpu(tmp_path) -> None:
     left = [p for p in insight.layers if not p.is_int8]
     assert [(p.op_type, p.reason) for p in left] == [("Gemm", "excluded by 'Gemm'")]
     # The graph alone tells it too, in other words.
-    (found,) = [p for p in placements(made, "v", original=model) if not p.is_int8]
+    given = analyze_layers(model, dataset, replace(QUIET, layer_samples=1), variants={"v": made})
+    (found,) = [p for p in given.layers if not p.is_int8]
     assert (found.node, found.variant) == (left[0].node, "v")
     assert found.reason
 

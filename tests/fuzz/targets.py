@@ -54,7 +54,7 @@ from quantkit.errors import (
 from quantkit.evaluation.gate import check_limits, require_passed
 from quantkit.evaluation.limits import Drop, Limits
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import external_files, float_precision, input_specs, load_model, save_model
+from quantkit.graph.model import external_files, float_precision, input_specs, save_model
 from quantkit.graph.model_hash import model_hash
 from quantkit.notices import Notice
 from quantkit.provenance import differences
@@ -215,7 +215,7 @@ def use_map(names: dict[str, str], path: Path) -> None:
 
 
 def parse_model(path: Path) -> Any:
-    model = load_model(path)
+    model = FloatModel(path).graph
     _named(path, lambda: input_specs(model))
     return model
 
@@ -226,7 +226,7 @@ def use_model(model: Any, path: Path) -> None:
     assert float_precision(model) in ("fp32", "fp16")
     written = path.with_name("written.onnx")
     save_model(model, written)
-    assert model_hash(load_model(written)) == identity, "another model is read back"
+    assert model_hash(FloatModel(written).graph) == identity, "another model is read back"
 
 
 def parse_float_model(path: Path) -> Any:

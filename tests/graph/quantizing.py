@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.collect import collect
-from quantkit.graph.model import input_specs, load_model, serialize_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import input_specs, serialize_model
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.passes.prepare import prepare
@@ -49,7 +50,7 @@ def load(model: onnx.ModelProto) -> ir.Model:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        return load_model(path)
+        return FloatModel(path).graph
 
 
 def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:

@@ -18,7 +18,6 @@ from quantkit.graph.model import (
     check_model,
     float_precision,
     input_specs,
-    load_model,
     save_model,
     serialize_model,
     weight_bytes,
@@ -39,13 +38,13 @@ from .quantizing import load, quantized, random_inputs, run, sqnr_db, write
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere\.onnx: no such model file"):
-        load_model(tmp_path / "nowhere.onnx")
+        FloatModel(tmp_path / "nowhere.onnx")
     with pytest.raises(ModelError, match="is a folder, not an ONNX model"):
-        load_model(tmp_path)
+        FloatModel(tmp_path)
     for content in (b"", b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello", os.urandom(200)):
         (tmp_path / "file.onnx").write_bytes(content)
         with pytest.raises(ModelError, match=r"file\.onnx is not an ONNX model") as caught:
-            load_model(tmp_path / "file.onnx")
+            FloatModel(tmp_path / "file.onnx")
         assert "\n" not in str(caught.value)
 
 
@@ -54,7 +53,7 @@ def test_truncated_files(tmp_path: Path) -> None:
     for size in (10, len(content) // 2, len(content) - 1):
         (tmp_path / "cut.onnx").write_bytes(content[:size])
         with pytest.raises(ModelError, match=r"cut\.onnx"):
-            load_model(tmp_path / "cut.onnx")
+            FloatModel(tmp_path / "cut.onnx")
 
 
 @pytest.mark.parametrize(("opset", "fix"), [(10, "export it again with opset 17"), (99, "with an older opset")])
@@ -62,14 +61,14 @@ def test_opsets_out_of_range(opset: int, fix: str, tmp_path: Path) -> None:
     model = MODELS["conv_relu"]()
     model.opset_import[0].version = opset
     with pytest.raises(ModelError, match=f"opset {opset} is not supported .*{fix}"):
-        load_model(write(model, tmp_path / "m.onnx"))
+        FloatModel(write(model, tmp_path / "m.onnx"))
 
 
 def test_the_other_name_of_the_standard_domain(tmp_path: Path) -> None:
     model = MODELS["conv_relu"]()
-    plain = model_hash(load_model(write(model, tmp_path / "a.onnx")))
+    plain = model_hash(FloatModel(write(model, tmp_path / "a.onnx")).graph)
     model.opset_import[0].domain = "ai.onnx"
-    graph = load_model(write(model, tmp_path / "b.onnx"))
+    graph = FloatModel(write(model, tmp_path / "b.onnx")).graph
     assert model_hash(graph) == plain
     assert len(plan_tensorrt(prepare(graph, name="b")).weights) == 2
 
@@ -78,7 +77,7 @@ def test_missing_external_data(tmp_path: Path) -> None:
     path = write(MODELS["conv_relu"](), tmp_path / "m.onnx", external=True)
     (tmp_path / "m.onnx.data").unlink()
     with pytest.raises(ModelError, match=r"external data file m\.onnx\.data of weight .* is missing"):
-        load_model(path)
+        FloatModel(path)
 
 
 def test_input_specs() -> None:
@@ -96,7 +95,7 @@ def test_input_without_a_rank(tmp_path: Path) -> None:
     model = MODELS["conv_relu"]()
     model.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(ModelError, match="input 'x' has no type or an unknown rank"):
-        input_specs(load_model(write(model, tmp_path / "m.onnx")))
+        input_specs(FloatModel(write(model, tmp_path / "m.onnx")).graph)
 
 
 def test_float_precision() -> None:
@@ -122,9 +121,9 @@ def changed(model: onnx.ModelProto, edit) -> str:
 def test_hash_ignores_where_and_how_it_is_stored(tmp_path: Path) -> None:
     model = MODELS["residual_identity"]()
     hashes = {
-        model_hash(load_model(write(model, tmp_path / "a.onnx"))),
-        model_hash(load_model(write(model, tmp_path / "elsewhere" / "b.onnx"))),
-        model_hash(load_model(write(model, tmp_path / "c.onnx", external=True))),
+        model_hash(FloatModel(write(model, tmp_path / "a.onnx")).graph),
+        model_hash(FloatModel(write(model, tmp_path / "elsewhere" / "b.onnx")).graph),
+        model_hash(FloatModel(write(model, tmp_path / "c.onnx", external=True)).graph),
         changed(model, lambda m: m.graph.initializer.reverse()),
         changed(model, lambda m: setattr(m, "producer_name", "another")),
         changed(model, lambda m: setattr(m.graph.node[0], "name", "another")),
@@ -205,8 +204,8 @@ def text_model(g: Builder, output: str) -> onnx.ModelProto:
 def test_hash_is_the_same_in_another_process(tmp_path: Path) -> None:
     path = write(MODELS["subgraph"](), tmp_path / "m.onnx")
     code = (
-        "from quantkit.graph.model import load_model; from quantkit.graph.model_hash import model_hash; "
-        f"print(model_hash(load_model({str(path)!r})))"
+        "from quantkit.graph.float_model import FloatModel; from quantkit.graph.model_hash import model_hash; "
+        f"print(model_hash(FloatModel({str(path)!r}).graph))"
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
@@ -215,16 +214,16 @@ def test_hash_is_the_same_in_another_process(tmp_path: Path) -> None:
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-    assert found.stdout.strip() == model_hash(load_model(path))
+    assert found.stdout.strip() == model_hash(FloatModel(path).graph)
 
 
 def test_hash_is_taken_before_anything_is_changed(tmp_path: Path) -> None:
     path = write(MODELS["weight_from_constant_node"](), tmp_path / "m.onnx")
-    graph = load_model(path)
+    graph = FloatModel(path).graph
     before = model_hash(graph)
     prepare(graph, name="m")
     assert model_hash(graph) != before
-    assert model_hash(load_model(path)) == before
+    assert model_hash(FloatModel(path).graph) == before
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -241,7 +240,7 @@ def test_check_model_says_what_is_wrong() -> None:
 def test_save_and_load(tmp_path: Path) -> None:
     q = quantized("conv_relu")
     (path,) = save_model(q.graph, tmp_path / "out" / "m.onnx")
-    again = load_model(path)
+    again = FloatModel(path).graph
     assert model_hash(again) == model_hash(q.graph)
     assert FloatModel(path).size_bytes == path.stat().st_size
     onnx.checker.check_model(str(path), full_check=True)
@@ -252,7 +251,7 @@ def test_int8_file_is_a_quarter_of_the_float_one(tmp_path: Path) -> None:
     y = g.op("Relu", g.conv(g.input("x", 64, 8, 8), 64, 128))
     model = g.model(g.conv(y, 128, 128))
     source = write(model, tmp_path / "float.onnx")
-    graph = prepare(load_model(source), name="m")
+    graph = prepare(FloatModel(source).graph, name="m")
     plan = plan_tensorrt(graph)
     ranges = dict.fromkeys(plan.tensors, TensorRange(4.0, -4.0, 4.0))
     (path,) = save_model(insert_qdq(graph, plan, activation_params(plan, ranges)), tmp_path / "int8.onnx")
@@ -264,7 +263,7 @@ def test_external_data_in_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = MODELS["residual_identity"]()
     source = write(model, tmp_path / "source" / "m.onnx", external=True)
     monkeypatch.setattr(model_module, "LARGE_MODEL_BYTES", 1000)
-    graph = prepare(load_model(source), name="m")
+    graph = prepare(FloatModel(source).graph, name="m")
     plan = plan_tensorrt(graph)
     ranges = dict.fromkeys(plan.tensors, TensorRange(4.0, -4.0, 4.0))
     insert_qdq(graph, plan, activation_params(plan, ranges))
@@ -276,7 +275,7 @@ def test_external_data_in_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert written[1].stat().st_size < 0.3 * (tmp_path / "source" / "m.onnx.data").stat().st_size
     moved = tmp_path / "moved"
     (tmp_path / "out").rename(moved)
-    again = load_model(moved / "m.onnx")
+    again = FloatModel(moved / "m.onnx").graph
     inputs = random_inputs(again)
     with OnnxRuntimeRunner(moved / "m.onnx", spinning=False) as runner:
         found = runner.run(inputs)
@@ -296,7 +295,7 @@ def test_everything_external(name: str, opset: int, tmp_path: Path) -> None:
     model = MODELS[name](opset=opset)
     for wanted in (13, 19):
         plain = prepare(load(model), name="m", opset=wanted)
-        graph = prepare(load_model(write(model, tmp_path / "m.onnx", external=True)), name="m", opset=wanted)
+        graph = prepare(FloatModel(write(model, tmp_path / "m.onnx", external=True)).graph, name="m", opset=wanted)
         assert plan_tensorrt(graph) == plan_tensorrt(plain)
         check_model(graph, "m")
         inputs = random_inputs(graph)
@@ -316,15 +315,15 @@ def test_saving_again_leaves_no_old_weights(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_model_may_replace_itself(tmp_path: Path) -> None:
     path = write(MODELS["conv_relu"](), tmp_path / "m.onnx", external=True)
-    graph = load_model(path)
+    graph = FloatModel(path).graph
     before = model_hash(graph)
     assert save_model(graph, path) == (path,)
     (tmp_path / "m.onnx.data").unlink()
-    assert model_hash(load_model(path)) == before
+    assert model_hash(FloatModel(path).graph) == before
 
 
 def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = load_model(write(MODELS["conv_relu"](), tmp_path / "m.onnx", external=True))
+    graph = FloatModel(write(MODELS["conv_relu"](), tmp_path / "m.onnx", external=True)).graph
     content = serialize_model(graph, tmp_path)
     assert isinstance(content, bytes)
     onnx.checker.check_model(content)
@@ -353,7 +352,7 @@ def test_external_weights_of_branches_are_found(tmp_path: Path) -> None:
     inner.data_location = TensorProto.EXTERNAL
     inner.external_data.add(key="location", value="inner.data")
     path.write_bytes(stored.SerializeToString())
-    graph = load_model(path)
+    graph = FloatModel(path).graph
     assert FloatModel(path).size_bytes == path.stat().st_size + (tmp_path / "inner.data").stat().st_size
     assert model_hash(graph) == model_hash(load(model))
     inputs = random_inputs(graph)
@@ -363,7 +362,7 @@ def test_external_weights_of_branches_are_found(tmp_path: Path) -> None:
         for output, values in runner.run(inputs).items():
             np.testing.assert_allclose(values, run(model, inputs)[output], rtol=1e-5, atol=1e-6)
     with pytest.raises(ModelError, match=r"inner\.data"):
-        load_model(path)
+        FloatModel(path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -402,7 +401,7 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
         helper.make_model(proto, opset_imports=[helper.make_opsetid("", 12)], ir_version=8).SerializeToString()
     )
     assert FloatModel(path).size_bytes > 2 << 30
-    graph = prepare(load_model(path), name="m")
+    graph = prepare(FloatModel(path).graph, name="m")
     plan = plan_tensorrt(graph)
     ranges = {name: TensorRange(0.5**i, -(0.5**i), 0.5**i) for i, name in enumerate(names)}
     insert_qdq(graph, plan, activation_params(plan, ranges))

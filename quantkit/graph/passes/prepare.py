@@ -35,7 +35,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
     """Normalizes `model` in place and returns it.
 
     Args:
-        model: as read by `load_model`.
+        model: as read: `FloatModel.graph`.
         name: for messages.
         opset: minimum opset; a newer model keeps its own. A model with FP16 weights gets at least `FP16_OPSET`.
 

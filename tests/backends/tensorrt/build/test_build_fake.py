@@ -12,7 +12,8 @@ import pytest
 
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.calibration.table import save_table
-from quantkit.graph.model import load_model, save_model
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import save_model
 from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
@@ -57,7 +58,7 @@ def material(tmp_path_factory) -> dict[str, Path]:
     onnx.save(MODELS["conv_relu"](), paths["other"])
     save_model(quantize(float_model).graph, paths["qdq"])
     save_model(quantize(float_model, high_precision="fp16").graph, paths["half"])
-    graph = load_model(paths["net"])
+    graph = FloatModel(paths["net"]).graph
     identity = model_hash(graph)
     names = float_activations(prepare(graph, name="net"))
     ranges = {name: TensorRange(1.0 + i, -1.0, 1.0 + i) for i, name in enumerate(names)}
@@ -165,7 +166,7 @@ def test_implicit_int8_gives_every_float_tensor_its_range(ask, material, release
     assert {"INT8", "FP16"} <= set(engine["flags"])
     assert engine["network_flags"] == 1
     assert engine["qdq"] == 0
-    names = float_activations(prepare(load_model(material["net"]), name="net"))
+    names = float_activations(prepare(FloatModel(material["net"]).graph, name="net"))
     assert engine["dynamic_ranges"] == {name: [-(1.0 + i), 1.0 + i] for i, name in enumerate(names)}
     assert not any("have a range" in line for line in answer["told"])
     assert answer["manifest"]["mode"] == "implicit"
