@@ -8,7 +8,7 @@ from typing import Any
 
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
-from quantkit.commands.evaluation_report import Measured, make_report
+from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
@@ -91,7 +91,16 @@ def evaluate(
         text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
         notify(Notice("info", "interrupted", text))
     model.check_unchanged()
-    return make_report(measured, model, data=data, dataset=dataset, judge=judge, table=table, command=options.command)
+    return make_report(
+        measured,
+        model,
+        data=data,
+        dataset=dataset,
+        judge=judge,
+        table=table,
+        sensitivity=find_ranking(options.table, notify),
+        command=options.command,
+    )
 
 
 _NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)

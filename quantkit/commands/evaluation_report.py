@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.calibration.table import load_table, table_checksum
 from quantkit.commands.reproduction import calibrate_command
 from quantkit.datasets.description import describe_skipped
 from quantkit.datasets.thumbnails import thumbnail
+from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.sweep import timing_warnings
 from quantkit.graph.float_model import FloatModel
-from quantkit.types import ChangedSample, Report
+from quantkit.notices import Notice, Notify
+from quantkit.reporting.sensitivity_page import load_sensitivity
+from quantkit.types import (
+    CalibrationTable,
+    ChangedSample,
+    Dataset,
+    Evaluation,
+    PathLike,
+    RankedUnit,
+    Report,
+    SensitivityRanking,
+)
 
 if TYPE_CHECKING:
     from quantkit.evaluation.latency.sweep import Timing
@@ -21,7 +36,6 @@ if TYPE_CHECKING:
     from quantkit.evaluation.run import Measurement
     from quantkit.evaluation.tasks.task import OpenTask
     from quantkit.graph.float_model import FloatModel
-from quantkit.types import CalibrationTable, Dataset, Evaluation, PathLike
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ def make_report(
     dataset: Dataset,
     judge: OpenTask,
     table: CalibrationTable | None,
+    sensitivity: SensitivityRanking | None,
     command: str | None,
 ) -> Report:
     """Puts the report together.
@@ -72,6 +87,7 @@ def make_report(
         dataset: the samples that were chosen of it.
         judge: the task, with its facts.
         table: calibration of the INT8 variants that were made here.
+        sensitivity: what quantizing each part costs, of the same table.
         command: what was typed.
     """
     found, task = measured.accuracy, judge.task
@@ -106,6 +122,9 @@ def make_report(
         calibration={} if table is None else {**table.settings, "num_samples": table.num_samples},
         environment=measured.environment,
         skipped=measured.skipped.get("int8") or measured.skipped.get("int8-cpu") or {},
+        range_methods={} if table is None else count_methods(table),
+        float_tensors={} if table is None else table.float_tensors,
+        sensitivity=sensitivity,
         warnings=tuple(warnings),
         timing_warnings=(*measured.timing.warnings, *disturbances),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -119,6 +138,32 @@ def make_report(
         layers=measured.insight.layers,
         commands=tuple(line for line in (made, command) if line),
     )
+
+
+def count_methods(table: CalibrationTable) -> dict[str, int]:
+    """By method, how many activations that are not left in float have its range; nothing where one method chose all."""
+    return dict(Counter(r.method for name, r in table.tensors.items() if r.method and name not in table.float_tensors))
+
+
+def find_ranking(table: CalibrationTable | PathLike | None, notify: Notify) -> SensitivityRanking | None:
+    """The ranking that `quantkit sensitivity` left beside the table's file, if it is of this table."""
+    if table is None or isinstance(table, CalibrationTable):
+        return None
+    path = Path(table).parent / "sensitivity.json"
+    if not path.is_file():
+        return None
+    try:
+        found = load_sensitivity(path)
+    except EvaluationError as error:
+        notify(Notice("warning", "unreadable", str(error)))
+        return None
+    if found.table_checksum != table_checksum(load_table(table)):
+        notify(Notice("info", "reuse", f"{path} is of another table: the report does not show it."))
+        return None
+    if not math.isfinite(found.damage):  # the output of the model is not finite: there is nothing to rank by
+        return None
+    units = [RankedUnit(u.name, u.kind, u.damage, u.saved) for u in found.units]
+    return SensitivityRanking(found.measure, found.damage, tuple(u for u in units if math.isfinite(u.damage + u.saved)))
 
 
 def _with_thumbnails(changes: Sequence[ChangedSample], dataset: Dataset) -> tuple[ChangedSample, ...]:

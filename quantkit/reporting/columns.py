@@ -6,12 +6,13 @@ A new column is one `Column` in its table: its value, heading, unit and glossary
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from quantkit.reporting import terms
 from quantkit.reporting.changes import ChangeCard, change_groups
 from quantkit.reporting.classes import ClassRow, class_tables
+from quantkit.reporting.column import ALL_FORMS, Column, Form, Row, Table
 from quantkit.reporting.coverage import OperatorCount, coverages
 from quantkit.reporting.formatting import (
     MISSING,
@@ -32,59 +33,24 @@ from quantkit.reporting.formatting import (
     shorten,
     single_line,
 )
+from quantkit.reporting.range_choices import (
+    FloatTensorRow,
+    MethodRow,
+    UnitRow,
+    float_tensor_rows,
+    method_rows,
+    unit_tables,
+)
 from quantkit.reporting.tensors import TensorRow, tensor_tables
 from quantkit.reporting.terms import Term
 from quantkit.reporting.variants import Variant, speed_rows, sweep_rows, variant_rows
 from quantkit.significance import mlperf
 from quantkit.types import Interval, Report
 
-Row = TypeVar("Row")
-Form = Literal["terminal", "markdown", "html"]
-
-_ALL: tuple[Form, ...] = ("terminal", "markdown", "html")
 _FILES: tuple[Form, ...] = ("markdown", "html")
 
 COUNTED = {"classify": "Samples", "detect": "Objects", "segment": "Pixels"}
 """What a class is counted in, by task."""
-
-
-@dataclass(frozen=True)
-class Column(Generic[Row]):
-    """A column of a table. It is shown where `text` has a value in at least one row; the first of a table always is.
-
-    Attributes:
-        field: identifier, the cells' ``data-field`` on the page.
-        heading: may hold {score}, {baseline}, {variant} and {counted}.
-        text: a row's cell; `MISSING` where there is no value.
-        term: of the glossary; None for names, which need no definition.
-        unit: may be {unit} or {points}: those of the report's score and of its differences.
-        forms: in which it is shown.
-        align: numbers are aligned to the right.
-        interval: shown with the value: in small type on the page, in parentheses in Markdown.
-        drawing: name of the macro that draws the cell on the page instead of `text`; empty for text.
-    """
-
-    field: str
-    heading: str
-    text: Callable[[Row], str]
-    term: Term | None = None
-    unit: str = ""
-    forms: tuple[Form, ...] = _ALL
-    align: Literal["left", "right"] = "right"
-    interval: Column[Row] | None = None
-    drawing: str = ""
-
-    def is_measured(self, rows: Sequence[Row]) -> bool:
-        """Whether any row has a value."""
-        return any(self.text(row) != MISSING for row in rows)
-
-
-@dataclass(frozen=True)
-class Table(Generic[Row]):
-    """All rows that a report has for a table, of every variant, and its columns."""
-
-    rows: Callable[[Report], Sequence[Row]]
-    columns: tuple[Column[Row], ...]
 
 
 def shown_columns(
@@ -135,6 +101,8 @@ def terms_by_field(report: Report) -> dict[str, Term]:
         found |= {"change_shown": terms.CHANGED, "change_total": terms.CHANGED}
     if report.layers or report.skipped:
         found["reason_count"] = terms.COVERAGE
+    if report.sensitivity is not None:
+        found["total_damage"] = terms.UNIT_DAMAGE
     if report.is_partial:
         found["samples"] = terms.SAMPLES
     return {field: term for field, term in found.items() if term is not None}
@@ -260,8 +228,8 @@ _ACCURACY: tuple[Column[Variant], ...] = (
     _metric("top5", "Top-5", terms.TOP5, format_percent, "%"),
     Column("flips", "Fixed / broken", _flips, terms.FLIPS, forms=_FILES),
     _metric("p_value", "p", terms.FLIPS, format_p_value),
-    _metric("agreement", "Agreement", terms.AGREEMENT, format_percent, "%", _ALL),
-    _metric("sqnr_db", "SQNR", terms.SQNR, format_decibels, "dB", _ALL),
+    _metric("agreement", "Agreement", terms.AGREEMENT, format_percent, "%", ALL_FORMS),
+    _metric("sqnr_db", "SQNR", terms.SQNR, format_decibels, "dB", ALL_FORMS),
     _metric("cosine", "Cosine", terms.COSINE, format_cosine),
     Column("size_mb", "Size", lambda row: format_significant(row.evaluation.size_bytes / 1e6), terms.SIZE, "MB"),
     Column("size_ratio", "Ratio", _size_ratio, terms.SIZE),
@@ -272,10 +240,10 @@ _SPEED: tuple[Column[Variant], ...] = (
     Column(
         "batch_size", "Batch", lambda row: str(row.latency.batch_size) if row.latency else MISSING, terms.BATCH_SIZE
     ),
-    _time("median_ms", "Median", terms.LATENCY, _ALL, interval="median_interval"),
-    _time("p90_ms", "p90", terms.LATENCY, _ALL, interval="p90_interval"),
-    _time("p99_ms", "p99", terms.LATENCY, _ALL, interval="p99_interval"),
-    _time("compute_ms", "Compute", forms=_ALL),
+    _time("median_ms", "Median", terms.LATENCY, ALL_FORMS, interval="median_interval"),
+    _time("p90_ms", "p90", terms.LATENCY, ALL_FORMS, interval="p90_interval"),
+    _time("p99_ms", "p99", terms.LATENCY, ALL_FORMS, interval="p99_interval"),
+    _time("compute_ms", "Compute", forms=ALL_FORMS),
     Column(
         "speedup",
         "Speed-up",
@@ -368,6 +336,24 @@ _COVERAGE: tuple[Column[OperatorCount], ...] = (
     Column("coverage_bar", "Share, drawn", lambda row: "", forms=("html",), drawing="share"),
 )
 
+_METHODS: tuple[Column[MethodRow], ...] = (
+    _name("Method", lambda row: row.method, "method"),
+    Column("method_count", "Activations", lambda row: format_count(row.num_tensors), terms.RANGE_METHOD),
+    Column("method_bar", "Share, drawn", lambda row: "", forms=("html",), drawing="share"),
+)
+
+_FLOAT_TENSORS: tuple[Column[FloatTensorRow], ...] = (
+    _name("Activation", lambda row: row.tensor, "float_tensor"),
+    Column("float_reason", "Reason", lambda row: row.reason, terms.FLOAT_TENSOR, align="left"),
+)
+
+_SENSITIVITY: tuple[Column[UnitRow], ...] = (
+    _name("Unit", lambda row: row.name, "unit"),
+    Column("unit_bar", "Damage, drawn", lambda row: "", forms=("html",), drawing="share"),
+    Column("unit_damage", "Alone", lambda row: format_significant(row.unit.damage), terms.UNIT_DAMAGE),
+    Column("unit_saved", "Saved in company", lambda row: format_significant(row.unit.saved, 2), terms.UNIT_DAMAGE),
+)
+
 TABLES: dict[str, Table[Any]] = {
     "accuracy": Table(variant_rows, _ACCURACY),
     "speed": Table(speed_rows, (*_SPEED, _BACKEND)),
@@ -380,5 +366,8 @@ TABLES: dict[str, Table[Any]] = {
     ),
     "tensors": Table(lambda report: [row for table in tensor_tables(report) for row in table.all], _TENSORS),
     "coverage": Table(lambda report: [row for coverage in coverages(report) for row in coverage.rows], _COVERAGE),
+    "methods": Table(method_rows, _METHODS),
+    "float_tensors": Table(float_tensor_rows, _FLOAT_TENSORS),
+    "sensitivity": Table(lambda report: [row for table in unit_tables(report) for row in table.rows], _SENSITIVITY),
 }
 """Every table by name."""

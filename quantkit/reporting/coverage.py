@@ -58,8 +58,8 @@ def coverages(report: Report) -> tuple[Coverage, ...]:
 
 
 def left_in_float(report: Report) -> tuple[ReasonGroup, ...]:
-    """What else the placement left in float, mostly tensors, by reason; not what `coverages` names."""
-    named = {layer.node for layer in report.layers if not layer.is_int8}
+    """What else the placement left in float, mostly tensors, by reason; not what is named elsewhere."""
+    named = {layer.node for layer in report.layers if not layer.is_int8} | report.float_tensors.keys()
     return _group({name: reason for name, reason in report.skipped.items() if name not in named})
 
 

@@ -15,10 +15,12 @@ from quantkit.reporting.changes import change_groups
 from quantkit.reporting.charts.forest import make_forest
 from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
 from quantkit.reporting.classes import class_tables
-from quantkit.reporting.columns import COUNTED, TABLES, Column, shown_columns, terms_by_field
+from quantkit.reporting.column import Column
+from quantkit.reporting.columns import COUNTED, TABLES, shown_columns, terms_by_field
 from quantkit.reporting.coverage import coverages, left_in_float
 from quantkit.reporting.formatting import MISSING, format_significant, score_unit, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
+from quantkit.reporting.range_choices import unit_tables
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import Variant, variant_rows
 from quantkit.reporting.verdict import Verdict, doubts, partial_notice, verdicts
@@ -72,6 +74,9 @@ def report_html(report: Report) -> str:
         "tensors": sorted(tensor_tables(report), key=lambda table: place(table.variant)),
         "coverages": sorted(coverages(report), key=lambda coverage: place(coverage.variant)),
         "left_in_float": left_in_float(report),
+        "has_choices": bool(report.range_methods or report.float_tensors or report.sensitivity),
+        "unit_tables": unit_tables(report),
+        "total_damage": MISSING if report.sensitivity is None else format_significant(report.sensitivity.damage),
         "notes": [(single_line(e.name), single_line(note)) for e in report.evaluations for note in e.notes],
         "facts": reproduction_facts(report),
         "score": report.score,
@@ -121,6 +126,7 @@ def _contents(page: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", "Classes", page["classes"]),
         ("changes", "Changed samples", page["changes"]),
         ("tensors", "Layer-wise error", page["tensors"]),
+        ("ranges", "Ranges and sensitivity", page["has_choices"]),
         ("coverage", "INT8 coverage", page["coverages"] or page["left_in_float"]),
         ("reproduction", "Reproduction", True),
         ("glossary", "Glossary", True),

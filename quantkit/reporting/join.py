@@ -66,6 +66,9 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         preprocessing=first.preprocessing,
         calibration=_merge({name: _texts(report.calibration) for name, report in reports.items()}),
         skipped=_merge({name: report.skipped for name, report in reports.items()}),
+        range_methods=first.range_methods if _is_of_one_table(reports) else {},
+        float_tensors=_merge({name: report.float_tensors for name, report in reports.items()}),
+        sensitivity=first.sensitivity if _is_of_one_table(reports) else None,
         warnings=tuple(warnings),
         timing_warnings=(_WITHIN_RUNS, *(f"{n}: {w}" for n, report in reports.items() for w in report.timing_warnings)),
         created=max(report.created for report in reports.values()),
@@ -121,6 +124,12 @@ def _differences(first_name: str, first: Report, name: str, report: Report) -> l
                 f"{label} is partial: {one.baseline.num_samples} of {one.planned_samples} samples; evaluate it again"
             )
     return found
+
+
+def _is_of_one_table(reports: Mapping[str, Report]) -> bool:
+    """Whether what calibration chose is the same in all of them."""
+    (first, *others) = ((r.calibration, r.range_methods, r.float_tensors) for r in reports.values())
+    return all(other == first for other in others)
 
 
 def _describe_score(report: Report) -> str:

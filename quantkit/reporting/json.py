@@ -30,7 +30,7 @@ _MAY_BE_NON_FINITE = {
 
 _TOO_LARGE = 1 << 63
 
-_ON_A_LINE = ("classes", "changes", "tensors", "layers")
+_ON_A_LINE = ("classes", "changes", "tensors", "layers", "units")
 
 
 def report_json(report: Report) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import NUM_CLASSES_SHOWN, class_tables
-from quantkit.reporting.columns import TABLES, Column, shown_columns, terms_by_field
+from quantkit.reporting.column import Column
+from quantkit.reporting.columns import TABLES, shown_columns, terms_by_field
 from quantkit.reporting.coverage import ReasonGroup, coverages, left_in_float
-from quantkit.reporting.formatting import MISSING, single_line
+from quantkit.reporting.formatting import MISSING, format_significant, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
+from quantkit.reporting.range_choices import unit_tables
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
 from quantkit.types import Report
@@ -33,7 +35,8 @@ def report_markdown(report: Report) -> str:
     if notes or report.warnings:
         parts += ["## Caveats", _bullets([*report.warnings, *notes])]
     parts += ["## Accuracy and size", *_whole_table(report, "accuracy"), *_speed(report)]
-    parts += [*_classes(report), *_changes(report), *_tensors(report), *_coverage(report), "## Reproduction"]
+    parts += [*_classes(report), *_changes(report), *_tensors(report), *_ranges(report), *_coverage(report)]
+    parts += ["## Reproduction"]
     if report.commands:
         parts.append(_fenced(report.commands))
     for title, facts in reproduction_facts(report).items():
@@ -91,6 +94,19 @@ def _tensors(report: Report) -> list[str]:
         if len(table.all) > len(table.worst):
             parts += _folded(f"All {len(table.all)} activations, in network order", _table(columns, table.all))
     return parts
+
+
+def _ranges(report: Report) -> list[str]:
+    parts = _whole_table(report, "methods", "### Method of each range")
+    parts += _whole_table(report, "float_tensors", "### Left in float for accuracy")
+    found = report.sensitivity
+    for table in unit_tables(report) if found is not None else ():
+        columns = shown_columns("sensitivity", table.rows, report, "markdown")
+        total = "" if found is None else f"{found.measure} with everything in INT8: {format_significant(found.damage)}"
+        parts += [f"### Sensitivity: {table.title.lower()}", escape(total), _table(columns, table.worst)]
+        if len(table.rows) > len(table.worst):
+            parts += _folded(f"All {len(table.rows)}", _table(columns, table.rows))
+    return ["## Ranges and sensitivity", *parts] if parts else []
 
 
 def _coverage(report: Report) -> list[str]:

@@ -7,6 +7,9 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
+from quantkit.errors import EvaluationError
 from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, single_line
 from quantkit.reporting.html import load_template
 from quantkit.storage import write_text
@@ -34,6 +37,18 @@ def unit_cells(unit: UnitSensitivity) -> tuple[str, ...]:
 def sensitivity_json(found: Sensitivity) -> str:
     """Everything, without rounding; the units in the order of the ranking."""
     return json.dumps(asdict(found), indent=2) + "\n"
+
+
+def load_sensitivity(path: Path) -> Sensitivity:
+    """Reads what `sensitivity_json` wrote.
+
+    Raises:
+        EvaluationError: it is not that.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Sensitivity)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} is not a ranking of quantkit sensitivity: {error}") from error
 
 
 def sensitivity_html(found: Sensitivity) -> str:

@@ -13,9 +13,18 @@ from rich.text import Text
 
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import class_tables
-from quantkit.reporting.columns import TABLES, Column, shown_columns
+from quantkit.reporting.column import Column
+from quantkit.reporting.columns import TABLES, shown_columns
 from quantkit.reporting.coverage import coverages
-from quantkit.reporting.formatting import MISSING, format_decibels, format_difference, shorten, single_line
+from quantkit.reporting.formatting import (
+    MISSING,
+    format_decibels,
+    format_difference,
+    format_significant,
+    shorten,
+    single_line,
+)
+from quantkit.reporting.range_choices import float_tensor_rows, method_rows, unit_tables
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import Variant, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
@@ -77,6 +86,15 @@ def _findings(report: Report) -> Iterator[str]:
         yield f"{variant}: changed samples: {counts}."
     for coverage in coverages(report):
         yield f"{coverage.variant}: {coverage.sentence}."
+    if methods := ", ".join(f"{row.method} {row.num_tensors}" for row in method_rows(report)):
+        yield f"Ranges by method: {methods}."
+    if rows := float_tensor_rows(report):
+        listed = "; ".join(f"{shorten(row.tensor, 44)} ({row.reason})" for row in rows[:_NUM_NAMED])
+        more = f"; and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
+        yield f"Left in float for accuracy: {listed}{more}."
+    for units in unit_tables(report):
+        worst_units = [f"{shorten(r.name, 44)} {format_significant(r.unit.damage)}" for r in units.rows[:_NUM_NAMED]]
+        yield f"Most sensitive {units.title.lower()}: {', '.join(worst_units)}."
     for tensors in tensor_tables(report):
         lowest = [(row.name, row.quality.own_sqnr_db) for row in tensors.worst if row.quality.own_sqnr_db is not None]
         if shown := ", ".join(f"{shorten(name, 44)} {format_decibels(db)} dB" for name, db in lowest[:_NUM_NAMED]):

@@ -155,4 +155,22 @@ COVERAGE = Term(
     "INT8 coverage", "Share of weighted operators (convolutions, matrix products) whose inputs and weights are INT8."
 )
 
+RANGE_METHOD = Term(
+    "Method of a range",
+    "Calibration method that proposed the range which was chosen for an activation; `tensorrt` is TensorRT's own "
+    "calibrator. Activations that were left in float are not counted.",
+)
+
+FLOAT_TENSOR = Term(
+    "Left in float for accuracy",
+    "Activations that have a range, but whose readers stay in float: calibration found on its samples, or a plan says, "
+    "that INT8 would cost too much there.",
+)
+
+UNIT_DAMAGE = Term(
+    "Sensitivity",
+    "Damage to the output where one tensor or operator alone is quantized, and what leaving it in float saves where "
+    "everything else is quantized (negative: it adds). Measured on calibration samples by `quantkit sensitivity`.",
+)
+
 SAMPLES = Term("Samples", "Samples evaluated, out of those planned, where the run was interrupted.")

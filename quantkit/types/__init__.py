@@ -53,6 +53,7 @@ from quantkit.types.quantization import (
 )
 from quantkit.types.refinement import Refinement, RoundedWeight
 from quantkit.types.running import QueryTimes, Runner, SharedModel, TimedRunner
+from quantkit.types.sensitivity import RankedUnit, SensitivityRanking
 
 __all__ = [
     "INT8",
@@ -84,6 +85,7 @@ __all__ = [
     "QuantFormat",
     "QuantizedModel",
     "QueryTimes",
+    "RankedUnit",
     "Refinement",
     "Report",
     "Resize",
@@ -91,6 +93,7 @@ __all__ = [
     "Runner",
     "Sample",
     "Score",
+    "SensitivityRanking",
     "SharedModel",
     "TensorQuality",
     "TensorRange",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from quantkit.errors import EvaluationError
 from quantkit.types.data import Preprocessing
+from quantkit.types.sensitivity import SensitivityRanking
 
 """What a model's outputs are: "none" compares them with the baseline's alone."""
 
@@ -256,6 +257,10 @@ class Report:
         calibration: method, num_samples, histogram, ... of the table behind the INT8 variants; empty without one.
         environment: machine and versions.
         skipped: what stayed in float in the INT8 model, with the reason.
+        range_methods: by calibration method, how many quantized activations have its range, where that was decided
+            for each tensor alone.
+        float_tensors: tensors that calibration, or a plan, left in float for accuracy, with the reason.
+        sensitivity: what quantizing each part costs, where that was analyzed for the same table.
         warnings: one sentence each.
         timing_warnings: those of `warnings` that concern latencies.
         created: ISO 8601, UTC.
@@ -279,6 +284,9 @@ class Report:
     preprocessing: Preprocessing | None = None
     calibration: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    range_methods: Mapping[str, int] = field(default_factory=dict)
+    float_tensors: Mapping[str, str] = field(default_factory=dict)
+    sensitivity: SensitivityRanking | None = None
     warnings: tuple[str, ...] = ()
     timing_warnings: tuple[str, ...] = ()
     created: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Sensitivity", "UnitSensitivity"]
+__all__ = ["RankedUnit", "Sensitivity", "SensitivityRanking", "UnitSensitivity"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,35 @@ class Sensitivity:
     def of_kind(self, kind: Literal["tensor", "operator"]) -> tuple[UnitSensitivity, ...]:
         """The units of one kind, in the same order."""
         return tuple(unit for unit in self.units if unit.kind == kind)
+
+
+@dataclass(frozen=True)
+class RankedUnit:
+    """What quantizing one tensor, or one operator, costs the output.
+
+    Attributes:
+        name: of the activation or the operator.
+        kind: "tensor" or "operator".
+        damage: where this unit alone is quantized.
+        saved: by leaving it in float where everything else is quantized; negative where that adds damage.
+    """
+
+    name: str
+    kind: Literal["tensor", "operator"]
+    damage: float
+    saved: float
+
+
+@dataclass(frozen=True)
+class SensitivityRanking:
+    """A sensitivity analysis of the table behind the INT8 variants.
+
+    Attributes:
+        measure: what damage is: "typical KL divergence" (of class scores, in nats) or "relative error".
+        damage: with everything quantized.
+        units: the one that costs the output most first.
+    """
+
+    measure: str
+    damage: float
+    units: tuple[RankedUnit, ...]

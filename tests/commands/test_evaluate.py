@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 
 import quantkit
+from quantkit.calibration.table import save_table, table_checksum
 from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.evaluation_report import find_ranking
 from quantkit.commands.reproduction import calibrate_command
 from quantkit.errors import EvaluationError, ModelError
 from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.notices import Notice
 from quantkit.reporting import load_report, write_report
-from quantkit.types import TOP1
+from quantkit.reporting.sensitivity_page import write_sensitivity
+from quantkit.types import TOP1, RankedUnit, SensitivityRanking
+from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
 from ..cli.conftest import conv_model, write_images
 
@@ -55,6 +60,35 @@ def test_classes_add_up_to_the_whole(table):
     for evaluation in report.evaluations:
         right = sum(c.count * c.scores[evaluation.name] for c in report.classes)
         assert right / report.baseline.num_samples == pytest.approx(evaluation.metrics["top1"])
+
+
+def test_the_report_says_what_calibration_chose(table, tmp_path):
+    names = list(table.tensors)
+    chosen = {n: replace(r, method="mse") for n, r in table.tensors.items()}
+    chosen[names[1]] = replace(chosen[names[1]], method="tensorrt")
+    table = replace(table, tensors=chosen, float_tensors={names[0]: "more accurate in float"})
+    path = save_table(table, tmp_path / "digits.calib.json")
+    unit = UnitSensitivity(names[1], "tensor", (names[1],), (), 0.2, 0.1, 16, 0.5, 30.0, 0.0, 200)
+    found = Sensitivity("digits.onnx", table.model_hash, table_checksum(table), "relative error", 0.3, 16, (unit,))
+    write_sensitivity(found, tmp_path)
+    report = run(table=path, variants=["int8"], num_samples=20)
+    assert report.range_methods == {"tensorrt": 1, "mse": len(names) - 2}
+    assert report.float_tensors == {names[0]: "more accurate in float"}
+    ranked = (RankedUnit(names[1], "tensor", 0.2, 0.1),)
+    assert report.sensitivity == SensitivityRanking("relative error", 0.3, ranked)
+
+
+@pytest.mark.parametrize("content", ["[]", None])
+def test_a_ranking_of_another_table_is_not_shown(table, tmp_path, content):
+    """Nor is a file of that name that holds something else."""
+    path = save_table(table, tmp_path / "digits.calib.json")
+    found = Sensitivity("digits.onnx", table.model_hash, "another", "relative error", 0.3, 16, ())
+    write_sensitivity(found, tmp_path)
+    if content is not None:
+        (tmp_path / "sensitivity.json").write_text(content)
+    told: list[Notice] = []
+    assert find_ranking(path, told.append) is None
+    assert "sensitivity.json" in told[0].text
 
 
 def test_changes_are_the_disagreements_and_carry_pictures(coarse):

@@ -17,8 +17,10 @@ from quantkit.types import (
     Latency,
     LayerPlacement,
     Preprocessing,
+    RankedUnit,
     Report,
     Score,
+    SensitivityRanking,
     TensorQuality,
 )
 
@@ -179,6 +181,9 @@ def make_hostile() -> Report:
         environment={HOSTILE: HOSTILE},
         calibration={HOSTILE: HOSTILE},
         skipped={HOSTILE: HOSTILE},
+        range_methods={HOSTILE: 2},
+        float_tensors={HOSTILE: HOSTILE},
+        sensitivity=SensitivityRanking(HOSTILE, 0.5, (RankedUnit(HOSTILE, "tensor", 0.5, -0.1),)),
         warnings=(HOSTILE,),
         created=HOSTILE,
     )
@@ -288,6 +293,24 @@ any_report = st.builds(
     ),
     calibration=st.dictionaries(_TEXT, _TEXT | _INTEGER | _FINITE | st.booleans() | st.none(), max_size=3),
     skipped=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    range_methods=st.dictionaries(_TEXT, st.integers(0, 10**9), max_size=3),
+    float_tensors=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    sensitivity=st.none()
+    | st.builds(
+        SensitivityRanking,
+        measure=_TEXT,
+        damage=_FINITE,
+        units=st.lists(
+            st.builds(
+                RankedUnit,
+                name=_TEXT,
+                kind=st.sampled_from(["tensor", "operator"]),
+                damage=_FINITE,
+                saved=_FINITE,
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
     warnings=st.lists(_TEXT, max_size=2).map(tuple),
     timing_warnings=st.lists(_TEXT, max_size=2).map(tuple),
     created=_TEXT,

@@ -19,7 +19,18 @@ from .schema import schema_text
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 SCHEMA = json.loads((DOCS / "report.schema.json").read_text(encoding="utf-8"))
-PARTS = ("Report", "Evaluation", "Latency", "Score", "ClassScore", "ChangedSample", "TensorQuality", "LayerPlacement")
+PARTS = (
+    "Report",
+    "Evaluation",
+    "Latency",
+    "Score",
+    "ClassScore",
+    "ChangedSample",
+    "TensorQuality",
+    "LayerPlacement",
+    "SensitivityRanking",
+    "RankedUnit",
+)
 TYPES = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool}
 
 
