@@ -10,6 +10,7 @@ from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
 from quantkit.significance import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
 from quantkit.types import Evaluation, GateCheck, Report, Score
+from quantkit.types.evaluation import GateKind
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
@@ -111,7 +112,7 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
         remedy = samples_to_tell_score(report, evaluation, distance * part, width * part)
     words += "" if interval is not None else ", no interval"
     found = _Comparison(loss, bound, interval, confident=confident)
-    return _judge(evaluation, option, f"{words})", found, remedy=_samples(remedy))
+    return _judge(evaluation, "drop", option, f"{words})", found, remedy=_samples(remedy))
 
 
 def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, confident: bool) -> GateCheck:
@@ -126,7 +127,7 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
                 "without --confident"
             )
         words += f" ({evaluation.num_samples} samples, no interval)"
-        return _judge(evaluation, option, words, _Comparison(agreement, limit, at_least=True))
+        return _judge(evaluation, "agreement", option, words, _Comparison(agreement, limit, at_least=True))
     if evaluation.num_samples < 1:
         raise EvaluationError("the report has no samples")
     interval = wilson_interval(agreement, evaluation.num_samples)
@@ -134,7 +135,7 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
     distance, width = _distance(agreement, limit, interval)
     remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
     found = _Comparison(agreement, limit, interval, at_least=True, confident=confident)
-    return _judge(evaluation, option, words, found, remedy=remedy)
+    return _judge(evaluation, "agreement", option, words, found, remedy=remedy)
 
 
 def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits: Limits) -> GateCheck:
@@ -161,7 +162,7 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
     details += [] if interval is None else [f"95% interval {interval[0]:.3g} to {interval[1]:.3g}"]
     words += f" ({', '.join(details)})" if details else ""
     found = _Comparison(speedup, limit, interval, at_least=True, confident=limits.confident)
-    return _judge(evaluation, option, words, found, remedy="a longer --latency-s")
+    return _judge(evaluation, "speedup", option, words, found, remedy="a longer --latency-s")
 
 
 def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str) -> None:
@@ -187,7 +188,7 @@ def _check_size(report: Report, evaluation: Evaluation, limit: float) -> GateChe
         raise EvaluationError(f"--max-size-ratio {limit:g}: the report does not contain the model sizes")
     ratio = evaluation.size_bytes / report.baseline.size_bytes
     words = f"size {ratio:.3g} of {report.baseline.name} ({evaluation.size_bytes / 1e6:.3g} MB)"
-    return _judge(evaluation, f"--max-size-ratio {limit:g}", words, _Comparison(ratio, limit))
+    return _judge(evaluation, "size", f"--max-size-ratio {limit:g}", words, _Comparison(ratio, limit))
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class _Comparison:
 
 
 def _judge(
-    evaluation: Evaluation, limit: str, words: str, found: _Comparison, *, remedy: str = "more samples"
+    evaluation: Evaluation, kind: GateKind, limit: str, words: str, found: _Comparison, *, remedy: str = "more samples"
 ) -> GateCheck:
     compared, bound, interval = found.compared, found.bound, found.interval
     slack = _ROUNDING * max(1.0, abs(bound))
@@ -230,6 +231,7 @@ def _judge(
         sentence += f"; undecided: the interval includes the limit ({remedy} needed)"
     return GateCheck(
         variant=evaluation.name,
+        kind=kind,
         limit=limit,
         passed=passed,
         value=found.value,

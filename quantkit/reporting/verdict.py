@@ -106,7 +106,7 @@ def remarks(report: Report) -> tuple[str, ...]:
 
 def cautions(report: Report, checks: Sequence[GateCheck]) -> tuple[str, ...]:
     """What must be read with a gate's checks: `remarks`; where a speed is judged, the report's warnings about times."""
-    judges_speed = any(check.limit.startswith("--min-speedup") for check in checks)
+    judges_speed = any(check.kind == "speedup" for check in checks)
     return (*remarks(report), *(map(single_line, report.timing_warnings) if judges_speed else ()))
 
 

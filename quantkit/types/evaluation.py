@@ -361,12 +361,16 @@ class Report:
         return None if mine is None or theirs is None or not mine.compared_ms else theirs.compared_ms / mine.compared_ms
 
 
+GateKind = Literal["drop", "agreement", "speedup", "size"]
+
+
 @dataclass(frozen=True)
 class GateCheck:
     """One limit on one variant of a report, kept or broken.
 
     Attributes:
         variant: its name.
+        kind: what is limited: the loss of score, the agreement with the baseline, the speed-up, or the size.
         limit: the option that set it, for example "--max-drop 0.5pt".
         passed: whether it is kept.
         value: what was measured.
@@ -377,6 +381,7 @@ class GateCheck:
     """
 
     variant: str
+    kind: GateKind
     limit: str
     passed: bool
     value: float

@@ -66,7 +66,7 @@ def test_a_partial_report_is_called_so_everywhere():
 
 def test_hostile_names_stay_text():
     report = make_hostile()
-    check = GateCheck(HOSTILE, HOSTILE, False, 0.0, 1.0, False, f"{HOSTILE}: {HOSTILE}")
+    check = GateCheck(HOSTILE, "drop", HOSTILE, False, 0.0, 1.0, False, f"{HOSTILE}: {HOSTILE}")
     root = ElementTree.fromstring(gate_junit(report, [check]))
     assert [child.tag for child in root[0]] == ["properties", "testcase"]
     assert "\x1b" not in gate_junit(report, [check])
@@ -77,5 +77,5 @@ def test_hostile_names_stay_text():
 
 @given(any_report)
 def test_any_names_make_well_formed_xml(report):
-    checks = [GateCheck(e.name, e.backend, True, 1.0, 1.0, False, e.name) for e in report.evaluations]
+    checks = [GateCheck(e.name, "size", e.backend, True, 1.0, 1.0, False, e.name) for e in report.evaluations]
     assert ElementTree.fromstring(gate_junit(report, checks))[0].get("failures") == "0"

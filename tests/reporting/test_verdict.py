@@ -247,8 +247,6 @@ def test_warnings_about_times_are_cautions_where_a_speed_is_judged():
         "Calibration and evaluation share 12 samples.",
     )
     report = make_report(warnings=warnings, timing_warnings=warnings[:2])
-    speed, drop = (
-        GateCheck("int8", limit, True, 2.0, 1.5, False, "") for limit in ("--min-speedup 1.5", "--max-drop 1%")
-    )
+    speed, drop = (GateCheck("int8", kind, "a limit", True, 2.0, 1.5, False, "") for kind in ("speedup", "drop"))
     assert cautions(report, [drop, speed])[-2:] == warnings[:2]
     assert cautions(report, [drop]) == remarks(report)
