@@ -1,4 +1,4 @@
-"""The registry of runtimes that `evaluate` opens finished models with, by the suffix of the file."""
+"""The registry of runtimes that `evaluate` opens finished models with, by name or by the suffix of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ BACKENDS: dict[str, Backend] = {}
 """By name; filled by the modules of this folder."""
 
 
-def find_backend(path: str | os.PathLike[str]) -> str:
-    """Name of the runtime of a file by its suffix; ONNX Runtime where no other claims it."""
-    suffix = Path(path).suffix.lower()
-    return next((name for name, backend in BACKENDS.items() if suffix in backend.suffixes), "onnxruntime")
+def find_backend(file: str | os.PathLike[str]) -> tuple[str, Path]:
+    """Name of the runtime that opens a file, and the file's path.
+
+    Args:
+        file: path, or "RUNTIME:PATH". Without a runtime the suffix tells; ONNX Runtime opens what no other claims.
+    """
+    named, colon, rest = os.fspath(file).partition(":")
+    if colon and named in BACKENDS:
+        return named, Path(rest)
+    path = Path(file)
+    claims = (name for name, backend in BACKENDS.items() if path.suffix.lower() in backend.suffixes)
+    return next(claims, "onnxruntime"), path

@@ -133,12 +133,12 @@ def open_engines(
     *,
     threads: int,
     cuda_graph: bool,
-) -> tuple[dict[str, PathLike], dict[str, OpenEngine]]:
+) -> tuple[dict[str, Path], dict[str, OpenEngine]]:
     """Opens the finished models of other runtimes than ONNX Runtime, and the engines.
 
     Args:
         stack: closes them.
-        models: finished models by name; the suffix says which runtime opens one.
+        models: finished models by name; `find_backend` says which runtime opens one.
         engines: by name, of TensorRT or TensorRT-RTX.
         threads: within an operator; 0 leaves it to the runtime.
         cuda_graph: replay their queries from CUDA graphs.
@@ -150,12 +150,14 @@ def open_engines(
         EvaluationError: a name is taken.
         BackendError: an engine does not load here.
     """
-    found = {name: path for name, path in models.items() if find_backend(path) != "onnxruntime"}
-    if twice := found.keys() & engines.keys():
+    located = {name: find_backend(file) for name, file in models.items()}
+    own = {name: path for name, (backend, path) in located.items() if backend == "onnxruntime"}
+    if twice := (located.keys() - own.keys()) & engines.keys():
         raise EvaluationError(f"--engine {min(twice)}: that name is taken; call the engine something else")
+    located |= {name: ("tensorrt", Path(path)) for name, path in engines.items()}
     opened: dict[str, OpenEngine] = {}
-    for name, path in {**found, **engines}.items():
-        backend = find_backend(path) if name in found else "tensorrt"
-        opened[name] = open_timed_engine(path, name=name, backend=backend, threads=threads, cuda_graph=cuda_graph)
-        stack.enter_context(opened[name].runner)
-    return {name: path for name, path in models.items() if name not in found}, opened
+    for name, (backend, path) in located.items():
+        if name not in own:
+            opened[name] = open_timed_engine(path, name=name, backend=backend, threads=threads, cuda_graph=cuda_graph)
+            stack.enter_context(opened[name].runner)
+    return own, opened

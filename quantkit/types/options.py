@@ -450,7 +450,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions):
     )
     models: Mapping[str, PathLike] | None = option(
         None,
-        "Existing model to compare too. Repeatable.",
+        "Existing model to compare too; RUNTIME:PATH where the suffix does not tell the runtime. Repeatable.",
         flag="--variant",
         form=NAMED_PATHS,
         repeatable=True,
