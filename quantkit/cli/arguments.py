@@ -10,7 +10,7 @@ import typer
 DATA_PANEL = "Data"
 
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="ONNX model in FP32, opset 11 to 24.", show_default=False)
+    Path, typer.Argument(metavar="MODEL", help="ONNX model in FP32, opset 7 or newer.", show_default=False)
 ]
 DataOption = Annotated[
     Path,

@@ -49,7 +49,7 @@ def calibrate(
     """Runs data through a model once and returns the range of every tensor that INT8 needs.
 
     Args:
-        model: an ONNX model in FP32, opset 11 to 24.
+        model: an ONNX model in FP32, opset 7 or newer.
         data: a folder or list of images, or arrays by input name (.npy, .npz).
         options: how; without them the defaults of `CalibrationOptions`.
         notify: called with each `Notice`; without it, notices are only logged.

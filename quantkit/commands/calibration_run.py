@@ -19,6 +19,7 @@ from quantkit.commands.collect import collect_statistics, find_interrupted
 from quantkit.commands.native_calibration import NativeCalibration, calibrate_natively
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
+from quantkit.evaluation.conversion import tell_conversion
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
@@ -146,6 +147,7 @@ class CalibrationRun:
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
         resumed = find_interrupted(checkpoint, self.origin, self.tensors, self.options, notify=self.notify)
+        tell_conversion(self.model, self.dataset, self.notify)
         graph = expose(self.model.prepared(), self.tensors)
         known = (self.dataset, self.tensors, self.origin, self.options)
         kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)

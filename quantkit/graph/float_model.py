@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import (
+    NEWEST_OPSET,
     external_files,
     input_specs,
     load_external_weights,
@@ -117,7 +118,7 @@ class FloatModel:
         Raises:
             ModelError: see `prepare`.
         """
-        opset = max(opset, self.graph.opset_imports[""])
+        opset = min(max(opset, self.graph.opset_imports[""]), NEWEST_OPSET)
         if opset not in self._prepared:
             self._prepared[opset] = prepare(self._copied(), name=self.name, opset=opset)
         return _copy(self._prepared[opset])

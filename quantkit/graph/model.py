@@ -25,11 +25,14 @@ from quantkit.notices import logs_duration
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
 
+OLDEST_READABLE_OPSET = 7
+"""onnx's version converter and ONNX Runtime begin here."""
+
 OLDEST_OPSET = 11
-"""Older models have Clip and Pad with attributes instead of inputs and predate every current exporter."""
+"""What a prepared model has at least: before, Clip and Pad have attributes instead of inputs."""
 
 NEWEST_OPSET = 24
-"""Newest opset that the placement rules were checked against."""
+"""Newest opset that the placement rules were checked against, and what a prepared model has at most."""
 
 LARGE_MODEL_BYTES = 1 << 30
 """From here on weights go to an external file: one protobuf message cannot exceed 2 GiB."""
@@ -83,9 +86,10 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
     if "ai.onnx" in model.opset_imports:  # the other name of the standard domain
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     opset = model.opset_imports.get("", 0)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_READABLE_OPSET <= opset <= newest:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
-        raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_OPSET} to {NEWEST_OPSET} are): {fix}")
+        raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_READABLE_OPSET} to {newest} are): {fix}")
     check_content(model, name)
     for value in _external_weights(model):
         if folder is None:

@@ -343,8 +343,9 @@ def tied_embedding(**options) -> onnx.ModelProto:
     """A table that Gather reads and MatMul multiplies with."""
     g = Builder(**options)
     table = g.constant(g.random.standard_normal((64, 32)) / 6)
-    looked_up = g.op("Gather", table, g.constant(np.array([1, 5, 9])))
-    x = g.op("Relu", g.linear(g.input("x", 16, 64), 64, 64))
+    tokens = g.input("x", 16, 48)
+    looked_up = g.op("Gather", table, g.op("Shape", tokens))
+    x = g.op("Relu", g.linear(tokens, 48, 64))
     return g.model(g.op("MatMul", x, table), g.op("ReduceSum", looked_up, keepdims=0))
 
 

@@ -1,21 +1,19 @@
 """Normalizes a model to the form that placement and insertion expect, without renaming tensors.
 
-After `prepare`: functions are inlined, nodes are in topological order, the opset is at least the requested one, every
-weight of a weighted operator is an initializer, every node has a unique name, and element types are inferred. Operators
-are not fused and constants not folded: runtimes do that.
+After `prepare`: functions are inlined, nodes are in topological order, the opset is at least the requested one,
+constant expressions are initializers, every node has a unique name, and element types are inferred. Operators are not
+fused: runtimes do that.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import ModelError
-from quantkit.graph.model import quiet, root_cause
-from quantkit.graph.passes.edits import Names
+from quantkit.graph.model import NEWEST_OPSET, quiet, root_cause
+from quantkit.graph.passes.constants import fold_constants
+from quantkit.graph.passes.opset import convert_opset
 from quantkit.types import OLDEST_QDQ_OPSET
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
@@ -27,8 +25,6 @@ FP16_OPSET = 19
 """First opset whose QuantizeLinear takes FP16 scales."""
 
 _SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
-
-_FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
 def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
@@ -53,14 +49,13 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         _name_nodes(model.graph)
         if _is_half(model):
             opset = max(opset, FP16_OPSET)
-        if model.opset_imports[""] < opset:
-            _convert_opset(model, name, opset)
+        opset = min(max(opset, model.opset_imports[""]), NEWEST_OPSET)
+        if model.opset_imports[""] != opset:
+            convert_opset(model, name, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
-        try:
-            _materialize_weights(model)
-        except Exception as error:
-            raise ModelError(f"{name}: a weight cannot be computed: {root_cause(error)}") from error
+        fold_constants(model)
+        _name_nodes(model.graph)
         try:
             passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         except Exception as error:
@@ -118,22 +113,6 @@ def _mark_sequences(graph: ir.Graph) -> None:
                     value.type = ir.SequenceType(value.type)
 
 
-def _convert_opset(model: ir.Model, name: str, opset: int) -> None:
-    from onnxscript import version_converter  # slow to load, and few models need another opset
-
-    old = model.opset_imports[""]
-    try:
-        version_converter.convert_version(model, target_version=opset, fallback=True)
-    except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
-        raise ModelError(f"{name}: opset {old} does not convert to {opset} ({reason}): export with {opset}") from error
-    if model.opset_imports[""] != opset:
-        raise ModelError(f"{name}: opset {old} cannot be converted to {opset}: export the model with opset {opset}")
-    # The converter keeps the IR version, and checkers reject an opset that is newer than the IR version allows.
-    oldest_ir = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-    model.ir_version = max(model.ir_version or 0, oldest_ir)
-
-
 def _is_half(model: ir.Model) -> bool:
     """Whether any weight or input is FP16, which QuantizeLinear accepts from `FP16_OPSET` on."""
     values = [*model.graph.inputs, *model.graph.initializers.values()]
@@ -153,50 +132,3 @@ def _name_nodes(graph: ir.Graph) -> None:
                 node.name += "_"
             given.add(node.name)
         seen.add(node.name)
-
-
-def _materialize_weights(model: ir.Model) -> None:
-    """Turns a weight that reaches its operator through Identity, Transpose, Cast, ... into an initializer."""
-    names = Names(model)
-    folded: dict[ir.Value, ir.Value] = {}
-    for node in model.graph:
-        if not is_standard(node, *WEIGHTED_OPS):
-            continue
-        for index in WEIGHTED_OPS[node.op_type]:
-            value: ir.Value | None = node.inputs[index]
-            if value is None or value.is_initializer():
-                continue
-            if value not in folded:
-                array = _evaluate(value)
-                if array is None:
-                    continue
-                folded[value] = names.initializer(f"{value.name}_folded", array)
-            node.replace_input_with(index, folded[value])
-    if folded:
-        passes.RemoveUnusedNodesPass()(model)
-
-
-def _evaluate(value: ir.Value | None) -> np.ndarray | None:
-    """Value of a constant expression of the operators that exporters apply to weights; None otherwise."""
-    tensor = constant_of(value)
-    if tensor is not None:
-        return np.asarray(tensor.numpy())
-    node = value.producer() if value is not None else None
-    if node is None or not is_standard(node, *_FOLDABLE):
-        return None
-    arguments = [_evaluate(v) for v in node.inputs]
-    if any(a is None for a in arguments):
-        return None
-
-    graph_of_node = node.graph
-    opset = graph_of_node.opset_imports.get("", 0) if isinstance(graph_of_node, ir.Graph) else 0
-    proto = ir.to_proto(node)
-    graph = onnx.helper.make_graph(
-        [proto],
-        "constant",
-        [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.input],
-        [onnx.helper.make_value_info(proto.output[0], onnx.TypeProto())],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset or OLDEST_QDQ_OPSET)])
-    results = ReferenceEvaluator(model).run(None, dict(zip(list(proto.input), arguments, strict=True)))
-    return np.asarray(next(iter(results)))
