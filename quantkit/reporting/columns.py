@@ -351,7 +351,7 @@ _SENSITIVITY: tuple[Column[UnitRow], ...] = (
     _name("Unit", lambda row: row.name, "unit"),
     Column("unit_bar", "Damage, drawn", lambda row: "", forms=("html",), drawing="share"),
     Column("unit_damage", "Alone", lambda row: format_significant(row.unit.damage), terms.UNIT_DAMAGE),
-    Column("unit_saved", "Saved in company", lambda row: format_significant(row.unit.saved, 2), terms.UNIT_DAMAGE),
+    Column("unit_saved", "Saved", lambda row: format_significant(row.unit.saved, 2), terms.UNIT_DAMAGE),
 )
 
 TABLES: dict[str, Table[Any]] = {
