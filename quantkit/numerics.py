@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, DatasetError
 from quantkit.types import INT8, Array, Preprocessing, QuantFormat, weight_format
 
 SMALLEST_SCALE = np.float32(2.0**-100)
@@ -214,7 +214,15 @@ def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> Imag
 
     Rounding is torchvision's for "crop" (Resize, CenterCrop), Ultralytics' for "letterbox" (an odd pixel of padding
     goes right and below), and PaddleOCR's for "height" (RecResizeImg) and "limit" (DetResizeForTest, limit_type max).
+
+    Raises:
+        DatasetError: a user's function prepares the images.
     """
+    if preprocessing.function is not None:
+        raise DatasetError(
+            f"{preprocessing.function} prepares the images: where their pixels lie in the model's input, which boxes "
+            "and masks need, is not known"
+        )
     size, step = preprocessing.size, preprocessing.multiple_of or 1
     if preprocessing.resize == "stretch":
         return ImageTransform(image_size, size, (0, 0), size)

@@ -19,7 +19,7 @@ from quantkit.caches.reuse import statistics_beside, why_not_of_model
 from quantkit.caches.siblings import find_stale_siblings
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
@@ -30,7 +30,7 @@ from quantkit.progress import show_progress, with_progress
 from quantkit.provenance import differences
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorStatistics
 from quantkit.types.option import make_options
-from quantkit.types.options import ImageOptions, VerifyOptions
+from quantkit.types.options import VerifyOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -138,11 +138,10 @@ def verify_cache(
     checks, count, used = None, 0, None
     if options.data is not None:
         own = None if cache.table is None else cache.table.preprocessing
-        preprocess = own if options.preprocess in (None, ImageOptions()) else options.preprocess
         dataset = open_samples(
             input_specs(graph),
             options.data,
-            preprocess,
+            prepared_as(own, options.preprocess, options.data),
             None,
             num_samples=options.num_samples,
             seed=options.seed,

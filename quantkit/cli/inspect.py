@@ -261,7 +261,9 @@ def _print_calibration_table(console: Console, result: TableInspection, tensors:
         ("settings", ", ".join(f"{k} {v}" for k, v in table.settings.items() if v is not None)),
         ("versions", ", ".join(f"{k} {v}" for k, v in table.versions.items())),
     ]
-    if (p := table.preprocessing) is not None:
+    if (p := table.preprocessing) is not None and p.function is not None:
+        rows.append(("images", f"{p.function} (source {str(p.function_hash)[:12]})"))
+    elif p is not None:
         mean, std = (" ".join(f"{v:.6g}" for v in values) for values in (p.mean, p.std))
         rows.append(("images", f"{p.color} {p.layout} {p.size[0]}x{p.size[1]}, {p.resize}, {p.interpolation}"))
         rows.append(("pixels", f"* {p.scale:.6g} - ({mean}) / ({std})"))

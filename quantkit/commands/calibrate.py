@@ -17,6 +17,7 @@ from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import open_samples
+from quantkit.datasets.user_samples import LoadedSamples
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
@@ -145,6 +146,8 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
     }
     if own and options.effort != "fast":
         settings |= {"accuracy": options.effort, "rounding": options.rounding}
+    if isinstance(loaded := getattr(dataset, "dataset", dataset), LoadedSamples):
+        settings["loader"] = loaded.loader
     return settings
 
 

@@ -10,10 +10,9 @@ from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
-from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
@@ -25,7 +24,7 @@ from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, Report
+from quantkit.types import CalibrationTable, Dataset, PathLike, Report
 from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
 
@@ -69,7 +68,7 @@ def evaluate(
     dataset = open_samples(
         model.inputs,
         data,
-        _preprocessing_of(table, data) if options.preprocess is None else options.preprocess,
+        prepared_as(None if table is None else table.preprocessing, options.preprocess, data),
         options.classes if TASKS[task_options.task].has_class_labels else None,
         num_samples=options.num_samples,
         seed=options.seed,
@@ -195,7 +194,3 @@ def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | No
     if table is not None:
         check_table(table, model)
     return model
-
-
-def _preprocessing_of(table: CalibrationTable | None, data: PathLike) -> Preprocessing | None:
-    return None if table is None or holds_arrays(data) else table.preprocessing

@@ -12,8 +12,7 @@ from pathlib import Path
 from quantkit._version import __version__
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
-from quantkit.datasets import holds_arrays
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.evaluation.tasks.task import TASKS, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.reporting import load_report
@@ -48,7 +47,7 @@ class KeptEvaluations:
             variants=[VARIANT],
             num_samples=options.num_val_samples,
             batch_size=options.batch_size,
-            preprocess=options.preprocess or (None if holds_arrays(val) else table.preprocessing),
+            preprocess=prepared_as(table.preprocessing, options.preprocess, val),
             classes=options.classes,
             seed=options.seed,
             workers=options.workers,

@@ -40,6 +40,8 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         words += ["--rounding", str(settings["rounding"])]
     if settings.get("observed") == "all":
         words.append("--all-tensors")
+    if (loader := settings.get("loader")) is not None:
+        words += ["--loader", str(loader).partition(" ")[0]]
     if table.preprocessing is not None:
         words += _image_words(table.preprocessing)
     return shlex.join(words)
@@ -56,6 +58,8 @@ _DEFAULTS = {"histogram": "exact", "order": "shuffled", "seed": 0}
 
 
 def _image_words(p: Preprocessing) -> list[str]:
+    if p.function is not None:
+        return ["--preprocess", p.function]
     words = ["--preprocess", "none", "--size", f"{p.size[0]}x{p.size[1]}", "--color", p.color, "--resize", p.resize]
     if p.shorter_side is not None:
         words += ["--shorter-side", f"{p.shorter_side}"]

@@ -8,11 +8,10 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
-from quantkit.datasets import holds_arrays
 from quantkit.datasets.batching import leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
@@ -115,13 +114,10 @@ def open_sensitivity_samples(
     model: FloatModel, data: PathLike, table: CalibrationTable, options: SensitivityOptions, *, notify: Notify
 ) -> SampleBatches:
     """Samples for the analysis, prepared as for the calibration unless options override it."""
-    preprocess = options.preprocess
-    if preprocess is None and not holds_arrays(data):
-        preprocess = table.preprocessing
     dataset = open_samples(
         model.inputs,
         data,
-        preprocess,
+        prepared_as(table.preprocessing, options.preprocess, data),
         options.classes,
         num_samples=options.num_samples,
         seed=options.seed,

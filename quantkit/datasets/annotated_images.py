@@ -50,6 +50,8 @@ def _paths(dataset: Dataset, data: Path) -> Sequence[Path]:
     if isinstance(dataset, Selection):
         paths = _paths(dataset.dataset, data)
         return [paths[i] for i in dataset.indices]
+    if isinstance(dataset, ImageFiles) and dataset.boxes is not None:
+        raise DatasetError("--crops makes samples of parts of images: annotations are of whole images")
     if isinstance(dataset, ImageFiles):
         return dataset.paths
     raise DatasetError(f"{data} contains no image files, which boxes need")

@@ -50,7 +50,9 @@ class ArrayRows:
         """Copies one row. Raises `DatasetError` where it holds NaN or infinity, or what the model's type cannot."""
         name = self.ids[index]
         inputs = {
-            key: _cast(np.asarray(array[index]), self.dtypes[key], f"{name}: row {name} of {self.path}, input {key!r}")
+            key: cast_row(
+                np.asarray(array[index]), self.dtypes[key], f"{name}: row {name} of {self.path}, input {key!r}"
+            )
             for key, array in self.arrays.items()
         }
         return Sample(id=name, inputs=inputs, target=None if self.targets is None else self.targets[index])
@@ -157,11 +159,12 @@ def _check(spec: TensorSpec, array: Array, path: Path) -> None:
     )
     if not fits:
         raise DatasetError(f"{where} does not fit its shape {wanted}; the first dimension counts the samples")
-    if not _castable(array.dtype, spec.dtype):
+    if not is_castable(array.dtype, spec.dtype):
         raise DatasetError(f"{where} of type {spec.dtype}: the cast is not safe; convert it with .astype({spec.dtype})")
 
 
-def _castable(have: np.dtype, want: np.dtype) -> bool:
+def is_castable(have: np.dtype, want: np.dtype) -> bool:
+    """Whether values of one type may be passed as another."""
     if have.newbyteorder("=") == want.newbyteorder("="):
         return True
     if have.kind == "f" and want.kind == "f":
@@ -172,7 +175,12 @@ def _castable(have: np.dtype, want: np.dtype) -> bool:
     return have.kind in "iu" and want.kind == "f" and np.can_cast(have, want, "safe") and have.itemsize < want.itemsize
 
 
-def _cast(row: Array, dtype: np.dtype, where: str) -> Array:
+def cast_row(row: Array, dtype: np.dtype, where: str) -> Array:
+    """A contiguous copy of another type.
+
+    Raises:
+        DatasetError: NaN, infinity, or values that the type cannot hold.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.array(row, dtype=dtype, order="C")
     if dtype.kind == "f" and not np.isfinite(result).all():

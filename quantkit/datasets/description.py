@@ -25,6 +25,8 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     if not classes and getattr(dataset, "labelled", True):
         classes = ", no labels"
     notify(Notice("info", "data", f"data: {chosen} samples of {data} (seed {seed}{classes})"))
+    for remark in getattr(getattr(dataset, "dataset", dataset), "remarks", ()):
+        notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:
         notify(Notice("info", "preprocessing", f"preprocessing: {describe_preprocessing(dataset.preprocessing)}"))
 
@@ -32,6 +34,8 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
     """One line a person can check: colour, resize, numbers, layout."""
     p = preprocessing
+    if p.function is not None:
+        return f"{p.function} (source {str(p.function_hash)[:12]}), {p.dtype}"
     size = f"{p.size[0]}x{p.size[1]}"
     place = "" if p.pad_position == "center" else f", image {p.pad_position}"
     step = "" if p.multiple_of is None else f", sides multiples of {p.multiple_of}"

@@ -16,8 +16,8 @@ from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_sampl
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 
-_PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
-_LABEL_COLUMNS = ("label", "class", "target")
+PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
+LABEL_COLUMNS = ("label", "class", "target")
 # The path ends at the last image suffix, so that paths and class names may hold spaces and commas.
 _PATH_AND_LABEL = re.compile(
     rf"(?P<path>.+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))(?:\s*[,;]\s*|\s+)(?P<label>.+)", re.IGNORECASE
@@ -54,7 +54,7 @@ def open_file_list(
         DatasetError: naming the line of a missing file, a missing label or a line that cannot be understood.
     """
     read = _READERS[path.suffix.lower()]
-    entries = list(read(_read_text(path), path, frozenset(classes or ())))
+    entries = list(read(read_list(path), path, frozenset(classes or ())))
     if not entries:
         raise DatasetError(f"{path} names no image")
     paths = [_locate(entry, path) for entry in entries]
@@ -70,7 +70,8 @@ def open_file_list(
     )
 
 
-def _read_text(path: Path) -> str:
+def read_list(path: Path) -> str:
+    """The text of a list. Raises `DatasetError` where it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -133,10 +134,10 @@ def _read_csv(text: str, source: Path, classes: frozenset[str]) -> Iterator[_Ent
 
 def _header(cells: Sequence[str]) -> tuple[int, int | None] | None:
     names = [cell.lower() for cell in cells]
-    place = next((names.index(c) for c in _PATH_COLUMNS if c in names), None)
+    place = next((names.index(c) for c in PATH_COLUMNS if c in names), None)
     if place is None:
         return None
-    return place, next((names.index(c) for c in _LABEL_COLUMNS if c in names), None)
+    return place, next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
 
 
 def _read_jsonl(text: str, source: Path, classes: frozenset[str]) -> Iterator[_Entry]:
@@ -150,10 +151,10 @@ def _read_jsonl(text: str, source: Path, classes: frozenset[str]) -> Iterator[_E
             raise DatasetError(f"{where}: not a JSON object ({str(error).splitlines()[0]})") from error
         if not isinstance(entry, dict):
             raise DatasetError(f"{where}: not a JSON object")
-        path = next((entry[key] for key in _PATH_COLUMNS if key in entry), None)
+        path = next((entry[key] for key in PATH_COLUMNS if key in entry), None)
         if not isinstance(path, str):
             raise DatasetError(f'{where}: no "path", "file" or "image" with the name of a file')
-        label = next((entry[key] for key in _LABEL_COLUMNS if entry.get(key) is not None), None)
+        label = next((entry[key] for key in LABEL_COLUMNS if entry.get(key) is not None), None)
         if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
             raise DatasetError(f"{where}: label {label!r} must be a class name or an integer from 0")
         yield _Entry(number, path, None if label is None else str(label))

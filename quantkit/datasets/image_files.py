@@ -8,7 +8,8 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,14 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from quantkit.datasets.fingerprint import compute_fingerprint
-from quantkit.datasets.preprocess import preprocess, upright_size
-from quantkit.errors import DatasetError
+from quantkit.datasets.preprocess import preprocess, upright, upright_size
+from quantkit.errors import DatasetError, QuantKitError
 from quantkit.types import Array, Preprocessing, Sample
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
 READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+Box = tuple[float, float, float, float]
 _PIL_MODULES = re.compile(r"PIL\.")
 _CHUNK_BYTES = 1 << 20
 
@@ -39,6 +41,9 @@ class ImageFiles:
         classes: class names by index, empty where there are none.
         input_name: the model's input.
         preprocessing: how an image becomes that input.
+        boxes: left, top, right, bottom of the part that is the sample, in pixels of the upright image; None for all.
+        function: that prepares an image instead, where `preprocessing` names one.
+        remarks: what a user should know of the files, one sentence each.
     """
 
     kind: str
@@ -48,6 +53,9 @@ class ImageFiles:
     classes: Sequence[str]
     input_name: str
     preprocessing: Preprocessing
+    boxes: Sequence[Box] | None = None
+    function: Callable[[Image.Image, str], Array] | None = None
+    remarks: Sequence[str] = ()
     _hashes: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -57,7 +65,10 @@ class ImageFiles:
         """Decodes one file. Raises `DatasetError` naming it where it is not a whole image."""
         name = self.ids[index]
         target = None if self.targets is None else self.targets[index]
-        array, size = _decode(self.paths[index], name, self.preprocessing)
+        with _open(self.paths[index], name) as opened:
+            image = opened if self.boxes is None else _crop(opened, self.boxes[index])
+            array = preprocess(image, self.preprocessing) if self.function is None else self.function(image, name)
+            size = upright_size(image)
         return Sample(id=name, inputs={self.input_name: array}, target=target, image_size=size)
 
     @cached_property
@@ -68,8 +79,16 @@ class ImageFiles:
     def content_hash(self, index: int) -> str:
         """SHA-256 of the file's bytes, computed once; "unreadable" where the system refuses."""
         if index not in self._hashes:
-            self._hashes[index] = _hash_file(self.paths[index])
+            found = _hash_file(self.paths[index])
+            if self.boxes is not None:
+                found = hashlib.sha256(f"{found} {self.boxes[index]}".encode()).hexdigest()
+            self._hashes[index] = found
         return self._hashes[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The upright image, or its part, in its own colors. Raises nearly anything on a damaged file."""
+        with Image.open(self.paths[index], formats=READ_FORMATS) as opened:
+            return upright(opened) if self.boxes is None else _crop(opened, self.boxes[index])
 
 
 def name_samples(paths: Iterable[str]) -> list[str]:
@@ -84,15 +103,31 @@ def name_samples(paths: Iterable[str]) -> list[str]:
     return names
 
 
-def _decode(path: Path, name: str, preprocessing: Preprocessing) -> tuple[Array, tuple[int, int]]:
-    """The model input, and (height, width) of the image."""
+def _crop(image: Image.Image, box: Box) -> Image.Image:
+    """The part of the upright image that lies in the box, rounded to whole pixels."""
+    image = upright(image)
+    left, top = (max(0, round(edge)) for edge in box[:2])
+    right, bottom = (min(size, round(edge)) for edge, size in zip(box[2:], image.size, strict=True))
+    if left >= right or top >= bottom:
+        raise DatasetError(f"box {box} holds no pixel of the image, {image.width} x {image.height}")
+    part = image.crop((left, top, right, bottom))
+    part.info = {key: value for key, value in image.info.items() if key == "transparency"}  # no second orientation
+    return part
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[Image.Image]:
+    """The whole image of a file; what is raised inside becomes a `DatasetError` that names the sample."""
     silence_pillow()
     try:
         # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
         with Image.open(path, formats=READ_FORMATS) as image:
-            return preprocess(image, preprocessing), upright_size(image)
+            image.load()
+            yield image
     except DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
+    except QuantKitError:  # of the user's own code: no damage of the file
+        raise
     except UnidentifiedImageError:
         raise DatasetError(f"{name}: {_explain_unidentified(path)}") from None
     except OSError as error:

@@ -208,6 +208,9 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
 
 def _flat(array: Array, preprocessing: Preprocessing) -> npt.NDArray[np.bool_]:
     """[N] whether each channel of the sample is one value."""
+    if preprocessing.function is not None:
+        rows = array.reshape(len(array), -1)
+        return np.asarray(rows.min(axis=1) == rows.max(axis=1))
     pixels = (2, 3) if preprocessing.layout == "NCHW" else (1, 2)
     return np.asarray((array.min(axis=pixels) == array.max(axis=pixels)).all(axis=1))
 
@@ -229,7 +232,9 @@ def _describe_files(
     if not sizes:
         return [], {}, None
     ordered = sorted(set(sizes.values()), key=lambda size: size[0] * size[1])
-    findings = _check_sizes(sizes, dataset.preprocessing) + _check_modes(modes, dataset.preprocessing)
+    findings = _check_modes(modes, dataset.preprocessing)
+    if dataset.preprocessing.function is None:
+        findings = _check_sizes(sizes, dataset.preprocessing) + findings
     return findings, {mode: len(names) for mode, names in modes.items()}, (ordered[0], ordered[-1])
 
 
@@ -278,6 +283,8 @@ def _check_range(dataset: Dataset, facts: DataFacts) -> list[Finding]:
             return [
                 Finding("note", "range", what, (), "save them preprocessed: arrays are passed to the model unchanged")
             ]
+        return []
+    if p.function is not None:
         return []
     levels = (facts.maximum - facts.minimum) * min(p.std) / p.scale
     if levels < _FEW_LEVELS:

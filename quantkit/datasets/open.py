@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
+from quantkit.datasets.crops import crop_images
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
+from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sampling import select
+from quantkit.datasets.user_samples import open_image_function, open_loaded
 from quantkit.errors import DatasetError
 from quantkit.notices import logs_duration
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
+from quantkit.user_code import names_code
 
 
 @logs_duration
@@ -34,14 +39,59 @@ def open_samples(
     if isinstance(preprocessing, str):
         preprocessing = ImageOptions(preset=preprocessing)
     if isinstance(preprocessing, ImageOptions):
-        if preprocessing == ImageOptions():
-            preprocessing = None
-        elif len(inputs) == 1 and not holds_arrays(data):
-            preprocessing = resolve_preprocessing(inputs[0], preprocessing)
-        else:
-            raise DatasetError(f"{data}: image options have no meaning for arrays or a model with several inputs")
-    dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
+        dataset = _open_as_said(data, inputs, preprocessing, classes)
+    else:
+        dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
     return select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled)
+
+
+def prepared_as(
+    made_with: Preprocessing | None, given: Preprocessing | ImageOptions | str | None, data: PathLike
+) -> Preprocessing | ImageOptions | str | None:
+    """What is given, or where that says nothing of the preparation, what a table was made with."""
+    if given is None or given == ImageOptions():
+        return None if holds_arrays(data) else made_with
+    if isinstance(given, ImageOptions) and not given.says_how:
+        return replace(given, base=made_with)
+    return given
+
+
+def _open_as_said(
+    data: PathLike, inputs: Sequence[TensorSpec], said: ImageOptions, classes: Sequence[str] | None
+) -> Dataset:
+    if said.loader is not None:
+        if said.says_how or said.crops is not None:
+            raise DatasetError("--loader makes whole samples: image options have no meaning with it")
+        return open_loaded(_existing(data), inputs, said.loader, classes=classes)
+    if (said.says_how or said.crops is not None) and (len(inputs) != 1 or holds_arrays(data)):
+        raise DatasetError(f"{data}: image options have no meaning for arrays or a model with several inputs")
+    if names_code(said.preset):
+        if replace(said, preset=None).says_how:
+            raise DatasetError(f"--preprocess {said.preset} prepares the whole image: leave out other image options")
+        declared, function = open_image_function(inputs[0], str(said.preset))
+        images = replace(_open_images(_existing(data), inputs[0], declared, classes), function=function)
+        return images if said.crops is None else crop_images(images, Path(said.crops), classes=classes)
+    preprocessing = resolve_preprocessing(inputs[0], said) if said.says_how else said.base
+    dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
+    if said.crops is None:
+        return dataset
+    assert isinstance(dataset, ImageFiles)  # arrays were refused
+    return crop_images(dataset, Path(said.crops), classes=classes)
+
+
+def _open_images(
+    source: Path, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None
+) -> ImageFiles:
+    if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
+        raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
+    open_images = open_image_folder if source.is_dir() else open_file_list
+    return open_images(source, spec, preprocessing=preprocessing, classes=classes)
+
+
+def _existing(path: PathLike) -> Path:
+    if not Path(path).exists():
+        raise DatasetError(f"{path} does not exist: --data takes a folder of images, {_describe_files()}")
+    return Path(path)
 
 
 def holds_arrays(path: str | os.PathLike[str]) -> bool:
@@ -70,9 +120,7 @@ def open_dataset(
     Raises:
         DatasetError: nothing there, nothing that the model can take, or a label without a class.
     """
-    source = Path(path)
-    if not source.exists():
-        raise DatasetError(f"{source} does not exist: --data takes a folder of images, {_describe_files()}")
+    source = _existing(path)
     if holds_arrays(source):
         if preprocessing is not None:
             raise DatasetError(
@@ -88,8 +136,7 @@ def open_dataset(
         preprocessing = resolve_preprocessing(inputs[0])
     else:
         _check_fit(preprocessing, inputs[0])
-    open_images = open_image_folder if source.is_dir() else open_file_list
-    return open_images(source, inputs[0], preprocessing=preprocessing, classes=classes)
+    return _open_images(source, inputs[0], preprocessing, classes)
 
 
 def _describe_files() -> str:
@@ -98,6 +145,11 @@ def _describe_files() -> str:
 
 def _check_fit(preprocessing: Preprocessing, spec: TensorSpec) -> None:
     """Refuses a preprocessing that was made for another model before any image is read."""
+    if preprocessing.function is not None:
+        raise DatasetError(
+            f"the images were prepared by {preprocessing.function}, which runs only where it is named: pass "
+            "--preprocess file.py:function"
+        )
     pixel_table(preprocessing)
     check_varying(preprocessing, spec)
     height, width = preprocessing.size

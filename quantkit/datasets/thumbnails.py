@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 from PIL import Image
 
-from quantkit.datasets.image_files import READ_FORMATS
-from quantkit.datasets.preprocess import show_colors, upright
+from quantkit.datasets.image_files import ImageFiles
+from quantkit.datasets.preprocess import show_colors
 from quantkit.types import Dataset
 
 _SIDE = 112
@@ -26,18 +25,15 @@ def thumbnail(dataset: Dataset, index: int) -> str:
     """
     while hasattr(dataset, "indices"):  # a selection of another
         index, dataset = dataset.indices[index], dataset.dataset  # type: ignore[attr-defined]
-    paths = getattr(dataset, "paths", None)
-    if paths is None:
+    if not isinstance(dataset, ImageFiles):
         return ""
     try:
-        return _encode(Path(paths[index]))
+        return _encode(show_colors(dataset.picture(index)))
     except Exception:  # on damaged files Pillow raises nearly anything
         return ""
 
 
-def _encode(path: Path) -> str:
-    with Image.open(path, formats=READ_FORMATS) as opened:
-        image = show_colors(upright(opened))
+def _encode(image: Image.Image) -> str:
     buffer = io.BytesIO()
     if max(image.size) <= _LOSSLESS_SIDE:
         image.save(buffer, "PNG", optimize=True)

@@ -90,6 +90,8 @@ def probe_preprocessing(
     num_scores = declared.probabilities.shape[1]
     if dataset.preprocessing is None:
         return None, num_scores, "arrays are fed as they are", []
+    if dataset.preprocessing.function is not None:
+        return None, num_scores, f"{dataset.preprocessing.function} prepares the images", []
     unlabelled = declared.targets is not None and int(declared.targets.max()) >= num_scores
     first = other_values(dataset.preprocessing)
     with show_progress(None, "trying preprocessings", len(first) + 4, progress) as bar:

@@ -30,6 +30,8 @@ def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, s
     if preprocessing is None:
         return {}
     p = preprocessing
+    if p.function is not None:
+        return {"function": f"{p.function} (source {str(p.function_hash)[:12]})", "input": p.dtype}
     place = "" if p.pad_position == "center" else f", image {p.pad_position}"
     step = "" if p.multiple_of is None else f", sides multiples of {p.multiple_of}"
     resize = {

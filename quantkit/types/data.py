@@ -55,6 +55,9 @@ class Preprocessing:
         pad_position: of the image in the padding.
         multiple_of: sides of "limit" are rounded to it; "letterbox" (both sides) and "height" (the width) are then
             padded up to it, instead of to `size`.
+        function: a user's "file.py:name" that does all of this instead; `size` is then (0, 0), and of the other fields
+            `dtype` alone has a meaning.
+        function_hash: SHA-256 of its source file.
     """
 
     size: tuple[int, int]
@@ -70,13 +73,15 @@ class Preprocessing:
     dtype: str = "float32"
     pad_position: PadPosition = "center"
     multiple_of: int | None = None
+    function: str | None = None
+    function_hash: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _PREPROCESSING_CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise DatasetError(f"preprocessing: {name} {value!r} is not one of {', '.join(allowed)}")
-        if len(self.size) != 2 or min(self.size) < 1:
+        if len(self.size) != 2 or min(self.size) < (1 if self.function is None else 0):
             raise DatasetError(f"preprocessing: size {self.size!r} must be two positive numbers, height and width")
         if self.resize == "crop":
             if self.shorter_side is None or self.shorter_side < max(self.size):
@@ -128,7 +133,12 @@ class Preprocessing:
 
 _PADDED = ("letterbox", "height")
 _VARIABLE = ("letterbox", "height", "limit")
-_LATER_FIELDS: dict[str, Any] = {"pad_position": "center", "multiple_of": None}
+_LATER_FIELDS: dict[str, Any] = {
+    "pad_position": "center",
+    "multiple_of": None,
+    "function": None,
+    "function_hash": None,
+}
 _PREPROCESSING_CHOICES: dict[str, tuple[str, ...]] = {
     "color": ("RGB", "BGR", "L"),
     "resize": ("stretch", "crop", "letterbox", "height", "limit"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,8 @@ def _join(values: Any) -> str:
     return ",".join(map(repr, values))
 
 
+PATH = TextForm(Path)
+TEXT = TextForm(str)
 _SIZE = TextForm(_parse_size, lambda size: f"{size[0]}x{size[1]}")
 _RATIO = TextForm(_parse_ratio, repr)
 _NUMBERS = TextForm(_parse_numbers, _join)
@@ -102,7 +104,13 @@ _NUMBERS = TextForm(_parse_numbers, _join)
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are prepared, as far as a user says it; the rest comes from the preset and the model's input.
+    """How samples are read and prepared, as far as a user says it; the rest comes from preset and model.
+
+    Attributes:
+        preset: a name in `PRESETS`, or "file.py:function": a PIL image to the array of one sample.
+        crops: CSV of boxes; each box of an image is then a sample.
+        loader: "file.py:function": the path of the data to samples, dicts of arrays by input name.
+        base: what takes the place of the preset where nothing of the preparation is said.
 
     Example:
         >>> ImageOptions("yolo", size=(640, 640)).resize is None
@@ -111,7 +119,7 @@ class ImageOptions:
 
     preset: str | None = option(
         None,
-        "Preprocessing preset.",
+        "Preprocessing preset, or file.py:function that turns a PIL image into an array.",
         group=IMAGES,
         flag="--preprocess",
         registry="quantkit.datasets.presets:PRESETS",
@@ -167,9 +175,29 @@ class ImageOptions:
         group=IMAGES,
         unit="pixels",
     )
+    crops: PathLike | None = option(
+        None,
+        "CSV file of boxes (path, left, top, right, bottom, optionally label): each box is a sample.",
+        group=IMAGES,
+        form=PATH,
+        unit="file",
+    )
+    loader: str | None = option(
+        None,
+        "file.py:function that reads --data, of any kind, and yields samples: dicts of arrays by input name.",
+        group=DATA,
+        form=TEXT,
+        unit="symbol",
+    )
+    base: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         check_choices(self, DatasetError)
+
+    @property
+    def says_how(self) -> bool:
+        """Whether anything of the preparation is said."""
+        return replace(self, crops=None, loader=None, base=None) != ImageOptions()
 
 
 def _read_class_names(text: str) -> tuple[str, ...]:
@@ -216,8 +244,6 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-PATH = TextForm(Path)
-TEXT = TextForm(str)
 CLASS_NAMES = TextForm(_read_class_names)
 NAMES = TextForm(_split_names, ",".join)
 NAMED_PATHS = TextForm(_read_named_paths)

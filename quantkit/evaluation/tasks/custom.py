@@ -13,9 +13,9 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, explain_no_interval, mean_difference_interval
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
-from quantkit.evaluation.tasks.user_code import call, load_symbol
 from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
+from quantkit.user_code import call, load_symbol
 
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""

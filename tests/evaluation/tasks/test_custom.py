@@ -16,9 +16,9 @@ from quantkit.evaluation import METRICS, evaluate
 from quantkit.evaluation.bootstrap import mean_difference_interval
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.custom import Custom, reserved_names
-from quantkit.evaluation.tasks.user_code import load_symbol
 from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Batch, Score
+from quantkit.user_code import load_symbol
 
 from ...segmenter import write_metric, write_scenes, write_segmenter
 

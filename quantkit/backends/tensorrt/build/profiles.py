@@ -139,7 +139,7 @@ def resolve_profiles(
 
 def image_sizes(preprocessing: Preprocessing | None, inputs: Shapes) -> dict[str, list[int | None]]:
     """Height and width of the calibrated images, for the one image input of a model."""
-    if preprocessing is None or len(inputs) != 1:
+    if preprocessing is None or preprocessing.function is not None or len(inputs) != 1:
         return {}
     name, shape = next(iter(inputs.items()))
     sizes: list[int | None] = [None, *preprocessing.size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import sys
 import traceback
 import types
@@ -11,47 +12,70 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import EvaluationError
+from quantkit.errors import EvaluationError, OptionError, QuantKitError
 
 
-def load_symbol(spec: str) -> Any:
+def names_code(spec: object) -> bool:
+    """Whether a text has the form "file.py:name"."""
+    return isinstance(spec, str) and re.fullmatch(r".+\.py:[^/\\:]+", spec) is not None
+
+
+def source_hash(spec: str) -> str:
+    """SHA-256 of the source file that `spec`, "file.py:name", names, hexadecimal.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    path = Path(spec.rpartition(":")[0])
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}") from error
+
+
+def short_name(spec: str) -> str:
+    """The form "file.py:name" without the folders of this machine."""
+    return Path(spec.rpartition(":")[0]).name + ":" + spec.rpartition(":")[2]
+
+
+def load_symbol(spec: str, *, error: type[QuantKitError] = EvaluationError) -> Any:
     """What `spec`, "file.py:name", names. The file is run once, however many of its names are asked for.
 
     Modules next to the file can be imported by it while it is loaded.
 
     Raises:
-        EvaluationError: no such file or name, or an error in the file, by its line.
+        QuantKitError: of type `error`: no such file or name, or an error in the file, by its line.
     """
     file, _, name = spec.rpartition(":")
     if not file or not name or not file.endswith(".py"):
-        raise EvaluationError(f"{spec!r} does not name something in a Python file: write file.py:name")
-    module = _load_module(Path(file))
+        raise error(f"{spec!r} does not name something in a Python file: write file.py:name")
+    module = _load_module(Path(file), error)
     if not hasattr(module, name):
         known = [key for key in vars(module) if not key.startswith("_")]
         close = difflib.get_close_matches(name, known, n=1)
-        raise EvaluationError(f"{file} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        raise error(f"{file} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     return getattr(module, name)
 
 
-def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def call(what: str, function: Callable[..., Any], *arguments: Any, error: type[QuantKitError] = EvaluationError) -> Any:
     """Calls the user's code; what it raises becomes one line, with the original as its cause.
 
     So does `sys.exit`: its code would be taken for quantkit's own.
 
     Raises:
-        EvaluationError: the user's code failed, by file and line.
+        QuantKitError: of type `error`: the user's code failed, by file and line.
     """
     try:
         return function(*arguments)
-    except (Exception, SystemExit) as error:
-        raise EvaluationError(_explain(error, what)) from error
+    except (Exception, SystemExit) as failure:
+        raise error(_explain(failure, what)) from failure
 
 
-def _load_module(path: Path) -> types.ModuleType:
+def _load_module(path: Path, error: type[QuantKitError]) -> types.ModuleType:
     try:
         source, status = path.read_bytes(), path.stat()
-    except OSError as error:
-        raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
+    except OSError as failure:
+        raise error(f"cannot read {path}: {failure.strerror}") from failure
     # A file that was edited is another module: a long-lived session sees the edit. dataclasses look modules up by name.
     identity = hashlib.sha256(f"{path.resolve()}\n{status.st_mtime_ns}\n".encode() + source).hexdigest()
     name = f"quantkit_custom_{identity[:16]}"
@@ -64,9 +88,9 @@ def _load_module(path: Path) -> types.ModuleType:
     sys.path.insert(0, folder)
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as failure:
         del sys.modules[name]
-        raise EvaluationError(_explain(error, f"loading {path}")) from error
+        raise error(_explain(failure, f"loading {path}")) from failure
     except BaseException:
         del sys.modules[name]
         raise
