@@ -19,7 +19,7 @@ from quantkit.caches.reuse import statistics_beside, why_not_of_model
 from quantkit.caches.siblings import find_stale_siblings
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
-from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
@@ -141,7 +141,7 @@ def verify_cache(
         dataset = open_samples(
             input_specs(graph),
             options.data,
-            prepared_as(own, options.preprocess, options.data),
+            on_split(prepared_as(own, options.preprocess, options.data), "train"),
             None,
             num_samples=options.num_samples,
             seed=options.seed,

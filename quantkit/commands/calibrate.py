@@ -16,7 +16,7 @@ from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import on_split, open_samples
 from quantkit.datasets.user_samples import LoadedSamples
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
@@ -118,7 +118,7 @@ def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions
     dataset = open_samples(
         model.inputs,
         data,
-        options.preprocess,
+        on_split(options.preprocess, "train"),
         options.classes,
         num_samples=options.num_samples,
         seed=options.seed,

@@ -10,7 +10,7 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import on_split, open_samples
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
@@ -77,7 +77,7 @@ def check_data(
     chosen = open_samples(
         model.inputs,
         data,
-        options.preprocess,
+        on_split(options.preprocess, "train"),
         options.classes,
         num_samples=None,
         seed=options.seed,
@@ -94,7 +94,7 @@ def check_data(
         other = open_samples(
             model.inputs,
             options.against,
-            options.preprocess,
+            on_split(options.preprocess, "val"),
             options.classes,
             num_samples=None,
             seed=options.seed,

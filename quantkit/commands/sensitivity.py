@@ -11,7 +11,7 @@ from quantkit.commands.calibrate import calibrate
 from quantkit.datasets.batching import leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
@@ -117,7 +117,7 @@ def open_sensitivity_samples(
     dataset = open_samples(
         model.inputs,
         data,
-        prepared_as(table.preprocessing, options.preprocess, data),
+        on_split(prepared_as(table.preprocessing, options.preprocess, data), "train"),
         options.classes,
         num_samples=options.num_samples,
         seed=options.seed,

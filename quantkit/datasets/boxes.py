@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from quantkit.datasets.annotated_images import list_images
 from quantkit.datasets.coco_boxes import Numbering, read_coco
 from quantkit.datasets.yolo_boxes import read_yolo
+from quantkit.datasets.yolo_data import class_names, is_yolo_data
 from quantkit.errors import DatasetError
 from quantkit.types import BoxAnnotations, Boxes, Dataset
 
@@ -31,6 +33,7 @@ def open_boxes(
     - A folder holds YOLO's text files, one for each image, a line for each object: ``class cx cy w h``, or the class
       and the corners of a polygon, as fractions of the image. The folder is the one of the labels, the root above
       "images" and "labels", or the one of the images. An image without a file is one without objects.
+    - A data.yaml of YOLO stands for the folder of the images, and has the names of the classes.
 
     Args:
         labels: the JSON file or the folder.
@@ -52,6 +55,9 @@ def open_boxes(
     if not labels.exists():
         raise DatasetError(f"{labels} does not exist: --labels takes a COCO JSON file or a folder of YOLO text files")
     images, given = list_images(dataset, data), tuple(classes or ())
+    if is_yolo_data(labels):
+        given = given or class_names(labels)
+        labels = Path(os.path.commonpath([image.path.absolute().parent for image in images]))
     sizes: Mapping[str, tuple[int, int]] = {}
     if labels.is_dir():
         if numbering != "sorted":

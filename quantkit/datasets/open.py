@@ -16,6 +16,7 @@ from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sampling import select
 from quantkit.datasets.user_samples import open_image_function, open_loaded
+from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
 from quantkit.errors import DatasetError
 from quantkit.notices import logs_duration
 from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
@@ -45,6 +46,15 @@ def open_samples(
     return select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled)
 
 
+def on_split(
+    given: Preprocessing | ImageOptions | str | None, split: Split
+) -> Preprocessing | ImageOptions | str | None:
+    """What is given, of these images of a data.yaml where it names no others."""
+    if isinstance(given, ImageOptions):
+        return given if given.split is not None else replace(given, split=split)
+    return ImageOptions(preset=given, split=split) if isinstance(given, str) else ImageOptions(base=given, split=split)
+
+
 def prepared_as(
     made_with: Preprocessing | None, given: Preprocessing | ImageOptions | str | None, data: PathLike
 ) -> Preprocessing | ImageOptions | str | None:
@@ -52,7 +62,7 @@ def prepared_as(
     if given is None or given == ImageOptions():
         return None if holds_arrays(data) else made_with
     if isinstance(given, ImageOptions) and not given.says_how:
-        return replace(given, base=made_with)
+        return replace(given, base=None if holds_arrays(data) else made_with)
     return given
 
 
@@ -69,10 +79,11 @@ def _open_as_said(
         if replace(said, preset=None).says_how:
             raise DatasetError(f"--preprocess {said.preset} prepares the whole image: leave out other image options")
         declared, function = open_image_function(inputs[0], str(said.preset))
-        images = replace(_open_images(_existing(data), inputs[0], declared, classes), function=function)
+        images = _open_images(_existing(data), inputs[0], declared, classes, said.split or "val")
+        images = replace(images, function=function)
         return images if said.crops is None else crop_images(images, Path(said.crops), classes=classes)
     preprocessing = resolve_preprocessing(inputs[0], said) if said.says_how else said.base
-    dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
+    dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes, split=said.split or "val")
     if said.crops is None:
         return dataset
     assert isinstance(dataset, ImageFiles)  # arrays were refused
@@ -80,12 +91,18 @@ def _open_as_said(
 
 
 def _open_images(
-    source: Path, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None
+    source: Path, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None, split: Split
 ) -> ImageFiles:
-    if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
-        raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
+    if is_yolo_data(source):
+        return open_yolo_data(source, spec, preprocessing=preprocessing, split=split)
+    _check_kind(source)
     open_images = open_image_folder if source.is_dir() else open_file_list
     return open_images(source, spec, preprocessing=preprocessing, classes=classes)
+
+
+def _check_kind(source: Path) -> None:
+    if not source.is_dir() and source.suffix.lower() not in (*LIST_SUFFIXES, *YAML_SUFFIXES):
+        raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
 
 
 def _existing(path: PathLike) -> Path:
@@ -105,14 +122,16 @@ def open_dataset(
     *,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
+    split: Split = "val",
 ) -> Dataset:
-    """Opens a folder of images, a list of images (.txt, .csv, .jsonl) or arrays (.npy, .npz).
+    """Opens a folder of images, a list of images (.txt, .csv, .jsonl), a YOLO data.yaml or arrays (.npy, .npz).
 
     Args:
         path: the folder or file.
         inputs: what the model takes; images need a model with one input.
         preprocessing: for images; None resolves the default for the input. Arrays take none.
         classes: class names by index; None takes the sorted names that the data has.
+        split: which images of a data.yaml.
 
     Returns:
         A data set that decodes on access.
@@ -127,8 +146,7 @@ def open_dataset(
                 f"{source} contains arrays, which are passed to the model unchanged: omit the image options"
             )
         return open_arrays(source, inputs, classes=classes)
-    if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
-        raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
+    _check_kind(source)
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
         raise DatasetError(f"images fill one input, but the model has {names}: save arrays by these names as .npz")
@@ -136,11 +154,11 @@ def open_dataset(
         preprocessing = resolve_preprocessing(inputs[0])
     else:
         _check_fit(preprocessing, inputs[0])
-    return _open_images(source, inputs[0], preprocessing, classes)
+    return _open_images(source, inputs[0], preprocessing, classes, split)
 
 
 def _describe_files() -> str:
-    return f"a list ({' '.join(LIST_SUFFIXES)}) or arrays ({' '.join(ARRAY_SUFFIXES)})"
+    return f"a list ({' '.join(LIST_SUFFIXES)}), a YOLO data.yaml or arrays ({' '.join(ARRAY_SUFFIXES)})"
 
 
 def _check_fit(preprocessing: Preprocessing, spec: TensorSpec) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.preprocessor_config import reads_config, with_config
 from quantkit.datasets.presets import PRESETS, Preset
 from quantkit.errors import DatasetError
 from quantkit.registry import suggest
@@ -35,6 +36,8 @@ def resolve_preprocessing(spec: TensorSpec, options: ImageOptions | None = None,
         'bicubic'
     """
     given = make_options(ImageOptions, options, keywords)
+    if reads_config(given.preset):
+        given = with_config(given)
     channels, layout = _channels(spec, given.layout, given.color)
     preset = given.preset
     if preset is None:

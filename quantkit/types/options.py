@@ -107,9 +107,11 @@ class ImageOptions:
     """How samples are read and prepared, as far as a user says it; the rest comes from preset and model.
 
     Attributes:
-        preset: a name in `PRESETS`, or "file.py:function": a PIL image to the array of one sample.
+        preset: a name in `PRESETS`, a preprocessor_config.json, or "file.py:function": a PIL image to the array of one
+            sample.
         crops: CSV of boxes; each box of an image is then a sample.
         loader: "file.py:function": the path of the data to samples, dicts of arrays by input name.
+        split: which images of a data.yaml.
         base: what takes the place of the preset where nothing of the preparation is said.
 
     Example:
@@ -119,7 +121,8 @@ class ImageOptions:
 
     preset: str | None = option(
         None,
-        "Preprocessing preset, or file.py:function that turns a PIL image into an array.",
+        "Preprocessing preset, Hugging Face's preprocessor_config.json, or file.py:function that turns a PIL image "
+        "into an array.",
         group=IMAGES,
         flag="--preprocess",
         registry="quantkit.datasets.presets:PRESETS",
@@ -189,6 +192,9 @@ class ImageOptions:
         form=TEXT,
         unit="symbol",
     )
+    split: Literal["train", "val"] | None = option(
+        None, "Split of a YOLO data.yaml.", group=DATA, default_text="train to calibrate, val to evaluate"
+    )
     base: Preprocessing | None = None
 
     def __post_init__(self) -> None:
@@ -197,7 +203,7 @@ class ImageOptions:
     @property
     def says_how(self) -> bool:
         """Whether anything of the preparation is said."""
-        return replace(self, crops=None, loader=None, base=None) != ImageOptions()
+        return replace(self, crops=None, loader=None, split=None, base=None) != ImageOptions()
 
 
 def _read_class_names(text: str) -> tuple[str, ...]:

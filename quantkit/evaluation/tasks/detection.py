@@ -78,7 +78,7 @@ class Detection(Task):
     numbers = ("map", "map50", "num_detections", "non_finite")
     options = ("labels", "detections", "score_threshold", "iou_threshold", "max_detections")
     required: ClassVar[Mapping[str, str]] = {
-        "labels": "COCO's JSON, or a folder of labels in YOLO's format",
+        "labels": "COCO's JSON, or a folder of labels or data.yaml in YOLO's format",
         "detections": "how the outputs are laid out, such as yolov8 (docs/how-to/detection.md)",
     }
 

@@ -42,7 +42,7 @@ class TaskOptions:
     )
     labels: PathLike | None = option(
         None,
-        "detect: COCO JSON file or folder of YOLO labels; segment: folder of PNG masks.",
+        "detect: COCO JSON file, folder of YOLO labels or data.yaml; segment: folder of PNG masks.",
         group=_GROUP,
         form=PATH,
         unit="path",
