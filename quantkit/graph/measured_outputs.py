@@ -8,14 +8,13 @@ from typing import Literal
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of, is_standard
+from quantkit.graph.passes.prepare import FLOAT_TYPES, LAYOUT_OPS, constant_of, is_standard
 
 OutputKind = Literal["logits", "probabilities", "values"]
 
 _CHOOSING = frozenset({"NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Unique", "Multinomial", "Compress"})
 """Operators whose output jumps where their input changes a little: the comparison is made in front of them."""
 
-_COPIES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast")
 _PRODUCTS = ("Gemm", "MatMul", "Conv")
 
 
@@ -89,7 +88,7 @@ def _channel_axis(value: ir.Value) -> int:
 
 def _behind_copies(value: ir.Value) -> ir.Node | None:
     node = value.producer()
-    while node is not None and is_standard(node, *_COPIES) and node.inputs[0] is not None:
+    while node is not None and is_standard(node, *LAYOUT_OPS, "Cast") and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return node
 

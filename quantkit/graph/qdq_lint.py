@@ -16,17 +16,14 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
 from quantkit.types import OLDEST_QDQ_OPSET
 
 QdqSeverity = Literal["refused", "wrong", "float", "note"]
 """TensorRT rejects the model; computes other results than ONNX defines; runs in float; or for information."""
 
-_COPY_OPS = (
-    *("MaxPool", "Slice", "Concat", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split"),
-    "Identity",
-)
+_MOVABLE_OPS = (*COPY_OPS, "Concat", "Pad")
 """Operators that TensorRT moves Q/DQ across, so that the next operator still reads quantized values."""
 
 _INTEGER_OPS = (
@@ -285,7 +282,7 @@ def _reads_quantized(value: ir.Value | None) -> bool:
         if _dequantizer(current) is not None:
             continue
         node = current.producer()
-        if node is None or not is_standard(node, *_COPY_OPS):
+        if node is None or not is_standard(node, *_MOVABLE_OPS):
             return False
         if is_standard(node, "Concat"):
             keys = {_scale_key(q) for q in map(_dequantizer, node.inputs) if q is not None}

@@ -19,6 +19,12 @@ from quantkit.types import OLDEST_QDQ_OPSET
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
 
+LAYOUT_OPS = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+"""Operators whose output holds the values of their input, all of them."""
+
+COPY_OPS = (*LAYOUT_OPS, "Slice", "Split", "MaxPool")
+"""Operators whose output holds values of their input and no others: input and output can share a scale."""
+
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 FP16_OPSET = 19

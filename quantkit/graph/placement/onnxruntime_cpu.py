@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.passes.prepare import COPY_OPS, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.activation_bounds import clip_bounds
 from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
 from quantkit.types import UINT8, QdqEdge, QdqPlan, weight_format
@@ -28,10 +28,7 @@ from quantkit.types import UINT8, QdqEdge, QdqPlan, weight_format
 _INTEGER_OPS = ("Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool", "Concat")
 """Computed in integers between Q/DQ."""
 
-_COPY_OPS = (
-    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand", "Tile"),
-    *("MaxPool", "Resize", "Pad", "Identity", "DepthToSpace", "SpaceToDepth"),
-)
+_COPY_OPS = (*COPY_OPS, "Gather", "Expand", "Tile", "Resize", "Pad", "DepthToSpace", "SpaceToDepth")
 """Operators that do not change values: input and output share a scale."""
 
 _FLOAT_ACTIVATIONS = (

@@ -10,24 +10,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from quantkit.graph.passes.prepare import FLOAT_TYPES, is_standard
+from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, is_standard
 from quantkit.graph.placement.tensorrt import float_activations
 
-_INHERITING_OPS = (
-    "MaxPool",
-    "AveragePool",
-    "GlobalMaxPool",
-    "GlobalAveragePool",
-    "Reshape",
-    "Flatten",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Split",
-    "Identity",
-    "Dropout",
-)
+_INHERITING_OPS = (*COPY_OPS, "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Dropout")
 
 
 def propagate_to_copies(model: ir.Model, amax: Mapping[str, float]) -> dict[str, float]:

@@ -23,11 +23,9 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqEdge, QdqPlan, weight_format
 
-# Operators that do not change values: the scale of a Concat propagates through them to the next operator.
-_COPY_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity")
 _NORMALIZATIONS = (
     "LayerNormalization",
     "GroupNormalization",
@@ -273,7 +271,7 @@ def _is_cut_into_heads(node: ir.Node) -> bool:
         for user, index in value.uses():
             if is_standard(user, "MatMul") and all(constant_of(v) is None for v in user.inputs):
                 operands.add((user, index))
-            elif (index == 0 and is_standard(user, *_COPY_OPS, "Gather")) or (
+            elif (index == 0 and is_standard(user, *COPY_OPS, "Gather")) or (
                 is_standard(user, "Add", "Mul", "Div") and constant_of(user.inputs[1 - index]) is not None
             ):
                 cuts += is_standard(user, "Split", "Slice", "Gather")
@@ -315,7 +313,7 @@ def _reached_by_copies(value: ir.Value) -> set[str]:
         current = stack.pop()
         reached.add(name_of(current))
         for user, index in current.uses():
-            if index == 0 and is_standard(user, *_COPY_OPS):
+            if index == 0 and is_standard(user, *COPY_OPS):
                 stack.extend(v for v in user.outputs if name_of(v) not in reached)
     return reached
 
