@@ -39,6 +39,17 @@ def value_bounds(fmt: QuantFormat) -> tuple[int, int]:
     return -high if fmt.narrow_range else -high - 1, high
 
 
+def decibels(signal: float, noise: float) -> float:
+    """Signal-to-noise ratio in dB of two sums of squares: inf without noise, -inf without signal.
+
+    >>> decibels(100.0, 1.0)
+    20.0
+    """
+    if noise == 0:
+        return math.inf
+    return -math.inf if signal == 0 or math.isinf(noise) else 10 * (math.log10(signal) - math.log10(noise))
+
+
 @dataclass(frozen=True)
 class QuantParams:
     """Scale, zero point and format of uniform quantization: ``q = saturate(round(x / scale) + zero_point)``.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
-from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds
+from quantkit.numerics import QuantParams, decibels, dequantize_array, quantize_array, value_bounds
 from quantkit.types import Array, Batch, Runner, TensorQuality, TensorStatistics
 
 MAGNITUDE_BINS = 64
@@ -138,8 +138,8 @@ class _Tally:
             variant=variant,
             tensor=tensor,
             producer=self._observed.producer,
-            sqnr_db=_ratio_db(self._signal, self._noise),
-            own_sqnr_db=_ratio_db(self._signal, self._own_noise),
+            sqnr_db=decibels(self._signal, self._noise) if self._noise else None,
+            own_sqnr_db=decibels(self._signal, self._own_noise) if self._own_noise else None,
             amax=amax,
             minimum=statistics.minimum,
             maximum=statistics.maximum,
@@ -169,10 +169,6 @@ def _add_batch(
     expected, values = _run(baseline, batch), _run(variant, batch)
     for tensor, tally in tallies.items():
         tally.add(_find(tensor, expected, batch), _find(aliases.get(tensor, tensor), values, batch))
-
-
-def _ratio_db(signal: float, noise: float) -> float | None:
-    return None if noise == 0 else float(10 * (np.log10(signal) - np.log10(noise)))
 
 
 def _few_bins(statistics: TensorStatistics) -> tuple[tuple[int, ...], float]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.calibration.methods.registry import METHODS, Method
+from quantkit.numerics import decibels
 from quantkit.types import TensorStatistics
 
 __all__ = ["expected_sqnr_db", "mean_squared_error", "mse", "squared_error"]
@@ -55,7 +56,7 @@ def expected_sqnr_db(statistics: TensorStatistics, threshold: float) -> float:
     """
     centers, counts = _occupied(statistics)
     error = squared_error(threshold, centers, counts)
-    return float(10 * np.log10((counts @ centers**2) / error)) if error > 0 else float("inf")
+    return decibels(float(counts @ centers**2), error)
 
 
 def squared_error(threshold: float, centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:

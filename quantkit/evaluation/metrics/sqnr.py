@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
+from quantkit.numerics import decibels
 from quantkit.types import Array
 
 
@@ -46,13 +47,7 @@ class Sqnr(Metric):
 
     def compute(self) -> dict[str, float]:
         """`sqnr_db`; empty before the first element."""
-        if not self.num_elements:
-            return {}
-        if self.noise == 0:
-            return {"sqnr_db": math.inf}
-        if self.signal == 0 or math.isinf(self.noise):
-            return {"sqnr_db": -math.inf}
-        return {"sqnr_db": 10 * (math.log10(self.signal) - math.log10(self.noise))}
+        return {"sqnr_db": decibels(self.signal, self.noise)} if self.num_elements else {}
 
 
 METRICS["sqnr"] = Sqnr
