@@ -7,7 +7,6 @@ executed or decompressed, and every length is checked before use.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -17,14 +16,13 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from quantkit.calibration.sealed_file import Seal
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
 from quantkit.types import Array, Refinement, RoundedWeight
 
-_VERSION = 1
-_MAGIC = b"quantkit weights "
-_MOST_DIGITS = 18
+_SEAL = Seal(b"quantkit weights ", 1, "a file of rounded weights")
 
 _POSITIVE = ("scale", "channel_scale", "amax")
 
@@ -64,7 +62,7 @@ def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, tab
         entries.append(entry)
         body.append(np.ascontiguousarray(array, _dtype(entry.kind)).tobytes())
     content = b"".join([msgspec.json.encode(_Header(table, entries)), b"\n", *body])
-    write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, _VERSION, len(content), _digest(content), content))
+    write_bytes(path, _SEAL.put(content))
     return Path(path)
 
 
@@ -84,7 +82,7 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
         stored = file.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read rounded weights {file}: {error.strerror or error}") from error
-    text, _, body = _verified(file, stored).partition(b"\n")
+    text, _, body = _SEAL.check(file, stored).partition(b"\n")
     try:
         header = msgspec.json.decode(text, type=_Header)
         refinement = _decode(header, body)
@@ -111,24 +109,6 @@ def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
 
 def _dtype(kind: _Kind) -> np.dtype:
     return np.dtype(np.int8 if kind == "codes" else "<f4")
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
-
-
-def _verified(file: Path, stored: bytes) -> bytes:
-    """What follows the first line, if that line holds for it."""
-    line, _, content = stored.partition(b"\n")
-    words = line.removeprefix(_MAGIC).split(b" ")
-    if not line.startswith(_MAGIC) or not words[0].isdigit() or len(words[0]) > _MOST_DIGITS:
-        raise CalibrationError(f"{file} holds no rounded weights: it does not begin with {_MAGIC.decode().strip()!r}")
-    if (version := int(words[0])) != _VERSION:
-        fix = "upgrade quantkit" if version > _VERSION else "calibrate again"
-        raise CalibrationError(f"{file} has format version {version}, this quantkit reads version {_VERSION}: {fix}")
-    if words[1:] != [str(len(content)).encode(), _digest(content)]:
-        raise CalibrationError(f"{file} was cut short or changed after it was written: calibrate again")
-    return content
 
 
 def _decode(header: _Header, body: bytes) -> Refinement:

@@ -18,15 +18,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.calibration.sealed_file import Seal
 from quantkit.calibration.statistics import EXACT_BINS, TENSORRT_BINS
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 
-STATISTICS_VERSION = 1
-
-_MAGIC = b"quantkit statistics "
-_MOST_DIGITS = 18
+_SEAL = Seal(b"quantkit statistics ", 1, "a statistics file")
 _MOST_TENSORS = 20_000
 """Each takes 64 KiB of memory, however few bytes of the file: a hostile file cannot ask for more than about 1 GB."""
 
@@ -143,7 +141,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
         "tensors": entries,
     }
     content = b"".join([msgspec.json.encode(header), b"\n", *body])
-    write_bytes(path, b"%s%d %d %s\n%s" % (_MAGIC, STATISTICS_VERSION, len(content), _digest(content), content))
+    write_bytes(path, _SEAL.put(content))
     return Path(path)
 
 
@@ -151,7 +149,7 @@ def is_statistics_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as statistics do; it may be damaged after that."""
     try:
         with open(path, "rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+            return file.read(len(_SEAL.magic)) == _SEAL.magic
     except OSError:
         return False
 
@@ -168,7 +166,7 @@ def load_statistics(path: str | os.PathLike[str]) -> KeptStatistics:
         stored = file.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read statistics {file}: {error.strerror or error}") from error
-    content = _verified(file, stored)
+    content = _SEAL.check(file, stored, _changed_place)
     text, _, body = content.partition(b"\n")
     try:
         return _decode(msgspec.json.decode(text, type=_Header), body)
@@ -212,41 +210,9 @@ class _Header(msgspec.Struct):
     num_repeated: int = 0
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
-
-
 def _short_digest(content: bytes) -> str:
     """Finds the tensor that was damaged; that one was, the checksum says."""
     return hashlib.sha256(content).hexdigest()[:8]
-
-
-def _verified(file: Path, stored: bytes) -> bytes:
-    """What follows the first line, if that line holds for it."""
-    line, separator, content = stored.partition(b"\n")
-    words = line.removeprefix(_MAGIC).split(b" ")
-    if not line.startswith(_MAGIC) or not words[0].isdigit() or len(words[0]) > _MOST_DIGITS:
-        if stored and _MAGIC.startswith(stored):
-            raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")
-        raise CalibrationError(f"{file} is not a statistics file: it does not begin with {_MAGIC.decode().strip()!r}")
-    if (version := int(words[0])) != STATISTICS_VERSION:
-        fix = "upgrade quantkit" if version > STATISTICS_VERSION else "calibrate again"
-        raise CalibrationError(
-            f"{file} has format version {version}, this quantkit reads version {STATISTICS_VERSION}: {fix}"
-        )
-    if not separator:
-        raise CalibrationError(f"{file} is cut short after {len(stored)} bytes: calibrate again")
-    if len(words) != 3 or not words[1].isdigit() or len(words[1]) > _MOST_DIGITS:
-        raise CalibrationError(f"{file} was changed after it was written (first line): calibrate again")
-    if len(content) < int(words[1]):
-        raise CalibrationError(f"{file} is cut short: {len(content)} of {int(words[1])} bytes: calibrate again")
-    if len(content) > int(words[1]):
-        more = len(content) - int(words[1])
-        raise CalibrationError(f"{file} was changed after it was written: {more} bytes follow its end: calibrate again")
-    if words[2] != _digest(content):
-        where = _changed_place(content)
-        raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
-    return content
 
 
 def _changed_place(content: bytes) -> str:

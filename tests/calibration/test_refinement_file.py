@@ -79,13 +79,13 @@ FLOATS = np.ones(2, "<f4").tobytes()
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no rounded weights"),
-        (b"quantkit statistics 1 0 0\n", "holds no rounded weights"),
-        (b"quantkit weights one 0 0\n", "holds no rounded weights"),
-        (b"quantkit weights " + b"9" * 40 + b" 0 0\n", "holds no rounded weights"),
+        (b"", "is not a file of rounded weights"),
+        (b"quantkit statistics 1 0 0\n", "is not a file of rounded weights"),
+        (b"quantkit weights one 0 0\n", "is not a file of rounded weights"),
+        (b"quantkit weights " + b"9" * 40 + b" 0 0\n", "is not a file of rounded weights"),
         (b"quantkit weights 2 0 0\n", "format version 2, this quantkit reads version 1: upgrade"),
         (b"quantkit weights 0 0 0\n", "format version 0, this quantkit reads version 1: calibrate again"),
-        (b"quantkit weights 1 5 00\n{}", "cut short or changed"),
+        (b"quantkit weights 1 5 00\n{}", "cut short: 2 of 5 bytes"),
         (sealed([], b""), "cannot be used"),
         (
             sealed({"table": "b" * 64, "arrays": []}, b""),
