@@ -66,9 +66,7 @@ def _with_ranges(source: BuildInputs, folder: Path) -> EngineGraph:
     if table.refinement or table.float_tensors:
         refinement = table.refinement or Refinement()
         before = plan_tensorrt(graph, exclude=source.exclude)
-        plan = plan_refined(
-            graph, table.tensors, refinement, exclude=source.exclude, in_float={**table.skipped, **table.float_tensors}
-        )
+        plan = plan_refined(graph, table.tensors, refinement, exclude=source.exclude, in_float=table.in_float)
         on_weight_grid(graph, plan, refinement)
         amax = {name: r.amax for name, r in plan.ranges.items()}
         left = {edge.node for edge in before.weights} - {edge.node for edge in plan.qdq.weights}

@@ -139,8 +139,7 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
     refinement = table.refinement or Refinement()
     if options.rounding == "nearest":
         refinement = replace(refinement, weights={}, biases={})
-    in_float = {**table.skipped, **table.float_tensors}
-    plan = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=in_float)
+    plan = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=table.in_float)
     insert_refined_qdq(graph, plan, refinement, fp16_scales=half)
     return (to_fp16(graph) if half else graph), plan.qdq
 

@@ -99,7 +99,7 @@ def analyze_sensitivity(
         ModelError: nothing of the model can be quantized.
     """
     graph = model.prepared()
-    plan = exclude_tensors(plan_tensorrt(graph), {**table.skipped, **table.float_tensors})
+    plan = exclude_tensors(plan_tensorrt(graph), table.in_float)
     pieces = GraphPieces(graph)
     sizes = next(observe(pieces, pieces.producers, samples.batches[:1]))
     counts = multiply_adds(graph, {name: np.shape(array) for name, array in sizes.items()})
@@ -213,8 +213,7 @@ def _tensor_errors(
 ) -> dict[tuple[str, int], _TensorError]:
     """By edge of an activation: readers of one tensor have the same one."""
     graph = model.prepared()
-    in_float = {**table.skipped, **table.float_tensors}
-    plan = plan_refined(graph, table.tensors, table.refinement or Refinement(), in_float=in_float)
+    plan = plan_refined(graph, table.tensors, table.refinement or Refinement(), in_float=table.in_float)
     errors = {name: _TensorError(params) for name, params in activation_params(plan.qdq, plan.ranges).items()}
     batches = show_progress(samples.batches, "errors of tensors", len(samples.batches), progress)
     for values in observe(GraphPieces(graph), errors, batches):

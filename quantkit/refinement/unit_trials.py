@@ -140,7 +140,7 @@ class UnitTrials:
 def _graph(model: FloatModel, table: CalibrationTable, *, quantized: bool) -> ir.Model:
     """As `quantize` makes it of a table, with Q/DQ or before it is inserted."""
     graph, refinement = model.prepared(), table.refinement or Refinement()
-    plan = plan_refined(graph, table.tensors, refinement, in_float={**table.skipped, **table.float_tensors})
+    plan = plan_refined(graph, table.tensors, refinement, in_float=table.in_float)
     return insert_refined_qdq(graph, plan, refinement) if quantized else graph
 
 

@@ -166,6 +166,11 @@ class CalibrationTable:
         return str(self.settings.get("method", "unknown"))
 
     @property
+    def in_float(self) -> dict[str, str]:
+        """Tensors that are not quantized, with the reason: `skipped` and `float_tensors`."""
+        return {**self.skipped, **self.float_tensors}
+
+    @property
     def always_zero(self) -> tuple[str, ...]:
         """Of `skipped`, the tensors that were zero on every sample; of the others no range is known."""
         return tuple(name for name, reason in self.skipped.items() if reason != NOT_LISTED)
