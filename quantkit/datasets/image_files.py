@@ -79,7 +79,7 @@ class ImageFiles:
     def content_hash(self, index: int) -> str:
         """SHA-256 of the file's bytes, computed once; "unreadable" where the system refuses."""
         if index not in self._hashes:
-            found = _hash_file(self.paths[index])
+            found = hash_file(self.paths[index])
             if self.boxes is not None:
                 found = hashlib.sha256(f"{found} {self.boxes[index]}".encode()).hexdigest()
             self._hashes[index] = found
@@ -129,7 +129,9 @@ def _open(path: Path, name: str) -> Iterator[Image.Image]:
     except QuantKitError:  # of the user's own code: no damage of the file
         raise
     except UnidentifiedImageError:
-        raise DatasetError(f"{name}: {_explain_unidentified(path)}") from None
+        with open(path, "rb") as file:
+            found = describe_content(file.read(32), f"an image ({', '.join(READ_FORMATS)} are read)")
+        raise DatasetError(f"{name}: {found}") from None
     except OSError as error:
         raise DatasetError(f"{name}: cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
@@ -146,14 +148,13 @@ def silence_pillow() -> None:
         warnings.filterwarnings("ignore", category=Warning, module=_PIL_MODULES.pattern)
 
 
-def _explain_unidentified(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(32)
+def describe_content(start: bytes, expected: str) -> str:
+    """What a file is that is not what was expected, by its first bytes."""
     if not start:
         return "the file is empty"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the image: run git lfs pull"
-    return f"not an image ({', '.join(READ_FORMATS)} are read)"
+    return f"not {expected}"
 
 
 def first_line(error: BaseException) -> str:
@@ -162,7 +163,8 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of its content; "unreadable" where it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

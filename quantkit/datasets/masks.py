@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
-from quantkit.datasets.image_files import first_line, silence_pillow
+from quantkit.datasets.image_files import describe_content, first_line, hash_file, silence_pillow
 from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, MaskAnnotations
@@ -59,7 +58,7 @@ class MaskFiles:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted pairs of sample id and SHA-256 of its file, and over what the values mean."""
         with ThreadPoolExecutor(count_cpus()) as pool:
-            hashes = list(pool.map(_hash_file, self.paths.values()))
+            hashes = list(pool.map(hash_file, self.paths.values()))
         meaning = ("values", f"ignored {self.ignored}, from {int(self.reduce_zero_label)}")
         return fingerprint_of([*zip(self.paths, hashes, strict=True), meaning])
 
@@ -152,7 +151,7 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
             if not header.startswith(_PNG_SIGNATURE):
-                raise DatasetError(f"{path}: {_explain_no_png(header)}")
+                raise DatasetError(f"{path}: {describe_content(header, 'a PNG image')}")
             file.seek(0)
             with Image.open(file, formats=("PNG",)) as image:
                 image.load()
@@ -187,18 +186,3 @@ def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
             "save it with class indices, in grey or with a palette"
         )
     return colors[:, :, 0]
-
-
-def _explain_no_png(start: bytes) -> str:
-    if not start:
-        return "the file is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the mask: run git lfs pull"
-    return "is not a PNG image"
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return "unreadable"  # reported when the mask is read

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from quantkit.datasets.annotated_images import AnnotatedImage, compose
+from quantkit.datasets.file_list import read_list
 from quantkit.datasets.image_folder import walk
 from quantkit.errors import DatasetError
 from quantkit.types import Boxes
@@ -76,7 +77,7 @@ def _read_names(source: Path, files: Iterable[Path]) -> tuple[str, ...]:
         for name in _CLASS_FILES:
             path = folder / name
             if path.is_file():
-                lines = [line.strip() for line in _read_text(path).splitlines()]
+                lines = [line.strip() for line in read_list(path).splitlines()]
                 return tuple(line for line in lines if line)
     return ()
 
@@ -84,7 +85,7 @@ def _read_names(source: Path, files: Iterable[Path]) -> tuple[str, ...]:
 def _yolo_boxes(path: Path, num_classes: int) -> Boxes:
     corners: list[tuple[float, float, float, float]] = []
     classes: list[int] = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_list(path).split("\n"), start=1):
         words = line.split()
         if not words:
             continue
@@ -126,15 +127,6 @@ def _number(word: str, where: str) -> float:
     if not math.isfinite(value):
         raise DatasetError(f"{where}: {word[:40]!r} is not a number")
     return value
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 
 def _boxes(corners: Sequence[tuple[float, float, float, float]], classes: Sequence[int]) -> Boxes:
