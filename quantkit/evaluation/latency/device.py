@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
+from typing import Any
 
-from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, nearest_rank, take_turns
-from quantkit.evaluation.latency.intervals import find_references, rank_interval, speedup_intervals
+from quantkit.evaluation.latency.host import LatencyOptions, check_measurement, nearest_rank, summarize, take_turns
+from quantkit.evaluation.latency.intervals import find_references, speedup_intervals
 from quantkit.types import Array, Latency, QueryTimes, TimedRunner
 
 TRTEXEC = LatencyOptions(min_iterations=10, warmup_s=0.2)
@@ -65,8 +65,10 @@ def measure_device_latency(
     compute = {name: [block.compute_ms for block in timed] for name, timed in blocks.items()}
     speedups = speedup_intervals(compute, find_references(list(runners), backends))
     return {
-        name: replace(
-            _summarize(timed, batch_size=batch_size, cuda_graph=runners[name].uses_cuda_graph),
+        name: _summarize(
+            timed,
+            batch_size=batch_size,
+            cuda_graph=runners[name].uses_cuda_graph,
             speedup_interval=speedups[name],
         )
         for name, timed in blocks.items()
@@ -90,25 +92,16 @@ def latency_notes(latency: Latency) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _summarize(blocks: Sequence[QueryTimes], *, batch_size: int, cuda_graph: bool) -> Latency:
+def _summarize(blocks: Sequence[QueryTimes], **rest: Any) -> Latency:
     h2d, compute, d2h, enqueue = (
         list(chain.from_iterable(getattr(block, part) for block in blocks))
         for part in ("h2d_ms", "compute_ms", "d2h_ms", "enqueue_ms")
     )
-    rounds = [list(map(sum, zip(b.h2d_ms, b.compute_ms, b.d2h_ms, strict=True))) for b in blocks]
-    latencies = sorted(chain.from_iterable(rounds))
     mean = statistics.fmean(compute)
-    span_s = sum(block.span_ms for block in blocks) / 1e3
-    return Latency(
-        batch_size=batch_size,
-        iterations=len(latencies),
+    return summarize(
+        [list(map(sum, zip(b.h2d_ms, b.compute_ms, b.d2h_ms, strict=True))) for b in blocks],
+        span_ms=sum(block.span_ms for block in blocks),
         threads=0,
-        median_ms=statistics.median(latencies),
-        mean_ms=statistics.fmean(latencies),
-        minimum_ms=latencies[0],
-        p90_ms=nearest_rank(latencies, 90),
-        p99_ms=nearest_rank(latencies, 99),
-        throughput=batch_size * len(latencies) / span_s if span_s else 0.0,
         method="device",
         compute_ms=statistics.median(compute),
         compute_p99_ms=nearest_rank(sorted(compute), 99),
@@ -116,8 +109,5 @@ def _summarize(blocks: Sequence[QueryTimes], *, batch_size: int, cuda_graph: boo
         h2d_ms=statistics.median(h2d),
         d2h_ms=statistics.median(d2h),
         enqueue_ms=statistics.median(enqueue),
-        cuda_graph=cuda_graph,
-        median_interval_ms=rank_interval(rounds, 50),
-        p90_interval_ms=rank_interval(rounds, 90),
-        p99_interval_ms=rank_interval(rounds, 99),
+        **rest,
     )

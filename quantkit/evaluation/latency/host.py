@@ -11,8 +11,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,13 @@ def measure_latency(
     batch_size = len(next(iter(inputs.values())))
     speedups = speedup_intervals(rounds, find_references(list(rounds), backends))
     return {
-        name: replace(_summarize(times, batch_size=batch_size, threads=threads), speedup_interval=speedups[name])
+        name: summarize(
+            times,
+            batch_size=batch_size,
+            span_ms=sum(chain.from_iterable(times)),
+            threads=threads,
+            speedup_interval=speedups[name],
+        )
         for name, times in rounds.items()
     }
 
@@ -207,20 +214,27 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _summarize(rounds: Sequence[Sequence[float]], *, batch_size: int, threads: int) -> Latency:
+def summarize(rounds: Sequence[Sequence[float]], *, batch_size: int, span_ms: float, **rest: Any) -> Latency:
+    """The latency of a variant.
+
+    Args:
+        rounds: its times in ms, by block.
+        batch_size: samples of each.
+        span_ms: time that all of them took together.
+        rest: further fields of `Latency`.
+    """
     ordered = sorted(chain.from_iterable(rounds))
-    total_ms = sum(ordered)
     return Latency(
         batch_size=batch_size,
         iterations=len(ordered),
-        threads=threads,
         median_ms=statistics.median(ordered),
-        mean_ms=total_ms / len(ordered),
+        mean_ms=statistics.fmean(ordered),
         minimum_ms=ordered[0],
         p90_ms=nearest_rank(ordered, 90),
         p99_ms=nearest_rank(ordered, 99),
-        throughput=batch_size * len(ordered) / (total_ms / 1e3) if total_ms else 0.0,
+        throughput=batch_size * len(ordered) / (span_ms / 1e3) if span_ms else 0.0,
         median_interval_ms=rank_interval(rounds, 50),
         p90_interval_ms=rank_interval(rounds, 90),
         p99_interval_ms=rank_interval(rounds, 99),
+        **rest,
     )
