@@ -68,6 +68,8 @@ def _image_words(p: Preprocessing) -> list[str]:
         words += ["--pad-value", f"{p.pad_value}"]
     if "pad_position" in p.declared() or p.resize == "height":
         words += ["--pad-position", p.pad_position]
+    if p.pixel_max is not None:
+        words += ["--pixel-max", repr(p.pixel_max)]
     if p.multiple_of is not None:
         words += ["--multiple-of", f"{p.multiple_of}"]
     numbers = {"--scale": (p.scale,), "--mean": p.mean, "--std": p.std}

@@ -57,6 +57,16 @@ class ArrayRows:
         }
         return Sample(id=name, inputs=inputs, target=None if self.targets is None else self.targets[index])
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Which arrays of bytes are fed to a floating-point input."""
+        return [
+            f"input {name!r}: uint8 values are fed as 0 to 255, unscaled; save them preprocessed if the model wants "
+            "other values"
+            for name, array in self.arrays.items()
+            if array.dtype == np.uint8 and self.dtypes[name].kind == "f"
+        ]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the row numbers and the stored values of all inputs; independent of where the file lies."""

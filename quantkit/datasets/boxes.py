@@ -59,12 +59,16 @@ def open_boxes(
         given = given or class_names(labels)
         labels = Path(os.path.commonpath([image.path.absolute().parent for image in images]))
     sizes: Mapping[str, tuple[int, int]] = {}
+    notes: tuple[str, ...] = ()
     if labels.is_dir():
         if numbering != "sorted":
             raise DatasetError(f"{labels}: text files contain class indices: only COCO JSON files have category ids")
         boxes, names = read_yolo(labels, images, classes=given)
     else:
-        boxes, names, sizes = read_coco(labels, images, classes=given, numbering=numbering)
+        coco = read_coco(labels, images, classes=given, numbering=numbering)
+        boxes, names, sizes = coco.boxes, coco.classes, coco.sizes
+        everything = list_images(getattr(dataset, "dataset", dataset), data)
+        notes = (*coco.notes, *coco.absent(labels, {image.parts[-1] for image in everything}, data))
     if not any(len(found) for found in boxes.values()):
         raise DatasetError(f"{labels}: none of the {len(images)} images of {data} holds an object")
     return BoxAnnotations(
@@ -74,6 +78,7 @@ def open_boxes(
         is_relative=labels.is_dir(),
         fingerprint=_fingerprint(boxes, names, is_relative=labels.is_dir()),
         image_sizes=sizes,
+        notes=notes,
     )
 
 

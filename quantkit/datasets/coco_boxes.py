@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -15,6 +15,7 @@ import numpy as np
 
 from quantkit.datasets.annotated_images import AnnotatedImage, compose
 from quantkit.errors import DatasetError
+from quantkit.notices import join_names
 from quantkit.types import Boxes
 
 Numbering = Literal["sorted", "ids", "ids-1"]
@@ -25,9 +26,13 @@ _LARGEST = 1 << 31
 
 
 def read_coco(
-    source: Path, samples: Sequence[AnnotatedImage], *, classes: tuple[str, ...], numbering: Numbering
-) -> tuple[dict[str, Boxes], tuple[str, ...], dict[str, tuple[int, int]]]:
-    """Boxes of each sample in pixels, class names by index, and the sizes (height, width) that the file says.
+    source: Path,
+    samples: Sequence[AnnotatedImage],
+    *,
+    classes: tuple[str, ...],
+    numbering: Numbering,
+) -> CocoBoxes:
+    """Boxes of each sample in pixels; annotations of no image, and boxes that are empty or negative, are skipped.
 
     Raises:
         DatasetError: as `quantkit.datasets.boxes.open_boxes`.
@@ -37,22 +42,68 @@ def read_coco(
     if len(images) < len(coco.images):
         raise DatasetError(f"{source}: image id {_twice(i.id for i in coco.images)!r} is there twice")
     objects: dict[int | str, list[_CocoObject]] = defaultdict(list)
+    orphans, empty = [], []
     for item in coco.annotations:
         if item.image_id not in images:
-            raise DatasetError(f"{source}: annotation {item.id} is of image {item.image_id!r}, which is not there")
-        objects[item.image_id].append(item)
+            orphans.append(item)
+        elif not _has_area(source, item):
+            empty.append(item)
+        else:
+            objects[item.image_id].append(item)
     entry_of = _match_images(source, coco.images, samples)
     used = {item.category_id for image in entry_of.values() for item in objects[image.id]}
     index_of, names = _number_categories(source, coco.categories, used, classes, numbering)
     boxes, sizes = {}, {}
     for sample in samples:
         image = entry_of[sample.id]
-        boxes[sample.id] = _coco_boxes(source, objects[image.id], index_of)
+        boxes[sample.id] = _coco_boxes(objects[image.id], index_of)
         if image.width and image.height:
             if not (1 <= image.width < _LARGEST and 1 <= image.height < _LARGEST):
                 raise DatasetError(f"{source}: image {image.id!r} has no possible width and height: pixels from 1")
             sizes[sample.id] = (round(image.height), round(image.width))
-    return boxes, names, sizes
+    notes = (
+        *_skipped(source, "annotation", "of an image that the file does not have", [str(o.id) for o in orphans]),
+        *_skipped(source, "annotation", "whose bbox is empty or negative", [str(o.id) for o in empty]),
+    )
+    return CocoBoxes(boxes, names, sizes, notes, tuple(image.file_name for image in coco.images))
+
+
+@dataclass(frozen=True)
+class CocoBoxes:
+    """What a file says of the samples.
+
+    Attributes:
+        boxes: by sample id, in pixels.
+        classes: names by index.
+        sizes: (height, width) of images, by sample id, where the file says them.
+        notes: what was skipped, one sentence each.
+        files: that the file names, of its images.
+    """
+
+    boxes: dict[str, Boxes]
+    classes: tuple[str, ...]
+    sizes: dict[str, tuple[int, int]]
+    notes: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def absent(self, source: Path, present: Container[str], data: Path) -> tuple[str, ...]:
+        """The note of its images whose names are not among those of the data's files."""
+        gone = [name for name in self.files if compose(PurePosixPath(name.replace("\\", "/")).name) not in present]
+        verb = "that is" if len(gone) == 1 else "that are"
+        return _skipped(source, "image", f"{verb} not in {data}", gone)
+
+
+def _skipped(source: Path, noun: str, why: str, names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    count = f"1 {noun} {why} was" if len(names) == 1 else f"{len(names)} {noun}s {why} were"
+    return (f"{source.name}: {count} skipped: {join_names(names)}.",)
+
+
+def _has_area(source: Path, item: _CocoObject) -> bool:
+    if len(item.bbox) not in (0, 4):
+        raise DatasetError(f"{source} is not a COCO JSON of objects: annotation {item.id} has bbox {item.bbox}")
+    return len(item.bbox) == 4 and item.bbox[2] > 0 and item.bbox[3] > 0
 
 
 class _CocoImage(msgspec.Struct):
@@ -65,7 +116,7 @@ class _CocoImage(msgspec.Struct):
 class _CocoObject(msgspec.Struct):
     image_id: int | str
     category_id: int
-    bbox: tuple[float, float, float, float]
+    bbox: list[float]
     id: int | str = "?"
     iscrowd: int | bool = 0
 
@@ -183,12 +234,10 @@ def _find_class(source: Path, name: str, classes: tuple[str, ...]) -> int:
     raise DatasetError(f"{source}: category {name!r} is not among the {len(classes)} given classes{hint}")
 
 
-def _coco_boxes(source: Path, objects: Sequence[_CocoObject], index_of: Mapping[int, int]) -> Boxes:
+def _coco_boxes(objects: Sequence[_CocoObject], index_of: Mapping[int, int]) -> Boxes:
     corners = np.empty((len(objects), 4), np.float64)
     for row, item in enumerate(objects):
         left, top, width, height = item.bbox
-        if not all(math.isfinite(v) for v in item.bbox) or width < 0 or height < 0:
-            raise DatasetError(f"{source}: annotation {item.id} has bbox {list(item.bbox)}: width and height from 0")
         corners[row] = left, top, left + width, top + height
     crowds = np.array([bool(item.iscrowd) for item in objects], np.bool_)
     return Boxes(

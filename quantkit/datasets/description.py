@@ -46,9 +46,10 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         "height": f"height {p.size[0]}, width by aspect up to {p.size[1]} (pad {p.pad_value}{place}{step})",
         "limit": f"shrink into {size}{step}",
     }[p.resize]
+    color = p.color if p.pixel_max is None else f"{p.color}, white at {p.pixel_max:g}"
     scale = f"1/{1 / p.scale:g}" if p.scale < 1 else f"{p.scale:g}"
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))
-    return f"{p.color}, {resize} {p.interpolation}, (pixel * {scale} - [{mean}]) / [{std}], {p.layout} {p.dtype}"
+    return f"{color}, {resize} {p.interpolation}, (pixel * {scale} - [{mean}]) / [{std}], {p.layout} {p.dtype}"
 
 
 def describe_skipped(skipped: Mapping[str, str], dataset: Dataset) -> str:

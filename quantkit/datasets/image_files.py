@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import os
 import re
 import unicodedata
@@ -14,16 +16,42 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.datasets.preprocess import preprocess, upright, upright_size
 from quantkit.errors import DatasetError, QuantKitError
 from quantkit.types import Array, Preprocessing, Sample
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+UNREAD: dict[str, str] = {}
+"""What reads the images of suffixes that nothing installed here reads."""
+
+
+def _optional_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Suffixes and formats that Pillow or a plugin reads here; what is missing goes to `UNREAD`."""
+    suffixes: list[str] = []
+    formats: list[str] = []
+    if features.check("avif"):
+        suffixes.append(".avif")
+        formats.append("AVIF")
+    else:
+        UNREAD[".avif"] = "pip install 'pillow>=11.3'"
+    if importlib.util.find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        suffixes += [".heic", ".heif"]
+        formats.append("HEIF")
+    else:
+        UNREAD.update(dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"))
+    return tuple(suffixes), tuple(formats)
+
+
+_OPTIONAL = _optional_formats()
+IMAGE_SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    *_OPTIONAL[0],
+)
 # Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
-READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *_OPTIONAL[1])
 Box = tuple[float, float, float, float]
 _PIL_MODULES = re.compile(r"PIL\.")
 _CHUNK_BYTES = 1 << 20
@@ -129,8 +157,10 @@ def _open(path: Path, name: str) -> Iterator[Image.Image]:
     except QuantKitError:  # of the user's own code: no damage of the file
         raise
     except UnidentifiedImageError:
+        suffix = path.suffix.lower()
+        hint = f"; {suffix}: {UNREAD[suffix]}" if suffix in UNREAD else ""
         with open(path, "rb") as file:
-            found = describe_content(file.read(32), f"an image ({', '.join(READ_FORMATS)} are read)")
+            found = describe_content(file.read(32), f"an image ({', '.join(READ_FORMATS)} are read{hint})")
         raise DatasetError(f"{name}: {found}") from None
     except OSError as error:
         raise DatasetError(f"{name}: cannot be read ({error.strerror or first_line(error)})") from error

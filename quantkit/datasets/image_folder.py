@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
-from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
+from quantkit.datasets.image_files import IMAGE_SUFFIXES, UNREAD, ImageFiles, name_samples
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
 
@@ -52,6 +52,7 @@ def open_image_folder(
         classes=names,
         input_name=spec.name,
         preprocessing=preprocessing,
+        remarks=_left_out(files),
     )
 
 
@@ -89,6 +90,20 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _explain_no_image(folder: Path, files: Sequence[str]) -> str:
     if not files:
         return f"{folder} is empty: --data needs images ({' '.join(IMAGE_SUFFIXES)})"
+    return f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)}); found: {_count_suffixes(files)}"
+
+
+def _left_out(files: Sequence[str]) -> tuple[str, ...]:
+    others = [f for f in files if PurePosixPath(f).suffix.lower() not in IMAGE_SUFFIXES]
+    return (f"left out, no images that are read: {_count_suffixes(others)}",) if others else ()
+
+
+def _count_suffixes(files: Sequence[str]) -> str:
+    """As "12 .heic (pip install pillow-heif), 3 .txt", the most common first."""
     suffixes = Counter(PurePosixPath(f).suffix.lower() or "without an extension" for f in files)
-    found = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-    return f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)}); found: {found}"
+    more = f" and {len(suffixes) - 5} more suffixes" if len(suffixes) > 5 else ""
+    counted = [
+        f"{count} {suffix}" + (f" ({UNREAD[suffix]})" if suffix in UNREAD else "")
+        for suffix, count in suffixes.most_common(5)
+    ]
+    return ", ".join(counted) + more

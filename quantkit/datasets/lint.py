@@ -25,7 +25,7 @@ Severity = Literal["error", "warning", "note"]
 _OTHER_IMAGE_SUFFIXES = frozenset({
     ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jxl",
     ".nef", ".orf", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga",
-})
+}) - frozenset(IMAGE_SUFFIXES)
 # fmt: on
 _FEW, _SOME = 32, 128
 """Samples below which TensorRT's and most other guides call a calibration unreliable (about 500 are advised)."""

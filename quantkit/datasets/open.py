@@ -12,6 +12,7 @@ from quantkit.datasets.crops import crop_images
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
+from quantkit.datasets.image_headers import look_at_headers
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sampling import select
@@ -43,7 +44,7 @@ def open_samples(
         dataset = _open_as_said(data, inputs, preprocessing, classes)
     else:
         dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
-    return select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled)
+    return look_at_headers(select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled))
 
 
 def on_split(

@@ -38,7 +38,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
 
     Alpha is dropped, as `convert("RGB")` does: transparent pixels keep the color that is stored under them.
     16-bit greys (I;16*, and I, which holds them in some Pillow versions) are divided by 257; pixels of mode F are
-    taken as 0 to 255. CMYK, YCbCr, LAB and HSV are converted by Pillow without a color profile.
+    taken as 0 to 255; where `pixel_max` is declared, both are scaled so that it becomes 255, and cut off there. CMYK,
+    YCbCr, LAB and HSV are converted by Pillow without a color profile.
 
     Args:
         image: of any Pillow mode and size; it is not changed.
@@ -50,7 +51,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     Raises:
         DatasetError: pixels whose range is not known, or an image too narrow to be resized in memory.
     """
-    pixels = np.asarray(_resize(_colors(upright(image), preprocessing.color), preprocessing))
+    pixels = np.asarray(_resize(_colors(upright(image), preprocessing.color, preprocessing.pixel_max), preprocessing))
     pixels = pixels.reshape(*pixels.shape[:2], preprocessing.channels)
     if preprocessing.color == "BGR":
         pixels = pixels[:, :, ::-1]
@@ -74,10 +75,10 @@ def upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def show_colors(image: Image.Image) -> Image.Image:
+def show_colors(image: Image.Image, pixel_max: float | None = None) -> Image.Image:
     """The image in mode "L" or "RGB", as `preprocess` sees it."""
     grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
-    return _colors(image, "L" if grey else "RGB")
+    return _colors(image, "L" if grey else "RGB", pixel_max)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -134,13 +135,16 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _colors(image: Image.Image, color: ColorOrder) -> Image.Image:
+def _colors(image: Image.Image, color: ColorOrder, pixel_max: float | None) -> Image.Image:
     """Mode "L" or "RGB", 8 bits."""
     wanted = "L" if color == "L" else "RGB"
     if "transparency" in image.info:
         image = image.copy()  # a color key or palette alpha is dropped, and convert would warn about it
         del image.info["transparency"]
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if pixel_max is not None and (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        scaled = np.rint(np.asarray(image, np.float64) * (255 / pixel_max))
+        image = Image.fromarray(np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8))
+    elif image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "F":
         image = Image.fromarray(_eight_bits_from_float(np.asarray(image)))
@@ -156,7 +160,9 @@ def _colors(image: Image.Image, color: ColorOrder) -> Image.Image:
 def _eight_bits(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
-        raise DatasetError(f"integer pixels from {low} to {high} are outside 0 .. 65535: save it with 8 or 16 bits")
+        raise DatasetError(
+            f"integer pixels from {low} to {high} are outside 0 .. 65535: say what is white, --pixel-max"
+        )
     # 257 = 65535 / 255. It is odd, so no value lies halfway between two.
     scaled: npt.NDArray[np.float64] = pixels / 257
     return np.rint(scaled).astype(np.uint8)
@@ -165,9 +171,11 @@ def _eight_bits(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
 def _eight_bits_from_float(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 255):
-        raise DatasetError(f"float pixels from {low:g} to {high:g} are outside 0 .. 255: save it with 8 or 16 bits")
+        raise DatasetError(
+            f"float pixels from {low:g} to {high:g} are outside 0 .. 255: say what is white, --pixel-max"
+        )
     if 0 < high <= 1:
-        raise DatasetError("float pixels from 0 to 1 would be black, as 0 .. 255 is meant: save it with 8 or 16 bits")
+        raise DatasetError("float pixels from 0 to 1 would be black: say what is white, --pixel-max 1")
     rounded: npt.NDArray[np.floating] = np.rint(pixels)
     return rounded.astype(np.uint8)
 

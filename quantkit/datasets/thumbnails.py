@@ -28,7 +28,7 @@ def thumbnail(dataset: Dataset, index: int) -> str:
     if not isinstance(dataset, ImageFiles):
         return ""
     try:
-        return _encode(show_colors(dataset.picture(index)))
+        return _encode(show_colors(dataset.picture(index), dataset.preprocessing.pixel_max))
     except Exception:  # on damaged files Pillow raises nearly anything
         return ""
 

@@ -41,10 +41,11 @@ def facts_from_preprocessing(preprocessing: Preprocessing | None) -> dict[str, s
         "height": f"to the height, width by aspect, padded with {p.pad_value}{place}{step}",
         "limit": f"shrunk into the size, not padded{step}",
     }[p.resize]
+    white = "" if p.pixel_max is None else f", white at {p.pixel_max:g}"
     return {
         "size": f"{p.size[0]} × {p.size[1]} px (height × width)",
         "resize": f"{resize}, {p.interpolation}",
-        "color": {"L": "grayscale"}.get(p.color, p.color),
+        "color": {"L": "grayscale"}.get(p.color, p.color) + white,
         "values": f"(pixel × {p.scale:.6g} - mean) / std",
         "mean": ", ".join(f"{v:.6g}" for v in p.mean),
         "std": ", ".join(f"{v:.6g}" for v in p.std),

@@ -55,6 +55,7 @@ class Preprocessing:
         pad_position: of the image in the padding.
         multiple_of: sides of "limit" are rounded to it; "letterbox" (both sides) and "height" (the width) are then
             padded up to it, instead of to `size`.
+        pixel_max: the value that is white in images of more than 8 bits; None is 65535 for integers, 255 for floats.
         function: a user's "file.py:name" that does all of this instead; `size` is then (0, 0), and of the other fields
             `dtype` alone has a meaning.
         function_hash: SHA-256 of its source file.
@@ -75,6 +76,7 @@ class Preprocessing:
     multiple_of: int | None = None
     function: str | None = None
     function_hash: str | None = None
+    pixel_max: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _PREPROCESSING_CHOICES.items():
@@ -99,6 +101,8 @@ class Preprocessing:
             )
         if self.pad_position != "center" and self.resize not in _PADDED:
             raise DatasetError(f"preprocessing: pad_position has no meaning with resize {self.resize!r}")
+        if self.pixel_max is not None and not (math.isfinite(self.pixel_max) and self.pixel_max > 0):
+            raise DatasetError(f"preprocessing: pixel_max {self.pixel_max} must be positive and finite")
         if not 0 <= self.pad_value <= 255:
             raise DatasetError(f"preprocessing: pad_value {self.pad_value} must be from 0 to 255")
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -138,6 +142,7 @@ _LATER_FIELDS: dict[str, Any] = {
     "multiple_of": None,
     "function": None,
     "function_hash": None,
+    "pixel_max": None,
 }
 _PREPROCESSING_CHOICES: dict[str, tuple[str, ...]] = {
     "color": ("RGB", "BGR", "L"),
@@ -232,6 +237,7 @@ class BoxAnnotations:
         is_relative: whether corners are fractions of the image's width and height (YOLO's format) instead of pixels.
         fingerprint: SHA-256 over the annotations, hexadecimal.
         image_sizes: (height, width) of the images that the annotations were made for, by sample id, where they say.
+        notes: what was skipped, one sentence each.
     """
 
     source: str
@@ -240,6 +246,7 @@ class BoxAnnotations:
     is_relative: bool
     fingerprint: str
     image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

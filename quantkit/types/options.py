@@ -178,6 +178,12 @@ class ImageOptions:
         group=IMAGES,
         unit="pixels",
     )
+    pixel_max: float | None = option(
+        None,
+        "Value that is white in images of more than 8 bits, e.g. 4095 for 12 bits.",
+        group=IMAGES,
+        default_text="65535; of float images 255",
+    )
     crops: PathLike | None = option(
         None,
         "CSV file of boxes (path, left, top, right, bottom, optionally label): each box is a sample.",

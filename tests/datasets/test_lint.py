@@ -82,11 +82,11 @@ def test_unreadable_data_is_a_finding(opened, tmp_path):
 
 def test_unsupported_formats_are_reported(write, tmp_path):
     write("a.png")
-    for name in ("b.HEIC", "c/d.avif", "notes.txt", ".hidden.heic"):
+    for name in ("b.PSD", "c/d.svg", "notes.txt", ".hidden.psd"):
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_bytes(b"x")
     (found,) = check_files(tmp_path / "data")
-    assert found.where == ("b.HEIC", "c/d.avif")
+    assert found.where == ("b.PSD", "c/d.svg")
     assert check_files(tmp_path / "data" / "c")[0].what.startswith("1 ")
 
 

@@ -123,7 +123,7 @@ def test_sixteen_bits_round_to_the_nearest_level(value: int) -> None:
 
 @pytest.mark.parametrize(("mode", "value"), [("I", -1), ("I", 65536), ("F", -0.5), ("F", 256.0), ("F", float("nan"))])
 def test_pixels_of_an_unknown_range_are_refused(mode: str, value: float) -> None:
-    with pytest.raises(DatasetError, match="8 or 16 bits"):
+    with pytest.raises(DatasetError, match="say what is white, --pixel-max"):
         pixels(Image.new(mode, (2, 2), value))
 
 

@@ -107,6 +107,7 @@ class Detection(Task):
         self._iou_threshold = iou_threshold
         self._max_detections = max_detections
         self._names = annotations.classes or tuple(class_names)
+        self._skipped = annotations.notes
         largest = max((int(b.classes.max(initial=-1)) for b in annotations.boxes.values()), default=-1)
         self._num_classes = max(len(self._names), largest + 1)
         self._bound: Bound | None = None
@@ -154,8 +155,8 @@ class Detection(Task):
         why = explain_no_interval(MAP.label, self._differing, num_samples=len(images), baseline=baseline)
         if self._num_draws < NUM_DRAWS:
             drawn = f"The interval of mAP is from {self._num_draws} draws instead of {NUM_DRAWS}, to save time."
-            return (drawn, *why)
-        return why
+            return (*self._skipped, drawn, *why)
+        return (*self._skipped, *why)
 
     @property
     def facts(self) -> dict[str, int]:
