@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -53,18 +54,18 @@ def calibrate(
     if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
         raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
     files = CalibrationFiles.of_model(model, folder)
-    table_path, cache_path = files.table, files.tensorrt_cache
     quantized_path = files.quantized_model(quantization.target)
+    outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = FloatModel(model)
     check_quantizable(opened, quantization)
-    check_writable(folder, (table_path, cache_path, quantized_path))
+    check_writable(folder, outputs)
     notify = make_printer(messages.quiet)
     options = replace(
         options,
-        table_path=table_path,
-        cache_path=cache_path,
+        table_path=files.table,
+        cache_path=files.tensorrt_cache,
         engine_path=files.engine,
         exclude=quantization.exclude,
         rounding=quantization.rounding,
@@ -74,13 +75,18 @@ def calibrate(
         files.lock,
         on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes to {folder}.")),
     ):
-        before = table_path.stat().st_mtime_ns if table_path.is_file() else None
+        before = _times(outputs)
         table = calibrate_model(opened, data, options, notify=notify)
-        kept = before == table_path.stat().st_mtime_ns
-        if table.settings.get("calibrator", "quantkit") == "quantkit" or not cache_path.exists():
-            write_tensorrt_cache(opened, table, cache_path, tensorrt_version=tensorrt_version)
+        if table.settings.get("calibrator", "quantkit") == "quantkit" or not files.tensorrt_cache.exists():
+            write_tensorrt_cache(opened, table, files.tensorrt_cache, tensorrt_version=tensorrt_version)
         quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
-    print_calibration(opened, table, quantized, cache_path=cache_path, table_path=table_path, kept=kept)
+        kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
+    print_calibration(opened, table, quantized, files=files, kept=kept)
+
+
+def _times(files: Iterable[Path]) -> dict[Path, int]:
+    """When each was written, of those that are there."""
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
 
 
 @with_options

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 
 import typer
 
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import METHODS
-from quantkit.calibration.refinement_file import refinement_path
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
@@ -30,11 +31,10 @@ def print_calibration(
     table: CalibrationTable,
     quantized: QuantizedModel,
     *,
-    cache_path: Path,
-    table_path: Path,
-    kept: bool,
+    files: CalibrationFiles,
+    kept: Container[Path],
 ) -> None:
-    """A short table, and the paths of what was written; of the table, whether it was `kept` as it is."""
+    """A short table, and the paths of the files: which were written, and which were `kept` as they are."""
     values = [table.settings.get(option.name) for option in METHODS[table.method].own_options]
     method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
@@ -49,13 +49,13 @@ def print_calibration(
         rows.append(("INT8 output", describe_quality(table.quality)))
     for label, value in rows:
         typer.echo(f"  {label:24}{value}")
-    cache = cache_path.read_text(encoding="utf-8").partition("\n")[0]
-    word = "kept " if kept else "wrote"
-    typer.echo(f"{word} {table_path}  calibration table")
+    header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
+    outputs = {files.table: "calibration table"}
     if table.refinement is not None:
-        typer.echo(f"{word} {refinement_path(table_path)}  rounding, shifts and scales")
-    typer.echo(f"wrote {cache_path}  TensorRT calibration cache ({cache})")
-    typer.echo(f"wrote {quantized.path}  INT8 model")
+        outputs[files.refinement] = "rounding, shifts and scales"
+    outputs |= {files.tensorrt_cache: f"TensorRT calibration cache ({header})", quantized.path: "INT8 model"}
+    for path, what in outputs.items():
+        typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}")
 
 
 def _refined_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:
