@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantkit.errors import OutputError
+
+_LOGGER = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems answer that know no locks, such as some network shares."""
@@ -43,6 +46,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
+        _LOGGER.debug("wrote %s", target, extra={"written": target})
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:

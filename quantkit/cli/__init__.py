@@ -6,8 +6,11 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -16,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from quantkit._version import __version__
 from quantkit.cli.examples import examples_text
 from quantkit.errors import INTERRUPTED, QuantKitError
-from quantkit.notices import visible
+from quantkit.notices import join_names, visible
 
 __all__ = ["VERBS", "Verb", "app", "load_command", "main"]
 
@@ -154,8 +157,10 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
     _end_cleanly_on_sigterm()
+    written: list[Path] = []
     try:
-        code = app(args=arguments, prog_name="quantkit", standalone_mode=False)
+        with _collecting_writes(written):
+            code = app(args=arguments, prog_name="quantkit", standalone_mode=False)
     except QuantKitError as error:
         _fail(str(error), error.exit_code)
     except _UsageError as error:
@@ -165,8 +170,29 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        _fail("Interrupted; existing files were not modified.", INTERRUPTED)
+        names = [str(path) for path in dict.fromkeys(written) if path.exists()]  # temporary ones are gone
+        after = f" after writing {join_names(names)}; other" if names else "; existing"
+        _fail(f"Interrupted{after} files were not modified.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _collecting_writes(written: list[Path]) -> Iterator[None]:
+    """Adds the files that are written meanwhile, each of which `quantkit.storage` logs."""
+
+    def collect(record: logging.LogRecord) -> bool:
+        written.append(record.written)  # type: ignore[attr-defined]
+        return True
+
+    logger = logging.getLogger("quantkit.storage")
+    level = logger.level
+    logger.addFilter(collect)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeFilter(collect)
+        logger.setLevel(level)
 
 
 def _end_cleanly_on_sigterm() -> None:

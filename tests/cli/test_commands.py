@@ -42,6 +42,20 @@ def test_output_folder_is_created(quantkit, digits, tmp_path):
     assert len(list((tmp_path / "a" / "b").iterdir())) == 3
 
 
+def test_an_interruption_names_what_was_written(quantkit, digits, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ("calibrate", "--method", "minmax", "--num-samples", "8", "--data", CALIB, digits)
+    monkeypatch.setattr("quantkit.cli.calibrate.write_tensorrt_cache", interrupt)
+    stopped = quantkit(*words)
+    assert stopped.code == 130
+    after = f"Interrupted after writing {tmp_path / 'digits.calib.json'}; other files were not modified."
+    assert stopped.err.splitlines()[-1] == f"quantkit: error: {after}"
+    again = quantkit(*words)
+    assert again.err.splitlines()[-1] == "quantkit: error: Interrupted; existing files were not modified."
+
+
 def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     quantkit("calibrate", "--data", CALIB, digits)
     table = tmp_path / "digits.calib.json"
