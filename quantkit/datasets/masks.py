@@ -16,6 +16,7 @@ from PIL import Image
 from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
 from quantkit.datasets.image_files import describe_content, first_line, hash_file, silence_pillow
 from quantkit.datasets.image_folder import walk
+from quantkit.datasets.mask_map import MaskMap, parse_mask_map
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, MaskAnnotations
 
@@ -36,6 +37,7 @@ class MaskFiles:
         classes: class names by index, empty where they are not known.
         ignored: the value of pixels that count for nothing, or None.
         reduce_zero_label: whether the files count classes from 1, and 0 is ignored.
+        mapping: what values or colors mean, where they are no class indices.
     """
 
     source: str
@@ -43,12 +45,17 @@ class MaskFiles:
     classes: Sequence[str] = ()
     ignored: int | None = 255
     reduce_zero_label: bool = False
+    mapping: MaskMap | None = None
 
     def __getitem__(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """Class of every pixel, uint8 [height, width]. Raises `DatasetError` naming the file."""
         if sample_id not in self.paths:
             raise DatasetError(f"{self.source}: no mask was found for {sample_id!r}")
-        mask = _read(self.paths[sample_id])
+        path = self.paths[sample_id]
+        if self.mapping is not None:
+            keys = _colors(path) if self.mapping.is_color else _values(path)
+            return self.mapping(keys, self.ignored, str(path))
+        mask = _read(path)
         if self.reduce_zero_label and self.ignored is not None:
             kept = (mask != 0) & (mask != self.ignored)
             mask = np.where(kept, mask - np.uint8(1), np.uint8(self.ignored))
@@ -60,7 +67,8 @@ class MaskFiles:
         with ThreadPoolExecutor(count_cpus()) as pool:
             hashes = list(pool.map(hash_file, self.paths.values()))
         meaning = ("values", f"ignored {self.ignored}, from {int(self.reduce_zero_label)}")
-        return fingerprint_of([*zip(self.paths, hashes, strict=True), meaning])
+        mapped = [] if self.mapping is None else [("map", self.mapping.text)]
+        return fingerprint_of([*zip(self.paths, hashes, strict=True), meaning, *mapped])
 
 
 def open_masks(
@@ -71,6 +79,7 @@ def open_masks(
     ignored: int | None = 255,
     rename: tuple[str, str] | None = None,
     reduce_zero_label: bool = False,
+    mapping: str | None = None,
 ) -> MaskAnnotations:
     """Finds the mask of every sample: the PNG file of the same relative path below `labels`.
 
@@ -86,6 +95,7 @@ def open_masks(
             and what stands there instead. ("_leftImg8bit", "_gtFine_labelTrainIds") for Cityscapes, ("", "_mask") where
             something is appended.
         reduce_zero_label: for files that count classes from 1 (ADE20K): 0 becomes `ignored`, and n becomes n - 1.
+        mapping: what values or colors mean, as `quantkit.datasets.mask_map.parse_mask_map` reads it.
 
     Raises:
         DatasetError: no such folder, or a sample without a mask.
@@ -109,6 +119,7 @@ def open_masks(
         classes=tuple(classes or ()),
         ignored=ignored,
         reduce_zero_label=reduce_zero_label,
+        mapping=None if mapping is None else parse_mask_map(mapping),
     )
 
 
@@ -146,6 +157,32 @@ def _explain_missing(labels: Path, files: Sequence[str], wanted: Mapping[str, st
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
+    values = _values(path)
+    if values.size and (highest := int(values.max())) > 255:
+        raise DatasetError(f"{path}: holds the value {highest}, and class indices go up to 255: is it an instance map?")
+    return values.astype(np.uint8)
+
+
+def _values(path: Path) -> npt.NDArray[np.integer]:
+    """Gray values or palette indices."""
+    pixels, mode, header = _decode(path)
+    values = _one_channel(path, np.asarray(pixels))
+    if mode == "L" and header[_COLOR_TYPE] == _GREY and header[_BIT_DEPTH] < 8:
+        # Pillow spreads 2- and 4-bit greys over 0 to 255; the class is what the file holds.
+        values = values // (255 // ((1 << header[_BIT_DEPTH]) - 1))
+    return values
+
+
+def _colors(path: Path) -> npt.NDArray[np.integer]:
+    """Colors, those of a palette too, as ``red << 16 | green << 8 | blue``."""
+    image, _, _ = _decode(path)
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
+    packed: npt.NDArray[np.int64] = red << 16 | green << 8 | blue
+    return packed
+
+
+def _decode(path: Path) -> tuple[Image.Image, str, bytes]:
+    """The image of a PNG, its mode and the beginning of the file."""
     silence_pillow()
     try:
         with open(path, "rb") as file:
@@ -155,20 +192,13 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
             file.seek(0)
             with Image.open(file, formats=("PNG",)) as image:
                 image.load()
-                pixels, mode = np.asarray(image), image.mode
+                return image, image.mode, header
     except DatasetError:
         raise
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
         raise DatasetError(f"{path}: cannot be read ({first_line(error)})") from error
-    values = _one_channel(path, pixels)
-    if mode == "L" and header[_COLOR_TYPE] == _GREY and header[_BIT_DEPTH] < 8:
-        # Pillow spreads 2- and 4-bit greys over 0 to 255; the class is what the file holds.
-        values = values // (255 // ((1 << header[_BIT_DEPTH]) - 1))
-    if values.size and (highest := int(values.max())) > 255:
-        raise DatasetError(f"{path}: holds the value {highest}, and class indices go up to 255: is it an instance map?")
-    return values.astype(np.uint8)
 
 
 def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
@@ -183,6 +213,6 @@ def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
         shown = ", ".join(str(v) for v in colors[row, column])
         raise DatasetError(
             f"{path}: is in color ({shown} at row {row}, column {column}), and what class a color means is not known: "
-            "save it with class indices, in grey or with a palette"
+            "say it with --mask-map, or save it with class indices, in grey or with a palette"
         )
     return colors[:, :, 0]

@@ -70,7 +70,7 @@ class Segmentation(Task):
     """
 
     numbers = ("miou", "pixel_accuracy", "agreement")
-    options = ("labels", "ignored", "binary")
+    options = ("labels", "ignored", "mask_map", "binary")
     required: ClassVar[Mapping[str, str]] = {"labels": "a folder of PNG masks with the names of the images"}
 
     def __init__(
@@ -108,13 +108,16 @@ class Segmentation(Task):
         if dataset.preprocessing is None:
             raise EvaluationError("--task segment needs images: masks are of their pixels")
         ignored = 255 if options.ignored is None else options.ignored
-        annotations = open_masks(Path(options.labels), dataset, classes=classes, ignored=ignored)
+        annotations = open_masks(
+            Path(options.labels), dataset, classes=classes, ignored=ignored, mapping=options.mask_map
+        )
         task = cls(annotations, dataset.preprocessing, class_names=tuple(classes or ()), binary=options.binary)
         facts: dict[str, str | int | float | None] = {
             "labels": Path(options.labels).name,
             "labels_fingerprint": annotations.fingerprint,
             "ignored_value": ignored,
             "binary": options.binary,
+            **options.given("mask_map"),
         }
         return OpenTask(task, tuple(classes or annotations.classes), facts)
 

@@ -28,6 +28,7 @@ class TaskOptions:
         iou_threshold: of "detect", where non-maximum suppression is not in the graph.
         max_detections: of "detect": maximum number of detections per image.
         ignored: of "segment": ignore index, the value of pixels in a mask that do not count.
+        mask_map: of "segment": what values or colors mean, where they are no class indices (docs/how-to/tasks.md).
         binary: of "segment", where a model has one output channel: whether it holds "logits" or "probabilities".
         postprocess: of "custom": a function, or "file.py:function": outputs and ids to predictions.
         metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
@@ -58,6 +59,13 @@ class TaskOptions:
     iou_threshold: float | None = option(None, "detect: IoU threshold for NMS.", group=_GROUP)
     max_detections: int | None = option(None, "detect: maximum detections per image.", group=_GROUP)
     ignored: int | None = option(None, "segment: ignore index (default 255; -1: none).", group=_GROUP)
+    mask_map: str | None = option(
+        None,
+        "segment: class of the values or colors of masks: 0=0,255=1 or #ff0000=1,*=ignore.",
+        group=_GROUP,
+        registry="quantkit.datasets.mask_map:MASK_MAPS",
+        is_open=True,
+    )
     binary: Literal["logits", "probabilities"] | None = option(
         None, "segment: content of a single output channel.", group=_GROUP
     )
