@@ -96,7 +96,7 @@ def _load_parts(
         raise CalibrationError("nothing to merge: pass statistics files (from calibrate --keep-statistics)")
     if table_path is not None:
         if not os.fspath(table_path).endswith(".json"):
-            raise CalibrationError(f"{table_path} is not a calibration table's name, which ends in .json")
+            raise CalibrationError(f"{table_path} is not a valid name of a calibration table, which ends in .json")
         check_no_source(table_path, paths)
     if keep_statistics:
         if table_path is None:
@@ -115,7 +115,7 @@ def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
     (first_name, first), *others = parts.items()
     for name, part in parts.items():
         if not part.is_complete:
-            raise CalibrationError(f"{name} is incomplete: finish its run with --resume first")
+            raise CalibrationError(f"{name} is incomplete: finish its calibration with --resume first")
         if part.rule != "exact":
             raise CalibrationError(f"{name} has TensorRT's histogram, which cannot be merged: use --histogram exact")
     for name, part in others:
@@ -213,7 +213,7 @@ def _check_disjoint(parts: Mapping[str, KeptStatistics], notify: Notify) -> None
             Notice(
                 "warning",
                 "samples",
-                f"the same content is in two parts under different names, and counts twice: {listed}",
+                f"the same samples are in two parts under different names and count twice: {listed}",
             )
         )
 

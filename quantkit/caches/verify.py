@@ -111,7 +111,7 @@ def verify_cache(
     Args:
         path: any file that `open_cache` reads.
         model: the float ONNX model that it is to be used with.
-        options: how; without them the defaults of `VerifyOptions`.
+        options: settings; None takes the defaults of `VerifyOptions`.
         keywords: fields of `VerifyOptions`, instead of those in `options`.
 
     Raises:

@@ -61,7 +61,7 @@ def table_json(table: CalibrationTable) -> str:
 
 
 def table_checksum(table: CalibrationTable) -> str:
-    """The checksum that the table's file holds: names the table in what is made from it."""
+    """The checksum in the table's file, which identifies the table in files made from it."""
     return _checksum({**_head(table), "tensors": _entries(table.tensors)})
 
 
@@ -79,7 +79,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     """Reads and verifies a table, and the refinement beside it, if there is one of this table.
 
     Raises:
-        CalibrationError: the file is missing, no table, truncated, of a newer format, or was edited by hand.
+        CalibrationError: the file is missing, not a table, truncated, of a newer format, or was edited by hand.
     """
     file = Path(path)
     try:
@@ -87,10 +87,10 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     except OSError as error:
         raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
     if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):
-        raise CalibrationError(f"{file} is TensorRT's cache, not the calibration table: give the .calib.json beside it")
+        raise CalibrationError(f"{file} is a TensorRT calibration cache, not a table: pass the .calib.json next to it")
     if is_statistics_file(file):
         raise CalibrationError(
-            f"{file} holds statistics, not the calibration table: give the .calib.json beside it, or make one with "
+            f"{file} contains statistics, not a calibration table: pass the .calib.json next to it, or create one with "
             "quantkit cache merge"
         )
     kind, fix = "a calibration table", "calibrate again"
@@ -107,7 +107,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         return table
     try:
         return replace(table, refinement=load_refinement(weights, table=table_checksum(table)))
-    except CalibrationError:  # of another run, or damaged: whoever needs it says that it is missing
+    except CalibrationError:  # of another run, or damaged: reported where it is needed
         return table
 
 
@@ -163,12 +163,12 @@ def _digests(members: Mapping[str, Any]) -> dict[str, Any]:
 def _changed_places(members: Mapping[str, Any], digests: object) -> str:
     """Which members do not have the digest that the file says they have, as JSON paths."""
     if not isinstance(digests, dict) or not isinstance(digests.get("tensors"), dict):
-        return "its checksum does not hold, and it has no digests that say where"
+        return "its checksum does not match, and it has no digests to locate the change"
     now, then = _digests(members), dict(digests)
     places = _differing(now.pop("tensors"), then.pop("tensors"), _tensor_path)
     places += _differing(now, then, "$.{:.60}".format)
     if not places:
-        return "its checksum is not of what it holds"
+        return "its checksum does not match its content"
     more = f" and {len(places) - _LISTED_CHANGES} more" if len(places) > _LISTED_CHANGES else ""
     return ", ".join(places[:_LISTED_CHANGES]) + more
 

@@ -74,7 +74,7 @@ def show(
 ) -> None:
     """Show the range and the scale of each tensor, and the calibration method.
 
-    The scale is also shown in hexadecimal, as in TensorRT's cache, and a histogram if there are statistics next to the
+    Scales are also shown in hexadecimal, as in TensorRT's cache, and histograms if there are statistics next to the
     table.
     """
     shown = shown_cache(path)

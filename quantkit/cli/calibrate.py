@@ -47,12 +47,13 @@ def calibrate(
 ) -> None:
     """Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.
 
-    Writes MODEL.calib.json (the table: reusable, knows what it belongs to), MODEL.calib (TensorRT's calibration cache)
-    and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX Runtime).
+    Writes MODEL.calib.json (the calibration table: records its model, data and settings, and is reused), MODEL.calib
+    (TensorRT's calibration cache) and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX
+    Runtime).
     """
     folder = output or model.parent
     if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is the name of a file: give a folder", param_hint="--output")
+        raise typer.BadParameter(f"{folder} is a file name: pass a folder", param_hint="--output")
     files = CalibrationFiles.of_model(model, folder)
     quantized_path = files.quantized_model(quantization.target)
     outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)

@@ -141,7 +141,7 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     if not source.model.is_quantized:
         return
     if typing.mode == "implicit":
-        raise ModelError(f"{source.name} holds Q/DQ, which implicit INT8 ignores: omit --mode and --dla-core")
+        raise ModelError(f"{source.name} contains Q/DQ, which implicit INT8 ignores: omit --mode and --dla-core")
     check_explicit(source.model.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
 
 

@@ -1,4 +1,4 @@
-"""From images and a model to a calibration table: reuse what fits, else one pass over the data."""
+"""Calibration: reuses an up-to-date table, or observes the activations of a model in one pass over the data."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def calibrate(
     notify: Notify | None = None,
     **keywords: Any,
 ) -> CalibrationTable:
-    """Runs data through a model once and returns the range of every tensor that INT8 needs.
+    """Calibrates a model: returns the range of every tensor that INT8 quantization needs.
 
     Args:
         model: an ONNX model in FP32, opset 7 or newer.
         data: a folder or list of images, or arrays by input name (.npy, .npz).
-        options: how; without them the defaults of `CalibrationOptions`.
+        options: settings; None takes the defaults of `CalibrationOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `CalibrationOptions`, instead of those in `options`, and options of the method.
 
@@ -97,11 +97,9 @@ def _choose_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions,
     wanted = options.calibrator
     if options.keep_statistics or options.resume:
         if wanted == "tensorrt":
-            raise CalibrationError(
-                "TensorRT's calibrator keeps no statistics: --keep-statistics and --resume exclude it"
-            )
+            raise CalibrationError("TensorRT's calibrator saves no statistics: omit --keep-statistics and --resume")
         if options.table_path is None:
-            raise CalibrationError("statistics are kept next to the table: give table_path")
+            raise CalibrationError("statistics are saved next to the table: pass table_path")
         wanted = "quantkit"
     method = options.method
     if method == "auto" and (options.histogram == "tensorrt" or wanted != "quantkit"):

@@ -64,7 +64,7 @@ def check_data(
     Args:
         model: the FP32 model.
         data: what to check.
-        options: how; without them the defaults of `CheckOptions`.
+        options: settings; None takes the defaults of `CheckOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `CheckOptions`, instead of those in `options`.
 

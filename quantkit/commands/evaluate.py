@@ -45,7 +45,7 @@ def evaluate(
     Args:
         model: the FP32 model: the baseline.
         data: what to evaluate on; labels, if there are any, give accuracy.
-        options: how; without them the defaults of `EvaluationOptions`.
+        options: settings; None takes the defaults of `EvaluationOptions`.
         task: what the outputs mean; "detect", "segment" and "custom" need `TaskOptions`.
         should_stop: asked after each batch and each turn of the timing: whether to end with what there is; the report
             says what is missing. `quantkit.cli.interruption.stop_on_interrupt` makes it of Ctrl-C.

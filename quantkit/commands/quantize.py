@@ -49,7 +49,7 @@ def quantize(
         model: the ONNX model that the table was made from.
         table: a calibration table, or its path. Rounded weights (MODEL.calib.weights) are taken from beside it.
         output: path of the INT8 model.
-        options: how; without them the defaults of `QuantizeOptions`.
+        options: settings; None takes the defaults of `QuantizeOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `QuantizeOptions`, instead of those in `options`.
 

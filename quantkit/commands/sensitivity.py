@@ -37,7 +37,7 @@ def sensitivity(
     Args:
         model: an ONNX model in FP32.
         data: a folder or list of images, or arrays by input name (.npy, .npz); labels are not needed.
-        options: how; without them the defaults of `SensitivityOptions`.
+        options: settings; None takes the defaults of `SensitivityOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `SensitivityOptions`, instead of those in `options`.
 

@@ -41,7 +41,7 @@ def tune(
         model: an ONNX model in FP32.
         data: calibration images or arrays: the ranking comes from them.
         val: labeled validation data: the choice is made on them alone.
-        options: how; without them the defaults of `TuneOptions`.
+        options: settings; None takes the defaults of `TuneOptions`.
         task: what the outputs mean, as for `evaluate`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `TuneOptions`, instead of those in `options`.

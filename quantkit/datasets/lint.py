@@ -28,7 +28,7 @@ _OTHER_IMAGE_SUFFIXES = frozenset({
 }) - frozenset(IMAGE_SUFFIXES)
 # fmt: on
 _FEW, _SOME = 32, 128
-"""Samples below which TensorRT's and most other guides call a calibration unreliable (about 500 are advised)."""
+"""Samples below which TensorRT's and most other guides call a calibration unreliable (about 500 are recommended)."""
 _IMBALANCE = 10
 _ASPECT = 3.0
 _FEW_LEVELS = 32
@@ -133,9 +133,9 @@ def check_samples(
     if reasons:
         where = tuple(f"{name}: {reason}" for name, reason in reasons.items())
         what = f"{len(reasons)} of {len(dataset)} samples cannot be read"
-        findings.append(Finding("error", "unreadable", what, where, "repair them or remove them"))
+        findings.append(Finding("error", "unreadable", what, where, "repair or remove them"))
     if constant:
-        what = f"{len(constant)} images are of one color"
+        what = f"{len(constant)} images have a single color"
         severity: Severity = "error" if len(constant) == len(dataset) - len(reasons) else "warning"
         findings.append(Finding(severity, "constant", what, tuple(constant), "remove them: they do not affect ranges"))
     findings += files + _check_range(dataset, facts) + _check_count(len(dataset) - len(reasons))
@@ -172,7 +172,7 @@ def check_overlap(dataset: Dataset, against: Dataset, *, name: str) -> list[Find
     ]
     if not shared:
         return []
-    what = f"{len(shared)} of {len(dataset)} samples are in {name} too"
+    what = f"{len(shared)} of {len(dataset)} samples are also in {name}"
     fix = "separate calibration and validation data: INT8 looks better on images used for calibration"
     return [Finding("error", "overlap", what, tuple(shared), fix)]
 
@@ -196,7 +196,7 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
         return findings
     if max(sizes) >= num_scores:
         where = tuple(_class_name(names, i) for i in sorted(sizes) if i >= num_scores)
-        what = f"the labels go to {max(sizes)}, but the model scores {num_scores} classes, 0 to {num_scores - 1}"
+        what = f"labels go up to {max(sizes)}, but the model scores {num_scores} classes, 0 to {num_scores - 1}"
         fix = "pass the class names in the model's order with --classes, or labels from 0"
         findings.append(Finding("error", "classes", what, where, fix))
     elif names and len(names) < num_scores:
@@ -246,11 +246,11 @@ def _check_sizes(sizes: dict[str, tuple[int, int]], preprocessing: Preprocessing
     findings = []
     least = min(preprocessing.size) / 2
     if tiny := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if min(w, h) < least):
-        what = f"{len(tiny)} images are less than half as large as the model's {_show(preprocessing.size)}"
+        what = f"{len(tiny)} images are smaller than half the model's input of {_show(preprocessing.size)}"
         findings.append(Finding("warning", "size", what, tiny, "use the originals: an enlarged image is blurred"))
     effect = {"stretch": "distorted", "crop": "mostly cut off", "letterbox": "mostly padding"}.get(preprocessing.resize)
     if effect and (long := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if max(w, h) > _ASPECT * min(w, h))):
-        what = f"{len(long)} images are over {_ASPECT:g} times as long as wide: {effect}"
+        what = f"{len(long)} images have an aspect ratio above {_ASPECT:g}:1: {effect}"
         findings.append(Finding("warning", "aspect", what, long, "check them, or choose another --resize"))
     return findings
 
@@ -263,12 +263,12 @@ def _check_modes(modes: dict[str, list[str]], preprocessing: Preprocessing) -> l
         if names:
             findings.append(Finding(severity, "color", f"{len(names)} images {words}", names, fix))
 
-    add("note", sorted(_TRANSPARENT), "have transparency, which is dropped", "flatten them if what is below shows")
-    add("note", sorted(_SIXTEEN_BITS), "have 16-bit greys, which are divided by 257", "check that they use all 16 bits")
+    add("note", sorted(_TRANSPARENT), "have transparency, which is dropped", "flatten them if that changes the picture")
+    add("note", sorted(_SIXTEEN_BITS), "have 16-bit grays, which are divided by 257", "check that all 16 bits are used")
     add("warning", ["F"], "contain floats, which are read as 0 to 255", "save them with 8 bits")
     add("warning", ["CMYK", "LAB", "YCbCr", "HSV"], "are converted to RGB without a color profile", "save them as RGB")
     if preprocessing.color != "L" and set(modes) - {"L", "LA", "1"}:
-        add("note", ["L", "LA", "1"], "are grey among colored ones", "fine if the model will see such images")
+        add("note", ["L", "LA", "1"], "are grayscale among color images", "fine if the deployed model sees such images")
     return findings
 
 
@@ -288,17 +288,18 @@ def _check_range(dataset: Dataset, facts: DataFacts) -> list[Finding]:
         return []
     levels = (facts.maximum - facts.minimum) * min(p.std) / p.scale
     if levels < _FEW_LEVELS:
-        what = f"the inputs use only {facts.minimum:g} to {facts.maximum:g} of what pixels from 0 to 255 would give"
-        return [Finding("warning", "range", what, (), "look at the images: they are nearly of one brightness")]
+        what = f"the inputs cover only {facts.minimum:g} to {facts.maximum:g} of what pixels from 0 to 255 would give"
+        return [Finding("warning", "range", what, (), "check the images: their brightness is almost uniform")]
     return []
 
 
 def _check_count(readable: int) -> list[Finding]:
     if readable < _FEW:
         what = f"only {readable} samples: too few to calibrate well"
-        return [Finding("warning", "number", what, (), "about 500 are advised")]
+        return [Finding("warning", "number", what, (), "about 500 are recommended")]
     if readable < _SOME:
-        return [Finding("note", "number", f"{readable} samples are few to calibrate with", (), "about 500 are advised")]
+        what = f"{readable} samples are few for calibration"
+        return [Finding("note", "number", what, (), "about 500 are recommended")]
     return []
 
 

@@ -133,7 +133,7 @@ class FloatModel:
             self.graph.graph.sort()
             return _copy(self.graph)
         except Exception as error:  # a cycle, a call that does not fit its function
-            raise ModelError(f"{self.name}: the graph is broken: {root_cause(error)}") from error
+            raise ModelError(f"{self.name}: invalid graph: {root_cause(error)}") from error
 
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""

@@ -82,7 +82,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
     except Exception as error:
         raise ModelError(f"{name} is not an ONNX model: {root_cause(error)}") from error
     if len(model.graph) == 0:
-        raise ModelError(f"{name} is not an ONNX model, or has no node")
+        raise ModelError(f"{name} is not an ONNX model, or has no nodes")
     if "ai.onnx" in model.opset_imports:  # the other name of the standard domain
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     opset = model.opset_imports.get("", 0)
@@ -134,7 +134,7 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
         try:
             dtype = np.dtype(value.dtype.numpy())
         except TypeError as error:
-            raise ModelError(f"input {value.name!r} has a type that no array has ({value.dtype.name})") from error
+            raise ModelError(f"input {value.name!r} has an unsupported type ({value.dtype.name})") from error
         specs.append(TensorSpec(str(value.name), dtype, shape))
     return tuple(specs)
 
@@ -273,7 +273,7 @@ def _check_external(value: ir.Value, name: str) -> None:
     if offset < 0 or needed < 0 or (length is not None and length < needed):
         raise ModelError(f"{where} has {length} bytes from {offset} for weight {value.name!r}, which takes {needed}")
     if Path(tensor.path).stat().st_size < offset + (length or needed):
-        raise ModelError(f"{where} ends before weight {value.name!r} does")
+        raise ModelError(f"{where} is too short for weight {value.name!r}")
 
 
 def _take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:

@@ -169,7 +169,7 @@ def test_the_same_content_under_another_name_is_told(tmp_path):
     first = save_statistics(fake_part([5]), tmp_path / "first.stats")
     other = save_statistics(fake_part([5], contents=(("sub/5", f"{5:064x}"),)), tmp_path / "other.stats")
     merge_statistics([first, other], notify=said.append)
-    assert any("counts twice: sub/5 (5)" in notice.text for notice in said)
+    assert any("count twice: sub/5 (5)" in notice.text for notice in said)
 
 
 def test_unreadable_samples_of_parts_add_up(tmp_path):

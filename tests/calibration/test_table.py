@@ -96,7 +96,7 @@ def damaged(text):
         (lambda text: text.replace('"BGR"', '"RGB"'), r"\$\.preprocessing:"),
         (lambda text: text.replace('"name": "net', '"name": "other'), r"\$\.model:"),
         (lambda text: text.replace('"y: 1": {', '"z": {'), r"\$\.tensors\['y: 1'\] is missing, .*\['z'\] is new"),
-        (lambda text: text.replace('"checksum": "', '"checksum": "0'), "its checksum is not of what it holds"),
+        (lambda text: text.replace('"checksum": "', '"checksum": "0'), "its checksum does not match its content"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, damage, message):
@@ -173,7 +173,7 @@ def test_without_digests_a_change_is_found_but_not_its_place(tmp_path):
     for digests in (None, {}, {"tensors": 1}, [1]):
         data["digests"] = digests
         (tmp_path / "t.json").write_text(json.dumps(data))
-        with pytest.raises(CalibrationError, match="does not hold, and it has no digests that say where"):
+        with pytest.raises(CalibrationError, match="does not match, and it has no digests to locate the change"):
             load_table(tmp_path / "t.json")
 
 
@@ -188,5 +188,5 @@ def test_the_first_written_tables_stay_readable():
 
 def test_statistics_given_as_table_are_named(tmp_path):
     (tmp_path / "m.calib.stats").write_bytes(b"quantkit statistics 1 12 0\n")
-    with pytest.raises(CalibrationError, match=r"holds statistics, not the calibration table: give the \.calib\.json"):
+    with pytest.raises(CalibrationError, match=r"contains statistics, not a calibration table: pass the \.calib\.json"):
         load_table(tmp_path / "m.calib.stats")

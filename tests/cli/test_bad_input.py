@@ -373,7 +373,7 @@ def test_output_path_that_is_a_folder_is_refused(quantkit, digits, tmp_path):
 
 def test_output_folder_named_like_a_file_is_refused(quantkit, digits, tmp_path):
     assert_usage(
-        quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "give a folder"
+        quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "pass a folder"
     )
 
 

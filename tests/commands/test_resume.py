@@ -202,9 +202,9 @@ def test_broken_statistics_are_told_and_collected_again(tmp_path, model):
 
 def test_what_has_no_statistics_to_keep(tmp_path, model):
     images = write_images(tmp_path / "images", 12)
-    with pytest.raises(CalibrationError, match="TensorRT's calibrator keeps no statistics"):
+    with pytest.raises(CalibrationError, match="TensorRT's calibrator saves no statistics"):
         run(model, images, tmp_path / "t.json", calibrator="tensorrt", resume=True)
-    with pytest.raises(CalibrationError, match="give table_path"):
+    with pytest.raises(CalibrationError, match="pass table_path"):
         run(model, images, None, keep_statistics=True)
 
 

@@ -50,7 +50,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             passes.RemoveInitializersFromInputsPass()(model)
             model.graph.sort()
         except Exception as error:  # a call that does not fit its function, a cycle
-            raise ModelError(f"{name}: the graph is broken: {root_cause(error)}") from error
+            raise ModelError(f"{name}: invalid graph: {root_cause(error)}") from error
         # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):

@@ -83,7 +83,7 @@ class _Insertion:
             array = tensor.numpy()
             if not np.isfinite(array).all():
                 raise ModelError(
-                    f"weight {edge.tensor!r} of node {edge.node!r} holds NaN or infinity: repair the model"
+                    f"weight {edge.tensor!r} of node {edge.node!r} contains NaN or infinite values: repair the model"
                 )
             params, codes = self._quantize(edge, array)
             if params is not (rounded := self._round_scales(value, params)):

@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite(bad: float) -> None:
     weight[0] = bad
     x = g.input("x", 8, 4, 4)
     y = g.op("Conv", x, g.constant(weight, "kernel"), name="conv", kernel_shape=[1, 1])
-    with pytest.raises(ModelError, match="weight 'kernel' of node 'conv' holds NaN or infinity"):
+    with pytest.raises(ModelError, match="weight 'kernel' of node 'conv' contains NaN or infinite values"):
         inserted(g.model(y))
 
 

@@ -259,7 +259,7 @@ def test_contradicting_options_are_refused(error_of, material, release):
 @pytest.mark.parametrize("release", IMPLICIT)
 def test_implicit_mode_refuses_qdq_models(error_of, material, release):
     said = error_of(release, material["qdq"], precision="int8", mode="implicit")
-    assert "holds Q/DQ, which implicit INT8 ignores" in said
+    assert "contains Q/DQ, which implicit INT8 ignores" in said
 
 
 @pytest.mark.parametrize("release", RELEASES)
