@@ -26,7 +26,7 @@ NoticeTopic = Literal[
     "engine",  # how an engine is built
     "excluded",  # nodes that stay in float as asked for
     "interrupted",  # a run that was ended early
-    "model",  # what was done to it so that it can be quantized
+    "model",  # how it was converted, and what that changed
     "lock",  # waiting for another run
     "padding",  # samples counted twice or dropped to fill batches of a fixed size
     "preprocessing",

@@ -13,6 +13,7 @@ from quantkit._version import DISTRIBUTION
 from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types import Array, SharedModel, TensorSpec
+from quantkit.types.running import TYPE_SOURCES
 
 __all__ = ["OnnxRuntimeRunner", "runtime_version"]
 
@@ -116,6 +117,29 @@ def _open(path: Path, *, name: str, threads: int, cuda_graph: bool) -> OnnxRunti
 
 
 BACKENDS["onnxruntime"] = Backend(suffixes=(".onnx",), open=_open, device="cpu")
+
+
+def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
+    """Types and shapes that ONNX Runtime infers for the outputs of a model, which may have none.
+
+    Raises:
+        BackendError: it does not load the model.
+        BackendUnavailableError: it is not installed.
+    """
+    ort = _import()
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+        options.add_external_initializers(list(model.weights), arrays)
+        session = ort.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
+    return tuple(_spec(output) for output in session.get_outputs())
+
+
+TYPE_SOURCES["onnxruntime"] = infer_output_types
 
 
 def runtime_version() -> str:

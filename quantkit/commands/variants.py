@@ -11,7 +11,7 @@ from pathlib import Path
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.quantize import quantize_graph
-from quantkit.errors import EvaluationError, ModelError
+from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines
 from quantkit.evaluation.models import model_evaluation
@@ -140,15 +140,20 @@ def open_variants(
         onnx_models = made | finished
         if taken := onnx_models.keys() & opened.keys():
             raise EvaluationError(f"--engine {min(taken)}: that name is taken; call the engine something else")
-        runners: dict[str, Runner] = {
-            name: stack.enter_context(open_accurate(variant, name=f"the {name} model", threads=threads))
-            for name, variant in onnx_models.items()
-        }
+        runners: dict[str, Runner] = {}
+        for name, variant in list(onnx_models.items()):
+            try:
+                runners[name] = stack.enter_context(open_accurate(variant, name=f"the {name} model", threads=threads))
+            except BackendError as error:
+                if variants is not None or name == "fp32" or name in finished:
+                    raise
+                refused[name] = error
+                del onnx_models[name]
         yield OpenVariants(
             runners={**runners, **{name: engine.runner for name, engine in opened.items()}},
             models=onnx_models,
             engines=opened,
-            skipped=left,
+            skipped={name: reasons for name, reasons in left.items() if name in onnx_models},
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
             origins=origins,
         )
@@ -156,11 +161,11 @@ def open_variants(
 
 def _make_variants(
     model: FloatModel, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
-) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, ModelError]]:
+) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, QuantKitError]]:
     """The variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
     models = {"fp32": model}
     left: dict[str, Mapping[str, str]] = {}
-    refused: dict[str, ModelError] = {}
+    refused: dict[str, QuantKitError] = {}
     for name in chosen[1:]:
         try:
             if name == "fp16":

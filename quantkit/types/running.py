@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -47,6 +47,10 @@ class Runner(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+TYPE_SOURCES: dict[str, Callable[[SharedModel], tuple[TensorSpec, ...]]] = {}
+"""By runtime, what it infers for the outputs of a model; filled by the modules of `quantkit.backends`."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ import pytest
 import quantkit
 from quantkit.calibration.table import save_table, table_checksum
 from quantkit.cli.interruption import stop_on_interrupt
+from quantkit.commands import variants
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.evaluation_report import find_ranking
 from quantkit.commands.reproduction import calibrate_command
-from quantkit.errors import EvaluationError, ModelError
+from quantkit.errors import BackendError, EvaluationError, ModelError
+from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.notices import Notice
 from quantkit.reporting import load_report, write_report
@@ -348,3 +350,17 @@ def test_a_mistyped_exclusion_is_an_error(table):
 def test_a_number_of_threads_that_cannot_be_is_refused_first():
     with pytest.raises(EvaluationError, match="--threads -1"):
         run(threads=-1)
+
+
+def test_a_variant_that_cannot_be_run_is_a_line_of_the_report(monkeypatch):
+    def refuse(model, *, name, threads):
+        if "fp16" in name:
+            raise BackendError("no kernel")
+        return open_accurate(model, name=name, threads=threads)
+
+    monkeypatch.setattr(variants, "open_accurate", refuse)
+    report = run(num_samples=4)
+    assert [e.name for e in report.evaluations] == ["fp32"]
+    assert "fp16 is left out: no kernel" in report.warnings
+    with pytest.raises(BackendError, match="no kernel"):
+        run(variants=["fp16"], num_samples=4)

@@ -344,7 +344,8 @@ def tied_embedding(**options) -> onnx.ModelProto:
     g = Builder(**options)
     table = g.constant(g.random.standard_normal((64, 32)) / 6)
     tokens = g.input("x", 16, 48)
-    looked_up = g.op("Gather", table, g.op("Shape", tokens))
+    ids = g.op("Cast", g.op("Greater", tokens, g.constant(0.1)), to=TensorProto.INT64)
+    looked_up = g.op("Gather", table, ids)
     x = g.op("Relu", g.linear(tokens, 48, 64))
     return g.model(g.op("MatMul", x, table), g.op("ReduceSum", looked_up, keepdims=0))
 

@@ -126,6 +126,21 @@ def replace_constant(names: Names, node: ir.Node, index: int, array: np.ndarray,
         node.replace_input_with(index, names.initializer(name, array))
 
 
+def replace_result(old: ir.Value, new: ir.Value, node: ir.Node) -> None:
+    """Replaces `old`, the output of `node`, by `new`, which takes its name; removes `node`."""
+    name, shape, kind = old.name, old.shape, old.type
+    graph = node.graph
+    if graph is None:
+        return
+    for user, index in list(old.uses()):
+        user.replace_input_with(index, new)
+    for position, value in enumerate(list(graph.outputs)):
+        if value is old:
+            graph.outputs[position] = new
+    graph.remove(node, safe=True)
+    new.name, new.shape, new.type = name, shape, kind
+
+
 def remove_unused_initializers(model: ir.Model) -> ir.Model:
     """Removes the initializers that nothing reads from `model`, in place, and returns it."""
     for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:

@@ -13,7 +13,9 @@ import onnx_ir.passes.common as passes
 from quantkit.errors import ModelError
 from quantkit.graph.model import NEWEST_OPSET, quiet, root_cause
 from quantkit.graph.passes.constants import fold_constants
+from quantkit.graph.passes.element_types import infer_types
 from quantkit.graph.passes.opset import convert_opset
+from quantkit.graph.passes.products import rewrite_products
 from quantkit.types import OLDEST_QDQ_OPSET
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
@@ -29,6 +31,13 @@ FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 FP16_OPSET = 19
 """First opset whose QuantizeLinear takes FP16 scales."""
+
+_QUANTIZED_OPS = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm"),
+        *("QAttention", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits"),
+    }
+)
 
 _SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
 
@@ -61,11 +70,14 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
         fold_constants(model)
-        _name_nodes(model.graph)
         try:
-            passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+            infer_types(model)
+            if not has_qdq(model) and rewrite_products(model):
+                fold_constants(model)
+                infer_types(model)
         except Exception as error:
             raise ModelError(f"{name}: shape inference failed: {root_cause(error)}") from error
+        _name_nodes(model.graph)
         _mark_sequences(model.graph)
     return model
 
@@ -81,8 +93,8 @@ def weighted_nodes(model: ir.Model) -> frozenset[str]:
 
 def has_qdq(model: ir.Model) -> bool:
     """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
-    quantized = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
-    return any(node.op_type in quantized for node in ir.traversal.RecursiveGraphIterator(model.graph))
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return any(node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear") for node in nodes)
 
 
 def has_signed_activations(model: ir.Model) -> bool:

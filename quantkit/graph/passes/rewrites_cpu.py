@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.passes.edits import Names, remove_unused_initializers
+from quantkit.graph.passes.edits import Names, remove_unused_initializers, replace_result
 from quantkit.graph.passes.prepare import constant_of, is_standard
 
 
@@ -55,7 +55,7 @@ def _fold_batch_normalization(node: ir.Node, names: Names) -> None:
     if len(conv.inputs) < 3:
         conv.resize_inputs(3)
     conv.replace_input_with(2, names.initializer(f"{weight_name}_folded_bias", shifted.astype(np.float32)))
-    _replace(node.outputs[0], source, node)
+    replace_result(node.outputs[0], source, node)
 
 
 def _fold_pad(node: ir.Node) -> None:
@@ -100,25 +100,10 @@ def _pool_globally(node: ir.Node, names: Names) -> None:
     new = ir.Value(name=names.new(f"{old.name}_pooled"), shape=old.shape, type=old.type)
     node.graph.insert_before(node, ir.node("GlobalAveragePool", [source], outputs=[new], name=names.new("pool")))
     name = node.name
-    _replace(old, new, node)
+    replace_result(old, new, node)
     pool = new.producer()
     if pool is not None:
         pool.name = name
-
-
-def _replace(old: ir.Value, new: ir.Value, node: ir.Node) -> None:
-    """Replaces `old`, the output of `node`, by `new`, which takes its name; removes `node`."""
-    name, shape, kind = old.name, old.shape, old.type
-    graph = node.graph
-    if graph is None:
-        return
-    for user, index in list(old.uses()):
-        user.replace_input_with(index, new)
-    for position, value in enumerate(list(graph.outputs)):
-        if value is old:
-            graph.outputs[position] = new
-    graph.remove(node, safe=True)
-    new.name, new.shape, new.type = name, shape, kind
 
 
 def _float32(value: ir.Value | None) -> npt.NDArray[np.float32] | None:

@@ -216,7 +216,7 @@ def _obstacle(node: ir.Node) -> str | None:
     values = [node.inputs[i] for i in indices]
     for value in values:
         if value is None or value.dtype is None:
-            return "the type of its inputs is unknown: an operator before it is not ONNX's own"
+            return f"the type of its inputs is unknown: {_unknown_operator(value)}"
         if value.dtype not in FLOAT_TYPES:
             return f"its inputs are {value.dtype.name}, not FP32 or FP16"
     constants = [constant_of(v) is not None for v in values]
@@ -230,6 +230,14 @@ def _obstacle(node: ir.Node) -> str | None:
             if tensor is not None and tensor.size == 0:
                 return "its weight is empty"
     return None
+
+
+def _unknown_operator(value: ir.Value | None) -> str:
+    """The operator of another domain that hides the type of `value`."""
+    for node in _ancestors(value):
+        if not is_standard(node, node.op_type):
+            return f"no runtime here knows the operator {node.domain}.{node.op_type} before it"
+    return "an operator before it does not say"
 
 
 def _skip_edge(node: ir.Node, weighted: set[str], read_quantized: set[str], skipped: dict[str, str]) -> QdqEdge | None:

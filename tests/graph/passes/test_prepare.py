@@ -150,6 +150,13 @@ def test_has_qdq() -> None:
     assert has_qdq(load(g.model(y)))
 
 
+@pytest.mark.parametrize("op_type", ["QLinearAdd", "QGemm", "DynamicQuantizeMatMul"])
+def test_quantized_operators_of_onnxruntime(op_type: str) -> None:
+    g = Builder()
+    g.domains["com.microsoft"] = 1
+    assert has_qdq(load(g.model(g.op(op_type, g.input("x", 8), domain="com.microsoft"))))
+
+
 def test_branches_compute_what_they_did() -> None:
     model = MODELS["subgraph"]()
     graph = prepare(load(model), name="model")

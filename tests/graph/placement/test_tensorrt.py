@@ -141,12 +141,12 @@ def test_weight_axes(name: str, axes: list[int | None]) -> None:
 
 
 def test_gemm_with_a_constant_left_operand() -> None:
-    for transposed, axis in ((0, 0), (1, 1)):
+    for transposed in (0, 1):
         g = Builder(batch=16)
         y = g.op("Gemm", g.constant(np.ones((16, 16))), g.input("x", 8), transA=transposed)
         graph = prepared(g.model(y))
         (node,) = graph.graph
-        assert weight_axis(node, 0) == axis
+        assert weight_axis(node, 0) == 0
 
 
 def test_matmul_with_a_vector() -> None:
@@ -232,17 +232,14 @@ def test_other_element_types_stay_as_they_are(dtype: type | None, word: str) -> 
 
 
 def test_operators_of_other_domains_stay_in_float() -> None:
+    """What reads them is quantized, since ONNX Runtime tells their types."""
     g = Builder()
     g.domains["com.microsoft"] = 1
-    y = g.op("FusedConv", g.input("x", 8, 6, 6), g.weight(8, 8, 1, 1), domain="com.microsoft", activation="Relu")
-    z = g.conv(y, 8, 8)
-    w = g.conv("x", 8, 8)
-    model = g.model(z, w)
-    plan = plan_of(model)
-    assert [e.node for e in plan.weights] == [model.graph.node[2].name]
-    assert "an operator before it is not ONNX's own" in plan.skipped[model.graph.node[1].name]
+    y = g.op("QuickGelu", g.input("x", 8, 6, 6), domain="com.microsoft")
+    model = g.model(g.conv(y, 8, 8), g.conv("x", 8, 8))
+    assert [e.tensor for e in plan_of(model).activations] == [y, "x"]
     q = quantize(model)
-    assert set(run(q.graph, q.inputs)) == {z, w}
+    assert set(run(q.graph, q.inputs)) == {value.name for value in model.graph.output}
 
 
 def test_weights_computed_at_run_time() -> None:
