@@ -99,11 +99,11 @@ def print_quantized(model: FloatModel, quantized: QuantizedModel, table: Calibra
 
 def _quantized_rows(model: FloatModel, quantized: QuantizedModel) -> list[tuple[str, str]]:
     before, after = model.size_bytes, quantized.size_bytes
+    shares = {"weights": quantized.weight_share, "multiply-adds": quantized.work_share}
+    parts = [f"{100 * share:.3g}% of {what}" for what, share in shares.items() if share is not None]
     return [
-        (
-            "operators in INT8",
-            f"{quantized.num_quantized} of {quantized.num_weighted}",
-        ),
+        ("operators in INT8", f"{quantized.num_quantized} of {quantized.num_weighted}"),
+        *([("INT8 share", ", ".join(parts))] if parts else []),
         ("model size", f"{megabytes(before)} → {megabytes(after)} ({_ratio(before, after)})"),
     ]
 

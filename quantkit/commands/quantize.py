@@ -15,11 +15,11 @@ from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import weighted_nodes
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
+from quantkit.graph.share import quantized_share
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
@@ -79,15 +79,17 @@ def quantize(
     check_no_source(output, (*model.source_files, *given))
     model.check_unchanged()
     written = save_model(graph, output)
-    weighted = weighted_nodes(graph)
+    share = quantized_share(model.prepared(), plan)
     if excluded := [name for name in plan.skipped if name in plan.excluded]:
         notify(Notice("info", "excluded", f"Excluded from quantization: {join_names(excluded)}"))
     return QuantizedModel(
         path=Path(output),
-        num_quantized=len(weighted & {edge.node for edge in plan.activations}),
-        num_weighted=len(weighted),
+        num_quantized=share.num_quantized,
+        num_weighted=share.num_products,
         skipped=plan.skipped,
         size_bytes=sum(path.stat().st_size for path in written),
+        weight_share=share.of_weights,
+        work_share=share.of_work,
     )
 
 

@@ -18,6 +18,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
+from quantkit.graph.share import float_reason, is_product
 from quantkit.types import OLDEST_QDQ_OPSET
 
 QdqSeverity = Literal["refused", "wrong", "float", "note"]
@@ -66,16 +67,17 @@ def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
     """
     plan = plan_tensorrt(model)
     quantized = {edge.node for edge in plan.activations}
-    return tuple(
+    planned = [
         Operator(
             name=name_of(node),
             op_type=node.op_type,
-            is_weighted=is_standard(node, *WEIGHTED_OPS),
+            is_weighted=is_product(node),
             is_quantized=name_of(node) in quantized,
             reason="" if name_of(node) in quantized else plan.skipped.get(name_of(node), ""),
         )
         for node in model.graph
-    )
+    ]
+    return (*planned, *_inner_products(model))
 
 
 def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
@@ -84,12 +86,12 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
     for node in model.graph:
         if _is_q(node) or _is_dq(node):
             continue
-        weighted = is_standard(node, *WEIGHTED_OPS)
+        weighted = is_product(node)
         reason = ""
         if node.op_type in _INTEGER_OPS:
             weighted = is_quantized = True
         elif weighted:
-            reason = _float_reason(node)
+            reason = float_reason(node) or _float_reason(node)
             is_quantized = not reason
         else:
             floats = [v for v in node.inputs if v is not None and constant_of(v) is None and v.dtype in FLOAT_TYPES]
@@ -98,7 +100,14 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
             if is_standard(node, "Add") and not is_quantized:
                 is_quantized = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
         operators.append(Operator(name_of(node), node.op_type, weighted, is_quantized, reason))
-    return tuple(operators)
+    return (*operators, *_inner_products(model))
+
+
+def _inner_products(model: ir.Model) -> list[Operator]:
+    """The products of sub-graphs: branches of an If, the body of a Loop."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    inner = [node for node in nodes if node.graph is not model.graph and is_product(node)]
+    return [Operator(name_of(node), node.op_type, True, False, "sub-graphs stay in float") for node in inner]
 
 
 def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:

@@ -47,7 +47,7 @@ def weighted_coverage(model: ir.Model, original: ir.Model) -> tuple[Operator, ..
         return ()
     sources = {str(v.name): node for node in original.graph for v in node.outputs}
     names = {node.name: node for node in original.graph}
-    nodes = {node.name: node for node in model.graph}
+    nodes = {node.name: node for node in ir.traversal.RecursiveGraphIterator(model.graph)}
     for_cpu = not has_signed_activations(model)
     ranges = {read.source: read for read in activation_scales(model)[0].values()}
     found = []

@@ -132,9 +132,12 @@ class QuantizedModel:
     Attributes:
         path: the ONNX file.
         num_quantized: number of weighted operators whose inputs are quantized.
-        num_weighted: number of Conv, ConvTranspose, Gemm and MatMul operators.
+        num_weighted: number of operators that convolve or multiply matrices: Conv, ConvTranspose, Gemm and MatMul, and
+            those that always stay in float (LSTM, GRU, RNN, Einsum, attention, what sub-graphs hold).
         skipped: what stayed in float: name of a tensor or node → reason.
         size_bytes: of its files.
+        weight_share: part of the float weights (0-1) that are INT8 now; embeddings and biases count.
+        work_share: part of the multiply-adds (0-1) that INT8 operators do; None where shapes are not known.
     """
 
     path: Path
@@ -142,6 +145,8 @@ class QuantizedModel:
     num_weighted: int
     skipped: Mapping[str, str]
     size_bytes: int
+    weight_share: float | None = None
+    work_share: float | None = None
 
     def __fspath__(self) -> str:
         return str(self.path)

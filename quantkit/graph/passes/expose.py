@@ -23,7 +23,7 @@ def batch_first(model: ir.Model) -> frozenset[str]:
     A fixed batch size is replaced by a symbolic dimension in a copy; shape inference shows where it propagates to.
     """
     known = {str(v.name): v.shape for v in model.graph.inputs if v.shape is not None and len(v.shape)}
-    copy = _inferred(model, {name: ir.Shape([_BATCH, *list(shape)[1:]]) for name, shape in known.items()})
+    copy = with_input_shapes(model, {name: ir.Shape([_BATCH, *list(shape)[1:]]) for name, shape in known.items()})
     return frozenset(
         str(value.name)
         for node in copy.graph
@@ -40,7 +40,7 @@ def activation_bytes(model: ir.Model, tensors: Sequence[str], shapes: Mapping[st
         tensors: names in its main graph.
         shapes: what will be fed, by input.
     """
-    copy = _inferred(model, {name: ir.Shape(shape) for name, shape in shapes.items()})
+    copy = with_input_shapes(model, {name: ir.Shape(shape) for name, shape in shapes.items()})
     values = {str(v.name): v for v in copy.graph.inputs} | {str(v.name): v for n in copy.graph for v in n.outputs}
     return {name: _bytes(values[name]) if name in values else _UNKNOWN_BYTES for name in tensors}
 
@@ -66,8 +66,13 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
     return model
 
 
-def _inferred(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:
-    """A copy with other input shapes, and the shapes inferred from them."""
+def with_input_shapes(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:
+    """A copy with other input shapes, and the shapes inferred from them.
+
+    Args:
+        model: prepared.
+        shapes: by input; the others keep theirs.
+    """
     copy = model.clone()
     for node in copy.graph:
         for value in node.outputs:

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.share import float_reason, is_product
 from quantkit.types import QdqEdge, QdqPlan, weight_format
 
 _NORMALIZATIONS = (
@@ -50,6 +51,8 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     weights: list[QdqEdge] = []
     out = match_nodes(model, exclude)
     for node in model.graph:
+        if is_product(node) and float_reason(node):
+            skipped[name_of(node)] = float_reason(node)
         if not is_standard(node, *WEIGHTED_OPS):
             continue
         reason = out.get(name_of(node)) or _obstacle(node)
