@@ -16,7 +16,7 @@ from quantkit.graph.passes.expose import with_input_shapes
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["Product", "QuantizedShare", "find_products", "float_reason", "is_product", "quantized_share"]
+__all__ = ["Product", "ShareOfModel", "find_products", "float_reason", "is_product", "quantized_share"]
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -51,7 +51,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class QuantizedShare:
+class ShareOfModel:
     """What part of a model is INT8.
 
     Attributes:
@@ -66,7 +66,7 @@ class QuantizedShare:
     of_work: float | None
 
 
-def quantized_share(model: ir.Model, plan: QdqPlan) -> QuantizedShare:
+def quantized_share(model: ir.Model, plan: QdqPlan) -> ShareOfModel:
     """How much of a float model a plan makes INT8.
 
     Args:
@@ -82,7 +82,7 @@ def quantized_share(model: ir.Model, plan: QdqPlan) -> QuantizedShare:
     made = [product for product in products if not product.is_inner and product.name in quantized]
     work = [product.work for product in products]
     known = None not in work and any(work)
-    return QuantizedShare(
+    return ShareOfModel(
         num_quantized=len(made),
         num_products=len(products),
         of_weights=stored / max(sum(sizes.values()), 1),

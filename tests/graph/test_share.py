@@ -10,12 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.qdq_lint import planned_operators
-from quantkit.graph.share import QuantizedShare, find_products, quantized_share
+from quantkit.graph.share import ShareOfModel, find_products, quantized_share
 
 from .builder import Builder
 
 
-def share_of(proto: onnx.ModelProto) -> QuantizedShare:
+def share_of(proto: onnx.ModelProto) -> ShareOfModel:
     graph = FloatModel(proto.SerializeToString()).prepared()
     share = quantized_share(graph, plan_tensorrt(graph))
     weighted = [operator for operator in planned_operators(graph) if operator.is_weighted]
@@ -51,7 +51,7 @@ def test_embeddings_and_biases_are_weights_too() -> None:
     g = Builder()
     ids = g.input("ids", 6, dtype=np.int64)
     y = g.linear(g.op("Gather", g.weight(100, 8), ids), 8, 4)
-    assert share_of(g.model(y)) == QuantizedShare(1, 1, 32 / (800 + 32 + 4), 1.0)
+    assert share_of(g.model(y)) == ShareOfModel(1, 1, 32 / (800 + 32 + 4), 1.0)
 
 
 @pytest.mark.parametrize("opset", [23])
