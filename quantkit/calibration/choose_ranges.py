@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.methods import METHODS, bind_method
-from quantkit.calibration.methods.mse import expected_sqnr_db, mse
+from quantkit.calibration.methods.mse import LOW_TENSOR_DB, expected_sqnr_db, mse
 from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, join_names, logs_duration
 from quantkit.progress import show_progress
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _MOST_LOST_DB = 6.0
 """Against the best range of the same tensor: half of its precision."""
-
-_LOW_SQNR_DB = 20.0
-"""Of a tensor: above it, what a range loses does not show in the output."""
 
 
 @logs_duration
@@ -54,7 +51,7 @@ def _warn_of_bad_fit(kept: KeptStatistics, ranges: Mapping[str, TensorRange], me
     for name, chosen in ranges.items():
         statistics = kept.tensors[name]
         sqnr = expected_sqnr_db(statistics, chosen.amax)
-        if sqnr > _LOW_SQNR_DB:
+        if sqnr > LOW_TENSOR_DB:
             continue
         best = mse(statistics)
         highest = expected_sqnr_db(statistics, best)

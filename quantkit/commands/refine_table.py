@@ -44,35 +44,22 @@ def refine_table(
         others: candidates of another origin for the ranges, by its name: amax by tensor.
         notify: hears what was found.
     """
+    inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
     try:
-        return _refined(table, kept, model, dataset, options, others=others, notify=notify)
+        samples = choose_samples(
+            dataset,
+            dict(kept.origin.contents),
+            most=affordable_samples(model, dataset, effort=options.effort),
+            batch_size=leading_size(model.inputs),
+            workers=options.workers,
+        )
+        fixed = kept.origin.unclipped | inputs
+        known = (kept.tensors, table.tensors, options)
+        found = refine_calibration(model, samples, *known, fixed=fixed, others=others, notify=notify)
     except BackendError as error:  # a piece of the graph does not run by itself, though the whole model does
         text = f"Ranges are chosen from statistics alone, and weights rounded to nearest: {error}"
         notify(Notice("warning", "accuracy", text))
         return replace(table, refinement=Refinement() if "rounding" in table.settings else None)
-
-
-def _refined(
-    table: CalibrationTable,
-    kept: KeptStatistics,
-    model: FloatModel,
-    dataset: Dataset,
-    options: CalibrationOptions,
-    *,
-    others: Mapping[str, Mapping[str, float]],
-    notify: Notify,
-) -> CalibrationTable:
-    inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
-    samples = choose_samples(
-        dataset,
-        dict(kept.origin.contents),
-        most=affordable_samples(model, dataset, effort=options.effort),
-        batch_size=leading_size(model.inputs),
-        workers=options.workers,
-    )
-    fixed = kept.origin.unclipped | inputs
-    known = (kept.tensors, table.tensors, options)
-    found = refine_calibration(model, samples, *known, fixed=fixed, others=others, notify=notify)
     model.check_unchanged()
     quantized = found.ranges.keys() - found.float_tensors.keys() - found.refinement.amax.keys()
     warn_if_low(found.quality, notify, {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from quantkit.calibration.methods.mse import expected_sqnr_db
+from quantkit.calibration.methods.mse import LOW_TENSOR_DB, expected_sqnr_db
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.refinement.damage import OutputDamage
@@ -15,7 +15,6 @@ from quantkit.types import Array, TensorStatistics
 __all__ = [
     "LOW_AGREEMENT",
     "LOW_SQNR_DB",
-    "_LOW_TENSOR_DB",
     "describe_quality",
     "is_low",
     "output_quality",
@@ -29,9 +28,6 @@ LOW_AGREEMENT = 0.9
 
 _WORST = 999.0
 """Stands for infinity, which JSON does not have."""
-
-_LOW_TENSOR_DB = 20.0
-"""Of an activation by itself; a common one has 30 to 40 dB."""
 
 
 def output_quality(
@@ -109,7 +105,7 @@ def warn_if_low(
     text = f"The INT8 output differs much from that of the float model: {describe_quality(quality)}."
     if activations is not None:
         local = {name: expected_sqnr_db(seen, amax) for name, (seen, amax) in activations.items()}
-        worst = [name for name in sorted(local, key=lambda name: local[name]) if local[name] < _LOW_TENSOR_DB]
+        worst = [name for name in sorted(local, key=lambda name: local[name]) if local[name] < LOW_TENSOR_DB]
         words = [f"{n} (SQNR {local[n]:.1f} dB, values to {activations[n][0].amax:.4g})" for n in worst]
         text += f" Least precise: {join_names(words)}." if words else " No single activation is to blame."
     notify(Notice("warning", "accuracy", f"{text} Try --accuracy best, or leave operators in float with --exclude."))

@@ -9,11 +9,14 @@ from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.numerics import decibels
 from quantkit.types import TensorStatistics
 
-__all__ = ["expected_sqnr_db", "mean_squared_error", "mse", "squared_error"]
+__all__ = ["LOW_TENSOR_DB", "expected_sqnr_db", "mean_squared_error", "mse", "squared_error"]
 
 _CODES = 127
 _COARSE_STEPS = 100
 _FINE_STEPS = 20
+
+LOW_TENSOR_DB = 20.0
+"""Of a tensor by itself: above it, what a range loses does not show in the output. A common one has 30 to 40 dB."""
 
 
 def mse(statistics: TensorStatistics) -> float:
