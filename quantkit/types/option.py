@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -231,6 +231,15 @@ def check_choices(options: Any, error: type[QuantKitError]) -> None:
         value = getattr(options, found.path[0])
         if value not in allowed and not (value is None and found.default is None):
             raise error(f"{found.flags[0]} {value!r} is not one of {', '.join(map(str, allowed))}")
+
+
+def check_minimum(options: Any, minimum: Literal[0, 1], names: Iterable[str], error: type[QuantKitError]) -> None:
+    """Raises `error` where one of these fields is a smaller number."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < minimum:
+            bound = "at least 1" if minimum else "0 or more"
+            raise error(f"--{name.replace('_', '-')} {value} must be {bound}")
 
 
 def without_none(kind: Any) -> Any:

@@ -24,7 +24,7 @@ from quantkit.errors import (
 )
 from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
-from quantkit.types.option import TextForm, check_choices, nested, option, owned_options
+from quantkit.types.option import TextForm, check_choices, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 
 __all__ = [
@@ -399,10 +399,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
 
     def __post_init__(self) -> None:
         check_choices(self, CalibrationError)
-        for name in ("batch_size", "workers"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise CalibrationError(f"--{name.replace('_', '-')} {count} must be at least 1")
+        check_minimum(self, 1, ("batch_size", "workers"), CalibrationError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -522,9 +519,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
-        for name in ("layer_samples", "threads"):
-            if getattr(self, name) < 0:
-                raise EvaluationError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more")
+        check_minimum(self, 0, ("layer_samples", "threads"), EvaluationError)
         sizes = self.batch_sizes
         if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
             raise EvaluationError(f"--batch-sizes {','.join(map(str, sizes))} must be different sizes of at least 1")
@@ -598,8 +593,7 @@ class CheckOptions(DataOptions):
     probe_samples: int = option(256, "Samples run with each alternative preprocessing (0: skip).")
 
     def __post_init__(self) -> None:
-        if self.probe_samples < 0:
-            raise EvaluationError(f"--probe-samples {self.probe_samples} must be 0 or more")
+        check_minimum(self, 0, ["probe_samples"], EvaluationError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -622,8 +616,7 @@ class SensitivityOptions(DataOptions):
     num_samples: int = option(256, "Number of samples.", group=DATA)
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise OptionError(f"--num-samples {self.num_samples} must be at least 1")
+        check_minimum(self, 1, ["num_samples"], OptionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -654,9 +647,7 @@ class TuneOptions(SensitivityOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_val_samples", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        check_minimum(self, 1, ("num_val_samples", "batch_size"), OptionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -686,8 +677,7 @@ class VerifyOptions(PreprocessOptions):
     def __post_init__(self) -> None:
         if not 0 <= self.max_clipped <= 1:
             raise CalibrationError(f"--max-clipped {self.max_clipped} must be a fraction from 0 to 1")
-        if self.num_samples < 1:
-            raise OptionError(f"--num-samples {self.num_samples} must be at least 1")
+        check_minimum(self, 1, ["num_samples"], OptionError)
 
 
 @dataclass(frozen=True, kw_only=True)
