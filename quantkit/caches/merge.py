@@ -24,7 +24,8 @@ from quantkit.storage import check_no_source
 from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
-    from quantkit.calibration.statistics_file import Setting, StatisticsOrigin
+    from quantkit.calibration.statistics_file import StatisticsOrigin
+    from quantkit.types.calibration import Setting
 
 
 @accepts_tell

@@ -23,8 +23,9 @@ from quantkit.provenance import MODEL_HASH, differences, why_stale
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
-    from quantkit.calibration.statistics_file import KeptStatistics, Setting, StatisticsOrigin
+    from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
     from quantkit.types import CalibrationTable
+    from quantkit.types.calibration import Setting
 
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.open import open_cache
 from quantkit.caches.reuse import statistics_beside, why_not_of_model
 from quantkit.calibration.refinement_file import load_refinement
-from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_json
+from quantkit.calibration.table import TABLE_KEY, load_table, table_checksum, table_sha256
 from quantkit.errors import CalibrationError, QuantKitError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
@@ -190,5 +189,5 @@ def _engine_beside(files: CalibrationFiles, table: CalibrationTable) -> str:
         stated = load_manifest(files.engine_manifest).table.get("sha256") if files.engine.is_file() else None
     except QuantKitError:
         return ""
-    own = hashlib.sha256(table_json(table).encode()).hexdigest()
+    own = table_sha256(table)
     return why_stale(files.engine.name, {"table sha256": stated or own}, {"table sha256": own})

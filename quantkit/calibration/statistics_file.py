@@ -23,6 +23,7 @@ from quantkit.calibration.statistics import EXACT_BINS, TENSORRT_BINS
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
+from quantkit.types.calibration import Setting
 
 _SEAL = Seal(b"quantkit statistics ", 1, "a statistics file")
 _MOST_TENSORS = 20_000
@@ -30,8 +31,6 @@ _MOST_TENSORS = 20_000
 
 _NARROWEST: dict[HistogramRule, float] = {"exact": 2.0**-126, "tensorrt": 2.0**-160}
 """Bin widths: what the exact rule begins with, and the smallest float32 divided into TensorRT's 2048 bins."""
-
-Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRange
+from quantkit.types.calibration import Setting
 
 __all__ = [
     "FORMAT",
@@ -31,6 +32,7 @@ __all__ = [
     "save_table",
     "table_checksum",
     "table_json",
+    "table_sha256",
 ]
 
 TABLE_KEY = "quantkit.calibration_table"
@@ -63,6 +65,11 @@ def table_json(table: CalibrationTable) -> str:
 def table_checksum(table: CalibrationTable) -> str:
     """The checksum in the table's file, which identifies the table in files made from it."""
     return _checksum({**_head(table), "tensors": _entries(table.tensors)})
+
+
+def table_sha256(table: CalibrationTable) -> str:
+    """SHA-256 of the table's file, which names it in the manifests of engines."""
+    return hashlib.sha256(table_json(table).encode()).hexdigest()
 
 
 def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
@@ -123,11 +130,6 @@ def _head(table: CalibrationTable) -> dict[str, Any]:
         "skipped": dict(table.skipped),
         **{name: dict(value) for name in _OPTIONAL if (value := getattr(table, name))},
     }
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
 
 
 def _lines(members: Mapping[str, Any], indent: int) -> str:
@@ -209,7 +211,7 @@ class _Range(msgspec.Struct):
 class _Members(msgspec.Struct):
     """Members of the file that a table has under the same names."""
 
-    settings: dict[str, str | int | float | bool | None]
+    settings: dict[str, Setting]
     preprocessing: Preprocessing | None = None
     skipped: dict[str, str] = {}
     float_tensors: dict[str, str] = {}

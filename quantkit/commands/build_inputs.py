@@ -15,7 +15,7 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
-from quantkit.calibration.table import table_json
+from quantkit.calibration.table import table_sha256
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
@@ -68,7 +68,7 @@ class BuildInputs:
         """What a manifest says of table or cache."""
         if self.table is not None:
             return {
-                "sha256": hashlib.sha256(table_json(self.table).encode()).hexdigest(),
+                "sha256": table_sha256(self.table),
                 "dataset_fingerprint": self.table.dataset_fingerprint,
                 "method": self.table.method,
                 "num_samples": self.table.num_samples,

@@ -30,7 +30,7 @@ from quantkit.types.options import CalibrationOptions
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
-    from quantkit.calibration.statistics_file import Setting
+    from quantkit.types.calibration import Setting
 
 __all__ = ["calibrate"]
 

@@ -27,6 +27,7 @@ from quantkit.notices import Notice, Notify
 from quantkit.refinement.quality import warn_if_low
 from quantkit.storage import write_bytes
 from quantkit.types import CalibrationTable, Dataset, TensorRange
+from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions, EngineOptions
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class CalibrationRun:
     model: FloatModel
     dataset: Dataset
     origin: StatisticsOrigin
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: Mapping[str, Setting]
     tensors: tuple[str, ...]
     native: Library | None
     files: CalibrationFiles | None

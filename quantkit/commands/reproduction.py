@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping
 
 from quantkit.calibration.methods import METHODS
-from quantkit.calibration.statistics_file import Setting
 from quantkit.types import CalibrationTable, HistogramRule, Preprocessing
+from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions
 
 

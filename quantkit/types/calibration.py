@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantkit.types.refinement import Refinement
 
 HistogramRule = Literal["exact", "tensorrt"]
+Setting = str | int | float | bool | None
 
 NOT_LISTED = "not in the cache that the table was made from"
 """Reason in a table's `skipped`: no range is known, which is not the same as always zero."""
@@ -142,7 +143,7 @@ class CalibrationTable:
     model_hash: str
     dataset_fingerprint: str
     num_samples: int
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: Mapping[str, Setting]
     preprocessing: Preprocessing | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     float_tensors: Mapping[str, str] = field(default_factory=dict)
