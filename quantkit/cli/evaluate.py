@@ -82,7 +82,7 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
         raise typer.BadParameter(f"{unknown[0]!r} is not a variant of this run", param_hint="--gate-variant")
     if task.task == "none" and (limits.max_drop is not None or limits.gates):
         raise typer.BadParameter("--task none has no score; use --min-agreement", param_hint="--max-drop")
-    if task.task in ("detect", "custom") and limits.min_agreement is not None:
+    if task.task in ("detect", "custom", "embed", "image") and limits.min_agreement is not None:
         raise typer.BadParameter(f"--task {task.task} has no agreement; use --max-drop", param_hint="--min-agreement")
     if limits.min_speedup is not None and not options.latency_s:
         raise typer.BadParameter("--latency-s 0 measures no latency", param_hint="--min-speedup")

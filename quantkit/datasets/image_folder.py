@@ -32,7 +32,7 @@ def open_image_folder(
         DatasetError: no image there, a folder that cannot be listed, or one that is not in `classes`.
     """
     files = sorted(walk(folder))
-    images = [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
+    images = _images(files)
     if not images:
         raise DatasetError(_explain_no_image(folder, files))
     targets: list[int] | None = None
@@ -54,6 +54,15 @@ def open_image_folder(
         preprocessing=preprocessing,
         remarks=_left_out(files),
     )
+
+
+def list_image_files(folder: Path) -> list[str]:
+    """Relative paths, with "/", of the images of a folder and its sub-folders, sorted."""
+    return _images(sorted(walk(folder)))
+
+
+def _images(files: Sequence[str]) -> list[str]:
+    return [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
 
 
 def walk(root: Path) -> Iterator[str]:

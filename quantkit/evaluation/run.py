@@ -80,6 +80,8 @@ def evaluate(
             _check_outputs(name, outputs[name], baseline, reference, task=task if chosen else None)
         task.update(batch, outputs)
         scores = find_scores(reference, num_samples=len(batch))
+        if scores is not None and not task.takes_as_scores(reference[scores], is_labelled=batch.targets is not None):
+            scores = None
         for name in runners:
             tallies[name].update(outputs[name], reference, scores, batch)
         count += len(batch)

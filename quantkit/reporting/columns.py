@@ -126,7 +126,13 @@ def _metric(
     unit: str = "",
     forms: tuple[Form, ...] = _FILES,
 ) -> Column[Variant]:
-    return Column(name, heading, lambda row: text(row.metric(name)), term, unit, forms)
+    """A number beside the score; where it is the score, that column has it."""
+
+    def show(row: Variant) -> str:
+        is_score = row.report.score is not None and row.report.score.name == name
+        return text(None if is_score else row.metric(name))
+
+    return Column(name, heading, show, term, unit, forms)
 
 
 def _time(
@@ -231,6 +237,10 @@ _ACCURACY: tuple[Column[Variant], ...] = (
     _metric("agreement", "Agreement", terms.AGREEMENT, format_percent, "%", ALL_FORMS),
     _metric("sqnr_db", "SQNR", terms.SQNR, format_decibels, "dB", ALL_FORMS),
     _metric("cosine", "Cosine", terms.COSINE, format_cosine),
+    _metric("cosine_mean", "Mean cosine", terms.VECTOR_ANGLE, format_cosine),
+    _metric("cosine_min", "Lowest cosine", terms.VECTOR_ANGLE, format_cosine),
+    _metric("image_psnr", "PSNR", terms.IMAGE_QUALITY, format_decibels, "dB"),
+    _metric("image_ssim", "SSIM", terms.IMAGE_QUALITY, format_cosine),
     Column("size_mb", "Size", lambda row: format_significant(row.evaluation.size_bytes / 1e6), terms.SIZE, "MB"),
     Column("size_ratio", "Ratio", _size_ratio, terms.SIZE),
 )

@@ -68,6 +68,16 @@ COSINE = Term(
     "several outputs.",
 )
 
+VECTOR_ANGLE = Term(
+    "Mean and lowest cosine",
+    "Cosine similarity of each sample's vector with the baseline's: mean, and lowest.",
+)
+
+IMAGE_QUALITY = Term(
+    "PSNR and SSIM",
+    "Of output images against their targets, or without targets against the baseline's outputs; means over images.",
+)
+
 SIZE = Term(
     "Size", "Model file including external data; 1 MB is 10^6 bytes. The ratio is relative to the baseline's size."
 )

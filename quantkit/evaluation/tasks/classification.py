@@ -37,6 +37,7 @@ class Classification(Task):
         self._names = tuple(class_names)
         self._labelled: bool | None = None
         self._has_scores = False
+        self._embedding = ""
         self._right: dict[str, npt.NDArray[np.int64]] = {}
         self._counts = np.zeros(0, np.int64)
 
@@ -60,6 +61,11 @@ class Classification(Task):
         """What to say of the outputs where none is class scores; known after `compute`."""
         if self._labelled is None or self._has_scores:
             return ()
+        if self._embedding:
+            return (
+                f"Output {self._embedding!r} looks like an embedding, not like class scores, so no agreement of "
+                "classes is computed: --task embed compares neighbors. If it is class scores, pass labeled data.",
+            )
         return (
             "No output is class scores [N, C], so there is no accuracy: a detector needs --task detect, a segmentation "
             "model --task segment; --task none compares the outputs alone.",
@@ -78,6 +84,9 @@ class Classification(Task):
             raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
         output = find_scores(reference, num_samples=len(batch))
         if output is None:
+            return
+        if not self.takes_as_scores(reference[output], is_labelled=self._labelled):
+            self._embedding = output
             return
         self._has_scores = True
         expected = as_scores(reference[output])

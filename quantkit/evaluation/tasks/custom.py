@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -40,9 +42,10 @@ class Custom(Task):
       for each of the N samples.
     - ``compute()``: a number, or numbers by name, of which the first, or the one called `name`, is the score.
 
-    and, if it likes, the attributes ``name`` (default: the class's name in lower case), ``label`` (default: `name`),
-    ``is_fraction`` (False), ``higher_is_better`` (True), ``definition``, and ``compares_outputs`` (True), False where
-    the outputs of two variants may have different shapes.
+    Where `update` has a parameter ``reference``, it gets what it would get as predictions of the baseline, of the same
+    samples. And, if it likes, the attributes ``name`` (default: the class's name in lower case), ``label`` (default:
+    `name`), ``is_fraction`` (False), ``higher_is_better`` (True), ``definition``, ``compares_outputs`` (True), which
+    is False where outputs of two variants may have different shapes.
 
     Scores of samples give the samples that changed, and, where `compute` is their mean, the interval of the difference
     from the baseline: of scores that are all 0 or 1 by the samples that differ, of others by a paired bootstrap, where
@@ -124,13 +127,15 @@ class Custom(Task):
             EvaluationError: the user's code failed, by file and line, or returned something else than was asked for.
         """
         expected: npt.NDArray[np.float64] | None = None
+        reference: Any = None
         for position, (variant, found) in enumerate(outputs.items()):
             if variant not in self._metrics:
                 self._metrics[variant] = self._make()
             predictions = self._predict(found, batch)
+            reference = predictions if position == 0 else reference
             returned = call(
                 f"update(predictions, ids, targets) of {self._metric_name}",
-                self._metrics[variant].update,
+                _with_reference(self._metrics[variant].update, reference),
                 predictions,
                 batch.ids,
                 None if batch.targets is None else _read_only(batch.targets),
@@ -330,6 +335,15 @@ def _check_free(name: str, what: str) -> None:
         raise EvaluationError(
             f"{what} has a number called {name!r}, which quantkit calls one of its own: take another name"
         )
+
+
+def _with_reference(update: Callable[..., Any], reference: Any) -> Callable[..., Any]:
+    """The user's method with the baseline's predictions, if it asks for them."""
+    try:
+        asks = "reference" in inspect.signature(update).parameters
+    except (TypeError, ValueError):  # not written in Python
+        asks = False
+    return functools.partial(update, reference=reference) if asks else update
 
 
 def _read_only(array: Array) -> Array:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.changes import Changes
@@ -14,6 +16,9 @@ from quantkit.types.option import OwnOption, option, owned_options
 from quantkit.types.options import PATH, TEXT
 
 _GROUP = "Task"
+_UNIT = 1e-3
+_MANY, _FLAT = 32, 4.0
+"""Of so many classes or more, the likeliest has less than four times the probability that each would have by chance."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class TaskOptions:
 
     Attributes:
         task: a name in `TASKS`; "none": outputs are compared with FP32's alone.
-        labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format) and of "segment" (a folder of PNGs).
+        labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format), of "segment" (a folder of PNGs) and
+            of "image" (a folder of target images).
         detections: how the outputs of a detector are laid out, such as "yolov8" (docs/how-to/detection.md).
         score_threshold: of "detect": minimum confidence score.
         iou_threshold: of "detect", where non-maximum suppression is not in the graph.
@@ -43,7 +49,8 @@ class TaskOptions:
     )
     labels: PathLike | None = option(
         None,
-        "detect: COCO JSON file, folder of YOLO labels or data.yaml; segment: folder of PNG masks.",
+        "detect: COCO JSON file, folder of YOLO labels or data.yaml; segment: folder of PNG masks; image: folder of "
+        "target images.",
         group=_GROUP,
         form=PATH,
         unit="path",
@@ -131,6 +138,7 @@ class Task:
 
     def __init__(self) -> None:
         self._changes = Changes()
+        self._are_scores: bool | None = None
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
@@ -183,6 +191,12 @@ class Task:
         """What was judged, for the report's description of the data ("num_objects"). Known after `compute`."""
         return {}
 
+    def takes_as_scores(self, scores: Array, *, is_labelled: bool) -> bool:
+        """Whether the baseline's output [N, C] is class scores; without labels, the first batch decides by its look."""
+        if self._are_scores is None:
+            self._are_scores = is_labelled or not looks_like_embedding(scores)
+        return self._are_scores
+
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
 
@@ -214,6 +228,23 @@ class OpenTask:
     task: Task
     class_names: tuple[str, ...]
     facts: Mapping[str, str | int | float | None]
+
+
+def looks_like_embedding(values: Array) -> bool:
+    """Whether the largest element of a row [C] names no class: rows of length 1, or so flat that none stands out.
+
+    >>> looks_like_embedding(np.array([[0.6, -0.8], [0.0, 1.0]])), looks_like_embedding(np.array([[0.9, 0.1]]))
+    (True, False)
+    """
+    rows = np.asarray(values, np.float64).reshape(len(values), -1)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if not rows.size or (rows.min() >= 0 and rows.max() <= 1):
+        return False  # probabilities
+    if rows.min() < 0 and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
+        return True
+    exponents = np.exp(rows - rows.max(axis=1, keepdims=True))
+    highest = (exponents.max(axis=1) / exponents.sum(axis=1)).mean()
+    return rows.shape[1] >= _MANY and bool(highest * rows.shape[1] < _FLAT)
 
 
 TASKS: dict[str, type[Task]] = {}

@@ -16,6 +16,8 @@ from quantkit.evaluation import METRICS, evaluate
 from quantkit.evaluation.bootstrap import mean_difference_interval
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.custom import Custom, reserved_names
+from quantkit.evaluation.tasks.embedding import Embedding
+from quantkit.evaluation.tasks.images import Images
 from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Batch, Score
 from quantkit.user_code import load_symbol
@@ -55,6 +57,17 @@ class Silent(Mean):
         super().update(predictions, ids, targets)
 
 
+class Error(Mean):
+    """Largest difference from the baseline, per sample: a paired metric."""
+
+    higher_is_better, is_fraction = False, False
+
+    def update(self, predictions, ids, targets, reference):
+        errors = np.abs(predictions["y"] - reference["y"])
+        self.values += errors.tolist()
+        return errors
+
+
 def batches(targets=None, sizes=(3, 1)):
     start = 0
     for size in sizes:
@@ -69,6 +82,26 @@ def run(metric, *, postprocess=None, before=BEFORE, after=AFTER, targets=None, s
     for batch, part in batches(targets, sizes):
         task.update(batch, {"fp32": {"y": before[part].copy()}, "int8": {"y": after[part].copy()}})
     return task
+
+
+def test_a_metric_may_see_the_baselines_outputs_of_the_same_samples():
+    task = run(Error)
+    found = task.compute()
+    assert found["fp32"]["error"] == 0
+    assert found["int8"]["error"] == pytest.approx(np.abs(AFTER - BEFORE).mean())
+    assert [(c.sample, c.kind) for c in task.changes()] == [("0.png", "broken"), ("1.png", "broken")]
+    squared = run(Error, postprocess=lambda outputs, ids: Rows(outputs["y"] ** 2))
+    assert squared.compute()["int8"]["error"] == pytest.approx(np.abs(AFTER**2 - BEFORE**2).mean())
+
+
+class Rows(dict):
+    """What a postprocess may return: something of the length of the batch."""
+
+    def __init__(self, values):
+        super().__init__(y=values)
+
+    def __len__(self):
+        return len(self["y"])
 
 
 def test_a_number_is_the_score_under_the_name_of_the_class():
@@ -324,6 +357,9 @@ def test_every_number_of_the_tasks_and_metrics_is_reserved(tmp_path):
     x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
     found = list(detect(RIGHT, RIGHT).compute().values())
     found += detect(RIGHT, RIGHT, layout="yolov10").compute().values()
+    for task, output in ((Embedding(1), np.eye(4)), (Images(), np.ones((4, 1, 11, 11)))):
+        task.update(Batch({"x": np.zeros((4, 1))}, tuple("abcd")), {"a": {"y": output}, "b": {"y": output}})
+        found += task.compute().values()
     found += segment(Masks(TRUTH), {"a": one_hot(FP32), "b": one_hot(INT8)}).compute().values()
     found += [
         metric_of(x + 0.5, reference=x, targets=np.arange(8) % 6)

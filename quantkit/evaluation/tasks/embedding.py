@@ -1,0 +1,172 @@
+"""One vector a sample, used by its angle to others: cosine with the baseline's, and whose neighbors stay neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import EvaluationError
+from quantkit.evaluation.tasks.classification import is_float
+from quantkit.evaluation.tasks.sample_scores import SampleScores
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
+from quantkit.types.option import OwnOption
+
+_ROWS_AT_ONCE = 1024
+_Vectors = npt.NDArray[np.float32]
+
+RECALL = Score(
+    "neighbor_recall",
+    "Neighbor recall",
+    definition="Share of the baseline's nearest samples (by cosine, among the samples of the evaluation) that are "
+    "nearest in the variant too, mean over samples: recall@k, k as in --neighbors.",
+)
+
+
+class Embedding(Task):
+    """Recall of the baseline's nearest neighbors, and the cosine of each vector with the baseline's.
+
+    The vector is the first floating output [N, D], else the first of [N, T, D], pooled over T: the mean over
+    ``attention_mask`` where the model has such an input, or the first ("cls").
+
+    Args:
+        neighbors: k of recall@k; at most half of the other samples.
+        pooling: "mean" or "cls".
+        output: name of the output, where it is not the first that fits.
+    """
+
+    numbers = (RECALL.name, "cosine_mean", "cosine_min")
+    own_options = (
+        OwnOption(
+            "neighbors", 10, "Nearest samples whose recall counts", is_valid=lambda k: k >= 1, expected="1 or more"
+        ),
+        OwnOption(
+            "pooling",
+            "mean",
+            "How an output [N, T, D] becomes one vector",
+            is_valid=lambda word: word in ("mean", "cls"),
+            expected="mean or cls",
+        ),
+        OwnOption("embedding", "", "Name of the output, if it is not the first that fits"),
+    )
+
+    def __init__(self, neighbors: int = 10, pooling: str = "mean", output: str = "") -> None:
+        super().__init__()
+        self._neighbors, self._pooling, self._output = neighbors, pooling, output
+        self._vectors: dict[str, list[_Vectors]] = {}
+        self._ids: list[str] = []
+        self._recall = SampleScores(RECALL.name, RECALL.label)
+        self._k = neighbors
+
+    @classmethod
+    def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
+        """The task with its options."""
+        return OpenTask(cls(*(options.own(name) for name in ("neighbors", "pooling", "embedding"))), (), {})
+
+    @property
+    def score(self) -> Score:
+        """The recall."""
+        return RECALL
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where k had to be smaller, and why there is no interval."""
+        fewer = (f"{len(self._ids)} samples are few: recall is of the {self._k} nearest.",)
+        return (*(fewer if self._k < self._neighbors else ()), *self._recall.notes())
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+
+        Raises:
+            EvaluationError: no output holds a vector for each sample.
+        """
+        (_, reference), *_ = outputs.items()
+        name = find_vectors(reference, len(batch), self._output)
+        self._ids += batch.ids
+        for variant, found in outputs.items():
+            self._vectors.setdefault(variant, []).append(_pool(found[name], batch, self._pooling))
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """Recall with its interval; the mean and the smallest cosine."""
+        whole = {variant: np.concatenate(parts) for variant, parts in self._vectors.items()}
+        count = len(self._ids)
+        if count < 3:
+            raise EvaluationError(f"--task embed compares neighbors: {count} samples are too few, 3 are needed")
+        self._k = min(self._neighbors, max(1, (count - 1) // 2))
+        (baseline, reference), *others = whole.items()
+        expected = _nearest(reference, self._k)
+        self._recall = SampleScores(RECALL.name, RECALL.label)
+        self._recall.add(baseline, np.ones(count))
+        cosines = {}
+        for variant, vectors in others:
+            found = _nearest(vectors, self._k)
+            same = (expected[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
+            self._recall.add(variant, same)
+            cosine = np.clip(np.einsum("nd,nd->n", reference, vectors, dtype=np.float64), -1, 1)
+            cosines[variant] = {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
+            self._note_changes(variant, expected[:, 0], found[:, 0], cosine)
+        return {v: {**numbers, **cosines.get(v, {})} for v, numbers in self._recall.compute().items()}
+
+    def _note_changes(
+        self, variant: str, before: npt.NDArray[np.intp], after: npt.NDArray[np.intp], cosine: npt.NDArray[np.float64]
+    ) -> None:
+        for row in np.flatnonzero(before != after).tolist():
+            self._changes.add(
+                ChangedSample(
+                    variant=variant,
+                    sample=self._ids[row],
+                    kind="changed",
+                    truth="",
+                    before=f"nearest {self._ids[before[row]]}",
+                    after=f"nearest {self._ids[after[row]]} (cosine {cosine[row]:.3f})",
+                    severity=float(1 - cosine[row]),
+                )
+            )
+
+
+def find_vectors(outputs: Mapping[str, Array], num_samples: int, name: str = "") -> str:
+    """Name of the output that holds a vector for each sample.
+
+    Raises:
+        EvaluationError: there is none, or not the named one.
+    """
+    if name and name not in outputs:
+        raise EvaluationError(f"there is no output {name!r}: the model has {', '.join(map(repr, outputs))}")
+    chosen = {name: outputs[name]} if name else outputs
+    for rank in (2, 3):
+        for found, array in chosen.items():
+            if is_float(array) and array.ndim == rank and len(array) == num_samples and array.shape[-1] >= 2:
+                return found
+    shown = ", ".join(f"{found!r} {array.dtype} {list(array.shape)}" for found, array in chosen.items())
+    raise EvaluationError(f"no output is an embedding: floats [N, D] or [N, T, D] are needed, not {shown}")
+
+
+def _pool(array: Array, batch: Batch, pooling: str) -> _Vectors:
+    """Vectors [N, D] of length 1; of zeros, or of anything that is not finite, zeros."""
+    values = np.asarray(array, np.float64)
+    if values.ndim == 3 and pooling == "cls":
+        values = values[:, 0]
+    elif values.ndim == 3:
+        mask = batch.inputs.get("attention_mask")
+        fits = mask is not None and mask.shape == values.shape[:2]
+        weights = np.asarray(mask, np.float64) if fits else np.ones(values.shape[:2])
+        values = np.einsum("ntd,nt->nd", values, weights)  # the length does not matter
+    values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, 0)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.where(length > 0, length, 1), np.float32)
+
+
+def _nearest(vectors: _Vectors, count: int) -> npt.NDArray[np.intp]:
+    """Indices [N, count] of the samples of the highest cosine, the highest first; of equals, the earlier."""
+    found = np.empty((len(vectors), count), np.intp)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = vectors[start : start + _ROWS_AT_ONCE]
+        similarity = rows @ vectors.T
+        similarity[np.arange(len(rows)), start + np.arange(len(rows))] = -np.inf  # not itself
+        found[start : start + len(rows)] = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return found
+
+
+TASKS["embed"] = Embedding
