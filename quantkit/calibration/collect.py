@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from quantkit.calibration.statistics import new_statistics, update
-from quantkit.datasets.batching import fixed_batch_size
+from quantkit.datasets.batching import fixed_batch_size, take_rows
 from quantkit.errors import NonFiniteActivationError
 from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
 
@@ -53,20 +53,20 @@ class Collector:
         Raises:
             NonFiniteActivationError: naming the tensor and the samples.
         """
-        fixed = fixed_batch_size(runner)
+        fixed = fixed_batch_size(runner, batch.axes)
         if fixed is None:
             self.add(batch, runner.run(batch.inputs))
             return
         for start in range(0, len(batch), fixed):
             ids = batch.ids[start : start + fixed]
             rows = start + np.arange(fixed) % len(ids)
-            outputs = runner.run({name: np.ascontiguousarray(array[rows]) for name, array in batch.inputs.items()})
+            outputs = runner.run(take_rows(batch, rows))
             if len(ids) < fixed:
                 outputs = {n: a[: len(ids)] if n in self._batch_first else a for n, a in outputs.items()}
                 self.num_repeated += fixed - len(ids)
                 self.repeating |= {n for n in outputs if n in self.statistics and n not in self._batch_first}
-            piece = {name: np.ascontiguousarray(array[start : start + fixed]) for name, array in batch.inputs.items()}
-            self.add(Batch(inputs=piece, ids=ids), outputs)
+            piece = take_rows(batch, start + np.arange(len(ids)))
+            self.add(Batch(inputs=piece, ids=ids, axes=batch.axes), outputs)
 
     def add(self, batch: Batch, outputs: Mapping[str, Array]) -> None:
         """Adds one batch.
@@ -121,7 +121,7 @@ def fitting_batch_size(runner: Runner, batch: Batch) -> int:
 
     The exact histogram does not depend on it. A model of a fixed batch size decides by itself.
     """
-    fixed = fixed_batch_size(runner)
+    fixed = fixed_batch_size(runner, batch.axes)
     if fixed is not None:
         return fixed
     used = sum(np.asarray(v).nbytes for v in runner.run(batch.inputs).values())

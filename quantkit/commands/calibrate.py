@@ -14,6 +14,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
+from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import on_split, open_samples
@@ -26,7 +27,7 @@ from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, PathLike
 from quantkit.types.option import make_options
-from quantkit.types.options import CalibrationOptions
+from quantkit.types.options import CalibrationOptions, ImageOptions
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
@@ -144,8 +145,15 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
     }
     if own and options.effort != "fast":
         settings |= {"accuracy": options.effort, "rounding": options.rounding}
-    if isinstance(loaded := getattr(dataset, "dataset", dataset), LoadedSamples):
-        settings["loader"] = loaded.loader
+    source = getattr(dataset, "dataset", dataset)
+    if isinstance(source, PlacedSamples):
+        said = options.preprocess if isinstance(options.preprocess, ImageOptions) else ImageOptions()
+        for name, values in (("batch_axis", said.batch_axis), ("constant", said.constant)):
+            if values:
+                settings[name] = ",".join(f"{key}={value:g}" for key, value in sorted(values.items()))
+        source = source.dataset
+    if isinstance(source, LoadedSamples):
+        settings["loader"] = source.loader
     return settings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from quantkit.datasets.batching import leading_size
+from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.errors import BackendError
 from quantkit.notices import Notice
 from quantkit.refinement.quality import warn_if_low
@@ -50,7 +50,7 @@ def refine_table(
             dataset,
             dict(kept.origin.contents),
             most=affordable_samples(model, dataset, effort=options.effort),
-            batch_size=leading_size(model.inputs),
+            batch_size=leading_size(model.inputs, batch_axes(dataset)),
             workers=options.workers,
         )
         fixed = kept.origin.unclipped | inputs

@@ -40,6 +40,9 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         words += ["--rounding", str(settings["rounding"])]
     if settings.get("observed") == "all":
         words.append("--all-tensors")
+    for name in ("batch_axis", "constant"):
+        for value in filter(None, str(settings.get(name, "")).split(",")):
+            words += [f"--{name.replace('_', '-')}", value]
     if (loader := settings.get("loader")) is not None:
         words += ["--loader", str(loader).partition(" ")[0]]
     if table.preprocessing is not None:

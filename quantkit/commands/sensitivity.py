@@ -8,7 +8,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
-from quantkit.datasets.batching import leading_size
+from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import on_split, open_samples, prepared_as
@@ -128,6 +128,6 @@ def open_sensitivity_samples(
         dataset,
         {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
         most=affordable_samples(model, dataset, effort="balanced"),
-        batch_size=leading_size(model.inputs),
+        batch_size=leading_size(model.inputs, batch_axes(dataset)),
         workers=options.workers,
     )

@@ -98,7 +98,7 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
     Raises:
         DatasetError: an input without an array, a type or shape that does not fit, different N.
     """
-    stored, found = _load(path, {*(spec.name for spec in inputs), *_LABEL_KEYS})
+    stored, found = load_arrays(path, {*(spec.name for spec in inputs), *_LABEL_KEYS})
     if isinstance(stored, np.ndarray):
         if len(inputs) != 1:
             names = ", ".join(repr(spec.name) for spec in inputs)
@@ -125,7 +125,7 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
     )
 
 
-def _load(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
+def load_arrays(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
     """The array of .npy, or the wanted arrays of .npz and the names of all."""
     try:
         with open(path, "rb") as file:  # numpy leaves a damaged archive open that it opened itself

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.errors import DatasetError
@@ -78,7 +79,11 @@ def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Gener
 
 
 def _shapes(sample: Sample) -> tuple[object, ...]:
-    return tuple((name, array.shape) for name, array in sorted(sample.inputs.items()))
+    """Samples of equal ones go into one batch: shapes, and the values of inputs that have no batch."""
+    return tuple(
+        (name, array.shape, array.tobytes() if sample.axes.get(name, 0) is None else b"")
+        for name, array in sorted(sample.inputs.items())
+    )
 
 
 def _read(
@@ -120,7 +125,12 @@ def _read(
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
-    inputs = {name: np.stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
+    axes = samples[0].axes
+    inputs = {}
+    for name, first in samples[0].inputs.items():
+        axis = axes.get(name, 0)
+        arrays = [sample.inputs[name] for sample in samples]
+        inputs[name] = first if axis is None else np.ascontiguousarray(np.stack(arrays, axis))
     targets = [sample.target for sample in samples if sample.target is not None]
     sizes = [sample.image_size for sample in samples if sample.image_size is not None]
     return Batch(
@@ -128,6 +138,7 @@ def _stack(samples: Sequence[Sample]) -> Batch:
         ids=tuple(sample.id for sample in samples),
         targets=np.asarray(targets, np.int64) if len(targets) == len(samples) else None,
         image_sizes=tuple(sizes) if len(sizes) == len(samples) else None,
+        axes=axes,
     )
 
 
@@ -138,15 +149,42 @@ def make_batches(
     return iterate_batches(dataset, batch_size, workers=workers, strict=strict, on_skip=skipped.__setitem__)
 
 
-def fixed_batch_size(runner: Runner) -> int | None:
-    """The batch size that the model was exported with; None where it is dynamic."""
-    return leading_size(runner.inputs)
+def fixed_batch_size(runner: Runner, axes: Mapping[str, int | None] | None = None) -> int | None:
+    """The batch size that the model was exported with; None where it is dynamic.
+
+    Args:
+        runner: the model.
+        axes: of its batches, where the batch is not the first dimension of every input.
+    """
+    return leading_size(runner.inputs, axes)
 
 
-def leading_size(inputs: Sequence[TensorSpec]) -> int | None:
+def leading_size(inputs: Sequence[TensorSpec], axes: Mapping[str, int | None] | None = None) -> int | None:
     """The batch size that inputs are fixed to; None where it is dynamic."""
-    leading = inputs[0].shape[:1] if inputs else ()
-    return leading[0] if leading and isinstance(leading[0], int) else None
+    for spec in inputs[: None if axes else 1]:
+        axis = (axes or {}).get(spec.name, 0)
+        size = spec.shape[axis] if axis is not None and axis < len(spec.shape) else None
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def batch_axes(dataset: Dataset) -> Mapping[str, int | None]:
+    """Where batches of a data set, or of a view of it, have their samples, if not in the first dimension."""
+    while True:
+        axes: Mapping[str, int | None] | None = getattr(dataset, "axes", None)
+        if axes is not None or not hasattr(dataset, "dataset"):
+            return axes or {}
+        dataset = dataset.dataset
+
+
+def take_rows(batch: Batch, rows: npt.NDArray[np.intp]) -> dict[str, Array]:
+    """The inputs of some samples of a batch, by their numbers."""
+    axes = {name: batch.axes.get(name, 0) for name in batch.inputs}
+    return {
+        name: array if axes[name] is None else np.ascontiguousarray(np.take(array, rows, axes[name]))
+        for name, array in batch.inputs.items()
+    }
 
 
 def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
@@ -158,7 +196,7 @@ def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
     Returns:
         Every output by name.
     """
-    fixed = fixed_batch_size(runner)
+    fixed = fixed_batch_size(runner, batch.axes)
     size = len(batch)
     if fixed is None or fixed == size:
         return runner.run(batch.inputs)
@@ -168,6 +206,9 @@ def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
     whole = {}
     for name in pieces[0][0]:
         parts = [outputs[name] for outputs, _ in pieces]
+        if batch.axes and fixed == 1 and parts[0].shape[:1] != (1,):  # the batch is elsewhere: a row for each sample
+            whole[name] = np.stack(parts)
+            continue
         whole[name] = np.concatenate(parts) if name in pieces[0][1] else parts[-1]
     return whole
 
@@ -175,6 +216,6 @@ def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
 def _run_piece(runner: Runner, batch: Batch, start: int, size: int, fixed: int) -> tuple[dict[str, Array], set[str]]:
     """Outputs of samples start .. start + size, and the names of those that have a row for each sample."""
     rows = start + np.arange(fixed) % size
-    outputs = runner.run({name: np.ascontiguousarray(array[rows]) for name, array in batch.inputs.items()})
+    outputs = runner.run(take_rows(batch, rows))
     batched = {name for name, array in outputs.items() if array.ndim and array.shape[0] % fixed == 0}
     return {n: a[: a.shape[0] // fixed * size] if n in batched else a for n, a in outputs.items()}, batched

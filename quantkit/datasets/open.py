@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
+from quantkit.datasets.batch_axes import PlacedSamples, constant_inputs, find_batch_axes, first_axes
 from quantkit.datasets.crops import crop_images
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_files import ImageFiles
@@ -15,6 +16,7 @@ from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.image_headers import look_at_headers
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
+from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
 from quantkit.datasets.sampling import select
 from quantkit.datasets.user_samples import open_image_function, open_loaded
 from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
@@ -40,10 +42,20 @@ def open_samples(
     """Opens `data` for the `inputs` of a model and chooses samples; without labels if they mean nothing here."""
     if isinstance(preprocessing, str):
         preprocessing = ImageOptions(preset=preprocessing)
-    if isinstance(preprocessing, ImageOptions):
-        dataset = _open_as_said(data, inputs, preprocessing, classes)
+    said = preprocessing if isinstance(preprocessing, ImageOptions) else ImageOptions()
+    constants = constant_inputs(inputs, said.constant or {})
+    axes = find_batch_axes(inputs, said.batch_axis or {})
+    fed = [spec for spec in first_axes(inputs, axes) if spec.name not in constants]
+    if holds_sample_files(Path(data)):
+        if said.says_how or said.crops is not None or said.loader is not None:
+            raise DatasetError(f"{data}: image options have no meaning for arrays")
+        dataset: Dataset = open_sample_files(Path(data), fed, axes=axes)
+    elif isinstance(preprocessing, ImageOptions):
+        dataset = _open_as_said(data, fed, preprocessing, classes)
     else:
-        dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes)
+        dataset = open_dataset(data, fed, preprocessing=preprocessing, classes=classes)
+    if axes or constants:
+        dataset = PlacedSamples(dataset, axes | dict.fromkeys(constants), constants)
     return look_at_headers(select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled))
 
 
@@ -114,7 +126,8 @@ def _existing(path: PathLike) -> Path:
 
 def holds_arrays(path: str | os.PathLike[str]) -> bool:
     """Whether `path` names arrays (.npy, .npz), which are fed as they are and take no preprocessing."""
-    return Path(path).suffix.lower() in ARRAY_SUFFIXES and not Path(path).is_dir()
+    is_file = Path(path).suffix.lower() in ARRAY_SUFFIXES and not Path(path).is_dir()
+    return is_file or holds_sample_files(Path(path))
 
 
 def open_dataset(
@@ -146,6 +159,8 @@ def open_dataset(
             raise DatasetError(
                 f"{source} contains arrays, which are passed to the model unchanged: omit the image options"
             )
+        if holds_sample_files(source):
+            return open_sample_files(source, inputs, axes={})
         return open_arrays(source, inputs, classes=classes)
     _check_kind(source)
     if len(inputs) != 1:

@@ -113,7 +113,7 @@ def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
         EvaluationError: an output without a batch dimension, where the batch had to be cut or filled.
     """
     outputs = run_padded(runner, replace(batch, inputs=_cast(runner, batch.inputs)))
-    size = fixed_batch_size(runner)
+    size = fixed_batch_size(runner, batch.axes)
     if size is not None and size != len(batch):
         for name, array in outputs.items():
             if array.shape[:1] != (len(batch),):

@@ -222,8 +222,8 @@ class _Refining:
         """Finds tensors whose readers stay in float."""
         pieces = GraphPieces(self.graph)
         batch = self.judging.batches[0]
-        if leading_size(self.model.inputs) is None:  # shares of the work are those of one sample
-            batch = {name: array[:1] for name, array in batch.items()}
+        if leading_size(self.model.inputs, self.judging.axes) is None:  # shares of the work are those of one sample
+            batch = self.judging.one_sample
         shapes = {name: array.shape for name, array in next(observe(pieces, pieces.producers, [batch])).items()}
 
         def measure(units: tuple[str, ...]) -> float:
@@ -275,7 +275,7 @@ class _Refining:
         if before <= _NOTHING[self.judge.is_divergence]:
             return
         graph, plan, _ = self.quantized()
-        samples = SampleBatches(self.choosing.batches + self.judging.batches)
+        samples = replace(self.choosing, batches=self.choosing.batches + self.judging.batches)
         found, layers = round_weights(graph, plan.qdq, plan.ranges, samples, progress=self.options.progress)
         refinement = replace(self.refinement, weights=found.weights, biases=found.biases)
         after = self.damage(with_weights=True, refinement=refinement)

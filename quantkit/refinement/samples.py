@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from quantkit.datasets import Selection
-from quantkit.datasets.batching import leading_size, make_batches
+from quantkit.datasets.batching import batch_axes, leading_size, make_batches, take_rows
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.pieces import GraphPieces
 from quantkit.refinement.observation import observe
@@ -29,10 +29,21 @@ class SampleBatches:
     """Inputs of some samples, in batches that the model takes.
 
     Attributes:
-        batches: inputs by name, the samples first.
+        batches: inputs by name.
+        axes: where an input has its samples, if not in the first dimension; None where it has none.
     """
 
     batches: tuple[Mapping[str, Array], ...]
+    axes: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def one_sample(self) -> Mapping[str, Array]:
+        """The inputs of the first sample."""
+        axes = {name: self.axes.get(name, 0) for name in self.batches[0]}
+        return {
+            name: array if (axis := axes[name]) is None else np.take(array, [0], axis)
+            for name, array in self.batches[0].items()
+        }
 
     @property
     def num_samples(self) -> int:
@@ -47,7 +58,7 @@ class SampleBatches:
                 break
             kept.append(batch)
             count += _size(batch)
-        return SampleBatches(tuple(kept))
+        return replace(self, batches=tuple(kept))
 
     def split(self) -> tuple[SampleBatches, SampleBatches, SampleBatches]:
         """To choose on, to judge the choices by, and to tell what the result is worth: 5/8, 2/8, 1/8.
@@ -56,7 +67,7 @@ class SampleBatches:
         """
         tail = max(len(self.batches) // 8, 1)
         parts = self.batches[: -3 * tail], self.batches[-3 * tail : -tail], self.batches[-tail:]
-        return tuple(SampleBatches(part or self.batches[-1:]) for part in parts)  # type: ignore[return-value]
+        return tuple(replace(self, batches=part or self.batches[-1:]) for part in parts)  # type: ignore[return-value]
 
 
 def choose_samples(
@@ -80,10 +91,9 @@ def choose_samples(
     for batch in make_batches(Selection(dataset, tuple(order)), size, strict=False, workers=workers, skipped={}):
         inputs: Mapping[str, Array] = batch.inputs
         if batch_size is not None and len(batch) < batch_size:
-            rows = np.arange(batch_size) % len(batch)
-            inputs = {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items()}
+            inputs = take_rows(batch, np.arange(batch_size) % len(batch))
         batches.append(inputs)
-    return SampleBatches(tuple(batches))
+    return SampleBatches(tuple(batches), batch_axes(dataset))
 
 
 def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> int:
@@ -92,8 +102,8 @@ def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> i
         return _FAST_SAMPLES
     sample = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
     pieces = GraphPieces(model.prepared())
-    fixed = leading_size(model.inputs) or 1
-    inputs = {name: np.repeat(array, fixed, axis=0) for name, array in sample.inputs.items()}
+    fixed = leading_size(model.inputs, sample.axes) or 1
+    inputs = take_rows(sample, np.zeros(fixed, np.intp))
     (values,) = observe(pieces, pieces.producers, [inputs])
     peak = pieces.peak_bytes({name: np.asarray(array).nbytes for name, array in values.items()})
     return int(np.clip(_BUDGET_BYTES * fixed // max(2 * peak, 1), _BATCH, _MOST_SAMPLES[effort]))

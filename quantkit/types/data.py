@@ -165,6 +165,7 @@ class Sample:
     inputs: Mapping[str, Array]
     target: int | None = None
     image_size: tuple[int, int] | None = None
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,14 @@ class Batch:
     ids: tuple[str, ...]
     targets: npt.NDArray[np.int64] | None = None
     image_sizes: tuple[tuple[int, int], ...] | None = None
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.inputs or not self.ids:
             raise DatasetError("a batch needs at least one input and one sample")
         for name, array in self.inputs.items():
-            if array.shape[:1] != (len(self.ids),):
+            axis = self.axes.get(name, 0)
+            if axis is not None and array.shape[axis : axis + 1] != (len(self.ids),):
                 raise DatasetError(f"batch: input {name!r} has shape {array.shape} for {len(self.ids)} samples")
             if not array.flags.c_contiguous:
                 raise DatasetError(f"batch: input {name!r} is not contiguous")

@@ -102,6 +102,28 @@ _RATIO = TextForm(_parse_ratio, repr)
 _NUMBERS = TextForm(_parse_numbers, _join)
 
 
+def _read_named_numbers(words: tuple[str, ...]) -> dict[str, float]:
+    """Reads NAME=NUMBER words; a name may hold "="."""
+    numbers: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if not name or name in numbers:
+            raise ValueError(f"{word!r} is not NAME=NUMBER, each name once")
+        numbers[name] = _parse_ratio(number)
+    return numbers
+
+
+def _read_named_axes(words: tuple[str, ...]) -> dict[str, int]:
+    numbers = _read_named_numbers(words)
+    if wrong := [name for name, number in numbers.items() if number != int(number) or number < 0]:
+        raise ValueError(f"the batch axis of {wrong[0]!r} is not a whole number from 0")
+    return {name: int(number) for name, number in numbers.items()}
+
+
+_NAMED_NUMBERS = TextForm(_read_named_numbers)
+_NAMED_AXES = TextForm(_read_named_axes)
+
+
 @dataclass(frozen=True)
 class ImageOptions:
     """How samples are read and prepared, as far as a user says it; the rest comes from preset and model.
@@ -202,6 +224,20 @@ class ImageOptions:
         None, "Split of a YOLO data.yaml.", group=DATA, default_text="train to calibrate, val to evaluate"
     )
     base: Preprocessing | None = None
+    batch_axis: Mapping[str, int] | None = option(
+        None,
+        "INPUT=AXIS: dimension of an input that is the batch, if not the first, e.g. state=1. Repeatable.",
+        group=DATA,
+        form=_NAMED_AXES,
+        repeatable=True,
+    )
+    constant: Mapping[str, float] | None = option(
+        None,
+        "INPUT=NUMBER: value of an input that is the same for every sample, e.g. sr=16000. Repeatable.",
+        group=DATA,
+        form=_NAMED_NUMBERS,
+        repeatable=True,
+    )
 
     def __post_init__(self) -> None:
         check_choices(self, DatasetError)
@@ -209,7 +245,8 @@ class ImageOptions:
     @property
     def says_how(self) -> bool:
         """Whether anything of the preparation is said."""
-        return replace(self, crops=None, loader=None, split=None, base=None) != ImageOptions()
+        kept = replace(self, crops=None, loader=None, split=None, base=None, batch_axis=None, constant=None)
+        return kept != ImageOptions()
 
 
 def _read_class_names(text: str) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ VALUES = {
     "classes": "names.txt",
     "variant": ["a=b.onnx", "c=d.onnx"],
     "engine": ["e=f.engine"],
+    "batch_axis": ["state=1", "a=b=2"],
+    "constant": ["sr=16000", "threshold=0.5"],
     "max_drop": "1%",
     "gate": ["mlperf-99"],
     "workspace": "64M",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.datasets.batching import fixed_batch_size, make_batches
+from quantkit.datasets.batching import fixed_batch_size, make_batches, take_rows
 from quantkit.errors import BackendError
 from quantkit.evaluation.latency.device import TRTEXEC, measure_device_latency
 from quantkit.evaluation.latency.host import LatencyOptions, measure_latency
@@ -110,7 +110,7 @@ def _taken(runner: Runner, batch_sizes: Sequence[int]) -> tuple[int, ...]:
 def _repeat(dataset: Dataset, size: int, *, strict: bool, workers: int | None) -> Mapping[str, Any]:
     """Inputs of the first samples, as many as are timed at once, repeated where there are too few."""
     batch = next(iter(make_batches(dataset, size, strict=strict, workers=workers, skipped={})))
-    return {n: np.ascontiguousarray(a[np.arange(size) % len(batch)]) for n, a in batch.inputs.items()}
+    return take_rows(batch, np.arange(size) % len(batch))
 
 
 def timing_warnings(latencies: Mapping[str, Sequence[Latency]], environment: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,118 @@
+"""Samples in files of their own: a folder or list of .npz files, each with the arrays of one sample by input name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from quantkit.datasets.arrays import cast_row, is_castable, load_arrays
+from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.image_files import name_samples
+from quantkit.errors import DatasetError
+from quantkit.types import Array, Preprocessing, Sample, TensorSpec
+
+_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, eq=False)
+class SampleFiles:
+    """A `Dataset` of which each sample is a file; lengths may vary where the model's dimensions do.
+
+    Attributes:
+        paths: the files.
+        inputs: of the model, the batch as their first dimension.
+        axes: where the model has the batch, by input, if it is not the first dimension.
+        ids: names of the files, relative to where they were found.
+    """
+
+    paths: Sequence[Path]
+    inputs: Sequence[TensorSpec]
+    axes: Mapping[str, int | None]
+    ids: Sequence[str]
+    targets: None = None
+    classes: Sequence[str] = ()
+    kind: str = "sample files"
+    preprocessing: Preprocessing | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one file. Raises `DatasetError` where an array is missing or does not fit its input."""
+        path = self.paths[index]
+        stored, found = load_arrays(path, {spec.name for spec in self.inputs})
+        if isinstance(stored, np.ndarray):
+            raise DatasetError(f"{path} holds one array without a name: save it with numpy.savez")
+        if missing := next((spec for spec in self.inputs if spec.name not in stored), None):
+            held = ", ".join(map(repr, found)) or "nothing"
+            raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}")
+        arrays = {spec.name: self._of_sample(spec, stored[spec.name], path) for spec in self.inputs}
+        return Sample(id=self.ids[index], inputs=arrays)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and contents of the files."""
+        return compute_fingerprint(self)
+
+    def content_hash(self, index: int) -> str:
+        """SHA-256 of a file's bytes, or a word where it cannot be read."""
+        try:
+            return hashlib.sha256(self.paths[index].read_bytes()).hexdigest()
+        except OSError:
+            return "unreadable"
+
+    def _of_sample(self, spec: TensorSpec, array: Array, path: Path) -> Array:
+        """The array without its batch dimension, which it may have, of size 1 and where the model has it."""
+        where = f"{path}: array {array.dtype} {list(array.shape)} for input {spec.name!r}"
+        wanted = spec.shape[1:]
+        axis = self.axes.get(spec.name, 0)
+        if array.ndim == len(wanted) + 1 and axis is not None and array.shape[axis] == 1:
+            array = np.squeeze(array, axis)
+        elif array.ndim == len(wanted) + 1 and axis is None and array.size == 1:
+            array = array.reshape(())
+        fits = array.ndim == len(wanted) and all(
+            want == have for want, have in zip(wanted, array.shape, strict=True) if isinstance(want, int)
+        )
+        if not fits:
+            shape = f"[{', '.join('?' if n is None else str(n) for n in wanted)}]"
+            hint = "" if self.axes.get(spec.name) else f"; --batch-axis {spec.name}=1 if that is where its batch is"
+            raise DatasetError(f"{where} does not fit its shape {shape} for one sample{hint}")
+        if not is_castable(array.dtype, spec.dtype):
+            raise DatasetError(f"{where} of type {spec.dtype}: the cast is not safe")
+        return cast_row(array, spec.dtype, f"{where}: its row")
+
+
+def holds_sample_files(path: Path) -> bool:
+    """Whether `path` is a folder of .npz files, or a .txt list of nothing else."""
+    if path.is_dir():
+        return any(path.glob(f"*{_SUFFIX}"))
+    return bool(_listed(path))
+
+
+def open_sample_files(path: Path, inputs: Sequence[TensorSpec], *, axes: Mapping[str, int | None]) -> SampleFiles:
+    """Opens a folder or list that `holds_sample_files`.
+
+    Args:
+        path: the folder, or a text file with a path a line, relative to its own folder.
+        inputs: of the model, the batch as their first dimension.
+        axes: where the model has the batch, if it is not the first dimension.
+    """
+    paths = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path.parent / line for line in _listed(path)]
+    names = [p.name for p in paths] if path.is_dir() else _listed(path)
+    return SampleFiles(paths, inputs, axes, name_samples(names))
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a list of .npz files; nothing if it is another list."""
+    if path.suffix.lower() != ".txt" or not path.is_file():
+        return []
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []  # whoever reads lists of images says so
+    return lines if all(line.endswith(_SUFFIX) for line in lines) else []
