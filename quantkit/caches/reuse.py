@@ -50,8 +50,9 @@ def calibration_facts(
 
 def why_not_of_model(table: CalibrationTable, model: FloatModel) -> str:
     """Why a table is stale for a float model, and the fix; "" where it was made from this model."""
-    name = f"the calibration table of {table.model_name!r}"
-    reason = why_stale(name, {MODEL_HASH: table.model_hash}, {MODEL_HASH: model.hash})
+    reason = why_stale(
+        f"the calibration table of {table.model_name!r}", {MODEL_HASH: table.model_hash}, {MODEL_HASH: model.hash}
+    )
     return reason and f"{reason}: calibrate {model.name!r} again"
 
 
