@@ -15,7 +15,7 @@ import numpy.typing as npt
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.metrics.accuracy import predict_classes, probabilities, rank_targets
-from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
 from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
 
 
@@ -101,7 +101,7 @@ class Classification(Task):
         """Share of the samples of each class that are right; classes without a sample are left out."""
         return tuple(
             ClassScore(
-                label=self._name(index),
+                label=class_title(self._names, index),
                 count=int(total),
                 scores={variant: int(right[index]) / int(total) for variant, right in self._right.items()},
             )
@@ -135,7 +135,7 @@ class Classification(Task):
                     variant=variant,
                     sample=batch.ids[row],
                     kind=kind,
-                    truth="" if target is None else self._name(target),
+                    truth="" if target is None else class_title(self._names, target),
                     before=self._answer(int(before[row]), was[i]),
                     after=self._answer(int(after[row]), now[i]),
                     severity=float(lost) if np.isfinite(lost) else 1.0,
@@ -143,10 +143,9 @@ class Classification(Task):
             )
 
     def _answer(self, index: int, probabilities: npt.NDArray[np.float64]) -> str:
-        return "no number (NaN)" if index < 0 else f"{self._name(index)} ({100 * probabilities[index]:.0f}%)"
-
-    def _name(self, index: int) -> str:
-        return self._names[index] if index < len(self._names) else f"class {index}"
+        if index < 0:
+            return "no number (NaN)"
+        return f"{class_title(self._names, index)} ({100 * probabilities[index]:.0f}%)"
 
 
 TASKS["classify"] = Classification

@@ -30,7 +30,7 @@ from quantkit.evaluation.detection.one_image import SHOWN_SCORE, ImageAnswer
 from quantkit.evaluation.detection.suppression import suppress
 from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.tasks.changes import CHANGED_POINTS
-from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
 from quantkit.numerics import fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import (
@@ -231,7 +231,7 @@ class Detection(Task):
             counts.update(image.object_classes.tolist())
         return tuple(
             ClassScore(
-                label=self._label(index),
+                label=class_title(self._names, index),
                 count=count,
                 scores={variant: float(values[index]) for variant, values in precisions.items()},
             )
@@ -335,12 +335,9 @@ class Detection(Task):
         if not len(classes):
             return "no object"
         counts = Counter(classes.tolist()).most_common()
-        shown = ", ".join(f"{count} {self._label(index)}" for index, count in counts[:3])
+        shown = ", ".join(f"{count} {class_title(self._names, index)}" for index, count in counts[:3])
         more = f" and {len(counts) - 3} more classes" if len(counts) > 3 else ""
         return f"{len(classes)} object{'s' if len(classes) > 1 else ''}: {shown}{more}"
-
-    def _label(self, index: int) -> str:
-        return self._names[index] if index < len(self._names) else f"class {index}"
 
 
 TASKS["detect"] = Detection

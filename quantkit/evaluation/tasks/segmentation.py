@@ -18,7 +18,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
 from quantkit.evaluation.tasks.changes import CHANGED_POINTS
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
-from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
+from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
 from quantkit.numerics import ImageTransform, fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import (
@@ -205,7 +205,7 @@ class Segmentation(Task):
         true = next(iter(one.values()))[_TRUE] if one else np.zeros(0)
         found = (
             ClassScore(
-                label=self._name(index),
+                label=class_title(self._names, index),
                 count=int(true[index]),
                 scores={variant: float(iou[index]) for variant, iou in ious.items() if not np.isnan(iou[index])},
             )
@@ -293,7 +293,7 @@ class Segmentation(Task):
     def _describe(self, true: npt.NDArray[np.int64]) -> str:
         """The largest classes of a mask by name."""
         largest = [int(i) for i in np.argsort(-true, kind="stable") if true[i]]
-        names = [self._name(index) for index in largest[:_NAMED_CLASSES]]
+        names = [class_title(self._names, index) for index in largest[:_NAMED_CLASSES]]
         more = len(largest) - len(names)
         return ", ".join(names) + (f" and {more} more" if more else "")
 
@@ -326,9 +326,6 @@ class Segmentation(Task):
             return self._head.num_classes
         found = (int(classes[-1]) for images in self._counts.values() for classes, _ in images if classes.size)
         return max(found, default=-1) + 1
-
-    def _name(self, index: int) -> str:
-        return self._names[index] if index < len(self._names) else f"class {index}"
 
 
 TASKS["segment"] = Segmentation

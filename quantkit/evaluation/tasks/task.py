@@ -253,3 +253,8 @@ TASKS: dict[str, type[Task]] = {}
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def class_title(names: Sequence[str], index: int) -> str:
+    """The name of a class, or its number where it has none."""
+    return names[index] if index < len(names) else f"class {index}"
