@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test.runner import Runner
 
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes import constants
@@ -129,3 +131,16 @@ def test_an_if_that_is_decided_is_its_branch(holds: bool, at_the_end: bool) -> N
     inputs = random_inputs(graph)
     for name, values in run(proto, inputs).items():
         np.testing.assert_allclose(run(graph, inputs)[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_whose_weights_are_all_expressions() -> None:
+    """One of onnx's own light models (opset 9), with the output that onnx ships for it."""
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    model = FloatModel(folder / "light_squeezenet.onnx")
+    graph = model.prepared()
+    assert len({edge.node for edge in plan_tensorrt(graph).activations}) == len(weighted_nodes(graph)) == 26
+    (spec,) = model.inputs
+    image = Runner.generate_dummy_data(helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape))
+    expected = TensorProto.FromString((folder / "light_squeezenet_output_0.pb").read_bytes())
+    (found,) = run(graph, {spec.name: image}).values()
+    np.testing.assert_allclose(found, numpy_helper.to_array(expected).reshape(found.shape), rtol=1e-4)
