@@ -165,7 +165,8 @@ def _spec(argument: Any) -> TensorSpec:
         numpy_dtype = np.dtype(dtype)
     except TypeError:
         numpy_dtype = np.dtype(object)
-    return TensorSpec(str(argument.name), numpy_dtype, tuple(argument.shape or ()))
+    shape = tuple(None if isinstance(d, int) and d < 0 else d for d in argument.shape or ())
+    return TensorSpec(str(argument.name), numpy_dtype, shape)
 
 
 def _reason(error: Exception) -> str:

@@ -130,7 +130,8 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
             continue
         if value.dtype is None or value.shape is None:
             raise ModelError(f"input {value.name!r} has no type or an unknown rank: export the model with shapes")
-        shape = tuple(d if isinstance(d, int) else (d.value or None) for d in value.shape)
+        # Some exporters write -1 for a dynamic dimension.
+        shape = tuple((d if d >= 0 else None) if isinstance(d, int) else (d.value or None) for d in value.shape)
         try:
             dtype = np.dtype(value.dtype.numpy())
         except TypeError as error:

@@ -173,3 +173,15 @@ def test_a_weight_of_the_wrong_length_is_refused() -> None:
     weight.raw_data += bytes(4)
     with pytest.raises(ModelError, match=r"m\.onnx: weight 'w' cannot be read"):
         FloatModel(proto.SerializeToString(), name="m.onnx")
+
+
+def test_a_dynamic_dimension_may_be_minus_one() -> None:
+    """As PaddlePaddle's exporter writes it."""
+    g = Builder(batch=-1)
+    model = FloatModel(g.model(g.conv(g.input("x", 3, -1, 8), 3, 4)).SerializeToString())
+    assert model.inputs[0].shape == (None, 3, None, 8)
+    graph = model.prepared()
+    assert [value.shape[0] for value in graph.graph.inputs] == [ir.SymbolicDim(None)]
+    with OnnxRuntimeRunner(share_weights(model.graph)) as runner:
+        assert runner.inputs[0].shape[0] is None
+        assert next(iter(runner.run({"x": np.ones((2, 3, 8, 8), np.float32)}).values())).shape == (2, 4, 8, 8)

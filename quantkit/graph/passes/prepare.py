@@ -60,6 +60,9 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             model.graph.sort()
         except Exception as error:  # a call that does not fit its function, a cycle
             raise ModelError(f"{name}: invalid graph: {root_cause(error)}") from error
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
+                value.shape = ir.Shape(None if isinstance(d, int) and d < 0 else d for d in value.shape)
         # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):
