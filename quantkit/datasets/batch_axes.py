@@ -111,7 +111,7 @@ def find_batch_axes(inputs: Sequence[TensorSpec], declared: Mapping[str, int]) -
             found[spec.name] = declared[spec.name]
         elif not spec.shape:
             found[spec.name] = None
-        elif isinstance(batch, str) and batch in spec.shape[1:] and spec.shape[0] != batch:
+        elif isinstance(batch, str) and batch != "?" and batch in spec.shape[1:] and spec.shape[0] != batch:
             found[spec.name] = spec.shape.index(batch)
     return {name: axis for name, axis in found.items() if axis != 0}
 

@@ -33,6 +33,8 @@ def arrays(tmp_path):
 def test_a_batch_is_found_by_its_name_and_else_declared():
     assert find_batch_axes([SOUND, STATE, RATE], {}) == {"state": 1, "sr": None}
     assert find_batch_axes([SOUND, FIXED], {}) == {}
+    unnamed = [TensorSpec("x", FLOAT, ("?", 4)), TensorSpec("y", FLOAT, (2, "?", 3))]
+    assert find_batch_axes(unnamed, {}) == {}
     assert find_batch_axes([SOUND, FIXED], {"state": 1}) == {"state": 1}
     assert [spec.shape for spec in first_axes([SOUND, STATE], {"state": 1})] == [("N", None), (None, 2, 3)]
 
