@@ -24,7 +24,8 @@ class MeasuredOutput:
 
     Attributes:
         name: of the tensor.
-        kind: "logits" and "probabilities" are class scores along `axis`; "values" is anything else.
+        kind: "logits" and "probabilities" are class scores along `axis`, as far as the graph tells; "values" is
+            anything else. `quantkit.refinement.damage.recognize_class_scores` looks at values too.
         axis: of the classes, or of the channels; None where every element counts alike.
     """
 
@@ -78,12 +79,12 @@ def _describe(value: ir.Value) -> MeasuredOutput:
 
 
 def _channel_axis(value: ir.Value) -> int:
-    """Axis 1 of images; of a list of boxes [N, A, C] or [N, C, A], the shorter one."""
+    """Axis 1 of images; of a list of boxes [N, A, C] or [N, C, A], the one whose length is known, or the shorter."""
     assert value.shape is not None
     if len(value.shape) != 3:
         return 1
     first, second = value.shape[1], value.shape[2]
-    return 1 if isinstance(first, int) and isinstance(second, int) and first < second else 2
+    return 1 if isinstance(first, int) and (not isinstance(second, int) or first < second) else 2
 
 
 def _behind_copies(value: ir.Value) -> ir.Node | None:

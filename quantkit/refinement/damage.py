@@ -9,6 +9,7 @@ signal-to-noise ratio misranks detectors, whose few large channels hide the clas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,62 @@ import numpy.typing as npt
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 
-__all__ = ["OutputDamage"]
+__all__ = ["OutputDamage", "recognize_class_scores"]
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
 
+_CONSTANT = 1e-8
+"""Variance in units of the mean square, below which a channel is the same everywhere: its own size counts then."""
+
+_SUM_ERROR = 1e-3
+"""Of probabilities, from 1."""
+
+_LEAST_BEST = 0.1
+"""Mean probability of a classifier's best class, where there are many classes."""
+
 Outputs = Sequence[Mapping[str, Array]]
 """One mapping from name to array for each batch."""
+
+
+def recognize_class_scores(outputs: Sequence[MeasuredOutput], reference: Outputs) -> tuple[MeasuredOutput, ...]:
+    """The outputs, each of the kind that its values show.
+
+    A product [N, C] may as well hold an embedding or coordinates, for which a divergence is blind to errors that all
+    columns share, or to all but the largest column: class scores name another class for another sample, and one that
+    stands out. Values that are positive and add up to 1 are probabilities, whatever lies between them and a Softmax.
+
+    Args:
+        outputs: as the graph tells.
+        reference: of the float model.
+    """
+    return tuple(_recognized(output, [batch[output.name] for batch in reference]) for output in outputs)
+
+
+def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutput:
+    if output.kind == "logits" and not _are_logits(output, values):
+        return replace(output, kind="values")
+    if output.kind == "values":
+        for axis in (-1, 1):
+            if all(_are_probabilities(np.asarray(array), axis) for array in values):
+                return replace(output, kind="probabilities", axis=axis)
+    return output
+
+
+def _are_probabilities(values: npt.NDArray[np.generic], axis: int) -> bool:
+    if values.ndim < 2 or values.shape[axis] < 2:
+        return False
+    return bool(values.min(initial=0) >= 0 and (np.abs(values.sum(axis=axis, dtype=np.float64) - 1) < _SUM_ERROR).all())
+
+
+def _are_logits(output: MeasuredOutput, values: Sequence[Array]) -> bool:
+    scores = np.concatenate([_log_probabilities(output, array) for array in values])
+    scores = scores.reshape(-1, scores.shape[-1])
+    best = scores[np.isfinite(scores).all(axis=-1)]
+    if len(best) == 0 or (len(best) > 1 and len(np.unique(best.argmax(axis=-1))) == 1):
+        return False
+    chance = 1 / best.shape[-1]
+    return bool(np.exp(best.max(axis=-1)).mean() >= max(min(2 * chance, (1 + chance) / 2), _LEAST_BEST))
 
 
 class OutputDamage:
@@ -39,7 +89,10 @@ class OutputDamage:
         self.is_divergence = len(scores) == len(outputs)
         self._outputs = tuple(outputs)
         self._reference = reference
-        self._variance = {} if self.is_divergence else {o.name: self._variances(o) for o in outputs}
+        self._scores = {
+            o.name: [_Scores.of(o, batch[o.name]) for batch in reference] for o in outputs if self.is_divergence
+        }
+        self._variance = {o.name: self._variances(o) for o in outputs if not self.is_divergence}
 
     @property
     def unit(self) -> str:
@@ -63,20 +116,12 @@ class OutputDamage:
     def _divergences(self, output: MeasuredOutput, outputs: Outputs) -> npt.NDArray[np.float64]:
         """Of every sample and position; infinite where the output is no longer finite."""
         found = []
-        for reference, got in zip(self._reference, outputs, strict=False):
-            p, q = (self._log_probabilities(output, batch[output.name]) for batch in (reference, got))
+        for scores, got in zip(self._scores[output.name], outputs, strict=False):
             with np.errstate(invalid="ignore"):
-                divergence = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+                q = _log_probabilities(output, got[output.name])
+                divergence = np.maximum(scores.expected_log - (scores.probabilities * q).sum(axis=-1), 0.0)
             found.append(np.where(np.isfinite(divergence), divergence, np.inf).ravel())
         return np.concatenate(found)
-
-    @staticmethod
-    def _log_probabilities(output: MeasuredOutput, values: Array) -> npt.NDArray[np.float64]:
-        scores = np.moveaxis(np.asarray(values, np.float64), output.axis if output.axis is not None else -1, -1)
-        if output.kind == "probabilities":
-            return np.log(np.maximum(scores, _LEAST_PROBABILITY))
-        scores = scores - scores.max(axis=-1, keepdims=True)
-        return np.asarray(scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True)))
 
     def _lost_share(self, output: MeasuredOutput, outputs: Outputs) -> float:
         error, count = np.zeros(()), 0
@@ -99,8 +144,32 @@ class OutputDamage:
             x = _channels(output, batch[output.name])
             x = np.where(np.isfinite(x), x, 0.0)
             total, squares, count = total + x.sum(axis=1), squares + (x**2).sum(axis=1), count + x.shape[1]
-        mean = total / max(count, 1)
-        return np.asarray(np.maximum(squares / max(count, 1) - mean**2, 0.0))
+        mean, square = total / max(count, 1), squares / max(count, 1)
+        variance = np.maximum(square - mean**2, 0.0)
+        return np.asarray(np.where(variance > _CONSTANT * square, variance, square))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """Class scores of the float model: probabilities, [..., C], and the mean of their own logarithm, [...]."""
+
+    probabilities: npt.NDArray[np.float64]
+    expected_log: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, output: MeasuredOutput, values: Array) -> _Scores:
+        with np.errstate(invalid="ignore"):
+            p = _log_probabilities(output, values)
+            return cls(np.exp(p), (np.exp(p) * p).sum(axis=-1))
+
+
+def _log_probabilities(output: MeasuredOutput, values: Array) -> npt.NDArray[np.float64]:
+    """The classes last."""
+    scores = np.moveaxis(np.asarray(values, np.float64), output.axis if output.axis is not None else -1, -1)
+    if output.kind == "probabilities":
+        return np.log(np.maximum(scores, _LEAST_PROBABILITY))
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    return np.asarray(scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True)))
 
 
 def _channels(output: MeasuredOutput, values: Array) -> npt.NDArray[np.float64]:

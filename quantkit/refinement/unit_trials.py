@@ -19,7 +19,7 @@ from quantkit.graph.layer_constants import bias_edges
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
-from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.observation import observe
 from quantkit.types import Array, CalibrationTable, Refinement
 
@@ -96,7 +96,7 @@ class UnitTrials:
         self._outputs = tuple(output.name for output in outputs)
         wanted = {*self._outputs, *(name for unit in units for name in self._kept(unit))}
         self._exact, self._coarse = (list(observe(pieces, wanted, batches)) for pieces in (self._none, self._all))
-        self.damage = OutputDamage(outputs, self._exact)
+        self.damage = OutputDamage(recognize_class_scores(outputs, self._exact), self._exact)
         self.total = self.damage.of(self._coarse)
         """Damage with everything quantized."""
 

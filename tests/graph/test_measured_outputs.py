@@ -52,8 +52,10 @@ def test_an_image_has_its_channels_in_front() -> None:
     assert measured(g, y) == (MeasuredOutput(y, "values", 1),)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((100, 6), 2), ((6, 100), 1)])
-def test_the_channels_of_a_list_of_boxes_are_the_shorter_axis(shape: tuple[int, int], axis: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((100, 6), 2), ((6, 100), 1), ((6, "boxes"), 1), (("boxes", 6), 2), (("boxes", "other"), 2)]
+)
+def test_the_channels_of_a_list_of_boxes_are_the_shorter_axis(shape: tuple[int | str, ...], axis: int) -> None:
     g = Builder()
     y = g.op("Relu", g.input("x", *shape))
     assert measured(g, y) == (MeasuredOutput(y, "values", axis),)

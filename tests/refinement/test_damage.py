@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantkit.graph.measured_outputs import MeasuredOutput
-from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.quality import describe_quality, is_low, output_quality
 
 LOGITS = MeasuredOutput("y", "logits", 1)
@@ -53,6 +53,42 @@ def test_a_constant_added_to_all_classes_does_no_damage(x: np.ndarray, offset: f
     assert OutputDamage([LOGITS], batches(x)).of(batches(x + np.float32(offset))) == pytest.approx(0, abs=1e-6)
 
 
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (6 * np.eye(10)[np.arange(32) % 10] + rng.normal(size=(32, 10)), "logits"),
+        (9 * np.eye(1000)[np.arange(64) * 7] + rng.normal(size=(64, 1000)), "logits"),
+        (3 * np.eye(2)[np.arange(32) % 2], "logits"),
+        (
+            np.array([300.0, 200, 100, 50]) + rng.normal(size=(32, 4)),
+            "values",
+        ),  # coordinates: one is always the largest
+        (rng.normal(size=(32, 512)), "values"),  # an embedding
+        (rng.normal(size=(32, 2)) / 10, "values"),
+        (np.full((4, 3), np.nan), "values"),
+    ],
+)
+def test_a_product_holds_class_scores_if_its_values_say_so(values: np.ndarray, kind: str) -> None:
+    (found,) = recognize_class_scores([LOGITS], batches(values, 4))
+    assert found.kind == kind
+
+
+def test_a_softmax_needs_no_proof() -> None:
+    assert recognize_class_scores([PROBABILITIES], batches(np.full((4, 3), 1 / 3))) == (PROBABILITIES,)
+
+
+@pytest.mark.parametrize(("axis", "found"), [(1, 1), (2, -1)])
+def test_values_that_add_up_to_one_are_probabilities(axis: int, found: int) -> None:
+    """As where a version converter puts Reshape behind the Softmax of a text recognizer."""
+    e = np.exp(rng.normal(size=(6, 5, 7)))
+    values = e / e.sum(axis=axis, keepdims=True)
+    assert recognize_class_scores([IMAGE], batches(values)) == (MeasuredOutput("y", "probabilities", found),)
+    assert recognize_class_scores([IMAGE], batches(e)) == (IMAGE,)
+
+
 def test_values_are_compared_channel_by_channel() -> None:
     """A large channel does not hide a small one that is lost."""
     x = np.random.default_rng(0).standard_normal((6, 2, 5)).astype(np.float32) * np.array([[[1000], [1]]], np.float32)
@@ -78,6 +114,11 @@ def test_no_change_is_no_damage_and_nothing_left_is_all_of_it() -> None:
     assert OutputDamage([LOGITS], batches(x[:, :, 0])).of(batches(np.full_like(x[:, :, 0], np.nan))) == np.inf
 
 
+def test_a_single_sample_is_measured_by_its_own_size() -> None:
+    x = np.array([[3.0, 4]])
+    assert OutputDamage([IMAGE], [{"y": x}]).of([{"y": x * 1.1}]) == pytest.approx(0.01 / 1.01)
+
+
 def test_values_that_the_float_model_itself_cannot_hold_do_not_count() -> None:
     x = np.array([[1, 2], [3, np.inf]], np.float32)
     y = np.array([[1, 2], [3, 5]], np.float32)
@@ -89,7 +130,7 @@ def test_outputs_of_two_kinds_are_all_values() -> None:
     damage = OutputDamage([LOGITS, MeasuredOutput("z", "values", None)], x)
     assert not damage.is_divergence
     assert damage.unit == "relative error"
-    assert damage.of([{"y": x[0]["y"], "z": np.zeros((2, 3), np.float32)}]) == pytest.approx(0.5)
+    assert damage.of([{"y": x[0]["y"], "z": np.zeros((2, 3), np.float32)}]) == pytest.approx(0.25)
 
 
 def test_the_first_batches_alone_can_be_compared() -> None:
