@@ -1,4 +1,4 @@
-"""From ranges to a better INT8 model: each step is tried on samples, and judged by samples that it did not see."""
+"""From ranges to a better INT8 model, step by step: each is kept only if samples that judge are better for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from quantkit.calibration.methods import METHODS, bind_method
-from quantkit.datasets.batching import leading_size
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
@@ -16,7 +17,7 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
-from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.float_tensors import choose_float_tensors
 from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
@@ -37,8 +38,8 @@ from quantkit.refinement.transforms import (
     find_sites,
     with_transforms,
 )
-from quantkit.refinement.trials import Trials
-from quantkit.types import Refinement, TensorRange, TensorStatistics
+from quantkit.refinement.trials import Trials, kept_tensors
+from quantkit.types import Array, Refinement, TensorRange, TensorStatistics
 from quantkit.types.options import CalibrationOptions
 
 __all__ = ["RefinedCalibration", "refine_calibration"]
@@ -146,10 +147,12 @@ class _Refining:
         self.never = {e.tensor: "zero on every sample" for e in plan.activations if e.tensor not in ranges}
         self.plan = exclude_tensors(plan, self.never)
         self.units = quantized_units(self.plan)
-        self.outputs = measured_outputs(self.graph)
-        self.names = tuple(output.name for output in self.outputs)
+        outputs = measured_outputs(self.graph)
+        self.names = tuple(output.name for output in outputs)
         reference = run_model(model.prepared(), self.judging.batches, outputs=self.names)
+        self.outputs = recognize_class_scores(outputs, reference)
         self.judge = OutputDamage(self.outputs, reference)
+        self._measured: dict[bool, float] = {}
 
     def quantized(self, **changes: Any) -> QuantizedGraph:
         """The model as it would be quantized now, or with other `ranges`, `floats` or `refinement`."""
@@ -159,8 +162,22 @@ class _Refining:
         plan = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float)
         return graph, plan, state["refinement"]
 
+    def adopt(self, damage: float | None = None, *, with_weights: bool = False, **changes: Any) -> None:
+        """Takes over `ranges`, `floats` or `refinement`, whose damage may be known."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self._measured = {} if damage is None else {with_weights: damage}
+
     def damage(self, *, with_weights: bool, **changes: Any) -> float:
-        """Damage of such a model on the samples that judge."""
+        """Damage of such a model on the samples that judge; without changes it is measured once."""
+        if not changes and with_weights in self._measured:
+            return self._measured[with_weights]
+        found = self._measure(with_weights=with_weights, **changes)
+        if not changes:
+            self._measured[with_weights] = found
+        return found
+
+    def _measure(self, *, with_weights: bool, **changes: Any) -> float:
         quantized = self.quantized(**changes)
         got = run_quantized(quantized, self.judging.batches, outputs=self.names, with_weights=with_weights)
         return self.judge.of(got)
@@ -169,8 +186,18 @@ class _Refining:
         """The float model on as many samples as trials of every unit can afford."""
         fewest, most = _TRIAL_SAMPLES[self.options.effort]
         wanted = round(1.2 * self.num_samples / max(len(self.units), 1))
-        batches = self.choosing.first(min(max(wanted, fewest), most)).batches
-        return Trials(GraphPieces(self.graph), self.outputs, self.units, batches, name=self.model.name)
+        pieces = GraphPieces(self.graph)
+        one = self.one_sample()
+        size = sum(
+            np.asarray(one[name]).nbytes for name in kept_tensors(pieces, self.outputs, self.units) if name in one
+        )
+        samples = self.choosing.first(min(max(wanted, fewest), most)).within(size // self.judging.num_smallest)
+        return Trials(pieces, self.outputs, self.units, samples.batches, name=self.model.name)
+
+    def one_sample(self) -> Mapping[str, Array]:
+        """Every tensor of the float model, for one sample, or for the batch that the model takes."""
+        pieces = GraphPieces(self.graph)
+        return next(observe(pieces, pieces.producers, [self.judging.smallest]))
 
     def choose_ranges(
         self, trials: Trials, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]
@@ -190,9 +217,12 @@ class _Refining:
                 candidates[unit] = range_candidates(seen, {name: max(amax) for name, amax in known.items() if amax})
         choices = choose_by_output(trials, candidates, joined, progress=self.options.progress)
         if is_free:
-            for unit, choice in choices.items():
-                for name in {edge.tensor for edge in self.units[unit]}:
-                    self.ranges[name] = replace(self.ranges[name], amax=choice.amax, method=choice.method)
+            chosen = {
+                edge.tensor: replace(self.ranges[edge.tensor], amax=choice.amax, method=choice.method)
+                for unit, choice in choices.items()
+                for edge in self.units[unit]
+            }
+            self.adopt(ranges={**self.ranges, **chosen})
         return choices
 
     def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
@@ -200,7 +230,7 @@ class _Refining:
         before = self.damage(with_weights=False)
         if before <= _ENOUGH[self.judge.is_divergence]:
             return choices
-        sites = find_sites(self.graph, self.plan, self.choosing, padded=True)
+        sites = find_sites(self.graph, self.plan, self.choosing)
         transforms, left = choose_transforms(trials, sites, choices)
         self._keep_if_better(transforms, with_weights=False)
         for alpha in _ALPHAS:  # the weights take part of the difficulty: they have to be judged too
@@ -214,19 +244,17 @@ class _Refining:
         before = self.damage(with_weights=with_weights)
         after = self.damage(with_weights=with_weights, refinement=refinement)
         if after < _CLEARLY * before:
-            self.refinement = refinement
+            self.adopt(after, with_weights=with_weights, refinement=refinement)
             text = f"channels of {len(transforms)} activations are shifted or scaled: {self._change(before, after)}"
             self.notify(Notice("info", "ranges", text))
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
         """Finds tensors whose readers stay in float."""
-        pieces = GraphPieces(self.graph)
-        batch = self.judging.batches[0]
-        if leading_size(self.model.inputs, self.judging.axes) is None:  # shares of the work are those of one sample
-            batch = self.judging.one_sample
-        shapes = {name: array.shape for name, array in next(observe(pieces, pieces.producers, [batch])).items()}
+        shapes = {name: np.shape(array) for name, array in self.one_sample().items()}
 
         def measure(units: tuple[str, ...]) -> float:
+            if not units:
+                return self.damage(with_weights=False)
             floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
             return self.damage(with_weights=False, floats=floats)
 
@@ -244,11 +272,12 @@ class _Refining:
                 f"multiply-adds): {self._change(choice.before, choice.after)}"
             )
             self.notify(Notice("info", "ranges", text))
-        self.floats = {
+        floats = {
             edge.tensor: f"more accurate in float (alone in INT8: {self.judge.unit} {choices[unit].damage:.2g})"
             for unit in choice.units
             for edge in self.units[unit]
         }
+        self.adopt(choice.after, floats=floats)
 
     def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:
         """Takes the ranges of a single method for everything, if they do better in company."""
@@ -267,7 +296,8 @@ class _Refining:
             if damage < _CLEARLY * best:
                 change = self._change(best, damage)
                 self.notify(Notice("info", "ranges", f"in company the ranges of {method} are better: {change}"))
-                best, self.ranges = damage, single
+                best = damage
+                self.adopt(damage, ranges=single)
 
     def round(self) -> None:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""
@@ -282,7 +312,7 @@ class _Refining:
         text = f"{len(layers)} weights rounded with error feedback: {self._change(before, after)}"
         self.notify(Notice("info", "weights", text if after < before else f"{text}: rounded to nearest instead"))
         if after < before:
-            self.refinement = refinement
+            self.adopt(after, with_weights=True, refinement=refinement)
 
     def quality(self) -> dict[str, float]:
         """What the INT8 output is worth on samples that nothing was chosen on."""

@@ -31,24 +31,17 @@ class SampleBatches:
     Attributes:
         batches: inputs by name.
         axes: where an input has its samples, if not in the first dimension; None where it has none.
+        is_fixed: the model takes batches of this size only.
     """
 
     batches: tuple[Mapping[str, Array], ...]
     axes: Mapping[str, int | None] = field(default_factory=dict)
-
-    @property
-    def one_sample(self) -> Mapping[str, Array]:
-        """The inputs of the first sample."""
-        axes = {name: self.axes.get(name, 0) for name in self.batches[0]}
-        return {
-            name: array if (axis := axes[name]) is None else np.take(array, [0], axis)
-            for name, array in self.batches[0].items()
-        }
+    is_fixed: bool = False
 
     @property
     def num_samples(self) -> int:
         """In all batches."""
-        return sum(map(_size, self.batches))
+        return sum(map(self._size, self.batches))
 
     def first(self, num_samples: int) -> SampleBatches:
         """The batches that the first `num_samples` lie in."""
@@ -57,8 +50,40 @@ class SampleBatches:
             if count >= num_samples:
                 break
             kept.append(batch)
-            count += _size(batch)
+            count += self._size(batch)
         return replace(self, batches=tuple(kept))
+
+    def within(self, sample_bytes: int) -> SampleBatches:
+        """As many of the first samples as `_BUDGET_BYTES` hold at so many bytes each: at least one, or one batch that
+        the model needs whole.
+        """
+        count = max(_BUDGET_BYTES // max(sample_bytes, 1), 1)
+        if self.is_fixed or count >= self._size(self.batches[0]):
+            fitting = max(int(count // self._size(self.batches[0])), 1)
+            return replace(self, batches=self.batches[:fitting])
+        return replace(self, batches=(self._rows(count),))
+
+    @property
+    def smallest(self) -> Mapping[str, Array]:
+        """The inputs of the first sample, or of a batch that the model needs whole."""
+        return self.batches[0] if self.is_fixed else self._rows(1)
+
+    @property
+    def num_smallest(self) -> int:
+        """Samples in it."""
+        return self._size(self.smallest)
+
+    def _rows(self, count: int) -> Mapping[str, Array]:
+        axes = {name: self.axes.get(name, 0) for name in self.batches[0]}
+        return {
+            name: array if (axis := axes[name]) is None else np.take(array, range(count), axis)
+            for name, array in self.batches[0].items()
+        }
+
+    def _size(self, batch: Mapping[str, Array]) -> int:
+        """Number of its samples."""
+        axes = {name: self.axes.get(name, 0) for name in batch}
+        return next(int(array.shape[axis]) for name, array in batch.items() if (axis := axes[name]) is not None)
 
     def split(self) -> tuple[SampleBatches, SampleBatches, SampleBatches]:
         """To choose on, to judge the choices by, and to tell what the result is worth: 5/8, 2/8, 1/8.
@@ -93,7 +118,7 @@ def choose_samples(
         if batch_size is not None and len(batch) < batch_size:
             inputs = take_rows(batch, np.arange(batch_size) % len(batch))
         batches.append(inputs)
-    return SampleBatches(tuple(batches), batch_axes(dataset))
+    return SampleBatches(tuple(batches), batch_axes(dataset), is_fixed=batch_size is not None)
 
 
 def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> int:
@@ -107,7 +132,3 @@ def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> i
     (values,) = observe(pieces, pieces.producers, [inputs])
     peak = pieces.peak_bytes({name: np.asarray(array).nbytes for name, array in values.items()})
     return int(np.clip(_BUDGET_BYTES * fixed // max(2 * peak, 1), _BATCH, _MOST_SAMPLES[effort]))
-
-
-def _size(batch: Mapping[str, Array]) -> int:
-    return int(next(iter(batch.values())).shape[0])

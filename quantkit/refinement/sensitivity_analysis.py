@@ -35,7 +35,6 @@ _MOST_SAMPLES = 128
 _TOP = 8
 """So many of the worst units are measured until their order is clear."""
 
-_BUDGET_BYTES = 1 << 30
 _CODES = 256
 
 _ROUNDING = 0.501
@@ -101,16 +100,17 @@ def analyze_sensitivity(
     graph = model.prepared()
     plan = exclude_tensors(plan_tensorrt(graph), table.in_float)
     pieces = GraphPieces(graph)
-    sizes = next(observe(pieces, pieces.producers, samples.batches[:1]))
+    sizes = next(observe(pieces, pieces.producers, [samples.smallest]))
     counts = multiply_adds(graph, {name: np.shape(array) for name, array in sizes.items()})
     work = {node: count / max(sum(counts.values()), 1) for node, count in counts.items()}
     errors = _tensor_errors(model, table, samples, progress=progress)
-    first = _first_samples(samples, sum(np.asarray(array).nbytes for array in sizes.values()))
+    size = 2 * sum(np.asarray(array).nbytes for array in sizes.values()) // samples.num_smallest  # of both models
+    affordable = samples.first(_MOST_SAMPLES).within(size)
     found: list[UnitSensitivity] = []
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
-        ranking = _rank(model, table, units, samples, first=first, progress=progress)
+        ranking = _rank(model, table, units, affordable, progress=progress)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
             own = list(dict.fromkeys(errors[edge] for edge in sorted(unit.edges) if edge in errors))
@@ -157,10 +157,9 @@ def _rank(
     units: Sequence[QuantizedUnit],
     samples: SampleBatches,
     *,
-    first: SampleBatches,
     progress: bool,
 ) -> _Ranking:
-    found, chosen, contenders = _Ranking(), first, list(units)
+    found, chosen, contenders = _Ranking(), samples.first(_FIRST_SAMPLES), list(units)
     while True:
         count = chosen.num_samples
         trials = UnitTrials(model, table, contenders, chosen.batches)
@@ -169,20 +168,10 @@ def _rank(
             found.damages[unit] = trials.measure(unit), count
         ordered = sorted(contenders, key=lambda unit: -found.damages[unit][0].alone)
         is_clear = len(found.totals) > 1 and ordered[:_TOP] == contenders[:_TOP]
-        if is_clear or count >= min(samples.num_samples, _MOST_SAMPLES):
+        if is_clear or count >= samples.num_samples:
             return found
         contenders = ordered[: max(len(ordered) // 4, _TOP)]
         chosen = samples.first(2 * count)
-
-
-def _first_samples(samples: SampleBatches, batch_bytes: int) -> SampleBatches:
-    """As many samples as both models' tensors can be kept of at once, at most `_FIRST_SAMPLES`."""
-    batch = samples.batches[0]
-    size = SampleBatches((batch,)).num_samples
-    affordable = int(_BUDGET_BYTES * size // max(2 * batch_bytes, 1))
-    if affordable >= min(size, _FIRST_SAMPLES):
-        return samples.first(min(affordable, _FIRST_SAMPLES))
-    return SampleBatches(({name: array[: max(affordable, 1)] for name, array in batch.items()},))
 
 
 @dataclass(eq=False)

@@ -70,7 +70,7 @@ class TransformSites:
     high: Mapping[str, Floats]
 
 
-def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded: bool) -> TransformSites:
+def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> TransformSites:
     """The inner activations of a plan that can be transformed. Model inputs are left as they come.
 
     So are readers of a shared weight: each would need a weight of its own, under a name that depends on what else is
@@ -80,7 +80,6 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded
         graph: the float model, prepared.
         plan: of that graph.
         samples: to see the channels on.
-        padded: also shift what convolutions with padding read; that takes an operator Pad.
     """
     pieces = GraphPieces(graph)
     weights = {edge.node: edge.tensor for edge in plan.weights}
@@ -92,7 +91,7 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded
         and name in pieces.producers
         and shared.isdisjoint(weights.get(reader, "") for reader in site.readers)
     }
-    shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=padded) if name in scalable)
+    shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=True) if name in scalable)
     extremes = channel_extremes(pieces, {name: site.axis for name, site in scalable.items()}, samples.batches)
     low, high = ({name: pair[side] for name, pair in extremes.items()} for side in (0, 1))
     return TransformSites(scalable, shiftable, low, high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.graph.measured_outputs import MeasuredOutput
-from quantkit.graph.pieces import GraphPieces
+from quantkit.graph.pieces import GraphPieces, Piece
 from quantkit.numerics import fake_quantize
 from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import observe
 from quantkit.types import Array, QdqEdge
 
-__all__ = ["Trial", "Trials"]
+__all__ = ["Trial", "Trials", "kept_tensors"]
 
 
 class Trials:
@@ -42,11 +42,8 @@ class Trials:
     ) -> None:
         self._pieces, self._units, self._name = pieces, units, name
         self.outputs = tuple(output.name for output in outputs)
-        behind = {unit: pieces.behind(nodes={edge.node for edge in edges}) for unit, edges in units.items()}
-        self._behind = behind
-        tensors = {edge.tensor for edges in units.values() for edge in edges}
-        wanted = {name for piece in behind.values() for name in piece.inputs} | set(self.outputs) | tensors
-        self._values = list(observe(pieces, wanted, batches))
+        self._behind = _behind(pieces, units)
+        self._values = list(observe(pieces, kept_tensors(pieces, outputs, units), batches))
         self.damage = OutputDamage(outputs, self._values)
 
     @property
@@ -64,6 +61,19 @@ class Trials:
         model = self._pieces.cut(piece, outputs, dtypes=_dtypes(self._values[0]), replaced=replaced)
         runner = OnnxRuntimeRunner(model, name=self._name, spinning=False) if outputs else None
         return Trial(runner, tuple(dict.fromkeys(edge.tensor for edge in edges)), self)
+
+
+def kept_tensors(
+    pieces: GraphPieces, outputs: Iterable[MeasuredOutput], units: Mapping[str, Sequence[QdqEdge]]
+) -> frozenset[str]:
+    """Inner tensors that `Trials` keeps of every sample."""
+    tensors = {edge.tensor for edges in units.values() for edge in edges}
+    starts = {name for piece in _behind(pieces, units).values() for name in piece.inputs}
+    return frozenset(starts | tensors | {output.name for output in outputs})
+
+
+def _behind(pieces: GraphPieces, units: Mapping[str, Sequence[QdqEdge]]) -> dict[str, Piece]:
+    return {unit: pieces.behind(nodes={edge.node for edge in edges}) for unit, edges in units.items()}
 
 
 _MARK = "__quantized"

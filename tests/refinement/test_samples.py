@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_the_first_samples_are_whole_batches(sizes: list[int], wanted: int) -> N
     assert rows_of(first) == list(range(first.num_samples))
     assert first.num_samples >= min(wanted, samples.num_samples)
     assert SampleBatches(first.batches[:-1]).num_samples < wanted
+
+
+@pytest.mark.parametrize(
+    ("sample_bytes", "is_fixed", "kept"),
+    [(1, False, 24), (1 << 26, False, 16), (1 << 28, False, 4), (1 << 40, False, 1), (1 << 40, True, 8)],
+)
+def test_what_is_kept_fits_into_memory(sample_bytes: int, is_fixed: bool, kept: int) -> None:
+    samples = replace(made([8, 8, 8]), is_fixed=is_fixed).within(sample_bytes)
+    assert rows_of(samples) == list(range(kept))
+    assert samples.is_fixed == is_fixed
 
 
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=40))

@@ -16,7 +16,7 @@ def test_what_is_zero_on_these_samples_is_not_scaled() -> None:
     x = g.op("Relu", g.input("x", 6))
     subject = net(g.model(g.linear(x, 6, 4)), {"x": -np.abs(images(8, 6)) - 1})
     graph = subject.model.prepared()
-    sites = find_sites(graph, subject.plan, subject.samples, padded=True)
+    sites = find_sites(graph, subject.plan, subject.samples)
     assert x in sites.scalable
     assert equalize_products(graph, sites, {}, alpha=0.5) == {}
 
@@ -28,5 +28,5 @@ def test_readers_of_a_shared_weight_are_left_alone() -> None:
     x, y, z = (g.op("Sigmoid", g.input(name, 6)) for name in "xyz")
     outputs = (g.op("MatMul", x, weight), g.op("MatMul", y, weight), g.linear(z, 6, 4))
     subject = net(g.model(*outputs), {name: images(8, 6) for name in "xyz"})
-    sites = find_sites(subject.model.prepared(), subject.plan, SampleBatches(subject.samples.batches), padded=True)
+    sites = find_sites(subject.model.prepared(), subject.plan, SampleBatches(subject.samples.batches))
     assert set(sites.scalable) == {z}
