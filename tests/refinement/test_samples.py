@@ -85,3 +85,7 @@ def test_what_judges_did_not_suggest_and_what_tells_did_neither(sizes: list[int]
     assert set.union(*parts) == set(range(sum(sizes)))
     assert sum(map(len, parts)) == sum(sizes)
     assert all(parts)
+
+
+def test_a_last_batch_of_few_samples_does_not_tell_what_the_result_is_worth() -> None:
+    assert [part.num_samples for part in made([8, 8, 8, 8, 8, 8, 8, 1]).split()] == [33, 16, 8]
