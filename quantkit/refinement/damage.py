@@ -22,9 +22,6 @@ __all__ = ["OutputDamage", "recognize_class_scores"]
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
 
-_CONSTANT = 1e-8
-"""Variance in units of the mean square, below which a channel is the same everywhere: its own size counts then."""
-
 _SUM_ERROR = 1e-3
 """Of probabilities, from 1."""
 
@@ -145,8 +142,8 @@ class OutputDamage:
             x = np.where(np.isfinite(x), x, 0.0)
             total, squares, count = total + x.sum(axis=1), squares + (x**2).sum(axis=1), count + x.shape[1]
         mean, square = total / max(count, 1), squares / max(count, 1)
-        variance = np.maximum(square - mean**2, 0.0)
-        return np.asarray(np.where(variance > _CONSTANT * square, variance, square))
+        # Of few values the variance is not known: of a single one, its own size has to do.
+        return np.asarray(np.maximum(square - mean**2, 0.0) + square / max(count, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,9 @@ def test_few_samples(tmp_path: Path, samples: int, batch: str | int) -> None:
     assert table.refinement is not None
     assert table.quality["num_samples"] >= 1
     assert table.quality["sqnr_db"] > 15
-    assert quantkit.quantize(model, table, tmp_path / "int8.onnx").num_quantized == 4
+    made = quantkit.quantize(model, table, tmp_path / "int8.onnx")
+    assert made.num_quantized + len(table.float_tensors) == 4
+    assert made.num_quantized >= 3
 
 
 KINDS = (
