@@ -150,9 +150,9 @@ def test_no_task_compares_outputs_alone():
         ({"task": "detect", "labels": "x.json"}, "--task detect needs --detections.*yolov8"),
         ({"task": "segment"}, "--task segment needs --labels.*masks"),
         ({"task": "custom"}, r"--task custom needs --metric: file\.py:Class"),
-        ({"labels": "x.json"}, "--labels has no meaning for --task classify.*--task detect or --task segment"),
+        ({"labels": "x.json"}, "--labels has no meaning for --task classify.*detect or --task image or --task segment"),
         ({"task": "segment", "labels": "m", "max_detections": 3}, "--max-detections has no meaning.*--task detect"),
-        ({"task": "paint"}, "--task paint is not one of classify, custom, detect, none, segment"),
+        ({"task": "paint"}, "--task paint is not one of classify, custom, detect, embed, image, none, segment"),
     ],
 )
 def test_options_that_do_not_fit_the_task_are_named(options, words):
