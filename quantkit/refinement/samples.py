@@ -91,9 +91,8 @@ class SampleBatches:
         Where there are too few batches, the last ones have to do for more than one.
         """
         rest, full = self.batches[-1:], self.batches[:-1]
-        batches = (
-            (*rest, *full) if self._size(rest[0]) < self._size(self.batches[0]) else self.batches
-        )  # few samples tell little
+        tells_little = self._size(rest[0]) < self._size(self.batches[0])
+        batches = (*rest, *full) if tells_little else self.batches
         tail = max(len(batches) // 8, 1)
         parts = batches[: -3 * tail], batches[-3 * tail : -tail], batches[-tail:]
         return tuple(replace(self, batches=part or batches[-1:]) for part in parts)  # type: ignore[return-value]
