@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.evaluation.tasks.task import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 
@@ -25,9 +26,6 @@ _LEAST_PROBABILITY = 1e-12
 _SUM_ERROR = 1e-3
 """Of probabilities, from 1."""
 
-_LEAST_BEST = 0.1
-"""Mean probability of a classifier's best class, where there are many classes."""
-
 Outputs = Sequence[Mapping[str, Array]]
 """One mapping from name to array for each batch."""
 
@@ -36,8 +34,8 @@ def recognize_class_scores(outputs: Sequence[MeasuredOutput], reference: Outputs
     """The outputs, each of the kind that its values show.
 
     A product [N, C] may as well hold an embedding or coordinates, for which a divergence is blind to errors that all
-    columns share, or to all but the largest column: class scores name another class for another sample, and one that
-    stands out. Values that are positive and add up to 1 are probabilities, whatever lies between them and a Softmax.
+    columns share, or to all but the largest column: class scores name another class for another sample. Values that
+    are positive and add up to 1 are probabilities, whatever lies between them and a Softmax.
 
     Args:
         outputs: as the graph tells.
@@ -63,13 +61,12 @@ def _are_probabilities(values: npt.NDArray[np.generic], axis: int) -> bool:
 
 
 def _are_logits(output: MeasuredOutput, values: Sequence[Array]) -> bool:
-    scores = np.concatenate([_log_probabilities(output, array) for array in values])
-    scores = scores.reshape(-1, scores.shape[-1])
-    best = scores[np.isfinite(scores).all(axis=-1)]
-    if len(best) == 0 or (len(best) > 1 and len(np.unique(best.argmax(axis=-1))) == 1):
-        return False
-    chance = 1 / best.shape[-1]
-    return bool(np.exp(best.max(axis=-1)).mean() >= max(min(2 * chance, (1 + chance) / 2), _LEAST_BEST))
+    """Samples of calibration are of several classes: an output whose largest column is always the same is none."""
+    assert output.axis is not None
+    rows = np.concatenate(
+        [np.moveaxis(np.asarray(array), output.axis, -1).reshape(-1, array.shape[output.axis]) for array in values]
+    )
+    return len(np.unique(rows.argmax(axis=1))) > 1 and not looks_like_embedding(rows)
 
 
 class OutputDamage:

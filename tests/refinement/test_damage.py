@@ -66,8 +66,7 @@ rng = np.random.default_rng(0)
             np.array([300.0, 200, 100, 50]) + rng.normal(size=(32, 4)),
             "values",
         ),  # coordinates: one is always the largest
-        (rng.normal(size=(32, 512)), "values"),  # an embedding
-        (rng.normal(size=(32, 2)) / 10, "values"),
+        (rng.normal(size=(32, 512)) / 8, "values"),  # an embedding
         (np.full((4, 3), np.nan), "values"),
     ],
 )
