@@ -64,6 +64,10 @@ class StaleTableError(CalibrationError):
     exit_code = 4
 
 
+class IncompleteCacheError(CalibrationError):
+    """A TensorRT cache would lack activations, and the layers at them would run in float without a word."""
+
+
 class NonFiniteActivationError(CalibrationError):
     """A tensor became NaN or infinite on some sample."""
 

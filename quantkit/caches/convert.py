@@ -9,6 +9,7 @@ from typing import Literal
 
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.library import version_of_caches
+from quantkit.caches.complete import check_complete, ranges_for_cache
 from quantkit.caches.formats.ort_tables import check_names, flatbuffers_table, json_table, text_table
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, library_version
 from quantkit.caches.match import match_to_model
@@ -17,8 +18,6 @@ from quantkit.caches.reuse import check_table
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.placement.propagate_ranges import propagate_to_copies
-from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.notices import join_names
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import CalibrationTable
@@ -68,7 +67,13 @@ def table_for_model(cache: RangeCache, model: FloatModel, remarks: list[str]) ->
 def write_as_tensorrt_cache(
     cache: RangeCache, output: Path, model: FloatModel | None, version: str | None, remarks: list[str]
 ) -> Conversion:
-    """Writes the ranges as TensorRT's calibration cache; with a model, what inherits a range is listed too."""
+    """Writes the ranges as TensorRT's calibration cache, which lists every activation.
+
+    TensorRT's own cache gets the header of another version and nothing else.
+
+    Raises:
+        IncompleteCacheError: activations have no range.
+    """
     if cache.version is not None and cache.algorithm is not None:
         number = cache.version if version is None else library_version(version)
         bits = {name: r.scale_bits for name, r in cache.tensors.items()}
@@ -76,25 +81,21 @@ def write_as_tensorrt_cache(
     else:
         number = library_version(version_of_caches(version))
         algorithm = cache_algorithm(cache.method)
-        bits = {name: r.scale_bits for name, r in _usable(cache, remarks).items()}
+        _usable(cache, remarks)
         remarks.append(f"a TensorRT cache stores scales only, not {_beyond_scales(cache)}")
-        if model is not None:
-            model.check_float()
-            graph = model.prepared()
-            if cache.table is not None:
-                check_table(cache.table, model)
-            completed = propagate_to_copies(graph, {n: r.amax for n, r in cache.tensors.items() if r.is_valid})
-            bits = {name: bits_from_amax(amax) for name, amax in completed.items()}
-            if unlisted := [name for name in float_activations(graph) if name not in bits]:
-                remarks.append(
-                    f"{len(unlisted)} activations have no range, and implicit INT8 leaves the layers that read or "
-                    "write them in "
-                    f"float: {join_names(unlisted)}"
-                )
-        else:
-            remarks.append("without --model, the outputs of pools and copies are not listed")
-            if cache.form.startswith("ort"):
-                remarks.append("tensors are in ONNX Runtime's order; pass --model for network order")
+        if model is None:
+            raise CalibrationError(
+                f"--to tensorrt lists every activation of the network, which {cache.name} does not: pass --model"
+            )
+        model.check_float()
+        graph = model.prepared()
+        if cache.table is not None:
+            check_table(cache.table, model)
+        known = {n: r.amax for n, r in cache.tensors.items() if r.is_valid}
+        zeros = () if cache.table is None else cache.table.always_zero
+        amax = ranges_for_cache(graph, known, version=number, always_zero=zeros)
+        check_complete(graph, amax, {} if cache.table is None else cache.table.skipped)
+        bits = {name: bits_from_amax(value) for name, value in amax.items()}
     _check_names(bits, "TensorRT's cache")
     write_text(output, TensorRTCache(number, algorithm, bits).text())
     return Conversion(output, "tensorrt", len(bits), tuple(remarks))

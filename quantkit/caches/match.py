@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quantkit.caches.complete import constant_ranges
 from quantkit.caches.range_cache import RangeCache
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import float_activations, plan_tensorrt
@@ -60,7 +61,12 @@ def match_to_model(cache: RangeCache, graph: ir.Model) -> TableMatch:
     edges = plan_tensorrt(graph).activations
     read = {edge.tensor for edge in edges}
     needed = tuple(n for n in activations if n in read)
-    values = {*activations, *graph.graph.initializers, *(v.name for node in graph.graph for v in node.outputs)}
+    values = {
+        *activations,
+        *constant_ranges(graph),
+        *graph.graph.initializers,
+        *(v.name for node in graph.graph for v in node.outputs),
+    }
     return TableMatch(
         ranges=ranges,
         inherited=tuple(n for n in ranges if n not in cache.tensors),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantkit.caches.complete import constant_ranges
 from quantkit.caches.formats.detect import read_ranges
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.range_cache import CacheDifference, RangeCache, difference
@@ -85,7 +86,7 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
         raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not a TensorRT calibration cache: {error}") from error
-    known = named.keys() & set(float_activations(graph))
+    known = named.keys() & {*float_activations(graph), *constant_ranges(graph)}
     # TensorRT names some tensors itself; another model shares a name or two ("input", "output").
     if 2 * len(known) < len(named) or not known:
         count = f"{len(known)} of its {len(named)} tensors are"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.methods import METHODS, bind_method
@@ -11,6 +11,7 @@ from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, join_names, logs_duration
 from quantkit.progress import show_progress
 from quantkit.types import TensorRange, TensorStatistics
+from quantkit.types.calibration import NOT_FINITE
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
@@ -21,9 +22,24 @@ _MOST_LOST_DB = 6.0
 
 @logs_duration
 def choose_ranges(
-    kept: KeptStatistics, method: str, options: Mapping[str, float | None], *, progress: bool, notify: Notify
+    kept: KeptStatistics,
+    method: str,
+    options: Mapping[str, float | None],
+    *,
+    judged: Collection[str] | None = None,
+    progress: bool,
+    notify: Notify,
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
-    """Calibrated ranges, and the tensors that were always zero with the reason; warns of ranges that fit badly."""
+    """Calibrated ranges, and the tensors without one with the reason; warns of ranges that fit badly.
+
+    Args:
+        kept: the statistics.
+        method: of calibration.
+        options: of the method.
+        judged: tensors that warnings are for; None: all of them.
+        progress: show a progress bar.
+        notify: hears the warnings.
+    """
     choose = bind_method(method, options)
     # Most probabilities and gates are near 0, and there KL divergence ends the range; the few large ones matter.
     # ONNX Runtime and ModelOpt fix the range of a Softmax likewise. TensorRT's own rule knows no exception.
@@ -38,10 +54,10 @@ def choose_ranges(
         if amax > 0:
             ranges[name] = TensorRange(amax=amax, minimum=tensor.minimum, maximum=tensor.maximum)
         else:
-            skipped[name] = "zero on every sample"
+            skipped[name] = "zero on every sample" if tensor.minimum <= tensor.maximum else NOT_FINITE
     if not ranges:
         raise CalibrationError("every observed tensor was zero on every sample: check model and preprocessing")
-    _warn_of_bad_fit(kept, ranges, method, notify)
+    _warn_of_bad_fit(kept, {n: r for n, r in ranges.items() if judged is None or n in judged}, method, notify)
     return ranges, skipped
 
 

@@ -33,16 +33,23 @@ class Collector:
         num_samples: samples added.
         num_repeated: copies of samples that a fixed batch size was filled up with.
         repeating: tensors that count these copies, since their first dimension is not known to be the batch.
+        dropped: optional tensors that were NaN or infinite on a sample; their statistics are empty.
     """
 
     def __init__(
-        self, tensors: Sequence[str], *, rule: HistogramRule = "exact", batch_first: Container[str] = ()
+        self,
+        tensors: Sequence[str],
+        *,
+        rule: HistogramRule = "exact",
+        batch_first: Container[str] = (),
+        optional: Container[str] = (),
     ) -> None:
         self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
         self.num_samples = 0
         self.num_repeated = 0
         self.repeating: frozenset[str] = frozenset()
-        self._batch_first = batch_first
+        self.dropped: set[str] = set()
+        self._batch_first, self._optional, self._rule = batch_first, optional, rule
 
     def observe(self, runner: Runner, batch: Batch) -> None:
         """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
@@ -79,11 +86,17 @@ class Collector:
             NonFiniteActivationError: naming the tensor and the samples.
         """
         for name, statistics in self.statistics.items():
+            if name in self.dropped:
+                continue
             values = outputs[name] if name in outputs else batch.inputs[name]
             try:
                 update(statistics, np.asarray(values))
             except FloatingPointError:
+                if name in self._optional:
+                    self.dropped.add(name)
+                    continue
                 raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values), batch)) from None
+        self.statistics |= {name: new_statistics(self._rule) for name in self.dropped}
         self.num_samples += len(batch)
 
 

@@ -18,6 +18,7 @@ from quantkit.cli.output import make_printer, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
+from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
@@ -79,7 +80,11 @@ def calibrate(
         before = _times(outputs)
         table = calibrate_model(opened, data, options, notify=notify)
         if table.settings.get("calibrator", "quantkit") == "quantkit" or not files.tensorrt_cache.exists():
-            write_tensorrt_cache(opened, table, files.tensorrt_cache, tensorrt_version=tensorrt_version)
+            try:
+                write_tensorrt_cache(opened, table, files.tensorrt_cache, tensorrt_version=tensorrt_version)
+            except IncompleteCacheError as error:
+                notify(Notice("warning", "ranges", f"{files.tensorrt_cache.name} is not written: {error}."))
+                files.tensorrt_cache.unlink(missing_ok=True)
         quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
     print_calibration(opened, table, quantized, files=files, kept=kept)

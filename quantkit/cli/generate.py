@@ -98,7 +98,7 @@ def _parameter(field: OptionField) -> inspect.Parameter:
     default = None if field.default == () else field.write(field.default)
     if field.is_list:
         kind, metavar = list[str], metavar or "TEXT"
-    elif kind is bool and default is None:
+    elif kind is bool and default is not False:
         flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
     described = typer.Option(
         *flags,

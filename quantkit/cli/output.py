@@ -49,11 +49,13 @@ def print_calibration(
         rows.append(("INT8 output", describe_quality(table.quality)))
     for label, value in rows:
         typer.echo(f"  {label:24}{value}")
-    header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
     outputs = {files.table: "calibration table"}
     if table.refinement is not None:
         outputs[files.refinement] = "rounding, shifts and scales"
-    outputs |= {files.tensorrt_cache: f"TensorRT calibration cache ({header})", quantized.path: "INT8 model"}
+    if files.tensorrt_cache.is_file():
+        header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
+        outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"
+    outputs[quantized.path] = "INT8 model"
     for path, what in outputs.items():
         typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}")
 

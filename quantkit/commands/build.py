@@ -23,7 +23,13 @@ from quantkit.backends.tensorrt.build.profiles import image_sizes, resolve_profi
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, choose_library
-from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
+from quantkit.caches.complete import check_coverage
+from quantkit.commands.build_inputs import (
+    BuildInputs,
+    check_source,
+    expected_manifest,
+    load_build_inputs,
+)
 from quantkit.commands.engine_graph import EngineGraph, make_graph
 from quantkit.commands.quantize import HighPrecision
 from quantkit.graph.float_model import FloatModel
@@ -94,6 +100,9 @@ def build(
         high_precision=engine.high_precision,
     )
     found = choose_library(engine.library, targets=options.targets)
+    if source.cache is not None:
+        named = (source.cache, source.cache_name)
+        check_coverage(source.model.prepared(), *named, least=engine.min_coverage, notify=notify)
     half: HighPrecision = engine.high_precision or "fp16"
     if mode == "auto" and source.cache is not None:
         mode = "implicit"

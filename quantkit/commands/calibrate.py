@@ -69,16 +69,16 @@ def calibrate(
     options, native, reason = _choose_calibrator(options)
     model = FloatModel.open(model)
     model.check_float()
-    tensors, unclipped = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
+    observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
     dataset = _open_dataset(model, data, options, notify)
     settings = _settings(options, dataset, native)
     notify(Notice("info", "calibrator", f"calibrator: {settings['calibrator']} ({reason})"))
     run = CalibrationRun(
         model=model,
         dataset=dataset,
-        origin=_origin(model, dataset, settings, unclipped & set(tensors)),
+        origin=_origin(model, dataset, settings, observed.probabilities),
         settings=settings,
-        tensors=tensors,
+        observed=observed,
         native=native,
         files=None if options.table_path is None else CalibrationFiles(Path(options.table_path)),
         options=options,

@@ -21,6 +21,7 @@ from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
 from quantkit.evaluation.conversion import tell_conversion
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.observed_tensors import ObservedTensors
 from quantkit.graph.passes.expose import expose
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
@@ -48,7 +49,7 @@ class CalibrationRun:
     dataset: Dataset
     origin: StatisticsOrigin
     settings: Mapping[str, Setting]
-    tensors: tuple[str, ...]
+    observed: ObservedTensors
     native: Library | None
     files: CalibrationFiles | None
     options: CalibrationOptions
@@ -70,7 +71,7 @@ class CalibrationRun:
         if self.files is None or self.native is not None or self.options.force or self.options.reuse_only:
             return None
         return find_statistics(
-            self.files.statistics, self.origin, self.tensors, strict=self.options.strict, notify=self.notify
+            self.files.statistics, self.origin, self.observed.names, strict=self.options.strict, notify=self.notify
         )
 
     def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
@@ -115,7 +116,12 @@ class CalibrationRun:
             kept = self._collect()
         method = str(self.settings["method"])
         ranges, skipped = choose_ranges(
-            kept, method, self.options.method_options, progress=self.options.progress, notify=self.notify
+            kept,
+            method,
+            self.options.method_options,
+            judged=self.observed.needed,
+            progress=self.options.progress,
+            notify=self.notify,
         )
         if kept.rule == "tensorrt":
             amax = propagate_to_copies(self.model.prepared(), {tensor: r.amax for tensor, r in ranges.items()})
@@ -147,10 +153,10 @@ class CalibrationRun:
 
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
-        resumed = find_interrupted(checkpoint, self.origin, self.tensors, self.options, notify=self.notify)
+        resumed = find_interrupted(checkpoint, self.origin, self.observed.names, self.options, notify=self.notify)
         tell_conversion(self.model, self.dataset, self.notify)
-        graph = expose(self.model.prepared(), self.tensors)
-        known = (self.dataset, self.tensors, self.origin, self.options)
+        graph = expose(self.model.prepared(), self.observed.names)
+        known = (self.dataset, self.observed, self.origin, self.options)
         kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:
@@ -182,7 +188,7 @@ class CalibrationRun:
             count = "1 calibration sample" if table.num_samples == 1 else f"{table.num_samples} calibration samples"
             text = f"Only {count}; {_FEW_SAMPLES}-500 are recommended."
             self.notify(Notice("warning", "samples", text))
-        for tensor in table.skipped:
+        for tensor in (name for name in table.skipped if name in self.observed.needed):
             text = f"Tensor {tensor!r} was zero on every sample and is not quantized."
             self.notify(Notice("warning", "constant", text))
         if self.files is not None:

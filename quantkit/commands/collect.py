@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantkit.calibration.statistics_file import StatisticsOrigin
+    from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions
 
 CHECKPOINT_S = 30.0
@@ -56,7 +57,7 @@ def find_interrupted(
 def collect_statistics(
     exposed: ir.Model,
     dataset: Dataset,
-    tensors: tuple[str, ...],
+    observed: ObservedTensors,
     origin: StatisticsOrigin,
     options: CalibrationOptions,
     *,
@@ -67,9 +68,9 @@ def collect_statistics(
     """Runs the data through a model, from the start or from where `resumed` ends.
 
     Args:
-        exposed: the model with all of `tensors` among its outputs or inputs.
+        exposed: the model with all of `observed` among its outputs or inputs.
         dataset: the chosen samples, those of `origin.contents`.
-        tensors: names to observe.
+        observed: what to observe. What Q/DQ do not need may be NaN or infinite: no range is collected of it.
         origin: what the statistics will belong to.
         options: its histogram rule, batch size and how data are read.
         resumed: statistics of the first samples; changed in place.
@@ -79,11 +80,14 @@ def collect_statistics(
     Returns:
         Statistics of all samples.
     """
-    collector = Collector(tensors, rule=options.histogram, batch_first=batch_first(exposed))
+    optional = frozenset(observed.names) - observed.needed
+    first_axis = batch_first(exposed)
+    collector = Collector(observed.names, rule=options.histogram, batch_first=first_axis, optional=optional)
     skipped: dict[str, str] = {}
     start, repeated, batch_size, strict = 0, 0, options.batch_size, options.strict
     if resumed is not None:
         collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
+        collector.dropped = {name for name in optional if collector.statistics[name].count == 0}
         repeated = resumed.num_repeated
         skipped, start, batch_size = dict(resumed.unreadable), resumed.num_read, resumed.batch_size
 

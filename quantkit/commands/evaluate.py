@@ -90,16 +90,9 @@ def evaluate(
         text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
         notify(Notice("info", "interrupted", text))
     model.check_unchanged()
-    return make_report(
-        measured,
-        model,
-        data=data,
-        dataset=dataset,
-        judge=judge,
-        table=table,
-        sensitivity=find_ranking(options.table, notify),
-        command=options.command,
-    )
+    found = find_ranking(options.table, notify)
+    about = (model, data, dataset, judge, table)
+    return make_report(measured, *about, sensitivity=found, command=options.command)
 
 
 _NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)

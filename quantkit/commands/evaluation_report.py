@@ -70,11 +70,11 @@ class Measured:
 def make_report(
     measured: Measured,
     model: FloatModel,
-    *,
     data: PathLike,
     dataset: Dataset,
     judge: OpenTask,
     table: CalibrationTable | None,
+    *,
     sensitivity: SensitivityRanking | None,
     command: str | None,
 ) -> Report:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
-from quantkit.caches.formats.tensorrt_cache import cache_text
+from quantkit.caches.complete import check_complete, ranges_for_cache
+from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
@@ -15,7 +16,6 @@ from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
@@ -96,7 +96,7 @@ def quantize(
 def write_tensorrt_cache(
     model: PathLike | FloatModel, table: CalibrationTable, output: PathLike, *, tensorrt_version: str | None = None
 ) -> Path:
-    """Writes the table as TensorRT's calibration cache, with the ranges that TensorRT inherits filled in.
+    """Writes the table as TensorRT's calibration cache: every activation, with inherited ranges filled in.
 
     Args:
         model: the model that the table was made from.
@@ -106,10 +106,15 @@ def write_tensorrt_cache(
 
     Returns:
         `output`.
+
+    Raises:
+        IncompleteCacheError: activations have no range.
     """
     graph = _prepared(FloatModel.open(model), table)
-    amax = propagate_to_copies(graph, {name: r.amax for name, r in table.tensors.items()})
     version, algorithm = version_of_caches(tensorrt_version), cache_algorithm(table.method)
+    known = {name: r.amax for name, r in table.tensors.items()}
+    amax = ranges_for_cache(graph, known, version=library_version(version), always_zero=table.always_zero)
+    check_complete(graph, amax, table.skipped)
     write_text(output, cache_text(amax, tensorrt_version=version, algorithm=algorithm))
     return Path(output)
 

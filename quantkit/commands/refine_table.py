@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.errors import BackendError
+from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.notices import Notice
 from quantkit.refinement.quality import warn_if_low
 from quantkit.refinement.refine import refine_calibration
@@ -61,7 +62,8 @@ def refine_table(
         notify(Notice("warning", "accuracy", text))
         return replace(table, refinement=Refinement() if "rounding" in table.settings else None)
     model.check_unchanged()
-    quantized = found.ranges.keys() - found.float_tensors.keys() - found.refinement.amax.keys()
+    needed = observed_tensors(model.prepared(), all_tensors=False).needed
+    quantized = (found.ranges.keys() & needed) - found.float_tensors.keys() - found.refinement.amax.keys()
     warn_if_low(found.quality, notify, {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized})
     return replace(
         table,

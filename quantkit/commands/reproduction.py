@@ -38,8 +38,8 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         words += ["--accuracy", str(effort)]
     if settings.get("rounding", "feedback") != "feedback":
         words += ["--rounding", str(settings["rounding"])]
-    if settings.get("observed") == "all":
-        words.append("--all-tensors")
+    if settings.get("observed") == "quantized":
+        words.append("--no-all-tensors")
     for name in ("batch_axis", "constant"):
         for value in filter(None, str(settings.get(name, "")).split(",")):
             words += [f"--{name.replace('_', '-')}", value]

@@ -1,7 +1,8 @@
-"""Which tensors calibration has to observe: what either target quantizes, or everything."""
+"""Which tensors calibration has to observe: everything that a TensorRT cache lists, or what either target quantizes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.errors import ModelError
@@ -12,8 +13,23 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> tuple[tuple[str, ...], frozenset[str]]:
-    """What calibration has to observe, in network order, and which of it are probabilities.
+@dataclass(frozen=True)
+class ObservedTensors:
+    """What calibration observes.
+
+    Attributes:
+        names: in network order.
+        needed: those that Q/DQ for either target need; the others are only for TensorRT's caches.
+        probabilities: those that are probabilities.
+    """
+
+    names: tuple[str, ...]
+    needed: frozenset[str]
+    probabilities: frozenset[str]
+
+
+def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> ObservedTensors:
+    """What calibration has to observe.
 
     Args:
         graph: the float model, prepared.
@@ -22,13 +38,14 @@ def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> tuple[tuple[str, 
     Raises:
         ModelError: nothing of it can be INT8.
     """
-    names = float_activations(graph)
-    wanted, refusals = set(names) if all_tensors else set(), []
+    needed: set[str] = set()
+    refusals = []
     for target in ("tensorrt", "cpu"):
         try:
-            wanted |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
+            needed |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
         except ModelError as error:  # a ConvTranspose is for TensorRT only, say
             refusals.append(error)
     if len(refusals) == 2:
         raise refusals[0]
-    return tuple(tensor for tensor in names if tensor in wanted), probability_tensors(graph)
+    names = tuple(tensor for tensor in float_activations(graph) if all_tensors or tensor in needed)
+    return ObservedTensors(names, frozenset(needed), probability_tensors(graph) & set(names))

@@ -284,7 +284,8 @@ class _Refining:
         best, own = self.damage(with_weights=False), self.ranges
         if best <= _ENOUGH[self.judge.is_divergence]:
             return
-        free = [name for name in own.keys() - fixed - self.refinement.amax.keys() if statistics[name].amax > 0]
+        read = {edge.tensor for edge in self.plan.activations}
+        free = [name for name in (own.keys() & read) - fixed - self.refinement.amax.keys() if statistics[name].amax > 0]
         for method in (*sorted(METHODS.keys() - {"auto"}), *self.others):
             amax = self.others.get(method)
             if amax is None:

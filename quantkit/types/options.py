@@ -378,7 +378,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         num_samples: how many samples are chosen, evenly over the classes where there are labels.
         order: "shuffled", or "given" as the data lies.
         batch_size: samples run at once; None chooses by memory. Decides numbers only with histogram "tensorrt".
-        all_tensors: observe every activation, not only those that Q/DQ need.
+        all_tensors: observe every activation, as TensorRT's caches list them, not only those that Q/DQ need.
         calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run. With the
             method "auto" its ranges are candidates for each tensor; with "entropy" or "minmax" they are the table.
         force: calibrate again even if the table at `table_path` fits.
@@ -407,7 +407,10 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
         group=EXPERT,
     )
     all_tensors: bool = option(
-        False, "Calibrate every activation, as implicit quantization in TensorRT (up to 10) requires.", group=EXPERT
+        True,
+        "Calibrate every activation, as TensorRT's caches (up to 10) and implicit quantization require. Without, no "
+        "cache is written.",
+        group=EXPERT,
     )
     calibrator: CalibratorName = option(
         "auto",
@@ -570,6 +573,7 @@ class EngineOptions(ExcludeOptions):
         precision: "fp32", "fp16" or "int8".
         table: for INT8 of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
+        min_coverage: share of the float activations, 0 to 1, that the cache must have scales for.
         library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
         mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
             TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
@@ -596,6 +600,12 @@ class EngineOptions(ExcludeOptions):
         form=PATH,
         unit="file",
     )
+    min_coverage: float | None = option(
+        None,
+        "With --calib: fail if the cache has scales for a smaller share of the activations, e.g. 0.95.",
+        group=PRECISION,
+        default_text="none: a warning names the layers that fall back to float",
+    )
     library: EngineLibrary = option(
         "auto", "Library to build with. auto: TensorRT if it is installed and no --target is given, else TensorRT-RTX."
     )
@@ -613,6 +623,10 @@ class EngineOptions(ExcludeOptions):
 
     def __post_init__(self) -> None:
         check_choices(self, BackendError)
+        if self.min_coverage is not None and not 0 <= self.min_coverage <= 1:
+            raise BackendError(f"--min-coverage {self.min_coverage:g} is not a share from 0 to 1")
+        if self.min_coverage is not None and self.calibration_cache is None:
+            raise BackendError("--min-coverage is for a cache that --calib names")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,3 +98,15 @@ def test_no_sample_is_lost_where_the_batch_comes_second(fixed, fed_at_once):
     # Copies that filled a piece up are counted too, and nothing else.
     assert (collector.statistics["y"].histogram >= whole.histogram).all()
     assert collector.statistics["y"].count == whole.count + 4 * collector.num_repeated
+
+
+def test_an_optional_tensor_that_is_not_finite_is_dropped_for_good():
+    collector = Collector(["a", "b"], optional={"b"})
+    finite, infinite = np.ones((1, 2), np.float32), np.full((1, 2), np.inf, np.float32)
+    for b in (finite, infinite, finite):
+        collector.add(Batch({"a": finite, "b": b}, ("s",)), {})
+    assert collector.dropped == {"b"}
+    assert collector.statistics["a"].count == 6
+    assert collector.statistics["b"].count == 0
+    with pytest.raises(NonFiniteActivationError, match="'a'"):
+        collector.add(Batch({"a": infinite, "b": finite}, ("s",)), {})

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache, parse_cache
 from quantkit.caches.open import open_cache
 from quantkit.errors import QuantKitError
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.placement.tensorrt import float_activations
 
 from .conftest import CALIB, DIGITS
 
@@ -110,7 +112,8 @@ def test_round_trip_conversion_keeps_every_scale(quantkit, calibrated, tmp_path,
         quantkit("cache", "convert", calibrated / "digits.calib", "--to", target, "--model", model, "-o", there).code
         == 0
     )
-    assert quantkit("cache", "convert", there, "--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", back).code == 0
+    words = ("--to", "tensorrt", "--model", model, "--tensorrt-version", "8.6.1", "-o", back)
+    assert quantkit("cache", "convert", there, *words).code == 0
     one, other = (parse_cache(p.read_text()).scale_bits for p in (calibrated / "digits.calib", back))
     assert one == other
 
@@ -223,13 +226,37 @@ def test_name_mapping_is_proposed_and_applied_only_on_request(quantkit, calibrat
 
 
 def test_convert_reports_asymmetric_ranges(quantkit, calibrated, tmp_path):
-    unsigned, out = tmp_path / "cpu.onnx", tmp_path / "o.calib"
+    unsigned, out = tmp_path / "cpu.onnx", tmp_path / "o.json"
     table = calibrated / "digits.calib.json"
     quantkit("quantize", calibrated / "digits.onnx", "--table", table, "--target", "cpu", "-o", unsigned)
-    outcome = quantkit("cache", "convert", unsigned, "--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", out)
+    outcome = quantkit("cache", "convert", unsigned, "--to", "ort-json", "-o", out)
     assert outcome.code == 0, outcome.err
     assert "the larger side is kept" in outcome.out
-    assert parse_cache(out.read_text()).version == 8601
+
+
+def test_a_cache_that_would_be_incomplete_is_refused(quantkit, calibrated, tmp_path):
+    """TensorRT would run the layers without a scale in float, and say so only in its log."""
+    model, out = calibrated / "digits.onnx", tmp_path / "o.calib"
+    words = ("--to", "tensorrt", "--tensorrt-version", "8.6.1", "-o", out)
+    without = quantkit("cache", "convert", calibrated / "digits.calib.json", *words)
+    assert (without.code, "pass --model" in without.err) == (1, True)
+    partial = quantkit("cache", "convert", calibrated / "digits.int8.onnx", *words, "--model", model)
+    assert partial.code == 1
+    assert "have none: " in partial.err
+    assert "conv2d_1" in partial.err
+    assert not out.exists()
+
+
+def test_without_all_tensors_no_cache_is_written_and_an_old_one_goes(quantkit, digits):
+    words = ("calibrate", "--data", CALIB, digits, "--num-samples", "20", "--accuracy", "fast")
+    assert quantkit(*words).code == 0
+    cache = digits.with_name("digits.calib")
+    assert set(parse_cache(cache.read_text()).scale_bits) >= set(float_activations(FloatModel(digits).prepared()))
+    outcome = quantkit(*words, "--no-all-tensors")
+    assert outcome.code == 0
+    assert "digits.calib is not written: " in outcome.err
+    assert "TensorRT calibration cache" not in outcome.out
+    assert not cache.exists()
 
 
 def test_invalid_calls_are_one_line(quantkit, calibrated, tmp_path):

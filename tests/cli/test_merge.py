@@ -57,7 +57,7 @@ def test_incompatible_shards_are_refused(quantkit, part, tmp_path):
     assert overlap.code == 1
     assert "both contain 1/" in overlap.err
     assert "each sample may count only once" in overlap.err
-    other = quantkit("cache", "merge", first, part("c", [3], "--all-tensors"), "-o", table)
+    other = quantkit("cache", "merge", first, part("c", [3], "--no-all-tensors"), "-o", table)
     assert "cannot be merged: observed tensors: " in other.err
     foreign = quantkit("cache", "merge", first, first.with_name("digits.calib.json"), "-o", table)
     assert "digits.calib.json is not a statistics file" in foreign.err

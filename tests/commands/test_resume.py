@@ -100,7 +100,7 @@ def test_the_batch_size_chosen_by_memory_is_that_of_the_interrupted_run(interrup
         ({"num_samples": 10}, "samples: "),
         ({"preprocessing": "tf"}, "preprocessing"),
         ({"histogram": "tensorrt"}, "histogram: exact → tensorrt"),
-        ({"all_tensors": True}, "observed tensors: "),
+        ({"all_tensors": False}, "observed tensors: "),
     ],
 )
 def test_another_run_starts_anew_and_says_why(interrupted, tmp_path, model, options, reason):
@@ -159,7 +159,7 @@ def test_statistics_once_every_method_later(tmp_path, monkeypatch):
     ("options", "reason"),
     [
         ({"num_samples": 10}, "samples: "),
-        ({"all_tensors": True}, "observed tensors: "),
+        ({"all_tensors": False}, "observed tensors: "),
         ({"preprocessing": "tf"}, "preprocessing"),
         ({"strict": True}, "strict: 1 samples"),
     ],

@@ -37,7 +37,7 @@ _HINTS = (
     ("out of memory", "free GPU memory or reduce --max-shapes"),
     ("insufficient memory", "increase --workspace"),
     ("find any implementation", "increase --workspace, or remove restrictions on kernels"),
-    ("no scaling factors", "calibrate with --all-tensors, so that every tensor has a range"),
+    ("no scaling factors", "calibrate without --no-all-tensors, so that every tensor has a range"),
     ("fp32 gemm is not supported", "build with --precision fp16"),
 )
 
@@ -219,7 +219,7 @@ class _Build:
                     "info",
                     "ranges",
                     f"{used.num_set} of {total} tensors have a range: layers that use the others stay in float "
-                    "(calibrate with --all-tensors)",
+                    "(calibrate again: by default every tensor is observed)",
                 )
             )
 

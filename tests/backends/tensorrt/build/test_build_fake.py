@@ -223,6 +223,24 @@ def test_cache_is_passed_by_a_calibrator(ask, material, release):
     assert answer["manifest"]["mode"] == "implicit"
 
 
+def test_what_a_cache_lacks_is_counted_and_named(ask, error_of, material, tmp_path):
+    whole = material["10.16"].read_text()
+    lines = whole.splitlines(keepends=True)
+    poor = tmp_path / "poor.calib"
+    poor.write_text("".join(lines[:-1]))
+    left_out = lines[-1].rpartition(": ")[0]
+    words = {"precision": "int8", "calibration_cache": poor}
+    told = ask("10.16", material["net"], **words, output=str(tmp_path / "a.engine"))["told"]
+    count = len(lines) - 1
+    (said,) = [line for line in told if line.startswith("poor.calib has")]
+    assert f"scales for {count - 1} of the {count} activations" in said
+    assert f"without one are {left_out}, and " in said
+    assert "layers fall back to float: " in said
+    refused = error_of("10.16", material["net"], **words, min_coverage=0.99)
+    assert refused.startswith("IncompleteCacheError: poor.calib has scales for")
+    assert "--min-coverage is 99.0%" in refused
+
+
 def test_a_cache_of_another_version_or_model_is_refused(error_of, material, tmp_path):
     said = error_of("10.16", material["net"], precision="int8", calibration_cache=material["8.6"])
     assert "TRT-8601-EntropyCalibration2, and TensorRT 10.16.1 takes TRT-101601-EntropyCalibration2 only" in said

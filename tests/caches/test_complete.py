@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import quantkit
+from quantkit.caches.complete import check_complete, constant_ranges, coverage_of, ranges_for_cache
+from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.commands.quantize import write_tensorrt_cache
+from quantkit.errors import IncompleteCacheError
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.placement.tensorrt import float_activations
+from quantkit.types.calibration import NOT_FINITE
+
+from ..graph.builder import Builder
+from ..graph.quantizing import write
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A convolution that is scaled by a constant, and a mask of minus infinity that nothing quantized reads."""
+    g = Builder()
+    conv = g.conv(g.input("x", 3, 8, 8), 3, 4)
+    scaled = g.op("Mul", conv, g.constant([[[-2.5]]], name="factor"))
+    dead = g.op("Min", scaled, g.constant(0.0, name="zero"))
+    masked = g.op("Mul", g.op("Max", dead, g.constant(0.0, name="nought")), g.constant(3.0, name="three"))
+    return write(g.model(g.op("Add", scaled, masked)), tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def data(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+def test_a_cache_lists_every_activation_and_for_tensorrt_10_constants_by_the_parsers_names(network, data, tmp_path):
+    table = quantkit.calibrate(network, data, method="minmax", progress=False)
+    names = float_activations(FloatModel(network).prepared())
+    assert table.always_zero  # max(min(x, 0), 0)
+    for version, constants in (("10.3.0", {"factor_output": 2.5, "three_output": 3.0}), ("8.6.1", {})):
+        cache = parse_cache(write_tensorrt_cache(network, table, tmp_path / "c", tensorrt_version=version).read_text())
+        assert list(cache.amax)[: len(names)] == list(names)
+        assert all(value > 0 for value in cache.amax.values())
+        named = {name: value for name, value in cache.amax.items() if name not in names}
+        assert {n: pytest.approx(v) for n, v in constants.items()}.items() <= named.items()
+        assert bool(named) == bool(constants)
+
+
+def test_weights_of_convolutions_are_no_constants_of_the_network(network):
+    assert set(constant_ranges(FloatModel(network).prepared())) == {
+        "factor_output",
+        "zero_output",
+        "nought_output",
+        "three_output",
+    }
+
+
+def test_a_table_that_lacks_activations_is_refused_by_name(network, data, tmp_path):
+    table = quantkit.calibrate(network, data, method="minmax", progress=False, all_tensors=False)
+    assert len(table.tensors) < len(float_activations(FloatModel(network).prepared()))
+    with pytest.raises(IncompleteCacheError, match=r"have none: .*Mul.*Calibrate without --no-all-tensors"):
+        write_tensorrt_cache(network, table, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_coverage_names_the_layers_at_what_is_missing(network):
+    graph = FloatModel(network).prepared()
+    names = float_activations(graph)
+    full = coverage_of(graph, dict.fromkeys(names, 1.0))
+    assert (full.share, full.missing, full.layers) == (1, (), ())
+    some = coverage_of(graph, {**dict.fromkeys(names, 1.0), "x": 0.0})
+    assert some.missing == ("x",)
+    assert [node.op_type for node in graph.graph if node.name in some.layers] == ["Conv"]
+    assert str(some).startswith(f"scales for {len(names) - 1} of the {len(names)} activations")
+
+
+def test_what_is_not_finite_and_not_needed_ends_no_calibration(tmp_path, data):
+    g = Builder()
+    conv = g.conv(g.input("x", 3, 8, 8), 3, 4)
+    infinite = g.op("Where", g.op("Less", conv, g.constant(0.0)), g.constant(-np.inf), conv)
+    model = write(g.model(g.op("Relu", infinite)), tmp_path / "net.onnx")
+    table = quantkit.calibrate(model, data, method="minmax", progress=False)
+    assert table.skipped == {infinite: NOT_FINITE}
+    assert table.always_zero == ()
+    graph = FloatModel(model).prepared()
+    amax = ranges_for_cache(graph, {n: r.amax for n, r in table.tensors.items()}, version=8601)
+    with pytest.raises(IncompleteCacheError, match=f"{infinite}.*NaN or infinite"):
+        check_complete(graph, amax, table.skipped)
