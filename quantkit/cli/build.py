@@ -42,7 +42,8 @@ def build(
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
     beside = CalibrationFiles.of_model(model).table
     table = engine.table
-    if engine.precision == "int8" and table is None and engine.calibration_cache is None and beside.is_file():
+    from_table = engine.precision == "int8" or (engine.precision == "fp16" and engine.data is None)
+    if from_table and table is None and engine.calibration_cache is None and beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)

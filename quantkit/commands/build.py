@@ -98,11 +98,10 @@ def build(
         cache=engine.calibration_cache,
         exclude=engine.exclude,
         high_precision=engine.high_precision,
+        data=engine.data,
     )
     found = choose_library(engine.library, targets=options.targets)
-    if source.cache is not None:
-        named = (source.cache, source.cache_name)
-        check_coverage(source.model.prepared(), *named, least=engine.min_coverage, notify=notify)
+    _tell_inputs(source, engine, notify)
     half: HighPrecision = engine.high_precision or "fp16"
     if mode == "auto" and source.cache is not None:
         mode = "implicit"
@@ -123,7 +122,7 @@ def build(
     if not engine.force and (stored := find_reusable(path, wanted, notify)) is not None:
         return BuiltEngine(path, manifest_path(path), stored, reused=True)
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
-        made = make_graph(source, typing, Path(folder))
+        made = make_graph(source, typing, Path(folder), notify)
         notify(
             Notice(
                 "info", "engine", ": ".join(filter(None, (f"building {path.name} with {found.title}", wanted.summary)))
@@ -132,7 +131,7 @@ def build(
         with show_progress(None, "building", 100, engine.progress) as bar:
             built = build_engine(
                 found,
-                OnnxInput(made.content, source.name, made.node_titles),
+                OnnxInput(made.content, source.name, made.node_titles, made.fp32_nodes),
                 typing=typing,
                 implicit=_implicit(source, made, found, options) if is_implicit else None,
                 options=options,
@@ -143,6 +142,16 @@ def build(
     source.model.check_unchanged(also_itself=made.content == source.model.path)
     manifest = write_engine(path, built, wanted)
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
+
+
+def _tell_inputs(source: BuildInputs, engine: EngineOptions, notify: Notify) -> None:
+    """What a cache lacks, and whether it is known where FP16 overflows."""
+    if source.cache is not None:
+        named = (source.cache, source.cache_name)
+        check_coverage(source.model.prepared(), *named, least=engine.min_coverage, notify=notify)
+    if engine.precision == "fp16" and not source.magnitudes:
+        text = "where FP16 overflows is not known: --table or --data shows it, and what overflows stays in FP32"
+        notify(Notice("info", "model", text))
 
 
 def describe_engine(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.calibration.table import table_sha256
+from quantkit.commands.fp16_check import known_magnitudes
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
+from quantkit.graph.passes.fp16_overflow import overflowing_nodes
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import CalibrationTable, PathLike
@@ -43,6 +45,7 @@ class BuildInputs:
         table: of the calibration.
         cache: content of TensorRT's own cache, instead of a table.
         cache_name: of its file.
+        magnitudes: largest one of each activation, as far as it is known: where FP16 overflows.
     """
 
     model: FloatModel
@@ -52,6 +55,7 @@ class BuildInputs:
     table: CalibrationTable | None
     cache: bytes | None
     cache_name: str
+    magnitudes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -66,7 +70,7 @@ class BuildInputs:
     @property
     def calibration(self) -> dict[str, str | int]:
         """What a manifest says of table or cache."""
-        if self.table is not None:
+        if self.table is not None and self.precision == "int8":
             return {
                 "sha256": table_sha256(self.table),
                 "dataset_fingerprint": self.table.dataset_fingerprint,
@@ -87,18 +91,26 @@ def load_build_inputs(
     cache: PathLike | None,
     exclude: Sequence[str],
     high_precision: HighPrecision | None,
+    data: PathLike | None = None,
 ) -> BuildInputs:
-    """Reads model, table and cache.
+    """Reads model, table and cache, and for FP16 a few samples.
 
     Raises:
         QuantKitError: they do not fit together, or INT8 has no ranges.
     """
     if precision not in ("fp32", "fp16", "int8"):
         raise ModelError(f"there is no precision {precision!r}: choose fp32, fp16 or int8")
-    needs_int8 = {"--table": table, "--calib": cache, "--exclude": exclude, "--high-precision": high_precision}
+    needs_int8 = {
+        "--table": None if precision == "fp16" else table,  # there it says where FP16 overflows
+        "--calib": cache,
+        "--exclude": exclude,
+        "--high-precision": high_precision,
+    }
     given = [option for option, value in needs_int8.items() if value]
     if precision != "int8" and given:
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
+    if data is not None and (precision != "fp16" or table is not None):
+        raise ModelError("--data is for --precision fp16 without --table: it shows where FP16 overflows")
     if table is not None and cache is not None:
         raise CalibrationError("--table and --calib exclude each other")
     model = FloatModel.open(model)
@@ -113,9 +125,7 @@ def load_build_inputs(
     table = open_planned_table(table, plan)
     if table is not None:
         check_table(table, model)
-    content = None
-    if cache is not None:
-        content = read_cache_of_model(Path(cache), model.prepared(), model.name)
+    content = None if cache is None else read_cache_of_model(Path(cache), model.prepared(), model.name)
     source = BuildInputs(
         model=model,
         precision=precision,
@@ -124,6 +134,7 @@ def load_build_inputs(
         table=table,
         cache=content,
         cache_name="" if cache is None else Path(cache).name,
+        magnitudes=known_magnitudes(model, table, data),
     )
     if source.is_half and precision == "fp32":
         raise ModelError(f"{model.name} is in FP16 already: build it with --precision fp16")
@@ -150,6 +161,8 @@ def expected_manifest(
 ) -> Manifest:
     """What decides the engine that would be built now: everything of its manifest but the engine itself."""
     facts = options.facts()
+    if source.precision == "fp16" and (kept := overflowing_nodes(source.model.prepared(), source.magnitudes)):
+        facts["fp32_nodes"] = list(kept)
     if source.exclude:
         # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
         facts["excluded"] = _hit(source)

@@ -110,16 +110,7 @@ def _measure(
 ) -> Measured:
     """Opens the variants; measures accuracy, latency and layers, as far as nobody stops it."""
     skipped_files: dict[str, str] = {}
-    with open_variants(
-        model,
-        table,
-        variants=options.variants,
-        models=options.models or {},
-        engines=options.engines or {},
-        exclude=options.exclude,
-        threads=options.threads,
-        cuda_graph=options.cuda_graph,
-    ) as opened:
+    with open_variants(model, table, options, dataset) as opened:
         gpu = describe_gpu() if opened.engines else {}
         size = largest_batch(opened.engines, options.batch_size)
         with show_progress(None, "evaluating", len(dataset), options.progress) as bar:

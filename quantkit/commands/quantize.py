@@ -16,6 +16,7 @@ from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
@@ -72,7 +73,7 @@ def quantize(
         text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
         text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
-    graph, plan = quantize_graph(model, apply_plan(table, options.plan), options)
+    graph, plan = quantize_graph(model, apply_plan(table, options.plan), options, notify)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     check_model(graph, Path(output).name)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)
@@ -130,8 +131,17 @@ def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) ->
         plan_tensorrt(graph, exclude=options.exclude)
 
 
-def quantize_graph(model: FloatModel, table: CalibrationTable, options: QuantizeOptions) -> tuple[ir.Model, QdqPlan]:
-    """The INT8 graph and its plan. Without `reduce_range`, weights for the target "cpu" have 8 bits."""
+def quantize_graph(
+    model: FloatModel, table: CalibrationTable, options: QuantizeOptions, notify: Notify | None = None
+) -> tuple[ir.Model, QdqPlan]:
+    """The INT8 graph and its plan. Without `reduce_range`, weights for the target "cpu" have 8 bits.
+
+    Args:
+        model: the float model.
+        table: of that model.
+        options: how.
+        notify: hears what FP16 cannot hold.
+    """
     half = options.high_precision == "fp16"
     if options.target == "cpu":
         graph = _prepared(model, table)
@@ -148,7 +158,12 @@ def quantize_graph(model: FloatModel, table: CalibrationTable, options: Quantize
         refinement = replace(refinement, weights={}, biases={})
     plan = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=table.in_float)
     insert_refined_qdq(graph, plan, refinement, fp16_scales=half)
-    return (to_fp16(graph) if half else graph), plan.qdq
+    if half:
+        seen = {**{name: r.amax for name, r in plan.ranges.items()}, **table.magnitudes}
+        keep = overflowing_nodes(graph, seen)
+        tell_overflow(keep, announcing(notify))
+        to_fp16(graph, keep=keep)
+    return graph, plan.qdq
 
 
 def _prepared(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
+from quantkit.commands.fp16_check import in_fp16
 from quantkit.commands.quantize import quantize_graph
 from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
@@ -17,11 +18,10 @@ from quantkit.evaluation.engines import OpenEngine, open_engines
 from quantkit.evaluation.models import model_evaluation
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import save_model
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
-from quantkit.types import CalibrationTable, Evaluation, Latency, PathLike, Runner
-from quantkit.types.options import QuantizeOptions, Target
+from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
+from quantkit.types.options import EvaluationOptions, QuantizeOptions, Target
 
 __all__ = ["VARIANTS", "OpenVariants", "choose_variants", "open_variants"]
 
@@ -104,37 +104,30 @@ def choose_variants(variants: Sequence[str] | None, table: CalibrationTable | No
 def open_variants(
     model: FloatModel,
     table: CalibrationTable | None,
-    *,
-    variants: Sequence[str] | None,
-    models: Mapping[str, PathLike],
-    engines: Mapping[str, PathLike],
-    exclude: Sequence[str],
-    threads: int,
-    cuda_graph: bool,
+    options: EvaluationOptions,
+    dataset: Dataset,
 ) -> Iterator[OpenVariants]:
     """Makes the variants that are asked for, and opens them with the finished models and engines.
 
     Args:
         model: the FP32 model.
         table: for INT8.
-        variants: names; None makes all that the model and the table allow.
-        models: finished models by name; a .engine, .plan or .trt is an engine.
-        engines: likewise.
-        exclude: what INT8 leaves in float.
-        threads: of ONNX Runtime.
-        cuda_graph: replay the engines' queries from CUDA graphs.
+        options: with the variants to make, and finished models and engines.
+        dataset: without a table, a few of its samples tell where FP16 overflows.
 
     Raises:
         QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
     """
-    chosen = choose_variants(variants, table)
+    chosen = choose_variants(options.variants, table)
+    exclude, threads = options.exclude, options.threads
+    models, engines = options.models or {}, options.engines or {}
     if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
         match_nodes(model.prepared(), exclude)
     with ExitStack() as stack:
-        given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=cuda_graph)
+        given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=options.cuda_graph)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
-        made, left, refused = _make_variants(model, table, chosen, exclude, folder)
-        if refused and variants is not None:
+        made, left, refused, notes = _make_variants(model, table, chosen, exclude, dataset, folder)
+        if refused and options.variants is not None:
             raise next(iter(refused.values()))
         finished, origins = _given_models(given, made, table)
         onnx_models = made | finished
@@ -145,7 +138,7 @@ def open_variants(
             try:
                 runners[name] = stack.enter_context(open_accurate(variant, name=f"the {name} model", threads=threads))
             except BackendError as error:
-                if variants is not None or name == "fp32" or name in finished:
+                if options.variants is not None or name == "fp32" or name in finished:
                     raise
                 refused[name] = error
                 del onnx_models[name]
@@ -155,21 +148,27 @@ def open_variants(
             engines=opened,
             skipped={name: reasons for name, reasons in left.items() if name in onnx_models},
             warnings=tuple(f"{name} is left out: {error}" for name, error in refused.items()),
-            origins=origins,
+            origins={**origins, **notes},
         )
 
 
 def _make_variants(
-    model: FloatModel, table: CalibrationTable | None, chosen: Sequence[str], exclude: Sequence[str], folder: Path
-) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, QuantKitError]]:
-    """The variants by name, what the INT8 ones leave in float, and which variants the model cannot have."""
+    model: FloatModel,
+    table: CalibrationTable | None,
+    chosen: Sequence[str],
+    exclude: Sequence[str],
+    dataset: Dataset,
+    folder: Path,
+) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, QuantKitError], dict[str, tuple[str, ...]]]:
+    """The variants by name, what the INT8 ones leave in float, which ones the model cannot have, and notes on them."""
     models = {"fp32": model}
     left: dict[str, Mapping[str, str]] = {}
     refused: dict[str, QuantKitError] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     for name in chosen[1:]:
         try:
             if name == "fp16":
-                graph = to_fp16(model.prepared(FP16_OPSET))
+                graph, notes[name] = in_fp16(model, table, dataset)
             elif table is not None:
                 target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
                 reduce_range = target == "cpu" and products_saturate()
@@ -180,7 +179,7 @@ def _make_variants(
             refused[name] = error
             continue
         models[name] = FloatModel(save_model(graph, folder / f"{name}.onnx")[0])
-    return models, left, refused
+    return models, left, refused, notes
 
 
 def _given_models(

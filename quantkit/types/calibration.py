@@ -175,6 +175,11 @@ class CalibrationTable:
         return {**self.skipped, **self.float_tensors}
 
     @property
+    def magnitudes(self) -> dict[str, float]:
+        """The largest magnitude of each tensor, seen or calibrated."""
+        return {name: max(r.amax, r.seen or 0.0) for name, r in self.tensors.items()}
+
+    @property
     def always_zero(self) -> tuple[str, ...]:
         """Of `skipped`, the tensors that were zero on every sample; of the others no range is known."""
         return tuple(name for name, reason in self.skipped.items() if reason not in (NOT_LISTED, NOT_FINITE))

@@ -573,6 +573,7 @@ class EngineOptions(ExcludeOptions):
         precision: "fp32", "fp16" or "int8".
         table: for INT8 of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
+        data: for FP16 without a table: samples on which to see where it overflows.
         min_coverage: share of the float activations, 0 to 1, that the cache must have scales for.
         library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
         mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
@@ -599,6 +600,13 @@ class EngineOptions(ExcludeOptions):
         flag="--calib",
         form=PATH,
         unit="file",
+    )
+    data: PathLike | None = option(
+        None,
+        "For --precision fp16 without a table: images or arrays, a few of which show where FP16 overflows.",
+        group=PRECISION,
+        form=PATH,
+        unit="path",
     )
     min_coverage: float | None = option(
         None,

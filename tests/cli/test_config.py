@@ -60,6 +60,8 @@ def typed(key, value) -> list[str]:
     """The words that give it."""
     flag = "--" + key.name.replace("_", "-")
     values = value if isinstance(value, list) else [value]
+    if value is False:
+        return [f"--no-{flag.removeprefix('--')}"]
     return [flag] if value is True else [word for item in values for word in (flag, str(item))]
 
 

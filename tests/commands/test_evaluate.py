@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import quantkit
@@ -28,6 +29,7 @@ from quantkit.types import TOP1, RankedUnit, SensitivityRanking
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
 from ..cli.conftest import conv_model, write_images
+from ..graph.builder import Builder
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "examples" / "digits.onnx"
@@ -91,6 +93,23 @@ def test_a_ranking_of_another_table_is_not_shown(table, tmp_path, content):
     told: list[Notice] = []
     assert find_ranking(path, told.append) is None
     assert "sensitivity.json" in told[0].text
+
+
+@pytest.mark.parametrize("with_table", [True, False])
+def test_fp16_does_not_overflow_and_names_what_stays_in_fp32(tmp_path, with_table):
+    """By the table, or by a few of the samples."""
+    g = Builder()
+    large = g.op("Mul", g.linear(g.input("x", 16), 16, 16), g.constant(1e5), name="large")
+    onnx.save(g.model(g.op("Mul", large, g.constant(1e-5))), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32))
+    table = None
+    if with_table:
+        table = quantkit.calibrate(tmp_path / "net.onnx", tmp_path / "x.npy", method="minmax", progress=False)
+    words = {"task": "none", "latency_s": 0, "layer_samples": 0, "progress": False, "variants": ["fp16"]}
+    report = evaluate(tmp_path / "net.onnx", tmp_path / "x.npy", table=table, **words)
+    half = report.evaluations[1]
+    assert half.metrics["sqnr_db"] > 50
+    assert any("large (" in note for note in half.notes)
 
 
 def test_changes_are_the_disagreements_and_carry_pictures(coarse):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, inner_graphs
+from quantkit.graph.passes.fp16_overflow import with_dequantizers
 from quantkit.graph.passes.prepare import FP16_OPSET, is_standard
 
 __all__ = ["FP16_OPSET", "to_fp16"]
@@ -32,7 +33,7 @@ _KEPT_OPS = (
 """Generators, for which runtimes have no FP16 kernels although ONNX allows the type."""
 
 
-def to_fp16(model: ir.Model) -> ir.Model:
+def to_fp16(model: ir.Model, *, keep: Collection[str] = ()) -> ir.Model:
     """Converts every FP32 tensor of a prepared model (opset >= `FP16_OPSET`) to FP16, in place, and returns it.
 
     Model inputs and outputs keep FP32, through one Cast each. Between Casts, FP32 stays: what an operator's schema
@@ -43,12 +44,13 @@ def to_fp16(model: ir.Model) -> ir.Model:
 
     Args:
         model: with element types inferred (`prepare`).
+        keep: names of nodes that stay in FP32 as a whole: see `overflowing_nodes`.
     """
     conversion = _Conversion(model)
     nodes = list(model.graph)
-    shapes = set(_shape_arithmetic(nodes))
+    whole = {*_shape_arithmetic(nodes), *with_dequantizers(model, keep)}
     opset = model.graph.opset_imports.get("", FP16_OPSET)
-    demands = {node: _Demand.of(node, opset, whole=node in shapes) for node in nodes}
+    demands = {node: _Demand.of(node, opset, whole=node in whole) for node in nodes}
     conversion.cast_inputs()
     for node, demand in demands.items():
         conversion.keep_results(node, demand.outputs)

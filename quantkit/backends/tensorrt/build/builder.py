@@ -50,11 +50,13 @@ class OnnxInput:
         content: serialized ONNX, or the path of a file, for weights in external files.
         name: for messages.
         node_titles: of the ONNX nodes in order, for parser errors of TensorRT 8, which only gives their index.
+        fp32_nodes: names of ONNX nodes that overflow in FP16, for builds where flags decide.
     """
 
     content: bytes | Path
     name: str = "the model"
     node_titles: Sequence[str] = ()
+    fp32_nodes: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def build_engine(
         if implicit.calibrator is not None:
             build.set_calibrator(implicit.calibrator, implicit.calibration_shapes)
         if implicit.float_nodes:
-            build.constrain_to_float(implicit.float_nodes, typing, options, notify)
+            build.constrain_to_float(implicit.float_nodes, options, notify, half="FP16" in typing.flags)
+    if model.fp32_nodes and "FP16" in typing.flags:
+        build.constrain_to_float(model.fp32_nodes, options, notify, half=False)
     engine = build.run(on_progress, implicit.calibrator if implicit is not None else None)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
@@ -223,9 +227,9 @@ class _Build:
                 )
             )
 
-    def constrain_to_float(self, nodes: Collection[str], typing: Typing, options: BuildOptions, notify: Notify) -> None:
-        """Constrains the layers of ONNX nodes in an implicit build."""
-        half, how = "FP16" in typing.flags, options.precision_constraints
+    def constrain_to_float(self, nodes: Collection[str], options: BuildOptions, notify: Notify, *, half: bool) -> None:
+        """Constrains the layers of ONNX nodes where flags decide."""
+        how = options.precision_constraints
         count = constrain_to_float(self.library, self.network, self.config, nodes, half=half, how=how)
         notify(Notice("info", "engine", f"{count} layers are kept in {'FP16' if half else 'FP32'}"))
 

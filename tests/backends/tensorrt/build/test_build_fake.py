@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+import quantkit
 from quantkit.caches.formats.tensorrt_cache import cache_text
 from quantkit.calibration.table import save_table
 from quantkit.graph.float_model import FloatModel
@@ -20,6 +22,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.types import CalibrationTable, TensorRange
 
 from ....fake_trt.releases import RELEASES, Bindings, UnobtainableError
+from ....graph.builder import Builder
 from ....graph.models import MODELS
 from ....graph.quantizing import quantize
 from .. import asked
@@ -221,6 +224,48 @@ def test_cache_is_passed_by_a_calibrator(ask, material, release):
     assert engine["dynamic_ranges"] == {}
     assert {"INT8", "FP16"} <= set(engine["flags"])
     assert answer["manifest"]["mode"] == "implicit"
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory):
+    """A network whose second convolution reads 1e5, in FP32 only; data, and a table that says so."""
+    folder = tmp_path_factory.mktemp("overflow")
+    g = Builder()
+    x = g.conv(g.input("x", 3, 8, 8), 3, 4)
+    large = g.op("Mul", x, g.constant(30_000.0), name="large")
+    onnx.save(g.model(g.op("Mul", g.conv(large, 4, 4), g.constant(1e-4))), folder / "net.onnx")
+    np.save(folder / "x.npy", np.full((8, 3, 8, 8), 4.0, np.float32))
+    quantkit.calibrate(
+        folder / "net.onnx", folder / "x.npy", method="minmax", table_path=folder / "net.calib.json", progress=False
+    )
+    return folder
+
+
+@pytest.mark.parametrize("source", [{"table": "net.calib.json"}, {"data": "x.npy"}])
+@pytest.mark.parametrize("release", ["8.6", "10.16"])
+def test_what_overflows_in_fp16_is_built_in_fp32_and_named(ask, overflowing, release, source):
+    """By constraints where flags decide, by the types of the model elsewhere."""
+    words = {name: str(overflowing / file) for name, file in source.items()}
+    answer = ask(release, overflowing / "net.onnx", precision="fp16", **words)
+    assert "engine" in answer, answer
+    (said,) = [line for line in answer["told"] if "beyond what FP16 holds" in line]
+    assert "large (" in said
+    assert "large" in answer["manifest"]["options"]["fp32_nodes"]
+    constrained = answer["engine"]["precisions"]
+    assert set(constrained) >= {"large"} if release == "8.6" else constrained == {}
+
+
+def test_int8_beside_fp16_keeps_fp32_where_fp16_overflows(ask, overflowing):
+    words = {"precision": "int8", "table": str(overflowing / "net.calib.json")}
+    for release in ("8.6", "10.16"):
+        answer = ask(release, overflowing / "net.onnx", **words, force=True)
+        assert any("beyond what FP16 holds" in line for line in answer["told"]), answer
+        assert ("large" in answer["engine"]["precisions"]) == (release == "8.6")
+
+
+def test_fp16_says_where_overflow_is_not_known(ask, overflowing):
+    told = ask("10.16", overflowing / "net.onnx", precision="fp16")["told"]
+    assert any("where FP16 overflows is not known" in line for line in told)
 
 
 def test_what_a_cache_lacks_is_counted_and_named(ask, error_of, material, tmp_path):
