@@ -314,7 +314,7 @@ def test_contradicting_options_are_refused(error_of, material, release):
     assert "contains Q/DQ: use --precision int8" in error_of(release, material["qdq"], precision="fp16")
     said = error_of(release, material["other"], precision="int8", table=material["table"])
     assert said.startswith("StaleTableError: the calibration table of 'net.onnx' was made from different inputs")
-    said = error_of(release, material["net"], precision="fp16", table=material["table"])
+    said = error_of(release, material["net"], precision="fp32", table=material["table"])
     assert "--table is for --precision int8" in said
     assert "--target is for TensorRT-RTX" in error_of(release, material["net"], options={"targets": ["sm86"]})
 
