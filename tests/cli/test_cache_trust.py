@@ -155,7 +155,7 @@ def test_rows_are_complete_on_a_narrow_terminal(quantkit, folder, monkeypatch, c
     verified = quantkit("cache", "verify", folder / "m.calib.json", "--model", folder / "m.onnx", "--data", CALIB).out
     assert "…" not in verified
     listed = verified[verified.index("most clipped") :].split()
-    assert {"relu", "add_25"} < set(table.tensors) & set(listed)
+    assert len(set(table.tensors) & set(listed)) == min(len(table.tensors), 20)
     if columns >= 45:
         assert max(map(len, (shown + verified).splitlines())) <= columns
 
