@@ -18,7 +18,7 @@ from quantkit.evaluation.tasks.task import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 
-__all__ = ["OutputDamage", "recognize_class_scores"]
+__all__ = ["OutputDamage", "Outputs", "recognize_class_scores"]
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
@@ -99,6 +99,10 @@ class OutputDamage:
             self._divergence(o, outputs) if self.is_divergence else self._lost_share(o, outputs) for o in self._outputs
         ]
         return float(np.mean(per_output))
+
+    def of_all(self, outputs: Outputs) -> float:
+        """Damage in which a single ruined sample counts as well: the mean of the usual one and the plain mean."""
+        return (self.of(outputs) + self.mean_divergence(outputs)) / 2 if self.is_divergence else self.of(outputs)
 
     def mean_divergence(self, outputs: Outputs) -> float:
         """KL divergence of class scores in nats, mean over samples and positions."""

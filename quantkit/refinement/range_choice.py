@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
+
 from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.calibration.methods.mse import mean_squared_error
 from quantkit.calibration.statistics import merge
@@ -18,6 +20,12 @@ __all__ = ["RangeChoice", "choose_by_output", "joined_statistics", "quantized_un
 
 _PERCENTILES = (99.9, 99.999)
 _NARROW = 0.7
+"""Of the range of least squared error: narrower than any method is, which pays in some detectors."""
+
+_NARROW_NAME = f"mse x {_NARROW}"
+_WORTH = 0.8
+"""Share of the damage of any method's range that the narrow one must leave at most: few samples say little of it."""
+
 _SAME = 0.04
 """Candidates closer than this share are one: the wider is kept."""
 
@@ -63,7 +71,7 @@ def range_candidates(statistics: TensorStatistics, others: Mapping[str, float] |
     """
     found = {name: bind_method(name, {})(statistics) for name in METHODS if name != "auto"} | dict(others or {})
     found |= {f"percentile {p}": bind_method("percentile", {"percentile": p})(statistics) for p in _PERCENTILES}
-    found["mse x 0.7"] = _NARROW * found["mse"]
+    found[_NARROW_NAME] = _NARROW * found["mse"]
     kept: dict[str, float] = {}
     for name, amax in sorted(found.items(), key=lambda item: (-item[1], item[0])):
         if amax > 0 and all(amax < other * (1 - _SAME) for other in kept.values()):
@@ -120,6 +128,9 @@ def _try(
 
 
 def _choose(ranges: Mapping[str, float], tried: Mapping[str, float]) -> RangeChoice:
+    known = {name: damage for name, damage in tried.items() if name != _NARROW_NAME}
+    if known and tried.get(_NARROW_NAME, np.inf) >= _WORTH * min(known.values()):
+        tried = known
     least = min(tried.values())
     name = next(n for n in sorted(tried, key=lambda n: -ranges[n]) if tried[n] <= least * (1 + _TIE))
     return RangeChoice(ranges[name], name, tried[name], tried)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
-from quantkit.refinement.damage import OutputDamage, recognize_class_scores
+from quantkit.refinement.damage import OutputDamage, Outputs, recognize_class_scores
 from quantkit.refinement.float_tensors import choose_float_tensors
 from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
@@ -52,6 +53,10 @@ _ALPHAS = (0.5, 0.75, 1.0)
 
 _CLEARLY = 0.9
 """Share of the damage that another method's ranges must leave at most to be taken for everything."""
+
+_TINY = 1e-30
+_ABOUT = 1.25
+"""Damage of methods within this ratio is equal."""
 
 _ENOUGH = {True: 0.0004, False: 0.003}
 """Damage at which nothing more is left in float: KL divergence in nats, else the share of error."""
@@ -172,15 +177,15 @@ class _Refining:
         """Damage of such a model on the samples that judge; without changes it is measured once."""
         if not changes and with_weights in self._measured:
             return self._measured[with_weights]
-        found = self._measure(with_weights=with_weights, **changes)
+        found = self._measure(self.judge.of, with_weights=with_weights, **changes)
         if not changes:
             self._measured[with_weights] = found
         return found
 
-    def _measure(self, *, with_weights: bool, **changes: Any) -> float:
+    def _measure(self, measure: Callable[[Outputs], float], *, with_weights: bool, **changes: Any) -> float:
         quantized = self.quantized(**changes)
         got = run_quantized(quantized, self.judging.batches, outputs=self.names, with_weights=with_weights)
-        return self.judge.of(got)
+        return measure(got)
 
     def trials(self) -> Trials:
         """The float model on as many samples as trials of every unit can afford."""
@@ -280,25 +285,33 @@ class _Refining:
         self.adopt(choice.after, floats=floats)
 
     def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:
-        """Takes the ranges of a single method for everything, if they do better in company."""
-        best, own = self.damage(with_weights=False), self.ranges
-        if best <= _ENOUGH[self.judge.is_divergence]:
-            return
+        """Takes the ranges of a single method for everything, with or without transforms, if that is clearly better.
+
+        Of methods that do about as well the widest is taken: it clips least of what these samples do not show.
+        """
+        before, own = self._measure(self.judge.of_all, with_weights=False), self.ranges
         read = {edge.tensor for edge in self.plan.activations}
-        free = [name for name in (own.keys() & read) - fixed - self.refinement.amax.keys() if statistics[name].amax > 0]
+        free = [name for name in (own.keys() & read) - fixed if statistics[name].amax > 0]
+        plain = replace(self.refinement, shifts={}, channel_scales={}, amax={})
+        tried: list[tuple[float, float, str, dict[str, Any]]] = []
         for method in (*sorted(METHODS.keys() - {"auto"}), *self.others):
             amax = self.others.get(method)
             if amax is None:
                 choose = bind_method(method, {})
                 amax = {name: choose(statistics[name]) for name in free}
             chosen = {name: replace(own[name], amax=amax[name], method=method) for name in free if name in amax}
-            single = {**own, **chosen}
-            damage = self.damage(with_weights=False, ranges=single)
-            if damage < _CLEARLY * best:
-                change = self._change(best, damage)
-                self.notify(Notice("info", "ranges", f"in company the ranges of {method} are better: {change}"))
-                best = damage
-                self.adopt(damage, ranges=single)
+            width = sum(math.log(max(found.amax, _TINY)) for found in chosen.values())
+            for refinement in (self.refinement, plain) if self.refinement.amax else (plain,):
+                changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
+                tried.append((self._measure(self.judge.of_all, with_weights=False, **changes), width, method, changes))
+        least = min(damage for damage, *_ in tried)
+        if least >= _CLEARLY * before:
+            return
+        damage, _, method, changes = max((t for t in tried if t[0] <= _ABOUT * least), key=lambda t: t[1])
+        if damage < _CLEARLY * before:
+            text = f"in company the ranges of {method} are better: {self._change(before, damage)}"
+            self.notify(Notice("info", "ranges", text))
+            self.adopt(**changes)
 
     def round(self) -> None:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""

@@ -11,8 +11,10 @@ from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
 from quantkit.notices import Notice
+from quantkit.refinement import refine
 from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.quantized_run import run_model
+from quantkit.refinement.range_choice import RangeChoice, _choose, choose_by_output
 from quantkit.refinement.refine import RefinedCalibration, refine_calibration
 from quantkit.types import Refinement, TensorRange
 from quantkit.types.options import CalibrationOptions
@@ -126,3 +128,24 @@ def test_what_is_excluded_later_does_not_upset_what_was_refined() -> None:
         insert_refined_qdq(graph, plan, found.refinement)
         left = OutputDamage(outputs, reference).of(run_model(graph, subject.samples.batches, outputs=names))
         assert left < 3 * whole + 1e-4, node
+
+
+def test_ranges_that_only_look_good_alone_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the damage is: the widest of the methods that do about as well in company stands for all."""
+
+    def too_narrow(*arguments: object, **options: bool) -> dict[str, RangeChoice]:
+        found = choose_by_output(*arguments, **options)  # type: ignore[arg-type]
+        return {unit: replace(choice, amax=choice.amax * 0.7, method="mse x 0.7") for unit, choice in found.items()}
+
+    monkeypatch.setattr(refine, "choose_by_output", too_narrow)
+    subject = small_net()
+    found = refined(subject, rounding="nearest")
+    assert {r.method for r in found.ranges.values()} <= METHODS.keys()
+    assert damage(subject, found) <= 1.3 * damage(subject, refined(subject, method="minmax", accuracy="fast"))
+
+
+def test_a_range_that_no_method_gives_has_to_be_clearly_better() -> None:
+    ranges = {"minmax": 2.0, "mse": 1.0, "mse x 0.7": 0.7}
+    assert _choose(ranges, {"minmax": 1.0, "mse": 1.2, "mse x 0.7": 0.9}).method == "minmax"
+    assert _choose(ranges, {"minmax": 1.0, "mse": 1.2, "mse x 0.7": 0.7}).method == "mse x 0.7"
+    assert _choose(ranges, {"mse x 0.7": 0.7}).method == "mse x 0.7"
