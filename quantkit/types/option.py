@@ -129,7 +129,9 @@ class OptionField:
             OptionError: the text is not of its form, or no name in the registry.
         """
         if self.is_list:
-            value = tuple(value or ())
+            if not value:
+                return self.default
+            value = tuple(value)
         if self.option.registry and not self.option.is_open and value not in self.option.known():
             raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, self.option.known())}")
         if self.option.form is None or not isinstance(value, str | tuple):
