@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import calibration_facts
+from quantkit.caches.reuse import OF_INPUTS, calibration_facts
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics import merge
@@ -127,7 +127,7 @@ def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
 def _shared_facts(part: KeptStatistics) -> dict[str, object]:
     """What all parts of one run have in common."""
     return {
-        **calibration_facts(part.origin, {}, ()),
+        **calibration_facts(part.origin, part.origin.settings, OF_INPUTS),
         "observed tensors": dict.fromkeys(part.tensors),
         "unclipped tensors": dict.fromkeys(part.origin.unclipped),
     }

@@ -141,7 +141,7 @@ def verify_cache(
         dataset = open_samples(
             input_specs(graph),
             options.data,
-            on_split(prepared_as(own, options.preprocess, options.data), "train"),
+            on_split(prepared_as(cache.table, options.preprocess, options.data), "train"),
             None,
             num_samples=options.num_samples,
             seed=options.seed,

@@ -17,7 +17,8 @@ from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import on_split, open_samples
+from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
+from quantkit.datasets.placement import placement_settings
 from quantkit.datasets.user_samples import LoadedSamples
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate"]
 
-_OF_STATISTICS = ("calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size")
+_OF_STATISTICS = (
+    "calibrator",
+    "histogram",
+    "observed",
+    "order",
+    "seed",
+    "num_samples",
+    "batch_size",
+    "batch_axis",
+    "constant",
+)
 """Settings that decide what is collected; the others choose from it."""
 
 
@@ -124,6 +135,7 @@ def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions
         order=options.order,
     )
     describe_choice(dataset, data, options.seed, notify)
+    warn_of_batch_axes(model.inputs, dataset, options.preprocess, notify)
     with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):
         dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
     return dataset
@@ -145,12 +157,10 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
     }
     if own and options.effort != "fast":
         settings |= {"accuracy": options.effort, "rounding": options.rounding}
+    if isinstance(options.preprocess, ImageOptions):
+        settings |= placement_settings(options.preprocess)
     source = getattr(dataset, "dataset", dataset)
     if isinstance(source, PlacedSamples):
-        said = options.preprocess if isinstance(options.preprocess, ImageOptions) else ImageOptions()
-        for name, values in (("batch_axis", said.batch_axis), ("constant", said.constant)):
-            if values:
-                settings[name] = ",".join(f"{key}={value:g}" for key, value in sorted(values.items()))
         source = source.dataset
     if isinstance(source, LoadedSamples):
         settings["loader"] = source.loader
@@ -166,7 +176,7 @@ def _origin(
         model_name=model.name,
         contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
         preprocessing=dataset.preprocessing,
-        settings={name: settings[name] for name in _OF_STATISTICS},
+        settings={name: settings[name] for name in _OF_STATISTICS if name in settings},
         versions={"quantkit": __version__, "onnxruntime": runtime_version()},
         unclipped=unclipped,
     )

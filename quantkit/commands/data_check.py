@@ -10,7 +10,7 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
-from quantkit.datasets.open import on_split, open_samples
+from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
@@ -84,6 +84,7 @@ def check_data(
         order="given",
     )
     describe_choice(chosen, data, options.seed, notify)
+    warn_of_batch_axes(model.inputs, chosen, options.preprocess, notify)
     dataset: Dataset = getattr(chosen, "dataset", chosen)
     with show_progress(None, "reading", len(dataset), options.progress) as bar:
         facts, findings = lint.check_samples(dataset, workers=options.workers, on_samples=bar.update)

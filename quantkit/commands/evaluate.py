@@ -12,7 +12,7 @@ from quantkit.commands.evaluation_report import Measured, find_ranking, make_rep
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
-from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.datasets.open import open_samples, prepared_as, warn_of_batch_axes
 from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
@@ -65,10 +65,11 @@ def evaluate(
     model = _open_float_model(model, table)
     choose_variants(options.variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us
+    prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(
         model.inputs,
         data,
-        prepared_as(None if table is None else table.preprocessing, options.preprocess, data),
+        prepared,
         options.classes if TASKS[task_options.task].has_class_labels else None,
         num_samples=options.num_samples,
         seed=options.seed,
@@ -77,6 +78,7 @@ def evaluate(
     )
     judge = TASKS[task_options.task].open(task_options, dataset, data, options.classes)
     describe_choice(dataset, data, options.seed, notify)
+    warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     measured = _measure(
         model,
         dataset,

@@ -47,7 +47,7 @@ class KeptEvaluations:
             variants=[VARIANT],
             num_samples=options.num_val_samples,
             batch_size=options.batch_size,
-            preprocess=prepared_as(table.preprocessing, options.preprocess, val),
+            preprocess=prepared_as(table, options.preprocess, val),
             classes=options.classes,
             seed=options.seed,
             workers=options.workers,

@@ -11,7 +11,7 @@ from quantkit.commands.calibrate import calibrate
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import on_split, open_samples, prepared_as
+from quantkit.datasets.open import on_split, open_samples, prepared_as, warn_of_batch_axes
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
@@ -114,16 +114,18 @@ def open_sensitivity_samples(
     model: FloatModel, data: PathLike, table: CalibrationTable, options: SensitivityOptions, *, notify: Notify
 ) -> SampleBatches:
     """Samples for the analysis, prepared as for the calibration unless options override it."""
+    prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(
         model.inputs,
         data,
-        on_split(prepared_as(table.preprocessing, options.preprocess, data), "train"),
+        on_split(prepared, "train"),
         options.classes,
         num_samples=options.num_samples,
         seed=options.seed,
         order="shuffled",
     )
     describe_choice(dataset, data, options.seed, notify)
+    warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     return choose_samples(
         dataset,
         {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quantkit.datasets.batch_axes import doubtful_batch_axis
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.errors import DatasetError
@@ -103,12 +104,13 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         if len(inputs) != 1:
             names = ", ".join(repr(spec.name) for spec in inputs)
             raise DatasetError(
-                f"{path} contains one array, but the model has inputs {names}: save them by name as .npz"
+                f"{path} contains one array, but the model has inputs {names}: save them by name as .npz, "
+                "or pass --constant NAME=... for each that is the same number for every sample"
             )
         stored = {inputs[0].name: stored}
     if missing := next((spec for spec in inputs if spec.name not in stored), None):
         held = ", ".join(map(repr, found)) or "nothing"
-        raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}")
+        raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}")
     arrays = {spec.name: stored[spec.name] for spec in inputs}
     count = _count(arrays, path)
     for spec in inputs:
@@ -123,6 +125,11 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         targets=targets,
         classes=names_by_index,
     )
+
+
+def or_constant(spec: TensorSpec) -> str:
+    """What helps where data have no array for an input."""
+    return f"add it, or pass --constant {spec.name}=... if it is the same number for every sample"
 
 
 def load_arrays(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
@@ -168,7 +175,10 @@ def _check(spec: TensorSpec, array: Array, path: Path) -> None:
         want == have for want, have in zip(spec.shape[1:], array.shape[1:], strict=True) if isinstance(want, int)
     )
     if not fits:
-        raise DatasetError(f"{where} does not fit its shape {wanted}; the first dimension counts the samples")
+        is_fixed = isinstance(spec.shape[0] if spec.shape else None, int) and spec.shape[0] != 1
+        axis = doubtful_batch_axis(spec) or (1 if is_fixed and array.ndim == len(spec.shape) - 1 else None)
+        hint = "" if axis is None else f"; pass --batch-axis {spec.name}={axis} if that is where its batch is"
+        raise DatasetError(f"{where} does not fit its shape {wanted}; the first dimension counts the samples{hint}")
     if not is_castable(array.dtype, spec.dtype):
         raise DatasetError(f"{where} of type {spec.dtype}: the cast is not safe; convert it with .astype({spec.dtype})")
 

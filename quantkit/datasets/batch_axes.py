@@ -17,7 +17,7 @@ from quantkit.datasets.fingerprint import compute_fingerprint, content_hash
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, Preprocessing, Sample, TensorSpec
 
-__all__ = ["PlacedSamples", "constant_inputs", "find_batch_axes", "first_axes"]
+__all__ = ["PlacedSamples", "constant_inputs", "doubtful_batch_axis", "find_batch_axes", "first_axes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +114,13 @@ def find_batch_axes(inputs: Sequence[TensorSpec], declared: Mapping[str, int]) -
         elif isinstance(batch, str) and batch != "?" and batch in spec.shape[1:] and spec.shape[0] != batch:
             found[spec.name] = spec.shape.index(batch)
     return {name: axis for name, axis in found.items() if axis != 0}
+
+
+def doubtful_batch_axis(spec: TensorSpec) -> int | None:
+    """The first dynamic dimension of an input whose first one is fixed, not to 1: maybe its batch."""
+    if not spec.shape or not isinstance(spec.shape[0], int) or spec.shape[0] == 1:
+        return None
+    return next((axis for axis, size in enumerate(spec.shape) if not isinstance(size, int)), None)
 
 
 def first_axes(inputs: Sequence[TensorSpec], axes: Mapping[str, int | None]) -> list[TensorSpec]:

@@ -8,12 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES, open_arrays
-from quantkit.datasets.batch_axes import PlacedSamples, constant_inputs, find_batch_axes, first_axes
+from quantkit.datasets.batch_axes import (
+    PlacedSamples,
+    constant_inputs,
+    doubtful_batch_axis,
+    find_batch_axes,
+    first_axes,
+)
+from quantkit.datasets.batching import batch_axes
 from quantkit.datasets.crops import crop_images
 from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.image_headers import look_at_headers
+from quantkit.datasets.placement import placed_as
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
@@ -21,8 +29,8 @@ from quantkit.datasets.sampling import select
 from quantkit.datasets.user_samples import open_image_function, open_loaded
 from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
 from quantkit.errors import DatasetError
-from quantkit.notices import logs_duration
-from quantkit.types import Dataset, PathLike, Preprocessing, TensorSpec
+from quantkit.notices import Notice, Notify, logs_duration
+from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
 from quantkit.user_code import names_code
 
@@ -63,20 +71,51 @@ def on_split(
     given: Preprocessing | ImageOptions | str | None, split: Split
 ) -> Preprocessing | ImageOptions | str | None:
     """What is given, of these images of a data.yaml where it names no others."""
-    if isinstance(given, ImageOptions):
-        return given if given.split is not None else replace(given, split=split)
-    return ImageOptions(preset=given, split=split) if isinstance(given, str) else ImageOptions(base=given, split=split)
+    said = _as_options(given)
+    return said if said.split is not None else replace(said, split=split)
 
 
 def prepared_as(
-    made_with: Preprocessing | None, given: Preprocessing | ImageOptions | str | None, data: PathLike
+    table: CalibrationTable | None, given: Preprocessing | ImageOptions | str | None, data: PathLike
 ) -> Preprocessing | ImageOptions | str | None:
-    """What is given, or where that says nothing of the preparation, what a table was made with."""
+    """What is given; where it says nothing of preparation, batch axes or constants, what a table was made with.
+
+    Raises:
+        DatasetError: an input has another batch axis or constant in the table.
+    """
+    made_with = None if table is None or holds_arrays(data) else table.preprocessing
     if given is None or given == ImageOptions():
-        return None if holds_arrays(data) else made_with
-    if isinstance(given, ImageOptions) and not given.says_how:
-        return replace(given, base=None if holds_arrays(data) else made_with)
-    return given
+        given = made_with
+    elif isinstance(given, ImageOptions) and not given.says_how:
+        given = replace(given, base=given.base or made_with)
+    if table is None or not (isinstance(given, ImageOptions) or {"batch_axis", "constant"} & table.settings.keys()):
+        return given
+    return placed_as(table.settings, _as_options(given))
+
+
+def warn_of_batch_axes(
+    inputs: Sequence[TensorSpec],
+    dataset: Dataset,
+    prepared: Preprocessing | ImageOptions | str | None,
+    notify: Notify,
+) -> None:
+    """Warns of inputs that may have their batch elsewhere than in the first dimension, which is fixed."""
+    said = _as_options(prepared)
+    known = {*batch_axes(dataset), *(said.batch_axis or {})}
+    for spec in () if dataset.preprocessing is not None else inputs:
+        axis = doubtful_batch_axis(spec)
+        if axis is not None and spec.name not in known:
+            text = (
+                f"input {spec.name!r} {list(spec.shape)}: the batch is taken to be its first dimension, fixed to "
+                f"{spec.shape[0]}; pass --batch-axis {spec.name}={axis} if it is dimension {axis}"
+            )
+            notify(Notice("warning", "data", text))
+
+
+def _as_options(given: Preprocessing | ImageOptions | str | None) -> ImageOptions:
+    if isinstance(given, ImageOptions):
+        return given
+    return ImageOptions(preset=given) if isinstance(given, str) else ImageOptions(base=given)
 
 
 def _open_as_said(

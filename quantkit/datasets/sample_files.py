@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantkit.datasets.arrays import cast_row, is_castable, load_arrays
+from quantkit.datasets.arrays import cast_row, is_castable, load_arrays, or_constant
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.datasets.image_files import name_samples
 from quantkit.errors import DatasetError
@@ -50,7 +50,9 @@ class SampleFiles:
             raise DatasetError(f"{path} holds one array without a name: save it with numpy.savez")
         if missing := next((spec for spec in self.inputs if spec.name not in stored), None):
             held = ", ".join(map(repr, found)) or "nothing"
-            raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}")
+            raise DatasetError(
+                f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}"
+            )
         arrays = {spec.name: self._of_sample(spec, stored[spec.name], path) for spec in self.inputs}
         return Sample(id=self.ids[index], inputs=arrays)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from quantkit.datasets.arrays import cast_row, is_castable
+from quantkit.datasets.arrays import cast_row, is_castable, or_constant
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.datasets.image_files import name_samples
@@ -158,7 +158,8 @@ def _load(symbol: str, flag: str) -> Callable[..., Any]:
 
 def _taken(found: Mapping[str, Any], spec: TensorSpec, where: str) -> Any:
     if spec.name not in found:
-        raise OptionError(f"{where} has no {spec.name!r}, an input of the model; it has {', '.join(map(repr, found))}")
+        held = ", ".join(map(repr, found))
+        raise OptionError(f"{where} has no {spec.name!r}, an input of the model; it has {held}; {or_constant(spec)}")
     return found[spec.name]
 
 

@@ -6,8 +6,13 @@ import pytest
 from onnx import TensorProto, helper
 
 import quantkit
+from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.merge import merge_statistics
+from quantkit.caches.verify import verify_cache
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.reproduction import calibrate_command
+from quantkit.commands.sensitivity import sensitivity
+from quantkit.errors import CalibrationError, DatasetError
 from quantkit.types.options import ImageOptions
 from tests.graph.builder import Builder
 
@@ -40,3 +45,81 @@ def test_a_recurrent_model(tmp_path, state_batch):
     report = evaluate(model, tmp_path / "data", task="none", **options)
     assert report.evaluations[1].metrics["sqnr_db"] > 25
     assert report.baseline.num_samples == 6
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    """A model of [6, N, 12], and 24 samples of [6, 12]: 6 of them fit where 24 x 6 numbers are not told apart."""
+    random = np.random.default_rng(0)
+    weights = {"v": random.normal(size=(12, 16)), "w": random.normal(size=(16, 4))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ReduceMean", ["b"], ["c"], axes=[0], keepdims=0),
+        helper.make_node("MatMul", ["c", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sequences",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, "N", 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "net.onnx")
+    scales = np.array([1, 1, 1, 1, 1, 9.0])[:, None]  # the order of samples and steps matters
+    np.save(tmp_path / "x.npy", (random.normal(size=(24, 6, 12)) * scales).astype(np.float32))
+    return tmp_path / "net.onnx", tmp_path / "x.npy"
+
+
+AXIS = ImageOptions(batch_axis={"x": 1})
+
+
+def test_another_batch_axis_makes_table_and_statistics_stale(sequences, tmp_path):
+    def run(said, keep_statistics=False):
+        told = []
+        options = {"accuracy": "fast", "keep_statistics": keep_statistics, "progress": False}
+        table = quantkit.calibrate(
+            *sequences, preprocess=said, table_path=tmp_path / "t.calib.json", notify=told.append, **options
+        )
+        return table, [notice.text for notice in told if notice.topic in ("reuse", "data")]
+
+    first, texts = run(None, keep_statistics=True)
+    warned = "input 'x' [6, 'N', 12]: the batch is taken to be its first dimension, fixed to 6; pass --batch-axis x=1"
+    assert any(text.startswith(warned) for text in texts)
+    second, texts = run(AXIS)
+    for file in ("t.calib.json", "t.calib.stats"):
+        assert any(file in text and "batch axis: none → x=1" in text for text in texts), file
+    assert not any("--batch-axis" in text for text in texts)
+    assert second.tensors["c"] != first.tensors["c"]
+    assert any(text.startswith("Reusing") for text in run(AXIS)[1])
+    with pytest.raises(CalibrationError, match="cannot be merged: batch axis: none → x=1"):
+        merge_of_both(sequences, tmp_path)
+    third, texts = run(None)
+    assert any("t.calib.json" in text and "batch axis: x=1 → none" in text for text in texts)
+    assert third.tensors == first.tensors
+
+
+def merge_of_both(sequences, tmp_path):
+    paths = []
+    for name, said in (("a", None), ("b", AXIS)):
+        table_path = tmp_path / f"{name}.calib.json"
+        options = {"accuracy": "fast", "keep_statistics": True, "progress": False, "preprocess": said}
+        quantkit.calibrate(*sequences, table_path=table_path, **options)
+        paths.append(CalibrationFiles(table_path).statistics)
+    merge_statistics(paths)
+
+
+def test_batch_axes_are_those_of_the_table(sequences, tmp_path):
+    path = tmp_path / "t.calib.json"
+    table = quantkit.calibrate(*sequences, preprocess=AXIS, table_path=path, accuracy="fast", progress=False)
+    options = {"table": table, "variants": ["int8"], "latency_s": 0, "progress": False, "task": "none"}
+    said, taken = (evaluate(*sequences, preprocess=given, **options) for given in (AXIS, None))
+    assert taken.evaluations[1].metrics == said.evaluations[1].metrics
+    assert taken.baseline.num_samples == 24
+    ranked = [sensitivity(*sequences, table=table, preprocess=given, progress=False) for given in (AXIS, None)]
+    assert ranked[0].units == ranked[1].units
+    checked = [verify_cache(path, sequences[0], data=sequences[1], preprocess=given).checks for given in (AXIS, None)]
+    assert checked[0] == checked[1]
+    with pytest.raises(DatasetError, match="--batch-axis x=0: the table was calibrated with x=1"):
+        evaluate(*sequences, preprocess=ImageOptions(batch_axis={"x": 0}), **options)

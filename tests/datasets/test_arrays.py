@@ -158,7 +158,7 @@ def test_mismatched_archives_are_refused(tmp_path: Path) -> None:
     for arrays, inputs, words in (
         ({"arr_0": X}, [spec()], "no array for input 'x'; it holds 'arr_0'"),
         ({}, [spec()], "it holds nothing"),
-        ({"x": X}, two, "no array for input 'y'; it holds 'x'"),
+        ({"x": X}, two, "no array for input 'y'; it holds 'x'; add it, or pass --constant y=..."),
         ({"x": X, "y": X[:4]}, two, "different numbers of samples: 'x' 5, 'y' 4"),
         ({"x": X[:0]}, [spec()], "contains no samples"),
         ({"x": np.float32(1)}, [spec()], "contains no samples"),
@@ -171,8 +171,18 @@ def test_mismatched_archives_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=words) as raised:
             open_arrays(path, inputs)
         assert "\n" not in str(raised.value)
-    with pytest.raises(DatasetError, match=r"one array, but the model has inputs 'x', 'y': .*\.npz"):
+    with pytest.raises(
+        DatasetError, match=r"one array, but the model has inputs 'x', 'y': .*\.npz, or pass --constant"
+    ):
         open_arrays(save(tmp_path / "x.npy", X), two)
+
+
+def test_a_fixed_first_dimension_hints_at_a_batch_elsewhere(tmp_path: Path) -> None:
+    for shape, axis in (((2, 3), 0), ((4, 5, "N"), 2), ((4, 2, 3, 1), 1), (("N", 2, 4), 0), ((5, 2, 4), 0)):
+        with pytest.raises(DatasetError, match="does not fit") as raised:
+            open_arrays(save(tmp_path / "x.npy", X), [spec(shape=shape)])
+        assert (f"pass --batch-axis x={axis} " in str(raised.value)) == (axis > 0), shape
+        assert ("--batch-axis" in str(raised.value)) == (axis > 0), shape
 
 
 class Boom:

@@ -54,7 +54,7 @@ def test_the_fingerprint_is_of_the_files(folder):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x": np.zeros((5, 3)), "sr": 1}, "no array for input 'state'; it holds"),
+        ({"x": np.zeros((5, 3)), "sr": 1}, "no array for input 'state'; it holds .*, or pass --constant state=..."),
         (
             {"x": np.zeros((5, 4)), "state": np.zeros((2, 4)), "sr": 1},
             r"does not fit its shape \[\?, 3\] for one",

@@ -13,7 +13,7 @@ from quantkit.datasets.description import describe_choice, describe_preprocessin
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import DatasetError, OptionError
 from quantkit.notices import Notice
-from quantkit.types import Dataset, Preprocessing, TensorSpec
+from quantkit.types import CalibrationTable, Dataset, Preprocessing, TensorRange, TensorSpec
 from quantkit.types.options import ImageOptions
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loaders.py"
@@ -69,8 +69,9 @@ def test_the_source_is_the_identity(code, photos) -> None:
 def test_a_table_does_not_run_code_that_nobody_named(code, photos) -> None:
     file = code("def f(image):\n    return np.zeros((3, 4, 4), np.float32)")
     declared = open_with(photos, SPEC, preset=f"{file}:f").preprocessing
+    table = CalibrationTable({"x": TensorRange(1.0, -1.0, 1.0)}, "", "", 1, {}, preprocessing=declared)
     with pytest.raises(DatasetError, match=r"prepared by own.py:f, which runs only where it is named: pass"):
-        open_samples([SPEC], photos, prepared_as(declared, None, photos), None, num_samples=None, seed=0, order="given")
+        open_samples([SPEC], photos, prepared_as(table, None, photos), None, num_samples=None, seed=0, order="given")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,10 @@ def test_a_loader_is_printed_and_part_of_the_identity(code, tmp_path) -> None:
     [
         ("return []", "own.py:load yielded no sample of"),
         ("return [1]", "sample 0 of own.py:load is int: a dict of arrays by input name is needed"),
-        ("return [{'ids': [1]}]", "sample 0 of own.py:load has no 'gain', an input of the model; it has 'ids'"),
+        (
+            "return [{'ids': [1]}]",
+            "sample 0 of own.py:load has no 'gain', an input .*; add it, or pass --constant gain=",
+        ),
         ("return [{'ids': [[1]], 'gain': 1.0}]", r"int64 \[1, 1\] for input 'ids', which takes int64 \[length\]"),
         ("return [{'ids': [1.5], 'gain': 1.0}]", r"float64 \[1\] for input 'ids', which takes int64"),
         ("return [{'ids': [[1], [1, 2]], 'gain': 1.0}]", "no array for 'ids'"),
