@@ -39,7 +39,8 @@ def crop_images(images: ImageFiles, path: Path, *, classes: Sequence[str] | None
         classes: class names by index.
 
     Raises:
-        DatasetError: naming the line of what cannot be understood or of an image that is not there.
+        DatasetError: naming the line of what cannot be understood or of an image that is not there, or the file if it
+            is no such CSV or all of its boxes are fractions of the image.
     """
     rows = _read(path)
     index_of = _Finder(images)
@@ -50,7 +51,10 @@ def crop_images(images: ImageFiles, path: Path, *, classes: Sequence[str] | None
     if any(row.label is not None for row in rows):
         targets, known = _targets(rows, classes)
     used = len(set(indices))
+    _check_pixels(rows, path)
     rest = "" if used == len(images) else f"; {len(images) - used} of the images have none and are left out"
+    if thin := [name for name, row in zip(names, rows, strict=True) if min(_sides(row.box)) < 2]:
+        rest += f"; smaller than 2 pixels in a side: {len(thin)}, first {thin[0]}"
     return replace(
         images,
         kind="crops",
@@ -87,12 +91,13 @@ class _Finder:
 def _read(path: Path) -> list[_Row]:
     reader = csv.DictReader(io.StringIO(read_list(path), newline=""), strict=True, skipinitialspace=True)
     try:
-        fields = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+        fields = _fields(reader)
         place = next((fields[c] for c in PATH_COLUMNS if c in fields), None)
         form = next((form for form in _FORMS if all(edge in fields for edge in form)), None)
         if place is None or form is None:
             raise DatasetError(
-                f"{path} needs a header with path, {', '.join(_EDGES)} (in pixels), and optionally label"
+                f"--crops: {path} needs a header with path, {', '.join(_EDGES)} (in pixels), and optionally "
+                "label, as CSV"
             )
         label = next((fields[c] for c in LABEL_COLUMNS if c in fields), None)
         rows = []
@@ -109,6 +114,29 @@ def _read(path: Path) -> list[_Row]:
     if not rows:
         raise DatasetError(f"{path} holds no box")
     return rows
+
+
+def _fields(reader: csv.DictReader[str]) -> dict[str, str]:
+    """The columns of the header in lower case; none where the file is no CSV, such as COCO JSON."""
+    try:
+        return {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    except csv.Error:
+        return {}
+
+
+def _check_pixels(rows: Sequence[_Row], path: Path) -> None:
+    # A corner and a size, added, may exceed 1 by rounding.
+    if all(-1e-6 <= edge <= 1 + 1e-6 for row in rows for edge in row.box):
+        raise DatasetError(
+            f"--crops: all boxes of {path} lie within 0 and 1, as fractions of the image do: pixels are expected "
+            "(multiply by the image's width and height)"
+        )
+
+
+def _sides(box: Box) -> tuple[int, int]:
+    """Width and height in whole pixels, as the image is cut."""
+    left, top, right, bottom = map(round, box)
+    return right - left, bottom - top
 
 
 def _number(cells: Mapping[str, str | None], field: str, where: str) -> float:

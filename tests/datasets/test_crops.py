@@ -73,6 +73,37 @@ def test_a_box_without_a_pixel_is_left_out_and_named(images: Path) -> None:
     }
 
 
+def test_boxes_of_a_pixel_are_told(images: Path) -> None:
+    found = crop(images, "path,left,top,right,bottom\na.png,0,0,4,4\na.png,2,0,3,4\na.png,2.6,1,4.4,5\n")
+    assert found.dataset.remarks == (  # type: ignore[attr-defined]
+        "crops: 3 boxes of 1 images by boxes.csv; 2 of the images have none and are left out; "
+        "smaller than 2 pixels in a side: 2, first cat/a.png[2,0,3,4]",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["path,left,top,right,bottom\na.png,0.1,0.1,0.9,0.9\n", "path,x,y,width,height\na.png,0.7,0.1,0.3,0.9\n"],
+)
+def test_fractions_are_refused(images: Path, text: str) -> None:
+    with pytest.raises(
+        DatasetError, match=r"^--crops: all boxes of .*boxes\.csv lie within 0 and 1.*pixels are expected"
+    ):
+        crop(images, text)
+
+
+def test_one_box_in_pixels_is_enough(images: Path) -> None:
+    found = crop(images, "path,left,top,right,bottom\na.png,0,0,1,1\na.png,0,0,2,2\n")
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("text", ['{"images": [{"id": 1}]}', '{\n  "images": []\n}\n'])
+def test_json_is_told_the_columns(images: Path, text: str) -> None:
+    wanted = r"^--crops: .*boxes\.csv needs a header with path, left, top, right, bottom \(in pixels\), .* as CSV$"
+    with pytest.raises(DatasetError, match=wanted):
+        crop(images, text)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
