@@ -89,7 +89,7 @@ def print_quantized(model: FloatModel, quantized: QuantizedModel, table: Calibra
     if list_float:
         for name, reason in quantized.skipped.items():
             typer.echo(f"  {name}: {reason}")
-    else:
+    elif quantized.skipped:
         counts = Counter(quantized.skipped.values()).most_common()
         typer.echo(f"  {len(quantized.skipped)} tensors stay in float:")
         for reason, count in counts[:_SHOWN_REASONS]:

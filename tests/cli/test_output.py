@@ -9,6 +9,16 @@ from quantkit.types import CalibrationTable, QuantizedModel, TensorRange
 from .conftest import conv_model
 
 
+def test_nothing_is_said_where_nothing_stays_in_float(tmp_path, capsys):
+    model = FloatModel(conv_model(tmp_path / "m.onnx"))
+    ranges = {"x": TensorRange(1.0, 0.0, 1.0)}
+    table = CalibrationTable(tensors=ranges, model_hash=model.hash, dataset_fingerprint="", num_samples=8, settings={})
+    print_quantized(model, QuantizedModel(Path("o.onnx"), 1, 1, {}, size_bytes=100), table, list_float=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines[:-1]] == ["operators in INT8", "model size"]
+    assert lines[-1] == "wrote o.onnx"
+
+
 def test_float_activations_are_named_with_what_they_would_cost(tmp_path, capsys):
     model = FloatModel(conv_model(tmp_path / "m.onnx"))
     reasons = {f"t{i}": f"more accurate in float ({i})" for i in range(10)}
