@@ -58,7 +58,8 @@ class AccuracyVerdict:
     Attributes:
         kind: "better": all of the interval is a gain. "within": the loss is at most `margin`, if there is one. "worse":
             there is a loss, and it may be or is beyond `margin`. "undecided": the interval holds both "no loss" and
-            one beyond `margin`. "unknown": there is no score, no number, or no interval.
+            one beyond `margin`. "unknown": there is no score, no number, or no interval, or the baseline's score is 0,
+            which has no parts to lose.
         share: of the baseline's score that may be lost.
         margin: the same in the score's unit: share * |baseline|; NaN where `kind` is "unknown" for lack of numbers.
         loss: estimate; None where there is none.
@@ -120,11 +121,12 @@ def compare_accuracy(report: Report, evaluation: Evaluation, *, share: float = C
     difference = report.difference(evaluation, report.score.name)
     if difference is None or not math.isfinite(difference):
         return AccuracyVerdict("unknown", share)
-    margin = share * abs(report.baseline.metrics[report.score.name])
+    base = abs(report.baseline.metrics[report.score.name])
+    margin = share * base
     loss = -difference if report.score.higher_is_better else difference
     interval = loss_interval(report, evaluation)
-    if interval is None:
-        return AccuracyVerdict("unknown", share, margin, loss)
+    if interval is None or not base:
+        return AccuracyVerdict("unknown", share, margin, loss, interval)
     kind = judge(interval, margin)
     needed = _needed(report, evaluation, loss, interval, margin) if kind == "undecided" else None
     return AccuracyVerdict(kind, share, margin, loss, interval, needed)

@@ -85,6 +85,15 @@ def test_where_less_is_better_the_sign_turns():
     assert judged(ERROR, 20.0, 21.0, interval=(0.5, 1.5)).is_beyond_margin
 
 
+@pytest.mark.parametrize(("score", "value", "interval"), [(ERROR, 2.0, (1.0, 3.0)), (TOP1, 0.1, (0.05, 0.15))])
+def test_nothing_is_relative_to_0(score, value, interval):
+    found = judged(score, 0.0, value, interval=interval)
+    assert found.kind == "unknown"
+    sign = -1 if score.higher_is_better else 1
+    assert found.loss == sign * value
+    assert found.interval == tuple(sorted(sign * end for end in interval))
+
+
 @pytest.mark.parametrize(
     "found",
     [

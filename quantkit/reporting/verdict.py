@@ -187,7 +187,9 @@ def _clause(report: Report, evaluation: Evaluation, score: Score, verdict: Accur
 
 
 def _why_unknown(report: Report, evaluation: Evaluation) -> str:
-    """Why there is no interval, which is why nothing more is said."""
+    """Why nothing more is said: mostly because there is no interval."""
+    if report.score is not None and report.baseline.metrics.get(report.score.name) == 0:
+        return "cannot be judged relative to 0"
     differing, count = evaluation.metrics.get(DIFFERING), _count(report, evaluation)
     if differing is None or not 0 <= differing <= evaluation.num_samples:
         return "no interval"

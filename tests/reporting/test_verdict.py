@@ -168,6 +168,21 @@ def test_other_scores_speak_their_own_words():
     assert "RMSE is 4.310 (fp32: 4.213), a difference of +0.097 (95% interval" in by_name["int8"].sentences[0]
 
 
+def test_a_score_of_0_is_no_measure_of_a_loss():
+    report = make_error_score()
+    baseline = replace(report.baseline, metrics={**report.baseline.metrics, "rmse": 0.0})
+    int8 = replace(
+        report.evaluations[2],
+        metrics={"rmse": 77.9, "rmse_difference_low": 62.0, "rmse_difference_high": 94.0},
+        latency=None,
+        sweep=(),
+    )
+    (verdict,) = verdicts(replace(report, evaluations=(baseline, int8)))
+    assert verdict.headline == "int8 differs from fp32 by +77.9 of RMSE (cannot be judged relative to 0)"
+    assert verdict.sentences[0].startswith("RMSE is 77.90 (fp32: 0), a difference of +78 (95% interval +62 to +94")
+    assert (verdict.tone, verdict.gates) == ("neutral", ())
+
+
 def test_speed_ups_carry_their_interval_and_the_other_batch_sizes():
     int8 = verdicts(make_classification())[0]
     assert "speed-up 2.31x, 95% interval 2.28 to 2.36" in int8.sentences[1]
