@@ -126,7 +126,7 @@ def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) ->
     model.check_float()
     graph = model.prepared()
     if options.target == "cpu":
-        cpu_tensors(graph, exclude=options.exclude)
+        cpu_tensors(graph, exclude=options.exclude, name=model.name)
     else:
         plan_tensorrt(graph, exclude=options.exclude)
 
@@ -151,6 +151,7 @@ def quantize_graph(
             exclude=options.exclude,
             always_zero=table.always_zero,
             reduce_range=bool(options.reduce_range),
+            name=model.name,
         )
     graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
     refinement = table.refinement or Refinement()

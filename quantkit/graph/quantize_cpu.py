@@ -25,6 +25,7 @@ def quantize_for_cpu(
     exclude: Sequence[str] = (),
     always_zero: Collection[str] = (),
     reduce_range: bool = False,
+    name: str = "the model",
 ) -> tuple[ir.Model, QdqPlan]:
     """Quantizes a prepared `model`, in place.
 
@@ -35,6 +36,7 @@ def quantize_for_cpu(
         always_zero: tensors that were zero on every sample; they are quantized with the range of 0 to 1.
         reduce_range: 7-bit weights, for x86 processors without VNNI: these add two products of UINT8 and INT8 in 16
             bits, with saturation (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+        name: of the model, for errors.
 
     Returns:
         The model and its plan, which lists what stays in float, with the reason.
@@ -43,22 +45,22 @@ def quantize_for_cpu(
         ModelError: no node can be quantized, or an exclusion matches nothing.
         CalibrationError: naming the tensors that have no range.
     """
-    plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude, weight_bits=7 if reduce_range else 8)
-    known = {name: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for name in always_zero} | dict(ranges)
-    for name in bounded_tensors(model) & known.keys():
-        seen = known[name]
-        known[name] = replace(seen, amax=max(abs(seen.low), abs(seen.high), seen.amax))
+    plan = plan_cpu(rewrite_for_cpu(model), exclude=exclude, weight_bits=7 if reduce_range else 8, name=name)
+    known = {tensor: TensorRange(amax=1.0, minimum=0.0, maximum=0.0) for tensor in always_zero} | dict(ranges)
+    for tensor in bounded_tensors(model) & known.keys():
+        seen = known[tensor]
+        known[tensor] = replace(seen, amax=max(abs(seen.low), abs(seen.high), seen.amax))
     bounds = activation_bounds(model, plan)
     params: dict[str, QuantParams] = {}
-    for name, value_range in shared_ranges(plan, known).items():
-        low, high = bounds.get(name, (-np.inf, np.inf))
-        params[name] = cpu_params(value_range, low=low, high=high)
+    for tensor, value_range in shared_ranges(plan, known).items():
+        low, high = bounds.get(tensor, (-np.inf, np.inf))
+        params[tensor] = cpu_params(value_range, low=low, high=high)
     insert_qdq(model, plan, params)
     for fix_up in (quantize_biases, keep_float_weights, pad_quantized, align_channels):
         fix_up(model)
     return model, plan
 
 
-def cpu_tensors(model: ir.Model, *, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+def cpu_tensors(model: ir.Model, *, exclude: Sequence[str] = (), name: str = "the model") -> tuple[str, ...]:
     """Tensors of a prepared `model` that `quantize_for_cpu` needs ranges of; the model stays as it is."""
-    return plan_cpu(rewrite_for_cpu(model.clone()), exclude=exclude).tensors
+    return plan_cpu(rewrite_for_cpu(model.clone()), exclude=exclude, name=name).tensors

@@ -44,13 +44,14 @@ _SMALL = 1 / 4
 """A float operand of a broadcast Mul or Add is quantized for it up to this part of the output's elements."""
 
 
-def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int = 8) -> QdqPlan:
+def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int = 8, name: str = "the model") -> QdqPlan:
     """Plans Q/DQ for ONNX Runtime's CPU kernels.
 
     Args:
         model: prepared, and best also rewritten by `quantkit.graph.passes.rewrites_cpu.rewrite_for_cpu`.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         weight_bits: 7 for processors that would saturate with 8.
+        name: of the model, for errors.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
@@ -58,7 +59,7 @@ def plan_cpu(model: ir.Model, *, exclude: Sequence[str] = (), weight_bits: int =
     placing = _Placing(model, match_nodes(model, exclude))
     if not placing.weighted:
         kept = next(iter(placing.skipped.values()), "it has no Conv, Gemm or MatMul")
-        raise ModelError(f"the model has no node to quantize: {kept}")
+        raise ModelError(f"{name} has no node to quantize: {kept}{placing.remedy()}")
     placing.seed()
     placing.spread()
     return QdqPlan(
@@ -95,6 +96,14 @@ class _Placing:
                     self.weighted[node] = None
         self._leave_islands()
         self.wanted = self._wanted()
+
+    def remedy(self) -> str:
+        """What helps a model that computes in another type throughout; empty for others."""
+        operators = [n for n in self.graph if is_standard(n, *WEIGHTED_OPS) and name_of(n) not in self.out]
+        types = {value.dtype for node in operators for value in node.inputs[:2] if value is not None}
+        if not types or ir.DataType.FLOAT in types:
+            return ""
+        return "; export it in FP32" + (", or use --target tensorrt" if types == {ir.DataType.FLOAT16} else "")
 
     def seed(self) -> None:
         """Quantizes the inputs of weighted operators and the outputs of Conv."""

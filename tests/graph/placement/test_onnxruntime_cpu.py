@@ -434,6 +434,21 @@ def test_an_unknown_exclusion_and_a_model_without_weights_are_errors() -> None:
         plan_cpu(empty.model(empty.op("Relu", "x")))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(np.float16, "export it in FP32, or use --target tensorrt"), (np.float64, "export it in FP32")],
+)
+def test_another_type_is_an_error_with_what_helps(dtype: type, remedy: str) -> None:
+    net = Net((2, 4))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    product = net.op("MatMul", net.op("Cast", "x", to=kind), net.const(np.ones((4, 3)), dtype))
+    model = net.model(net.op("Cast", product, to=TensorProto.FLOAT))
+    with pytest.raises(ModelError, match=f"^m.onnx has no node to quantize: its inputs are not FP32; {remedy}$"):
+        plan_cpu(model, name="m.onnx")
+    with pytest.raises(ModelError, match=r"excluded by 'MatMul'$"):
+        plan_cpu(model, name="m.onnx", exclude=["MatMul"])
+
+
 def test_a_missing_range_names_the_tensor() -> None:
     net = Net()
     conv = net.conv("x")
