@@ -79,9 +79,18 @@ def _describe(value: ir.Value) -> MeasuredOutput:
 
 
 def _channel_axis(value: ir.Value) -> int:
-    """Axis 1 of images; of a list of boxes [N, A, C] or [N, C, A], the one whose length is known, or the shorter."""
+    """Axis 1 of images; of [N, T, C] or [N, C, T] the one that a linear layer or a convolution makes; of lists of
+    boxes, which are put together of several, the one whose length is known, or the shorter.
+    """
     assert value.shape is not None
     if len(value.shape) != 3:
+        return 1
+    node = value.producer()
+    if node is not None and is_standard(node, "Add"):
+        node = next((v.producer() for v in node.inputs if v is not None and constant_of(v) is None), None)
+    if node is not None and is_standard(node, "MatMul", "LayerNormalization"):
+        return 2
+    if node is not None and is_standard(node, "Conv", "ConvTranspose"):
         return 1
     first, second = value.shape[1], value.shape[2]
     return 1 if isinstance(first, int) and (not isinstance(second, int) or first < second) else 2

@@ -61,6 +61,13 @@ def test_the_channels_of_a_list_of_boxes_are_the_shorter_axis(shape: tuple[int |
     assert measured(g, y) == (MeasuredOutput(y, "values", axis),)
 
 
+def test_the_channels_of_tokens_are_what_a_linear_layer_makes() -> None:
+    """However many tokens there are: an outlier of one token is an error in every channel, not in one of its own."""
+    g = Builder()
+    y = g.linear(g.input("x", 6, 8), 8, 32)
+    assert measured(g, y) == (MeasuredOutput(y, "values", 2),)
+
+
 def test_an_output_without_channels() -> None:
     g = Builder()
     y = g.op("ReduceMean", g.input("x", 8), axes=[1], keepdims=0)
