@@ -32,6 +32,10 @@ def transposed_gemm(g, x):
 KINDS = [convolution_without_bias, transposed_convolution_without_bias, matmul_head, transposed_gemm]
 
 
+NOTHING_TO_GAIN_DB = 40
+"""Where less than 0.0003 of the output is error (35 dB), nothing but the ranges is tried."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_form_is_calibrated_by_default(kind, tmp_path):
     g = Builder()
@@ -49,5 +53,5 @@ def test_every_form_is_calibrated_by_default(kind, tmp_path):
         assert (made.num_quantized, made.num_weighted) == (weights, weights)
         got = run(onnx.load(made.path), {"x": unseen})
         found[accuracy] = min(sqnr_db(exact[name], got[name]) for name in exact)
-    assert found["balanced"] > found["fast"] - 0.5
+    assert found["balanced"] > min(found["fast"] - 0.5, NOTHING_TO_GAIN_DB)
     assert found["balanced"] > 25
