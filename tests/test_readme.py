@@ -22,7 +22,7 @@ def test_the_summary_is_that_of_the_example_report(tmp_path, capsys):
         main(["report", str(REPOSITORY / "docs" / "example_report" / "report.json"), "-o", str(tmp_path)])
     assert not ended.value.code
     printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
-    shown = [block for block in re.findall(r"```\n(.*?)```", README, re.S) if "SQNR" in block]
+    shown = [block for block in re.findall(r"```\n(.*?)```", README, re.S) if "Speed-up" in block]
     assert len(shown) == 1
     assert set(shown[0].splitlines()) <= printed
 
