@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
-from quantkit.backends.tensorrt.build.configuration import check_options, default_targets
+from quantkit.backends.tensorrt.build.configuration import check_options
 from quantkit.backends.tensorrt.build.manifest import (
     Manifest,
     find_reusable,
@@ -19,11 +19,11 @@ from quantkit.backends.tensorrt.build.manifest import (
     write_engine,
 )
 from quantkit.backends.tensorrt.build.precision import choose_typing
-from quantkit.backends.tensorrt.build.profiles import image_sizes, resolve_profiles
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, choose_library
 from quantkit.caches.complete import check_coverage
+from quantkit.commands.build_defaults import complete_options
 from quantkit.commands.build_inputs import (
     BuildInputs,
     check_source,
@@ -39,9 +39,6 @@ from quantkit.storage import check_no_source, check_writable
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import EngineOptions, Precision
-
-if TYPE_CHECKING:
-    from quantkit.backends.tensorrt.gpu import Gpu
 
 
 @dataclass(frozen=True)
@@ -90,17 +87,9 @@ def build(
     options = options or BuildOptions()
     engine = make_options(EngineOptions, engine, keywords)
     precision, mode = engine.precision, engine.mode
-    source = load_build_inputs(
-        model,
-        precision,
-        table=engine.table,
-        plan=engine.plan,
-        cache=engine.calibration_cache,
-        exclude=engine.exclude,
-        high_precision=engine.high_precision,
-        data=engine.data,
-    )
-    found = choose_library(engine.library, targets=options.targets)
+    source = load_build_inputs(model, engine)
+    gpu = find_gpu()
+    found = choose_library(engine.library, targets=options.targets, has_gpu=gpu is not None)
     _tell_inputs(source, engine, notify)
     half: HighPrecision = engine.high_precision or "fp16"
     if mode == "auto" and source.cache is not None:
@@ -108,9 +97,8 @@ def build(
     typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
     is_implicit = precision == "int8" and typing.mode == "implicit"
     check_source(source, found, typing)
-    gpu = find_gpu()
     check_options(found, options, gpu=gpu)
-    options = _completed(options, found, source, gpu, notify)
+    options = complete_options(options, engine, found, source, gpu, notify)
     path = Path(output) if output is not None else _default_path(source.model.path, precision)
     check_writable(path.parent)
     given = [
@@ -162,23 +150,9 @@ def describe_engine(
     exclude: Sequence[str],
 ) -> Manifest:
     """The manifest, but for engine and time, of an engine that TensorRT built while it calibrated `table`."""
-    source = load_build_inputs(model, "int8", table=table, cache=None, exclude=exclude, high_precision=None)
+    source = load_build_inputs(model, EngineOptions(precision="int8", table=table, exclude=exclude))
     typing = choose_typing(library, "int8", mode="implicit", high_precision="fp16", dla=False)
     return expected_manifest(source, library, typing, options, find_gpu())
-
-
-def _completed(
-    options: BuildOptions, library: Library, source: BuildInputs, gpu: Gpu | None, notify: Notify
-) -> BuildOptions:
-    """The options with targets and profiles as they will be used; a profile that nobody gave is told."""
-    shapes = {spec.name: spec.shape for spec in source.model.inputs}
-    size_of = None if source.table is None else source.table.preprocessing
-    profiles = resolve_profiles(shapes, options.profiles, known=image_sizes(size_of, shapes))
-    if profiles and not options.profiles:
-        listed = ", ".join(f"{name} {shape}" for name, shape in profiles[0].shapes.items())
-        text = f"shapes (min / opt / max): {listed}; --min-shapes, --opt-shapes and --max-shapes choose others"
-        notify(Notice("info", "engine", text))
-    return replace(options, profiles=profiles, targets=options.targets or default_targets(library, gpu))
 
 
 def _implicit(source: BuildInputs, made: EngineGraph, library: Library, options: BuildOptions) -> ImplicitQuantization:

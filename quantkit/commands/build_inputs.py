@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,7 @@ from quantkit.graph.passes.fp16_overflow import overflowing_nodes
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import CalibrationTable, PathLike
-from quantkit.types.options import Precision
-from quantkit.types.plan import QuantizationPlan
+from quantkit.types.options import EngineOptions, Precision
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing
@@ -82,36 +81,27 @@ class BuildInputs:
         return {}
 
 
-def load_build_inputs(
-    model: PathLike | FloatModel,
-    precision: Precision,
-    *,
-    table: CalibrationTable | PathLike | None,
-    plan: QuantizationPlan | PathLike | None = None,
-    cache: PathLike | None,
-    exclude: Sequence[str],
-    high_precision: HighPrecision | None,
-    data: PathLike | None = None,
-) -> BuildInputs:
+def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> BuildInputs:
     """Reads model, table and cache, and for FP16 a few samples.
 
     Raises:
         QuantKitError: they do not fit together, or INT8 has no ranges.
     """
+    precision, cache, data = engine.precision, engine.calibration_cache, engine.data
     if precision not in ("fp32", "fp16", "int8"):
         raise ModelError(f"there is no precision {precision!r}: choose fp32, fp16 or int8")
     needs_int8 = {
-        "--table": None if precision == "fp16" else table,  # there it says where FP16 overflows
+        "--table": None if precision == "fp16" else engine.table,  # there it says where FP16 overflows
         "--calib": cache,
-        "--exclude": exclude,
-        "--high-precision": high_precision,
+        "--exclude": engine.exclude,
+        "--high-precision": engine.high_precision,
     }
     given = [option for option, value in needs_int8.items() if value]
     if precision != "int8" and given:
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
-    if data is not None and (precision != "fp16" or table is not None):
+    if data is not None and (precision != "fp16" or engine.table is not None):
         raise ModelError("--data is for --precision fp16 without --table: it shows where FP16 overflows")
-    if table is not None and cache is not None:
+    if engine.table is not None and cache is not None:
         raise CalibrationError("--table and --calib exclude each other")
     model = FloatModel.open(model)
     if model.is_quantized and precision != "int8":
@@ -120,21 +110,21 @@ def load_build_inputs(
         raise ModelError(
             f"{model.name} contains Q/DQ, which define everything: omit {given[0]}, or pass the float model"
         )
-    if precision == "int8" and not model.is_quantized and table is None and cache is None:
+    if precision == "int8" and not model.is_quantized and engine.table is None and cache is None:
         raise CalibrationError(f"INT8 needs the ranges of {model.name}: run `quantkit calibrate` or pass --table")
-    table = open_planned_table(table, plan)
+    table = open_planned_table(engine.table, engine.plan)
     if table is not None:
         check_table(table, model)
     content = None if cache is None else read_cache_of_model(Path(cache), model.prepared(), model.name)
     source = BuildInputs(
         model=model,
         precision=precision,
-        high_precision=high_precision,
-        exclude=tuple(exclude),
+        high_precision=engine.high_precision,
+        exclude=tuple(engine.exclude),
         table=table,
         cache=content,
         cache_name="" if cache is None else Path(cache).name,
-        magnitudes=known_magnitudes(model, table, data),
+        magnitudes=known_magnitudes(model, table, data, engine.placed),
     )
     if source.is_half and precision == "fp32":
         raise ModelError(f"{model.name} is in FP16 already: build it with --precision fp16")

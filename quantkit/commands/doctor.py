@@ -58,15 +58,15 @@ def examine() -> Diagnosis:
         _part("packages", found["packages"], "pip install --force-reinstall .", lambda data: str(data["shown"])),
         _processor_part(),
         _part("ONNX Runtime", found["onnxruntime"], f"pip install '{DISTRIBUTION}[cpu]' (or [cuda])", _providers),
-        _part("TensorRT", found["tensorrt"], "pip install tensorrt pycuda", _calibrators),
+        _driver_part(found["cuda"]),
+        gpu,
+        _part("TensorRT", found["tensorrt"], _tensorrt_fix(gpu), _calibrators),
         _part(
             "TensorRT-RTX",
             found["tensorrt-rtx"],
             "pip install tensorrt-rtx",
             lambda data: "builds engines without a GPU",
         ),
-        _driver_part(found["cuda"]),
-        gpu,
         _part("pycuda", found["pycuda"], "pip install pycuda  (compiles: needs the CUDA toolkit)", lambda data: ""),
     )
     return Diagnosis(parts, _abilities({part.name: part for part in parts}, found))
@@ -94,6 +94,11 @@ def _processor_part() -> Part:
 def _providers(data: Mapping[str, Any]) -> str:
     names = [str(p).removesuffix("ExecutionProvider") for p in data.get("providers", [])]
     return f"providers: {', '.join(names)}"
+
+
+def _tensorrt_fix(gpu: Part) -> str:
+    lines = "pip install tensorrt, or with its own calibrators pip install 'tensorrt<11'"
+    return lines if gpu.status == "ok" else f"needs an NVIDIA GPU first; then {lines}"
 
 
 def _calibrators(data: Mapping[str, Any]) -> str:
@@ -128,22 +133,22 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
         return Ability(name, not lacking, f"needs: {lacking}" if lacking else detail)
 
     calibrators = bool(found["tensorrt"].get("calibrators"))
-    native = ability("calibrate with TensorRT's own calibrator", "", "TensorRT", "GPU", "pycuda")
+    native = ability("calibrate with TensorRT's own calibrator", "", "GPU", "TensorRT", "pycuda")
     if native.works and not calibrators:
-        native = Ability(native.name, False, "TensorRT 11 has none; use quantkit's calibration with Q/DQ")
+        native = Ability(native.name, False, "TensorRT 11 has none: use quantkit's, or pip install 'tensorrt<11'")
     return (
         ability("calibrate, evaluate", "with ONNX Runtime", "ONNX Runtime"),
         ability("quantize", "from a calibration table, without a runtime"),
         ability("inspect models, caches, tables, inspector JSON", ""),
         native,
-        ability("build a TensorRT engine", "", "TensorRT", "GPU"),
+        ability("build a TensorRT engine", "", "GPU", "TensorRT"),
         ability("build a TensorRT-RTX engine", "without a GPU", "TensorRT-RTX"),
-        ability("run and time a TensorRT engine", "", "TensorRT", "GPU", "pycuda"),
+        ability("run and time a TensorRT engine", "", "GPU", "TensorRT", "pycuda"),
         ability(
             "run and time a TensorRT-RTX engine",
             _rtx_detail(found["cuda"].get("gpus", [])),
-            "TensorRT-RTX",
             "GPU",
+            "TensorRT-RTX",
             "pycuda",
         ),
     )

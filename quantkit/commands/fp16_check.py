@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantkit.datasets import Selection
-from quantkit.datasets.batching import leading_size, make_batches
+from quantkit.datasets.batching import batch_axes, leading_size, make_batches, take_rows
 from quantkit.datasets.open import open_samples
 from quantkit.errors import BackendError
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from quantkit.graph.float_model import FloatModel
     from quantkit.types import CalibrationTable, Dataset, PathLike
+    from quantkit.types.options import ImageOptions
 
 __all__ = ["in_fp16", "known_magnitudes", "sample_magnitudes"]
 
@@ -40,24 +41,32 @@ def sample_magnitudes(model: FloatModel, dataset: Dataset) -> dict[str, float]:
     """
     graph = model.prepared()
     few = Selection(dataset, tuple(range(min(_NUM_SAMPLES, len(dataset)))))
-    size = leading_size(model.inputs)
+    size = leading_size(model.inputs, batch_axes(dataset))
     found: dict[str, float] = {}
     for batch in make_batches(few, size or 1, strict=False, workers=1, skipped={}):
-        rows = np.arange(size or 1) % len(batch)
-        inputs = {name: np.ascontiguousarray(array[rows]) for name, array in batch.inputs.items()}
+        inputs = take_rows(batch, np.arange(size or 1) % len(batch))
         for values in observe(GraphPieces(graph), float_activations(graph), [inputs]):
             for name, largest in _largest(values).items():
                 found[name] = max(found.get(name, 0.0), largest)
     return found
 
 
-def known_magnitudes(model: FloatModel, table: CalibrationTable | None, data: PathLike | None) -> dict[str, float]:
-    """Largest magnitude of every activation by the table, or by a few samples of `data`; nothing without either."""
+def known_magnitudes(
+    model: FloatModel, table: CalibrationTable | None, data: PathLike | None, placed: ImageOptions | None = None
+) -> dict[str, float]:
+    """Largest magnitude of every activation by the table, or by a few samples of `data`; nothing without either.
+
+    Args:
+        model: the float model.
+        table: of its calibration.
+        data: images or arrays.
+        placed: batch axes and constant inputs.
+    """
     if table is not None:
         return table.magnitudes
     if data is None:
         return {}
-    dataset = open_samples(model.inputs, data, None, None, num_samples=32, seed=0, order="shuffled", labelled=False)
+    dataset = open_samples(model.inputs, data, placed, None, num_samples=32, seed=0, order="shuffled", labelled=False)
     return sample_magnitudes(model, dataset)
 
 

@@ -20,7 +20,7 @@ from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.datasets.batching import make_batches
+from quantkit.datasets.batching import batch_axes, leading_size, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
@@ -75,13 +75,14 @@ def calibrate_natively(
         QuantKitError: what went wrong in a callback, or TensorRT's own words.
     """
     graph = model.prepared()
+    axes = batch_axes(dataset)
     specs = _fixed_specs(input_specs(graph), dataset, options.batch_size or min(_BATCH_SIZE, len(dataset)))
     skipped: dict[str, str] = {}
     batches = PaddedBatches(
         partial(
             make_batches,
             dataset,
-            int(str(specs[0].shape[0])),
+            leading_size(specs, axes) or 1,
             strict=options.strict,
             workers=options.workers,
             skipped=skipped,
@@ -89,14 +90,14 @@ def calibrate_natively(
         specs,
         num_samples=len(dataset),
         skipped=skipped,
+        axes=axes,
         notify=notify,
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
     float_nodes = tuple(match_nodes(graph, options.exclude))
     # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
     dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
-    sizes: dict[str, list[int | None]] = {name: [None, *shape[1:]] for name, shape in shapes.items()}
-    build_options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=sizes))
+    build_options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=shapes, axes=axes))
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:
@@ -140,6 +141,12 @@ def calibrate_natively(
 def _fixed_specs(specs: tuple[TensorSpec, ...], dataset: Dataset, batch_size: int) -> tuple[TensorSpec, ...]:
     """The inputs with the shape that the data have; a model's own batch size goes first."""
     sample = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
-    leading = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
-    size = leading.pop() if leading else batch_size
-    return tuple(TensorSpec(s.name, s.dtype, (size, *sample.inputs[s.name].shape[1:])) for s in specs)
+    axes = batch_axes(dataset)
+    size = leading_size(specs, {s.name: axes.get(s.name, 0) for s in specs}) or batch_size
+    fixed = []
+    for spec in specs:
+        shape, axis = list(sample.inputs[spec.name].shape), axes.get(spec.name, 0)
+        if axis is not None:
+            shape[axis] = size
+        fixed.append(TensorSpec(spec.name, spec.dtype, tuple(shape)))
+    return tuple(fixed)

@@ -574,6 +574,8 @@ class EngineOptions(ExcludeOptions):
         table: for INT8 of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
         data: for FP16 without a table: samples on which to see where it overflows.
+        batch_axis: dimension of an input that is the batch, if not the first, in `data` and the default profile.
+        constant: with `data`: inputs that are the same number for every sample.
         min_coverage: share of the float activations, 0 to 1, that the cache must have scales for.
         library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
         mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
@@ -608,6 +610,20 @@ class EngineOptions(ExcludeOptions):
         form=PATH,
         unit="path",
     )
+    batch_axis: Mapping[str, int] | None = option(
+        None,
+        "INPUT=AXIS: dimension of an input that is the batch, if not the first, e.g. state=1. Repeatable.",
+        group=PRECISION,
+        form=_NAMED_AXES,
+        repeatable=True,
+    )
+    constant: Mapping[str, float] | None = option(
+        None,
+        "INPUT=NUMBER: with --data: an input that is the same for every sample, e.g. sr=16000. Repeatable.",
+        group=PRECISION,
+        form=_NAMED_NUMBERS,
+        repeatable=True,
+    )
     min_coverage: float | None = option(
         None,
         "With --calib: fail if the cache has scales for a smaller share of the activations, e.g. 0.95.",
@@ -635,6 +651,14 @@ class EngineOptions(ExcludeOptions):
             raise BackendError(f"--min-coverage {self.min_coverage:g} is not a share from 0 to 1")
         if self.min_coverage is not None and self.calibration_cache is None:
             raise BackendError("--min-coverage is for a cache that --calib names")
+        if self.constant and self.data is None:
+            raise BackendError("--constant is for the samples of --data")
+
+    @property
+    def placed(self) -> ImageOptions | None:
+        """Batch axes and constants as data sets take them; None where neither is said."""
+        said = ImageOptions(batch_axis=self.batch_axis, constant=self.constant)
+        return None if said == ImageOptions() else said
 
 
 @dataclass(frozen=True, kw_only=True)

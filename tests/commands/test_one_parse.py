@@ -23,7 +23,7 @@ from quantkit.commands.quantize import quantize
 from quantkit.errors import ModelError, StaleTableError
 from quantkit.graph import model as model_module
 from quantkit.graph.float_model import FloatModel
-from quantkit.types.options import Precision
+from quantkit.types.options import EngineOptions, Precision
 
 from ..cli.conftest import CALIB, DIGITS, conv_model, write_images
 from ..graph.quantizing import write
@@ -105,9 +105,8 @@ def test_build_parses_once(tmp_path: Path, parses: Callable[[], int], precision:
     """Without a library: up to the graph that it would get."""
     table = calibrate(DIGITS, CALIB, num_samples=8, method="entropy", progress=False) if precision == "int8" else None
     before = parses()
-    source = load_build_inputs(
-        DIGITS, precision, table=table, cache=None, exclude=["Gemm"] if table else (), high_precision=None
-    )
+    exclude = ["Gemm"] if table else ()
+    source = load_build_inputs(DIGITS, EngineOptions(precision=precision, table=table, exclude=exclude))
     make_graph(source, Typing(precision, "explicit", strong=True, flags=()), tmp_path)
     assert source.model.hash
     assert parses() - before == 1

@@ -26,6 +26,9 @@ _DISTRIBUTION = re.compile(r"tensorrt(-lean|-dispatch)?(-cu\d+)?(-bindings)?")
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _PIP_LINES: dict[str, str] = {"tensorrt": "pip install tensorrt pycuda", "tensorrt-rtx": "pip install tensorrt-rtx"}
 
+PIP_LINE_OF_CALIBRATORS = 'pip install "tensorrt<11" pycuda'
+"""What installs a TensorRT that can calibrate: the newest one cannot."""
+
 
 @dataclass(frozen=True)
 class Library:
@@ -77,14 +80,19 @@ class Library:
         return self.name == "tensorrt-rtx"
 
 
-def load_library(name: LibraryName = "tensorrt") -> Library:
+def load_library(name: LibraryName = "tensorrt", *, calibrators: bool = False) -> Library:
     """Imports TensorRT or TensorRT-RTX.
+
+    Args:
+        name: which of the two.
+        calibrators: it has to have them (TensorRT up to 10).
 
     Raises:
         NotInstalledError: it is not installed; the message holds the pip line.
-        BackendUnavailableError: it cannot be loaded, or is too old.
+        BackendUnavailableError: it cannot be loaded, is too old, or too new for calibrators.
     """
-    product, line = ("TensorRT" if name == "tensorrt" else "TensorRT-RTX"), _PIP_LINES[name]
+    product = "TensorRT" if name == "tensorrt" else "TensorRT-RTX"
+    line = PIP_LINE_OF_CALIBRATORS if calibrators else _PIP_LINES[name]
     try:
         module = importlib.import_module(_MODULES[name])
     except ModuleNotFoundError as error:
@@ -96,15 +104,19 @@ def load_library(name: LibraryName = "tensorrt") -> Library:
     if name == "tensorrt" and version < OLDEST_VERSION:
         found = ".".join(map(str, version))
         raise BackendUnavailableError(f"TensorRT {found} is too old: 8.6 or newer is needed: {line}")
-    return Library(module=module, name=name, version=version)
+    library = Library(module=module, name=name, version=version)
+    if calibrators and not library.has_calibrators:
+        raise BackendUnavailableError(f"{library.title} has no calibrators: {line}")
+    return library
 
 
-def choose_library(name: EngineLibrary, *, targets: Sequence[str] = ()) -> Library:
+def choose_library(name: EngineLibrary, *, targets: Sequence[str] = (), has_gpu: bool = True) -> Library:
     """The library that builds an engine.
 
     Args:
         name: "auto" takes TensorRT-RTX if targets are given or TensorRT is not installed.
         targets: GPUs to build for ahead of time, which only TensorRT-RTX does.
+        has_gpu: this machine has one: what to install depends on it.
 
     Raises:
         BackendError: there is no such library.
@@ -117,15 +129,21 @@ def choose_library(name: EngineLibrary, *, targets: Sequence[str] = ()) -> Libra
         return load_library("tensorrt-rtx")
     try:
         return load_library("tensorrt")
-    except NotInstalledError:
+    except NotInstalledError as error:
+        if name == "tensorrt" and not has_gpu:
+            raise NotInstalledError(
+                "TensorRT needs an NVIDIA GPU, and this machine has none: TensorRT-RTX builds without one "
+                "(pip install tensorrt-rtx, --library rtx)"
+            ) from error
         if name == "tensorrt":
             raise
     try:
         return load_library("tensorrt-rtx")
     except NotInstalledError as error:
+        alone = "pip install tensorrt-rtx, which builds without a GPU"
+        here = "pip install tensorrt pycuda for the GPU of this machine, or "
         raise NotInstalledError(
-            "neither TensorRT nor TensorRT-RTX is installed: pip install tensorrt pycuda for the GPU of this "
-            "machine, or pip install tensorrt-rtx, which builds without one"
+            f"neither TensorRT nor TensorRT-RTX is installed: {here if has_gpu else ''}{alone}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, BackendUnavailableError
 
 
 def find_manifest(engine: Path) -> Manifest | None:
@@ -36,6 +36,7 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
         cuda_graph: replay queries from a CUDA graph.
 
     Raises:
+        BackendUnavailableError: there is no GPU, or no such library.
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
     try:
@@ -45,9 +46,11 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
         raise BackendError(f"--engine {name}: cannot read {path}: {error.strerror or error}") from error
     if not start:
         raise BackendError(f"--engine {name}: {path} is empty: build the engine again")
+    if (gpu := find_gpu()) is None:
+        raise BackendUnavailableError(f"--engine {name}: engines run on an NVIDIA GPU, and this machine has none")
     library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
     if (manifest := find_manifest(path)) is not None:
-        check_loadable(manifest, library, find_gpu(), name=str(path))
+        check_loadable(manifest, library, gpu, name=str(path))
     return TensorRTRunner(path, library=library, name=f"engine {name}", cuda_graph=cuda_graph)
 
 

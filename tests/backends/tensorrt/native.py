@@ -43,6 +43,8 @@ def calibrate(model: str, data: str, folder: str, options: dict[str, Any]) -> di
     library.scale_bits = options.pop("scale_bits", {})
     told: list[str] = []
     out = Path(folder)
+    if "preprocess" in options:
+        options = {**options, "preprocess": ImageOptions(**options["preprocess"])}
     if "preprocessing" in options:
         words = {name: tuple(value) for name, value in options["preprocessing"].items()}
         options = {**options, "preprocessing": ImageOptions(**words)}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from quantkit.backends.tensorrt.library import (
     DEFAULT_TENSORRT_VERSION,
     Library,
+    choose_library,
     installed_tensorrt,
     load_library,
     parse_version,
@@ -16,7 +17,7 @@ from quantkit.backends.tensorrt.library import (
 from quantkit.caches.acceptance import acceptance_of_cache
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.caches.range_cache import RangeCache
-from quantkit.errors import BackendUnavailableError
+from quantkit.errors import BackendUnavailableError, NotInstalledError
 
 
 def describe():
@@ -129,3 +130,25 @@ def test_a_cache_is_written_for_the_last_tensorrt_with_calibrators_where_none_is
     assert version_of_caches("8.6.1") == "8.6.1"
     distributions(tensorrt="11.4.0")
     assert version_of_caches() == DEFAULT_TENSORRT_VERSION
+
+
+def test_where_a_calibrator_is_wanted_the_pip_line_gets_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendUnavailableError, match=r'not installed: pip install "tensorrt<11" pycuda'):
+        load_library(calibrators=True)
+    newest = types.ModuleType("tensorrt")
+    newest.__version__ = "11.4.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", newest)
+    with pytest.raises(BackendUnavailableError, match=r'11\.4\.0 has no calibrators: pip install "tensorrt<11" pycuda'):
+        load_library(calibrators=True)
+
+
+def test_without_a_gpu_no_software_that_needs_one_is_proposed(monkeypatch):
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(NotInstalledError, match=r"TensorRT needs an NVIDIA GPU, and this machine has none"):
+        choose_library("tensorrt", has_gpu=False)
+    with pytest.raises(NotInstalledError, match=r"is installed: pip install tensorrt-rtx, which"):
+        choose_library("auto", has_gpu=False)
+    with pytest.raises(NotInstalledError, match=r"is installed: pip install tensorrt pycuda for the GPU"):
+        choose_library("auto")

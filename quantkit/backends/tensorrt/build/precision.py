@@ -67,7 +67,7 @@ def choose_typing(
     if mode == "implicit" and not library.has_precision_flags:
         raise BackendError(
             f"--mode implicit: {library.title} has no calibrators and no INT8 flag; "
-            "leave it out: the model gets Q/DQ from the table instead"
+            'leave it out: the model gets Q/DQ from the table instead (pip install "tensorrt<11" has both)'
         )
     if mode == "auto":
         mode = "implicit" if dla and library.has_precision_flags else "explicit"

@@ -114,7 +114,11 @@ def parse_shapes(text: str, option: str) -> dict[str, tuple[int, ...]]:
 
 
 def resolve_profiles(
-    inputs: Shapes, profiles: Sequence[OptimizationProfile], *, known: Mapping[str, Sequence[int | None]] | None = None
+    inputs: Shapes,
+    profiles: Sequence[OptimizationProfile],
+    *,
+    known: Mapping[str, Sequence[int | None]] | None = None,
+    axes: Mapping[str, int | None] | None = None,
 ) -> tuple[OptimizationProfile, ...]:
     """Profiles of a model: the given ones, checked, or a default one for a dynamic batch.
 
@@ -122,6 +126,7 @@ def resolve_profiles(
         inputs: shapes of the model's inputs.
         profiles: as given by the user.
         known: dimensions by input name that are known otherwise, such as the size of the calibration images.
+        axes: dimension of an input that is its batch, if not the first; None for an input without one.
 
     Returns:
         Profiles over exactly the dynamic inputs; none for a model without any.
@@ -133,7 +138,10 @@ def resolve_profiles(
     if profiles:
         checked = [_check(profile, inputs, dynamic) for profile in profiles]
         return tuple(profile for profile in checked if profile is not None)
-    ranges = {name: _default_range(name, shape, (known or {}).get(name, ())) for name, shape in dynamic.items()}
+    ranges = {
+        name: _default_range(name, shape, (known or {}).get(name, ()), (axes or {}).get(name, 0))
+        for name, shape in dynamic.items()
+    }
     return (OptimizationProfile(ranges),) if ranges else ()
 
 
@@ -170,19 +178,19 @@ def _check(profile: OptimizationProfile, inputs: Shapes, dynamic: Shapes) -> Opt
     return OptimizationProfile({name: profile.shapes[name] for name in dynamic}) if dynamic else None
 
 
-def _default_range(name: str, shape: tuple[int | str | None, ...], known: Sequence[int | None]) -> ShapeRange:
+def _default_range(
+    name: str, shape: tuple[int | str | None, ...], known: Sequence[int | None], axis: int | None
+) -> ShapeRange:
     sizes: list[int | None] = [size if isinstance(size, int) else None for size in shape]
     if len(known) == len(sizes):
-        sizes = [size if size is not None else other for size, other in zip(sizes, known, strict=True)]
-    rest = [size for size in sizes[1:] if size is not None]
-    if len(rest) != len(sizes) - 1:
+        sizes = [k if s is None and i != axis else s for i, (s, k) in enumerate(zip(sizes, known, strict=True))]
+    if any(size is None for i, size in enumerate(sizes) if i != axis):
         example = "x".join(str(size if size is not None else 1) for size in sizes)
         raise BackendError(
             f"input {name!r} {_text(shape)} has dynamic dimensions besides the batch: pass its shapes, --opt-shapes "
             f"{name}:{example} with your sizes, and --min-shapes and --max-shapes unless they are all the same"
         )
-    batches = DEFAULT_BATCHES if sizes[0] is None else (sizes[0],) * 3
-    low, best, high = ((batch, *rest) for batch in batches)
+    low, best, high = (tuple(batch if size is None else size for size in sizes) for batch in DEFAULT_BATCHES)
     return ShapeRange(low, best, high)
 
 

@@ -31,8 +31,8 @@ def make_cache_calibrator(library: Library, cache: bytes, *, name: str) -> Calib
     wanted = cache_header(library, algorithm)
     if header != wanted:
         raise CalibrationError(
-            f"{name} says {header}, and {library.title} takes {wanted} only: calibrate again with "
-            f"--tensorrt-version {'.'.join(map(str, library.version))}, or build from the table"
+            f"{name} says {header}, and {library.title} takes {wanted} only; its scales can be kept: quantkit cache "
+            f"convert {name} --to tensorrt --tensorrt-version {'.'.join(map(str, library.version))}"
         )
     return make_calibrator(library, (), _NoData(), batch_size=1, num_batches=1, algorithm=algorithm, cache=cache)
 

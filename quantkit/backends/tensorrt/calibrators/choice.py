@@ -49,15 +49,13 @@ def choose_calibrator(wanted: CalibratorName, *, method: str, histogram: str) ->
 
 
 def _find_library() -> tuple[Library | None, str]:
-    """TensorRT with everything that its calibrator needs, or None and what is missing."""
+    """TensorRT with everything that its calibrator needs, or None and what is missing first: a GPU before software."""
+    if find_gpu() is None:
+        return None, "there is no NVIDIA GPU"
     try:
-        library = load_library("tensorrt")
+        library = load_library("tensorrt", calibrators=True)
     except BackendUnavailableError as error:
         return None, str(error)
-    if not library.has_calibrators:
-        return None, f"{library.title} has no calibrators any more"
-    if find_gpu() is None:
-        return None, "there is no GPU"
     try:
         PrimaryContext()
     except BackendError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from contextlib import ExitStack, closing
 from typing import Literal
 
@@ -27,6 +27,7 @@ class PaddedBatches:
         num_samples: number of samples that `make_batches` yields.
         last_batch: whether a partial last batch is padded with the first samples, or dropped.
         skipped: unreadable samples so far, filled by `make_batches`; they are not counted.
+        axes: dimension of an input that is the batch, if not the first; None for one that is the same for all samples.
         notify: called when a batch is completed or dropped.
 
     Raises:
@@ -41,15 +42,19 @@ class PaddedBatches:
         num_samples: int,
         last_batch: LastBatch = "pad",
         skipped: Sized = (),
+        axes: Mapping[str, int | None] | None = None,
         notify: Notify | None = None,
     ) -> None:
+        self._axes = axes or {}
         for spec in inputs:
-            if not spec.shape or not all(isinstance(d, int) and d > 0 for d in spec.shape):
+            is_scalar = not spec.shape and self._axis(spec.name) is None
+            if not (spec.shape or is_scalar) or not all(isinstance(d, int) and d > 0 for d in spec.shape):
                 raise CalibrationError(f"input {spec.name!r} has no fixed shape to calibrate with: {list(spec.shape)}")
-        sizes = {spec.name: spec.shape[0] for spec in inputs}
+        placed = {spec.name: self._axis(spec.name) for spec in inputs}
+        sizes = {s.name: s.shape[axis] for s in inputs if (axis := placed[s.name]) is not None}
         if len(set(sizes.values())) != 1:
             raise CalibrationError(f"inputs differ in batch size: {sizes}: TensorRT calibrates with one")
-        self.batch_size = int(str(inputs[0].shape[0]))
+        self.batch_size = int(str(next(iter(sizes.values()))))
         self.inputs = tuple(
             TensorSpec(s.name, s.dtype if s.dtype in _KEPT else np.dtype(np.float32), s.shape) for s in inputs
         )
@@ -99,7 +104,7 @@ class PaddedBatches:
                     self._notify(
                         Notice("info", "padding", f"the last batch is completed with {missing} samples of the first")
                     )
-                    converted = _pad(converted, converted if first is None else first, self.batch_size)
+                    converted = self._pad(converted, converted if first is None else first)
                 first = converted if first is None else first
                 yield converted
 
@@ -110,19 +115,39 @@ class PaddedBatches:
                 have = ", ".join(map(repr, batch.inputs))
                 raise CalibrationError(f"the network takes input {spec.name!r}, but the data have {have}")
             array = batch.inputs[spec.name]
-            if array.shape[1:] != spec.shape[1:]:
+            axis = self._axis(spec.name)
+            if _without(array.shape, axis) != _without(spec.shape, axis):
                 raise CalibrationError(
-                    f"input {spec.name!r}: samples of shape {list(array.shape[1:])} do not fit the calibration "
-                    f"profile {list(spec.shape)}"
+                    f"input {spec.name!r}: samples of shape {list(_without(array.shape, axis))} do not fit the "
+                    f"calibration profile {list(spec.shape)}"
                 )
-            inputs[spec.name] = _cast(array, spec, batch.ids)
-        return Batch(inputs=inputs, ids=batch.ids, targets=batch.targets)
+            inputs[spec.name] = _cast(array, spec, batch.ids, axis)
+        return Batch(inputs=inputs, ids=batch.ids, targets=batch.targets, axes=batch.axes)
+
+    def _axis(self, name: str) -> int | None:
+        return self._axes.get(name, 0)
+
+    def _pad(self, batch: Batch, first: Batch) -> Batch:
+        """Pads `batch` to the batch size with the samples of `first`, repeated."""
+        rows = np.arange(self.batch_size - len(batch)) % len(first)
+        inputs = {}
+        for name, array in batch.inputs.items():
+            axis = self._axis(name)
+            if axis is not None:
+                array = np.concatenate([array, np.take(first.inputs[name], rows, axis)], axis)
+            inputs[name] = array
+        return Batch(inputs=inputs, ids=(*batch.ids, *(first.ids[row] for row in rows)), axes=batch.axes)
 
 
-def _cast(array: Array, spec: TensorSpec, ids: Sequence[str]) -> Array:
+def _without(shape: Sequence[object], axis: int | None) -> tuple[object, ...]:
+    """The shape of a sample: without the batch."""
+    return tuple(shape) if axis is None else (*shape[:axis], *shape[axis + 1 :])
+
+
+def _cast(array: Array, spec: TensorSpec, ids: Sequence[str], axis: int | None) -> Array:
     """Converts `array` to the input's type; raises if that changes a value beyond rounding."""
     with np.errstate(over="ignore", invalid="ignore"):
-        result = np.ascontiguousarray(array, dtype=spec.dtype)
+        result = np.ascontiguousarray(array, dtype=spec.dtype).reshape(array.shape)  # a scalar stays one
     if spec.dtype.kind == "f":
         wrong = ~np.isfinite(result)
         what = "NaN or infinite in FP32"
@@ -132,13 +157,6 @@ def _cast(array: Array, spec: TensorSpec, ids: Sequence[str]) -> Array:
         wrong = result != array
         what = f"no {spec.dtype}"
     if wrong.any():
-        row = int(np.argwhere(wrong)[0][0])
+        row = 0 if axis is None else int(np.argwhere(wrong)[0][axis])
         raise DatasetError(f"{ids[row]}: input {spec.name!r} has a value that is {what}: {array[wrong][0]}")
     return result
-
-
-def _pad(batch: Batch, first: Batch, size: int) -> Batch:
-    """Pads `batch` to `size` samples with the samples of `first`, repeated."""
-    rows = np.arange(size - len(batch)) % len(first)
-    inputs = {name: np.concatenate([array, first.inputs[name][rows]]) for name, array in batch.inputs.items()}
-    return Batch(inputs=inputs, ids=(*batch.ids, *(first.ids[row] for row in rows)))

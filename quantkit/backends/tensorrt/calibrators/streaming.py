@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
-from quantkit.backends.tensorrt.library import Library
+from quantkit.backends.tensorrt.library import PIP_LINE_OF_CALIBRATORS, Library
 from quantkit.errors import BackendError, CalibrationError
 from quantkit.types import Batch
 
@@ -201,7 +201,10 @@ def make_calibrator(
     if algorithm not in _ALGORITHMS:
         raise CalibrationError(f"TensorRT has no calibrator {algorithm!r}: choose {' or '.join(_ALGORITHMS)}")
     if not library.has_calibrators:
-        raise BackendError(f"{library.title} has no calibrators: use the INT8 model with Q/DQ (quantkit quantize)")
+        raise BackendError(
+            f"{library.title} has no calibrators: use the INT8 model with Q/DQ (quantkit quantize), or "
+            f"{PIP_LINE_OF_CALIBRATORS}"
+        )
     if num_batches is None and not isinstance(batches, Sized):
         raise CalibrationError("a calibrator needs num_batches, or batches that have a length")
     if (num_batches is not None and num_batches < 1) or batch_size < 1:

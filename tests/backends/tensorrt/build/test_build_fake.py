@@ -255,6 +255,22 @@ def test_what_overflows_in_fp16_is_built_in_fp32_and_named(ask, overflowing, rel
     assert set(constrained) >= {"large"} if release == "8.6" else constrained == {}
 
 
+def test_samples_show_overflow_wherever_their_batch_is(ask, tmp_path):
+    """Batch in the second dimension: no row of it may be cut from the first; a constant input is fed."""
+    g = Builder(batch=2)
+    x = g.input("x", "N", 4)
+    g.batch = 1
+    x = g.op("Mul", x, g.input("gain"), name="large")
+    onnx.save(g.model(g.op("Mul", x, g.constant(1e-6))), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.full((5, 2, 4), 10.0, np.float32))
+    words = {"precision": "fp16", "data": str(tmp_path / "x.npy")}
+    placed = {"batch_axis": {"x": 1}, "constant": {"gain": 1e5}}
+    answer = ask("10.16", tmp_path / "net.onnx", **words, **placed)
+    assert "engine" in answer, answer
+    assert "large" in answer["manifest"]["options"]["fp32_nodes"]
+    assert answer["engine"]["profiles"] == [{"x": [[2, 1, 4], [2, 8, 4], [2, 32, 4]]}]
+
+
 def test_int8_beside_fp16_keeps_fp32_where_fp16_overflows(ask, overflowing):
     words = {"precision": "int8", "table": str(overflowing / "net.calib.json")}
     for release in ("8.6", "10.16"):
@@ -289,6 +305,7 @@ def test_what_a_cache_lacks_is_counted_and_named(ask, error_of, material, tmp_pa
 def test_a_cache_of_another_version_or_model_is_refused(error_of, material, tmp_path):
     said = error_of("10.16", material["net"], precision="int8", calibration_cache=material["8.6"])
     assert "TRT-8601-EntropyCalibration2, and TensorRT 10.16.1 takes TRT-101601-EntropyCalibration2 only" in said
+    assert "quantkit cache convert 8.6.calib --to tensorrt --tensorrt-version 10.16.1" in said
     foreign = tmp_path / "foreign.calib"
     foreign.write_text(cache_text({"elsewhere": 1.0}, tensorrt_version="10.16.1"))
     said = error_of("10.16", material["net"], precision="int8", calibration_cache=foreign)

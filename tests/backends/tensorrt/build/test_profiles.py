@@ -62,8 +62,8 @@ def test_shapes_are_combined_by_position():
         ([], [], ["x:1x3"], "--max-shapes needs --opt-shapes"),
         (["x:1x3"], ["x:1x3", "x:2x3"], [], "--min-shapes is given 1 times, --opt-shapes 2"),
         (["y:1x3"], ["x:1x3"], [], "'x' is in only one of --min-shapes"),
-        (["x:3x3"], ["x:2x3"], [], "'x': minimum <= optimum <= maximum does not hold"),
-        ([], ["x:2x3"], ["x:2x2"], "'x': minimum <= optimum <= maximum does not hold"),
+        (["x:3x3"], ["x:2x3"], [], "'x': minimum <= optimum <= maximum is violated"),
+        ([], ["x:2x3"], ["x:2x2"], "'x': minimum <= optimum <= maximum is violated"),
         ([], ["x:2x3"], ["x:2x3x4"], "'x': minimum, optimum and maximum have different ranks"),
     ],
 )
@@ -92,6 +92,8 @@ def test_dynamic_batch_has_a_default_profile():
 def test_known_sizes_complete_the_shapes():
     (made,) = resolve_profiles({"x": ("N", 3, "h", "w")}, (), known={"x": (None, None, 64, 48)})
     assert str(made.shapes["x"]) == "1x3x64x48 / 8x3x64x48 / 32x3x64x48"
+    (state,) = resolve_profiles({"x": (2, "N", 64)}, (), axes={"x": 1})
+    assert str(state.shapes["x"]) == "2x1x64 / 2x8x64 / 2x32x64"
     (fixed,) = resolve_profiles({"x": (2, 3, "h", "w")}, (), known={"x": (None, None, 64, 48)})
     assert str(fixed.shapes["x"]) == "2x3x64x48"
 

@@ -135,3 +135,28 @@ def test_leaving_early_closes_the_reader():
     next(iterator)
     iterator.close()
     assert closed == [True]
+
+
+def test_batches_are_padded_where_the_model_has_its_batch():
+    """A state [2, N, 3] beside sound [N, 4], and a sample rate that is the same for all."""
+    axes = {"state": 1, "rate": None}
+    inputs = [
+        TensorSpec("x", np.dtype(np.float32), (4, 4)),
+        TensorSpec("state", np.dtype(np.float32), (2, 4, 3)),
+        TensorSpec("rate", np.dtype(np.int64), ()),
+    ]
+    state = np.arange(30, dtype=np.float32).reshape(2, 5, 3)
+    parts = [
+        Batch(
+            inputs={"x": np.ones((n, 4), np.float32), "state": state[:, i : i + n].copy(), "rate": np.array(16000)},
+            ids=tuple(f"s{i + j}" for j in range(n)),
+            axes=axes,
+        )
+        for i, n in ((0, 4), (4, 1))
+    ]
+    full, padded = PaddedBatches(lambda: parts, inputs, num_samples=5, axes=axes)
+    assert full.inputs["state"].shape == padded.inputs["state"].shape == (2, 4, 3)
+    assert np.array_equal(padded.inputs["state"], state[:, [4, 0, 1, 2]])
+    assert padded.inputs["rate"] == 16000
+    assert padded.inputs["rate"].shape == ()
+    assert padded.ids == ("s4", "s0", "s1", "s2")
