@@ -9,6 +9,9 @@
     ├── EvaluationError              variants that cannot be compared
     │   ├── LimitError               a limit or batch size that cannot be
     │   └── GateFailedError          a variant breaks a limit; the message holds the line that failed
+    ├── FatalError                   what ends a run even where it is about a part that could be left out
+    │   ├── ChangedDataError         samples that were replaced while they were in use
+    │   └── MachineError             the machine failed (I/O error, too little memory, too many open files), no file
     ├── OutputError                  a file or folder that cannot be written
     ├── OptionError                  an option that does not exist, or a value that it cannot have
     └── BackendError                 a runtime failed
@@ -92,6 +95,18 @@ class OptionError(QuantKitError):
     """An option that does not exist, or a value that it cannot have."""
 
     exit_code = 2
+
+
+class FatalError(QuantKitError):
+    """What ends a run even where it is about a part that could be left out: the rest could not be trusted."""
+
+
+class ChangedDataError(FatalError):
+    """Samples whose files were replaced or written to while they were in use."""
+
+
+class MachineError(FatalError):
+    """A fault of the machine, which says nothing of the file that was being read: I/O, memory, open files."""
 
 
 class OutputError(QuantKitError):

@@ -15,6 +15,7 @@ from quantkit.calibration.methods import method_settings
 from quantkit.calibration.refinement_file import refinement_path
 from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table
+from quantkit.datasets.batching import count_readable
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
@@ -24,8 +25,9 @@ from quantkit.types import PathLike
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
-    from quantkit.types import CalibrationTable
+    from quantkit.types import CalibrationTable, Dataset
     from quantkit.types.calibration import Setting
+    from quantkit.types.options import CalibrationOptions
 
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
@@ -69,9 +71,9 @@ def find_table(
     path: Path,
     origin: StatisticsOrigin,
     settings: Mapping[str, Setting],
+    dataset: Dataset,
+    options: CalibrationOptions,
     *,
-    strict: bool,
-    reuse_only: bool,
     notify: Notify,
 ) -> CalibrationTable | None:
     """The table at `path`, if calibrating would give the same one; says why not otherwise.
@@ -80,13 +82,14 @@ def find_table(
         path: of the table.
         origin: what the run calibrates on.
         settings: of the run, as its table would have them.
-        strict: samples that could not be read make it stale.
-        reuse_only: raise where it is stale.
+        dataset: the samples of `origin`. Those that a table left out make it stale as soon as they can be read.
+        options: of the run.
         notify: called with the reason.
 
     Raises:
-        StaleTableError: with `reuse_only`, naming what differs.
+        StaleTableError: with `reuse_only` among the options, naming what differs.
     """
+    reuse_only = options.reuse_only
     if not path.exists():
         if reuse_only:
             raise StaleTableError(f"there is no calibration table {path} to reuse: omit --reuse-only")
@@ -112,8 +115,12 @@ def find_table(
             before["num samples"], after["num samples"] = stored.num_samples, asked
     found = differences(before, after)
     unreadable, num_chosen = len(origin.contents) - stored.num_samples, len(origin.contents)
-    if strict and unreadable:
+    if options.strict and unreadable:
         found.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
+    elif stored.num_samples < options.min_readable * num_chosen:
+        found.append(f"--min-readable {options.min_readable:g}: {unreadable} of {num_chosen} samples were not readable")
+    if not found and unreadable and (now := count_readable(dataset)) != stored.num_samples:
+        found.append(f"readable samples: {stored.num_samples} → {now}")
     if found and reuse_only:
         raise StaleTableError(f"{path} does not fit: {'; '.join(found)}: run without --reuse-only")
     if found:
@@ -135,7 +142,13 @@ def find_table(
 
 
 def find_statistics(
-    path: Path, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, notify: Notify
+    path: Path,
+    origin: StatisticsOrigin,
+    tensors: tuple[str, ...],
+    dataset: Dataset,
+    *,
+    strict: bool,
+    notify: Notify,
 ) -> KeptStatistics | None:
     """The kept statistics at `path`, if collecting would give the same ones; says why not otherwise."""
     if not path.exists():
@@ -145,7 +158,7 @@ def find_statistics(
     except CalibrationError as error:
         notify(Notice("warning", "unreadable", str(error)))
         return None
-    found = _differences(kept, origin, tensors, strict=strict)
+    found = _differences(kept, origin, tensors, strict=strict, dataset=dataset)
     if not kept.is_complete:
         found.append("unfinished")
     if found:
@@ -159,6 +172,7 @@ def find_checkpoint(
     path: Path,
     origin: StatisticsOrigin,
     tensors: tuple[str, ...],
+    dataset: Dataset,
     *,
     batch_size: int | None,
     strict: bool,
@@ -173,7 +187,7 @@ def find_checkpoint(
     except CalibrationError as error:
         notify(Notice("warning", "unreadable", f"{error}; starting from the first sample"))
         return None
-    found = _differences(kept, origin, tensors, strict=strict)
+    found = _differences(kept, origin, tensors, strict=strict, dataset=dataset)
     if not found and kept.origin.contents != origin.contents:
         found.append("order of the samples")
     found += differences({"versions": _versions_text(kept.origin)}, {"versions": _versions_text(origin)})
@@ -189,7 +203,7 @@ def find_checkpoint(
 
 
 def _differences(
-    kept: KeptStatistics, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool
+    kept: KeptStatistics, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, dataset: Dataset
 ) -> list[str]:
     """What differs between stored statistics and those that a run would collect."""
     deciding = ("histogram", *OF_INPUTS, *(_OF_ORDER if origin.settings["histogram"] == "tensorrt" else ()))
@@ -200,6 +214,8 @@ def _differences(
     found = differences(before, after)
     if strict and kept.unreadable:
         found.append(f"strict: {len(kept.unreadable)} samples could not be read")
+    if not found and kept.unreadable and (now := count_readable(dataset, kept.unreadable)):
+        found.append(f"{now} samples that were left out can be read now")
     return found
 
 

@@ -71,7 +71,12 @@ class CalibrationRun:
         if self.files is None or self.native is not None or self.options.force or self.options.reuse_only:
             return None
         return find_statistics(
-            self.files.statistics, self.origin, self.observed.names, strict=self.options.strict, notify=self.notify
+            self.files.statistics,
+            self.origin,
+            self.observed.names,
+            self.dataset,
+            strict=self.options.strict,
+            notify=self.notify,
         )
 
     def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
@@ -81,14 +86,7 @@ class CalibrationRun:
             return None
         if self.options.keep_statistics and kept is None and not self.options.reuse_only:
             return None
-        return find_table(
-            self.files.table,
-            self.origin,
-            self.settings,
-            strict=self.options.strict,
-            reuse_only=self.options.reuse_only,
-            notify=self.notify,
-        )
+        return find_table(self.files.table, self.origin, self.settings, self.dataset, self.options, notify=self.notify)
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
         made = self._ask_tensorrt(native)
@@ -153,10 +151,10 @@ class CalibrationRun:
 
     def _collect(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
-        resumed = find_interrupted(checkpoint, self.origin, self.observed.names, self.options, notify=self.notify)
+        known = (self.dataset, self.observed, self.origin, self.options)
+        resumed = find_interrupted(checkpoint, *known, notify=self.notify)
         tell_conversion(self.model, self.dataset, self.notify)
         graph = expose(self.model.prepared(), self.observed.names)
-        known = (self.dataset, self.observed, self.origin, self.options)
         kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:

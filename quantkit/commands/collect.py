@@ -13,7 +13,7 @@ from quantkit.caches.reuse import find_checkpoint
 from quantkit.calibration.collect import Collector, fitting_batch_size
 from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
 from quantkit.datasets import Selection
-from quantkit.datasets.batching import make_batches
+from quantkit.datasets.batching import check_readable, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.graph.model import share_weights
@@ -35,8 +35,9 @@ CHECKPOINT_S = 30.0
 
 def find_interrupted(
     checkpoint: Path | None,
+    dataset: Dataset,
+    observed: ObservedTensors,
     origin: StatisticsOrigin,
-    tensors: tuple[str, ...],
     options: CalibrationOptions,
     *,
     notify: Notify,
@@ -45,8 +46,15 @@ def find_interrupted(
     if checkpoint is None:
         return None
     if options.resume:
-        batch_size, strict = options.batch_size, options.strict
-        return find_checkpoint(checkpoint, origin, tensors, batch_size=batch_size, strict=strict, notify=notify)
+        return find_checkpoint(
+            checkpoint,
+            origin,
+            observed.names,
+            dataset,
+            batch_size=options.batch_size,
+            strict=options.strict,
+            notify=notify,
+        )
     if checkpoint.exists():
         text = f"An interrupted run left {checkpoint}. Pass --resume to continue it; this run starts over."
         notify(Notice("info", "reuse", text))
@@ -84,7 +92,7 @@ def collect_statistics(
     first_axis = batch_first(exposed)
     collector = Collector(observed.names, rule=options.histogram, batch_first=first_axis, optional=optional)
     skipped: dict[str, str] = {}
-    start, repeated, batch_size, strict = 0, 0, options.batch_size, options.strict
+    total, start, repeated, batch_size = len(dataset), 0, 0, options.batch_size
     if resumed is not None:
         collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
         collector.dropped = {name for name in optional if collector.statistics[name].count == 0}
@@ -95,7 +103,7 @@ def collect_statistics(
         shared = share_weights(exposed)
         runner = stack.enter_context(OnnxRuntimeRunner(shared, name=origin.model_name, spinning=False))
         if batch_size is None:
-            first = next(iter(make_batches(dataset, 1, strict=strict, workers=1, skipped={})))
+            first = next(iter(make_batches(dataset, 1, strict=options.strict, workers=1, skipped={})))
             batch_size = fitting_batch_size(runner, first)
         size = batch_size
 
@@ -111,14 +119,15 @@ def collect_statistics(
                 num_repeated=repeated + (collector.num_repeated if collector.repeating else 0),
             )
 
-        rest = Selection(dataset, tuple(range(start, len(dataset))))
-        batches = _rest_of_batches(rest, size, options, skipped=skipped, resumed=start > 0)
+        rest = Selection(dataset, tuple(range(start, total)))
+        batches = _rest_of_batches(rest, size, options, skipped=skipped, total=total)
         if checkpoint is not None:
             batches = _with_checkpoints(batches, lambda: save_statistics(snapshot(), checkpoint))
         bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), options.progress))
         bar.update(collector.num_samples)
         for batch in with_progress(batches, bar):
             collector.observe(runner, batch)
+    check_readable(skipped, total, options.min_readable)
     if skipped:
         notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
     done = snapshot()
@@ -136,14 +145,23 @@ def collect_statistics(
 
 
 def _rest_of_batches(
-    rest: Dataset, batch_size: int, options: CalibrationOptions, *, skipped: dict[str, str], resumed: bool
+    rest: Dataset, batch_size: int, options: CalibrationOptions, *, skipped: dict[str, str], total: int
 ) -> Iterator[Batch]:
-    """Batches of what a resumed run has left, which may be nothing, or nothing that can be read."""
+    """Batches of what a resumed run has left of `total` samples, which may be nothing, or nothing that can be read."""
+    resumed = len(rest) < total
     if resumed and len(rest) == 0:
         return
     before = len(skipped)
     try:
-        yield from make_batches(rest, batch_size, strict=options.strict, workers=options.workers, skipped=skipped)
+        yield from make_batches(
+            rest,
+            batch_size,
+            strict=options.strict,
+            workers=options.workers,
+            skipped=skipped,
+            min_readable=options.min_readable,
+            total=total,
+        )
     except DatasetError:
         if options.strict or not resumed or len(skipped) - before < len(rest):
             raise

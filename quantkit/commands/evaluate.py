@@ -118,7 +118,14 @@ def _measure(
         with show_progress(None, "evaluating", len(dataset), options.progress) as bar:
             accuracy = measure(
                 opened.runners,
-                make_batches(dataset, size, strict=options.strict, workers=options.workers, skipped=skipped_files),
+                make_batches(
+                    dataset,
+                    size,
+                    strict=options.strict,
+                    workers=options.workers,
+                    skipped=skipped_files,
+                    min_readable=options.min_readable,
+                ),
                 baseline="fp32",
                 task=judge.task,
                 on_batch=bar.update,

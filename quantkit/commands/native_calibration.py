@@ -86,6 +86,7 @@ def calibrate_natively(
             strict=options.strict,
             workers=options.workers,
             skipped=skipped,
+            min_readable=options.min_readable,
         ),
         specs,
         num_samples=len(dataset),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from quantkit.datasets.array_files import StoredArray, load_arrays
 from quantkit.datasets.batch_axes import doubtful_batch_axis
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import compute_fingerprint
-from quantkit.errors import DatasetError
+from quantkit.errors import ChangedDataError, DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -27,7 +27,7 @@ class ArrayRows:
 
     Attributes:
         path: the file, for messages.
-        arrays: [N, ...] by input name, as stored.
+        arrays: [N, ...] by input name, as stored; those of .npy are read row by row.
         dtypes: the model's types by input name.
         ids: the row numbers.
         targets: class index per row, None without labels.
@@ -35,7 +35,7 @@ class ArrayRows:
     """
 
     path: Path
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array | StoredArray]
     dtypes: Mapping[str, np.dtype]
     ids: Sequence[str]
     targets: Sequence[int] | None
@@ -48,13 +48,16 @@ class ArrayRows:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """Copies one row. Raises `DatasetError` where it holds NaN or infinity, or what the model's type cannot."""
+        """Copies one row.
+
+        Raises:
+            DatasetError: it holds NaN or infinity, or what the model's type cannot.
+            ChangedDataError: it is not what was hashed or read before.
+        """
         name = self.ids[index]
         inputs = {
-            key: cast_row(
-                np.asarray(array[index]), self.dtypes[key], f"{name}: row {name} of {self.path}, input {key!r}"
-            )
-            for key, array in self.arrays.items()
+            key: cast_row(row, self.dtypes[key], f"{name}: row {name} of {self.path}, input {key!r}")
+            for key, row in self._read(index).items()
         }
         return Sample(id=name, inputs=inputs, target=None if self.targets is None else self.targets[index])
 
@@ -76,17 +79,25 @@ class ArrayRows:
     def content_hash(self, index: int) -> str:
         """SHA-256 of the row's names, types, shapes and values, computed once."""
         if index not in self._hashes:
-            digest = hashlib.sha256()
-            for name, array in sorted(self.arrays.items()):
-                row = np.asarray(array[index])
-                digest.update(f"{name}\n{row.dtype.str}\n{row.shape}\n".encode())
-                digest.update(row.tobytes())
-            self._hashes[index] = digest.hexdigest()
+            self._read(index)
         return self._hashes[index]
+
+    def _read(self, index: int) -> dict[str, Array]:
+        """One row as it is stored; what is read from a file each time is hashed each time."""
+        rows = {name: np.asarray(array[index]) for name, array in self.arrays.items()}
+        if index in self._hashes and not any(isinstance(array, StoredArray) for array in self.arrays.values()):
+            return rows
+        digest = hashlib.sha256()
+        for name, row in sorted(rows.items()):
+            digest.update(f"{name}\n{row.dtype.str}\n{row.shape}\n".encode())
+            digest.update(row.tobytes())
+        if self._hashes.setdefault(index, digest.hexdigest()) != digest.hexdigest():
+            raise ChangedDataError(f"row {index} of {self.path} was changed while it was in use: run again")
+        return rows
 
 
 def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[str] | None = None) -> ArrayRows:
-    """Opens .npy (memory-mapped; one input) or .npz (arrays named as the inputs, labels as "labels" or "targets").
+    """Opens .npy (read row by row; one input) or .npz (arrays named as the inputs, labels as "labels" or "targets").
 
     Floats are cast to the input's float type; integers to float types that hold each of their values, and to narrower
     integer types where the values fit. Pickled objects are refused.
@@ -100,23 +111,25 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         DatasetError: an input without an array, a type or shape that does not fit, different N.
     """
     stored, found = load_arrays(path, {*(spec.name for spec in inputs), *_LABEL_KEYS})
-    if isinstance(stored, np.ndarray):
+    if isinstance(stored, StoredArray):
         if len(inputs) != 1:
             names = ", ".join(repr(spec.name) for spec in inputs)
             raise DatasetError(
                 f"{path} contains one array, but the model has inputs {names}: save them by name as .npz, "
                 "or pass --constant NAME=... for each that is the same number for every sample"
             )
-        stored = {inputs[0].name: stored}
-    if missing := next((spec for spec in inputs if spec.name not in stored), None):
+        rows: Mapping[str, Array | StoredArray] = {inputs[0].name: stored}
+    else:
+        rows = stored
+    if missing := next((spec for spec in inputs if spec.name not in rows), None):
         held = ", ".join(map(repr, found)) or "nothing"
         raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}")
-    arrays = {spec.name: stored[spec.name] for spec in inputs}
+    arrays = {spec.name: rows[spec.name] for spec in inputs}
     count = _count(arrays, path)
     for spec in inputs:
         _check(spec, arrays[spec.name], path)
-    key = next((k for k in _LABEL_KEYS if k in stored and k not in arrays), None)
-    targets, names_by_index = (None, ()) if key is None else _targets(stored[key], key, count, path, classes)
+    key = next((k for k in _LABEL_KEYS if k in rows and k not in arrays), None)
+    targets, names_by_index = (None, ()) if key is None else _targets(np.asarray(rows[key]), key, count, path, classes)
     return ArrayRows(
         path=path,
         arrays=arrays,
@@ -132,32 +145,7 @@ def or_constant(spec: TensorSpec) -> str:
     return f"add it, or pass --constant {spec.name}=... if it is the same number for every sample"
 
 
-def load_arrays(path: Path, wanted: Container[str]) -> tuple[Array | dict[str, Array], Sequence[str]]:
-    """The array of .npy, or the wanted arrays of .npz and the names of all."""
-    try:
-        with open(path, "rb") as file:  # numpy leaves a damaged archive open that it opened itself
-            is_archive = file.read(2) == b"PK"
-            file.seek(0)
-            with warnings.catch_warnings():  # of Python's parser, about the header
-                warnings.simplefilter("ignore")
-                if not is_archive:
-                    return np.load(path, mmap_mode="r", allow_pickle=False), ()
-                with np.load(file, allow_pickle=False) as loaded:
-                    arrays = {name: loaded[name] for name in loaded.files if name in wanted}
-                    names = loaded.files
-        if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{foreign[0]!r} is not an array")  # numpy returns the bytes of what it does not know
-        return arrays, names
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(
-            f"{path} cannot be read as arrays of numbers ({reason}): write it with numpy.save or numpy.savez"
-        ) from error
-
-
-def _count(arrays: Mapping[str, Array], path: Path) -> int:
+def _count(arrays: Mapping[str, Array | StoredArray], path: Path) -> int:
     counts = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
@@ -168,7 +156,7 @@ def _count(arrays: Mapping[str, Array], path: Path) -> int:
     return count
 
 
-def _check(spec: TensorSpec, array: Array, path: Path) -> None:
+def _check(spec: TensorSpec, array: Array | StoredArray, path: Path) -> None:
     where = f"{path}: array {array.dtype} {list(array.shape)} for input {spec.name!r}"
     wanted = f"[{', '.join('?' if n is None else str(n) for n in spec.shape)}]"
     fits = array.ndim == len(spec.shape) and all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -143,10 +143,66 @@ def _stack(samples: Sequence[Sample]) -> Batch:
 
 
 def make_batches(
-    dataset: Dataset, batch_size: int, *, strict: bool, workers: int | None, skipped: dict[str, str]
-) -> Iterable[Batch]:
-    """Batches of the data set; `skipped` gets id and reason of what cannot be read."""
-    return iterate_batches(dataset, batch_size, workers=workers, strict=strict, on_skip=skipped.__setitem__)
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    strict: bool,
+    workers: int | None,
+    skipped: dict[str, str],
+    min_readable: float = 0.0,
+    total: int | None = None,
+) -> Generator[Batch, None, None]:
+    """Batches of the data set; `skipped` gets id and reason of what cannot be read.
+
+    Args:
+        dataset: what to read.
+        batch_size: samples per batch.
+        strict: raise where a sample cannot be read.
+        workers: threads that decode.
+        skipped: may hold what was left out before.
+        min_readable: share of the samples that must be readable.
+        total: number of samples that it is a share of, where `dataset` is what is left of them.
+
+    Raises:
+        DatasetError: as in `iterate_batches`, or too few samples are readable.
+    """
+    batches = iterate_batches(dataset, batch_size, workers=workers, strict=strict, on_skip=skipped.__setitem__)
+    return _enough(batches, skipped, len(dataset) if total is None else total, min_readable)
+
+
+def _enough(
+    batches: Generator[Batch, None, None], skipped: Mapping[str, str], total: int, min_readable: float
+) -> Generator[Batch, None, None]:
+    with closing(batches):
+        for batch in batches:
+            check_readable(skipped, total, min_readable)
+            yield batch
+    check_readable(skipped, total, min_readable)
+
+
+def check_readable(skipped: Mapping[str, str], total: int, min_readable: float) -> None:
+    """Raises `DatasetError` where so many of `total` samples were skipped that less than `min_readable` are left."""
+    if skipped and total - len(skipped) < min_readable * total * (1 - 1e-12):  # 0.7 * 10 is more than 7
+        name, reason = next(iter(skipped.items()))
+        raise DatasetError(
+            f"{len(skipped)} of {total} samples cannot be read, so that less than --min-readable {min_readable:g} of "
+            f"them are left: {name}: {reason}"
+        )
+
+
+def count_readable(dataset: Dataset, names: Container[str] | None = None) -> int:
+    """How many samples, of these names where any are given, can be read now. Reads them all."""
+    chosen = [i for i, name in enumerate(dataset.ids) if names is None or name in names]
+    with ThreadPoolExecutor(min(count_cpus(), _MAX_DEFAULT_WORKERS)) as pool:
+        return sum(pool.map(lambda index: _is_readable(dataset, index), chosen))
+
+
+def _is_readable(dataset: Dataset, index: int) -> bool:
+    try:
+        dataset[index]
+    except DatasetError:
+        return False
+    return True
 
 
 def fixed_batch_size(runner: Runner, axes: Mapping[str, int | None] | None = None) -> int | None:

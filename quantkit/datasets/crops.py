@@ -64,7 +64,6 @@ def crop_images(images: ImageFiles, path: Path, *, classes: Sequence[str] | None
         classes=known,
         boxes=[row.box for row in rows],
         remarks=(*images.remarks, f"crops: {len(rows)} boxes of {used} images by {path.name}{rest}"),
-        _hashes={},
     )
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from quantkit.errors import DatasetError
+from quantkit.errors import ChangedDataError, DatasetError
+from quantkit.machine import read_file
 from quantkit.types import Dataset
+
+LARGEST_FILE_BYTES = 1 << 30
+"""Of one image, mask or sample: each is held in memory as a whole."""
+
+UNREADABLE = "unreadable"
+"""In place of the hash of a file that the system does not let us read: what is missing is part of the identity."""
 
 
 @runtime_checkable
@@ -18,6 +27,40 @@ class HashesContents(Protocol):
 
     def content_hash(self, index: int) -> str:
         """SHA-256 of what is stored for the sample, hexadecimal, or a word where that cannot be read."""
+
+
+class StoredFiles:
+    """Files of samples: each reading of one gives what was hashed, or an error. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[Path, str] = {}
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file, which is hashed on the way.
+
+        Raises:
+            ChangedDataError: it is not what it was when it was last hashed or read.
+            MachineError: the machine failed, and went on to.
+            OSError: it is missing, no regular file, of more than `LARGEST_FILE_BYTES`, or may not be read.
+        """
+        try:
+            content = read_file(path, most_bytes=LARGEST_FILE_BYTES)
+        except OSError:
+            self._check(path, UNREADABLE)
+            raise
+        self._check(path, hashlib.sha256(content).hexdigest())
+        return content
+
+    def hash(self, path: Path) -> str:
+        """SHA-256 of a file's content, hexadecimal; `UNREADABLE` where the system refuses. It is read at most once."""
+        if path not in self._hashes:
+            with contextlib.suppress(OSError):
+                self.read(path)
+        return self._hashes[path]
+
+    def _check(self, path: Path, found: str) -> None:
+        if self._hashes.setdefault(path, found) != found:
+            raise ChangedDataError(f"{path} was changed while it was in use: run again")
 
 
 def compute_fingerprint(dataset: Dataset) -> str:
@@ -44,7 +87,7 @@ def content_hash(dataset: Dataset, index: int) -> str:
     try:
         sample = dataset[index]
     except DatasetError:
-        return "unreadable"
+        return UNREADABLE
     digest = hashlib.sha256()
     for name, array in sorted(sample.inputs.items()):
         digest.update(f"{name}\n{array.dtype.str}\n{array.shape}\n".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import io
 import os
 import re
 import unicodedata
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError, features
 
-from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.preprocess import preprocess, upright, upright_size
 from quantkit.errors import DatasetError, QuantKitError
+from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Preprocessing, Sample
 
 UNREAD: dict[str, str] = {}
@@ -54,7 +56,6 @@ IMAGE_SUFFIXES = (
 READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *_OPTIONAL[1])
 Box = tuple[float, float, float, float]
 _PIL_MODULES = re.compile(r"PIL\.")
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +85,55 @@ class ImageFiles:
     boxes: Sequence[Box] | None = None
     function: Callable[[Image.Image, str], Array] | None = None
     remarks: Sequence[str] = ()
-    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+    _files: StoredFiles = field(default_factory=StoredFiles, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes one file. Raises `DatasetError` naming it where it is not a whole image."""
+        """Decodes one file.
+
+        Raises:
+            DatasetError: naming it where it is not a whole image.
+            ChangedDataError: it is not what was hashed or decoded before.
+            MachineError: it could not be read or decoded for want of memory, or by a fault of the disk.
+        """
+        return persistently(lambda: self._decode(index), f"decode {self.paths[index]}")
+
+    def _decode(self, index: int) -> Sample:
         name = self.ids[index]
         target = None if self.targets is None else self.targets[index]
-        with _open(self.paths[index], name) as opened:
+        with self._open(index) as opened:
             image = opened if self.boxes is None else _crop(opened, self.boxes[index])
             array = preprocess(image, self.preprocessing) if self.function is None else self.function(image, name)
             size = upright_size(image)
         return Sample(id=name, inputs={self.input_name: array}, target=target, image_size=size)
+
+    @contextmanager
+    def _open(self, index: int) -> Iterator[Image.Image]:
+        """The whole image of a file; what is raised inside becomes a `DatasetError` that names the sample."""
+        silence_pillow()
+        path, name, content = self.paths[index], self.ids[index], b""
+        try:
+            content = self._files.read(path)
+            # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
+            with Image.open(io.BytesIO(content), formats=READ_FORMATS) as image:
+                image.load()
+                yield image
+        except DatasetError as error:
+            raise DatasetError(f"{name}: {error}") from None
+        except QuantKitError:  # of the user's own code, or of the machine: no damage of the file
+            raise
+        except UnidentifiedImageError:
+            suffix = path.suffix.lower()
+            hint = f"; {suffix}: {UNREAD[suffix]}" if suffix in UNREAD else ""
+            found = describe_content(content[:32], f"an image ({', '.join(READ_FORMATS)} are read{hint})")
+            raise DatasetError(f"{name}: {found}") from None
+        except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
+            if is_machine_fault(error):
+                raise
+            reason = isinstance(error, OSError) and error.strerror
+            raise DatasetError(f"{name}: cannot be read ({reason or first_line(error)})") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,16 +142,14 @@ class ImageFiles:
 
     def content_hash(self, index: int) -> str:
         """SHA-256 of the file's bytes, computed once; "unreadable" where the system refuses."""
-        if index not in self._hashes:
-            found = hash_file(self.paths[index])
-            if self.boxes is not None:
-                found = hashlib.sha256(f"{found} {self.boxes[index]}".encode()).hexdigest()
-            self._hashes[index] = found
-        return self._hashes[index]
+        found = self._files.hash(self.paths[index])
+        if self.boxes is None:
+            return found
+        return hashlib.sha256(f"{found} {self.boxes[index]}".encode()).hexdigest()
 
     def picture(self, index: int) -> Image.Image:
         """The upright image, or its part, in its own colors. Raises nearly anything on a damaged file."""
-        with Image.open(self.paths[index], formats=READ_FORMATS) as opened:
+        with Image.open(io.BytesIO(self._files.read(self.paths[index])), formats=READ_FORMATS) as opened:
             return upright(opened) if self.boxes is None else _crop(opened, self.boxes[index])
 
 
@@ -143,31 +177,6 @@ def _crop(image: Image.Image, box: Box) -> Image.Image:
     return part
 
 
-@contextmanager
-def _open(path: Path, name: str) -> Iterator[Image.Image]:
-    """The whole image of a file; what is raised inside becomes a `DatasetError` that names the sample."""
-    silence_pillow()
-    try:
-        # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
-        with Image.open(path, formats=READ_FORMATS) as image:
-            image.load()
-            yield image
-    except DatasetError as error:
-        raise DatasetError(f"{name}: {error}") from None
-    except QuantKitError:  # of the user's own code: no damage of the file
-        raise
-    except UnidentifiedImageError:
-        suffix = path.suffix.lower()
-        hint = f"; {suffix}: {UNREAD[suffix]}" if suffix in UNREAD else ""
-        with open(path, "rb") as file:
-            found = describe_content(file.read(32), f"an image ({', '.join(READ_FORMATS)} are read{hint})")
-        raise DatasetError(f"{name}: {found}") from None
-    except OSError as error:
-        raise DatasetError(f"{name}: cannot be read ({error.strerror or first_line(error)})") from error
-    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-        raise DatasetError(f"{name}: cannot be read ({first_line(error)})") from error
-
-
 def silence_pillow() -> None:
     """Keeps the warnings that Pillow's own modules raise (large images, odd tags) off stderr.
 
@@ -191,15 +200,3 @@ def first_line(error: BaseException) -> str:
     """Of what a decoder says."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of its content; "unreadable" where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError:
-        return "unreadable"  # the sample is reported when it is read; what is missing is part of the identity
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, UNREAD, ImageFiles, name_samples
 from quantkit.errors import DatasetError
+from quantkit.machine import file_status, persistently
 from quantkit.types import Preprocessing, TensorSpec
 
 
@@ -66,18 +68,32 @@ def _images(files: Sequence[str]) -> list[str]:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Relative paths, with "/", of all files that are not hidden."""
-    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset([_identity(root)]))]
+    """Relative paths, with "/", of all files that are not hidden, and of links to nothing.
+
+    Links are followed, but not in circles, and to each folder once in each folder of the first level: however links
+    are laid, there is an end.
+    """
+    start = file_status(root)
+    stack = [("", frozenset([_identity(start)] if start else ()), False)]
+    linked: set[tuple[str, tuple[int, int]]] = set()
     while stack:
-        prefix, ancestors = stack.pop()
-        for name in _list(root / prefix):
+        prefix, ancestors, is_linked = stack.pop()
+        found = []
+        for name in sorted(_list(root / prefix)):
             path, relative = root / prefix / name, f"{prefix}{name}"
-            if os.path.isdir(path):
-                identity = _identity(path)
-                if identity not in ancestors:
-                    stack.append((f"{relative}/", ancestors | {identity}))
-            elif os.path.isfile(path) or os.path.islink(path):
-                yield relative  # a link to nothing too: reading it reports what would be lost silently
+            status = file_status(path)
+            if status is None:
+                if os.path.islink(path):
+                    yield relative  # reading it reports what would be lost silently
+            elif stat.S_ISDIR(status.st_mode):
+                identity, by_link = _identity(status), is_linked or os.path.islink(path)
+                place = (relative.partition("/")[0], identity)
+                if identity not in ancestors and not (by_link and place in linked):
+                    found.append((f"{relative}/", ancestors | {identity}, by_link))
+                    linked |= {place} if by_link else set()
+            elif stat.S_ISREG(status.st_mode):
+                yield relative
+        stack += reversed(found)
 
 
 def _folders(root: Path) -> list[str]:
@@ -86,13 +102,13 @@ def _folders(root: Path) -> list[str]:
 
 def _list(folder: Path) -> list[str]:
     try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
+        names = persistently(lambda: os.listdir(folder), f"list {folder}")
     except OSError as error:
         raise DatasetError(f"cannot list {folder}: {error.strerror}") from error
+    return [name for name in names if not name.startswith(".")]
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = os.stat(folder)
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from quantkit.datasets.fingerprint import count_cpus, fingerprint_of
-from quantkit.datasets.image_files import describe_content, first_line, hash_file, silence_pillow
+from quantkit.datasets.fingerprint import StoredFiles, count_cpus, fingerprint_of
+from quantkit.datasets.image_files import describe_content, first_line, silence_pillow
 from quantkit.datasets.image_folder import walk
 from quantkit.datasets.mask_map import MaskMap, parse_mask_map
-from quantkit.errors import DatasetError
+from quantkit.errors import DatasetError, QuantKitError
+from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Dataset, MaskAnnotations
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,6 +48,7 @@ class MaskFiles:
     ignored: int | None = 255
     reduce_zero_label: bool = False
     mapping: MaskMap | None = None
+    _files: StoredFiles = field(default_factory=StoredFiles, repr=False)
 
     def __getitem__(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """Class of every pixel, uint8 [height, width]. Raises `DatasetError` naming the file."""
@@ -53,9 +56,9 @@ class MaskFiles:
             raise DatasetError(f"{self.source}: no mask was found for {sample_id!r}")
         path = self.paths[sample_id]
         if self.mapping is not None:
-            keys = _colors(path) if self.mapping.is_color else _values(path)
+            keys = _colors(path, self._files) if self.mapping.is_color else _values(path, self._files)
             return self.mapping(keys, self.ignored, str(path))
-        mask = _read(path)
+        mask = _class_indices(path, self._files)
         if self.reduce_zero_label and self.ignored is not None:
             kept = (mask != 0) & (mask != self.ignored)
             mask = np.where(kept, mask - np.uint8(1), np.uint8(self.ignored))
@@ -65,7 +68,7 @@ class MaskFiles:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted pairs of sample id and SHA-256 of its file, and over what the values mean."""
         with ThreadPoolExecutor(count_cpus()) as pool:
-            hashes = list(pool.map(hash_file, self.paths.values()))
+            hashes = list(pool.map(self._files.hash, self.paths.values()))
         meaning = ("values", f"ignored {self.ignored}, from {int(self.reduce_zero_label)}")
         mapped = [] if self.mapping is None else [("map", self.mapping.text)]
         return fingerprint_of([*zip(self.paths, hashes, strict=True), meaning, *mapped])
@@ -156,16 +159,16 @@ def _explain_missing(labels: Path, files: Sequence[str], wanted: Mapping[str, st
     return text
 
 
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    values = _values(path)
+def _class_indices(path: Path, files: StoredFiles) -> npt.NDArray[np.uint8]:
+    values = _values(path, files)
     if values.size and (highest := int(values.max())) > 255:
         raise DatasetError(f"{path}: holds the value {highest}, and class indices go up to 255: is it an instance map?")
     return values.astype(np.uint8)
 
 
-def _values(path: Path) -> npt.NDArray[np.integer]:
+def _values(path: Path, files: StoredFiles) -> npt.NDArray[np.integer]:
     """Gray values or palette indices."""
-    pixels, mode, header = _decode(path)
+    pixels, mode, header = persistently(lambda: _decode(path, files), f"decode {path}")
     values = _one_channel(path, np.asarray(pixels))
     if mode == "L" and header[_COLOR_TYPE] == _GREY and header[_BIT_DEPTH] < 8:
         # Pillow spreads 2- and 4-bit greys over 0 to 255; the class is what the file holds.
@@ -173,32 +176,32 @@ def _values(path: Path) -> npt.NDArray[np.integer]:
     return values
 
 
-def _colors(path: Path) -> npt.NDArray[np.integer]:
+def _colors(path: Path, files: StoredFiles) -> npt.NDArray[np.integer]:
     """Colors, those of a palette too, as ``red << 16 | green << 8 | blue``."""
-    image, _, _ = _decode(path)
+    image, _, _ = persistently(lambda: _decode(path, files), f"decode {path}")
     red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
     packed: npt.NDArray[np.int64] = red << 16 | green << 8 | blue
     return packed
 
 
-def _decode(path: Path) -> tuple[Image.Image, str, bytes]:
+def _decode(path: Path, files: StoredFiles) -> tuple[Image.Image, str, bytes]:
     """The image of a PNG, its mode and the beginning of the file."""
     silence_pillow()
     try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
-            if not header.startswith(_PNG_SIGNATURE):
-                raise DatasetError(f"{path}: {describe_content(header, 'a PNG image')}")
-            file.seek(0)
-            with Image.open(file, formats=("PNG",)) as image:
-                image.load()
-                return image, image.mode, header
-    except DatasetError:
+        content = files.read(path)
+        header = content[:_HEADER_BYTES]
+        if not header.startswith(_PNG_SIGNATURE):
+            raise DatasetError(f"{path}: {describe_content(header, 'a PNG image')}")
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            image.load()
+            return image, image.mode, header
+    except QuantKitError:
         raise
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-        raise DatasetError(f"{path}: cannot be read ({first_line(error)})") from error
+        if is_machine_fault(error):
+            raise
+        reason = isinstance(error, OSError) and error.strerror
+        raise DatasetError(f"{path}: cannot be read ({reason or first_line(error)})") from error
 
 
 def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from quantkit.datasets.arrays import cast_row, is_castable, load_arrays, or_constant
-from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.array_files import parse_arrays
+from quantkit.datasets.arrays import cast_row, is_castable, or_constant
+from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
@@ -38,6 +38,7 @@ class SampleFiles:
     classes: Sequence[str] = ()
     kind: str = "sample files"
     preprocessing: Preprocessing | None = None
+    _files: StoredFiles = field(default_factory=StoredFiles, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,9 +46,11 @@ class SampleFiles:
     def __getitem__(self, index: int) -> Sample:
         """Reads one file. Raises `DatasetError` where an array is missing or does not fit its input."""
         path = self.paths[index]
-        stored, found = load_arrays(path, {spec.name for spec in self.inputs})
-        if isinstance(stored, np.ndarray):
-            raise DatasetError(f"{path} holds one array without a name: save it with numpy.savez")
+        try:
+            content = self._files.read(path)
+        except OSError as error:
+            raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
+        stored, found = parse_arrays(content, path, {spec.name for spec in self.inputs})
         if missing := next((spec for spec in self.inputs if spec.name not in stored), None):
             held = ", ".join(map(repr, found)) or "nothing"
             raise DatasetError(
@@ -63,10 +66,7 @@ class SampleFiles:
 
     def content_hash(self, index: int) -> str:
         """SHA-256 of a file's bytes, or a word where it cannot be read."""
-        try:
-            return hashlib.sha256(self.paths[index].read_bytes()).hexdigest()
-        except OSError:
-            return "unreadable"
+        return self._files.hash(self.paths[index])
 
     def _of_sample(self, spec: TensorSpec, array: Array, path: Path) -> Array:
         """The array without its batch dimension, which it may have, of size 1 and where the model has it."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.preprocess import show_colors
+from quantkit.errors import FatalError
 from quantkit.types import Dataset
 
 _SIDE = 112
@@ -21,7 +22,10 @@ _LOSSLESS_SIDE = 48
 def thumbnail(dataset: Dataset, index: int) -> str:
     """A picture of sample `index` as data URI, at most 112 pixels wide and high; empty where there is none.
 
-    Nothing that goes wrong here is worth an error: the sample was read before.
+    No image that cannot be drawn is worth an error: the sample was read before.
+
+    Raises:
+        FatalError: it is not what was read before, or the machine failed.
     """
     while hasattr(dataset, "indices"):  # a selection of another
         index, dataset = dataset.indices[index], dataset.dataset  # type: ignore[attr-defined]
@@ -29,6 +33,8 @@ def thumbnail(dataset: Dataset, index: int) -> str:
         return ""
     try:
         return _encode(show_colors(dataset.picture(index), dataset.preprocessing.pixel_max))
+    except FatalError:
+        raise
     except Exception:  # on damaged files Pillow raises nearly anything
         return ""
 

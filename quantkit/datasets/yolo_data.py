@@ -55,7 +55,6 @@ def open_yolo_data(
         targets=None,
         classes=(),
         remarks=(f"split: {split} of {path.name}", *(remark for part in parts for remark in part.remarks)),
-        _hashes={},
     )
 
 

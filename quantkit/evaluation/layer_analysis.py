@@ -20,7 +20,7 @@ from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import fixed_batch_size, make_batches
-from quantkit.errors import ModelError, QuantKitError
+from quantkit.errors import FatalError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
 from quantkit.graph.float_model import FloatModel
@@ -86,6 +86,8 @@ def analyze_layers(
     try:
         model = FloatModel.open(model)
         original = model.prepared(OLDEST_OPSET)
+    except FatalError:
+        raise
     except QuantKitError as error:
         return LayerAnalysis(warnings=(f"the layers are not shown: {error}",))
     look = _Analysis(model, dataset, find_producers(original), options, should_stop)
@@ -101,6 +103,8 @@ def analyze_layers(
                 tensors, notes = look.compare(name, variant, graph)
                 collected.tensors += tensors
                 collected.warnings += [f"{name}: {note}" for note in notes]
+        except FatalError:
+            raise
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its activations are not shown: {error}")
     for name, engine in (engines or {}).items():

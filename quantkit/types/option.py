@@ -244,6 +244,13 @@ def check_minimum(options: Any, minimum: Literal[0, 1], names: Iterable[str], er
             raise error(f"--{name.replace('_', '-')} {value} must be {bound}")
 
 
+def check_fraction(options: Any, names: Iterable[str], error: type[QuantKitError]) -> None:
+    """Raises `error` where one of these fields is no number from 0 to 1."""
+    for name in names:
+        if not 0 <= (value := getattr(options, name)) <= 1:
+            raise error(f"--{name.replace('_', '-')} {value} must be a fraction from 0 to 1")
+
+
 def without_none(kind: Any) -> Any:
     """`int` of `int | None`."""
     rest = [inner for inner in get_args(kind) if inner is not NoneType]

@@ -24,7 +24,7 @@ from quantkit.errors import (
 )
 from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
-from quantkit.types.option import TextForm, check_choices, check_minimum, nested, option, owned_options
+from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 
 __all__ = [
@@ -331,6 +331,9 @@ class StrictDataOptions(DataOptions):
     """How data are read where unreadable samples may be left out."""
 
     strict: bool = option(False, "Fail on an unreadable image instead of skipping it.", group=DATA)
+    min_readable: float = option(
+        0.9, "Fail if less than this fraction (0-1) of the samples can be read.", group=DATA, unit="fraction"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,6 +443,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions):
     def __post_init__(self) -> None:
         check_choices(self, CalibrationError)
         check_minimum(self, 1, ("batch_size", "workers"), CalibrationError)
+        check_fraction(self, ("min_readable",), CalibrationError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -560,6 +564,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions):
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
         check_minimum(self, 0, ("layer_samples", "threads"), EvaluationError)
+        check_fraction(self, ("min_readable",), EvaluationError)
         sizes = self.batch_sizes
         if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
             raise EvaluationError(f"--batch-sizes {','.join(map(str, sizes))} must be different sizes of at least 1")

@@ -61,7 +61,7 @@ def interrupted(monkeypatch, often):
 
 
 def run(model, data, table, said=None, **options):
-    options = {"batch_size": 4, "progress": False, "calibrator": "quantkit"} | options
+    options = {"batch_size": 4, "progress": False, "calibrator": "quantkit", "min_readable": 0.5} | options
     return calibrate(model, data, table_path=table, notify=None if said is None else said.append, **options)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from quantkit.datasets.array_files import StoredArray
 from quantkit.datasets.arrays import open_arrays
 from quantkit.errors import DatasetError
 from quantkit.types import TensorSpec
@@ -30,9 +31,9 @@ def save_all(path: Path, **arrays: npt.ArrayLike) -> Path:
     return path
 
 
-def test_npy_is_memory_mapped_and_rows_are_copied(tmp_path: Path) -> None:
+def test_npy_is_read_row_by_row_and_rows_are_copied(tmp_path: Path) -> None:
     dataset = open_arrays(save(tmp_path / "x.npy", X), [spec()])
-    assert isinstance(dataset.arrays["x"], np.memmap)
+    assert isinstance(dataset.arrays["x"], StoredArray)
     assert len(dataset) == 5
     assert list(dataset.ids) == ["0", "1", "2", "3", "4"]
     assert (dataset.targets, dataset.classes, dataset.preprocessing) == (None, (), None)

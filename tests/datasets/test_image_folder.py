@@ -195,3 +195,15 @@ def test_files_are_hashed_once(save_image: Save, open_here: Save, tmp_path: Path
     save_image("1.png", 2)
     assert dataset.fingerprint == first
     assert open_here().fingerprint != first
+
+
+def test_a_graph_of_links_ends(save_image: Save, open_here: Save, tmp_path: Path) -> None:
+    """Two links in each folder to the next: 2 ** 40 paths lead to the last."""
+    for i in range(40):
+        save_image(f"all/{i:02}/a.png")
+    for i in range(39):
+        for name in ("left", "right"):
+            (tmp_path / "all" / f"{i:02}" / name).symlink_to(f"../{i + 1:02}", target_is_directory=True)
+    ids = open_here().ids
+    assert {f"all/{i:02}/a.png" for i in range(40)} <= set(ids)
+    assert len(ids) <= 80

@@ -131,11 +131,14 @@ def use_statistics(kept: KeptStatistics, path: Path) -> None:
         assert tensor.amax >= 0
 
 
+NO_SAMPLES = ArrayRows(Path("none.npz"), {}, {}, (), None, ())
+
+
 def parse_checkpoint(path: Path) -> KeptStatistics:
     """What `--resume` does with a checkpoint; a reason to start anew counts as a refusal."""
     told: list[Notice] = []
     kept = find_checkpoint(
-        path, seeds.ORIGIN, seeds.STATISTICS_TENSORS, batch_size=None, strict=False, notify=told.append
+        path, seeds.ORIGIN, seeds.STATISTICS_TENSORS, NO_SAMPLES, batch_size=None, strict=False, notify=told.append
     )
     if kept is None:
         raise CalibrationError("; ".join(notice.text for notice in told))

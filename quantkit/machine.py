@@ -1,0 +1,110 @@
+"""Faults of the machine, told from damaged files: what failed is tried again for a moment, then the run ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
+
+from quantkit.errors import MachineError
+
+_T = TypeVar("_T")
+
+_PAUSES_S = (0.05, 0.2, 0.5)
+"""Between attempts. Network disks and file tables that are full recover in such times, or not soon."""
+
+_FAULTS = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "EMFILE",
+        "ENFILE",
+        "ESTALE",
+        "ENOMEM",
+        "EAGAIN",
+        "ETIMEDOUT",
+        "EREMOTEIO",
+        "ENOTCONN",
+        "EHOSTDOWN",
+    )
+    if hasattr(errno, name)
+)
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether an error is of the machine and not of a file: another attempt may succeed."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FAULTS)
+
+
+def persistently(action: Callable[[], _T], what: str) -> _T:
+    """What `action` returns, tried again for a moment where the machine fails.
+
+    Args:
+        action: may run several times.
+        what: it does, to follow "cannot": "read a.png".
+
+    Raises:
+        MachineError: the machine still fails.
+        Exception: whatever else `action` raises, at once.
+    """
+    for pause in (*_PAUSES_S, None):
+        try:
+            return action()
+        except (OSError, MemoryError) as error:
+            if not is_machine_fault(error):
+                raise
+            if pause is None:
+                reason = "not enough memory" if isinstance(error, MemoryError) else error.strerror or str(error)
+                text = f"cannot {what}: {reason}: a fault of this machine or its disk, not of the file; run again"
+                raise MachineError(text) from error
+        time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> bytes:
+    """The content of a regular file, links followed, read once from end to end.
+
+    Args:
+        path: of the file.
+        most_bytes: that it may have.
+
+    Raises:
+        MachineError: the machine failed, and went on to.
+        OSError: it is missing, no regular file, too large, or may not be read.
+    """
+    return persistently(lambda: _read(path, most_bytes), f"read {path}")
+
+
+def file_status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What there is at a path, links followed; None where there is nothing, or a link to nothing or in a circle.
+
+    Raises:
+        MachineError: the machine failed, and went on to.
+    """
+    try:
+        return persistently(lambda: os.stat(path), f"look at {path}")
+    except (OSError, ValueError):
+        return None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, links followed, opened for reading. Raises `OSError` for anything else."""
+    # A pipe without a writer would block the open, and a device has no end.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return open(handle, "rb")
+    os.close(handle)
+    code = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+    raise OSError(code, os.strerror(code) if stat.S_ISDIR(kind) else "not a regular file", str(path))
+
+
+def _read(path: str | os.PathLike[str], most_bytes: int | None) -> bytes:
+    with open_regular(path) as file:
+        content = file.read() if most_bytes is None else file.read(most_bytes + 1)
+    if most_bytes is not None and len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+    return content
