@@ -1,6 +1,6 @@
 """What an interval allows one to say of a variant, as data: the gate decides by it, a report puts it into words.
 
-Arithmetic alone. Where the intervals come from is left to `quantkit.evaluation`, sentences to `quantkit.reporting`.
+Arithmetic alone: `quantkit.evaluation` computes the intervals.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ DIFFERING = "differing"
 computes no bootstrap, it is missing.
 """
 
+NAMED_CLASSES = "named_classes"
+"""Metric of a variant: how many classes are its answer to at least one sample."""
+
+_AGREES_BY_SAMPLE = ("classify", "none")
+"""Tasks whose agreement is a share of samples; of a segmentation it is one of pixels."""
+
 GateWord = Literal["pass", "fail", "inconclusive"]
 
 NORMAL_975 = 1.959963984540054
@@ -46,8 +52,8 @@ _MOST_SAMPLES = 10**12
 _WIDE = 1.2
 """Ratio of the ends of an interval of a speed-up from which on it is wide."""
 
-_FASTER = 1.02
-"""Where no interval was computed, a ratio nearer to 1 is taken for noise."""
+_UNSETTLED = 2.0
+"""Ratio of the ends from which on the interval says no more than the direction, if that."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,15 @@ class SpeedVerdict:
     """What is known of a variant's speed.
 
     Attributes:
-        kind: "faster" and "slower" where the interval says so (without one: where the ratio is 2% from 1);
-            "same" where it holds 1; "unknown" where the variant was not timed, or is what the others are compared with.
+        kind: "faster" and "slower" where the interval says so; "same" where it holds 1 and is not `is_wide`;
+            "unsettled" where it is, where its ends are more than a factor of 2 apart, or where there is none;
+            "unknown" where the variant was not timed, or is what the others are compared with.
         speedup: above 1 is faster; None where it is unknown.
         interval: 95%; None where it was not computed.
         reference: name of the variant that it is compared with; empty where it is unknown.
     """
 
-    kind: Literal["faster", "slower", "same", "unknown"]
+    kind: Literal["faster", "slower", "same", "unsettled", "unknown"]
     speedup: float | None = None
     interval: tuple[float, float] | None = None
     reference: str = ""
@@ -173,9 +180,35 @@ def compare_speed(report: Report, evaluation: Evaluation, batch_size: int | None
     latency = report.latency_at(evaluation, batch_size)
     if speedup is None or reference is None or reference is evaluation or latency is None:
         return SpeedVerdict("unknown")
-    low, high = latency.speedup_interval or (speedup / _FASTER, speedup * _FASTER)
-    kind: Literal["faster", "slower", "same"] = "faster" if low > 1 else "slower" if high < 1 else "same"
-    return SpeedVerdict(kind, speedup, latency.speedup_interval, reference.name)
+    return SpeedVerdict(_speed_kind(latency.speedup_interval), speedup, latency.speedup_interval, reference.name)
+
+
+def _speed_kind(interval: tuple[float, float] | None) -> Literal["faster", "slower", "same", "unsettled"]:
+    if interval is None or interval[1] > _UNSETTLED * interval[0]:
+        return "unsettled"
+    if not interval[0] <= 1 <= interval[1]:
+        return "faster" if interval[0] > 1 else "slower"
+    return "unsettled" if interval[1] > _WIDE * interval[0] else "same"
+
+
+def contradicting_speeds(report: Report, evaluation: Evaluation) -> dict[int, SpeedVerdict]:
+    """By batch size, the speeds of the sweep that say the opposite of the first one: faster there, slower here."""
+    opposite = {"faster": "slower", "slower": "faster"}.get(compare_speed(report, evaluation).kind)
+    found = {timed.batch_size: compare_speed(report, evaluation, timed.batch_size) for timed in evaluation.sweep}
+    return {size: verdict for size, verdict in found.items() if verdict.kind == opposite}
+
+
+def agreement_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
+    """95% interval of a variant's agreement with the baseline; None where it is not a share of independent samples."""
+    agreement = evaluation.metrics.get("agreement")
+    if agreement is None or report.task not in _AGREES_BY_SAMPLE or evaluation.num_samples < 1:
+        return None
+    return wilson_interval(agreement, evaluation.num_samples) if 0 <= agreement <= 1 else None
+
+
+def names_one_class(report: Report) -> bool:
+    """Whether the baseline names the same class on every sample, so that agreeing with it tells nothing."""
+    return report.baseline.metrics.get(NAMED_CLASSES) == 1
 
 
 def loss_interval(report: Report, evaluation: Evaluation) -> tuple[float, float] | None:
@@ -219,9 +252,7 @@ def samples_needed(fixed: float, broken: float, *, num_samples: int, margin: flo
 
 
 def samples_to_tell_score(report: Report, evaluation: Evaluation, distance: float, width: float) -> int | None:
-    """About how many samples tell a loss in `report.score` from a limit: of top-1 by the samples that differ, as
-    `samples_needed`; of any other score by its interval, as `samples_to_tell`, with its arguments.
-    """
+    """`samples_to_tell` of a loss in `report.score`; of top-1 by the samples that differ, as `samples_needed`."""
     fixed, broken = (evaluation.metrics.get(name, -1.0) for name in ("fixed", "broken"))
     count = evaluation.num_samples
     if count < 1 or report.score is None:
@@ -256,9 +287,7 @@ def samples_to_tell(distance: float, width: float, *, num_samples: int) -> int |
 
 
 def paired_half_width(fixed: float, broken: float, *, num_samples: float) -> float:
-    """Half the length of the 95% interval of a difference of paired shares: Bonett and Price (2012); see
-    `quantkit.significance.difference_interval`.
-    """
+    """Half the length of the 95% interval of a difference of paired shares; see `difference_interval`."""
     n = num_samples + 2
     f, b = (fixed + 1) / n, (broken + 1) / n
     return NORMAL_975 * math.sqrt((f + b - (f - b) ** 2) / n)

@@ -17,7 +17,8 @@ def test_one_line_runs_the_tests():
     assert re.findall(r"^pip install .*$", README, re.M)[1:] == ["pip install -e '.[test]' && pytest"]
 
 
-def test_the_summary_is_that_of_the_example_report(tmp_path, capsys):
+def test_the_summary_is_that_of_the_example_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # piped text is not wrapped
     with pytest.raises(SystemExit) as ended:
         main(["report", str(REPOSITORY / "docs" / "example_report" / "report.json"), "-o", str(tmp_path)])
     assert not ended.value.code

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quantkit.significance import (
     compare_accuracy,
     compare_speed,
+    contradicting_speeds,
     difference_interval,
     has_identical_outputs,
     judge,
@@ -215,11 +216,13 @@ def test_no_number_of_samples_shows_that_a_loss_is_nothing():
     ("median_ms", "interval", "kind"),
     [
         (5.0, (1.9, 2.1), "faster"),
-        (5.0, (0.9, 2.1), "same"),
+        (9.9, (0.95, 1.1), "same"),
         (20.0, (0.4, 0.6), "slower"),
-        (9.9, None, "same"),
-        (9.7, None, "faster"),
-        (10.3, None, "slower"),
+        (5.0, (0.9, 2.1), "unsettled"),
+        (9.0, (0.9, 1.2), "unsettled"),
+        (5.0, (1.15, 51.0), "unsettled"),
+        (9.9, None, "unsettled"),
+        (0.1, None, "unsettled"),
     ],
 )
 def test_speed(median_ms, interval, kind):
@@ -233,8 +236,10 @@ def test_speed(median_ms, interval, kind):
     assert judgement.speedup == 10.0 / median_ms
     assert compare_speed(found, fp32).kind == "unknown"
     assert compare_speed(found, int8, 8).kind == "unknown"
-    other = replace(int8, sweep=(replace(latency(20.0), batch_size=8),))
-    assert compare_speed(replace(found, evaluations=(fp32, other)), other, 8).kind == "faster"
+    other = replace(int8, sweep=(replace(latency(20.0, speedup_interval=(1.9, 2.1)), batch_size=8),))
+    joined = replace(found, evaluations=(fp32, other))
+    assert compare_speed(joined, other, 8).kind == "faster"
+    assert list(contradicting_speeds(joined, other)) == ([8] if kind == "slower" else [])
 
 
 def test_an_interval_of_no_length_tells_nothing():

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
-from quantkit.significance import DIFFERING, loss_interval, samples_to_tell, samples_to_tell_score, wilson_interval
+from quantkit.significance import (
+    DIFFERING,
+    agreement_interval,
+    compare_speed,
+    loss_interval,
+    names_one_class,
+    samples_to_tell,
+    samples_to_tell_score,
+)
 from quantkit.types import Evaluation, GateCheck, Report, Score
 from quantkit.types.evaluation import GateKind
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
 
-_AGREES_BY_SAMPLE = ("classify", "none")
-"""Tasks whose agreement is a share of independent samples; of a segmentation it is one of pixels."""
+_SETTLE = "a longer --latency-s"
 
 
 def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()) -> tuple[GateCheck, ...]:
     """Checks each limit on each variant.
 
-    A number that is missing is an error, never a pass; so are a speed on a device that the variant is not made for and
-    a report that is partial.
+    A number that is missing is an error, never a pass; so are a speed without an interval or on a device that the
+    variant is not made for, the agreement with a baseline that always names one class, and a report that is partial. A
+    speed that is not settled (see `SpeedVerdict`) passes only where its whole interval meets the limit.
 
     Args:
         report: what was measured.
@@ -118,8 +126,14 @@ def _check_drop(report: Report, evaluation: Evaluation, limit: Drop, option: str
 def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, confident: bool) -> GateCheck:
     option = f"--min-agreement {limit:g}"
     agreement = _metric(report, evaluation, "agreement", option, "the model has no class scores")
+    if names_one_class(report):
+        raise EvaluationError(
+            f"{option}: {report.baseline.name} names a single class on all {report.baseline.num_samples:,} samples, so "
+            "that agreeing with it says nothing: check model and preprocessing, or judge labeled data by --max-drop"
+        )
     words = f"agreement with {report.baseline.name} {agreement:.4f}"
-    if report.task not in _AGREES_BY_SAMPLE:
+    interval = agreement_interval(report, evaluation)
+    if interval is None:
         if confident:
             raise EvaluationError(
                 f"--confident: the agreement of task {report.task} is not a fraction of samples and has no interval: "
@@ -128,9 +142,6 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
             )
         words += f" ({evaluation.num_samples} samples, no interval)"
         return _judge(evaluation, "agreement", option, words, _Comparison(agreement, limit, at_least=True))
-    if evaluation.num_samples < 1:
-        raise EvaluationError("the report has no samples")
-    interval = wilson_interval(agreement, evaluation.num_samples)
     words += f" (95% interval {interval[0]:.4f} to {interval[1]:.4f}, {evaluation.num_samples} samples)"
     distance, width = _distance(agreement, limit, interval)
     remedy = _samples(samples_to_tell(distance, width, num_samples=evaluation.num_samples))
@@ -152,17 +163,35 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
         raise EvaluationError(f"{option}: {evaluation.name} was not timed: evaluate without --latency-s 0")
     _check_comparable(evaluation, reference, option)
     interval = latency.speedup_interval
-    if interval is None and limits.confident:
+    if interval is None:
         raise EvaluationError(
-            f"--confident: the report has no interval of {evaluation.name}'s speed-up: evaluate with a longer "
-            "--latency-s"
+            f"{option}: the report has no interval of {evaluation.name}'s speed-up, which may be noise: evaluate with "
+            f"{_SETTLE}"
         )
     words = f"speed-up {speedup:.3g}x over {reference.name} on {evaluation.backend}"
     details = [] if limits.at_batch is None else [f"batch size {latency.batch_size}"]
-    details += [] if interval is None else [f"95% interval {interval[0]:.3g} to {interval[1]:.3g}"]
-    words += f" ({', '.join(details)})" if details else ""
-    found = _Comparison(speedup, limit, interval, at_least=True, confident=limits.confident)
-    return _judge(evaluation, "speedup", option, words, found, remedy="a longer --latency-s")
+    details.append(f"95% interval {interval[0]:.3g} to {interval[1]:.3g}")
+    words += f" ({', '.join(details)})"
+    is_unsettled = compare_speed(report, evaluation, limits.at_batch).kind == "unsettled"
+    found = _Comparison(speedup, limit, interval, at_least=True, confident=limits.confident or is_unsettled)
+    check = _judge(evaluation, "speedup", option, words, found, remedy=_SETTLE, is_unsettled=is_unsettled)
+    if limits.at_batch is not None:
+        return check
+    others = (compare_speed(report, evaluation, timed.batch_size) for timed in evaluation.sweep)
+    sizes = [
+        f"{verdict.speedup:.3g}x at {timed.batch_size}"
+        for timed, verdict in zip(evaluation.sweep, others, strict=True)
+        if verdict.speedup is not None and verdict.interval is not None and _contradicts(check, verdict.interval)
+    ]
+    if not sizes:
+        return check
+    words = f"; other batch sizes contradict it: {', '.join(sizes)} (--at-batch chooses one)"
+    return replace(check, sentence=check.sentence + words)
+
+
+def _contradicts(check: GateCheck, interval: tuple[float, float]) -> bool:
+    """Whether the whole interval lies on the other side of the limit."""
+    return interval[1] < check.bound if check.passed else interval[0] > check.bound
 
 
 def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str) -> None:
@@ -218,7 +247,14 @@ class _Comparison:
 
 
 def _judge(
-    evaluation: Evaluation, kind: GateKind, limit: str, words: str, found: _Comparison, *, remedy: str = "more samples"
+    evaluation: Evaluation,
+    kind: GateKind,
+    limit: str,
+    words: str,
+    found: _Comparison,
+    *,
+    remedy: str = "more samples",
+    is_unsettled: bool = False,
 ) -> GateCheck:
     compared, bound, interval = found.compared, found.bound, found.interval
     slack = _ROUNDING * max(1.0, abs(bound))
@@ -226,8 +262,10 @@ def _judge(
     undecided = interval is not None and interval[0] < bound - slack and interval[1] > bound + slack
     sentence = f"{evaluation.name}: {words} {'meets' if passed else 'violates'} {limit}"
     if compared != found.value:
-        sentence += " at the end of the interval (--confident)"
-    if undecided:
+        sentence += f" at the end of the interval{'' if is_unsettled else ' (--confident)'}"
+    if undecided and is_unsettled:
+        sentence += f"; not settled: {remedy} needed"
+    elif undecided:
         sentence += f"; undecided: the interval includes the limit ({remedy} needed)"
     return GateCheck(
         variant=evaluation.name,

@@ -84,7 +84,10 @@ class Limits:
         unit="drop",
     )
     min_speedup: float | None = option(
-        None, "Minimum speedup over the float model on the same backend, e.g. 1.2.", group=_GATE
+        None,
+        "Minimum speedup over the float model on the same backend, e.g. 1.2. Where the speed is not settled, the whole "
+        "95% interval must meet it.",
+        group=_GATE,
     )
     min_agreement: float | None = option(
         None, "Minimum fraction of samples with the same class as FP32, e.g. 0.98.", group=_GATE

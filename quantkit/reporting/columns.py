@@ -44,7 +44,7 @@ from quantkit.reporting.range_choices import (
 from quantkit.reporting.tensors import TensorRow, tensor_tables
 from quantkit.reporting.terms import Term
 from quantkit.reporting.variants import Variant, speed_rows, sweep_rows, variant_rows
-from quantkit.significance import mlperf
+from quantkit.significance import agreement_interval, mlperf, names_one_class
 from quantkit.types import Interval, Report
 
 _FILES: tuple[Form, ...] = ("markdown", "html")
@@ -200,7 +200,18 @@ def _speedup(row: Variant) -> str:
 
 
 def _speedup_interval(row: Variant) -> str:
-    return MISSING if row.speedup is None else _interval(row, "speedup_interval", format_speedup)
+    if row.speedup is None:
+        return MISSING
+    return _interval(row, "speedup_interval", format_speedup).replace(MISSING, "no interval")
+
+
+def _agreement(row: Variant) -> str:
+    return MISSING if names_one_class(row.report) else format_percent(row.metric("agreement"))
+
+
+def _agreement_interval(row: Variant) -> str:
+    pair = None if names_one_class(row.report) else agreement_interval(row.report, row.evaluation)
+    return MISSING if pair is None else format_interval(*map(format_percent, pair))
 
 
 def _class_change(row: ClassRow) -> str:
@@ -234,7 +245,12 @@ _ACCURACY: tuple[Column[Variant], ...] = (
     _metric("top5", "Top-5", terms.TOP5, format_percent, "%"),
     Column("flips", "Fixed / broken", _flips, terms.FLIPS, forms=_FILES),
     _metric("p_value", "p", terms.FLIPS, format_p_value),
-    _metric("agreement", "Agreement", terms.AGREEMENT, format_percent, "%", ALL_FORMS),
+    replace(
+        _metric("agreement", "Agreement", terms.AGREEMENT, format_percent, "%", ALL_FORMS),
+        text=_agreement,
+        interval=Column("agreement_interval", "95% interval", _agreement_interval, terms.AGREEMENT),
+    ),
+    Column("agreement_bounds", "95% interval", _agreement_interval, terms.AGREEMENT, forms=("terminal",)),
     _metric("sqnr_db", "SQNR", terms.SQNR, format_decibels, "dB", ALL_FORMS),
     _metric("cosine", "Cosine", terms.COSINE, format_cosine),
     _metric("cosine_mean", "Mean cosine", terms.VECTOR_ANGLE, format_cosine),
@@ -251,7 +267,7 @@ _SPEED: tuple[Column[Variant], ...] = (
         "batch_size", "Batch", lambda row: str(row.latency.batch_size) if row.latency else MISSING, terms.BATCH_SIZE
     ),
     _time("median_ms", "Median", terms.LATENCY, ALL_FORMS, interval="median_interval"),
-    _time("p90_ms", "p90", terms.LATENCY, ALL_FORMS, interval="p90_interval"),
+    _time("p90_ms", "p90", terms.LATENCY, interval="p90_interval"),
     _time("p99_ms", "p99", terms.LATENCY, ALL_FORMS, interval="p99_interval"),
     _time("compute_ms", "Compute", forms=ALL_FORMS),
     Column(
@@ -261,6 +277,7 @@ _SPEED: tuple[Column[Variant], ...] = (
         terms.SPEEDUP,
         interval=Column("speedup_interval", "95% interval", _speedup_interval, terms.SPEEDUP),
     ),
+    Column("speedup_bounds", "95% interval", _speedup_interval, terms.SPEEDUP, forms=("terminal",)),
     Column(
         "throughput",
         "Throughput",

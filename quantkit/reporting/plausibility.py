@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 
 from quantkit.errors import EvaluationError
+from quantkit.significance import NAMED_CLASSES
 from quantkit.types import Evaluation, Report
 
 _SHARES = ("top1", "top5", "agreement", "equal", "p_value", "map", "map50", "miou", "pixel_accuracy")
-_COUNTS = ("fixed", "broken", "non_finite", "num_classes", "num_detections", "differing")
+_COUNTS = ("fixed", "broken", "non_finite", "num_classes", "num_detections", "differing", NAMED_CLASSES)
 """Metrics by which quantkit's own tasks report a share, or a number of something. A custom task may use any name."""
 
 _ROUNDING = 1e-9

@@ -21,6 +21,7 @@ from quantkit.reporting.formatting import (
     format_decibels,
     format_difference,
     format_significant,
+    plural,
     shorten,
     single_line,
 )
@@ -44,7 +45,7 @@ _NAME_WIDTH, _GAP = 12, 3
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the verdicts, accuracy and speed of each variant, and the caveats; plain text where it is piped."""
-    console.print(_text(console, report.model_name, "bold"))
+    console.print(_text(console, f"{report.model_name}: {plural(report.baseline.num_samples, 'sample')}", "bold"))
     if notice := partial_notice(report):
         console.print(_text(console, f"{notice}.", "bold white on red"))
     for verdict in verdicts(report):

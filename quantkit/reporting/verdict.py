@@ -11,6 +11,7 @@ from quantkit.reporting.formatting import (
     format_bounds,
     format_decibels,
     format_difference,
+    format_interval,
     format_percent,
     format_score,
     format_significant,
@@ -27,11 +28,14 @@ from quantkit.significance import (
     AccuracyVerdict,
     GateWord,
     SpeedVerdict,
+    agreement_interval,
     compare_accuracy,
     compare_speed,
+    contradicting_speeds,
     has_identical_outputs,
     loss_interval,
     mlperf,
+    names_one_class,
 )
 from quantkit.types import Evaluation, GateCheck, Report, Score
 
@@ -53,6 +57,8 @@ _GATES: dict[GateWord, str] = {
 _BY_SCORE = "by the score alone, no interval"
 
 _PLACES = {"cpu": "on this CPU", "gpu": "on this GPU", None: "on this machine"}
+
+_LABELS = "sort the images into a folder for each class, or list them in a .csv with path and label"
 
 _CHECK = "check that labels, class order and preprocessing match the model before using any accuracy in this report."
 
@@ -115,6 +121,14 @@ def doubts(report: Report) -> tuple[str, ...]:
     found = []
     if (doubt := _doubt_of_score(report)) is not None:
         found.append(f"Baseline {single_line(report.baseline.name)} has {doubt}: {_CHECK}")
+    if names_one_class(report):
+        found.append(
+            f"Baseline {single_line(report.baseline.name)} names the same class on all "
+            f"{_count(report, report.baseline)}, so agreeing with it says nothing: check preprocessing and model; if "
+            "its outputs are not class scores, pass --task none."
+        )
+    if _lacks_labels(report):
+        found.append(f"No labels, so accuracy was not measured: to give labels, {_LABELS}.")
     for evaluation in report.evaluations:
         if (count := evaluation.metrics.get("non_finite", 0)) > 0:
             found.append(f"{single_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")
@@ -134,7 +148,8 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     name = single_line(evaluation.name)
     # "int8 is within 1% of fp32 and runs ...", "int8 vs fp32: no significant difference, and it runs ...".
     is_undecided = compare_accuracy(report, evaluation).kind == "undecided"
-    joint = "" if not speed else ", and it " if is_undecided else " and "
+    is_unsettled = compare_speed(report, evaluation).kind == "unsettled"
+    joint = "" if not speed else "; " if is_unsettled else ", and it " if is_undecided else " and "
     sentences = (accuracy_sentence, speed_sentence, _sweep_sentence(report, evaluation))
     return Verdict(
         variant=name,
@@ -226,8 +241,11 @@ def _numbers(report: Report, evaluation: Evaluation, score: Score, verdict: Accu
 def _judge_agreement(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str]:
     """Without a score nothing is known about accuracy; say how near the outputs are, and that it is not accuracy."""
     base = single_line(report.baseline.name)
-    if (agreement := evaluation.metrics.get("agreement")) is not None:
+    agreement = None if names_one_class(report) else evaluation.metrics.get("agreement")
+    if agreement is not None:
         clause = f"agrees with {base} on {format_percent(agreement)}% of {_count(report, evaluation)}"
+        if (interval := agreement_interval(report, evaluation)) is not None:
+            clause += f" (95% interval {format_interval(*map(format_percent, interval))})"
         return clause, "neutral", "Without labels it is unknown whether the changed predictions are better or worse."
     if (sqnr := evaluation.metrics.get("sqnr_db")) is not None:
         clause = f"reproduces {base}'s outputs with {format_decibels(sqnr)} dB SQNR"
@@ -258,6 +276,9 @@ def _judge_speed(report: Report, evaluation: Evaluation) -> tuple[str, Tone, str
     # The baseline needs no name in a headline that has named it.
     name = "" if reference is report.baseline else single_line(reference.name)
     clause, tone = _speed_clause(verdict, name, place)
+    if others := contradicting_speeds(report, evaluation):
+        ratios = ", ".join(f"{format_speedup(v.speedup or 1.0)}x at {size}" for size, v in others.items())
+        return f"{clause} at batch size {latency.batch_size}, but {ratios}", "neutral", f"{numbers}."
     return clause, tone, f"{numbers}."
 
 
@@ -266,6 +287,9 @@ def _speed_clause(verdict: SpeedVerdict, name: str, place: str) -> tuple[str, To
     ratio = f"{format_speedup(verdict.speedup or 1.0)}x"
     if verdict.is_wide and verdict.interval is not None:
         ratio = " to ".join(f"{format_speedup(end)}x" for end in verdict.interval)
+    if verdict.kind == "unsettled":
+        found = ratio if verdict.interval else "no interval"
+        return f"speed not settled {place}: {found} (use a longer --latency-s)", "neutral"
     if verdict.kind == "faster":
         return f"runs {ratio} as fast{f' as {name}' if name else ''} {place}", "good"
     if verdict.kind == "slower":
@@ -280,8 +304,20 @@ def _sweep_sentence(report: Report, evaluation: Evaluation) -> str:
     verdicts = (
         (latency.batch_size, compare_speed(report, evaluation, latency.batch_size)) for latency in evaluation.sweep
     )
-    found = [f"{format_speedup(v.speedup)}x at batch size {size}" for size, v in verdicts if v.speedup is not None]
+    found = [f"{_ratio_words(v)} at batch size {size}" for size, v in verdicts if v.speedup is not None]
     return f"Speed-up at other batch sizes: {', '.join(found)}." if found else ""
+
+
+def _ratio_words(verdict: SpeedVerdict) -> str:
+    """The ratio with its interval, "1.40x (1.22 to 1.61)"; where that is not settled, the interval alone."""
+    if verdict.interval is None:
+        return "not settled"
+    bounds = format_interval(*map(format_speedup, verdict.interval))
+    return (
+        f"not settled ({bounds})"
+        if verdict.kind == "unsettled"
+        else f"{format_speedup(verdict.speedup or 1.0)}x ({bounds})"
+    )
 
 
 def _size_sentence(report: Report, evaluation: Evaluation) -> str:
@@ -292,6 +328,13 @@ def _size_sentence(report: Report, evaluation: Evaluation) -> str:
 
 def _points(difference: float | None, score: Score, interval: tuple[float, float] | None = None) -> str:
     return with_unit(format_difference(difference, score, interval), score_unit(score, of_difference=True))
+
+
+def _lacks_labels(report: Report) -> bool:
+    """Whether classes were compared with the baseline's alone."""
+    return (
+        report.task == "classify" and report.score is None and any("agreement" in e.metrics for e in report.evaluations)
+    )
 
 
 def _count(report: Report, evaluation: Evaluation) -> str:

@@ -292,7 +292,12 @@ def test_named_gates_are_mlperfs_and_those_of_the_verdict(variant, interval):
 def test_speed_at_a_batch_size():
     report = make_report()
     *others, int8 = (
-        replace(e, sweep=(replace(e.latency, batch_size=32, median_ms=8 * e.latency.median_ms**2),))
+        replace(
+            e,
+            sweep=(
+                replace(e.latency, batch_size=32, median_ms=8 * e.latency.median_ms**2, speedup_interval=(4.05, 4.3)),
+            ),
+        )
         for e in report.evaluations
     )
     report = replace(report, evaluations=(*others, int8))
@@ -300,9 +305,12 @@ def test_speed_at_a_batch_size():
     assert check.passed
     assert check.value == pytest.approx((0.5 / 0.245) ** 2)
     assert check.limit == "--min-speedup 4 --at-batch 32"
-    assert "(batch size 32)" in check.sentence
+    assert "(batch size 32, 95% interval 4.05 to 4.3)" in check.sentence
     assert only(report, Limits(min_speedup=2, at_batch=4)).value == only(report, Limits(min_speedup=2)).value
-    assert not only(report, Limits(min_speedup=4)).passed
+    first = only(report, Limits(min_speedup=4))
+    assert not first.passed
+    assert first.sentence.endswith("; other batch sizes contradict it: 4.16x at 32 (--at-batch chooses one)")
+    assert "contradict" not in only(report, Limits(min_speedup=1)).sentence
     with pytest.raises(EvaluationError, match="timed at batch sizes 4, 32 alone: evaluate with --batch-sizes"):
         check_limits(report, Limits(min_speedup=1, at_batch=8))
 
@@ -317,8 +325,30 @@ def test_confident_speed_takes_the_lower_end():
     assert "a longer --latency-s needed" in estimate.sentence
     assert not only(report, Limits(min_speedup=2, confident=True)).passed
     assert only(report, Limits(min_speedup=1.9, confident=True)).passed
-    with pytest.raises(EvaluationError, match="no interval of int8's speed-up"):
-        check_limits(make_report(), Limits(min_speedup=1, confident=True))
+
+
+@pytest.mark.parametrize("confident", [False, True])
+def test_a_speed_without_an_interval_is_an_error(confident):
+    report = with_speedup_interval(make_report(), None)
+    with pytest.raises(EvaluationError, match=r"no interval of int8's speed-up, .* a longer --latency-s"):
+        check_limits(report, Limits(min_speedup=1, confident=confident))
+
+
+def test_a_speed_that_is_not_settled_passes_only_where_its_whole_interval_does():
+    report = with_speedup_interval(make_report(), (1.15, 51.0))
+    check = only(report, Limits(min_speedup=2))
+    assert not check.passed
+    assert check.undecided
+    assert "violates --min-speedup 2 at the end of the interval; not settled: a longer --latency-s" in check.sentence
+    assert only(report, Limits(min_speedup=1.1)).passed
+
+
+def test_agreement_with_a_baseline_of_one_class_is_an_error():
+    report = make_report()
+    constant = replace(report.baseline, metrics={**report.baseline.metrics, "named_classes": 1.0})
+    report = replace(report, evaluations=(constant, *report.evaluations[1:]))
+    with pytest.raises(EvaluationError, match="fp32 names a single class on all 10,000 samples"):
+        check_limits(report, Limits(min_agreement=0.5))
 
 
 def test_a_partial_report_is_refused_unless_it_is_asked_for():

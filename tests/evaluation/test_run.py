@@ -71,6 +71,7 @@ def test_metrics_of_the_whole_set_equal_numpy():
         "top1": was_right.mean(),
         "top5": pytest.approx(np.mean([t in np.argsort(-row)[:5] for t, row in zip(TARGETS, X, strict=True)])),
         "num_classes": 6,
+        "named_classes": len(set(X.argmax(1))),
         "non_finite": 0,
     }
     int8 = result["int8"]
@@ -133,8 +134,8 @@ def test_rows_of_all_images_in_one_list_need_a_batch_of_the_models_size():
 def test_without_labels_there_is_agreement_but_no_accuracy():
     variants = {"fp32": FunctionRunner(identity), "int8": FunctionRunner(noisy)}
     result = evaluate(variants, batches(targets=None), baseline="fp32").metrics
-    assert result["fp32"] == {"non_finite": 0}
-    assert set(result["int8"]) == {"agreement", "cosine", "sqnr_db", "non_finite"}
+    assert set(result["fp32"]) == {"named_classes", "non_finite"}
+    assert set(result["int8"]) == {"agreement", "named_classes", "cosine", "sqnr_db", "non_finite"}
 
 
 def test_the_worst_output_counts_and_every_output_is_named():

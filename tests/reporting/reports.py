@@ -40,6 +40,7 @@ def latency(median_ms: float) -> Latency:
         p90_ms=median_ms * 1.1,
         p99_ms=median_ms * 1.3,
         throughput=4000 / median_ms,
+        speedup_interval=(0.98 * 0.5 / median_ms, 1.02 * 0.5 / median_ms),
     )
 
 
@@ -54,6 +55,7 @@ def device_latency(compute_ms: float) -> Latency:
         h2d_ms=0.5,
         d2h_ms=0.25,
         enqueue_ms=0.0625,
+        speedup_interval=(0.98 / compute_ms, 1.02 / compute_ms),
     )
 
 

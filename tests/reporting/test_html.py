@@ -275,6 +275,7 @@ def test_what_was_not_measured_has_no_section():
         "size_mb",
         "size_ratio",
         "agreement",
+        "agreement_interval",
         "sqnr_db",
         "cosine",
         "reason_count",

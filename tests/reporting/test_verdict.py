@@ -51,14 +51,40 @@ def test_slower_is_said():
     ("interval", "words"),
     [
         ((2.0, 2.1), "runs 2.04x as fast on this CPU"),
-        ((1.2, 3.5), "runs 1.20x to 3.50x as fast on this CPU"),
-        ((0.9, 4.4), "is not significantly faster on this CPU"),
-        ((0.2, 0.9), "is slower on this CPU: 0.20x to 0.90x the speed"),
+        ((1.7, 3.0), "runs 1.70x to 3.00x as fast on this CPU"),
+        ((0.95, 1.05), "is not significantly faster on this CPU"),
+        ((0.5, 0.9), "is slower on this CPU: 0.50x to 0.90x the speed"),
     ],
 )
 def test_a_speed_up_is_claimed_no_stronger_than_its_interval(interval, words):
     verdict = judge(latency=replace(latency(0.245), speedup_interval=interval))
     assert verdict.headline == f"int8 is within 1% of fp32 and {words}"
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [((1.15, 51.0), "1.15x to 51.0x"), ((0.9, 1.3), "0.90x to 1.30x"), (None, "no interval")],
+)
+def test_a_speed_up_of_a_wide_interval_or_none_is_not_settled(interval, words):
+    verdict = judge(latency=replace(latency(0.245), speedup_interval=interval))
+    assert verdict.headline == (
+        f"int8 is within 1% of fp32; speed not settled on this CPU: {words} (use a longer --latency-s)"
+    )
+    assert verdict.tone == "neutral"
+
+
+def test_batch_sizes_that_contradict_each_other_are_said():
+    small = replace(latency(0.6), speedup_interval=(0.8, 0.87))
+    large = replace(latency(0.36), batch_size=32, speedup_interval=(1.3, 1.5))
+    report = make_report()
+    fp32, int8 = (replace(e, sweep=(replace(e.latency, batch_size=32),)) for e in report.evaluations[::2])
+    report = replace(report, evaluations=(fp32, replace(int8, latency=small, sweep=(large,))))
+    verdict = verdicts(report)[0]
+    assert verdict.headline == (
+        "int8 is within 1% of fp32 and is slower on this CPU: 0.83x the speed at batch size 4, but 1.39x at 32"
+    )
+    assert verdict.tone == "neutral"
+    assert verdict.sentences[2] == "Speed-up at other batch sizes: 1.39x (1.30 to 1.50) at batch size 32."
 
 
 def test_a_latency_that_does_not_count_is_in_no_headline():
@@ -91,7 +117,8 @@ def test_speeds_of_different_devices_are_not_compared():
     assert "fast" not in found["trt-fp16"].headline
     assert found["trt-int8"].headline.endswith("and runs 2.00x as fast as trt-fp16 on this GPU")
     assert found["trt-int8"].sentences[1] == (
-        "Median compute time on this GPU at batch size 4: 0.500 ms (trt-fp16: 1.00 ms)."
+        "Median compute time on this GPU at batch size 4: 0.500 ms (trt-fp16: 1.00 ms); speed-up 2.00x, 95% interval "
+        "1.96 to 2.04."
     )
     assert found["trt-other"].headline.endswith("and is slower on this GPU: 0.50x the speed of trt-fp16")
     assert found["trt-same"].headline.endswith("and is not significantly faster than trt-fp16 on this GPU")
@@ -99,9 +126,19 @@ def test_speeds_of_different_devices_are_not_compared():
 
 def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
     first = verdicts(make_unlabelled())[0]
-    assert first.headline == "int8 agrees with fp32 on 97.48% of 10,000 images"
+    assert first.headline == "int8 agrees with fp32 on 97.48% of 10,000 images (95% interval 97.15 to 97.77)"
     assert "Without labels" in first.sentences[0]
     assert "Speed was not measured" in first.sentences[1]
+
+
+def test_a_baseline_that_names_one_class_is_no_measure_of_agreement():
+    report = make_unlabelled()
+    constant = replace(report.baseline, metrics={**report.baseline.metrics, "named_classes": 1.0})
+    report = replace(report, evaluations=(constant, *report.evaluations[1:]))
+    assert verdicts(report)[0].headline == "int8 reproduces fp32's outputs with 24.9 dB SQNR"
+    first, second = remarks(report)
+    assert first.startswith("Baseline fp32 names the same class on all 10,000 images, so agreeing with it says nothing")
+    assert second.startswith("No labels, so accuracy was not measured: to give labels, sort the images into a folder")
 
 
 def test_non_finite_outputs_are_broken_whatever_else_is_true():
@@ -186,7 +223,9 @@ def test_a_score_of_0_is_no_measure_of_a_loss():
 def test_speed_ups_carry_their_interval_and_the_other_batch_sizes():
     int8 = verdicts(make_classification())[0]
     assert "speed-up 2.31x, 95% interval 2.28 to 2.36" in int8.sentences[1]
-    assert int8.sentences[2] == "Speed-up at other batch sizes: 2.59x at batch size 8, 2.86x at batch size 32."
+    assert int8.sentences[2] == (
+        "Speed-up at other batch sizes: 2.59x (2.55 to 2.64) at batch size 8, 2.86x (2.82 to 2.92) at batch size 32."
+    )
 
 
 def test_a_partial_report_is_called_partial_before_all_else():

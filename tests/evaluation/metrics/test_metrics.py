@@ -14,6 +14,7 @@ from quantkit.evaluation.metrics.agreement import Agreement
 from quantkit.evaluation.metrics.cosine import Cosine
 from quantkit.evaluation.metrics.equality import Equality
 from quantkit.evaluation.metrics.flips import Flips
+from quantkit.evaluation.metrics.named_classes import NamedClasses
 from quantkit.evaluation.metrics.non_finite import NonFinite
 from quantkit.evaluation.metrics.sqnr import Sqnr
 
@@ -49,6 +50,15 @@ def test_rank_is_the_position_in_a_stable_descending_sort(pair):
     order = np.argsort(-scores, axis=1, kind="stable")
     expected = [list(row).index(target) for row, target in zip(order, targets, strict=True)]
     assert rank_targets(scores, targets).tolist() == expected
+
+
+@given(labelled_pairs())
+def test_named_classes_are_those_that_are_the_highest_anywhere(pair):
+    scores, _, _ = pair
+    named = NamedClasses()
+    for row in scores:
+        named.update(row[None])
+    assert named.compute() == {"named_classes": len(set(scores.argmax(axis=1).tolist()))}
 
 
 @given(labelled_pairs())
