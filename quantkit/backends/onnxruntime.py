@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import numpy as np
 from quantkit._version import DISTRIBUTION
 from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError
-from quantkit.types import Array, SharedModel, TensorSpec
+from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
-__all__ = ["OnnxRuntimeRunner", "runtime_version"]
+__all__ = ["OnnxRuntimeRunner", "has_operator", "runtime_version", "using_extensions"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -57,6 +59,7 @@ class OnnxRuntimeRunner:
     ) -> None:
         ort = _import()
         options = ort.SessionOptions()
+        _register_extensions(options)
         options.intra_op_num_threads = threads
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
@@ -129,6 +132,7 @@ def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
     ort = _import()
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
+    _register_extensions(options)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
@@ -140,6 +144,45 @@ def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
 
 
 TYPE_SOURCES["onnxruntime"] = infer_output_types
+
+
+@contextmanager
+def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
+    """Registers libraries of custom operators with every session that is made meanwhile.
+
+    Raises:
+        BackendError: there is no such file.
+    """
+    for path in libraries:
+        if not Path(path).is_file():
+            raise BackendError(f"--ort-extension {path}: no such file")
+    _extensions.extend(str(Path(path).resolve()) for path in libraries)
+    try:
+        yield
+    finally:
+        del _extensions[len(_extensions) - len(libraries) :]
+
+
+_extensions: list[str] = []
+
+
+def has_operator(domain: str, op_type: str) -> bool:
+    """Whether ONNX Runtime knows an operator, or a library of `using_extensions` may."""
+    return bool(_extensions) or (domain, op_type) in _own_operators()
+
+
+@functools.cache
+def _own_operators() -> frozenset[tuple[str, str]]:
+    schemas = _import().capi.onnxruntime_pybind11_state.get_all_operator_schema()
+    return frozenset((str(schema.domain), str(schema.name)) for schema in schemas)
+
+
+def _register_extensions(options: Any) -> None:
+    for path in _extensions:
+        try:
+            options.register_custom_ops_library(path)
+        except Exception as error:
+            raise BackendError(f"--ort-extension {path}: ONNX Runtime cannot load it: {_reason(error)}") from error
 
 
 def runtime_version() -> str:

@@ -17,6 +17,7 @@ from quantkit.cli.text import bytes_text, count_text, make_console, print_line, 
 from quantkit.commands.inspect import EngineInspection
 from quantkit.commands.inspect import inspect as inspect_file
 from quantkit.graph.inspection import ModelInspection
+from quantkit.types.options import PATHS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,10 @@ def inspect(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the layer times of an engine in a separate pass (needs its GPU).")
     ] = False,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--plugins", help="TensorRT plugin library of the engine. Repeatable or comma separated."),
+    ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="List all layers, operators and findings.")] = False,
     sort: Annotated[
         Literal["network", "amax", "name"], typer.Option("--sort", help="Order of the tensors of a cache or table.")
@@ -67,7 +72,7 @@ def inspect(
     Engine: layers with their ONNX nodes, precisions, reformats, kernels and memory. ONNX model: operators, and Q/DQ
     nodes that violate TensorRT's rules. Calibration cache or table: ranges.
     """
-    result = inspect_file(path, profile=profile, measure=measure)
+    result = inspect_file(path, profile=profile, measure=measure, plugins=PATHS.parse(tuple(plugins or ())))
     if as_json:
         typer.echo(json.dumps(json_from_inspection(result, sort=sort, pattern=pattern), indent=2))
         return

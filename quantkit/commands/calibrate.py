@@ -14,6 +14,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
+from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
@@ -80,12 +81,26 @@ def calibrate(
     options, native, reason = _choose_calibrator(options)
     model = FloatModel.open(model)
     model.check_float()
-    observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
+    with with_extensions(options):
+        return _calibrate(model, data, options, (native, reason), notify)
+
+
+def _calibrate(
+    model: FloatModel,
+    data: PathLike,
+    options: CalibrationOptions,
+    chosen: tuple[Library | None, str],
+    notify: Notify,
+) -> CalibrationTable:
+    native, reason = chosen
+    runnable = cut_to_runnable(model, notify)
+    observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
     dataset = _open_dataset(model, data, options, notify)
     settings = _settings(options, dataset, native)
     notify(Notice("info", "calibrator", f"calibrator: {settings['calibrator']} ({reason})"))
     run = CalibrationRun(
         model=model,
+        runnable=runnable,
         dataset=dataset,
         origin=_origin(model, dataset, settings, observed.probabilities),
         settings=settings,
@@ -145,6 +160,8 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
     """What decides a table beside model, data and preprocessing, as the table stores it."""
     order_decides = options.histogram == "tensorrt" or native is not None
     own = native is None or options.method == "auto"
+    # Nothing was left to choose: any larger number of samples gives the same ones.
+    takes_all = len(dataset) == len(getattr(dataset, "dataset", dataset))
     settings: dict[str, Setting] = {
         "calibrator": " and ".join([*([native.title] if native is not None else []), *(["quantkit"] if own else [])]),
         **method_settings(options.method, options.method_options),
@@ -152,7 +169,7 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
         "observed": "all" if options.all_tensors or not own else "quantized",
         "order": options.order,
         "seed": options.seed,
-        "num_samples": None if _takes_all(dataset) else options.num_samples,
+        "num_samples": None if takes_all else options.num_samples,
         "batch_size": options.batch_size if order_decides else None,
     }
     if own and options.effort != "fast":
@@ -180,8 +197,3 @@ def _origin(
         versions={"quantkit": __version__, "onnxruntime": runtime_version()},
         unclipped=unclipped,
     )
-
-
-def _takes_all(dataset: Dataset) -> bool:
-    """Whether nothing was left to choose: any larger number of samples gives the same ones."""
-    return len(dataset) == len(getattr(dataset, "dataset", dataset))

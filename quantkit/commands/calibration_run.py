@@ -15,7 +15,8 @@ from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import save_table, table_checksum
 from quantkit.commands.build import build, describe_engine
-from quantkit.commands.collect import collect_statistics, find_interrupted
+from quantkit.commands.collect import collect_statistics, find_interrupted, warn_of_samples
+from quantkit.commands.extensions import unobserved_tensors
 from quantkit.commands.native_calibration import NativeCalibration, calibrate_natively
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
@@ -38,14 +39,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationRun"]
 
-_FEW_SAMPLES = 100
-
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """What a calibration was asked for, checked and opened; the arguments of `calibrate` have their names."""
+    """What a calibration was asked for, checked and opened; the arguments of `calibrate` have their names.
+
+    Attributes:
+        runnable: the part of the model that ONNX Runtime can run: all of it, or what lies before plugins.
+    """
 
     model: FloatModel
+    runnable: FloatModel
     dataset: Dataset
     origin: StatisticsOrigin
     settings: Mapping[str, Setting]
@@ -129,7 +133,7 @@ class CalibrationRun:
             versions[self.native.name] = ".".join(map(str, self.native.version))
             others = {self.native.name: {tensor: r.amax for tensor, r in made.ranges.items()}}
         table = self._table(ranges, skipped, kept.num_samples, versions)
-        table = refine_table(table, kept, self.model, self.dataset, self.options, others=others, notify=self.notify)
+        table = refine_table(table, kept, self.runnable, self.dataset, self.options, others=others, notify=self.notify)
         self._finish(table)
         if self.files is not None:
             self.files.checkpoint.unlink(missing_ok=True)
@@ -153,8 +157,8 @@ class CalibrationRun:
         checkpoint = None if self.files is None else self.files.checkpoint
         known = (self.dataset, self.observed, self.origin, self.options)
         resumed = find_interrupted(checkpoint, *known, notify=self.notify)
-        tell_conversion(self.model, self.dataset, self.notify)
-        graph = expose(self.model.prepared(), self.observed.names)
+        tell_conversion(self.runnable, self.dataset, self.notify)
+        graph = expose(self.runnable.prepared(), self.observed.names)
         kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:
@@ -170,7 +174,7 @@ class CalibrationRun:
     ) -> CalibrationTable:
         return CalibrationTable(
             tensors=ranges,
-            skipped=skipped,
+            skipped={**unobserved_tensors(self.model, self.runnable), **skipped},
             model_hash=self.model.hash,
             model_name=self.model.name,
             dataset_fingerprint=self.dataset.fingerprint,
@@ -182,13 +186,7 @@ class CalibrationRun:
 
     def _finish(self, table: CalibrationTable) -> CalibrationTable:
         """Says what a user should know of a new table, and writes it."""
-        if table.num_samples < _FEW_SAMPLES:
-            count = "1 calibration sample" if table.num_samples == 1 else f"{table.num_samples} calibration samples"
-            text = f"Only {count}; {_FEW_SAMPLES}-500 are recommended."
-            self.notify(Notice("warning", "samples", text))
-        for tensor in (name for name in table.skipped if name in self.observed.needed):
-            text = f"Tensor {tensor!r} was zero on every sample and is not quantized."
-            self.notify(Notice("warning", "constant", text))
+        warn_of_samples(table, self.observed.needed, self.notify)
         if self.files is not None:
             if table.refinement is not None:
                 save_refinement(table.refinement, self.files.refinement, table=table_checksum(table))

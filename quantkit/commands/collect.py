@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
-from quantkit.types import Batch, Dataset
+from quantkit.types import Batch, CalibrationTable, Dataset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import StatisticsOrigin
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions
+
+_FEW_SAMPLES = 100
 
 CHECKPOINT_S = 30.0
 """Seconds of work that an interruption may cost. Writing statistics of 300 tensors takes some 40 ms."""
@@ -142,6 +144,15 @@ def collect_statistics(
             )
         )
     return done
+
+
+def warn_of_samples(table: CalibrationTable, needed: Collection[str], notify: Notify) -> None:
+    """Warns of few samples, and of tensors among `needed` that were zero on all of them."""
+    if table.num_samples < _FEW_SAMPLES:
+        count = "1 calibration sample" if table.num_samples == 1 else f"{table.num_samples} calibration samples"
+        notify(Notice("warning", "samples", f"Only {count}; {_FEW_SAMPLES}-500 are recommended."))
+    for tensor in (name for name in table.skipped if name in needed):
+        notify(Notice("warning", "constant", f"Tensor {tensor!r} was zero on every sample and is not quantized."))
 
 
 def _rest_of_batches(

@@ -9,6 +9,7 @@ from typing import Any
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
+from quantkit.commands.extensions import check_runnable, with_extensions
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
@@ -61,6 +62,18 @@ def evaluate(
     options = make_options(EvaluationOptions, options, keywords)
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
+    with with_extensions(options):
+        return _evaluate(model, data, options, task_options, should_stop or _never, notify)
+
+
+def _evaluate(
+    model: PathLike | FloatModel,
+    data: PathLike,
+    options: EvaluationOptions,
+    task_options: TaskOptions,
+    should_stop: Callable[[], bool],
+    notify: Notify,
+) -> Report:
     table = open_planned_table(options.table, options.plan)
     model = _open_float_model(model, table)
     choose_variants(options.variants, table)  # a wrong name is said before anything is read
@@ -86,7 +99,7 @@ def evaluate(
         table=table,
         judge=judge,
         environment=environment,
-        should_stop=should_stop or _never,
+        should_stop=should_stop,
     )
     if measured.is_partial(dataset):
         text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
@@ -186,4 +199,5 @@ def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | No
         raise ModelError(f"{model} is already quantized: pass the float model, and this one as --variant NAME={model}")
     if table is not None:
         check_table(table, model)
+    check_runnable(model)
     return model

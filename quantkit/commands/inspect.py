@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,9 @@ class EngineInspection:
 Inspection = EngineInspection | ModelInspection | CacheInspection | TableInspection
 
 
-def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = False) -> Inspection:
+def inspect(
+    path: PathLike, *, profile: PathLike | None = None, measure: bool = False, plugins: Sequence[PathLike] = ()
+) -> Inspection:
     """Finds out by its content what a file is, and what is in it.
 
     Args:
@@ -47,6 +49,7 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
             calibration table.
         profile: layer times of the engine, as trtexec --exportProfile writes them.
         measure: time the layers of an engine here, in a pass of its own; needs its GPU.
+        plugins: libraries of TensorRT plugins that an engine needs.
 
     Raises:
         QuantKitError: it is none of them, or cannot be read; the message names the file and the fix.
@@ -61,7 +64,7 @@ def inspect(path: PathLike, *, profile: PathLike | None = None, measure: bool = 
     if (profile is not None and not (is_engine or is_json)) or (measure and not is_engine):
         raise BackendError(f"{file} is not an engine: --profile and --measure are for the layer times of engines")
     if is_engine:
-        return _inspect_engine(file, profile, measure=measure)
+        return _inspect_engine(file, profile, measure=measure, plugins=plugins)
     if is_json:
         return _inspect_json(file, profile)
     if head.startswith(b"TRT-"):
@@ -87,8 +90,10 @@ def _read(file: Path, size: int = -1) -> bytes:
         raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def _inspect_engine(file: Path, profile: PathLike | None, *, measure: bool) -> EngineInspection:
-    anatomy = read_engine(_read(file), name=str(file), measure=measure)
+def _inspect_engine(
+    file: Path, profile: PathLike | None, *, measure: bool, plugins: Sequence[PathLike]
+) -> EngineInspection:
+    anatomy = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins)
     return EngineInspection(file, _with_profile(anatomy, profile), describe_build(file))
 
 

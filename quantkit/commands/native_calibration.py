@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.backends.cuda.context import PrimaryContext
@@ -98,7 +99,9 @@ def calibrate_natively(
     float_nodes = tuple(match_nodes(graph, options.exclude))
     # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
     dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
-    build_options = BuildOptions(profiles=resolve_profiles(dynamic, (), known=shapes, axes=axes))
+    build_options = BuildOptions(
+        profiles=resolve_profiles(dynamic, (), known=shapes, axes=axes), plugins=tuple(map(Path, options.plugins))
+    )
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:

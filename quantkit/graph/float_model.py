@@ -135,6 +135,12 @@ class FloatModel:
         except Exception as error:  # a cycle, a call that does not fit its function
             raise ModelError(f"{self.name}: invalid graph: {root_cause(error)}") from error
 
+    def with_graph(self, graph: ir.Model) -> FloatModel:
+        """This model with a part of its graph in the place of the whole; name, hash and files stay."""
+        part = copy.copy(self)
+        part.__dict__ |= {"hash": self.hash, "graph": graph, "_prepared": {}}
+        return part
+
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""
         if self.is_quantized:

@@ -20,6 +20,7 @@ import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
+from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
 from quantkit.notices import logs_duration
 from quantkit.storage import write_atomically, write_bytes
@@ -175,7 +176,8 @@ def serialize_model(model: ir.Model, folder: str | os.PathLike[str]) -> bytes | 
     if weight_bytes(model) < LARGE_MODEL_BYTES:
         return _serialized(model)
     path = Path(folder) / "model.onnx"
-    ir.save(model, path, external_data="model.onnx.data")
+    with put_back(model):
+        ir.save(model, path, external_data="model.onnx.data")
     return path
 
 
@@ -220,7 +222,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...
     written: list[Path] = []
 
     def write_model(temporary: Path) -> None:
-        ir.save(model, temporary, format="protobuf", external_data=data.name)
+        with put_back(model):
+            ir.save(model, temporary, format="protobuf", external_data=data.name)
         written.append(data)
 
     write_atomically(target, write_model)
@@ -301,7 +304,7 @@ def _serialized(model: ir.Model, *, keep: Container[str] = ()) -> bytes:
     for value in _external_weights(model):
         if value.const_value is not None and not (value.name in keep and value.graph is model.graph):
             value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
-    with quiet():
+    with quiet(), put_back(model):
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 

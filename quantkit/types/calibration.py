@@ -23,8 +23,13 @@ Setting = str | int | float | bool | None
 NOT_LISTED = "not in the cache that the table was made from"
 """Reason in a table's `skipped`: no range is known, which is not the same as always zero."""
 
+NOT_OBSERVED = "behind an operator that calibration could not run"
+"""Likewise: a plugin, for which ONNX Runtime has no kernel."""
+
 NOT_FINITE = "NaN or infinite on a sample, or empty on all of them"
 """Likewise, of a tensor that no Q/DQ needs."""
+
+_UNKNOWN = (NOT_LISTED, NOT_OBSERVED, NOT_FINITE)
 
 
 @dataclass
@@ -182,4 +187,4 @@ class CalibrationTable:
     @property
     def always_zero(self) -> tuple[str, ...]:
         """Of `skipped`, the tensors that were zero on every sample; of the others no range is known."""
-        return tuple(name for name, reason in self.skipped.items() if reason not in (NOT_LISTED, NOT_FINITE))
+        return tuple(name for name, reason in self.skipped.items() if reason not in _UNKNOWN)

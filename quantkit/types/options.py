@@ -37,6 +37,7 @@ __all__ = [
     "EngineOptions",
     "EvaluationOptions",
     "ExcludeOptions",
+    "ExtensionOptions",
     "HighPrecision",
     "ImageOptions",
     "MergeOptions",
@@ -96,6 +97,7 @@ def _join(values: Any) -> str:
 
 
 PATH = TextForm(Path)
+PATHS = TextForm(lambda words: tuple(Path(name) for text in words for name in text.split(",")))
 TEXT = TextForm(str)
 _SIZE = TextForm(_parse_size, lambda size: f"{size[0]}x{size[1]}")
 _RATIO = TextForm(_parse_ratio, repr)
@@ -337,6 +339,31 @@ class StrictDataOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtensionOptions:
+    """Libraries with operators that a runtime lacks.
+
+    Attributes:
+        plugins: of TensorRT.
+        ort_extension: of ONNX Runtime.
+    """
+
+    plugins: Sequence[PathLike] = option(
+        (),
+        "TensorRT plugin library (.so, .dll). Repeatable or comma separated.",
+        group=EXPERT,
+        form=PATHS,
+        repeatable=True,
+    )
+    ort_extension: Sequence[PathLike] = option(
+        (),
+        "Library of custom ONNX Runtime operators, for operators that it lacks. Repeatable or comma separated.",
+        group=EXPERT,
+        form=PATHS,
+        repeatable=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExcludeOptions:
     """What stays in float.
 
@@ -371,7 +398,7 @@ class MethodOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(MethodOptions, StrictDataOptions):
+class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions):
     """Options of `calibrate`.
 
     Attributes:
@@ -497,7 +524,7 @@ class QuantizeOptions(ExcludeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(ExcludeOptions, StrictDataOptions):
+class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
     """Options of `evaluate`.
 
     Attributes:

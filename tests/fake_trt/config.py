@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import c_bool, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from typing import ClassVar
 
 from tests.fake_trt.abi import Abi, FakeObject, slot
@@ -35,6 +35,7 @@ class Config(FakeObject):
         self.timing_cache: int | None = None
         self.device_types: dict[int, int] = {}
         self.progress_monitor: int | None = None
+        self.plugins_to_serialize: list[str] = []
         super().__init__()
 
     def find(self, name):
@@ -144,6 +145,11 @@ class Config(FakeObject):
     @slot(c_bool, c_void_p)
     def canRunOnDLA(self, layer):
         return True
+
+    @slot(None, c_void_p, c_int32)
+    def setPluginsToSerialize(self, paths, number):
+        texts = (c_char_p * number).from_address(paths)
+        self.plugins_to_serialize = [text.decode() for text in texts]
 
     @slot(None, c_void_p)
     def setProgressMonitor(self, monitor):

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from ctypes import c_bool, c_int32, c_long, c_uint32, c_void_p
+from ctypes import c_bool, c_char_p, c_int32, c_long, c_uint32, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Fake:
         on_batch: called with names and device pointers while TensorRT would compute on a calibration batch.
         max_batches: calibration stops asking after so many batches, as it does where the bindings lose an error.
         reads_cache: whether a cache is asked for; TensorRT always does.
+        plugins_ready: whether NVIDIA's plugins are registered.
+        loaded: plugin libraries that were registered by path.
         scale_bits: what calibration finds for a tensor, instead of what magnitude 1 gives.
     """
 
@@ -47,6 +49,8 @@ class Fake:
     max_batches: int = _TOO_MANY_BATCHES
     reads_cache: bool = True
     scale_bits: dict[str, str] = field(default_factory=dict)
+    plugins_ready: bool = False
+    loaded: list[str] = field(default_factory=list)
     unimplemented: list[tuple[str, str]] = field(default_factory=lambda: abi.unimplemented)
     errors: list[str] = field(default_factory=lambda: abi.errors)
 
@@ -76,9 +80,28 @@ def load(stubs: str | os.PathLike[str], bindings: str | os.PathLike[str]) -> Fak
         made = abi.keep(ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_long)(function))
         getattr(libraries[library], f"hook_{name}")(made)
 
+    def init_plugins(*_: int) -> int:
+        fake.plugins_ready = True
+        return 1
+
+    registry = PluginRegistry()
+    hook("libnvinfer_plugin", "initLibNvInferPlugins", init_plugins)
+    hook("libnvinfer", "getPluginRegistry", lambda *_: registry.address)
     hook("libnvinfer", "createInferBuilder_INTERNAL", lambda logger, *_: Builder(logger).address)
     hook("libnvonnxparser", "createNvOnnxParser_INTERNAL", lambda net, *_: Parser(FakeObject.by_address[net]).address)
     return fake
+
+
+class PluginRegistry(FakeObject):
+    cls = "IPluginRegistry"
+    is_interface = True
+
+    @slot(c_void_p, c_char_p)
+    def loadLibrary(self, path):
+        if path.decode() in fake.loaded:
+            return None  # its plugins are registered already
+        fake.loaded.append(path.decode())
+        return len(fake.loaded)
 
 
 class Builder(FakeObject):
@@ -86,6 +109,7 @@ class Builder(FakeObject):
 
     def __init__(self, logger: int) -> None:
         self.logger = logger
+        self.plugins_ready, self.loaded = fake.plugins_ready, list(fake.loaded)
         super().__init__()
 
     @slot(c_void_p, c_uint32)
@@ -154,6 +178,11 @@ class Builder(FakeObject):
             self.log(ERROR, "Network has dynamic or shape inputs, but no optimization profile has been defined.")
             return None
         engine = _describe(network, config)
+        engine["plugins"] = {
+            "before_builder": self.plugins_ready,
+            "loaded": self.loaded,
+            "serialized": config.plugins_to_serialize,
+        }
         if config.is_on("INT8") and not engine["qdq"]:
             if config.calibrator:
                 engine["calibration"] = self._calibrate(network, config)

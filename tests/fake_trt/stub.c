@@ -19,7 +19,11 @@ EXPORT int getInferLibVersion(void) { return TRT_VERSION; }
 #endif
 
 #ifdef STUB_NVINFER_PLUGIN
-EXPORT int initLibNvInferPlugins(void *logger, const char *name_space) { (void)logger; (void)name_space; return 1; }
+static int (*hook_of_init)(void *, const char *);
+EXPORT void hook_initLibNvInferPlugins(void *hook) { hook_of_init = (int (*)(void *, const char *))hook; }
+EXPORT int initLibNvInferPlugins(void *logger, const char *name_space) {
+    return hook_of_init ? hook_of_init(logger, name_space) : 1;
+}
 #endif
 
 #ifdef STUB_NVONNXPARSER

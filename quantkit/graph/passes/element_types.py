@@ -60,7 +60,7 @@ def _from_stand_ins(model: ir.Model) -> None:
 
 
 def _from_schemas(model: ir.Model) -> None:
-    """An output has the type of the inputs that its schema calls by the same name, or the only one allowed."""
+    """A tensor has the type of others that a schema calls by the same name: outputs, and what no schema makes."""
     opset = model.graph.opset_imports.get("", 1)
     for node in model.graph:
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
@@ -71,9 +71,10 @@ def _from_schemas(model: ir.Model) -> None:
             for formal, value in zip(schema.inputs, node.inputs, strict=False)
             if value is not None and value.dtype is not None
         }
-        for formal, value in zip(schema.outputs, node.outputs, strict=False):
+        pairs = [*zip(schema.inputs, node.inputs, strict=False), *zip(schema.outputs, node.outputs, strict=False)]
+        for formal, value in pairs:
             dtype = known.get(formal.type_str)
-            if value.type is None and dtype is not None:
+            if value is not None and value.type is None and dtype is not None:
                 value.type = ir.TensorType(dtype)
 
 

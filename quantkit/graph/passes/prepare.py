@@ -16,6 +16,7 @@ from quantkit.graph.passes.constants import fold_constants
 from quantkit.graph.passes.element_types import infer_types
 from quantkit.graph.passes.opset import convert_opset
 from quantkit.graph.passes.products import rewrite_products
+from quantkit.graph.unknown_operators import set_aside
 from quantkit.types import OLDEST_QDQ_OPSET
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
@@ -63,6 +64,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
         for value in (*model.graph.inputs, *model.graph.outputs):
             if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
                 value.shape = ir.Shape(None if isinstance(d, int) and d < 0 else d for d in value.shape)
+        set_aside(model)
         # Before opset conversion, so that names do not depend on the opset.
         _name_nodes(model.graph)
         if _is_half(model):

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile
 from quantkit.errors import BackendError
 from quantkit.types.option import TextForm, option
+from quantkit.types.options import PATHS
 
 Mode = Literal["implicit", "explicit"]
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
@@ -54,6 +55,7 @@ class BuildOptions:
         sparsity: use kernels for 2:4 sparse weights where the weights are.
         tf32: FP32 products may run with 10 bits of mantissa; None leaves TensorRT's default, which is yes.
         targets: for TensorRT-RTX: GPUs to build for, such as ("sm86", "sm89").
+        plugins: libraries of TensorRT plugins; a version-compatible engine carries them.
         precision_constraints: for implicit INT8: whether a layer that must stay in float fails the build if it cannot.
     """
 
@@ -88,6 +90,13 @@ class BuildOptions:
     dla_core: int | None = option(None, "DLA core to run on (Jetson).", group=_ENGINE)
     allow_gpu_fallback: bool = option(False, "Let the GPU run layers the DLA cannot.", group=_ENGINE)
     sparsity: bool = option(False, "Use kernels for 2:4 sparse weights.", group=_ENGINE)
+    plugins: tuple[Path, ...] = option(
+        (),
+        "TensorRT plugin library (.so, .dll); a version-compatible engine carries it. Repeatable or comma separated.",
+        group=_ENGINE,
+        form=PATHS,
+        repeatable=True,
+    )
     tf32: bool | None = option(
         None,
         "Allow TF32 in FP32 matrix products and convolutions.",
@@ -140,6 +149,7 @@ class BuildOptions:
             "allow_gpu_fallback": self.allow_gpu_fallback,
             "sparsity": self.sparsity,
             "targets": list(self.targets),
+            "plugins": [Path(path).name for path in self.plugins],
         }
         # 0 is a choice: a DLA core, an optimization level.
         chosen = {

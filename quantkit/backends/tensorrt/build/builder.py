@@ -24,6 +24,7 @@ from quantkit.backends.tensorrt.calibrators.streaming import Calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.logger import make_logger
+from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
 from quantkit.notices import Notice, Notify, announcing, logs_duration
 
@@ -124,7 +125,7 @@ def build_engine(
             raise BackendError("implicit INT8 needs ranges or a calibrator")
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
-    build = _Build.start(library, typing, model, notify=notify if verbose else None)
+    build = _Build.start(library, typing, model, plugins=options.plugins, notify=notify if verbose else None)
     build.parse()
     if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(model.name, typing))
@@ -168,10 +169,13 @@ class _Build:
         typing: Typing,
         model: OnnxInput,
         *,
+        plugins: Sequence[Path],
         notify: Notify | None,
     ) -> _Build:
         trt = library.module
         logger = make_logger(library, notify=notify, verbose=notify is not None)
+        init_standard_plugins(library, logger)
+        load_plugins(library, plugins)
         try:
             builder = trt.Builder(logger)
         except (TypeError, RuntimeError) as error:
@@ -272,7 +276,8 @@ class _Build:
         if str(getattr(error.code(), "name", "")).startswith("UNSUPPORTED"):
             reason = "it does not support this operator" + (f" ({reason})" if reason != "false" else "")
         elif "Plugin not found" in reason:
-            reason = "this is not an ONNX operator, and no plugin of that name is loaded"
+            fix = "" if self.library.is_rtx else " (--plugins LIBRARY)"
+            reason = f"this is not an ONNX operator, and no plugin of that name is loaded{fix}"
         index = error.node()
         if hasattr(error, "node_name") and (node := error.node_name()):
             title = f"node {node!r} ({error.node_operator()})"

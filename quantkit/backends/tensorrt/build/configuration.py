@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
@@ -66,6 +67,8 @@ def configure(library: Library, builder: Any, config: Any, options: BuildOptions
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.dla_core is not None:
         _use_dla(trt, builder, config, options.dla_core)
+    if options.plugins and options.version_compatible:
+        config.plugins_to_serialize = [str(Path(path).resolve()) for path in options.plugins]
     if options.timing_cache is not None:
         attach_timing_cache(config, options.timing_cache)
     if options.targets:
@@ -119,6 +122,7 @@ def _unfit_for_rtx(options: BuildOptions, gpu: Gpu | None) -> dict[str, tuple[bo
             "name the GPUs with --target; without it the engine is for all from SM80 on",
         ),
         "--version-compatible": (options.version_compatible, "it has no lean runtime to put into the engine"),
+        "--plugins": (bool(options.plugins), "it takes none"),
         "--dla-core": (options.dla_core is not None, "it runs on GPUs only"),
         "--refit": (options.refit and gpu is None, needs_gpu),
         "--strip-weights": (options.strip_weights and gpu is None, needs_gpu),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,9 @@ from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC, read_plan
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
+from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
 from quantkit.errors import BackendError
+from quantkit.types import PathLike
 
 _EXPORT = (
     "where it runs, export it with trtexec --loadEngine=ENGINE --exportLayerInfo=layers.json, then inspect layers.json"
@@ -28,13 +31,14 @@ _WARM_UP_RUNS = 3
 _TIMED_RUNS = 20
 
 
-def read_engine(content: bytes, *, name: str, measure: bool = False) -> EngineLayers:
+def read_engine(content: bytes, *, name: str, measure: bool = False, plugins: Sequence[PathLike] = ()) -> EngineLayers:
     """The layers of an engine.
 
     Args:
         content: of the file; Ultralytics' header of metadata is skipped.
         name: of the file, for messages.
         measure: time its layers here.
+        plugins: libraries of TensorRT plugins that it needs.
 
     Raises:
         BackendError: TensorRT is not installed or rejects the engine, and the file has no readable layer list.
@@ -46,6 +50,7 @@ def read_engine(content: bytes, *, name: str, measure: bool = False) -> EngineLa
     plan = read_plan(content) if is_rtx else None
     try:
         library = load_library("tensorrt-rtx" if is_rtx else "tensorrt")
+        load_plugins(library, plugins)
         anatomy = _read_with(library, content, measure=measure)
     except BackendError as error:
         if plan is not None and not measure:
@@ -71,6 +76,7 @@ def _without_metadata(content: bytes) -> bytes:
 def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLayers:
     trt = library.module
     logger = make_logger(library)
+    init_standard_plugins(library, logger)
     try:
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(content)

@@ -13,6 +13,7 @@ from quantkit.backends.cuda.streams import make_stream, report_cuda_errors
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
+from quantkit.backends.tensorrt.plugins import init_standard_plugins
 from quantkit.backends.tensorrt.runtime.bindings import Binding, read_bindings
 from quantkit.backends.tensorrt.runtime.engine_memory import EngineMemory
 from quantkit.backends.tensorrt.runtime.execution import Execution, describe_errors
@@ -171,6 +172,7 @@ class TensorRTRunner:
     def _open(self, content: bytes, profile: int, *, cuda_graph: bool) -> None:
         title, name = self._library.title, self._name
         self._logger = make_logger(self._library)
+        init_standard_plugins(self._library, self._logger)
         try:
             self._runtime = self._library.module.Runtime(self._logger)
         except TypeError as error:

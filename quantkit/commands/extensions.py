@@ -1,0 +1,62 @@
+"""Operators that a runtime lacks: the user's libraries are loaded, and a model is cut in front of what nobody runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from quantkit.backends.onnxruntime import has_operator, using_extensions
+from quantkit.backends.tensorrt.library import load_library
+from quantkit.backends.tensorrt.plugins import load_plugins
+from quantkit.errors import ModelError
+from quantkit.graph.observed_tensors import observed_tensors
+from quantkit.graph.runnable_part import runnable_part
+from quantkit.notices import Notice, Notify, join_names
+from quantkit.types.calibration import NOT_OBSERVED
+
+if TYPE_CHECKING:
+    from quantkit.graph.float_model import FloatModel
+    from quantkit.types.options import ExtensionOptions
+
+__all__ = ["check_runnable", "cut_to_runnable", "unobserved_tensors", "with_extensions"]
+
+_FIX = "--ort-extension LIBRARY brings kernels"
+
+
+@contextmanager
+def with_extensions(options: ExtensionOptions) -> Iterator[None]:
+    """ONNX Runtime has the user's operators meanwhile, TensorRT the plugins from now on.
+
+    Raises:
+        BackendError: a library is missing or does not load.
+    """
+    if options.plugins:
+        load_plugins(load_library("tensorrt"), options.plugins)
+    with using_extensions(options.ort_extension):
+        yield
+
+
+def cut_to_runnable(model: FloatModel, notify: Notify) -> FloatModel:
+    """The part of a model that ONNX Runtime can run; says in front of which operators it ends."""
+    part, obstacles = runnable_part(model, has_operator)
+    if obstacles:
+        text = f"Calibration stops in front of {join_names(obstacles)}: ONNX Runtime has no such operator. What lies "
+        notify(Notice("warning", "model", f"{text}behind stays in float; {_FIX}."))
+    return part
+
+
+def unobserved_tensors(model: FloatModel, part: FloatModel) -> dict[str, str]:
+    """What Q/DQ would need of a model beside its runnable part, with the reason for which no range is known."""
+    if part is model:
+        return {}
+    seen = set(observed_tensors(part.prepared(), all_tensors=True).names)
+    needed = observed_tensors(model.prepared(), all_tensors=False).names
+    return {name: NOT_OBSERVED for name in needed if name not in seen}
+
+
+def check_runnable(model: FloatModel) -> None:
+    """Raises `ModelError` if ONNX Runtime lacks operators of the model."""
+    _, obstacles = runnable_part(model, has_operator)
+    if obstacles:
+        raise ModelError(f"{model.name}: ONNX Runtime has no operator for {join_names(obstacles)}: {_FIX}")

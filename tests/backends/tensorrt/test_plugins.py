@@ -1,0 +1,175 @@
+"""Plugins: NVIDIA's are registered before a builder, the user's are loaded, and their operators pass through."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import quantkit
+from quantkit.backends.tensorrt.library import Library
+from quantkit.backends.tensorrt.plugins import load_plugins
+from quantkit.cli import main
+from quantkit.errors import BackendError
+
+from ...cli.conftest import Outcome
+from ...graph.builder import Builder
+from . import asked
+
+
+@pytest.fixture
+def command(capsys):
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plugin_libraries(tmp_path_factory):
+    """One whose plugins register themselves, one whose plugins TensorRT asks for, and one for ONNX Runtime."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    folder = tmp_path_factory.mktemp("plugins")
+    sources = {
+        "static": "int x;",
+        "dynamic": "void *getCreators(int *count) { *count = 0; return 0; }",
+        "extension": "int calls; void *RegisterCustomOps(void *options, const void *api) { calls++; return 0; }",
+    }
+    for name, source in sources.items():
+        command = ["gcc", "-shared", "-fPIC", "-xc", "-", "-o", str(folder / f"{name}.so")]
+        subprocess.run(command, input=source.encode(), check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Convolutions with EfficientNMS_TRT behind them, in the default domain, as graphsurgeon writes it; a table."""
+    folder = tmp_path_factory.mktemp("detector")
+    g = Builder()
+    x = g.op("Relu", g.conv(g.input("x", 3, 8, 8), 3, 16))
+    boxes = g.op("Reshape", g.conv(x, 16, 16), g.constant([0, 256, 4]))
+    g.op("EfficientNMS_TRT", boxes, g.op("Sigmoid", boxes), outputs=4, name="nms", max_output_boxes=10)
+    model = g.model(boxes)
+    del model.graph.output[:]
+    kinds = (TensorProto.INT32, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT32)
+    shapes = ([1], [10, 4], [10], [10])
+    for name, kind, shape in zip(model.graph.node[-1].output, kinds, shapes, strict=True):
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, ["N", *shape]))
+    onnx.save(model, folder / "net.onnx")
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32))
+    told = []
+    quantkit.calibrate(
+        folder / "net.onnx", folder / "x.npy", table_path=folder / "net.calib.json", accuracy="fast", progress=False,
+        notify=lambda notice: told.append(notice.text),
+    )  # fmt: skip
+    assert any("stops in front of nms (EfficientNMS_TRT)" in text for text in told)
+    return folder
+
+
+def build(bindings, folder, options, **words):
+    words = {"output": str(folder / "net.engine"), "force": True, **words}
+    return bindings.call(asked.build_engine, str(folder / "net.onnx"), words, options)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_operator_of_a_plugin_reaches_tensorrt_as_it_was(bindings, detector, precision):
+    """Through opset conversion, FP16 and Q/DQ; NVIDIA's plugins are registered before the builder is made."""
+    answer = build(bindings, detector, {}, precision=precision, table=str(detector / "net.calib.json"))
+    assert "engine" in answer, answer
+    assert answer["engine"]["plugins"]["before_builder"]
+    assert answer["engine"]["inputs"] == [["x", [-1, 3, 8, 8]]]
+    assert len(answer["engine"]["outputs"]) == 4
+    if precision == "int8":
+        assert answer["engine"]["qdq"] > 4
+
+
+def test_plugin_libraries_are_loaded_once_and_carried_by_compatible_engines(bindings, detector, plugin_libraries):
+    paths = [str(plugin_libraries / "static.so"), str(plugin_libraries / "dynamic.so")]
+    plain = build(bindings, detector, {"plugins": paths})
+    assert "engine" in plain, plain
+    again = build(bindings, detector, {"plugins": paths, "version_compatible": True})
+    for answer in (plain, again):
+        assert answer["engine"]["plugins"]["loaded"] == [paths[1]]
+        assert answer["manifest"]["options"]["plugins"] == ["static.so", "dynamic.so"]
+    assert plain["engine"]["plugins"]["serialized"] == []
+    assert again["engine"]["plugins"]["serialized"] == paths
+
+
+def test_a_plugin_library_that_is_missing_or_broken_is_named(bindings, detector, tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_text("no library")
+    for path, said in ((tmp_path / "gone.so", "gone.so: no such file"), (broken, "broken.so does not load: ")):
+        assert said in build(bindings, detector, {"plugins": [str(path)]})["message"]
+
+
+def test_tensorrt_rtx_takes_no_plugins():
+    library = Library(module=None, name="tensorrt-rtx", version=(1, 7, 1))
+    with pytest.raises(BackendError, match=r"--plugins has no use with TensorRT-RTX 1\.7\.1"):
+        load_plugins(library, ["a.so"])
+
+
+@pytest.mark.parametrize("domain", ["", "trt.plugins"])
+def test_the_int8_model_keeps_an_unknown_operator_in_its_domain(tmp_path, domain):
+    """A plugin between convolutions: what is behind it cannot be observed, and stays in float with the reason."""
+    g = Builder()
+    if domain:
+        g.domains[domain] = 1
+    x = g.op("Act_TRT", g.conv(g.input("x", 3, 8, 8), 3, 16), name="act", domain=domain, slope=0.5)
+    onnx.save(g.model(g.conv(x, 16, 16)), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.ones((4, 3, 8, 8), np.float32))
+    table = quantkit.calibrate(tmp_path / "net.onnx", tmp_path / "x.npy", accuracy="fast", progress=False)
+    assert table.skipped["act_out"] == "behind an operator that calibration could not run"
+    for half in ("fp32", "fp16"):
+        made = quantkit.quantize(tmp_path / "net.onnx", table, tmp_path / "int8.onnx", high_precision=half)
+        assert (made.num_quantized, made.num_weighted) == (1, 2)
+        (node,) = [n for n in onnx.load(tmp_path / "int8.onnx").graph.node if n.op_type == "Act_TRT"]
+        assert (node.domain, node.name, node.attribute[0].f) == (domain, "act", 0.5)
+
+
+def test_evaluate_names_the_operator_that_onnx_runtime_lacks(command, detector):
+    outcome = command("evaluate", detector / "net.onnx", "--data", detector / "x.npy", "--latency-s", "0")
+    assert outcome.code == 1
+    assert "ONNX Runtime has no operator for nms (EfficientNMS_TRT): --ort-extension LIBRARY" in outcome.err
+
+
+def test_an_extension_of_onnx_runtime_is_loaded(command, detector, plugin_libraries):
+    """This one registers nothing: ONNX Runtime says what it misses."""
+    words = ("--data", detector / "x.npy", "--output", detector, "--force")
+    path = plugin_libraries / "static.so"
+    outcome = command("calibrate", detector / "net.onnx", *words, "--ort-extension", path)
+    assert outcome.code == 1
+    assert f"--ort-extension {path}: ONNX Runtime cannot load it: " in outcome.err
+    assert "RegisterCustomOps" in outcome.err
+    gone = command("calibrate", detector / "net.onnx", *words, "--ort-extension", "gone.so")
+    assert "--ort-extension gone.so: no such file" in gone.err
+
+
+def test_every_session_gets_the_extension(tmp_path, plugin_libraries):
+    g = Builder()
+    onnx.save(g.model(g.conv(g.input("x", 3, 8, 8), 3, 16)), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.ones((4, 3, 8, 8), np.float32))
+    path = plugin_libraries / "extension.so"
+    calls = ctypes.c_int.in_dll(ctypes.CDLL(str(path)), "calls")
+    words = {"accuracy": "fast", "progress": False}
+    quantkit.calibrate(tmp_path / "net.onnx", tmp_path / "x.npy", ort_extension=[path], **words)
+    registered = calls.value
+    assert registered > 0
+    quantkit.calibrate(tmp_path / "net.onnx", tmp_path / "x.npy", **words)
+    assert calls.value == registered
+
+
+def test_inspect_reads_a_model_with_plugins(command, detector):
+    outcome = command("inspect", detector / "net.onnx", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "EfficientNMS_TRT" in json.dumps(json.loads(outcome.out))
