@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
-from quantkit.commands.extensions import check_runnable, with_extensions
+from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import open_samples, prepared_as, warn_of_batch_axes
-from quantkit.errors import ModelError
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.accurate_session import open_as_run
@@ -75,7 +73,7 @@ def _evaluate(
     notify: Notify,
 ) -> Report:
     table = open_planned_table(options.table, options.plan)
-    model = _open_float_model(model, table)
+    model = open_runnable(model, table)
     choose_variants(options.variants, table)  # a wrong name is said before anything is read
     environment = describe_environment()  # now: later the machine is busy with us
     prepared = prepared_as(table, options.preprocess, data)
@@ -190,14 +188,3 @@ def _analyze(
 
 def _never() -> bool:
     return False
-
-
-def _open_float_model(model: PathLike | FloatModel, table: CalibrationTable | None) -> FloatModel:
-    """The model; one with Q/DQ, or of another table, is refused."""
-    model = FloatModel.open(model)
-    if model.is_quantized:
-        raise ModelError(f"{model} is already quantized: pass the float model, and this one as --variant NAME={model}")
-    if table is not None:
-        check_table(table, model)
-    check_runnable(model)
-    return model

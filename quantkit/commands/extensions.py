@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 from quantkit.backends.onnxruntime import has_operator, using_extensions
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.plugins import load_plugins
+from quantkit.caches.reuse import check_table
 from quantkit.errors import ModelError
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.runnable_part import runnable_part
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.types.calibration import NOT_OBSERVED
 
 if TYPE_CHECKING:
-    from quantkit.graph.float_model import FloatModel
+    from quantkit.types import CalibrationTable, PathLike
     from quantkit.types.options import ExtensionOptions
 
-__all__ = ["check_runnable", "cut_to_runnable", "unobserved_tensors", "with_extensions"]
+__all__ = ["cut_to_runnable", "open_runnable", "unobserved_tensors", "with_extensions"]
 
 _FIX = "--ort-extension LIBRARY brings kernels"
 
@@ -55,8 +57,14 @@ def unobserved_tensors(model: FloatModel, part: FloatModel) -> dict[str, str]:
     return {name: NOT_OBSERVED for name in needed if name not in seen}
 
 
-def check_runnable(model: FloatModel) -> None:
-    """Raises `ModelError` if ONNX Runtime lacks operators of the model."""
+def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None) -> FloatModel:
+    """A float model that ONNX Runtime runs as a whole; one with Q/DQ, or of another table, is refused."""
+    model = FloatModel.open(model)
+    if model.is_quantized:
+        raise ModelError(f"{model} is already quantized: pass the float model, and this one as --variant NAME={model}")
+    if table is not None:
+        check_table(table, model)
     _, obstacles = runnable_part(model, has_operator)
     if obstacles:
         raise ModelError(f"{model.name}: ONNX Runtime has no operator for {join_names(obstacles)}: {_FIX}")
+    return model

@@ -32,6 +32,8 @@ from quantkit.progress import show_progress
 from quantkit.types import Dataset, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from quantkit.backends.tensorrt.library import Library
     from quantkit.types.options import CalibrationOptions
 
@@ -97,11 +99,7 @@ def calibrate_natively(
     )
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
     float_nodes = tuple(match_nodes(graph, options.exclude))
-    # The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`.
-    dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
-    build_options = BuildOptions(
-        profiles=resolve_profiles(dynamic, (), known=shapes, axes=axes), plugins=tuple(map(Path, options.plugins))
-    )
+    build_options = _build_options(graph, shapes, dataset, options)
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:
@@ -140,6 +138,15 @@ def calibrate_natively(
         options=build_options,
         num_samples=len(dataset) - len(skipped),
     )
+
+
+def _build_options(
+    graph: ir.Model, shapes: Mapping[str, list[int]], dataset: Dataset, options: CalibrationOptions
+) -> BuildOptions:
+    """The engine runs on what it was calibrated with, in any batch: other sizes are for `quantkit build`."""
+    dynamic = {spec.name: spec.shape for spec in input_specs(graph)}
+    profiles = resolve_profiles(dynamic, (), known=shapes, axes=batch_axes(dataset))
+    return BuildOptions(profiles=profiles, plugins=tuple(map(Path, options.plugins)))
 
 
 def _fixed_specs(specs: tuple[TensorSpec, ...], dataset: Dataset, batch_size: int) -> tuple[TensorSpec, ...]:
