@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,22 +15,43 @@ from quantkit.cli.generate import with_options
 from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.output import command_line, make_printer
 from quantkit.cli.text import make_console
+from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.evaluate import evaluate as evaluate_variants
-from quantkit.commands.variants import VARIANTS
-from quantkit.errors import INTERRUPTED
+from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation.limits import Limits
+from quantkit.evaluation.models import NO_TABLE, VARIANTS
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.notices import Notice, Notify
 from quantkit.reporting import print_report, write_report
 from quantkit.storage import check_writable
-from quantkit.types.options import EvaluationOptions, MessageOptions
+from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.option import option
+from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, MessageOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions(EvaluationOptions):
+    """Those of `quantkit.evaluate`, and what the command does first.
+
+    Attributes:
+        calibrate_data: what to calibrate on where there is no up-to-date table.
+    """
+
+    calibrate_data: PathLike | None = option(
+        None,
+        "Calibrate on these data first where there is no up-to-date table, as `quantkit calibrate` does with its "
+        "defaults, and keep the table.",
+        group=DATA,
+        form=PATH,
+        unit="path",
+    )
 
 
 @with_options
 def evaluate(
     model: ModelArgument,
     data: DataOption,
-    options: EvaluationOptions,
+    options: CommandOptions,
     task: TaskOptions,
     limits: Limits,
     messages: MessageOptions,
@@ -56,14 +77,17 @@ def evaluate(
     folder = output or model.with_name(f"{model.stem}.report")
     check_writable(folder)
     notify = make_printer(messages.quiet)
-    options = replace(
-        options,
-        table=options.table or _find_table(model, notify),
-        command=command_line(),
-        progress=not messages.quiet,
-    )
+    options = replace(options, command=command_line(), progress=not messages.quiet)
+    if options.calibrate_data is not None:
+        options = replace(options, table=_calibrate(model, options.calibrate_data, options, notify))
+    elif options.table is None:
+        options = replace(options, table=_find_table(model, notify))
+    if limits and not (options.table or options.models or options.engines):
+        raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
     with stop_on_interrupt() as should_stop:
-        result = evaluate_variants(model, data, options, task=task, should_stop=should_stop, notify=notify)
+        result = evaluate_variants(
+            model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
+        )
     paths = write_report(result, folder)
     print_report(result, make_console())
     for path in paths.values():
@@ -91,12 +115,27 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
         raise typer.BadParameter(f"--batch-sizes {sizes} does not include {limits.at_batch}", param_hint="--at-batch")
 
 
+def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: Notify) -> PathLike:
+    """Makes the table or finds it up to date; where it is."""
+    given = options.table
+    table = CalibrationFiles.of_model(model).table if given is None or isinstance(given, CalibrationTable) else given
+    calibration = CalibrationOptions(
+        table_path=table,
+        preprocess=options.preprocess,
+        workers=options.workers,
+        strict=options.strict,
+        progress=options.progress,
+    )
+    calibrate_model(model, data, calibration, notify=notify)
+    return table
+
+
 def _find_table(model: Path, notify: Notify) -> Path | None:
     """The calibration table next to the model."""
     beside = CalibrationFiles.of_model(model).table
     if beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         return beside
-    text = f"No calibration table {beside}; skipping INT8 variants. Run `quantkit calibrate` or pass --table."
-    notify(Notice("info", "ranges", text))
+    text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
+    notify(Notice("warning", "ranges", text))
     return None

@@ -9,7 +9,7 @@ from typing import Any
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
-from quantkit.commands.variants import OpenVariants, choose_variants, open_variants
+from quantkit.commands.variants import OpenVariants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import open_samples, prepared_as, warn_of_batch_axes
@@ -17,10 +17,15 @@ from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
+from quantkit.evaluation.gate import check_unlabelled
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
+from quantkit.evaluation.limits import Limits
+from quantkit.evaluation.models import choose_variants
+from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import float_precision
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, Dataset, PathLike, Report
@@ -35,6 +40,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     task: str | TaskOptions = "classify",
+    limits: Limits | None = None,
     should_stop: Callable[[], bool] | None = None,
     notify: Notify | None = None,
     **keywords: Any,
@@ -46,6 +52,7 @@ def evaluate(
         data: what to evaluate on; labels, if there are any, give accuracy.
         options: settings; None takes the defaults of `EvaluationOptions`.
         task: what the outputs mean; "detect", "segment" and "custom" need `TaskOptions`.
+        limits: that the report will be checked against: what cannot be judged is refused before anything runs.
         should_stop: asked after each batch and each turn of the timing: whether to end with what there is; the report
             says what is missing. `quantkit.cli.interruption.stop_on_interrupt` makes it of Ctrl-C.
         notify: called with each `Notice`; without it, notices are only logged.
@@ -61,7 +68,7 @@ def evaluate(
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     with with_extensions(options):
-        return _evaluate(model, data, options, task_options, should_stop or _never, notify)
+        return _evaluate(model, data, options, task_options, limits, should_stop or _never, notify)
 
 
 def _evaluate(
@@ -69,12 +76,13 @@ def _evaluate(
     data: PathLike,
     options: EvaluationOptions,
     task_options: TaskOptions,
+    limits: Limits | None,
     should_stop: Callable[[], bool],
     notify: Notify,
 ) -> Report:
     table = open_planned_table(options.table, options.plan)
     model = open_runnable(model, table)
-    choose_variants(options.variants, table)  # a wrong name is said before anything is read
+    choose_variants(options.variants, table, float_precision(model.graph))  # a wrong name is said first
     environment = describe_environment()  # now: later the machine is busy with us
     prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(
@@ -88,16 +96,12 @@ def _evaluate(
         labelled=TASKS[task_options.task].has_class_labels,
     )
     judge = TASKS[task_options.task].open(task_options, dataset, data, options.classes)
+    if limits is not None and isinstance(judge.task, Classification) and dataset.targets is None:
+        check_unlabelled(limits, data)
     describe_choice(dataset, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     measured = _measure(
-        model,
-        dataset,
-        options,
-        table=table,
-        judge=judge,
-        environment=environment,
-        should_stop=should_stop,
+        model, dataset, options, table=table, judge=judge, environment=environment, should_stop=should_stop
     )
     if measured.is_partial(dataset):
         text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
@@ -137,7 +141,7 @@ def _measure(
                     skipped=skipped_files,
                     min_readable=options.min_readable,
                 ),
-                baseline="fp32",
+                baseline=next(iter(opened.runners)),
                 task=judge.task,
                 on_batch=bar.update,
                 should_stop=should_stop,

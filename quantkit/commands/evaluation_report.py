@@ -91,7 +91,7 @@ def make_report(
         command: what was typed.
     """
     found, task = measured.accuracy, judge.task
-    num_scores = found.metrics["fp32"].get("num_classes")
+    num_scores = found.metrics[measured.evaluations[0].name].get("num_classes")
     disturbances = timing_warnings(measured.timing.latencies, measured.environment)
     warnings = [
         *_data_warnings(table, dataset),

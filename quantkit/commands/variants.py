@@ -15,18 +15,15 @@ from quantkit.commands.quantize import quantize_graph
 from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines
-from quantkit.evaluation.models import model_evaluation
+from quantkit.evaluation.models import choose_variants, model_evaluation
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import save_model
+from quantkit.graph.model import float_precision, save_model
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
 from quantkit.types.options import EvaluationOptions, QuantizeOptions, Target
 
-__all__ = ["VARIANTS", "OpenVariants", "choose_variants", "open_variants"]
-
-VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
-"""What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86."""
+__all__ = ["OpenVariants", "open_variants"]
 
 
 @dataclass(frozen=True)
@@ -85,21 +82,6 @@ class OpenVariants:
         return (*made, *loaded)
 
 
-def choose_variants(variants: Sequence[str] | None, table: CalibrationTable | None) -> tuple[str, ...]:
-    """Which variants to make, the FP32 model first.
-
-    Raises:
-        EvaluationError: there is no such variant, or no table for it.
-    """
-    if variants is None:
-        return VARIANTS if table is not None else ("fp32", "fp16")
-    if unknown := [name for name in variants if name not in VARIANTS]:
-        raise EvaluationError(f"there is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
-    if table is None and any(name.startswith("int8") for name in variants):
-        raise EvaluationError("INT8 variants need a calibration table: run `quantkit calibrate` or pass --table")
-    return tuple(name for name in VARIANTS if name == "fp32" or name in variants)
-
-
 @contextmanager
 def open_variants(
     model: FloatModel,
@@ -118,7 +100,7 @@ def open_variants(
     Raises:
         QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
     """
-    chosen = choose_variants(options.variants, table)
+    chosen = choose_variants(options.variants, table, float_precision(model.graph))
     exclude, threads = options.exclude, options.threads
     models, engines = options.models or {}, options.engines or {}
     if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
@@ -138,7 +120,7 @@ def open_variants(
             try:
                 runners[name] = stack.enter_context(open_accurate(variant, name=f"the {name} model", threads=threads))
             except BackendError as error:
-                if options.variants is not None or name == "fp32" or name in finished:
+                if options.variants is not None or name == chosen[0] or name in finished:
                     raise
                 refused[name] = error
                 del onnx_models[name]
@@ -161,7 +143,7 @@ def _make_variants(
     folder: Path,
 ) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, QuantKitError], dict[str, tuple[str, ...]]]:
     """The variants by name, what the INT8 ones leave in float, which ones the model cannot have, and notes on them."""
-    models = {"fp32": model}
+    models = {chosen[0]: model}
     left: dict[str, Mapping[str, str]] = {}
     refused: dict[str, QuantKitError] = {}
     notes: dict[str, tuple[str, ...]] = {}

@@ -12,6 +12,8 @@ from quantkit.types import (
     Preprocessing,
 )
 
+HOW_TO_LABEL = "sort the images into a folder for each class, or list them in a .csv with path and label"
+
 
 def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify) -> None:
     """Says which samples were chosen and how they are prepared."""

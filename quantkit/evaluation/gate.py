@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from quantkit.datasets.description import HOW_TO_LABEL
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
 from quantkit.significance import (
@@ -17,7 +18,7 @@ from quantkit.significance import (
     samples_to_tell,
     samples_to_tell_score,
 )
-from quantkit.types import Evaluation, GateCheck, Report, Score
+from quantkit.types import Evaluation, GateCheck, PathLike, Report, Score
 from quantkit.types.evaluation import GateKind
 
 _ROUNDING = 1e-9
@@ -63,6 +64,13 @@ def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()
         if limits.max_size_ratio is not None:
             checks.append(_check_size(report, evaluation, limits.max_size_ratio))
     return tuple(checks)
+
+
+def check_unlabelled(limits: Limits, data: PathLike) -> None:
+    """Raises `EvaluationError` where a limit concerns a score, which data without labels have not."""
+    if limits.max_drop is not None or limits.gates:
+        option = "--gate" if limits.max_drop is None else "--max-drop"
+        raise EvaluationError(f"{option}: {data} has no labels: {HOW_TO_LABEL}; or use --min-agreement")
 
 
 def require_passed(checks: Sequence[GateCheck]) -> None:

@@ -1,4 +1,4 @@
-"""ONNX models among the variants of an evaluation: what was measured of them, with what its numbers are worth."""
+"""ONNX models among the variants of an evaluation: which there can be, what was measured and what it is worth."""
 
 from __future__ import annotations
 
@@ -6,14 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from quantkit.backends.onnxruntime import runtime_version
+from quantkit.errors import EvaluationError
 from quantkit.evaluation.accurate_session import computes_in_fp16, is_for_gpu
 from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.passes.prepare import has_signed_activations
-from quantkit.types import Evaluation, Latency
+from quantkit.types import CalibrationTable, Evaluation, Latency
 
-__all__ = ["model_evaluation"]
+__all__ = ["NO_TABLE", "VARIANTS", "choose_variants", "model_evaluation"]
+
+VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
+"""What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86.
+
+A model of FP16 is the baseline itself.
+"""
+
+
+NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --table or --calibrate-data"
+
+
+def choose_variants(
+    variants: Sequence[str] | None, table: CalibrationTable | None, baseline: Literal["fp32", "fp16"] = "fp32"
+) -> tuple[str, ...]:
+    """Which variants to make, the model itself, of that precision, first.
+
+    Raises:
+        EvaluationError: there is no such variant, or no table for it.
+    """
+    known = VARIANTS[VARIANTS.index(baseline) :]
+    if variants is None:
+        return tuple(name for name in known if table is not None or not name.startswith("int8"))
+    if unknown := [name for name in variants if name not in known]:
+        of_half = " for a model of FP16" if baseline == "fp16" else ""
+        raise EvaluationError(f"there is no variant {unknown[0]!r}{of_half}: choose from {', '.join(known)}")
+    if table is None and any(name.startswith("int8") for name in variants):
+        raise EvaluationError(NO_TABLE)
+    return tuple(name for name in known if name == baseline or name in variants)
 
 
 def model_evaluation(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quantkit.datasets.description import HOW_TO_LABEL
 from quantkit.reporting.formatting import (
     format_bounds,
     format_decibels,
@@ -57,8 +58,6 @@ _GATES: dict[GateWord, str] = {
 _BY_SCORE = "by the score alone, no interval"
 
 _PLACES = {"cpu": "on this CPU", "gpu": "on this GPU", None: "on this machine"}
-
-_LABELS = "sort the images into a folder for each class, or list them in a .csv with path and label"
 
 _CHECK = "check that labels, class order and preprocessing match the model before using any accuracy in this report."
 
@@ -128,7 +127,7 @@ def doubts(report: Report) -> tuple[str, ...]:
             "its outputs are not class scores, pass --task none."
         )
     if _lacks_labels(report):
-        found.append(f"No labels, so accuracy was not measured: to give labels, {_LABELS}.")
+        found.append(f"No labels, so accuracy was not measured: to give labels, {HOW_TO_LABEL}.")
     for evaluation in report.evaluations:
         if (count := evaluation.metrics.get("non_finite", 0)) > 0:
             found.append(f"{single_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")

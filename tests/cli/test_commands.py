@@ -186,7 +186,7 @@ def test_evaluate_accepts_variants(quantkit, digits, tmp_path):
 def test_evaluate_without_table_names_the_remedy(quantkit, digits):
     outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0")
     assert outcome.code == 0
-    assert "Run `quantkit calibrate` or pass --table." in outcome.err
+    assert "run `quantkit calibrate`, or pass --table or --calibrate-data." in outcome.err
     assert "int8" not in outcome.out
 
 
@@ -275,3 +275,23 @@ def test_evaluate_warns_about_calibration_images(quantkit, digits):
     assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     outcome = quantkit("evaluate", "--data", CALIB, digits, "--latency-s", "0", "--variants", "fp32,int8")
     assert "these are the images that calibration saw" in outcome.out
+
+
+def test_limits_without_a_table_end_before_anything_runs(quantkit, digits, tmp_path):
+    outcome = quantkit("evaluate", "--data", VAL, digits, "--max-drop", "1pt")
+    assert outcome.code == 1
+    assert "digits.calib.json is missing: INT8 needs a calibration table" in outcome.err
+    assert "--calibrate-data" in outcome.err
+    assert not (tmp_path / "digits.report").exists()
+
+
+def test_calibrate_data_makes_the_table_and_keeps_it(quantkit, digits, tmp_path):
+    words = ("evaluate", "--data", VAL, "--num-samples", "20", digits, "--latency-s", "0", "--layer-samples", "0")
+    few = write_images(tmp_path / "few", 4, mode="L")
+    first = quantkit(*words, "--calibrate-data", few)
+    assert first.code == 0, first.err
+    assert (tmp_path / "digits.calib.json").exists()
+    assert "int8-cpu" in first.out
+    made = (tmp_path / "digits.calib.json").stat().st_mtime_ns
+    assert quantkit(*words, "--calibrate-data", few).code == 0
+    assert (tmp_path / "digits.calib.json").stat().st_mtime_ns == made

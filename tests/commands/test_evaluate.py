@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import quantkit
@@ -21,7 +22,10 @@ from quantkit.commands.evaluation_report import find_ranking
 from quantkit.commands.reproduction import calibrate_command
 from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.accurate_session import open_accurate
+from quantkit.evaluation.limits import Limits, parse_drop
 from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.notices import Notice
 from quantkit.reporting import load_report, write_report
 from quantkit.reporting.sensitivity_page import write_sensitivity
@@ -383,3 +387,20 @@ def test_a_variant_that_cannot_be_run_is_a_line_of_the_report(monkeypatch):
     assert "fp16 is left out: no kernel" in report.warnings
     with pytest.raises(BackendError, match="no kernel"):
         run(variants=["fp16"], num_samples=4)
+
+
+@pytest.mark.parametrize("options", [{"max_drop": parse_drop("1pt")}, {"gates": ("mlperf-99",)}])
+def test_a_score_limit_on_unlabelled_data_ends_before_anything_runs(table, tmp_path, monkeypatch, options):
+    monkeypatch.setattr("quantkit.commands.evaluate.open_variants", lambda *_: pytest.fail("something ran"))
+    write_images(tmp_path, 3, mode="L")
+    with pytest.raises(EvaluationError, match=r"has no labels: sort the images into a folder .* --min-agreement"):
+        evaluate(DIGITS, tmp_path, table=table, limits=Limits(**options), progress=False)
+
+
+def test_a_model_of_fp16_is_called_what_it_is(tmp_path):
+    half = tmp_path / "half.onnx"
+    onnx.save(ir.to_proto(to_fp16(FloatModel(DIGITS).graph)), half)
+    report = evaluate(half, VAL, num_samples=20, latency_s=0, layer_samples=0, progress=False)
+    assert [(e.name, e.precision) for e in report.evaluations] == [("fp16", "fp16")]
+    with pytest.raises(EvaluationError, match="no variant 'fp32' for a model of FP16"):
+        evaluate(half, VAL, variants=["fp32"], progress=False)
