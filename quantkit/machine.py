@@ -13,6 +13,9 @@ from quantkit.errors import MachineError
 
 _T = TypeVar("_T")
 
+_NO_MEMORY = ("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment")
+"""What protobuf, C++ libraries and the loader say for want of memory, in place of a code."""
+
 _PAUSES_S = (0.05, 0.2, 0.5)
 """Between attempts. Network disks and file tables that are full recover in such times, or not soon."""
 
@@ -37,6 +40,17 @@ _FAULTS = frozenset(
 def is_machine_fault(error: BaseException) -> bool:
     """Whether an error is of the machine and not of a file: another attempt may succeed."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FAULTS)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, is for want of memory."""
+    cause: BaseException | None = error
+    while cause is not None:
+        no_code = not isinstance(cause, OSError) and any(words in str(cause) for words in _NO_MEMORY)
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM or no_code:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def persistently(action: Callable[[], _T], what: str) -> _T:

@@ -130,6 +130,11 @@ def join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + more
 
 
+def unicode_text(name: str) -> str:
+    r"""A name as text that can be encoded: bytes that are not UTF-8, of a file's name, are written out as ``\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def visible(text: str) -> str:
     r"""The text with line breaks, escape sequences and other invisible signs written out: "\x1b[31m"."""
     if text.isprintable():

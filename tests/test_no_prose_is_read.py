@@ -15,6 +15,7 @@ ALLOWED = {
     "backends/tensorrt/": "TensorRT's log, metadata and JSON: it gives no codes",
     "caches/formats/ort_tables.py": "the first bytes of other formats",
     "caches/verify.py": "TensorRT's name of a tensor without one",
+    "machine.py": "protobuf and C++ libraries lack a code for want of memory",
     "calibration/json_text.py": "Python's JSON decoder names its errors in words alone",
 }
 """Where words of other programs are read, for want of a code, and why."""

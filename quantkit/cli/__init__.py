@@ -18,7 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from quantkit._version import __version__
 from quantkit.cli.examples import examples_text
+from quantkit.cli.failures import explain_memory, explain_unexpected
 from quantkit.errors import INTERRUPTED, QuantKitError
+from quantkit.machine import lacks_memory
 from quantkit.notices import join_names, visible
 
 __all__ = ["VERBS", "Verb", "app", "load_command", "main"]
@@ -169,6 +171,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except Exception as error:
+        if lacks_memory(error):
+            _fail(explain_memory(error), 1)
+        _fail(explain_unexpected(error, is_traced=getattr(error, "is_traced", False)), 1)
     if code == INTERRUPTED:
         names = [str(path) for path in dict.fromkeys(written) if path.exists()]  # temporary ones are gone
         after = f" after writing {join_names(names)}; other" if names else "; existing"

@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,8 +82,11 @@ def listening(*, verbose: bool, log_file: Path | str | None) -> Iterator[None]:
     except KeyboardInterrupt:
         _LOGGER.error("interrupted")
         raise
-    except Exception:
+    except Exception as error:
         _LOGGER.exception("unexpected error")
+        if verbose:
+            traceback.print_exc()
+        error.is_traced = bool(handlers)  # type: ignore[attr-defined]
         raise
     finally:
         _LOGGER.setLevel(level)

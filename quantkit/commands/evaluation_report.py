@@ -17,7 +17,7 @@ from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.sweep import timing_warnings
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify
+from quantkit.notices import Notice, Notify, unicode_text
 from quantkit.reporting.sensitivity_page import load_sensitivity
 from quantkit.types import (
     CalibrationTable,
@@ -110,7 +110,7 @@ def make_report(
         model_hash=model.hash,
         evaluations=tuple(measured.evaluations),
         dataset={
-            "name": Path(data).name,
+            "name": unicode_text(Path(data).name),
             "num_samples": found.num_samples,
             "num_skipped": len(measured.skipped_files),
             "num_classes": len(judge.class_names) or int(num_scores or 0),
@@ -136,7 +136,7 @@ def make_report(
         num_changes=task.num_changes(),
         tensors=measured.insight.tensors,
         layers=measured.insight.layers,
-        commands=tuple(line for line in (made, command) if line),
+        commands=tuple(unicode_text(line) for line in (made, command) if line),
     )
 
 

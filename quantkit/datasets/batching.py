@@ -61,8 +61,8 @@ def iterate_batches(
         if value is not None and value < least:
             raise DatasetError(f"{name} {value} must be at least {least}")
     threads = min(count_cpus(), _MAX_DEFAULT_WORKERS) if workers is None else workers
-    ahead = max(1, prefetch * batch_size)
-    return _stack_all(_read(dataset, threads, ahead, strict, on_skip), batch_size)
+    batch_size, threads = (max(1, min(number, len(dataset))) for number in (batch_size, threads))
+    return _stack_all(_read(dataset, threads, max(1, prefetch * batch_size), strict, on_skip), batch_size)
 
 
 def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Generator[Batch, None, None]:

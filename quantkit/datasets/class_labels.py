@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from quantkit.errors import DatasetError
+from quantkit.notices import unicode_text
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 _LARGEST = 2**31 - 1
@@ -51,4 +52,4 @@ def index_labels(labels: Mapping[str, str], classes: Sequence[str] | None) -> tu
         if _NUMBER.fullmatch(label) and not label.isdigit():
             raise DatasetError(f"{where}: label {label!r} must be a class name or an integer from 0")
     known = tuple(sorted(labels))
-    return {label: index for index, label in enumerate(known)}, known
+    return {label: index for index, label in enumerate(known)}, tuple(map(unicode_text, known))

@@ -22,6 +22,7 @@ from quantkit.graph.model import (
 )
 from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
+from quantkit.notices import unicode_text
 from quantkit.types import OLDEST_QDQ_OPSET, PathLike, TensorSpec
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class FloatModel:
                 _FileState.of(self.path, status),
                 *(_FileState.of(path, path.stat()) for path in external_files(self.graph)),
             )
-        self.name = name or self.path.name
+        self.name = unicode_text(name or self.path.name)
         load_external_weights(self.graph, str(self.path))
         self._mapped = frozenset(external_files(self.graph))
         self._prepared: dict[int, ir.Model] = {}

@@ -18,10 +18,11 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from quantkit.errors import ModelError
+from quantkit.errors import MachineError, ModelError
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
+from quantkit.machine import lacks_memory
 from quantkit.notices import logs_duration
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
@@ -309,7 +310,15 @@ def _serialized(model: ir.Model, *, keep: Container[str] = ()) -> bytes:
 
 
 def root_cause(error: BaseException) -> str:
-    """First line of the original exception: passes of onnx_ir wrap it in their own."""
+    """First line of the original exception: passes of onnx_ir wrap it in their own.
+
+    Raises:
+        MachineError: it is for want of memory, which says nothing of the model.
+    """
+    if lacks_memory(error):
+        raise MachineError(
+            "not enough memory to read or edit the model, whose file may be fine: free some, or raise the limit"
+        ) from error
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).strip().splitlines()

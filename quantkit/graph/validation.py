@@ -36,6 +36,8 @@ def check_content(model: ir.Model, name: str) -> None:
             reason = _broken_rule(node, opsets.get("", opsets.get("ai.onnx", 1)))
             if reason is not None:
                 raise ModelError(f"{name}: node {node.name!r} ({node.op_type}) {reason}")
+        if unmade := next((value for value in part.outputs if _is_undefined(value)), None):
+            raise ModelError(f"{name}: nothing makes the output {unmade.name!r}")
     for weight, tensor in _tensors(model):
         if reason := _unreadable(tensor):
             raise ModelError(f"{name}: weight {weight!r} {reason}")
@@ -65,10 +67,12 @@ def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
 
 
 def _broken_rule(node: ir.Node, opset: int) -> str | None:
-    """The rule of its operator's schema that a node violates; None for operators of custom domains."""
+    """What a node violates: a rule for all, or of its operator's schema, which operators of custom domains lack."""
     untyped = next((a.name for a in node.attributes.values() if a.type is ir.AttributeType.UNDEFINED), None)
     if untyped is not None:
         return f"has an attribute {untyped!r} without a type"
+    if undefined := next((v for v in node.inputs if v is not None and _is_undefined(v)), None):
+        return f"reads the tensor {undefined.name!r}, which nothing makes"
     if node.domain not in _STANDARD or not onnx.defs.has(node.op_type, opset, ""):
         return None
     schema = onnx.defs.get_schema(node.op_type, opset, "")
@@ -94,6 +98,10 @@ def _broken_rule(node: ir.Node, opset: int) -> str | None:
     if node.op_type == "Constant" and len(node.attributes) != 1:
         return f"has {len(node.attributes)} values"
     return None
+
+
+def _is_undefined(value: ir.Value) -> bool:
+    return value.producer() is None and not value.is_graph_input() and not value.is_initializer()
 
 
 def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
@@ -124,6 +132,8 @@ def _unreadable(tensor: ir.TensorProtocol) -> str | None:
         return None
     try:
         values = tensor.numpy()
+    except MemoryError:
+        raise
     except Exception as error:  # numpy and onnx_ir raise nearly anything on data of another length
         reason = str(error).strip().splitlines()
         return f"cannot be read: {reason[0][:200] if reason else type(error).__name__}"

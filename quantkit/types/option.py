@@ -7,6 +7,7 @@ needed, so that declaring it imports nothing heavy.
 from __future__ import annotations
 
 import importlib
+import math
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,9 @@ from quantkit.errors import OptionError, QuantKitError
 from quantkit.registry import suggest
 
 _T = TypeVar("_T")
+
+_LARGEST_NUMBER = 2**53
+"""What all integers and floats up to here are exact in."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class OptionField:
         Raises:
             OptionError: the text is not of its form, or no name in the registry.
         """
+        if isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER and not math.isinf(value):
+            raise OptionError(f"{self.flags[0]} {value} is beyond {_LARGEST_NUMBER}, the largest number")
         if self.is_list:
             if not value:
                 return self.default
