@@ -23,27 +23,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan  # noqa: E402
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16  # noqa: E402
 from quantkit.graph.passes.prepare import prepare  # noqa: E402
-from quantkit.graph.passes.qdq import insert_qdq  # noqa: E402
-from quantkit.graph.placement.tensorrt import plan_tensorrt  # noqa: E402
-from quantkit.graph.quant_params import activation_params  # noqa: E402
 from tests import rtx  # noqa: E402
 from tests.graph.backbones import BACKBONES  # noqa: E402
-from tests.graph.quantizing import load, observe, random_inputs  # noqa: E402
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from tests.graph.quantizing import load, quantize, random_inputs  # noqa: E402
 
 MODELOPT = """
 import sys, numpy as np
@@ -52,34 +44,6 @@ source, inputs, output = sys.argv[1:]
 quantize(source, calibration_data=dict(np.load(inputs)), calibration_method="max", calibration_eps=["cpu"],
          output_path=output, log_level="ERROR")
 """
-
-
-@dataclass(frozen=True)
-class PlanCounts:
-    """What is in one plan, and the Q/DQ nodes that led to it."""
-
-    products: int
-    twice: int
-    pools: int
-    kernels: int
-    qdq: int
-
-
-def count_plan(model: onnx.ModelProto, capability: str) -> PlanCounts:
-    """Builds the plan of a model and counts."""
-    plan = rtx.build(model.SerializeToString(), capabilities=[capability])
-    read = read_plan(plan)
-    assert read is not None
-    kernels = [layer for layer in read.layers if not layer.is_idle]
-    written = [{tensor.dtype for tensor in layer.outputs} for layer in kernels]
-    names = [node.name for node in model.graph.node if node.op_type in PRODUCTS]
-    return PlanCounts(
-        products=len(rtx.int8_nodes(rtx.read_layers(plan), names)),
-        twice=sum({"int8", "fp16"} <= precisions for precisions in written),
-        pools=sum("pool" in f"{layer.kind} {layer.name}".lower() for layer in kernels),
-        kernels=len(kernels),
-        qdq=sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node),
-    )
 
 
 def quantize_by_modelopt(name: str, folder: Path, python: str) -> onnx.ModelProto | None:
@@ -96,19 +60,9 @@ def quantize_by_modelopt(name: str, folder: Path, python: str) -> onnx.ModelProt
     return onnx.load(output)
 
 
-def quantize_by_quantkit(name: str) -> onnx.ModelProto:
-    model, random = BACKBONES[name](), np.random.default_rng(0)
-    graph = prepare(load(model), name=name, opset=FP16_OPSET)
-    plan = plan_tensorrt(graph)
-    ranges = observe(model, plan.tensors, random_inputs(graph))
-    ranges = {tensor: replace(found, amax=found.amax * random.uniform(1, 1.1)) for tensor, found in ranges.items()}
-    insert_qdq(graph, plan, activation_params(plan, ranges), fp16_scales=True)
-    return ir.to_proto(to_fp16(graph))
-
-
 def table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     """A Markdown table: quantkit's counts, and ModelOpt's behind a slash; more than ModelOpt's in bold."""
-    fields = list(PlanCounts.__dataclass_fields__)
+    fields = list(rtx.KernelCounts.__dataclass_fields__)
     lines = [f"| network | {' | '.join(fields)} |", f"|---|{'---|' * len(fields)}"]
     for name, of in counts.items():
         cells = []
@@ -136,12 +90,12 @@ def main() -> None:
         folder = arguments.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            model = quantize_by_quantkit(name)
+            model = quantize(BACKBONES[name](), high_precision="fp16", spread=0.1).proto
             onnx.save(model, folder / f"{name}.quantkit.onnx")
-            counts[name] = {"quantkit": asdict(count_plan(model, arguments.capability))}
+            counts[name] = {"quantkit": asdict(rtx.count_kernels(model, arguments.capability))}
             if arguments.modelopt_python:
                 theirs = quantize_by_modelopt(name, folder, arguments.modelopt_python)
-                counts[name] |= {"modelopt": asdict(count_plan(theirs, arguments.capability))} if theirs else {}
+                counts[name] |= {"modelopt": asdict(rtx.count_kernels(theirs, arguments.capability))} if theirs else {}
             elif "modelopt" in known.get(name, {}):
                 counts[name]["modelopt"] = known[name]["modelopt"]
     if arguments.out:

@@ -10,7 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
+
+from quantkit.backends.tensorrt.inspection.rtx_plan import read_plan
+from quantkit.graph.passes.prepare import WEIGHTED_OPS
 
 CAPABILITIES = ("SM86", "SM89", "SM120")
 """Ampere, Ada and Blackwell. With SM75 among the targets every convolution of all targets falls to float."""
@@ -95,6 +99,42 @@ def int8_nodes(layers: Sequence[Layer], weighted: Collection[str]) -> set[str]:
         for node in owners:
             kernels.setdefault(node, []).append(layer)
     return {node for node, found in kernels.items() if all(layer.is_quantized for layer in found)}
+
+
+@dataclass(frozen=True)
+class KernelCounts:
+    """What is in one plan, and the Q/DQ nodes that led to it.
+
+    Attributes:
+        products: nodes that multiply INT8.
+        twice: kernels that write INT8 and half precision, as for two kinds of readers of one tensor.
+        pools: max and average pools that are kernels of their own.
+        kernels: all.
+        qdq: QuantizeLinear and DequantizeLinear nodes of the model.
+    """
+
+    products: int
+    twice: int
+    pools: int
+    kernels: int
+    qdq: int
+
+
+def count_kernels(model: onnx.ModelProto, capability: str = "SM89") -> KernelCounts:
+    """Counts in the plan of a quantized model, which is built."""
+    plan = build(model.SerializeToString(), capabilities=[capability])
+    read = read_plan(plan)
+    assert read is not None
+    kernels = [layer for layer in read.layers if not layer.is_idle]
+    written = [{tensor.dtype for tensor in layer.outputs} for layer in kernels]
+    products = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
+    return KernelCounts(
+        products=len(int8_nodes(read_layers(plan), products)),
+        twice=sum({"int8", "fp16"} <= types for types in written),
+        pools=sum("pool" in f"{layer.kind} {layer.name}".lower() for layer in kernels),
+        kernels=len(kernels),
+        qdq=sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node),
+    )
 
 
 def kernels_of(layers: Sequence[Layer], node: str) -> list[str]:

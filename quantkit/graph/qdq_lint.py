@@ -7,7 +7,7 @@ observed with TensorRT-RTX 1.7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,8 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
-from quantkit.graph.placement.tensorrt import fused_source, plan_tensorrt
+from quantkit.graph.placement.shared_scales import is_residual
+from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.share import float_reason, is_product
 from quantkit.types import OLDEST_QDQ_OPSET
 
@@ -98,7 +99,7 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
             is_float = bool(floats) and node.outputs[0].dtype in FLOAT_TYPES
             is_quantized = is_float and all(_dequantizer(v) is not None for v in floats)
             if is_standard(node, "Add") and not is_quantized:
-                is_quantized = any(_dequantizer(v) is not None for v in floats) and _fuses_into_product(floats)
+                is_quantized = _is_quantized_residual(node)
         operators.append(Operator(name_of(node), node.op_type, weighted, is_quantized, reason))
     return (*operators, *_inner_products(model))
 
@@ -253,7 +254,7 @@ def _lint_elementwise(node: ir.Node) -> Iterator[QdqFinding]:
     floats = [v for v in node.inputs if v is not None and constant_of(v) is None]
     reads = [_dequantizer(v) is not None for v in floats]
     if len(reads) == 2 and any(reads) and not all(reads):
-        if node.op_type == "Add" and _fuses_into_product(floats):
+        if node.op_type == "Add" and _is_quantized_residual(node):
             return  # the skip of a residual block: this is how TensorRT wants it
         text = f"{node.op_type}: only one operand is quantized: it runs in float, and the Q/DQ nodes cost time"
         yield QdqFinding("one operand", name_of(node), "float", text)
@@ -275,8 +276,10 @@ def _float_reason(node: ir.Node) -> str:
     return ""
 
 
-def _fuses_into_product(values: Sequence[ir.Value]) -> bool:
-    return any(_dequantizer(v) is None and fused_source(v) is not None for v in values)
+def _is_quantized_residual(node: ir.Node) -> bool:
+    """Whether one operand is dequantized and the other is a branch that multiplies: a residual block."""
+    reads = [_dequantizer(value) is not None for value in node.inputs]
+    return len(reads) == 2 and any(reads) and not all(reads) and is_residual(node, reads.index(True))
 
 
 def _reads_quantized(value: ir.Value | None) -> bool:

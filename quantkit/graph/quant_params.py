@@ -62,14 +62,17 @@ def cpu_params(value_range: TensorRange, *, low: float = -math.inf, high: float 
 def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
     """Ranges of the plan's tensors; every member of a group gets the group's widest range.
 
+    A member without a range of its own, which a table of an older version may lack, is a copy of others.
+
     Raises:
         CalibrationError: naming the tensors that the table has no range for.
     """
     needed = dict.fromkeys(edge.tensor for edge in plan.activations)
-    if missing := [name for name in needed if name not in ranges]:
+    known = ranges.keys() | {name for group in plan.groups if group & ranges.keys() for name in group}
+    if missing := [name for name in needed if name not in known]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CalibrationError(f"the calibration table has no range for tensor {missing[0]!r}{more}: calibrate again")
-    shared = {name: ranges[name] for name in needed}
+    shared = {name: ranges[name] for name in needed if name in ranges}
     for group in plan.groups:
         members = [ranges[name] for name in group if name in ranges]
         widest = TensorRange(
@@ -77,7 +80,7 @@ def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str,
             minimum=min(r.low for r in members),
             maximum=max(r.high for r in members),
         )
-        shared |= {name: widest for name in group if name in shared}
+        shared |= {name: widest for name in group if name in needed}
     return shared
 
 

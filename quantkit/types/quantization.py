@@ -73,6 +73,7 @@ class QdqEdge:
         index: which of the node's inputs.
         axis: dimension that the scales belong to; None for one scale.
         format: of the quantized values.
+        shared: read quantized only because others read the tensor so, and one is enough.
     """
 
     tensor: str
@@ -80,6 +81,7 @@ class QdqEdge:
     index: int
     axis: int | None = None
     format: QuantFormat = INT8
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if (self.axis is None) != (self.format.granularity == "tensor"):
@@ -93,7 +95,7 @@ class QdqPlan:
     Attributes:
         activations: edges of activations, with one scale each.
         weights: edges whose constant is stored quantized.
-        groups: sets of tensors that must share one scale (inputs and output of a Concat).
+        groups: sets of tensors that must share one scale (inputs and outputs of operators that copy).
         skipped: what stays in float: name of a tensor or node → reason.
         excluded: nodes among them that were to stay in float.
         target: "tensorrt" or "cpu".

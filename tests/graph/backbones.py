@@ -424,14 +424,29 @@ def unet_transposed(g: _Net) -> str:
 
 @backbone
 def densenet(g: _Net) -> str:
+    """Every layer joins all features before it, as torchvision's does."""
     x, width = g.pool(g.cba(g.image(), 3, 32, 7, stride=2)), 32
     for stage in range(2):
+        features, first = [x], width
         for _ in range(3):
-            y = g.cba(g.op("Relu", g.batch_norm(x, width)), width, 64, 1)
-            x, width = g.concat(x, g.conv(y, 64, 16)), width + 16
+            joined = g.concat(*features) if len(features) > 1 else x
+            y = g.cba(g.op("Relu", g.batch_norm(joined, width)), width, 64, 1)
+            features.append(g.conv(y, 64, 16))
+            width = first + 16 * (len(features) - 1)
+        x = g.op("Relu", g.batch_norm(g.concat(*features), width))
         if stage == 0:
-            x = g.conv(g.op("Relu", g.batch_norm(x, width)), width, 40, 1)
-            x, width = g.op("AveragePool", x, kernel_shape=[2] * 2, strides=[2] * 2), 40
+            x = g.op("AveragePool", g.conv(x, width, 40, 1), kernel_shape=[2] * 2, strides=[2] * 2)
+            width = 40
+    return g.classify(x, width)
+
+
+@backbone
+def densenet_chain(g: _Net) -> str:
+    """Every layer joins its features to what the layer before joined."""
+    x, width = g.pool(g.cba(g.image(), 3, 32, 7, stride=2)), 32
+    for _ in range(3):
+        y = g.cba(g.op("Relu", g.batch_norm(x, width)), width, 64, 1)
+        x, width = g.concat(x, g.conv(y, 64, 16)), width + 16
     return g.classify(g.op("Relu", g.batch_norm(x, width)), width)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +99,25 @@ def observe(model: onnx.ModelProto, tensors: tuple[str, ...], inputs: dict[str, 
 
 
 def quantize(
-    model: onnx.ModelProto, *, high_precision: str = "fp32", exclude: tuple[str, ...] = (), batch: int = 4
+    model: onnx.ModelProto,
+    *,
+    high_precision: str = "fp32",
+    exclude: tuple[str, ...] = (),
+    batch: int = 4,
+    spread: float = 0.0,
 ) -> Quantized:
-    """What `quantkit quantize` does, with the largest magnitudes on random inputs as ranges."""
+    """What `quantkit quantize` does, with the largest magnitudes on random inputs as ranges.
+
+    Each is widened by up to `spread` of it, at random, so that no two tensors have one scale by chance.
+    """
     half = high_precision == "fp16"
     graph = load(model)
     inputs = random_inputs(graph, batch=batch)
     prepare(graph, name="model", **({"opset": FP16_OPSET} if half else {}))
     plan = plan_tensorrt(graph, exclude=exclude)
     ranges = observe(model, tuple(dict.fromkeys(e.tensor for e in plan.activations)), inputs)
+    random = np.random.default_rng(0)
+    ranges = {name: replace(found, amax=found.amax * random.uniform(1, 1 + spread)) for name, found in ranges.items()}
     insert_qdq(graph, plan, activation_params(plan, ranges), fp16_scales=half)
     return Quantized(to_fp16(graph) if half else graph, plan, inputs)
 

@@ -63,8 +63,9 @@ def test_quantize_linear(name: str, precision: str) -> None:
 
 @every
 def test_where_dequantized_values_go(name: str, precision: str) -> None:
-    """To the planned inputs of weighted operators and to skip operands: not to biases, outputs, softmax, LayerNorm."""
+    """To weighted operators, skip operands and what shares their Q: not to biases, outputs, softmax, LayerNorm."""
     q = quantized(name, precision)
+    shared = {e.node for e in q.plan.activations if e.shared}
     planned = {(e.node, e.index) for e in (*q.plan.activations, *q.plan.weights)}
     found = set()
     for node in q.graph.graph:
@@ -72,8 +73,8 @@ def test_where_dequantized_values_go(name: str, precision: str) -> None:
             continue
         assert not node.outputs[0].is_graph_output()
         for user, index in node.outputs[0].uses():
-            assert user.op_type in (*WEIGHTED_OPS, "Add")
-            assert user.op_type == "Add" or index in (0, 1)
+            assert user.op_type in (*WEIGHTED_OPS, "Add") or user.name in shared
+            assert user.op_type in ("Add", "Concat") or index in (0, 1)
             found.add((user.name, index))
     assert found == planned
     outputs = {v.producer().op_type for v in q.graph.graph.outputs}

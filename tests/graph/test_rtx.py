@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 from .. import rtx
+from .backbones import BACKBONES
 from .models import FLOAT_ON_RTX, MODELS
 from .quantizing import Quantized, quantize, quantized
 
@@ -15,7 +16,7 @@ def expect_int8(q: Quantized) -> None:
     nodes = {node.name: node.op_type for node in q.graph.graph}
     weighted = [name for name, op_type in nodes.items() if op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
     layers = rtx.read_layers(rtx.build(q.proto.SerializeToString()))
-    planned = {e.node for e in q.plan.activations if nodes[e.node] != "Add"}
+    planned = {e.node for e in q.plan.activations if e.node in weighted}
     exceptions = {name for name in planned if nodes[name] == "ConvTranspose"}
     found = rtx.int8_nodes(layers, weighted)
     missing = planned - exceptions - found
@@ -57,3 +58,15 @@ def test_float_models_have_no_int8() -> None:
     model = MODELS["conv_relu"]()
     names = [n.name for n in model.graph.node]
     assert rtx.int8_nodes(rtx.read_layers(rtx.build(model.SerializeToString())), names) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "pools"),
+    [("sppf", 3), ("unet", 2), ("densenet_chain", 1), ("repvgg_branches", 0), ("yolov3", 0), ("inception", 3)],
+)
+def test_no_tensor_is_written_in_two_types(name: str, pools: int) -> None:
+    """Nor pooled twice: each of these was, when only the inputs of products were quantized."""
+    q = quantize(BACKBONES[name](), high_precision="fp16", spread=0.1)
+    counts = rtx.count_kernels(q.proto)
+    assert (counts.twice, counts.pools) == (0, pools)
+    assert counts.products == len({edge.node for edge in q.plan.weights})

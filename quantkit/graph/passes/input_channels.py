@@ -59,6 +59,7 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
 
     An activation is none if a quantized reader has no constant weight (a residual Add, a product in attention), if its
     readers differ in what they take for a channel, or if it has been scaled: that is the last thing that is done to it.
+    Readers that only share the Q of others do not count: they read the float tensor once it is edited.
 
     Args:
         model: prepared; edited or not.
@@ -74,7 +75,8 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
         node = nodes.get(edge.node)
         if node is None or name_of(node.inputs[edge.index]) != edge.tensor:
             raise ModelError(f"the plan does not fit the model: node {edge.node!r} does not read {edge.tensor!r}")
-        readers.setdefault(edge.tensor, []).append(edge)
+        if not edge.shared:
+            readers.setdefault(edge.tensor, []).append(edge)
     found = {}
     for tensor, edges in readers.items():
         channels = {_channels(nodes[edge.node], edge.index) for edge in edges}
@@ -96,7 +98,8 @@ def channel_sites(model: ir.Model, plan: QdqPlan) -> dict[str, ChannelSite]:
 def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
     """The plan with its edges on the tensors that their nodes read now, after activations were shifted or scaled.
 
-    A new plan may differ from it: whether the operand of a residual Add is quantized depends on who reads the sum.
+    Nodes that only shared the Q of an edited tensor, or of its group, read floats again: that Q is gone. A new plan may
+    differ from it: whether the operand of a residual Add is quantized depends on who reads the sum.
 
     Args:
         plan: of the graph before.
@@ -113,6 +116,8 @@ def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
         for old, new in zip(plan.activations, activations, strict=True)
         if old.tensor != new.tensor
     }
+    apart = moved.keys() | {name for group in plan.groups if group & moved.keys() for name in group}
+    activations = tuple(edge for edge in activations if not (edge.shared and edge.tensor in apart))
     groups = (group - moved.keys() for group in plan.groups)
     return replace(
         plan,

@@ -8,7 +8,7 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
 2. A residual Add fuses into the convolution before it, and then the *other* operand decides the precision of the fused
    layer: it is quantized; the edge from the convolution to the Add is not.
 3. A residual stream that is normalized (transformers) stays in float: it fuses with the normalization instead.
-4. Inputs and output of a Concat share one scale as far as they are quantized, so that the Concat itself moves INT8.
+4. A tensor is quantized once, for all of its readers: `quantkit.graph.placement.shared_scales`.
 5. A combined projection of query, key and value gets a per-tensor weight scale: TensorRT-RTX moves the split into heads
    before the matrix product, and with per-channel scales it then multiplies in float.
 """
@@ -24,6 +24,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.placement.shared_scales import SharedScales, ancestors
 from quantkit.graph.share import float_reason, is_product
 from quantkit.types import QdqEdge, QdqPlan, weight_format
 
@@ -78,11 +79,14 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
                 activations.append(edge)
         elif name_of(node) in out:
             skipped.setdefault(name_of(node), out[name_of(node)])
+    normalized = {value for node in model.graph for value in node.outputs if _is_normalized(value)}
+    shared = SharedScales(model, activations, out, normalized)
+    activations += shared.added()
     quantized = {edge.tensor for edge in activations}
     return QdqPlan(
         activations=tuple(activations),
         weights=tuple(weights),
-        groups=concat_groups(model, quantized),
+        groups=shared.groups(),
         # A node and a tensor may share a name: the reason of the node is more specific.
         skipped=_float_reasons(model, quantized, weights) | skipped,
         excluded=frozenset(out),
@@ -98,7 +102,7 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     hit = {edge.node: tensors[edge.tensor] for edge in plan.activations if edge.tensor in tensors}
     if not hit:
         return plan
-    activations = tuple(e for e in plan.activations if e.node not in hit)
+    activations = _without_idle(plan, [e for e in plan.activations if e.node not in hit])
     weights = tuple(e for e in plan.weights if e.node not in hit)
     quantized = {e.tensor for e in activations}
     groups = (frozenset(group & quantized) for group in plan.groups)
@@ -116,6 +120,15 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
             **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()},
         },
     )
+
+
+def _without_idle(plan: QdqPlan, edges: Sequence[QdqEdge]) -> tuple[QdqEdge, ...]:
+    """Without edges that share the Q of a tensor, or of its group, that no other reader needs any more."""
+    needed = {edge.tensor for edge in edges if not edge.shared}
+    for group in plan.groups:
+        if group & needed:
+            needed |= group
+    return tuple(edge for edge in edges if not edge.shared or edge.tensor in needed)
 
 
 def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
@@ -178,23 +191,6 @@ def fused_source(value: ir.Value | None) -> ir.Node | None:
     return None
 
 
-def concat_groups(model: ir.Model, quantized: set[str]) -> tuple[frozenset[str], ...]:
-    """Sets of quantized tensors that must share one scale because a Concat joins them; overlapping sets are merged."""
-    groups: list[set[str]] = []
-    for node in model.graph:
-        if not is_standard(node, "Concat") or node.outputs[0].dtype not in FLOAT_TYPES:
-            continue
-        behind = _reached_by_copies(node.outputs[0]) & quantized
-        if not behind:
-            continue
-        members = behind | ({name_of(v) for v in node.inputs if v is not None} & quantized)
-        for group in [g for g in groups if g & members]:
-            members |= group
-            groups.remove(group)
-        groups.append(members)
-    return tuple(frozenset(g) for g in groups if len(g) > 1)
-
-
 def probability_tensors(model: ir.Model) -> frozenset[str]:
     """Names of the tensors that hold outputs of Softmax or Sigmoid, copies included: probabilities in [0, 1]."""
     found: set[str] = set()
@@ -237,7 +233,7 @@ def _obstacle(node: ir.Node) -> str | None:
 
 def _unknown_operator(value: ir.Value | None) -> str:
     """The operator of another domain that hides the type of `value`."""
-    for node in _ancestors(value):
+    for node in ancestors(value):
         if not is_standard(node, node.op_type):
             return f"no runtime here knows the operator {node.domain}.{node.op_type} before it"
     return "an operator before it does not say"
@@ -292,20 +288,8 @@ def _is_cut_into_heads(node: ir.Node) -> bool:
 
 def _longer_branch(values: Sequence[ir.Value | None]) -> int:
     """Of two operands, the one with more nodes that the other does not share: the main branch of a residual block."""
-    first, second = (_ancestors(v) for v in values)
+    first, second = (ancestors(v) for v in values)
     return 0 if len(first - second) >= len(second - first) else 1
-
-
-def _ancestors(value: ir.Value | None) -> set[ir.Node]:
-    seen: set[ir.Node] = set()
-    stack = [value]
-    while stack:
-        current = stack.pop()
-        node = current.producer() if current is not None else None
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack.extend(node.inputs)
-    return seen
 
 
 def _is_normalized(value: ir.Value) -> bool:

@@ -16,7 +16,7 @@ from quantkit.graph.passes.input_channels import ChannelSite
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.passes.shift import apply_shifts, shiftable_tensors
 from quantkit.graph.placement.tensorrt import plan_tensorrt
-from quantkit.types import QdqPlan
+from quantkit.types import QdqEdge, QdqPlan
 
 from ..quantizing import load, random_inputs, run
 
@@ -53,6 +53,11 @@ class Edited:
 def prepared(model: onnx.ModelProto) -> tuple[ir.Model, QdqPlan]:
     graph = prepare(load(model), name="model")
     return graph, plan_tensorrt(graph)
+
+
+def own_edges(plan: QdqPlan) -> list[QdqEdge]:
+    """The edges of activations that are quantized for their own sake."""
+    return [edge for edge in plan.activations if not edge.shared]
 
 
 def random_scales(sites: Mapping[str, ChannelSite], *, seed: int = 5) -> dict[str, np.ndarray]:

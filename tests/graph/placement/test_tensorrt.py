@@ -76,7 +76,7 @@ def test_other_additions_are_no_residuals(kind: str) -> None:
     elif kind == "broadcast":
         y = g.op("Add", y, g.op("GlobalAveragePool", x))
     else:
-        y = g.op("Add", g.op("Relu", y), x)
+        y = g.op("Add", g.op("Relu", x), x)
     assert not edges(plan_of(g.model(g.conv(y, 8, 8))), "Add")
 
 
@@ -175,9 +175,12 @@ def test_concat_groups_reach_through_copies() -> None:
     assert plan.groups == (frozenset({a, b, pooled}),)
 
 
-def test_concat_of_floats_needs_no_group() -> None:
-    plan = plan_of(MODELS["inception_concat"]())
+def test_concat_of_floats_needs_no_scale() -> None:
+    g = Builder()
+    x = g.op("Relu", g.conv(g.input("x", 8, 6, 6), 8, 8))
+    plan = plan_of(g.model(g.op("Concat", g.conv(x, 8, 8), g.conv(x, 8, 8), axis=1)))
     assert plan.groups == ()
+    assert plan.tensors == ("x", x)
 
 
 def test_exclude_by_name_type_and_pattern() -> None:
