@@ -93,8 +93,10 @@ def _read(file: Path, size: int = -1) -> bytes:
 def _inspect_engine(
     file: Path, profile: PathLike | None, *, measure: bool, plugins: Sequence[PathLike]
 ) -> EngineInspection:
-    anatomy = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins)
-    return EngineInspection(file, _with_profile(anatomy, profile), describe_build(file))
+    described = describe_build(file)
+    host_code = "host code" in described
+    anatomy = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins, host_code=host_code)
+    return EngineInspection(file, _with_profile(anatomy, profile), described)
 
 
 def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:

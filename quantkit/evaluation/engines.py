@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.backends import BACKENDS, find_backend
+from quantkit.backends.tensorrt.build.manifest import find_manifest
 from quantkit.backends.tensorrt.gpu import find_gpu, find_gpu_address
 from quantkit.backends.tensorrt.inspection.inspector import parse_inspector
-from quantkit.backends.tensorrt.open_engine import find_manifest
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError, EvaluationError
 from quantkit.evaluation.gpu_environment import describe_gpu_settings

@@ -178,6 +178,7 @@ class Builder(FakeObject):
             self.log(ERROR, "Network has dynamic or shape inputs, but no optimization profile has been defined.")
             return None
         engine = _describe(network, config)
+        engine["parser_flags"] = network.parser_flags
         engine["plugins"] = {
             "before_builder": self.plugins_ready,
             "loaded": self.loaded,

@@ -172,6 +172,7 @@ class Network(FakeObject):
 
     def __init__(self, flags: int) -> None:
         self.flags, self.name = flags, "fake"
+        self.parser_flags: list[str] = []
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.layers: list[Layer] = []

@@ -147,6 +147,8 @@ class Parser(FakeObject):
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             return self._fail(f"Assertion failed: Failed to parse the ONNX model. {reason}")
+        members = Abi.trt.OnnxParserFlag.__members__
+        self.network.parser_flags = [name for name, member in members.items() if self.flags >> int(member) & 1]
         if not graph.node:
             return self._fail("Assertion failed: Failed to parse the ONNX model.")
         constants = {i.name for i in graph.initializer}

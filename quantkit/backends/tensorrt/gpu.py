@@ -11,6 +11,9 @@ _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 
 
+_AMPERE = 80
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU: its name, and its compute capability such as "8.6"."""
@@ -22,6 +25,11 @@ class Gpu:
     def target(self) -> str:
         """Name of its generation in TensorRT-RTX: "sm86"."""
         return f"sm{self.compute_capability.replace('.', '')}"
+
+    @property
+    def is_ampere_or_newer(self) -> bool:
+        """Whether engines for "Ampere and newer" run on it."""
+        return int(self.target[2:]) >= _AMPERE
 
     def __str__(self) -> str:
         return f"{self.name} ({self.target})"

@@ -5,25 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantkit.backends.registry import BACKENDS, Backend
-from quantkit.backends.tensorrt.build.manifest import (
-    Manifest,
-    check_loadable,
-    is_engine_of,
-    load_manifest,
-    manifest_path,
-)
+from quantkit.backends.tensorrt.build.manifest import check_loadable, find_manifest
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError, BackendUnavailableError
-
-
-def find_manifest(engine: Path) -> Manifest | None:
-    """The manifest of this engine, MODEL.engine.json; None where there is none or it is another engine's."""
-    path = manifest_path(engine)
-    manifest = load_manifest(path) if path.is_file() else None
-    return manifest if manifest is not None and is_engine_of(manifest, engine) else None
 
 
 def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = False) -> TensorRTRunner:
@@ -51,7 +38,13 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
     library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
     if (manifest := find_manifest(path)) is not None:
         check_loadable(manifest, library, gpu, name=str(path))
-    return TensorRTRunner(path, library=library, name=f"engine {name}", cuda_graph=cuda_graph)
+    return TensorRTRunner(
+        path,
+        library=library,
+        name=f"engine {name}",
+        cuda_graph=cuda_graph,
+        host_code=manifest is not None and manifest.holds_host_code,
+    )
 
 
 BACKENDS["tensorrt"] = Backend(suffixes=(".engine", ".plan", ".trt"), open=open_engine, device="gpu")

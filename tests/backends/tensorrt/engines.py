@@ -52,6 +52,7 @@ class Plan:
     num_profiles: int = 1
     capturable: bool = True
     fails: bool = False
+    host_code: bool = False
     layers: str = '{"Layers": ["only a name"], "Bindings": []}'
     log: list[str] = field(default_factory=list)
 
@@ -70,12 +71,16 @@ class Runtime:
     def __init__(self, plans: Mapping[bytes, Plan], gpu: Gpu, logger: ILogger) -> None:
         assert logger.was_initialised
         self.plans, self.gpu, self.logger = plans, gpu, logger
+        self.engine_host_code_allowed = False
         _live(self, "runtime")
 
     def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
         self.gpu.need_context()
         if content not in self.plans:
             self.logger.log(types.SimpleNamespace(name="ERROR"), "Serialization assertion stdVersionRead failed.\n")
+            return None
+        if self.plans[content].host_code and not self.engine_host_code_allowed:
+            self.logger.log(types.SimpleNamespace(name="ERROR"), "Engine contains host code, which is not allowed.\n")
             return None
         return Engine(self, self.plans[content])
 

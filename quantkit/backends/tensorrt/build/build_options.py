@@ -47,7 +47,8 @@ class BuildOptions:
         builder_optimization_level: 0 (fast build) to 5 (fast engine); TensorRT's default is 3.
         timing_cache: file with measured kernels: read, and merged with what this build measures.
         hardware_compatibility: which other GPUs the engine must run on.
-        version_compatible: the engine must run on later TensorRT of the same major version.
+        version_compatible: the engine must run on later TensorRT: of the same major version, of 8.6 also on 9 and 10,
+            of 10 on 11.
         refit: weights can be replaced in the engine.
         strip_weights: weights are left out of the engine and must be refitted before use.
         dla_core: run on this deep-learning accelerator (Jetson) where possible.
@@ -83,7 +84,7 @@ class BuildOptions:
     )
     hardware_compatibility: HardwareCompatibility = option("none", "Other GPUs that can run the engine.", group=_ENGINE)
     version_compatible: bool = option(
-        False, "Let later TensorRT versions of the same major version run the engine.", group=_ENGINE
+        False, "Let later TensorRT versions run the engine: 8.6 to 10, 10 to 11.", group=_ENGINE
     )
     refit: bool = option(False, "Build a refittable engine.", group=_ENGINE)
     strip_weights: bool = option(False, "Build a weight-stripped engine.", group=_ENGINE)
@@ -133,6 +134,11 @@ class BuildOptions:
                 "--target sm75: with Turing among its targets TensorRT-RTX runs the convolutions of all targets in "
                 "float, INT8 or not; build for sm80 and newer, or use TensorRT on that GPU"
             )
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether the engine is for more than this version on this GPU."""
+        return self.version_compatible or self.hardware_compatibility != "none"
 
     def facts(self) -> dict[str, Any]:
         """The options that affect the engine, as JSON values, without defaults and options that only save time."""

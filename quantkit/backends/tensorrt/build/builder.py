@@ -30,6 +30,11 @@ from quantkit.notices import Notice, Notify, announcing, logs_duration
 
 _SHOWN_ERRORS = 3
 
+_FIRST_WITH_NATIVE_NORMALIZATION = 10
+"""Before, InstanceNormalization is a plugin, which engines for other versions or GPUs cannot hold."""
+
+_HOST_CODE = "a version-compatible engine carries code that runs when it is loaded: load only those of people you trust"
+
 _HARMLESS = ("Converting conv", "differs from one already registered")
 """Warnings about FP16 scales, one per convolution, and about a runner that is open during the build."""
 
@@ -125,11 +130,13 @@ def build_engine(
             raise BackendError("implicit INT8 needs ranges or a calibrator")
         raise BackendError(f"ranges, calibrators and float nodes are for implicit INT8, not {typing.mode} {precision}")
     check_options(library, options, gpu=find_gpu())
-    build = _Build.start(library, typing, model, plugins=options.plugins, notify=notify if verbose else None)
+    build = _Build.start(library, typing, model, options=options, notify=notify if verbose else None)
     build.parse()
     if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(model.name, typing))
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
+    if options.version_compatible:
+        notify(Notice("info", "engine", _HOST_CODE))
     configure(library, build.builder, build.config, options)
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
@@ -169,13 +176,13 @@ class _Build:
         typing: Typing,
         model: OnnxInput,
         *,
-        plugins: Sequence[Path],
+        options: BuildOptions,
         notify: Notify | None,
     ) -> _Build:
         trt = library.module
         logger = make_logger(library, notify=notify, verbose=notify is not None)
         init_standard_plugins(library, logger)
-        load_plugins(library, plugins)
+        load_plugins(library, options.plugins)
         try:
             builder = trt.Builder(logger)
         except (TypeError, RuntimeError) as error:
@@ -194,7 +201,10 @@ class _Build:
         config = builder.create_builder_config()
         if network is None or config is None:  # `not network` would be true of an empty one
             raise EngineBuildError(f"{library.title} makes no network: {'; '.join(logger.errors()[:_SHOWN_ERRORS])}")
-        return cls(library, logger, builder, network, trt.OnnxParser(network, logger), config, model)
+        parser = trt.OnnxParser(network, logger)
+        if library.version[0] < _FIRST_WITH_NATIVE_NORMALIZATION and options.is_portable:
+            parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+        return cls(library, logger, builder, network, parser, config, model)
 
     def parse(self) -> None:
         """Parses the ONNX model into the network."""

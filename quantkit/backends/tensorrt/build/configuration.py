@@ -42,6 +42,8 @@ def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = 
         raise BackendError(f"--strip-weights needs TensorRT 10, this is {library.title}")
     if options.hardware_compatibility != "none":
         _find_level(library, options.hardware_compatibility)
+    if options.hardware_compatibility == "ampere-plus" and gpu is not None and not gpu.is_ampere_or_newer:
+        raise BackendError(f"--hardware-compatibility ampere-plus needs a GPU of sm80 or newer, this is {gpu}")
 
 
 def configure(library: Library, builder: Any, config: Any, options: BuildOptions) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from quantkit.backends.tensorrt.gpu import Gpu
-from quantkit.backends.tensorrt.library import Library
+from quantkit.backends.tensorrt.library import Library, parse_version
 from quantkit.errors import BackendError
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.provenance import why_stale
@@ -25,6 +25,9 @@ from quantkit.storage import write_bytes, write_text
 
 _FORMAT = "quantkit engine"
 _FORMAT_VERSION = 1
+
+_LATER_MAJORS = {8: (9, 10), 10: (11,)}
+"""Major versions beside its own on which a version-compatible engine runs. Never on one older than the builder's."""
 
 _NOT_DECIDING = ("engine_sha256", "engine_size_bytes", "model_name", "created", "format", "format_version")
 
@@ -77,6 +80,11 @@ class Manifest:
             elif f.name not in _NOT_DECIDING:
                 facts[f.name.replace("_", " ")] = list(value) if isinstance(value, tuple) else value
         return facts
+
+    @property
+    def holds_host_code(self) -> bool:
+        """Whether loading the engine runs code that it carries: it is version-compatible."""
+        return bool(self.options.get("version_compatible", False))
 
     @property
     def summary(self) -> str:
@@ -175,6 +183,13 @@ def is_engine_of(manifest: Manifest, engine: str | os.PathLike[str]) -> bool:
     return hashlib.sha256(content).hexdigest() == manifest.engine_sha256
 
 
+def find_manifest(engine: Path) -> Manifest | None:
+    """The manifest of this engine, MODEL.engine.json; None where there is none or it is another engine's."""
+    path = manifest_path(engine)
+    manifest = load_manifest(path) if path.is_file() else None
+    return manifest if manifest is not None and is_engine_of(manifest, engine) else None
+
+
 def describe_build(engine: Path) -> dict[str, str]:
     """What the manifest next to an engine says, in words; nothing where there is none, or it is another engine's."""
     path = manifest_path(engine)
@@ -192,6 +207,7 @@ def describe_build(engine: Path) -> dict[str, str]:
         "built with": f"{manifest.library} {manifest.library_version}",
         "built on": manifest.gpu or "",
         "excluded": ", ".join(manifest.exclude),
+        "host code": "allowed: the engine is version-compatible" if manifest.holds_host_code else "",
         "calibration": ", ".join(f"{key} {str(value)[:12]}" for key, value in manifest.table.items()),
     }
     return {key: value for key, value in facts.items() if value}
@@ -211,17 +227,26 @@ def check_loadable(manifest: Manifest, library: Library, gpu: Gpu | None, *, nam
     """
     version = ".".join(map(str, library.version))
     fix = "build it again here with quantkit build"
+    built = parse_version(manifest.library_version)
     if manifest.library != library.name:
         raise BackendError(f"{name} was built with {manifest.library}, not for {library.title}: {fix}")
-    compatible = manifest.options.get("version_compatible", False)
-    same_major = manifest.library_version.split(".")[0] == version.split(".")[0]
-    if manifest.library_version != version and not (compatible and same_major):
-        raise BackendError(f"{name} was built with version {manifest.library_version}, this is {library.title}: {fix}")
+    if manifest.library_version != version:
+        is_known = library.version > built and library.version[0] in (built[0], *_LATER_MAJORS.get(built[0], ()))
+        if not (manifest.holds_host_code and is_known):
+            raise BackendError(
+                f"{name} was built with version {manifest.library_version}, this is {library.title}: {fix}"
+            )
     if gpu is None:
         return
     targets = manifest.options.get("targets", [])
     if targets and gpu.target not in targets:
         raise BackendError(f"{name} was built for {', '.join(targets)}, this is {gpu}: add --target {gpu.target}")
+    if manifest.gpu is None or manifest.gpu == str(gpu):
+        return
     portable = manifest.options.get("hardware_compatibility")
-    if manifest.gpu is not None and manifest.gpu != str(gpu) and portable is None:
+    if portable is None:
         raise BackendError(f"{name} was built for {manifest.gpu}, this is {gpu}: {fix}")
+    if portable == "ampere-plus" and not gpu.is_ampere_or_newer:
+        raise BackendError(f"{name} was built for sm80 and newer, this is {gpu}: {fix}")
+    if portable == "same-compute-capability" and not manifest.gpu.endswith(f"({gpu.target})"):
+        raise BackendError(f"{name} was built for the compute capability of {manifest.gpu}, this is {gpu}: {fix}")

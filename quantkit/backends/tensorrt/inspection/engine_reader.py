@@ -31,7 +31,9 @@ _WARM_UP_RUNS = 3
 _TIMED_RUNS = 20
 
 
-def read_engine(content: bytes, *, name: str, measure: bool = False, plugins: Sequence[PathLike] = ()) -> EngineLayers:
+def read_engine(
+    content: bytes, *, name: str, measure: bool = False, plugins: Sequence[PathLike] = (), host_code: bool = False
+) -> EngineLayers:
     """The layers of an engine.
 
     Args:
@@ -39,6 +41,7 @@ def read_engine(content: bytes, *, name: str, measure: bool = False, plugins: Se
         name: of the file, for messages.
         measure: time its layers here.
         plugins: libraries of TensorRT plugins that it needs.
+        host_code: let it run code that it carries, as version-compatible engines do.
 
     Raises:
         BackendError: TensorRT is not installed or rejects the engine, and the file has no readable layer list.
@@ -51,7 +54,7 @@ def read_engine(content: bytes, *, name: str, measure: bool = False, plugins: Se
     try:
         library = load_library("tensorrt-rtx" if is_rtx else "tensorrt")
         load_plugins(library, plugins)
-        anatomy = _read_with(library, content, measure=measure)
+        anatomy = _read_with(library, content, measure=measure, host_code=host_code)
     except BackendError as error:
         if plan is not None and not measure:
             return plan
@@ -73,12 +76,14 @@ def _without_metadata(content: bytes) -> bytes:
     return content[4 + length :]
 
 
-def _read_with(library: Library, content: bytes, *, measure: bool) -> EngineLayers:
+def _read_with(library: Library, content: bytes, *, measure: bool, host_code: bool) -> EngineLayers:
     trt = library.module
     logger = make_logger(library)
     init_standard_plugins(library, logger)
     try:
         runtime = trt.Runtime(logger)
+        if host_code:
+            runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             reason = "; ".join(logger.errors()[:2]) or "no GPU, or an engine of another version or GPU"

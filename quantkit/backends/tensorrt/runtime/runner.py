@@ -32,6 +32,8 @@ class TensorRTRunner:
         name: of the engine, for messages.
         profile: which optimization profile to use.
         cuda_graph: replay queries of an unchanged shape from a CUDA graph; if that is impossible, `notes` states why.
+        host_code: let the engine run code that it carries, as version-compatible ones do. Only for engines of people
+            whom you trust.
 
     Raises:
         BackendUnavailableError: TensorRT, pycuda or a GPU is missing.
@@ -46,6 +48,7 @@ class TensorRTRunner:
         name: str = "engine",
         profile: int = 0,
         cuda_graph: bool = False,
+        host_code: bool = False,
     ) -> None:
         self._library = library or load_library()
         self._name = name
@@ -61,7 +64,7 @@ class TensorRTRunner:
         self._driver = self._primary.driver
         try:
             with self._active("it cannot be opened"):
-                self._open(content, profile, cuda_graph=cuda_graph)
+                self._open(content, profile, cuda_graph=cuda_graph, host_code=host_code)
         except BaseException as error:
             # The frames of the traceback hold TensorRT's objects, which must be gone before the context is.
             traceback.clear_frames(error.__traceback__)
@@ -169,7 +172,7 @@ class TensorRTRunner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open(self, content: bytes, profile: int, *, cuda_graph: bool) -> None:
+    def _open(self, content: bytes, profile: int, *, cuda_graph: bool, host_code: bool) -> None:
         title, name = self._library.title, self._name
         self._logger = make_logger(self._library)
         init_standard_plugins(self._library, self._logger)
@@ -177,6 +180,8 @@ class TensorRTRunner:
             self._runtime = self._library.module.Runtime(self._logger)
         except TypeError as error:
             raise BackendError(f"{title} does not start{describe_errors(self._logger)}") from error
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise BackendError(

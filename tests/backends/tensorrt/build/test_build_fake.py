@@ -386,6 +386,18 @@ def test_an_option_that_the_version_lacks_is_an_error(ask, error_of, material):
 
 
 @pytest.mark.parametrize("release", RELEASES)
+def test_engines_for_other_versions_or_gpus_take_no_normalization_plugin(ask, material, release):
+    """Of 8.6; from 10 on the parser's own normalization is the default."""
+    for options in ({"version_compatible": True}, {"hardware_compatibility": "ampere-plus"}, {}):
+        answer = ask(release, material["net"], options=options, force=True)
+        wanted = ["NATIVE_INSTANCENORM"] if release == "8.6" and options else []
+        assert answer["engine"]["parser_flags"] == wanted
+        assert any("load only those of people you trust" in line for line in answer["told"]) == (
+            "version_compatible" in options
+        )
+
+
+@pytest.mark.parametrize("release", RELEASES)
 def test_missing_dla_is_refused(error_of, material, release):
     said = error_of(release, material["net"], precision="fp16", options={"dla_core": 0, "allow_gpu_fallback": True})
     assert "--dla-core 0: this machine has no DLA core" in said

@@ -116,7 +116,6 @@ def test_an_engine_belongs_to_its_manifest(tmp_path):
     [
         ({}, library("tensorrt-rtx", (1, 7, 1)), ADA, "was built with tensorrt, not for TensorRT-RTX 1.7.1"),
         ({}, library(version=(10, 3, 0)), ADA, "built with version 10.16.1, this is TensorRT 10.3.0"),
-        ({"options": {"version_compatible": True}}, library(version=(11, 4, 0)), ADA, "built with version 10.16.1"),
         ({}, library(), HOPPER, r"built for RTX 4090 \(sm89\), this is H100 \(sm90\)"),
         (
             {"library": "tensorrt-rtx", "library_version": "1.7.1", "gpu": None, "options": {"targets": ["sm86"]}},
@@ -129,6 +128,52 @@ def test_an_engine_belongs_to_its_manifest(tmp_path):
 def test_engine_of_another_library_version_or_gpu_is_refused(change, there, gpu, words):
     with pytest.raises(BackendError, match=words):
         check_loadable(replace(BUILT, **change), there, gpu, name="net.engine")
+
+
+RULES = {
+    # built with: on which later or earlier versions a version-compatible engine loads
+    "8.6.1": {(8, 6, 0): False, (8, 6, 2): True, (9, 2, 0): True, (10, 3, 0): True, (11, 0, 0): False},
+    "9.2.0": {(8, 6, 1): False, (9, 3, 0): True},
+    "10.3.0": {(8, 6, 1): False, (10, 0, 1): False, (10, 16, 1): True, (11, 0, 0): True, (11, 4, 0): True},
+    "11.0.0": {(10, 16, 1): False, (11, 4, 0): True},
+}
+"""NVIDIA's: an engine of 8.6 loads on 9 and 10, of 10 on 11, never on an older runtime than the builder's."""
+
+
+@pytest.mark.parametrize(
+    ("built", "there", "loads"), [(built, there, loads) for built, row in RULES.items() for there, loads in row.items()]
+)
+def test_a_version_compatible_engine_loads_where_nvidia_says(built, there, loads):
+    engine = replace(BUILT, library_version=built, options={"version_compatible": True})
+    for change, expected in ((engine, loads), (replace(engine, options={}), False)):
+        if expected:
+            check_loadable(change, library(version=there), ADA, name="net.engine")
+        else:
+            with pytest.raises(BackendError, match=f"built with version {built}, this is"):
+                check_loadable(change, library(version=there), ADA, name="net.engine")
+
+
+AMPERE, TURING, ADA_TOO = Gpu("A100", "8.0"), Gpu("T4", "7.5"), Gpu("L4", "8.9")
+
+
+@pytest.mark.parametrize(
+    ("level", "gpu", "said"),
+    [
+        ("ampere-plus", AMPERE, ""),
+        ("ampere-plus", HOPPER, ""),
+        ("ampere-plus", TURING, r"built for sm80 and newer, this is T4 \(sm75\)"),
+        ("same-compute-capability", ADA_TOO, ""),
+        ("same-compute-capability", HOPPER, r"built for the compute capability of RTX 4090 \(sm89\), this is H100"),
+        (None, ADA_TOO, r"built for RTX 4090 \(sm89\), this is L4"),
+    ],
+)
+def test_a_hardware_compatible_engine_loads_where_nvidia_says(level, gpu, said):
+    engine = replace(BUILT, options={} if level is None else {"hardware_compatibility": level})
+    if said:
+        with pytest.raises(BackendError, match=said):
+            check_loadable(engine, library(), gpu, name="net.engine")
+    else:
+        check_loadable(engine, library(), gpu, name="net.engine")
 
 
 @pytest.mark.parametrize(

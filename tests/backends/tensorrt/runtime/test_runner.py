@@ -302,6 +302,14 @@ def test_queries_are_timed_by_events_two_in_flight(gpu, cuda_graph):
     assert gpu.is_empty()
 
 
+def test_host_code_runs_only_where_it_is_allowed(gpu):
+    library = make_library(gpu, {b"plan": affine_plan(host_code=True)})
+    with pytest.raises(BackendError, match="contains host code"):
+        TensorRTRunner(b"plan", library=library)
+    with TensorRTRunner(b"plan", library=library, host_code=True) as runner:
+        np.testing.assert_array_equal(runner.run({"x": X})["y"], Y)
+
+
 def test_without_pycuda_or_tensorrt_the_pip_line_is_told(gpu, monkeypatch):
     library = make_library(gpu, {})
     monkeypatch.setitem(__import__("sys").modules, "pycuda", None)
