@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quantkit.commands.data_check import DataCheck
-    from quantkit.evaluation.preprocessing_probe import Probe
+    from quantkit.evaluation.preprocessing_probe import PreprocessingTrial, Probe
 
 _SHOWN = 5
 
@@ -76,6 +76,8 @@ def _print(console: Console, result: DataCheck) -> None:
         rows.append(("image sizes", f"{small_w}x{small_h} to {large_w}x{large_h} (width x height)"))
         rows.append(("color modes", ", ".join(f"{count} {mode}" for mode, count in facts.modes.items())))
     rows.append(("preprocessing", _probe_words(result.probe, result.probe_reason)))
+    if result.probe is not None and result.probe.best is not None:
+        rows.append(("best alternative", _best_words(result.probe, result.probe.best)))
     print_table(console, ("", ""), rows)
     for finding in result.findings:
         print_line(console, f"{finding.severity}: {finding.check}: {finding.what}", style=_STYLES[finding.severity])
@@ -95,9 +97,22 @@ _STYLES = {"error": "red", "warning": "yellow", "note": ""}
 def _probe_words(probe: Probe | None, reason: str) -> str:
     if probe is None:
         return f"no alternatives tried: {reason}"
-    fit = f"{probe.declared.information:.2f} nats of information"
-    if probe.declared.top1 is not None:
-        fit = f"top-1 {100 * probe.declared.top1:.1f}%, {fit}"
     better = sum(trial.is_better for trial in probe.others)
-    verdict = f"{better or 'none'} of {len(probe.others)} alternatives is clearly better"
-    return f"{fit} on {probe.num_samples} samples; {verdict}"
+    tried = f"of {len(probe.others)} alternatives on {probe.num_samples} samples, {better or 'none'}"
+    verdict = f"{tried} {'are' if better > 1 else 'is'} clearly better"
+    return f"{_fit_words(probe.declared)} on {probe.num_settling} samples; {verdict}"
+
+
+def _best_words(probe: Probe, best: PreprocessingTrial) -> str:
+    """The alternative, its figure, what it gains with the interval, and the verdict."""
+    words = f"{' and '.join(best.changes)}: {_fit_words(best)}"
+    if best.gain_interval is not None:
+        scale, unit, digits = (100, "points", 1) if best.top1 is not None else (1, "nats", 2)
+        low, high = (f"{scale * end:+.{digits}f}" for end in best.gain_interval)
+        words += f" (gain {low} to {high} {unit}, 95% interval)"
+    return f"{words} on {probe.num_settling} samples; {'clearly better' if best.is_better else 'not clearly better'}"
+
+
+def _fit_words(trial: PreprocessingTrial) -> str:
+    fit = f"{trial.information:.2f} nats of information"
+    return fit if trial.top1 is None else f"top-1 {100 * trial.top1:.1f}%, {fit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,11 +106,14 @@ def check_data(
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
         with OnnxRuntimeRunner(share_weights(model.graph), name="the model") as runner:
-            samples = _choose(dataset, frozenset(facts.unreadable), options.probe_samples, options.seed)
-            probe, num_scores, reason, more = probe_preprocessing(
-                runner, dataset, samples, workers=options.workers, progress=options.progress
+            unreadable = frozenset(facts.unreadable)
+            samples = _choose(dataset, unreadable, options.probe_samples, options.seed)
+            rest = sorted(set(_choose(dataset, unreadable, len(dataset), options.seed)) - set(samples))
+            random.Random(options.seed).shuffle(rest)
+            probe, num_scores, reason, found = probe_preprocessing(
+                runner, dataset, samples, more=rest, workers=options.workers, progress=options.progress
             )
-            findings += more
+            findings += found
     findings += lint.check_classes(dataset, num_scores)
     grave = ("error", "warning", "note")
     return DataCheck(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.sampling import describe
 from quantkit.notices import MOST_NAMES, Notice, Notify
 from quantkit.types import (
@@ -11,6 +12,9 @@ from quantkit.types import (
     PathLike,
     Preprocessing,
 )
+
+_LARGEST_INPUT = 512
+"""Twice the largest pixel: beyond it, a factor was multiplied that divides."""
 
 HOW_TO_LABEL = "sort the images into a folder for each class, or list them in a .csv with path and label"
 
@@ -31,6 +35,21 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
         notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:
         notify(Notice("info", "preprocessing", f"preprocessing: {describe_preprocessing(dataset.preprocessing)}"))
+    for doubt in (*getattr(getattr(dataset, "dataset", dataset), "doubts", ()), *_doubtful_values(dataset)):
+        notify(Notice("warning", "preprocessing", doubt))
+
+
+def _doubtful_values(dataset: Dataset) -> tuple[str, ...]:
+    """Where inputs are much larger than the pixels that models take: 0 to 255, or a few units around 0."""
+    p = dataset.preprocessing
+    if p is None or p.function is not None:
+        return ()
+    values = pixel_table(p)
+    largest = float(abs(values.astype("float64")).max())
+    if largest <= _LARGEST_INPUT:
+        return ()
+    fix = f"is --scale {p.scale:g} meant to be 1/{p.scale:g}?" if p.scale > 1 else "check --scale, --mean and --std"
+    return (f"inputs reach {largest:,.0f}, but models take pixels as 0 to 255, 0 to 1 or a few units around 0: {fix}",)
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:

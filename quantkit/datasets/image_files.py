@@ -73,6 +73,7 @@ class ImageFiles:
         boxes: left, top, right, bottom of the part that is the sample, in pixels of the upright image; None for all.
         function: that prepares an image instead, where `preprocessing` names one.
         remarks: what a user should know of the files, one sentence each.
+        doubts: what looks like a mistake, likewise.
     """
 
     kind: str
@@ -85,6 +86,7 @@ class ImageFiles:
     boxes: Sequence[Box] | None = None
     function: Callable[[Image.Image, str], Array] | None = None
     remarks: Sequence[str] = ()
+    doubts: Sequence[str] = ()
     _files: StoredFiles = field(default_factory=StoredFiles, repr=False)
 
     def __len__(self) -> int:

@@ -21,8 +21,10 @@ from quantkit.datasets.file_list import LIST_SUFFIXES, open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.image_headers import look_at_headers
+from quantkit.datasets.native_size import keep_native_size
 from quantkit.datasets.placement import placed_as
 from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.preprocessor_config import reads_config
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
 from quantkit.datasets.sampling import select
@@ -135,7 +137,10 @@ def _open_as_said(
         images = replace(images, function=function)
         return images if said.crops is None else crop_images(images, Path(said.crops), classes=classes)
     preprocessing = resolve_preprocessing(inputs[0], said) if said.says_how else said.base
-    dataset = open_dataset(data, inputs, preprocessing=preprocessing, classes=classes, split=said.split or "val")
+    is_preset = said.says_how and said.resize is None and said.shorter_side is None and not reads_config(said.preset)
+    dataset = open_dataset(
+        data, inputs, preprocessing=preprocessing, classes=classes, split=said.split or "val", is_preset=is_preset
+    )
     if said.crops is None:
         return dataset
     assert isinstance(dataset, ImageFiles)  # arrays were refused
@@ -176,6 +181,7 @@ def open_dataset(
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     split: Split = "val",
+    is_preset: bool = False,
 ) -> Dataset:
     """Opens a folder of images, a list of images (.txt, .csv, .jsonl), a YOLO data.yaml or arrays (.npy, .npz).
 
@@ -185,6 +191,7 @@ def open_dataset(
         preprocessing: for images; None resolves the default for the input. Arrays take none.
         classes: class names by index; None takes the sorted names that the data has.
         split: which images of a data.yaml.
+        is_preset: nobody said how images of the model's own size are resized.
 
     Returns:
         A data set that decodes on access.
@@ -206,10 +213,10 @@ def open_dataset(
         names = ", ".join(repr(spec.name) for spec in inputs)
         raise DatasetError(f"images fill one input, but the model has {names}: save arrays by these names as .npz")
     if preprocessing is None:
-        preprocessing = resolve_preprocessing(inputs[0])
+        preprocessing, is_preset = resolve_preprocessing(inputs[0]), True
     else:
         _check_fit(preprocessing, inputs[0])
-    return _open_images(source, inputs[0], preprocessing, classes, split)
+    return keep_native_size(_open_images(source, inputs[0], preprocessing, classes, split), is_said=not is_preset)
 
 
 def _describe_files() -> str:

@@ -16,7 +16,9 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.preprocessing_score import (
     PreprocessingScore,
     advantage,
+    gain_interval,
     is_clearly_better,
+    may_be_better,
     score_preprocessing,
 )
 from quantkit.progress import show_progress
@@ -39,6 +41,7 @@ class PreprocessingTrial:
         top1: share of samples that are right, None without labels.
         information: nats; how confident and how various the predictions are.
         is_better: clearly better than the declared one.
+        gain_interval: 95% interval of what it gains over the declared one: in top-1, without labels in nats.
     """
 
     changes: tuple[str, ...]
@@ -46,6 +49,7 @@ class PreprocessingTrial:
     top1: float | None
     information: float
     is_better: bool
+    gain_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,25 @@ class Probe:
         num_samples: that were run each time.
         declared: the preprocessing as given.
         others: what was tried.
+        best: of `others`, whether it is better or not; None where nothing else could be tried.
+        num_settling: samples behind `declared` and `best`, more where the first ones did not settle it.
     """
 
     num_samples: int
     declared: PreprocessingTrial
     others: tuple[PreprocessingTrial, ...]
+    best: PreprocessingTrial | None = None
+    num_settling: int = 0
 
 
 def probe_preprocessing(
-    runner: Runner, dataset: Dataset, samples: tuple[int, ...], *, workers: int | None, progress: bool
+    runner: Runner,
+    dataset: Dataset,
+    samples: tuple[int, ...],
+    *,
+    more: Sequence[int] = (),
+    workers: int | None,
+    progress: bool,
 ) -> tuple[Probe | None, int | None, str, list[Finding]]:
     """Scores the declared preprocessing and its alternatives on the same samples.
 
@@ -72,6 +86,7 @@ def probe_preprocessing(
         runner: of the float model.
         dataset: as declared.
         samples: indices of those that are run, all readable.
+        more: others, which are run too while it is not settled whether the best alternative is better.
         workers: decoding threads.
         progress: show a progress bar on a terminal.
 
@@ -79,8 +94,8 @@ def probe_preprocessing(
         The probe, the number of classes that the model scores, why there is no probe, and what was found.
     """
 
-    def measure(preprocessing: Preprocessing | None) -> PreprocessingScore:
-        view = _view(dataset, samples, preprocessing)
+    def measure(preprocessing: Preprocessing | None, chosen: tuple[int, ...] = samples) -> PreprocessingScore:
+        view = _view(dataset, chosen, preprocessing)
         return score_preprocessing(runner, make_batches(view, 32, strict=True, workers=workers, skipped={}))
 
     try:
@@ -99,6 +114,14 @@ def probe_preprocessing(
         best = _choose_best(tried, declared, unlabelled=unlabelled)
         base = dataset.preprocessing if best is None else best.preprocessing
         tried += _measure_all(measure, other_resizes(dataset.preprocessing, base), bar)
+        tried_first, declared_first = tried, declared
+        leader = _leader(tried, declared, unlabelled=unlabelled)
+        while leader is not None and more and may_be_better(*_pair(leader[1], declared, unlabelled)):
+            samples, more = (*samples, *more[: len(samples)]), more[len(samples) :]
+            declared = measure(None, samples)
+            leader = leader[0], measure(leader[0].preprocessing, samples)
+        if leader is not None and declared is not declared_first:
+            tried = [leader]
     findings = []
     doubtful = not unlabelled and _is_chance(declared)
     best = _choose_best(tried, declared, unlabelled=unlabelled)
@@ -109,9 +132,14 @@ def probe_preprocessing(
     if best is not None:
         fit = next(fit for alternative, fit in tried if alternative is best)
         findings.append(_misfit(best, fit, declared, unlabelled=unlabelled))
-    trials = tuple(_trial(a, f, declared, unlabelled=unlabelled) for a, f in tried)
     return (
-        Probe(len(samples), _trial(None, declared, declared, unlabelled=unlabelled), trials),
+        Probe(
+            num_samples=len(declared_first.probabilities),
+            declared=_trial(None, declared, declared, unlabelled=unlabelled),
+            others=tuple(_trial(a, f, declared_first, unlabelled=unlabelled) for a, f in tried_first),
+            best=None if leader is None else _trial(*leader, declared, unlabelled=unlabelled),
+            num_settling=len(samples),
+        ),
         num_scores,
         "",
         findings,
@@ -157,6 +185,22 @@ def _is_better(
     return is_clearly_better(fit, declared, same_values=same_values)
 
 
+def _leader(
+    tried: Sequence[tuple[Alternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+) -> tuple[Alternative, PreprocessingScore] | None:
+    """The alternative that would be chosen; where none is clearly better, the one that gains most."""
+    best = _choose_best(tried, declared, unlabelled=unlabelled)
+    if best is not None:
+        return next((a, f) for a, f in tried if a is best)
+    return max(tried, key=lambda pair: sum(gain_interval(*_pair(pair[1], declared, unlabelled))), default=None)
+
+
+def _pair(
+    fit: PreprocessingScore, declared: PreprocessingScore, unlabelled: bool
+) -> tuple[PreprocessingScore, PreprocessingScore]:
+    return _strip(fit, unlabelled), _strip(declared, unlabelled)
+
+
 def _strip(fit: PreprocessingScore, unlabelled: bool) -> PreprocessingScore:
     return replace(fit, targets=None) if unlabelled and fit.targets is not None else fit
 
@@ -183,6 +227,7 @@ def _trial(
         top1=None if _strip(fit, unlabelled).targets is None else float(fit.right.mean()),
         information=fit.information,
         is_better=alternative is not None and _is_better(alternative, fit, declared, unlabelled=unlabelled),
+        gain_interval=None if alternative is None else gain_interval(*_pair(fit, declared, unlabelled)),
     )
 
 

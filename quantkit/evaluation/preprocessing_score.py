@@ -13,7 +13,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics.accuracy import probabilities
 from quantkit.evaluation.run import feed
 from quantkit.evaluation.tasks.classification import find_scores
-from quantkit.significance import mcnemar_p_value
+from quantkit.significance import NORMAL_975, difference_interval, mcnemar_p_value
 from quantkit.types import Array, Batch, Runner
 
 _DRAWS = 1000
@@ -105,11 +105,33 @@ def advantage(other: PreprocessingScore, declared: PreprocessingScore) -> float:
         differences = declared.losses - other.losses
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
         return float(differences.mean()) / error if error > 0 else 0.0
+    error = _information_error(other, declared)
+    return (other.information - declared.information) / error if error > 0 else 0.0
+
+
+def gain_interval(other: PreprocessingScore, declared: PreprocessingScore) -> tuple[float, float]:
+    """95% interval of what `other` gains: in top-1, a fraction of 1; without labels in information, nats."""
+    if declared.targets is not None:
+        fixed, broken = int((other.right & ~declared.right).sum()), int((declared.right & ~other.right).sum())
+        return difference_interval(fixed, broken, num_samples=len(declared.right))
+    gain = other.information - declared.information
+    half = NORMAL_975 * _information_error(other, declared)
+    return gain - half, gain + half
+
+
+def may_be_better(other: PreprocessingScore, declared: PreprocessingScore) -> bool:
+    """Whether more samples may show that `other` is better by enough to matter, or that it is not."""
+    low, high = gain_interval(other, declared)
+    least = _MIN_TOP1_GAIN if declared.targets is not None else _MIN_INFORMATION_GAIN_OF_VALUES
+    return low < least < high and not is_clearly_better(other, declared)
+
+
+def _information_error(other: PreprocessingScore, declared: PreprocessingScore) -> float:
+    """Standard error of the difference, by a bootstrap over samples."""
     count = len(declared.probabilities)
     # Seeded: the same data give the same answer.
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count
-    error = float((_information(other.probabilities, draws) - _information(declared.probabilities, draws)).std())
-    return (other.information - declared.information) / error if error > 0 else 0.0
+    return float((_information(other.probabilities, draws) - _information(declared.probabilities, draws)).std())
 
 
 def _information(probabilities: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """The data check as a user types it."""
 
 import json
+import re
 
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
@@ -20,6 +21,14 @@ def test_wrong_preprocessing_exits_with_1_and_names_the_options(quantkit, digits
     assert outcome.err == ""
     mended = quantkit("data", "check", "--data", VAL, digits, "--scale", "1/255")
     assert mended.code == 0
+
+
+def test_the_best_alternative_is_printed_with_the_interval_of_its_gain(quantkit, digits):
+    outcome = quantkit("data", "check", "--data", CALIB, digits, "--probe-samples", "64")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("best alternative")]
+    assert re.search(r"top-1 [\d.]+%, .* \(gain [-+][\d.]+ to [-+][\d.]+ points, 95% interval\) on \d+ samples", line)
+    assert line.endswith("not clearly better")
 
 
 def test_json_lists_findings(quantkit, digits):

@@ -33,7 +33,7 @@ def test_folder_is_opened_end_to_end(save_image: Save, tmp_path: Path, spec: Ten
     save_image("images/dog/3.png").write_bytes(b"")
     dataset = open_dataset(str(tmp_path / "images"), [spec])
     assert isinstance(dataset, Dataset)
-    assert dataset.preprocessing == resolve_preprocessing(spec)
+    assert dataset.preprocessing == resolve_preprocessing(spec, resize="stretch")  # they have the model's size
     skipped: list[str] = []
     view = select(dataset, num_samples=5, seed=1)
     batches = list(iterate_batches(view, 2, on_skip=lambda name, reason: skipped.append(f"{name}: {reason}")))

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import PreprocessingScore, advantage, is_clearly_better, score_preprocessing
+from quantkit.evaluation.preprocessing_score import gain_interval, may_be_better
 from quantkit.types import Batch, TensorSpec
 
 CLASSES = 10
@@ -98,3 +99,14 @@ def test_a_model_is_not_better_than_itself(labels):
 
 def test_more_confidence_in_the_same_answers_is_not_better():
     assert not is_clearly_better(made(0.8, sharpness=9.0), made(0.8, sharpness=5.0))
+
+
+def test_a_small_sample_leaves_open_what_a_large_one_settles():
+    few = made(0.62, seed=1, count=40), made(0.5, seed=2, count=40)
+    many = made(0.9, seed=1, count=2000), made(0.3, seed=2, count=2000)
+    assert may_be_better(*few)
+    assert not may_be_better(*many)
+    assert is_clearly_better(*many)
+    low, high = gain_interval(*many)
+    assert 0 < low < high
+    assert gain_interval(*few)[1] - gain_interval(*few)[0] > high - low
