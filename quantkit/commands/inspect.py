@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.backends.tensorrt.build.manifest import describe_build
+from quantkit.backends.tensorrt.build.manifest import describe_build, may_run_host_code
 from quantkit.backends.tensorrt.inspection.engine_reader import read_engine
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.caches.inspection import CacheInspection, TableInspection, inspect_table, inspect_tensorrt_cache
@@ -93,10 +93,9 @@ def _read(file: Path, size: int = -1) -> bytes:
 def _inspect_engine(
     file: Path, profile: PathLike | None, *, measure: bool, plugins: Sequence[PathLike]
 ) -> EngineInspection:
-    described = describe_build(file)
-    host_code = "host code" in described
+    host_code = may_run_host_code(file)
     anatomy = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins, host_code=host_code)
-    return EngineInspection(file, _with_profile(anatomy, profile), described)
+    return EngineInspection(file, _with_profile(anatomy, profile), describe_build(file))
 
 
 def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:

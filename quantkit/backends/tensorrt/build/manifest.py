@@ -190,6 +190,15 @@ def find_manifest(engine: Path) -> Manifest | None:
     return manifest if manifest is not None and is_engine_of(manifest, engine) else None
 
 
+def may_run_host_code(engine: Path) -> bool:
+    """Whether a manifest beside an engine says that it is version-compatible; an unusable one says nothing."""
+    try:
+        manifest = find_manifest(engine)
+    except BackendError:
+        return False
+    return manifest is not None and manifest.holds_host_code
+
+
 def describe_build(engine: Path) -> dict[str, str]:
     """What the manifest next to an engine says, in words; nothing where there is none, or it is another engine's."""
     path = manifest_path(engine)
