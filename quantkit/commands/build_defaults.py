@@ -33,7 +33,9 @@ def complete_options(
     size_of = None if source.table is None else source.table.preprocessing
     placed = placed_as({} if source.table is None else source.table.settings, engine.placed or ImageOptions())
     axes = find_batch_axes(inputs, placed.batch_axis or {})
-    profiles = resolve_profiles(shapes, options.profiles, known=image_sizes(size_of, shapes), axes=axes)
+    profiles = resolve_profiles(
+        shapes, options.profiles, known=image_sizes(size_of, shapes), axes=axes, is_static=options.dla_core is not None
+    )
     if profiles and not options.profiles:
         listed = ", ".join(f"{name} {shape}" for name, shape in profiles[0].shapes.items())
         text = f"shapes (min / opt / max): {listed}; --min-shapes, --opt-shapes and --max-shapes choose others"

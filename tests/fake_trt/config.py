@@ -144,7 +144,7 @@ class Config(FakeObject):
 
     @slot(c_bool, c_void_p)
     def canRunOnDLA(self, layer):
-        return True
+        return FakeObject.by_address[layer].kind != int(Abi.trt.LayerType.SOFTMAX)
 
     @slot(None, c_void_p, c_int32)
     def setPluginsToSerialize(self, paths, number):

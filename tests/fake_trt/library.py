@@ -41,6 +41,7 @@ class Fake:
         reads_cache: whether a cache is asked for; TensorRT always does.
         plugins_ready: whether NVIDIA's plugins are registered.
         loaded: plugin libraries that were registered by path.
+        dla_cores: of the machine.
         scale_bits: what calibration finds for a tensor, instead of what magnitude 1 gives.
     """
 
@@ -50,6 +51,7 @@ class Fake:
     reads_cache: bool = True
     scale_bits: dict[str, str] = field(default_factory=dict)
     plugins_ready: bool = False
+    dla_cores: int = 0
     loaded: list[str] = field(default_factory=list)
     unimplemented: list[tuple[str, str]] = field(default_factory=lambda: abi.unimplemented)
     errors: list[str] = field(default_factory=lambda: abi.errors)
@@ -138,7 +140,7 @@ class Builder(FakeObject):
 
     @slot(c_int32)
     def getNbDLACores(self):
-        return 0
+        return fake.dla_cores
 
     @slot(c_int32)
     def getMaxDLABatchSize(self):
@@ -243,6 +245,7 @@ def _describe(network: Network, config: Config) -> dict[str, Any]:
         "flags": [name for name, member in flags.items() if config.flags >> int(member) & 1],
         "pools": {str(pool): size for pool, size in config.pools.items()},
         "properties": config.properties,
+        "default_device": config.properties.get("DefaultDeviceType", 0),
         "profiles": [{name: [s[0], s[1], s[2]] for name, s in p.shapes.items()} for p in config.profiles],
         "calibration_profile": {name: s[1] for name, s in profile.shapes.items()} if profile else None,
         "inputs": [(tensor.name, tensor.dims) for tensor in network.inputs],

@@ -43,6 +43,7 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
         library=library,
         name=f"engine {name}",
         cuda_graph=cuda_graph,
+        dla_core=None if manifest is None else manifest.options.get("dla_core"),
         host_code=manifest is not None and manifest.holds_host_code,
     )
 

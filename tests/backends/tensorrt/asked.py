@@ -35,6 +35,20 @@ def build_engine(model: str, arguments: dict[str, Any], options: dict[str, Any])
     }
 
 
+def build_on_jetson(
+    model: str, arguments: dict[str, Any], options: dict[str, Any], version: str = ""
+) -> dict[str, Any]:
+    """`build_engine` on a machine with two DLA cores, by a TensorRT that calls itself `version`."""
+    from tests.fake_trt.library import fake
+
+    own = fake.trt.__version__
+    fake.dla_cores, fake.trt.__version__ = 2, version or own
+    try:
+        return build_engine(model, arguments, options)
+    finally:
+        fake.dla_cores, fake.trt.__version__ = 0, own
+
+
 def make_options(words: dict[str, Any]) -> BuildOptions:
     """Options that came as JSON."""
     profiles = tuple(

@@ -53,6 +53,7 @@ class Plan:
     capturable: bool = True
     fails: bool = False
     host_code: bool = False
+    dla_core: int = -1
     layers: str = '{"Layers": ["only a name"], "Bindings": []}'
     log: list[str] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ class Runtime:
         assert logger.was_initialised
         self.plans, self.gpu, self.logger = plans, gpu, logger
         self.engine_host_code_allowed = False
+        self.DLA_core = -1
         _live(self, "runtime")
 
     def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
@@ -82,6 +84,7 @@ class Runtime:
         if self.plans[content].host_code and not self.engine_host_code_allowed:
             self.logger.log(types.SimpleNamespace(name="ERROR"), "Engine contains host code, which is not allowed.\n")
             return None
+        assert self.DLA_core == self.plans[content].dla_core
         return Engine(self, self.plans[content])
 
     def __del__(self) -> None:

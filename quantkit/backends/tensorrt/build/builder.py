@@ -10,6 +10,7 @@ from typing import Any
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
 from quantkit.backends.tensorrt.build.configuration import add_profiles, check_options, configure
+from quantkit.backends.tensorrt.build.dla import check_fallback, check_static
 from quantkit.backends.tensorrt.build.precision import (
     Typing,
     constrain_to_float,
@@ -137,6 +138,8 @@ def build_engine(
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
     if options.version_compatible:
         notify(Notice("info", "engine", _HOST_CODE))
+    if options.dla_core is not None:
+        check_static(options.profiles)
     configure(library, build.builder, build.config, options)
     add_profiles(build.builder, build.config, options)
     set_flags(library, build.config, typing)
@@ -149,6 +152,8 @@ def build_engine(
             build.constrain_to_float(implicit.float_nodes, options, notify, half="FP16" in typing.flags)
     if model.fp32_nodes and "FP16" in typing.flags:
         build.constrain_to_float(model.fp32_nodes, options, notify, half=False)
+    if options.dla_core is not None:
+        check_fallback(library, build.network, build.config, allowed=options.allow_gpu_fallback, notify=notify)
     engine = build.run(on_progress, implicit.calibrator if implicit is not None else None)
     if options.timing_cache is not None:
         save_timing_cache(build.config, options.timing_cache)
@@ -204,6 +209,8 @@ class _Build:
         parser = trt.OnnxParser(network, logger)
         if library.version[0] < _FIRST_WITH_NATIVE_NORMALIZATION and options.is_portable:
             parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+        if options.dla_core is not None and typing.strong and hasattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA"):
+            parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
         return cls(library, logger, builder, network, parser, config, model)
 
     def parse(self) -> None:

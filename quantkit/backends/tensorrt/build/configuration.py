@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.dla import check_dla, use_dla
 from quantkit.backends.tensorrt.build.timing_cache import attach_timing_cache
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
@@ -37,6 +38,8 @@ def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = 
             f"--target is for TensorRT-RTX: {library.title} builds for the GPU of this machine; "
             "pip install tensorrt-rtx and --library rtx build for others"
         )
+    if options.dla_core is not None:
+        check_dla(library)
     flags = library.module.BuilderFlag
     if options.strip_weights and not hasattr(flags, "STRIP_PLAN"):
         raise BackendError(f"--strip-weights needs TensorRT 10, this is {library.title}")
@@ -68,7 +71,7 @@ def configure(library: Library, builder: Any, config: Any, options: BuildOptions
         if wanted:
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.dla_core is not None:
-        _use_dla(trt, builder, config, options.dla_core)
+        use_dla(library, builder, config, options.dla_core)
     if options.plugins and options.version_compatible:
         config.plugins_to_serialize = [str(Path(path).resolve()) for path in options.plugins]
     if options.timing_cache is not None:
@@ -149,11 +152,3 @@ def _find_level(library: Library, name: str) -> Any:
         known = ", ".join(level.lower().replace("_", "-") for level in levels.__members__)
         raise BackendError(f"--hardware-compatibility {name}: {library.title} knows {known}")
     return getattr(levels, member)
-
-
-def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
-    cores = int(builder.num_DLA_cores)
-    if core >= cores:
-        raise BackendError(f"--dla-core {core}: this machine has {cores or 'no'} DLA core{'s' if cores != 1 else ''}")
-    config.default_device_type = trt.DeviceType.DLA
-    config.DLA_core = core

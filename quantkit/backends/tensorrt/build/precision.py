@@ -64,6 +64,8 @@ def choose_typing(
     """
     if dla and precision == "fp32":
         raise BackendError("--dla-core needs --precision fp16 or int8: a DLA has no FP32")
+    if dla and precision == "int8" and high_precision == "fp32":
+        raise BackendError("--dla-core: a DLA has no FP32: omit --high-precision fp32")
     if mode == "implicit" and not library.has_precision_flags:
         raise BackendError(
             f"--mode implicit: {library.title} has no calibrators and no INT8 flag; "

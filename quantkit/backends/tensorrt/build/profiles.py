@@ -119,6 +119,7 @@ def resolve_profiles(
     *,
     known: Mapping[str, Sequence[int | None]] | None = None,
     axes: Mapping[str, int | None] | None = None,
+    is_static: bool = False,
 ) -> tuple[OptimizationProfile, ...]:
     """Profiles of a model: the given ones, checked, or a default one for a dynamic batch.
 
@@ -127,6 +128,7 @@ def resolve_profiles(
         profiles: as given by the user.
         known: dimensions by input name that are known otherwise, such as the size of the calibration images.
         axes: dimension of an input that is its batch, if not the first; None for an input without one.
+        is_static: the default is of one sample alone, as a DLA takes it.
 
     Returns:
         Profiles over exactly the dynamic inputs; none for a model without any.
@@ -139,7 +141,13 @@ def resolve_profiles(
         checked = [_check(profile, inputs, dynamic) for profile in profiles]
         return tuple(profile for profile in checked if profile is not None)
     ranges = {
-        name: _default_range(name, shape, (known or {}).get(name, ()), (axes or {}).get(name, 0))
+        name: _default_range(
+            name,
+            shape,
+            (known or {}).get(name, ()),
+            (axes or {}).get(name, 0),
+            (1, 1, 1) if is_static else DEFAULT_BATCHES,
+        )
         for name, shape in dynamic.items()
     }
     return (OptimizationProfile(ranges),) if ranges else ()
@@ -179,7 +187,11 @@ def _check(profile: OptimizationProfile, inputs: Shapes, dynamic: Shapes) -> Opt
 
 
 def _default_range(
-    name: str, shape: tuple[int | str | None, ...], known: Sequence[int | None], axis: int | None
+    name: str,
+    shape: tuple[int | str | None, ...],
+    known: Sequence[int | None],
+    axis: int | None,
+    batches: Sequence[int],
 ) -> ShapeRange:
     sizes: list[int | None] = [size if isinstance(size, int) else None for size in shape]
     if len(known) == len(sizes):
@@ -190,7 +202,7 @@ def _default_range(
             f"input {name!r} {_text(shape)} has dynamic dimensions besides the batch: pass its shapes, --opt-shapes "
             f"{name}:{example} with your sizes, and --min-shapes and --max-shapes unless they are all the same"
         )
-    low, best, high = (tuple(batch if size is None else size for size in sizes) for batch in DEFAULT_BATCHES)
+    low, best, high = (tuple(batch if size is None else size for size in sizes) for batch in batches)
     return ShapeRange(low, best, high)
 
 

@@ -32,6 +32,7 @@ class TensorRTRunner:
         name: of the engine, for messages.
         profile: which optimization profile to use.
         cuda_graph: replay queries of an unchanged shape from a CUDA graph; if that is impossible, `notes` states why.
+        dla_core: DLA core to run on, for an engine that was built for one.
         host_code: let the engine run code that it carries, as version-compatible ones do. Only for engines of people
             whom you trust.
 
@@ -48,6 +49,7 @@ class TensorRTRunner:
         name: str = "engine",
         profile: int = 0,
         cuda_graph: bool = False,
+        dla_core: int | None = None,
         host_code: bool = False,
     ) -> None:
         self._library = library or load_library()
@@ -64,7 +66,7 @@ class TensorRTRunner:
         self._driver = self._primary.driver
         try:
             with self._active("it cannot be opened"):
-                self._open(content, profile, cuda_graph=cuda_graph, host_code=host_code)
+                self._open(content, profile, cuda_graph=cuda_graph, dla_core=dla_core, host_code=host_code)
         except BaseException as error:
             # The frames of the traceback hold TensorRT's objects, which must be gone before the context is.
             traceback.clear_frames(error.__traceback__)
@@ -172,7 +174,7 @@ class TensorRTRunner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open(self, content: bytes, profile: int, *, cuda_graph: bool, host_code: bool) -> None:
+    def _open(self, content: bytes, profile: int, *, cuda_graph: bool, dla_core: int | None, host_code: bool) -> None:
         title, name = self._library.title, self._name
         self._logger = make_logger(self._library)
         init_standard_plugins(self._library, self._logger)
@@ -182,6 +184,8 @@ class TensorRTRunner:
             raise BackendError(f"{title} does not start{describe_errors(self._logger)}") from error
         if host_code:
             self._runtime.engine_host_code_allowed = True
+        if dla_core is not None:
+            self._runtime.DLA_core = dla_core
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise BackendError(
