@@ -47,7 +47,7 @@ def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> l
             found.append(f"{name}: {join_names(sorted({key for key, _ in old.items() ^ new.items()}))}")
         elif is_dataclass(old) and type(old) is type(new):
             found += [
-                f"{name} {f.name}: {getattr(old, f.name)} → {getattr(new, f.name)}"
+                f"{name} {f.name}: {_short(getattr(old, f.name))} → {_short(getattr(new, f.name))}"
                 for f in fields(old)
                 if getattr(old, f.name) != getattr(new, f.name)
             ]
@@ -68,5 +68,9 @@ def why_stale(name: str, stored: Mapping[str, object], wanted: Mapping[str, obje
 
 
 def _short(value: object) -> str:
+    if is_dataclass(value):
+        return "another kind"  # of data: images have a preprocessing, arrays have none
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(_short, value))
     text = "none" if value in (None, [], ()) else str(value)
     return text[:_SHOWN_DIGITS] if len(text) == _HASH_DIGITS else text

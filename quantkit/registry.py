@@ -6,6 +6,8 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 
 
 def import_modules(package: str, path: Iterable[str]) -> None:
@@ -17,6 +19,21 @@ def import_modules(package: str, path: Iterable[str]) -> None:
     """
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def nearest_file(path: PathLike[str]) -> str:
+    """What to write instead of a path that is not there: ": did you mean ...?", or "" where no name is near.
+
+    >>> nearest_file(Path("no such folder/model.onnx"))
+    ''
+    """
+    wanted = Path(path)
+    try:
+        names = [found.name for found in wanted.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(wanted.name, names, 1, 0.75)
+    return f": did you mean {wanted.with_name(close[0])}?" if close else ""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

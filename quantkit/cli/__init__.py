@@ -113,14 +113,17 @@ class _LazyGroup(TyperGroup):
 def load_command(name: str) -> Any:
     """The command or group of a verb, with all of its options; imports what it needs."""
     with_messages = importlib.import_module("quantkit.cli.messages").with_messages
+    screen = importlib.import_module("quantkit.cli.help")
     found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        single.command(name, epilog=examples_text(name))(with_messages(found))
+        dressed = screen.with_help_all(with_messages(found))
+        single.command(name, cls=screen.ShortHelp, epilog=examples_text(name))(dressed)
         return typer.main.get_command(single)
     for registered in found.registered_commands:
         command = registered.callback or found
-        registered.callback = with_messages(command)
+        registered.callback = screen.with_help_all(with_messages(command))
+        registered.cls = screen.ShortHelp
         registered.epilog = examples_text(f"{name} {registered.name or command.__name__}")
     return typer.main.get_command(found)
 
@@ -162,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     written: list[Path] = []
     try:
         with _collecting_writes(written):
-            code = app(args=arguments, prog_name="quantkit", standalone_mode=False)
+            code = app(args=arguments, prog_name="quantkit", standalone_mode=False, auto_envvar_prefix="QUANTKIT")
     except QuantKitError as error:
         _fail(str(error), error.exit_code)
     except _UsageError as error:

@@ -199,7 +199,7 @@ def _keys(command: Any) -> Iterator[_Key]:
     signature = inspect.signature(command.callback, eval_str=True)
     for option in command.params:
         flag = option.opts[0]
-        if option.name in signature.parameters and flag.startswith("--") and flag != "--config":
+        if option.name in signature.parameters and flag.startswith("--") and flag not in ("--config", "--help-all"):
             found = signature.parameters[option.name]
             default = None if found.default is inspect.Parameter.empty else found.default
             kind = get_args(found.annotation)[0]

@@ -106,6 +106,8 @@ def _parameter(field: OptionField) -> inspect.Parameter:
         rich_help_panel=option.group or None,
         metavar=metavar,
         show_default=default is not None and default is not False,
+        show_envvar=False,
+        case_sensitive=False,
     )
     return inspect.Parameter(
         field.name,

@@ -32,6 +32,7 @@ from quantkit.datasets.user_samples import open_image_function, open_loaded
 from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
 from quantkit.errors import DatasetError
 from quantkit.notices import Notice, Notify, logs_duration
+from quantkit.registry import nearest_file
 from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
 from quantkit.user_code import names_code
@@ -164,7 +165,8 @@ def _check_kind(source: Path) -> None:
 
 def _existing(path: PathLike) -> Path:
     if not Path(path).exists():
-        raise DatasetError(f"{path} does not exist: --data takes a folder of images, {_describe_files()}")
+        found = nearest_file(Path(path)) or f": --data takes a folder of images, {_describe_files()}"
+        raise DatasetError(f"{path} does not exist{found}")
     return Path(path)
 
 

@@ -24,6 +24,7 @@ from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
 from quantkit.machine import lacks_memory
 from quantkit.notices import logs_duration
+from quantkit.registry import nearest_file
 from quantkit.storage import write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
 
@@ -50,7 +51,9 @@ def open_file(file: Path) -> BinaryIO:
     """
     if not file.is_file():
         raise ModelError(
-            f"{file}: no such model file" if not file.is_dir() else f"{file} is a folder, not an ONNX model"
+            f"{file}: no such model file{nearest_file(file)}"
+            if not file.is_dir()
+            else f"{file} is a folder, not an ONNX model"
         )
     try:
         return open(file, "rb")

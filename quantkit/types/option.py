@@ -138,7 +138,9 @@ class OptionField:
             if not value:
                 return self.default
             value = tuple(value)
-        if self.option.registry and not self.option.is_open and value not in self.option.known():
+        if self.option.registry and not self.option.is_open and str(value).lower() in self.option.known():
+            value = str(value).lower()
+        elif self.option.registry and not self.option.is_open and value not in self.option.known():
             raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, self.option.known())}")
         if self.option.form is None or not isinstance(value, str | tuple):
             return value

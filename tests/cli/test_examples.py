@@ -35,7 +35,7 @@ def test_an_example_is_parsed(name, line):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_example_is_a_line_of_its_own_in_the_help(quantkit, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "120")
-    lines = quantkit(*name.split(), "--help").out.splitlines()
+    lines = quantkit(*name.split(), "--help-all").out.splitlines()
     shown = [line.strip() for line in lines[lines.index(next(x for x in lines if x.strip() == "Examples")) :]]
     assert [line for line in shown if line] == ["Examples", *EXAMPLES[name]]
 

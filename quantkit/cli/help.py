@@ -1,0 +1,97 @@
+"""`--help` that fits a screen: the options that most people need and one example; `--help-all` shows the rest."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shutil
+import textwrap
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from quantkit.cli.examples import EXAMPLES
+
+__all__ = ["COMMON", "ShortHelp", "with_help_all"]
+
+COMMON = {
+    "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
+    "quantize": "--table --output --target --exclude --plan --config",
+    "build": "--output --precision --target --library --table --data --opt-shapes --workspace --dla-core --config",
+    "evaluate": "--data --output --table --calibrate-data --variants --num-samples --preprocess --task "
+    "--labels --batch-sizes --latency-s --max-drop --min-speedup --confident --config",
+    "sensitivity": "--data --table --output --num-samples --preprocess --top --json --config",
+    "tune": "--data --val --output --max-drop --task --labels --preprocess --num-samples --json --config",
+    "inspect": "--sort --filter --json --measure",
+    "data check": "--data --against --preprocess --size --resize --probe-samples --json --config",
+    "cache verify": "--model --data --tensorrt-version --max-clipped --json --config",
+}
+"""By command, the options of its short help; commands that are not here show all."""
+
+_ALL = "quantkit.help_all"
+_NAMES = 28
+_NARROWEST, _WIDEST = 60, 100
+
+
+class ShortHelp(TyperCommand):
+    """A command whose `--help` shows the options of `COMMON` in two lines each at most, and the first example."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        for parameter in self.params:
+            parameter.show_envvar = False  # one sentence on the reference page says their names
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the short help, or all of it after --help-all and for commands without a short one."""
+        path = ctx.command_path.split(" ", 1)[-1]
+        if path not in COMMON or ctx.meta.get(_ALL):
+            super().format_help(ctx, formatter)
+            return
+        shown = {"--help", "--help-all", *COMMON[path].split()}
+        options = [p for p in self.params if p.param_type_name == "argument" or shown.intersection(p.opts)]
+        records = [record for p in options if (record := p.get_help_record(ctx))]
+        width = max(min(shutil.get_terminal_size().columns, _WIDEST), _NARROWEST)
+        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
+        summary = " ".join((self.help or "").split("\n\n")[0].split())
+        lines = [f"Usage: {usage}", "", *textwrap.wrap(summary, width), ""]
+        for names, words in records:
+            lines += _entry(names, " ".join(words.split()), width)
+        lines += ["", "Example:", f"  {EXAMPLES[path][0]}"]
+        formatter.write("\n".join(lines) + "\n")
+
+
+def _entry(names: str, words: str, width: int) -> list[str]:
+    """An option in a line or two: its names, and as much of its help as fits."""
+    if len(names) > _NAMES - 3:
+        names, _, choices = names.partition(" ")
+        words = f"{choices.strip('[<>]')}: {words}"
+    text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=" ...")
+    return [f"  {head:{_NAMES - 2}}{line}" for head, line in zip_longest((names,), text, fillvalue="")]
+
+
+def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the option --help-all."""
+
+    def show(context: typer.Context, wanted: bool) -> bool:
+        if wanted:
+            context.meta[_ALL] = True
+            typer.echo(context.get_help() or "", nl=False)
+            raise typer.Exit
+        return wanted
+
+    @functools.wraps(command)
+    def run(*, help_all: bool = False, **arguments: Any) -> None:
+        command(**arguments)
+
+    signature = inspect.signature(command, eval_str=True)
+    described = typer.Option("--help-all", is_eager=True, callback=show, help="Show all options and examples.")
+    added = inspect.Parameter(
+        "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, described]
+    )
+    everything = [*signature.parameters.values(), added]
+    run.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in everything} | {"return": None}
+    return run
