@@ -41,7 +41,8 @@ class ShortHelp(TyperCommand):
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
-        for parameter in self.params:
+        parameters: list[Any] = self.params
+        for parameter in parameters:
             parameter.show_envvar = False  # one sentence on the reference page says their names
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
