@@ -13,7 +13,7 @@ from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.output import make_printer, megabytes
+from quantkit.cli.output import make_printer, megabytes, output_path
 from quantkit.commands.build import build as build_engine
 from quantkit.notices import Notice
 from quantkit.types.options import EngineOptions, MessageOptions
@@ -31,7 +31,7 @@ def build(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Engine to write (default: MODEL.PRECISION.engine next to the model)."),
+        typer.Option("--output", "-o", help="Engine or folder (default: MODEL.PRECISION.engine next to the model)."),
     ] = None,
 ) -> None:
     """Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.
@@ -39,6 +39,8 @@ def build(
     Writes MODEL.PRECISION.engine and a manifest (.json) next to it. An up-to-date engine is reused.
     """
     notify = make_printer(messages.quiet)
+    if output is not None:
+        output = output_path(output, model.with_name(f"{model.stem}.{engine.precision}.engine"), ".plan", ".trt")
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
     beside = CalibrationFiles.of_model(model).table
     table = engine.table

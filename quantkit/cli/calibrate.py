@@ -14,7 +14,7 @@ from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.calibration.table import load_table
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.output import make_printer, print_calibration, print_quantized
+from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
@@ -35,7 +35,12 @@ def calibrate(
     quantization: QuantizeOptions,
     messages: MessageOptions,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output folder (default: next to the model).")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder, INT8 model (.onnx) or table (.json) to write (default: next to the model).",
+        ),
     ] = None,
     tensorrt_version: Annotated[
         str | None,
@@ -52,11 +57,14 @@ def calibrate(
     (TensorRT's calibration cache) and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX
     Runtime).
     """
-    folder = output or model.parent
-    if folder.suffix in (".onnx", ".json", ".calib") and not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is a file name: pass a folder", param_hint="--output")
-    files = CalibrationFiles.of_model(model, folder)
-    quantized_path = files.quantized_model(quantization.target)
+    beside = CalibrationFiles.of_model(model).quantized_model(quantization.target)
+    quantized_path = output_path(output, beside, ".json")
+    folder = quantized_path.parent
+    if quantized_path.suffix == ".json":
+        files = CalibrationFiles(quantized_path)
+        quantized_path = files.quantized_model(quantization.target)
+    else:
+        files = CalibrationFiles.of_model(model, folder)
     outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
@@ -87,7 +95,7 @@ def calibrate(
                 files.tensorrt_cache.unlink(missing_ok=True)
         quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
-    print_calibration(opened, table, quantized, files=files, kept=kept)
+    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet)
 
 
 def _times(files: Iterable[Path]) -> dict[Path, int]:
@@ -104,14 +112,15 @@ def quantize(
     options: QuantizeOptions,
     messages: MessageOptions,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The INT8 model (default: MODEL.int8.onnx next to the model).")
+        Path | None,
+        typer.Option("--output", "-o", help="INT8 model (.onnx) or folder (default: MODEL.int8.onnx next to it)."),
     ] = None,
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
 ) -> None:
     """Create the INT8 model from an existing calibration table."""
-    path = output or CalibrationFiles.of_model(model).quantized_model(options.target)
+    path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target))
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, notify=make_printer(messages.quiet))
-    print_quantized(opened, quantized, load_table(table), list_float=list_float)
+    print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet)

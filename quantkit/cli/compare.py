@@ -108,6 +108,7 @@ def gate(
     junit: Path | None = None,
     markdown: Path | None = None,
     as_json: bool = False,
+    to_stderr: bool = False,
 ) -> None:
     """Prints a line for each limit and writes the files; raises `GateFailedError` if a limit is violated."""
     if not limits:
@@ -121,7 +122,7 @@ def gate(
     if as_json:
         typer.echo(gate_json(shown, checks), nl=False)
     else:
-        console = make_console()
+        console = make_console(stderr=to_stderr)
         for check in checks:
             print_line(console, f"{'passed' if check.passed else 'FAILED'}  {check.sentence}")
         for caution in doubts:

@@ -13,7 +13,7 @@ from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.compare import gate
 from quantkit.cli.generate import with_options
 from quantkit.cli.interruption import stop_on_interrupt
-from quantkit.cli.output import command_line, make_printer
+from quantkit.cli.output import command_line, make_printer, output_path
 from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.evaluate import evaluate as evaluate_variants
@@ -22,7 +22,7 @@ from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.notices import Notice, Notify
-from quantkit.reporting import print_report, write_report
+from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import option
@@ -35,6 +35,7 @@ class CommandOptions(EvaluationOptions):
 
     Attributes:
         calibrate_data: what to calibrate on where there is no up-to-date table.
+        as_json: print the report as one JSON document.
     """
 
     calibrate_data: PathLike | None = option(
@@ -45,6 +46,7 @@ class CommandOptions(EvaluationOptions):
         form=PATH,
         unit="path",
     )
+    as_json: bool = option(False, "Print report.json; all other words go to stderr.", flag="--json")
 
 
 @with_options
@@ -57,7 +59,7 @@ def evaluate(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Report folder (default: MODEL.report next to the model)."),
+        typer.Option("--output", "-o", help="Report folder, or report (.json) (default: MODEL.report next to it)."),
     ] = None,
     gate_variant: Annotated[
         list[str] | None,
@@ -74,8 +76,8 @@ def evaluate(
     report.json. With a limit such as --max-drop, exits with code 3 if a variant violates it, after writing the report.
     """
     _check_limits(limits, task, options, gate_variant or [])
-    folder = output or model.with_name(f"{model.stem}.report")
-    check_writable(folder)
+    path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
+    check_writable(path.parent)
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
     if options.calibrate_data is not None:
@@ -88,13 +90,16 @@ def evaluate(
         result = evaluate_variants(
             model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )
-    paths = write_report(result, folder)
-    print_report(result, make_console())
-    for path in paths.values():
-        typer.echo(f"wrote {path}")
+    paths = write_report(result, path.parent, stem=path.stem)
+    if options.as_json:
+        typer.echo(report_json(result), nl=False)
+    else:
+        print_report(result, make_console(), quiet=messages.quiet)
+    for written in paths.values():
+        typer.echo(f"wrote {written}", err=options.as_json)
     if should_stop():
         raise SystemExit(INTERRUPTED)
-    gate(result, limits, variants=gate_variant or ())
+    gate(result, limits, variants=gate_variant or (), to_stderr=options.as_json)
 
 
 def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions, gated: list[str]) -> None:

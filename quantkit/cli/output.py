@@ -19,6 +19,9 @@ from quantkit.types import CalibrationTable, QuantizedModel
 
 _SHOWN_REASONS = 8
 
+_FILES = (".onnx", ".engine", ".plan", ".trt", ".json", ".calib")
+"""Suffixes that make -o a file."""
+
 _HISTOGRAMS = {
     "exact": "exact: independent of order and split; mostly within 10% of TensorRT's rule",
     "tensorrt": "TensorRT's rule: ranges depend on the order of the images",
@@ -33,8 +36,9 @@ def print_calibration(
     *,
     files: CalibrationFiles,
     kept: Container[Path],
+    quiet: bool,
 ) -> None:
-    """A short table, and the paths of the files: which were written, and which were `kept` as they are."""
+    """A short table, if not quiet, and the paths of the files: which were written, which were `kept` as they are."""
     values = [table.settings.get(option.name) for option in METHODS[table.method].own_options]
     method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
@@ -47,7 +51,7 @@ def print_calibration(
     ]
     if table.quality:
         rows.append(("INT8 output", describe_quality(table.quality)))
-    for label, value in rows:
+    for label, value in () if quiet else rows:
         typer.echo(f"  {label:24}{value}")
     outputs = {files.table: "calibration table"}
     if table.refinement is not None:
@@ -82,8 +86,13 @@ def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tupl
     return rows
 
 
-def print_quantized(model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, *, list_float: bool) -> None:
-    """What is INT8, what is not and why, and the path."""
+def print_quantized(
+    model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, *, list_float: bool, quiet: bool = False
+) -> None:
+    """What is INT8, what is not and why, if not quiet, and the path."""
+    if quiet and not list_float:
+        typer.echo(f"wrote {quantized.path}")
+        return
     for label, value in [*_float_rows(table, quantized), *_quantized_rows(model, quantized)]:
         typer.echo(f"  {label:24}{value}")
     if list_float:
@@ -119,6 +128,26 @@ def megabytes(size: int) -> str:
     if size < 10_000:
         return f"{size / 1e3:.2f} kB"
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def output_path(output: Path | None, default: Path, *also: str) -> Path:
+    """Where -o wants what is at `default` without it: a name that ends as a file does is the file, else the folder.
+
+    Args:
+        output: as given.
+        default: its suffix is that of a file.
+        also: other suffixes that the command writes.
+
+    Raises:
+        BadParameter: the name ends as another command's file does.
+    """
+    if output is None:
+        return default
+    if output.is_dir() or output.suffix not in _FILES:
+        return output / default.name
+    if output.suffix not in (default.suffix, *also):
+        raise typer.BadParameter(f"{output} is not a {default.suffix} file, and no folder", param_hint="--output")
+    return output
 
 
 def command_line() -> str | None:

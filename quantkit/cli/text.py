@@ -17,10 +17,10 @@ _PIPED_WIDTH = 10_000
 """Columns where nobody looks: a line of a file is cut by nothing, so that grep finds it whole."""
 
 
-def make_console() -> Console:
+def make_console(*, stderr: bool = False) -> Console:
     """A console of the terminal's width; piped text is not wrapped."""
-    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, markup=False, emoji=False, width=_PIPED_WIDTH if piped else None)
+    piped = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=_PIPED_WIDTH if piped else None)
 
 
 def print_line(console: Console, text: str, *, style: str = "", indent: int = 0) -> None:

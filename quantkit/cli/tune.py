@@ -13,7 +13,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.plan_file import save_plan
 from quantkit.cli.arguments import DATA_PANEL, DataOption, ModelArgument
 from quantkit.cli.generate import with_options
-from quantkit.cli.output import make_printer
+from quantkit.cli.output import make_printer, output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.tune import tune as find_plan
 from quantkit.errors import GateFailedError
@@ -47,7 +47,8 @@ def tune(
     task: TaskOptions,
     messages: MessageOptions,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Plan file (default: MODEL.plan.json next to the model).")
+        Path | None,
+        typer.Option("--output", "-o", help="Plan (.json) or folder (default: MODEL.plan.json next to it)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
@@ -57,7 +58,7 @@ def tune(
     (--plan). Finished evaluations are kept beside the plan, so that an interrupted search goes on where it was. Exits
     with code 3 if the budget is missed.
     """
-    path = output or model.with_name(f"{model.stem}.plan.json")
+    path = output_path(output, model.with_name(f"{model.stem}.plan.json"))
     check_writable(path.parent)
     options = replace(
         options,

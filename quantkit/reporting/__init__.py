@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-def write_report(report: Report, folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Writes report.json, report.md and report.html to `folder`, each whole or not at all.
+def write_report(report: Report, folder: str | os.PathLike[str], *, stem: str = "report") -> dict[str, Path]:
+    """Writes report.json, report.md and report.html (or of another stem) to `folder`, each whole or not at all.
 
     Returns:
         "json", "markdown" and "html" → path.
@@ -40,9 +40,9 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> dict[str, Pa
         EvaluationError: the report cannot be written as JSON.
     """
     texts = {
-        "json": ("report.json", report_json(report)),
-        "markdown": ("report.md", report_markdown(report)),
-        "html": ("report.html", report_html(report)),
+        "json": (f"{stem}.json", report_json(report)),
+        "markdown": (f"{stem}.md", report_markdown(report)),
+        "html": (f"{stem}.html", report_html(report)),
     }
     paths = {}
     for form, (name, text) in texts.items():

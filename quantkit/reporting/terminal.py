@@ -43,13 +43,20 @@ _NAME_WIDTH, _GAP = 12, 3
 """Characters that a variant's name gets at least, and those between two columns."""
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Prints the verdicts, accuracy and speed of each variant, and the caveats; plain text where it is piped."""
+def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
+    """Prints the verdicts, accuracy and speed of each variant, and the caveats; plain text where it is piped.
+
+    If `quiet`, the verdicts and what must be read with any number, without tables.
+    """
     console.print(_text(console, f"{report.model_name}: {plural(report.baseline.num_samples, 'sample')}", "bold"))
     if notice := partial_notice(report):
         console.print(_text(console, f"{notice}.", "bold white on red"))
     for verdict in verdicts(report):
         console.print(_text(console, f"{verdict.headline}.", _TONES[verdict.tone]))
+    if quiet:
+        for caveat in doubts(report):
+            console.print(_text(console, f"- {caveat}", "yellow"))
+        return
     for name in ("accuracy", "sweep" if sweep_rows(report) else "speed"):
         rows: Sequence[Variant] = TABLES[name].rows(report)
         if rows:

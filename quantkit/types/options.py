@@ -799,7 +799,12 @@ class VerifyOptions(PreprocessOptions):
 class MessageOptions:
     """What is printed beside results, and where."""
 
-    quiet: bool = option(False, "Print only errors, warnings and results.", group=MESSAGES, flag="--quiet,-q")
+    quiet: bool = option(
+        False,
+        "Print only errors, warnings, verdicts and the paths of what was written.",
+        group=MESSAGES,
+        flag="--quiet,-q",
+    )
     verbose: bool = option(
         False, "Also print durations, what was loaded and TensorRT's own messages.", group=MESSAGES, flag="--verbose,-v"
     )

@@ -371,10 +371,9 @@ def test_output_path_that_is_a_folder_is_refused(quantkit, digits, tmp_path):
     assert_refused(outcome, 1, "digits.int8.onnx", folder=tmp_path, kept=["digits.int8.onnx", "digits.onnx"])
 
 
-def test_output_folder_named_like_a_file_is_refused(quantkit, digits, tmp_path):
-    assert_usage(
-        quantkit("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.onnx"), "--output", "pass a folder"
-    )
+def test_an_output_of_another_kind_is_refused(quantkit, digits, tmp_path):
+    words = ("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.engine")
+    assert_usage(quantkit(*words), "--output", "new.engine is not a .onnx file, and no folder")
 
 
 def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):

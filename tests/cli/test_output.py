@@ -1,12 +1,16 @@
-"""What `quantize` prints of activations that stay in float for the sake of accuracy."""
+"""Where files go, and what is printed: of activations that stay in float, quietly, as JSON."""
 
+import json
 from pathlib import Path
 
-from quantkit.cli.output import print_quantized
+import pytest
+import typer
+
+from quantkit.cli.output import output_path, print_quantized
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import CalibrationTable, QuantizedModel, TensorRange
 
-from .conftest import conv_model
+from .conftest import CALIB, conv_model
 
 
 def test_nothing_is_said_where_nothing_stays_in_float(tmp_path, capsys):
@@ -38,3 +42,50 @@ def test_float_activations_are_named_with_what_they_would_cost(tmp_path, capsys)
     assert lines[9].strip().startswith("2 more")
     assert not any("kept on TensorRT alone" in line for line in lines)
     assert "11 tensors stay in float:" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "models/m.int8.onnx"),
+        ("out", "out/m.int8.onnx"),
+        ("runs/v1.2", "runs/v1.2/m.int8.onnx"),
+        ("out/new.onnx", "out/new.onnx"),
+        ("out/new.json", "out/new.json"),
+    ],
+)
+def test_output_is_a_file_by_its_suffix_or_a_folder(given, expected):
+    found = output_path(None if given is None else Path(given), Path("models/m.int8.onnx"), ".json")
+    assert found == Path(expected)
+
+
+def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
+    folder = tmp_path / "set.onnx"
+    folder.mkdir()
+    assert output_path(folder, Path("m.int8.onnx")) == folder / "m.int8.onnx"
+
+
+def test_a_file_of_another_kind_is_refused():
+    with pytest.raises(typer.BadParameter, match=r"x\.engine is not a \.onnx file"):
+        output_path(Path("x.engine"), Path("m.int8.onnx"))
+
+
+def test_calibrate_and_quantize_write_where_output_says(quantkit, digits, tmp_path):
+    table, model = tmp_path / "t" / "own.calib.json", tmp_path / "m" / "own.onnx"
+    words = ("--data", CALIB, digits, "--num-samples", "4", "--accuracy", "fast")
+    assert quantkit("calibrate", *words, "-o", table).code == 0
+    assert {"own.calib.json", "own.calib", "own.int8.onnx"} <= {path.name for path in table.parent.iterdir()}
+    assert quantkit("calibrate", *words, "-o", model).code == 0
+    assert {"own.onnx", "digits.calib.json"} <= {path.name for path in model.parent.iterdir()}
+    assert quantkit("quantize", "--table", table, digits, "-o", tmp_path / "q").code == 0
+    assert (tmp_path / "q" / "digits.int8.onnx").exists()
+
+
+def test_evaluate_prints_one_json_document_or_verdicts_alone(quantkit, digits, tmp_path):
+    words = ("evaluate", "--data", CALIB, digits, "--num-samples", "30", "--latency-s", "0", "--layer-samples", "0")
+    outcome = quantkit(*words, "--json", "-o", tmp_path / "own.json")
+    assert json.loads(outcome.out) == json.loads((tmp_path / "own.json").read_text())
+    assert f"wrote {tmp_path / 'own.html'}" in outcome.err
+    quiet = quantkit(*words, "--quiet").out.splitlines()
+    assert any(line.startswith("fp16 ") for line in quiet)
+    assert not any("Variant" in line for line in quiet)
