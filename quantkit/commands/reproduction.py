@@ -31,7 +31,11 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         value = settings.get(name)
         if value is not None and value != _DEFAULTS.get(name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
-    if "num_samples" in settings and settings["num_samples"] is None and 2 * table.num_samples > _DEFAULT_SAMPLES:
+    if (
+        "num_samples" in settings
+        and settings["num_samples"] is None
+        and 2 * table.num_samples > CalibrationOptions.num_samples
+    ):
         # All there are. More of them may have been given than the table counts: some could not be read.
         words += ["--num-samples", f"{10 ** (len(str(table.num_samples)) + 1)}"]
     if (effort := settings.get("accuracy", "fast")) != _usual_effort(settings):
@@ -56,7 +60,6 @@ def _usual_effort(settings: Mapping[str, Setting]) -> str:
     return CalibrationOptions(method=str(settings["method"]), histogram=histogram).effort
 
 
-_DEFAULT_SAMPLES = 512
 _DEFAULTS = {"histogram": "exact", "order": "shuffled", "seed": 0}
 
 

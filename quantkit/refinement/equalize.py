@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import CalibrationError
 
-__all__ = ["equalizing_scales"]
+__all__ = ["equalizing_scales", "rounding_error"]
 
 
 def equalizing_scales(
@@ -46,6 +48,40 @@ def equalizing_scales(
     factors = weights ** (1 - alpha) / _bounded(ranges, max_ratio) ** alpha
     factors[ranges == 0] = factors[ranges > 0].min()
     return np.asarray(factors * (ranges.max() / (factors * ranges).max()), np.float32)
+
+
+def rounding_error(
+    rows: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]],
+    variance: npt.NDArray[np.float64],
+    factors: npt.NDArray[np.floating],
+    amax: float,
+) -> tuple[float, float]:
+    """What rounding does to the outputs of the readers of an activation, in expectation: sums of squared errors.
+
+    An activation that is rounded in steps of d has an error of d^2 / 12 (Widrow, 1956), and so have weights.
+
+    Args:
+        rows: magnitudes [R, K] of the weights of each reader, and the channel that each is of.
+        variance: of each channel of the activation, [C]: the bias takes up what is constant.
+        factors: that the channels are multiplied by, and their weights divided by: [C].
+        amax: range of the activation behind them.
+
+    Returns:
+        From rounding the activation, and from rounding the weights, each row with a scale of its own.
+
+    Example:
+        >>> weights, channels = np.array([[1.0, 0.01]]), np.array([[0, 1]])
+        >>> rounding_error([(weights, channels)], np.array([0.01, 100.0]), np.array([1.0, 1.0]), 30.0)[1] > 0.0005
+        True
+    """
+    exact = np.asarray(factors, np.float64)
+    of_activation = of_weights = 0.0
+    for magnitudes, channels in rows:
+        scaled = magnitudes / exact[channels]
+        of_activation += float(np.square(scaled).sum()) * (amax / 127) ** 2 / 12
+        power = (exact**2 * variance)[channels].sum(axis=1)
+        of_weights += float(np.square(scaled.max(axis=1, initial=0) / 127) @ power) / 12
+    return of_activation, of_weights
 
 
 def _bounded(ranges: npt.NDArray[np.float64], max_ratio: float) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.graph.pieces import GraphPieces
 from quantkit.types import Array
 
-__all__ = ["channel_extremes", "observe"]
+__all__ = ["ChannelValues", "channel_values", "observe"]
 
 
 def observe(
@@ -40,23 +41,40 @@ def observe(
             runner.close()
 
 
-def channel_extremes(
+@dataclass(frozen=True)
+class ChannelValues:
+    """What each channel of an activation holds, [C] each: smallest and largest value, variance."""
+
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
+    variance: npt.NDArray[np.float64]
+
+
+def channel_values(
     pieces: GraphPieces, axes: Mapping[str, int], batches: Sequence[Mapping[str, Array]]
-) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """Smallest and largest value of each channel, [C] each, over all batches; nothing else is kept.
+) -> dict[str, ChannelValues]:
+    """What the channels of activations hold over all batches; nothing else is kept.
 
     Args:
         pieces: of the prepared float model.
         axes: axis of the channels by activation, from the end.
         batches: inputs.
     """
-    found: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+    extremes: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+    sums: dict[str, npt.NDArray[np.float64]] = {}
     for values in observe(pieces, axes, batches):
         for name, axis in axes.items():
             array = np.asarray(values[name], np.float32)
-            others = tuple(i for i in range(array.ndim) if i != array.ndim + axis)
-            low, high = array.min(axis=others), array.max(axis=others)
-            if name in found:
-                low, high = np.minimum(found[name][0], low), np.maximum(found[name][1], high)
-            found[name] = low, high
+            rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+            low, high = rows.min(axis=1), rows.max(axis=1)
+            count = np.full(len(rows), float(rows.shape[1]))
+            moments = np.stack([count, rows.sum(axis=1, dtype=np.float64), np.einsum("cn,cn->c", rows, rows)])
+            if name in extremes:
+                low, high = np.minimum(extremes[name][0], low), np.maximum(extremes[name][1], high)
+                moments += sums[name]
+            extremes[name], sums[name] = (low, high), moments
+    found = {}
+    for name, (low, high) in extremes.items():
+        count, total, squares = sums[name]
+        found[name] = ChannelValues(low, high, np.maximum(squares / count - (total / count) ** 2, 0))
     return found

@@ -17,9 +17,9 @@ from quantkit.types import Array, Dataset
 __all__ = ["SampleBatches", "affordable_samples", "choose_samples"]
 
 _BATCH = 16
-_BUDGET_BYTES = 1 << 30
+_BUDGET_BYTES = 2 << 30
 _FAST_SAMPLES = 64
-_MOST_SAMPLES = {"balanced": 512, "best": 1024}
+_MOST_SAMPLES = {"balanced": 1024, "best": 2048}
 _PARTS = 4
 """At least so many batches, where there are as many samples: some suggest, others judge."""
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.graph.passes.channel_scale import scalable_tensors
-from quantkit.graph.passes.input_channels import ChannelSite, weight_amax
+from quantkit.graph.passes.channel_scale import is_foldable, scalable_tensors
+from quantkit.graph.passes.input_channels import ChannelSite, weight_amax, weight_rows
+from quantkit.graph.passes.prepare import is_standard
 from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
-from quantkit.refinement.equalize import equalizing_scales
-from quantkit.refinement.observation import channel_extremes
+from quantkit.refinement.equalize import equalizing_scales, rounding_error
+from quantkit.refinement.observation import ChannelValues, channel_values
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.trials import Trials
 from quantkit.types import QdqPlan, Refinement
@@ -28,13 +29,27 @@ if TYPE_CHECKING:
 
     from quantkit.refinement.samples import SampleBatches
 
-__all__ = ["Transform", "TransformSites", "choose_transforms", "equalize_products", "find_sites", "with_transforms"]
+__all__ = [
+    "Transform",
+    "TransformSites",
+    "choose_transforms",
+    "equalize_products",
+    "equalize_where_best",
+    "find_sites",
+    "with_transforms",
+]
 
 _WORTH = 0.8
 """A transform is used where it leaves at most this share of the damage."""
 
 _LEAST_SHARE = 0.1
 """Of the mean damage of an activation: whatever does less is left alone."""
+
+_POINTWISE = (
+    *("Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus"),
+    *("Gelu", "Mish", "Swish", "Erf", "Add", "Sub", "Mul", "Div", "LayerNormalization", "RMSNormalization"),
+)
+"""Operators whose kernels take one more factor along."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,13 +76,12 @@ class TransformSites:
     Attributes:
         scalable: by name, where channels can be scaled.
         shiftable: names, where an offset can be subtracted.
-        low, high: smallest and largest value of each channel, by name.
+        values: what their channels hold, by name.
     """
 
     scalable: Mapping[str, ChannelSite]
     shiftable: frozenset[str]
-    low: Mapping[str, Floats]
-    high: Mapping[str, Floats]
+    values: Mapping[str, ChannelValues]
 
 
 def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> TransformSites:
@@ -92,9 +106,8 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> Transf
         and shared.isdisjoint(weights.get(reader, "") for reader in site.readers)
     }
     shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=True) if name in scalable)
-    extremes = channel_extremes(pieces, {name: site.axis for name, site in scalable.items()}, samples.batches)
-    low, high = ({name: pair[side] for name, pair in extremes.items()} for side in (0, 1))
-    return TransformSites(scalable, shiftable, low, high)
+    values = channel_values(pieces, {name: site.axis for name, site in scalable.items()}, samples.batches)
+    return TransformSites(scalable, shiftable, values)
 
 
 def choose_transforms(
@@ -114,9 +127,11 @@ def choose_transforms(
             continue
         best, damage = None, _WORTH * choice.damage
         with trials.of(name) as trial:
-            for transform in _transforms(site, sites, choice.amax):
-                step, offset = _broadcast(site, transform)
-                if (after := trial.damage(step, offset)) < damage:
+            is_shiftable = name in sites.shiftable
+            for transform in _transforms(site, sites.values[name], choice.amax, is_shiftable=is_shiftable):
+                after = trial.damage(*_broadcast(site, transform))
+                is_wider = best is None or transform.amax >= best.amax
+                if after < (damage if is_wider else _WORTH * damage):
                     best, damage = transform, after
         if best is not None:
             found[name], left[name] = best, replace(choice, damage=damage)
@@ -138,13 +153,67 @@ def equalize_products(
     for name, site in sites.scalable.items():
         if site.is_depthwise or site.axis != -1 or (name in found and found[name].factors is not None):
             continue
-        offset = found[name].offset if name in found else None
-        reach = _reach(sites.low[name], sites.high[name], offset)
-        if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
-            continue
-        factors = equalizing_scales(reach, weight_amax(graph, site), alpha=alpha)
-        found[name] = Transform(offset, factors, _largest(factors * reach))
+        plain = found.get(name) or Transform(None, None, 0.0)
+        scaled = _scaled(graph, site, sites.values[name], plain, alpha)
+        if scaled is not None:
+            found[name] = scaled
     return found
+
+
+def equalize_where_best(
+    graph: ir.Model,
+    sites: TransformSites,
+    transforms: Mapping[str, Transform],
+    choices: Mapping[str, RangeChoice],
+    *,
+    alpha: float,
+    weight_share: float,
+) -> dict[str, Transform]:
+    """The transforms, with scales that move difficulty into the weights where that leaves less error of the layers.
+
+    Args:
+        graph: the float model, prepared.
+        sites: of it.
+        transforms: chosen already.
+        choices: range of each activation.
+        alpha: how much of the difficulty the weights take, 0 to 1 (SmoothQuant).
+        weight_share: which share of the error of weights that are rounded to nearest will be left.
+    """
+    found = dict(transforms)
+    for name, site in sites.scalable.items():
+        known = transforms.get(name)
+        is_free = site.is_depthwise or (known is not None and known.factors is not None)
+        if name in choices and not is_free and _is_cheap(graph, site):
+            plain = known or Transform(None, None, choices[name].amax)
+            scaled = _scaled(graph, site, sites.values[name], plain, alpha)
+            if scaled is not None:
+                rows, variance = weight_rows(graph, site), sites.values[name].variance
+                before, after = (rounding_error(rows, variance, _factors(site, t), t.amax) for t in (plain, scaled))
+                if after[0] + weight_share * after[1] < _WORTH * (before[0] + weight_share * before[1]):
+                    found[name] = scaled
+    return found
+
+
+def _scaled(
+    graph: ir.Model, site: ChannelSite, values: ChannelValues, plain: Transform, alpha: float
+) -> Transform | None:
+    reach = _reach(values.low, values.high, plain.offset)
+    if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
+        return None
+    factors = equalizing_scales(reach, weight_amax(graph, site), alpha=alpha)
+    return Transform(plain.offset, factors, _largest(factors * reach))
+
+
+def _factors(site: ChannelSite, transform: Transform) -> Floats:
+    return np.ones(site.channels, np.float32) if transform.factors is None else transform.factors
+
+
+def _is_cheap(graph: ir.Model, site: ChannelSite) -> bool:
+    """Whether scaling the activation takes no kernel: it goes into constants, or into what is computed pointwise."""
+    if is_foldable(graph, site):
+        return True
+    producer = next((node for node in graph.graph for value in node.outputs if value.name == site.tensor), None)
+    return producer is not None and is_standard(producer, *_POINTWISE)
 
 
 def with_transforms(refinement: Refinement, transforms: Mapping[str, Transform]) -> Refinement:
@@ -157,23 +226,24 @@ def with_transforms(refinement: Refinement, transforms: Mapping[str, Transform])
     )
 
 
-def _transforms(site: ChannelSite, sites: TransformSites, amax: float) -> Iterator[Transform]:
-    """What can be tried on an activation whose chosen range is [-amax, amax]."""
-    low = np.maximum(sites.low[site.tensor], np.float32(-amax))
-    high = np.minimum(sites.high[site.tensor], np.float32(amax))
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).any()):
-        return
-    offsets: list[Floats | None] = [None]
-    if site.tensor in sites.shiftable:
+def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shiftable: bool) -> Iterator[Transform]:
+    """What can be tried on an activation whose chosen range is [-amax, amax]: for all that was seen, and within that.
+
+    Other samples hold larger values: a range that clips channels must be clearly better on these.
+    """
+    clipped = np.maximum(values.low, np.float32(-amax)), np.minimum(values.high, np.float32(amax))
+    for low, high in ((values.low, values.high), clipped):
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).any()):
+            continue
         # Zero has to stay in the range: padding is zeros.
-        offsets.append(np.asarray((np.minimum(low, 0) + np.maximum(high, 0)) / 2, np.float32))
-    for offset in offsets:
-        reach = _reach(low, high, offset)
-        if offset is not None:
-            yield Transform(offset, None, _largest(reach))
-        if site.is_depthwise:
-            factors = equalizing_scales(reach)
-            yield Transform(offset, factors, _largest(factors * reach))
+        middle = np.asarray((np.minimum(low, 0) + np.maximum(high, 0)) / 2, np.float32)
+        for offset in (None, middle) if is_shiftable else (None,):
+            reach = _reach(low, high, offset)
+            if offset is not None:
+                yield Transform(offset, None, _largest(reach))
+            if site.is_depthwise:
+                factors = equalizing_scales(reach)
+                yield Transform(offset, factors, _largest(factors * reach))
 
 
 def _reach(low: Floats, high: Floats, offset: Floats | None) -> Floats:
@@ -189,7 +259,7 @@ def _largest(reach: Floats) -> float:
 
 def _broadcast(site: ChannelSite, transform: Transform) -> tuple[Floats, Floats]:
     """Step of the codes in units of the activation, and offset, in shapes that broadcast against it."""
-    factors = np.ones(site.channels, np.float32) if transform.factors is None else transform.factors
+    factors = _factors(site, transform)
     offset = np.zeros(site.channels, np.float32) if transform.offset is None else transform.offset
     step = site.broadcast(transform.amax / 127 / factors)
     return np.asarray(step, np.float32), np.asarray(site.broadcast(offset), np.float32)

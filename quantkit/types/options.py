@@ -428,7 +428,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions):
         "weights rounded with error feedback, what INT8 ruins left in float; best: the same on more samples.",
         default_text="balanced with --method auto, else fast",
     )
-    num_samples: int = option(512, "Number of calibration samples, balanced over the classes.", group=DATA)
+    num_samples: int = option(1024, "Number of calibration samples, balanced over the classes.", group=DATA)
     order: Order = option("shuffled", "Sample order: shuffled (by --seed) or as given.", group=DATA)
     batch_size: int | None = option(None, "Samples per batch.", group=DATA, default_text="chosen by available memory")
     histogram: HistogramRule = option(

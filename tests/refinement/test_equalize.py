@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import CalibrationError
-from quantkit.refinement.equalize import equalizing_scales
+from quantkit.refinement.equalize import equalizing_scales, rounding_error
 
 RANGES = st.lists(st.floats(0, 1e3, width=32), min_size=1, max_size=8).map(np.array)
 
@@ -57,3 +57,20 @@ def test_factors_are_positive_bounded_and_keep_the_range(ranges: np.ndarray, alp
 def test_alpha_that_makes_no_sense(alpha: float, weights: list[float] | None) -> None:
     with pytest.raises(CalibrationError, match="alpha"):
         equalizing_scales([1.0], weights, alpha=alpha)
+
+
+def test_expected_rounding_error_is_that_of_rounding() -> None:
+    """Uniform errors of steps: measured on many samples, activation and weights apart."""
+    rng = np.random.default_rng(0)
+    spread = np.array([1.0, 4.0, 0.5, 2.0, 8.0, 1.0])
+    x = rng.normal(size=(20_000, 6)) * spread
+    weight = rng.normal(size=(64, 6)) / spread
+    factors, amax = np.array([1.0, 0.5, 2.0, 1.0, 0.25, 1.0]), 9.0
+    scaled, divided = x * factors, weight / factors
+    rows = [(np.abs(weight), np.broadcast_to(np.arange(6), weight.shape))]
+    of_activation, of_weights = rounding_error(rows, x.var(axis=0), factors, amax)
+    rounded = np.round(scaled / amax * 127) * amax / 127
+    assert of_activation == pytest.approx(np.square((rounded - scaled) @ divided.T).mean(0).sum(), rel=0.02)
+    scale = np.abs(divided).max(axis=1, keepdims=True) / 127
+    error = np.square(scaled @ (np.round(divided / scale) * scale - divided).T).mean(0).sum()
+    assert of_weights == pytest.approx(error, rel=0.25)  # of 384 weights, 64 of which have no error

@@ -71,7 +71,7 @@ def test_the_first_samples_are_whole_batches(sizes: list[int], wanted: int) -> N
 
 @pytest.mark.parametrize(
     ("sample_bytes", "is_fixed", "kept"),
-    [(1, False, 24), (1 << 26, False, 16), (1 << 28, False, 4), (1 << 40, False, 1), (1 << 40, True, 8)],
+    [(1, False, 24), (1 << 27, False, 16), (1 << 29, False, 4), (1 << 40, False, 1), (1 << 40, True, 8)],
 )
 def test_what_is_kept_fits_into_memory(sample_bytes: int, is_fixed: bool, kept: int) -> None:
     samples = replace(made([8, 8, 8]), is_fixed=is_fixed).within(sample_bytes)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.samples import SampleBatches
-from quantkit.refinement.transforms import equalize_products, find_sites
+from quantkit.refinement.transforms import equalize_products, equalize_where_best, find_sites
 
 from ..graph.builder import Builder
 from .nets import images, net
@@ -30,3 +34,20 @@ def test_readers_of_a_shared_weight_are_left_alone() -> None:
     subject = net(g.model(*outputs), {name: images(8, 6) for name in "xyz"})
     sites = find_sites(subject.model.prepared(), subject.plan, SampleBatches(subject.samples.batches))
     assert set(sites.scalable) == {z}
+
+
+def test_convolutions_take_difficulty_into_their_weights_where_that_pays() -> None:
+    """Channels of very different range: one scale for all of them loses the small ones, whose weights are large."""
+    g = Builder()
+    x = g.op("Relu", g.input("x", 4, 6, 6))
+    spread = np.array([1.0, 6.0, 0.5, 3.0], np.float32)
+    weight = np.random.default_rng(0).normal(size=(5, 4, 3, 3)).astype(np.float32) / spread[:, None, None]
+    conv = g.op("Conv", x, g.constant(weight), pads=[1, 1, 1, 1])
+    subject = net(g.model(conv), {"x": images(8, 4, 6, 6) * spread[:, None, None]})
+    graph = subject.model.prepared()
+    sites = find_sites(graph, subject.plan, subject.samples)
+    choices = {x: RangeChoice(float(np.abs(sites.values[x].high).max()), "minmax", 1.0, {})}
+    found = equalize_where_best(graph, sites, {}, choices, alpha=1.0, weight_share=0.25)
+    assert (found[x].factors * sites.values[x].high) == pytest.approx(np.full(4, found[x].amax), rel=1e-5)
+    even = replace(sites, values={x: replace(sites.values[x], low=np.full(4, -1.0), high=np.full(4, 1.0))})
+    assert equalize_where_best(graph, even, {}, {x: replace(choices[x], amax=1.0)}, alpha=0.5, weight_share=0.25) == {}

@@ -12,7 +12,7 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quantize_tensorrt import RefinedPlan
 from quantkit.numerics import QuantParams, fake_quantize
 from quantkit.refinement.damage import OutputDamage
-from quantkit.refinement.observation import channel_extremes, observe
+from quantkit.refinement.observation import channel_values, observe
 from quantkit.refinement.quantized_run import run_model, run_quantized
 from quantkit.refinement.range_choice import quantized_units
 from quantkit.refinement.trials import Trials
@@ -109,15 +109,16 @@ def test_what_the_model_does_not_have_is_left_out(subject: Net) -> None:
     assert set(first) == {"x"}
 
 
-def test_extremes_of_channels(subject: Net) -> None:
+def test_values_of_channels(subject: Net) -> None:
     pieces = GraphPieces(subject.model.prepared())
     tensor = next(t for t in subject.ranges() if t in pieces.producers)
     all_values = np.concatenate([np.asarray(v[tensor]) for v in subject.inner((tensor,))])
     axis = 1 - all_values.ndim if all_values.ndim == 4 else -1
-    low, high = channel_extremes(pieces, {tensor: axis}, subject.samples.batches)[tensor]
+    found = channel_values(pieces, {tensor: axis}, subject.samples.batches)[tensor]
     rows = np.moveaxis(all_values, axis, 0).reshape(all_values.shape[axis], -1)
-    assert low == pytest.approx(rows.min(axis=1), rel=1e-5, abs=1e-6)
-    assert high == pytest.approx(rows.max(axis=1), rel=1e-5, abs=1e-6)
+    assert found.low == pytest.approx(rows.min(axis=1), rel=1e-5, abs=1e-6)
+    assert found.high == pytest.approx(rows.max(axis=1), rel=1e-5, abs=1e-6)
+    assert found.variance == pytest.approx(rows.var(axis=1, dtype=np.float64), rel=1e-4, abs=1e-6)
 
 
 def test_fake_quantization_is_what_q_dq_do() -> None:

@@ -141,6 +141,25 @@ def along_channels(node: ir.Node, values: npt.NDArray[np.float64]) -> npt.NDArra
     return values.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
+def weight_rows(model: ir.Model, site: ChannelSite) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
+    """The weights of each quantized reader of `site`, a row for each output channel.
+
+    Returns:
+        For each reader the magnitudes [R, K], and which channel of the activation each of them is of.
+    """
+    nodes = {name_of(node): node for node in model.graph}
+    found = []
+    for node in (nodes[name] for name in site.readers):
+        weight = constant_weight(node)
+        channel = along_channels(node, np.arange(site.channels, dtype=np.float64)).astype(np.int64)
+        is_output_first = is_standard(node, "Conv") or node.attributes.get_int("transB", 0) == 1
+        axis = 0 if is_output_first else 1
+        rows = (np.moveaxis(a, axis, 0) for a in (np.abs(weight), np.broadcast_to(channel, weight.shape)))
+        magnitudes, channels = (a.reshape(weight.shape[axis], -1) for a in rows)
+        found.append((magnitudes.astype(np.float64), channels))
+    return found
+
+
 def weight_amax(model: ir.Model, site: ChannelSite) -> npt.NDArray[np.float32]:
     """The largest magnitude of the weights of each channel of `site`, over all of its readers: [C]."""
     nodes = {name_of(node): node for node in model.graph}
