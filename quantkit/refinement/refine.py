@@ -367,8 +367,9 @@ class _Refining:
 
 def _are_same(one: Mapping[str, Transform], other: Mapping[str, Transform]) -> bool:
     """Whether both do the same to every activation."""
-    return one.keys() == other.keys() and all(
-        np.array_equal(a, b)
-        for name in one
-        for a, b in ((one[name].offset, other[name].offset), (one[name].factors, other[name].factors))
-    )
+
+    def values(transform: Transform) -> tuple[list[float] | None, list[float] | None]:
+        offset, factors = (None if a is None else a.tolist() for a in (transform.offset, transform.factors))
+        return offset, factors
+
+    return one.keys() == other.keys() and all(values(one[name]) == values(other[name]) for name in one)
