@@ -77,6 +77,9 @@ VERBS = {
     ),
     "report": Verb("compare", "report", "Render a report again, or join reports of the same model and data.", _MEASURE),
     "data": Verb("data", "data_app", "Check calibration and validation data.", _MEASURE),
+    "export": Verb(
+        "export", "export_app", "Write what Triton, DeepStream or trtexec needs to run or build a model.", _FILES
+    ),
     "inspect": Verb("inspect", "inspect", "Show which layers run in INT8, which do not, and why.", _FILES),
     "cache": Verb("cache", "cache", "Show, compare, verify, convert and merge calibration files.", _FILES),
     "doctor": Verb(

@@ -30,6 +30,15 @@ EXAMPLES = {
         "quantkit build model.onnx --precision int8 --target sm86,sm89",
         "quantkit build model.onnx --precision fp16 --opt-shapes input:8x3x224x224",
     ),
+    "export triton": (
+        "quantkit export triton model.onnx --engine model.int8.engine -o model_repository",
+        "quantkit export triton model.int8.onnx --max-batch 8",
+    ),
+    "export deepstream": ("quantkit export deepstream model.onnx --batch-size 8",),
+    "export trtexec": (
+        "quantkit export trtexec model.int8.onnx --precision int8",
+        "quantkit export trtexec model.onnx --precision int8 --calib model.calib --tensorrt-version 8.6.1",
+    ),
     "inspect": (
         "quantkit inspect model.int8.onnx",
         "quantkit inspect model.int8.engine --measure",

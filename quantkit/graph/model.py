@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -129,18 +129,29 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     Raises:
         ModelError: an input has no tensor type or an unknown rank.
     """
+    return _specs([value for value in model.graph.inputs if value.name not in model.graph.initializers], "input")
+
+
+def output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
+    """Model outputs.
+
+    Raises:
+        ModelError: an output has no tensor type or an unknown rank.
+    """
+    return _specs(model.graph.outputs, "output")
+
+
+def _specs(values: Sequence[ir.Value], kind: str) -> tuple[TensorSpec, ...]:
     specs = []
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers:
-            continue
+    for value in values:
         if value.dtype is None or value.shape is None:
-            raise ModelError(f"input {value.name!r} has no type or an unknown rank: export the model with shapes")
+            raise ModelError(f"{kind} {value.name!r} has no type or an unknown rank: export the model with shapes")
         # Some exporters write -1 for a dynamic dimension.
         shape = tuple((d if d >= 0 else None) if isinstance(d, int) else (d.value or None) for d in value.shape)
         try:
             dtype = np.dtype(value.dtype.numpy())
         except TypeError as error:
-            raise ModelError(f"input {value.name!r} has an unsupported type ({value.dtype.name})") from error
+            raise ModelError(f"{kind} {value.name!r} has an unsupported type ({value.dtype.name})") from error
         specs.append(TensorSpec(str(value.name), dtype, shape))
     return tuple(specs)
 

@@ -32,6 +32,7 @@ __all__ = [
     "CalibratorName",
     "CheckOptions",
     "DataOptions",
+    "DeepStreamOptions",
     "Effort",
     "EngineLibrary",
     "EngineOptions",
@@ -51,6 +52,8 @@ __all__ = [
     "SensitivityOptions",
     "StrictDataOptions",
     "Target",
+    "TritonOptions",
+    "TrtexecOptions",
     "TuneOptions",
     "VerifyOptions",
     "parse_batch_sizes",
@@ -691,6 +694,58 @@ class EngineOptions(ExcludeOptions):
         """Batch axes and constants as data sets take them; None where neither is said."""
         said = ImageOptions(batch_axis=self.batch_axis, constant=self.constant)
         return None if said == ImageOptions() else said
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonOptions:
+    """Options of `export triton`.
+
+    Attributes:
+        engine: becomes model.plan; without one, the ONNX model is exported for ONNX Runtime.
+        name: of the model in the repository; None takes the file's.
+        max_batch: largest batch; None takes the engine's, else 32.
+    """
+
+    engine: PathLike | None = option(
+        None, "TensorRT engine of the model, for model.plan.", form=PATH, unit="file", default_text="the ONNX model"
+    )
+    name: str | None = option(None, "Name in the repository.", form=TEXT, default_text="the model's file name")
+    max_batch: int | None = option(None, "Largest batch.", default_text="that of the engine, else 32")
+
+    def __post_init__(self) -> None:
+        check_minimum(self, 1, ("max_batch",), OptionError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepStreamOptions:
+    """Options of `export deepstream`."""
+
+    table: PathLike | None = option(
+        None, "Calibration table, for the preprocessing.", form=PATH, unit="file", default_text="MODEL.calib.json"
+    )
+    precision: Precision = option("int8", "Precision of the engine.")
+    batch_size: int = option(1, "Batch size of the engine.")
+
+    def __post_init__(self) -> None:
+        check_minimum(self, 1, ("batch_size",), OptionError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrtexecOptions:
+    """Options of `export trtexec` beside those of a build."""
+
+    precision: Precision = option("fp32", "Precision of the engine.")
+    calibration_cache: PathLike | None = option(
+        None,
+        "Calibration cache, for implicit INT8.",
+        flag="--calib",
+        form=PATH,
+        unit="file",
+        default_text="MODEL.calib",
+    )
+    tensorrt_version: str | None = option(
+        None, "TensorRT version on the device.", form=TEXT, default_text="the installed one, else 10.16.1"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ VALUES = {
 
 def value_of(key):
     """A value other than the default."""
-    if key.name in VALUES:
+    takes_many = get_origin(without_none(key.kind)) is list
+    if key.name in VALUES and isinstance(VALUES[key.name], list) == takes_many:
         return VALUES[key.name]
     if key.choices:
         return next(choice for choice in reversed(key.choices) if choice != key.default)
@@ -53,7 +54,7 @@ def value_of(key):
         return not key.default
     if kind in (int, float):
         return (key.default or 1) + 3
-    return ["some text", "more"] if get_origin(kind) is list else "some text"
+    return ["some text", "more"] if takes_many else "some text"
 
 
 def typed(key, value) -> list[str]:

@@ -1,0 +1,72 @@
+"""The commands `export triton`, `export deepstream` and `export trtexec`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOptions
+from quantkit.backends.tensorrt.build.profiles import parse_profiles
+from quantkit.cli.arguments import ModelArgument
+from quantkit.cli.generate import with_options
+from quantkit.cli.output import make_printer
+from quantkit.commands.export import export_deepstream, export_triton, trtexec_command
+from quantkit.types.options import DeepStreamOptions, MessageOptions, TritonOptions, TrtexecOptions
+
+export_app = typer.Typer(
+    help="Write what Triton, DeepStream or trtexec needs to run or build a model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+
+
+@export_app.callback()
+def _export() -> None:
+    """Write what Triton, DeepStream or trtexec needs to run or build a model."""
+
+
+@export_app.command()
+@with_options
+def triton(
+    model: ModelArgument,
+    options: TritonOptions,
+    messages: MessageOptions,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Triton model repository.")] = Path("model_repository"),
+) -> None:
+    """Write a Triton repository: config.pbtxt with shapes, types and dynamic batching, and the engine or ONNX model."""
+    made = export_triton(model, output, options)
+    if not messages.quiet:
+        batching = f"dynamic batching up to {made.max_batch}" if made.max_batch else "no batching: a dimension is fixed"
+        typer.echo(f"  {'batches':24}{batching}")
+    for path in made.files:
+        typer.echo(f"wrote {path}")
+
+
+@export_app.command()
+@with_options
+def deepstream(
+    model: ModelArgument,
+    options: DeepStreamOptions,
+    messages: MessageOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write (default: MODEL.nvinfer.txt next to the model)."),
+    ] = None,
+) -> None:
+    """Write the [property] lines of DeepStream's nvinfer, with the calibration cache and the preprocessing."""
+    path = output or model.with_name(f"{model.stem}.nvinfer.txt")
+    typer.echo(f"wrote {export_deepstream(model, path, options, make_printer(messages.quiet))}")
+
+
+@export_app.command()
+@with_options
+def trtexec(
+    model: ModelArgument, options: TrtexecOptions, shapes: ShapeOptions, build: BuildOptions, messages: MessageOptions
+) -> None:
+    """Print the trtexec command that builds the engine, for people who build on the device."""
+    build = replace(build, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
+    typer.echo(trtexec_command(model, options, build))
