@@ -6,18 +6,37 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantkit.errors import OutputError
+from quantkit.interrupts import removed_with_process
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _LOGGER = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems answer that know no locks, such as some network shares."""
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_RUNS = "quantkit-run-"
+_TEMPORARY_RUN = re.compile(rf"{_RUNS}[a-z0-9_]{{8}}")
+"""Temporary files and folders, as `tempfile` names them, locked by their writer: what is not is of a killed process."""
+
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOTSUP)
+"""What systems answer that cannot sync a folder."""
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
@@ -33,25 +52,118 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         OutputError: naming `path`, where the system refuses (permissions, disk full, not a folder).
     """
     target = Path(path)
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder of that name is there")
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        with _temporary_file(target) as temporary:
+            write(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+            rename_durably(temporary, target)
         _LOGGER.debug("wrote %s", target, extra={"written": target})
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Puts a file that is whole in the place of another: content and name outlast a power failure.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    with open(source, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    if os.name == "nt":
+        return
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _temporary_file(target: Path) -> Iterator[Path]:
+    """A file to write beside `target`, gone afterwards unless it was renamed."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with removed_with_process(Path(name)):
+            try:
+                if _lock(handle, wait=True) and os.fstat(handle).st_nlink == 0:
+                    continue  # taken for a leftover before it was locked
+                yield Path(name)
+                return
+            finally:
+                os.close(handle)
+                Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(*, beside: Path | None = None) -> Iterator[Path]:
+    """A folder for one run, gone afterwards. Those of runs that were killed are removed first.
+
+    Args:
+        beside: a file that is to be made of what lies in it; None is where the system has temporary files.
+    """
+    if beside is None:
+        remove_leftovers(tempfile.gettempdir(), _TEMPORARY_RUN)
+        place: dict[str, str] = {"prefix": _RUNS}
+    else:
+        place = {"prefix": f".{beside.name}.", "suffix": ".tmp", "dir": os.fspath(beside.parent)}
+    while True:
+        with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            with removed_with_process(folder), _locked(folder):
+                if folder.is_dir():  # else taken for a leftover before it was locked
+                    yield folder
+                    return
+
+
+def remove_leftovers(folder: str | os.PathLike[str], pattern: re.Pattern[str] = _TEMPORARY) -> None:
+    """Removes temporary files and folders in `folder` whose writer was killed; those that are being written stay."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in [e for e in entries if pattern.fullmatch(e.name) and not e.is_symlink()]:
+            with contextlib.suppress(OSError):
+                handle = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    if not _lock(handle, wait=False) or os.fstat(handle).st_uid != os.geteuid():
+                        continue
+                    if entry.is_dir():
+                        shutil.rmtree(entry.path)
+                    else:
+                        os.unlink(entry.path)
+                finally:
+                    os.close(handle)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Whether an open file could be locked until it is closed; never where the system has no such locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -79,10 +191,12 @@ def check_no_source(
 def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -> None:
     """Raises `OutputError` now, rather than after minutes of work, where nothing can be written to `folder`.
 
-    Nothing is made: a folder that is missing is asked for in the nearest one that is there.
+    Temporary files that killed runs left there are removed. Nothing is made: a folder that is missing is asked for in
+    the nearest one that is there.
     """
     target = Path(folder)
     try:
+        remove_leftovers(target)
         nearest = next(path for path in (target, *target.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
@@ -115,7 +229,9 @@ def exclusive(path: str | os.PathLike[str], *, on_wait: Callable[[], object]) ->
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        yield
+        with removed_with_process(target) if is_held else contextlib.nullcontext():
+            remove_leftovers(target.parent)
+            yield
     finally:
         if is_held:
             _release(lock, target)

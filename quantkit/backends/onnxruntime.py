@@ -14,6 +14,7 @@ import numpy as np
 from quantkit._version import DISTRIBUTION
 from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.interrupts import raise_if_stopped, stops_on_signal
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
@@ -85,10 +86,12 @@ class OnnxRuntimeRunner:
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
+        self._run_options = ort.RunOptions()
         self._name = name
         self._weights = model.weights if isinstance(model, SharedModel) else {}  # the session computes with them
         self.inputs = tuple(_spec(i) for i in self._session.get_inputs())
         self.outputs = tuple(_spec(o) for o in self._session.get_outputs())
+        stops_on_signal(self)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs one batch.
@@ -99,10 +102,15 @@ class OnnxRuntimeRunner:
         if self._session is None:
             raise BackendError(f"{self._name}: the runner is closed")
         try:
-            values = self._session.run(None, dict(inputs))
+            values = self._session.run(None, dict(inputs), self._run_options)
         except Exception as error:
+            raise_if_stopped()
             raise BackendError(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+    def stop(self) -> None:
+        """Makes what runs fail soon, and what is run later."""
+        self._run_options.terminate = True
 
     def close(self) -> None:
         """Frees the session; calling it twice is fine."""

@@ -20,6 +20,7 @@ from quantkit._version import __version__
 from quantkit.cli.examples import examples_text
 from quantkit.cli.failures import explain_memory, explain_unexpected
 from quantkit.errors import INTERRUPTED, QuantKitError
+from quantkit.interrupts import EndedError, ending_on_signals, take_advice
 from quantkit.machine import lacks_memory
 from quantkit.notices import join_names, visible
 
@@ -164,10 +165,13 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
-    _end_cleanly_on_sigterm()
     written: list[Path] = []
+
+    def describe(number: int) -> str:
+        return _interruption(number, written)
+
     try:
-        with _collecting_writes(written):
+        with _collecting_writes(written), ending_on_signals(describe):
             code = app(args=arguments, prog_name="quantkit", standalone_mode=False, auto_envvar_prefix="QUANTKIT")
     except QuantKitError as error:
         _fail(str(error), error.exit_code)
@@ -177,14 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except EndedError as ended:
+        _fail(describe(ended.number), 128 + ended.number)
     except Exception as error:
         if lacks_memory(error):
             _fail(explain_memory(error), 1)
         _fail(explain_unexpected(error, is_traced=getattr(error, "is_traced", False)), 1)
     if code == INTERRUPTED:
-        names = [str(path) for path in dict.fromkeys(written) if path.exists()]  # temporary ones are gone
-        after = f" after writing {join_names(names)}; other" if names else "; existing"
-        _fail(f"Interrupted{after} files were not modified.", INTERRUPTED)
+        _fail(describe(signal.SIGINT), INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -207,11 +211,13 @@ def _collecting_writes(written: list[Path]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _end_cleanly_on_sigterm() -> None:
-    """What a CI or `timeout` sends: temporary folders and locks go, as after Ctrl-C."""
-    with contextlib.suppress(ValueError):  # not the main thread
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _interruption(number: int, written: list[Path]) -> str:
+    """What a signal left, in a line."""
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    names = [str(path) for path in dict.fromkeys(written) if path.exists()]  # temporary ones are gone
+    after = f" after writing {join_names(names)}; other" if names else "; existing"
+    advice = take_advice()
+    return f"Interrupted{by}{after} files were not modified.{advice and f' {advice}'}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from quantkit.interrupts import taking_wishes
+
 _MESSAGE = b"\nInterrupted: finishing the current batch and writing a partial report. Press Ctrl-C again to abort.\n"
 
 
@@ -34,7 +36,14 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
     signal.signal(signal.SIGINT, ask)
     try:
-        yield asked.is_set
+        with taking_wishes() as fulfil:
+
+            def should_stop() -> bool:
+                if asked.is_set():
+                    fulfil()
+                return asked.is_set()
+
+            yield should_stop
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -20,6 +20,7 @@ import typer
 from quantkit._version import __version__
 from quantkit.cli.generate import with_options
 from quantkit.errors import OutputError, QuantKitError
+from quantkit.interrupts import EndedError
 from quantkit.notices import visible
 from quantkit.types.option import option_fields
 from quantkit.types.options import MessageOptions
@@ -79,7 +80,7 @@ def listening(*, verbose: bool, log_file: Path | str | None) -> Iterator[None]:
     except (QuantKitError, OSError, typer.BadParameter) as error:
         _LOGGER.error("%s", error)
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EndedError):
         _LOGGER.error("interrupted")
         raise
     except Exception as error:

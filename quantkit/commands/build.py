@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from quantkit.commands.quantize import HighPrecision
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.storage import check_no_source, check_writable
+from quantkit.storage import check_no_source, check_writable, temporary_folder
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import EngineOptions, Precision
@@ -109,7 +108,7 @@ def build(
     wanted = expected_manifest(source, found, typing, options, gpu)
     if not engine.force and (stored := find_reusable(path, wanted, notify)) is not None:
         return BuiltEngine(path, manifest_path(path), stored, reused=True)
-    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+    with temporary_folder() as folder:
         made = make_graph(source, typing, Path(folder), notify)
         notify(
             Notice(

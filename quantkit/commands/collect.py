@@ -18,6 +18,7 @@ from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first
+from quantkit.interrupts import advising
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, CalibrationTable, Dataset
@@ -121,10 +122,18 @@ def collect_statistics(
                 num_repeated=repeated + (collector.num_repeated if collector.repeating else 0),
             )
 
+        def save(path: Path) -> None:
+            kept = snapshot()
+            save_statistics(kept, path)
+            advise(f"The same command with --resume goes on after {kept.num_read} of {total} samples.")
+
+        advise = stack.enter_context(advising())
+        if resumed is not None:
+            advise(f"The same command with --resume goes on after {start} of {total} samples.")
         rest = Selection(dataset, tuple(range(start, total)))
         batches = _rest_of_batches(rest, size, options, skipped=skipped, total=total)
         if checkpoint is not None:
-            batches = _with_checkpoints(batches, lambda: save_statistics(snapshot(), checkpoint))
+            batches = _with_checkpoints(batches, lambda: save(checkpoint))
         bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), options.progress))
         bar.update(collector.num_samples)
         for batch in with_progress(batches, bar):
@@ -134,16 +143,17 @@ def collect_statistics(
         notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
     done = snapshot()
     if done.num_repeated:
-        tensors_text = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
-        notify(
-            Notice(
-                "info",
-                "padding",
-                f"the model takes a fixed number of samples at once: {done.num_repeated} copies filled up batches, "
-                f"and count in tensors whose first dimension is not the batch{tensors_text}",
-            )
-        )
+        notify(_about_copies(done.num_repeated, collector))
     return done
+
+
+def _about_copies(count: int, collector: Collector) -> Notice:
+    tensors = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
+    text = (
+        f"the model takes a fixed number of samples at once: {count} copies filled up batches, and count in tensors "
+        f"whose first dimension is not the batch{tensors}"
+    )
+    return Notice("info", "padding", text)
 
 
 def warn_of_samples(table: CalibrationTable, needed: Collection[str], notify: Notify) -> None:

@@ -5,7 +5,6 @@ What comes out is read into the same table as quantkit's own calibration, so tha
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from quantkit.graph.model import input_specs, serialize_model
 from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
+from quantkit.storage import temporary_folder
 from quantkit.types import Dataset, TensorRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def calibrate_natively(
     shapes = {spec.name: [int(str(d)) for d in spec.shape] for spec in specs}
     float_nodes = tuple(match_nodes(graph, options.exclude))
     build_options = _build_options(graph, shapes, dataset, options)
-    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder, PrimaryContext() as context:
+    with temporary_folder() as folder, PrimaryContext() as context:
         feed = DeviceFeed(batches.inputs, context=context)
         try:
             calibrator = make_calibrator(

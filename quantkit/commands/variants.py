@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, save_model
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
+from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
 from quantkit.types.options import EvaluationOptions, QuantizeOptions, Target
 
@@ -107,7 +107,7 @@ def open_variants(
         match_nodes(model.prepared(), exclude)
     with ExitStack() as stack:
         given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=options.cuda_graph)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantkit-")))
+        folder = stack.enter_context(temporary_folder())
         made, left, refused, notes = _make_variants(model, table, chosen, exclude, dataset, folder)
         if refused and options.variants is not None:
             raise next(iter(refused.values()))

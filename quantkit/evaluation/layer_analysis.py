@@ -28,6 +28,7 @@ from quantkit.graph.model import OLDEST_OPSET, input_specs
 from quantkit.graph.passes.expose import activation_bytes
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
+from quantkit.interrupts import fulfils_wish
 from quantkit.notices import join_names, logs_duration
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
@@ -105,6 +106,10 @@ def analyze_layers(
                 collected.warnings += [f"{name}: {note}" for note in notes]
         except FatalError:
             raise
+        except KeyboardInterrupt:
+            if not fulfils_wish():
+                raise
+            break
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its activations are not shown: {error}")
     for name, engine in (engines or {}).items():

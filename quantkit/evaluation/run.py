@@ -6,7 +6,7 @@ What outputs mean is left to `quantkit.evaluation.tasks`, what a number is to `q
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
+from quantkit.interrupts import fulfils_wish
 from quantkit.notices import logs_duration
 from quantkit.types import Array, Batch, Runner
 
@@ -73,8 +74,7 @@ def evaluate(
     tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
     order = [baseline, *(name for name in runners if name != baseline)]
     count, stopped = 0, False
-    for batch in batches:
-        outputs = {name: feed(runners[name], batch) for name in order}
+    for batch, outputs in _feed_all(runners, batches, order):
         reference = outputs[baseline]
         for name in order[1:]:
             _check_outputs(name, outputs[name], baseline, reference, task=task if chosen else None)
@@ -90,11 +90,32 @@ def evaluate(
         if should_stop is not None and should_stop():
             stopped = True
             break
+    stopped = stopped or fulfils_wish()
+    if stopped and not count:
+        raise KeyboardInterrupt
     if not count:
         raise EvaluationError("there are no samples to evaluate on")
     judged = task.compute()
     found = {name: {**tally.compute(), **judged.get(name, {})} for name, tally in tallies.items()}
     return Measurement(metrics=found, num_samples=count, is_partial=stopped)
+
+
+def _feed_all(
+    runners: Mapping[str, Runner], batches: Iterable[Batch], order: Sequence[str]
+) -> Iterator[tuple[Batch, dict[str, dict[str, Array]]]]:
+    """Batches with the outputs of every runner; none of the batch in which a wish to stop interrupts."""
+    waiting = iter(batches)
+    while True:
+        try:
+            batch = next(waiting, None)
+            if batch is None:
+                return
+            outputs = {name: feed(runners[name], batch) for name in order}
+        except KeyboardInterrupt:
+            if fulfils_wish():
+                return
+            raise
+        yield batch, outputs
 
 
 def feed(runner: Runner, batch: Batch) -> dict[str, Array]:

@@ -25,7 +25,7 @@ from quantkit.graph.validation import check_content
 from quantkit.machine import lacks_memory
 from quantkit.notices import logs_duration
 from quantkit.registry import nearest_file
-from quantkit.storage import write_atomically, write_bytes
+from quantkit.storage import rename_durably, temporary_folder, write_atomically, write_bytes
 from quantkit.types import SharedModel, TensorSpec
 
 OLDEST_READABLE_OPSET = 7
@@ -237,8 +237,11 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...
     written: list[Path] = []
 
     def write_model(temporary: Path) -> None:
-        with put_back(model):
-            ir.save(model, temporary, format="protobuf", external_data=data.name)
+        with temporary_folder(beside=target) as folder:
+            with put_back(model):
+                ir.save(model, folder / "model", format="protobuf", external_data=data.name)
+            rename_durably(folder / data.name, data)
+            temporary.write_bytes((folder / "model").read_bytes())
         written.append(data)
 
     write_atomically(target, write_model)

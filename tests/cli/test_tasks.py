@@ -170,12 +170,12 @@ def test_sigterm_removes_temporary_files(digits, tmp_path):
         stdout=subprocess.DEVNULL,
     )
     for _ in range(600):
-        if any(temporary.iterdir()):
+        if any(temporary.glob("quantkit-*")):  # ONNX Runtime leaves a file of its own
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    assert not list(temporary.iterdir())
+    assert not list(temporary.glob("quantkit-*"))
     assert not (tmp_path / "digits.report").exists()
 
 
@@ -195,7 +195,8 @@ def test_ctrl_c_writes_a_partial_report(quantkit, digits, tmp_path, monkeypatch)
     monkeypatch.setattr(evaluation, "make_batches", make_batches)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        done = quantkit("evaluate", "--data", VAL, digits, "--batch-size", "16", "--min-speedup", "99")
+        words = ("--batch-size", "16", "--variant", f"copy={digits}", "--min-speedup", "99")
+        done = quantkit("evaluate", "--data", VAL, digits, *words)
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130

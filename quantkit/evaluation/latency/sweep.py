@@ -12,6 +12,7 @@ from quantkit.datasets.batching import fixed_batch_size, make_batches, take_rows
 from quantkit.errors import BackendError
 from quantkit.evaluation.latency.device import TRTEXEC, measure_device_latency
 from quantkit.evaluation.latency.host import LatencyOptions, measure_latency
+from quantkit.interrupts import fulfils_wish
 from quantkit.notices import join_names, logs_duration
 from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset, Latency, Runner, TimedRunner
@@ -66,7 +67,9 @@ def time_batches(
                     threads=options.threads,
                     on_progress=advance,
                 )
-            except _StoppedError:
+            except (_StoppedError, KeyboardInterrupt) as stop:
+                if isinstance(stop, KeyboardInterrupt) and not fulfils_wish():
+                    raise
                 warnings.append(f"timing was interrupted at batch size {size}: latencies there are left out")
                 break
             except BackendError as error:
