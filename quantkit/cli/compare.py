@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.generate import with_options
-from quantkit.cli.text import make_console, print_line
+from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.evaluation import Limits, check_limits, require_passed
 from quantkit.reporting import (
     cautions,
@@ -22,8 +23,13 @@ from quantkit.reporting import (
     report_markdown,
     write_report,
 )
+from quantkit.reporting.columns import TABLES
+from quantkit.reporting.figure import tables_csv, write_chart
+from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.join import join_reports
+from quantkit.reporting.variants import variant_rows
 from quantkit.storage import write_text
+from quantkit.types.options import Target
 
 if TYPE_CHECKING:
     from quantkit.types import Report
@@ -78,16 +84,28 @@ def report(
             "--force", help="Join reports even if model or data differ; the joined report contains a warning."
         ),
     ] = False,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="Write the accuracy-against-speed chart to this .svg or .png file.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write every table as CSV to this folder.")] = None,
+    deploy: Annotated[
+        Target | None, typer.Option("--deploy", help="What the decision at the top is for.", case_sensitive=False)
+    ] = None,
 ) -> None:
     """Render a report again, or join reports of the same model and data.
 
+    Several reports without -o are shown as a trend: score, speed and size of each, in the order of their dates.
     Speedups are computed within a run only: latencies of different runs are never compared.
     """
     named = _name_runs(paths)
-    if len(named) > 1 and output is None:
-        raise typer.BadParameter("a folder is required to join reports", param_hint="--output")
     loaded = {name: load_report(path) for name, path in named.items()}
+    if len(named) > 1 and output is None:
+        if chart is not None or csv is not None:
+            raise typer.BadParameter("a folder is required to join reports", param_hint="--output")
+        _print_trend(loaded)
+        return
     shown = next(iter(loaded.values())) if len(loaded) == 1 else join_reports(loaded, force=force)
+    shown = replace(shown, deploy=deploy or shown.deploy)
     if output is not None:
         written = list(write_report(shown, output).values())
     else:
@@ -95,6 +113,12 @@ def report(
         written = [source.with_suffix(".md"), source.with_suffix(".html")]
         write_text(written[0], report_markdown(shown))
         write_text(written[1], report_html(shown))
+    if chart is not None:
+        write_chart(shown, chart)
+        written.append(chart)
+    for name, text in tables_csv(shown).items() if csv is not None else ():
+        written.append(Path(csv or "") / f"{name}.csv")
+        write_text(written[-1], text)
     print_report(shown, make_console())
     for path in written:
         typer.echo(f"wrote {path}")
@@ -128,6 +152,21 @@ def gate(
         for caution in doubts:
             print_line(console, f"caution  {caution}")
     require_passed(checks)
+
+
+def _print_trend(reports: Mapping[str, Report]) -> None:
+    """A row for each variant of each report, the oldest first."""
+    rows = []
+    for name, found in sorted(reports.items(), key=lambda item: item[1].created):
+        for row in variant_rows(found):
+            cells = {c.field: c.text(row) for table in ("accuracy", "speed") for c in TABLES[table].columns}
+            day = found.created.partition("T")[0]
+            speed = (cells["speedup"], cells["speedup_bounds"]) if row.representative else (MISSING, MISSING)
+            rows.append((day, name, row.name, cells["score"], *speed, cells["size_mb"]))
+    labels = {"" if r.score is None else single_line(r.score.label) for r in reports.values()}
+    score = labels.pop() if len(labels) == 1 else "Score"
+    headings = ("Date", "Report", "Variant", score, "Speed-up", "95% interval", "MB")
+    print_table(make_console(), headings, rows, right=range(3, 7))
 
 
 def _name_runs(words: list[str]) -> dict[str, Path]:

@@ -26,7 +26,7 @@ from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import option
-from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, MessageOptions
+from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, MessageOptions, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class CommandOptions(EvaluationOptions):
 
     Attributes:
         calibrate_data: what to calibrate on where there is no up-to-date table.
+        deploy: what the decision is for.
         as_json: print the report as one JSON document.
     """
 
@@ -45,6 +46,11 @@ class CommandOptions(EvaluationOptions):
         group=DATA,
         form=PATH,
         unit="path",
+    )
+    deploy: Target | None = option(
+        None,
+        "What the decision at the top of the report is for.",
+        default_text="an engine that is evaluated, else INT8 timed on this CPU, else TensorRT",
     )
     as_json: bool = option(False, "Print report.json; all other words go to stderr.", flag="--json")
 
@@ -90,6 +96,7 @@ def evaluate(
         result = evaluate_variants(
             model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )
+    result = replace(result, deploy=options.deploy)
     paths = write_report(result, path.parent, stem=path.stem)
     if options.as_json:
         typer.echo(report_json(result), nl=False)

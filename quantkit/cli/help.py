@@ -21,7 +21,7 @@ COMMON = {
     "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
     "quantize": "--table --output --target --exclude --plan --config",
     "build": "--output --precision --target --library --table --data --opt-shapes --workspace --dla-core --config",
-    "evaluate": "--data --output --table --calibrate-data --variants --num-samples --preprocess --task "
+    "evaluate": "--data --output --table --calibrate-data --variants --deploy --num-samples --preprocess --task "
     "--labels --batch-sizes --latency-s --max-drop --min-speedup --confident --config",
     "sensitivity": "--data --table --output --num-samples --preprocess --top --json --config",
     "tune": "--data --val --output --max-drop --task --labels --preprocess --num-samples --json --config",

@@ -18,6 +18,7 @@ from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import COUNTED, TABLES, shown_columns, terms_by_field
 from quantkit.reporting.coverage import coverages, left_in_float
+from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import MISSING, format_significant, score_unit, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
 from quantkit.reporting.range_choices import unit_tables
@@ -59,6 +60,7 @@ def report_html(report: Report) -> str:
         "variants": variant_rows(report),
         "table": partial(_view, report),
         "partial": partial_notice(report),
+        "decision": decide(report),
         "verdicts": judged,
         "key_figures": _key_figures(report, judged[0]) if judged else (),
         "doubts": doubts(report),

@@ -11,6 +11,7 @@ from quantkit.reporting.classes import NUM_CLASSES_SHOWN, class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns, terms_by_field
 from quantkit.reporting.coverage import ReasonGroup, coverages, left_in_float
+from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import MISSING, format_significant, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
 from quantkit.reporting.range_choices import unit_tables
@@ -28,6 +29,8 @@ def report_markdown(report: Report) -> str:
     if notice := partial_notice(report):
         parts.append(f"> [!WARNING]\n> **{escape(notice)}.** All results are for these samples only.")
     parts += [f"**Caution:** {escape(doubt)}" for doubt in doubts(report)]
+    if (decision := decide(report)) is not None:
+        parts.append(f"**{escape(decision.sentence)}**")
     for verdict in verdicts(report):
         gates = " ".join(f"MLPerf {gate.name}: {gate.word} ({gate.why})." for gate in verdict.gates)
         parts.append(f"**{escape(verdict.headline)}.** {escape(' '.join([*verdict.sentences, gates]))}".rstrip())

@@ -16,6 +16,7 @@ from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns
 from quantkit.reporting.coverage import coverages
+from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import (
     MISSING,
     format_decibels,
@@ -30,6 +31,8 @@ from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import Variant, sweep_rows
 from quantkit.reporting.verdict import doubts, partial_notice, verdicts
 from quantkit.types import Report
+
+_DECISIONS = {"ship": "bold green", "do not ship": "bold red", "not settled": "bold"}
 
 _TONES = {"good": "green", "neutral": "", "bad": "red"}
 
@@ -51,6 +54,8 @@ def print_report(report: Report, console: Console, *, quiet: bool = False) -> No
     console.print(_text(console, f"{report.model_name}: {plural(report.baseline.num_samples, 'sample')}", "bold"))
     if notice := partial_notice(report):
         console.print(_text(console, f"{notice}.", "bold white on red"))
+    if (decision := decide(report)) is not None:
+        console.print(_text(console, decision.sentence, _DECISIONS[decision.word]))
     for verdict in verdicts(report):
         console.print(_text(console, f"{verdict.headline}.", _TONES[verdict.tone]))
     if quiet:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.datasets.description import HOW_TO_LABEL
+from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import (
     format_bounds,
     format_decibels,
@@ -91,8 +92,13 @@ class Verdict:
 
 
 def verdicts(report: Report) -> tuple[Verdict, ...]:
-    """A verdict for each variant but the baseline; INT8 with a representative latency first."""
-    others = sorted(report.evaluations[1:], key=lambda e: (e.precision != "int8", not e.representative))
+    """A verdict for each variant but the baseline; the one that is decided on first, then timed INT8."""
+    decision = decide(report)
+    chosen = "" if decision is None else decision.variant
+    others = sorted(
+        report.evaluations[1:],
+        key=lambda e: (single_line(e.name) != chosen, e.precision != "int8", not e.representative),
+    )
     return tuple(_verdict(report, evaluation) for evaluation in others)
 
 

@@ -274,6 +274,7 @@ class Report:
         tensors: activations, in network order, for each variant that was looked into.
         layers: weighted operators, in network order, likewise.
         commands: what to type to make this again, one command each.
+        deploy: what the user deploys on; None asks it from what was built or timed.
     """
 
     model_name: str
@@ -299,6 +300,7 @@ class Report:
     tensors: tuple[TensorQuality, ...] = ()
     layers: tuple[LayerPlacement, ...] = ()
     commands: tuple[str, ...] = ()
+    deploy: Literal["tensorrt", "cpu"] | None = None
     format_version: int = 2
 
     def __post_init__(self) -> None:

@@ -22,9 +22,28 @@ def test_one_report_is_rendered_next_to_itself(quantkit, tmp_path):
     assert f"wrote {tmp_path / 'old.html'}" in outcome.out
 
 
+def test_several_reports_are_a_trend_by_date(quantkit, tmp_path):
+    new = save(tmp_path / "new.json", make_report(created="2026-11-28T00:00:00Z"))
+    old = save(tmp_path / "old.json", make_report(created="2026-01-02T00:00:00Z"))
+    rows = [line.split() for line in quantkit("report", new, old).out.splitlines() if line.startswith(" 2026")]
+    assert [row[:3] for row in rows[::3]] == [["2026-01-02", "old", "fp32"], ["2026-11-28", "new", "fp32"]]
+    assert rows[2] == ["2026-01-02", "old", "int8", "80.93", "2.04x", "2.00", "to", "2.08", "0.331"]
+    assert rows[1][4:6] == ["–", "–"]  # its times say nothing of its target
+    assert {path.name for path in tmp_path.iterdir()} == {"new.json", "old.json"}
+
+
+def test_a_chart_tables_and_a_decision_are_written(quantkit, tmp_path):
+    path = save(tmp_path / "a.json", make_report())
+    outcome = quantkit("report", path, "--chart", tmp_path / "c.svg", "--csv", tmp_path / "csv", "--deploy", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "c.svg").read_text().startswith("<svg")
+    assert (tmp_path / "csv" / "accuracy.csv").exists()
+    assert "For the CPU: ship int8: accurate enough and faster." in outcome.out
+
+
 def test_reports_are_joined_into_a_folder(quantkit, tmp_path):
     first, second = save(tmp_path / "a.json", make_report()), save(tmp_path / "b.json", make_report())
-    assert quantkit("report", first, second).code == 2
+    assert quantkit("report", first, second, "--chart", tmp_path / "c.svg").code == 2
     outcome = quantkit("report", first, second, "-o", tmp_path / "joined")
     assert outcome.code == 0, outcome.err
     joined = load_report(tmp_path / "joined" / "report.json")

@@ -1,0 +1,111 @@
+"""The decision that a report supports, in one line: ship, do not ship or not settled, for whom and by which limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quantkit.reporting.formatting import plural, single_line
+from quantkit.significance import CLOSE, compare_accuracy, compare_speed
+from quantkit.types import Evaluation, Report
+from quantkit.types.options import Target
+
+Word = Literal["ship", "do not ship", "not settled"]
+
+_LIMITS = f"at most {100 * CLOSE:.3g}% below {{baseline}}, and faster, by the whole 95% interval"
+_PLACES: dict[Target, str] = {"tensorrt": "TensorRT", "cpu": "the CPU"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a team can do with a variant.
+
+    Attributes:
+        target: what it is deployed on.
+        variant: that is judged; empty where there is none for this target.
+        word: the decision.
+        sentence: all of it, with the reason and the limits.
+    """
+
+    target: Target
+    variant: str
+    word: Word
+    sentence: str
+
+
+def decide(report: Report) -> Decision | None:
+    """The decision for `report.deploy`; without it for an engine, else for INT8 timed on this CPU, else for TensorRT.
+
+    Returns:
+        None without an INT8 variant.
+    """
+    found = [e for e in report.evaluations[1:] if e.precision == "int8"]
+    if not found:
+        return None
+    target: Target = report.deploy or _guess(found)
+    place = _PLACES[target]
+    candidates = [e for e in found if _is_for(e, target)]
+    if not candidates:
+        return Decision(target, "", "not settled", f"For {place}: not settled: no INT8 variant for it was evaluated.")
+    judged = [(_judge(report, evaluation, target), evaluation) for evaluation in candidates]
+    order: tuple[Word, ...] = ("ship", "not settled", "do not ship")
+    (word, reason), evaluation = min(judged, key=lambda pair: order.index(pair[0][0]))
+    name = single_line(evaluation.name)
+    kept = f"; {plural(len(report.float_tensors), 'activation')} left in float" if report.float_tensors else ""
+    limits = _LIMITS.format(baseline=single_line(report.baseline.name))
+    head = f"{word} {name}" if word != "not settled" else f"not settled for {name}"
+    return Decision(target, name, word, f"For {place}: {head}: {reason}{kept}. Limits: {limits}.")
+
+
+def _guess(found: list[Evaluation]) -> Target:
+    if any(e.device == "gpu" for e in found):
+        return "tensorrt"
+    return "cpu" if any(e.representative and e.latency is not None for e in found) else "tensorrt"
+
+
+def _is_for(evaluation: Evaluation, target: Target) -> bool:
+    """Engines, and models whose times say nothing about this CPU, are for TensorRT; untimed, quantkit's own `int8`."""
+    is_own = evaluation.latency is None and evaluation.name == "int8"
+    is_for_gpu = evaluation.device == "gpu" or not evaluation.representative or is_own
+    return is_for_gpu == (target == "tensorrt")
+
+
+def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
+    """The decision and why; what fails goes before what is not known."""
+    accuracy, accuracy_words = _accuracy(report, evaluation)
+    if target == "tensorrt" and evaluation.device != "gpu":
+        accuracy_words += " (expected on TensorRT, where it has not run)"
+    speed, speed_words = _speed(report, evaluation, target)
+    found = ((accuracy, accuracy_words), (speed, speed_words))
+    met = [words for word, words in found if word == "ship"]
+    for wanted in ("do not ship", "not settled"):
+        if reasons := [words for word, words in found if word == wanted]:
+            return wanted, ", but ".join([*met, " and ".join(reasons)])
+    return "ship", " and ".join(met)
+
+
+def _accuracy(report: Report, evaluation: Evaluation) -> tuple[Word, str]:
+    if evaluation.metrics.get("non_finite", 0) > 0:
+        return "do not ship", "its outputs are NaN or infinite"
+    verdict = compare_accuracy(report, evaluation)
+    if verdict.kind in ("within", "better"):
+        return "ship", "accurate enough"
+    if verdict.is_beyond_margin:
+        return "do not ship", "it loses too much accuracy"
+    if verdict.kind == "unknown":
+        return "not settled", "its accuracy has no score" if report.score is None else "its accuracy has no interval"
+    needed = f" (about {verdict.needed:,} samples would)" if verdict.needed else ""
+    return "not settled", f"the samples do not settle its accuracy{needed}"
+
+
+def _speed(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
+    is_elsewhere = target == "tensorrt" and evaluation.device != "gpu"
+    if is_elsewhere or evaluation.latency is None:
+        how = "build an engine and pass --engine" if is_elsewhere else "evaluate with --latency-s"
+        return "not settled", f"its speed was not measured there ({how})"
+    kind = compare_speed(report, evaluation).kind
+    if kind == "faster":
+        return "ship", "faster"
+    if kind in ("slower", "same"):
+        return "do not ship", "it is not faster"
+    return "not settled", "its speed is not settled (use a longer --latency-s)"

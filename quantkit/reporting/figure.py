@@ -1,0 +1,95 @@
+"""The accuracy-against-speed chart as a picture for a slide, and every table as CSV."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from pathlib import Path
+
+from quantkit.errors import BackendUnavailableError, EvaluationError
+from quantkit.reporting.charts.speed import make_charts
+from quantkit.reporting.columns import TABLES, shown_columns
+from quantkit.reporting.formatting import single_line
+from quantkit.reporting.html import load_template
+from quantkit.storage import write_bytes, write_text
+from quantkit.types import PathLike, Report
+
+__all__ = ["chart_svg", "tables_csv", "write_chart"]
+
+_STYLE = """
+svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
+text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font-size: 11px; }
+.grid { stroke: #e3e6e8; } .base { stroke: #8a9197; stroke-dasharray: 4 3; }
+.rail { fill: none; stroke: #0b7285; stroke-width: 1.5; } .rail.first { stroke: #565d63; }
+.bead, .dot { fill: #0b7285; } .bead.first, .dot.first { fill: #565d63; }
+.dot.hollow { fill: #fff; stroke: #0b7285; stroke-width: 2; } .bar-line { fill: none; stroke: #565d63; }
+"""
+_PNG_SCALE = 2
+_MARGIN = 12
+"""Pixels above the frame, where the title of the axis stands."""
+
+
+def chart_svg(report: Report) -> str:
+    """The chart of the backend with the most variants, as an SVG document that needs nothing else.
+
+    Raises:
+        EvaluationError: fewer than two variants were timed on one backend, or there is nothing to judge them by.
+    """
+    charts = make_charts(report)
+    if not charts:
+        raise EvaluationError(
+            f"the report of {single_line(report.model_name)} has no chart: two variants must be timed on one backend "
+            "and have a score or an agreement"
+        )
+    drawn = str(load_template("charts.html.jinja").module.speed_chart(charts[0], "chart"))  # type: ignore[attr-defined]
+    body = drawn[drawn.index("<svg") :].strip()
+    opening, _, rest = body.partition(">")
+    frame = charts[0].frame
+    margin = f'viewBox="0 {-_MARGIN} {frame.width} {frame.height + _MARGIN}"'
+    opening = opening.replace(f'viewBox="0 0 {frame.width} {frame.height}"', margin)
+    size = f'width="{frame.width}" height="{frame.height + _MARGIN}"'
+    return f'{opening} xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{_STYLE}</style>{rest}\n'
+
+
+def write_chart(report: Report, path: PathLike) -> None:
+    """Writes the chart: .svg as it is, .png by CairoSVG where that is installed.
+
+    Raises:
+        EvaluationError: there is no chart, or the suffix is another.
+        BackendUnavailableError: CairoSVG is missing.
+    """
+    suffix, text = Path(path).suffix.lower(), chart_svg(report)
+    if suffix == ".svg":
+        write_text(path, text)
+    elif suffix == ".png":
+        try:
+            cairosvg = importlib.import_module("cairosvg")
+        except (ImportError, OSError) as error:
+            raise BackendUnavailableError(
+                "a chart as PNG needs CairoSVG: pip install cairosvg, or write an .svg"
+            ) from error
+        write_bytes(path, cairosvg.svg2png(bytestring=text.encode(), scale=_PNG_SCALE))
+    else:
+        raise EvaluationError(f"{path}: a chart is .svg or .png")
+
+
+def tables_csv(report: Report) -> dict[str, str]:
+    """Each table that has rows, as CSV text by its name; cells and headings as in Markdown, intervals beside them."""
+    found = {}
+    for name, table in TABLES.items():
+        rows = table.rows(report)
+        columns = shown_columns(name, rows, report, "markdown") if rows else ()
+        if len(columns) < 2:
+            continue
+        shown = []
+        for column in columns:
+            shown.append((f"{column.heading} ({column.unit})" if column.unit else column.heading, column))
+            if column.interval is not None and column.interval.is_measured(rows):
+                shown.append((f"{column.heading}, {column.interval.heading}", column.interval))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([heading for heading, _ in shown])
+        writer.writerows([column.text(row) for _, column in shown] for row in rows)
+        found[name] = text.getvalue()
+    return found

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from quantkit.reporting.decision import decide
+from quantkit.types import Report
+
+from .reports import latency, make_engines, make_report, make_unlabelled, metrics
+
+
+def of_int8(**changes: object) -> Report:
+    """FP32 and an INT8 model for this CPU."""
+    report = make_report()
+    int8 = replace(report.evaluations[2], name="int8-cpu", **changes)  # type: ignore[arg-type]
+    return replace(report, evaluations=(report.baseline, int8))
+
+
+def decided(report: Report) -> tuple[str, str, str]:
+    found = decide(report)
+    assert found is not None
+    return found.target, found.word, found.sentence
+
+
+def test_what_keeps_both_limits_by_the_whole_interval_is_shipped():
+    assert decided(of_int8()) == (
+        "cpu",
+        "ship",
+        "For the CPU: ship int8-cpu: accurate enough and faster. Limits: at most 1% below fp32, and faster, by the "
+        "whole 95% interval.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "reason"),
+    [
+        ({"metrics": metrics(0.79, low=-0.03, high=-0.01)}, "do not ship", "faster, but it loses too much accuracy"),
+        ({"metrics": metrics(0.80, low=-0.03, high=0.01)}, "not settled", "the samples do not settle its accuracy"),
+        ({"metrics": {**metrics(0.81, low=0, high=0.01), "non_finite": 1.0}}, "do not ship", "are NaN or infinite"),
+        ({"latency": latency(1.0)}, "do not ship", "accurate enough, but it is not faster"),
+        ({"latency": None}, "not settled", "its speed was not measured there (evaluate with --latency-s)"),
+        (
+            {"latency": replace(latency(0.2), speedup_interval=(1.1, 50.0))},
+            "not settled",
+            "accurate enough, but its speed is not settled (use a longer --latency-s)",
+        ),
+    ],
+)
+def test_what_fails_goes_before_what_is_not_known(changes, word, reason):
+    target, found, sentence = decided(replace(of_int8(**changes), deploy="cpu"))
+    assert (target, found) == ("cpu", word)
+    assert reason in sentence
+
+
+def test_an_engine_is_decided_for_tensorrt():
+    target, word, sentence = decided(make_engines())
+    assert (target, word) == ("tensorrt", "ship")
+    assert "ship trt-int8" in sentence
+
+
+def test_nothing_is_shipped_on_tensorrt_where_nothing_ran_on_it():
+    report = make_report()
+    int8 = replace(report.evaluations[2], representative=False)
+    report = replace(report, evaluations=(report.baseline, int8))
+    target, word, sentence = decided(report)
+    assert (target, word) == ("tensorrt", "not settled")
+    assert "accurate enough (expected on TensorRT, where it has not run), but its speed was not measured" in sentence
+    _, word, sentence = decided(replace(report, deploy="cpu"))
+    assert (word, sentence) == ("not settled", "For the CPU: not settled: no INT8 variant for it was evaluated.")
+
+
+def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_settled():
+    report = make_report()
+    assert decide(replace(report, evaluations=report.evaluations[:2])) is None
+    assert decided(make_unlabelled())[1] == "not settled"

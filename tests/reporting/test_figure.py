@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from quantkit.errors import BackendUnavailableError, EvaluationError
+from quantkit.reporting.figure import chart_svg, tables_csv, write_chart
+
+from .reports import make_hostile, make_report, make_unlabelled
+from .samples import make_classification
+
+
+@pytest.mark.parametrize("make", [make_report, make_classification, make_hostile])
+def test_the_chart_is_a_document_of_its_own(make):
+    report = make()
+    root = ElementTree.fromstring(chart_svg(report))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert not root.findall(".//{http://www.w3.org/2000/svg}script")
+    assert len(root.findall(".//{*}circle[@r='6']")) >= 2
+
+
+def test_a_report_without_times_has_no_chart(tmp_path):
+    with pytest.raises(EvaluationError, match="has no chart: two variants must be timed"):
+        chart_svg(make_unlabelled())
+    with pytest.raises(EvaluationError, match=r"a chart is .svg or .png"):
+        write_chart(make_report(), tmp_path / "chart.pdf")
+
+
+def test_a_png_needs_cairosvg(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cairosvg", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install cairosvg, or write an \.svg"):
+        write_chart(make_report(), tmp_path / "chart.png")
+    write_chart(make_report(), tmp_path / "chart.svg")
+    assert (tmp_path / "chart.svg").read_text(encoding="utf-8") == chart_svg(make_report())
+
+
+def test_tables_are_csv_with_their_intervals():
+    tables = {name: list(csv.reader(io.StringIO(text))) for name, text in tables_csv(make_classification()).items()}
+    assert {"accuracy", "sweep", "classes", "tensors"} <= set(tables)
+    assert all(len({len(row) for row in rows}) == 1 for rows in tables.values())
+    rows = [dict(zip(tables["accuracy"][0], row, strict=True)) for row in tables["accuracy"][1:]]
+    int8 = next(row for row in rows if row["Variant"] == "int8")
+    assert int8["Top-1 (%)"] == "80.93"
+    assert int8["Agreement, 95% interval"] == "97.15 to 97.77"
