@@ -19,7 +19,7 @@ from quantkit.significance import (
     samples_to_tell_score,
 )
 from quantkit.types import Evaluation, GateCheck, PathLike, Report, Score
-from quantkit.types.evaluation import GateKind
+from quantkit.types.gate_check import GateKind
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""

@@ -33,7 +33,6 @@ from quantkit.types.evaluation import (
     ChangedSample,
     ClassScore,
     Evaluation,
-    GateCheck,
     Interval,
     Latency,
     LayerPlacement,
@@ -41,6 +40,7 @@ from quantkit.types.evaluation import (
     Score,
     TensorQuality,
 )
+from quantkit.types.gate_check import GateCheck
 from quantkit.types.quantization import (
     INT8,
     OLDEST_QDQ_OPSET,

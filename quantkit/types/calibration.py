@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError
 from quantkit.types.data import Preprocessing
+from quantkit.types.notebook import ShownInNotebook, ShownRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,8 +128,8 @@ def bits_from_amax(amax: float) -> int:
     return int(struct.unpack(">I", packed)[0])
 
 
-@dataclass(frozen=True)
-class CalibrationTable:
+@dataclass(frozen=True, repr=False)
+class CalibrationTable(ShownInNotebook):
     """The reusable result of calibration, and what it belongs to.
 
     Attributes:
@@ -168,6 +169,22 @@ class CalibrationTable:
             value.check_calibrated()
         if both := self.tensors.keys() & self.skipped.keys():
             raise CalibrationError(f"tensor {min(both)!r} is both calibrated and skipped")
+
+    def _title(self) -> str:
+        return f"Calibration table of {self.model_name or 'a model'}: {self.method}, {self.num_samples:,} samples"
+
+    def _rows(self) -> list[ShownRow]:
+        return [
+            {
+                "tensor": name,
+                "amax": found.amax,
+                "minimum": found.minimum,
+                "maximum": found.maximum,
+                "method": found.method or self.method,
+                "in float": self.float_tensors.get(name),
+            }
+            for name, found in self.tensors.items()
+        ]
 
     @property
     def method(self) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from quantkit.errors import EvaluationError
 from quantkit.types.data import Preprocessing
+from quantkit.types.notebook import ShownInNotebook, ShownRow
 from quantkit.types.sensitivity import SensitivityRanking
 
 """What a model's outputs are: "none" compares them with the baseline's alone."""
@@ -244,8 +245,8 @@ class LayerPlacement:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(ShownInNotebook):
     """Variants of one model, measured on the same samples in one run. Differences are computed, never stored.
 
     Attributes:
@@ -310,6 +311,24 @@ class Report:
         if twice := [n for n in names if names.count(n) > 1]:
             raise EvaluationError(f"variant {twice[0]!r} is in the report twice")
 
+    def _title(self) -> str:
+        return f"Report of {self.model_name}: {self.baseline.num_samples:,} samples, task {self.task}"
+
+    def _rows(self) -> list[ShownRow]:
+        return [
+            {
+                "variant": e.name,
+                "precision": e.precision,
+                **({} if self.score is None else {self.score.name: e.metrics.get(self.score.name)}),
+                "agreement": e.metrics.get("agreement"),
+                "sqnr_db": e.metrics.get("sqnr_db"),
+                "median_ms": None if e.latency is None else e.latency.median_ms,
+                "speedup": None if self.speed_reference(e) is e else self.speedup(e),
+                "size_mb": e.size_bytes / 1e6,
+            }
+            for e in self.evaluations
+        ]
+
     @property
     def baseline(self) -> Evaluation:
         """What the others are compared with."""
@@ -361,33 +380,3 @@ class Report:
         theirs = None if reference is None or mine is None else self.latency_at(reference, mine.batch_size)
         # A time of 0 is below what the clock shows: how much faster that is, nobody can say.
         return None if mine is None or theirs is None or not mine.compared_ms else theirs.compared_ms / mine.compared_ms
-
-
-GateKind = Literal["drop", "agreement", "speedup", "size"]
-
-
-@dataclass(frozen=True)
-class GateCheck:
-    """One limit on one variant of a report, kept or broken.
-
-    Attributes:
-        variant: its name.
-        kind: what is limited: the loss of score, the agreement with the baseline, the speed-up, or the size.
-        limit: the option that set it, for example "--max-drop 0.5pt".
-        passed: whether it is kept.
-        value: what was measured.
-        bound: what it was compared with, in the same unit.
-        undecided: the 95% interval of `value` holds `bound`.
-        sentence: all of this for a person.
-        interval: of `value`; None where the report holds none.
-    """
-
-    variant: str
-    kind: GateKind
-    limit: str
-    passed: bool
-    value: float
-    bound: float
-    undecided: bool
-    sentence: str
-    interval: tuple[float, float] | None = None
