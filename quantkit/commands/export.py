@@ -17,7 +17,7 @@ from quantkit.datasets.batch_axes import find_batch_axes
 from quantkit.errors import BackendError, CalibrationError
 from quantkit.export.deepstream import preprocessing_properties, properties_text
 from quantkit.export.triton import is_batched, model_config
-from quantkit.export.trtexec import command_line, precision_flags
+from quantkit.export.trtexec import command_line, io_format_flags, precision_flags
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, output_specs
 from quantkit.notices import Notice, Notify
@@ -122,6 +122,7 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     axes = find_batch_axes(opened.inputs, {})
     profiles = resolve_profiles(shapes, build.profiles, known=image_sizes(how, shapes), axes=axes)
     flags = precision_flags(options.precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
+    flags += io_format_flags(build, opened.inputs, output_specs(opened.graph))
     engine = f"{model.stem.removesuffix(f'.{options.precision}')}.{options.precision}.engine"
     return command_line(str(model), str(model.with_name(engine)), flags, replace(build, profiles=profiles))
 

@@ -14,9 +14,10 @@ from quantkit.errors import BackendError
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.build_options import BuildOptions
+    from quantkit.types import TensorSpec
     from quantkit.types.options import Precision
 
-__all__ = ["command_line", "precision_flags"]
+__all__ = ["command_line", "io_format_flags", "precision_flags"]
 
 _FIRST_STRONGLY_TYPED_ONLY = 11
 _FIRST_STRONGLY_TYPED = 10
@@ -45,6 +46,17 @@ def precision_flags(precision: Precision, major: int, *, typed: bool, cache: str
         return ["--stronglyTyped"]
     flags = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}[precision]
     return flags if cache is None else [*flags, f"--calib={cache}"]
+
+
+def io_format_flags(options: BuildOptions, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
+    """The flags of --io-formats, which trtexec takes by position, for all inputs and all outputs."""
+    wanted = {one.name: f"{one.type}:{one.format}" for one in options.io_formats}
+    flags = []
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        if any(spec.name in wanted for spec in specs):
+            words = [wanted.get(s.name, f"{s.dtype.name.replace('float', 'fp')}:chw") for s in specs]
+            flags.append(f"--{kind}IOFormats={','.join(words)}")
+    return flags
 
 
 def command_line(onnx: str, engine: str, precision: Sequence[str], options: BuildOptions) -> str:
@@ -77,6 +89,10 @@ def _option_flags(options: BuildOptions) -> list[str]:
         "--hardwareCompatibilityLevel={}": _LEVELS.get(compatible),
         "--useDLACore={}": options.dla_core,
         "--memPoolSize=workspace:{}": None if options.workspace_bytes is None else options.workspace_bytes >> 20,
+        "--maxAuxStreams={}": options.max_aux_streams,
+        "--allowWeightStreaming": options.weight_streaming or None,
+        "--layerPrecisions={}": ",".join(map(str, options.layer_precisions)) or None,
+        "--precisionConstraints={}": options.precision_constraints if options.layer_precisions else None,
         "--versionCompatible": options.version_compatible or None,
         "--refit": options.refit or None,
         "--stripWeights": options.strip_weights or None,

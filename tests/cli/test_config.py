@@ -38,6 +38,8 @@ VALUES = {
     "max_drop": "1%",
     "gate": ["mlperf-99"],
     "workspace": "64M",
+    "io_formats": ["x:fp16:chw", "y:int8:chw32"],
+    "layer_precisions": ["conv1:fp16", "head*:fp32"],
 }
 """Of options whose text has a form."""
 

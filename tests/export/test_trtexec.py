@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 
+import numpy as np
 import pytest
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.layer_types import parse_io_formats, parse_layer_precisions
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.errors import BackendError
-from quantkit.export.trtexec import command_line, precision_flags
+from quantkit.export.trtexec import command_line, io_format_flags, precision_flags
+from quantkit.types import TensorSpec
 
 
 @pytest.mark.parametrize(
@@ -41,14 +44,17 @@ def test_every_option_has_its_flag():
         profiles=parse_profiles(["a:1x3,b:1"], ["a:2x3,b:2"], ["a:4x3,b:4"]),
         workspace_bytes=1 << 30, builder_optimization_level=0, timing_cache="t.cache",
         hardware_compatibility="ampere-plus", version_compatible=True, refit=True, dla_core=0, allow_gpu_fallback=True,
-        sparsity=True, tf32=False, plugins=("my plugin.so",),
+        sparsity=True, tf32=False, plugins=("my plugin.so",), weight_streaming=True,
+        max_aux_streams=2, layer_precisions=parse_layer_precisions(["head*:fp32,a:fp16"]),
     )  # fmt: skip
     words = shlex.split(command_line("my net.onnx", "net.engine", [], options))
     assert words == [
         "trtexec", "--onnx=my net.onnx", "--saveEngine=net.engine",
         "--minShapes=a:1x3,b:1", "--optShapes=a:2x3,b:2", "--maxShapes=a:4x3,b:4",
         "--builderOptimizationLevel=0", "--timingCacheFile=t.cache", "--hardwareCompatibilityLevel=ampere+",
-        "--useDLACore=0", "--memPoolSize=workspace:1024", "--versionCompatible", "--refit", "--allowGPUFallback",
+        "--useDLACore=0", "--memPoolSize=workspace:1024", "--maxAuxStreams=2", "--allowWeightStreaming",
+        "--layerPrecisions=head*:fp32,a:fp16", "--precisionConstraints=obey", "--versionCompatible",
+        "--refit", "--allowGPUFallback",
         "--sparsity=enable", "--noTF32", "--dynamicPlugins=my plugin.so", "--setPluginsToSerialize=my plugin.so",
     ]  # fmt: skip
 
@@ -60,3 +66,14 @@ def test_profiles_are_numbered_where_there_are_several():
         "--profile=0", "--minShapes=x:1", "--optShapes=x:1", "--maxShapes=x:1",
         "--profile=1", "--minShapes=x:8", "--optShapes=x:8", "--maxShapes=x:8",
     ]  # fmt: skip
+
+
+def test_formats_are_listed_by_position():
+    def spec(name, dtype):
+        return TensorSpec(name, np.dtype(dtype), ("N", 3))
+
+    inputs, outputs = [spec("ids", "int32"), spec("x", "float32")], [spec("y", "float32")]
+    options = BuildOptions(io_formats=parse_io_formats(["x:fp16:chw32"]))
+    assert io_format_flags(options, inputs, outputs) == ["--inputIOFormats=int32:chw,fp16:chw32"]
+    options = BuildOptions(io_formats=parse_io_formats(["y:fp16:chw"]))
+    assert io_format_flags(options, inputs, outputs) == ["--outputIOFormats=fp16:chw"]

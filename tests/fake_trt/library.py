@@ -249,6 +249,11 @@ def _describe(network: Network, config: Config) -> dict[str, Any]:
         "profiles": [{name: [s[0], s[1], s[2]] for name, s in p.shapes.items()} for p in config.profiles],
         "calibration_profile": {name: s[1] for name, s in profile.shapes.items()} if profile else None,
         "inputs": [(tensor.name, tensor.dims) for tensor in network.inputs],
+        "io_formats": {
+            tensor.name: [tensor.dtype, tensor.formats]
+            for tensor in (*network.inputs, *network.outputs)
+            if tensor.formats is not None
+        },
         "outputs": [tensor.name for tensor in network.outputs],
         "precisions": {layer.name: layer.precision for layer in network.layers if layer.precision is not None},
         "output_types": {layer.name: layer.output_types for layer in network.layers if layer.output_types},

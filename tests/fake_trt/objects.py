@@ -17,6 +17,7 @@ class Tensor(FakeObject):
         self.name, self.dims, self.dtype = name, dims, int(dtype)
         self.is_input, self.is_output = is_input, False
         self.range: tuple[float, float] | None = None
+        self.formats: int | None = None
         super().__init__()
 
     @slot(c_void_p)
@@ -86,7 +87,7 @@ class Tensor(FakeObject):
 
     @slot(None, c_uint32)
     def setAllowedFormats(self, formats):
-        pass
+        self.formats = formats
 
     @slot(c_uint32)
     def getAllowedFormats(self):

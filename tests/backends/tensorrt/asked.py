@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.layer_types import parse_io_formats, parse_layer_precisions
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile, ShapeRange
 from quantkit.commands.build import build
 from quantkit.errors import QuantKitError
@@ -56,6 +57,8 @@ def make_options(words: dict[str, Any]) -> BuildOptions:
         for shapes in words.pop("profiles", ())
     )
     cache = words.pop("timing_cache", None)
+    for name, parse in (("io_formats", parse_io_formats), ("layer_precisions", parse_layer_precisions)):
+        words[name] = parse(words.get(name, ()))
     return BuildOptions(profiles=profiles, timing_cache=None if cache is None else Path(cache), **words)
 
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from quantkit.backends.tensorrt.build.layer_types import (
+    IoFormat,
+    LayerPrecision,
+    parse_io_formats,
+    parse_layer_precisions,
+)
 from quantkit.backends.tensorrt.build.profiles import OptimizationProfile
 from quantkit.errors import BackendError
 from quantkit.types.option import TextForm, option
@@ -56,6 +62,10 @@ class BuildOptions:
         sparsity: use kernels for 2:4 sparse weights where the weights are.
         tf32: FP32 products may run with 10 bits of mantissa; None leaves TensorRT's default, which is yes.
         targets: for TensorRT-RTX: GPUs to build for, such as ("sm86", "sm89").
+        io_formats: type and memory format of inputs and outputs.
+        weight_streaming: weights may stay in host memory (10 and later, strongly typed).
+        max_aux_streams: auxiliary CUDA streams that a query may use; 0 saves memory.
+        layer_precisions: of layers by name, where flags decide (up to 10).
         plugins: libraries of TensorRT plugins; a version-compatible engine carries them.
         precision_constraints: for implicit INT8: whether a layer that must stay in float fails the build if it cannot.
     """
@@ -98,6 +108,26 @@ class BuildOptions:
         form=PATHS,
         repeatable=True,
     )
+    io_formats: tuple[IoFormat, ...] = option(
+        (),
+        "NAME:TYPE:FORMAT of an input or output, e.g. input:fp16:chw, input:int8:chw32. Repeatable or comma separated.",
+        group=_ENGINE,
+        form=TextForm(parse_io_formats),
+        repeatable=True,
+    )
+    weight_streaming: bool = option(
+        False, "Let weights stay in host memory (TensorRT 10 and later, strongly typed).", group=_ENGINE
+    )
+    max_aux_streams: int | None = option(
+        None, "Auxiliary CUDA streams per query (0: least memory).", group=_ENGINE, default_text="TensorRT's"
+    )
+    layer_precisions: tuple[LayerPrecision, ...] = option(
+        (),
+        "NAME:TYPE of layers, e.g. head*:fp32 (TensorRT up to 10, --mode implicit). Repeatable or comma separated.",
+        group=_PRECISION,
+        form=TextForm(parse_layer_precisions),
+        repeatable=True,
+    )
     tf32: bool | None = option(
         None,
         "Allow TF32 in FP32 matrix products and convolutions.",
@@ -119,6 +149,8 @@ class BuildOptions:
             raise BackendError(f"--builder-optimization-level {level} is not from 0 to {_LARGEST_LEVEL}")
         if self.dla_core is not None and self.dla_core < 0:
             raise BackendError(f"--dla-core {self.dla_core} must be 0 or more")
+        if self.max_aux_streams is not None and self.max_aux_streams < 0:
+            raise BackendError(f"--max-aux-streams {self.max_aux_streams} must be 0 or more")
         if self.allow_gpu_fallback and self.dla_core is None:
             raise BackendError("--allow-gpu-fallback goes with --dla-core: without it everything runs on the GPU")
         for name, kind in (
@@ -155,6 +187,10 @@ class BuildOptions:
             "allow_gpu_fallback": self.allow_gpu_fallback,
             "sparsity": self.sparsity,
             "targets": list(self.targets),
+            "io_formats": [str(one) for one in self.io_formats],
+            "weight_streaming": self.weight_streaming,
+            "max_aux_streams": self.max_aux_streams,
+            "layer_precisions": [str(one) for one in self.layer_precisions],
             "plugins": [Path(path).name for path in self.plugins],
         }
         # 0 is a choice: a DLA core, an optimization level.

@@ -11,6 +11,7 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
 from quantkit.backends.tensorrt.build.configuration import add_profiles, check_options, configure
 from quantkit.backends.tensorrt.build.dla import check_fallback, check_static
+from quantkit.backends.tensorrt.build.layer_types import set_io_formats, set_layer_precisions
 from quantkit.backends.tensorrt.build.precision import (
     Typing,
     constrain_to_float,
@@ -136,6 +137,7 @@ def build_engine(
     if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(model.name, typing))
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
+    build.set_types(options, typing)
     if options.version_compatible:
         notify(Notice("info", "engine", _HOST_CODE))
     if options.dla_core is not None:
@@ -233,6 +235,22 @@ class _Build:
                     f"input {tensor.name!r} of {self.model.name} is a shape, not data: export it as a constant"
                 )
         return {tensor.name: tuple(size if size >= 0 else None for size in tensor.shape) for tensor in tensors}
+
+    def set_types(self, options: BuildOptions, typing: Typing) -> None:
+        """Sets types and formats of inputs, outputs and layers that were asked for."""
+        if options.weight_streaming and not typing.strong:
+            raise BackendError("--weight-streaming is for strongly typed networks: omit --mode implicit")
+        if options.layer_precisions and typing.strong:
+            raise BackendError(
+                "--layer-precisions: in a strongly typed network the model says all types; --mode implicit (TensorRT "
+                "up to 10) takes them"
+            )
+        set_io_formats(self.library, self.network, options.io_formats, strong=typing.strong)
+        if options.layer_precisions:
+            with quiet_deprecations():
+                how = f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"
+                self.config.set_flag(getattr(self.library.module.BuilderFlag, how))
+                set_layer_precisions(self.library, self.network, options.layer_precisions)
 
     def set_dynamic_ranges(self, ranges: Mapping[str, float], notify: Notify) -> None:
         """Sets the dynamic ranges of an implicit build."""

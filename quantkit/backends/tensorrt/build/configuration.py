@@ -43,6 +43,8 @@ def check_options(library: Library, options: BuildOptions, *, gpu: Gpu | None = 
     flags = library.module.BuilderFlag
     if options.strip_weights and not hasattr(flags, "STRIP_PLAN"):
         raise BackendError(f"--strip-weights needs TensorRT 10, this is {library.title}")
+    if options.weight_streaming and not hasattr(flags, "WEIGHT_STREAMING"):
+        raise BackendError(f"--weight-streaming needs TensorRT 10, this is {library.title}")
     if options.hardware_compatibility != "none":
         _find_level(library, options.hardware_compatibility)
     if options.hardware_compatibility == "ampere-plus" and gpu is not None and not gpu.is_ampere_or_newer:
@@ -66,12 +68,15 @@ def configure(library: Library, builder: Any, config: Any, options: BuildOptions
         (options.refit, "REFIT"),
         (options.strip_weights, "STRIP_PLAN"),
         (options.sparsity, "SPARSE_WEIGHTS"),
+        (options.weight_streaming, "WEIGHT_STREAMING"),
         (options.allow_gpu_fallback, "GPU_FALLBACK"),
     ):
         if wanted:
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.dla_core is not None:
         use_dla(library, builder, config, options.dla_core)
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
     if options.plugins and options.version_compatible:
         config.plugins_to_serialize = [str(Path(path).resolve()) for path in options.plugins]
     if options.timing_cache is not None:
