@@ -58,6 +58,7 @@ VERBS = {
         "Compare FP32, FP16 and INT8: accuracy, agreement, latency and size, in one report.",
         _MEASURE,
     ),
+    "bench": Verb("bench", "bench", "Time models or engines on random inputs: no data, no accuracy.", _MEASURE),
     "sensitivity": Verb(
         "sensitivity",
         "sensitivity",

@@ -17,6 +17,10 @@ EXAMPLES = {
         "quantkit evaluate model.onnx --data images/val --max-drop 0.5pt --confident",
         "quantkit evaluate yolov8n.onnx --data val.txt --task detect --labels val.json --detections yolov8",
     ),
+    "bench": (
+        "quantkit bench model.onnx model.int8-cpu.onnx",
+        "quantkit bench model.onnx --shapes input:8x3x224x224 --warm-up-ms 500 --duration 10 --export-times times.json",
+    ),
     "sensitivity": (
         "quantkit sensitivity model.onnx --data images/calib",
         "quantkit sensitivity model.onnx --data images/calib --table model.calib.json --output model.sensitivity",

@@ -28,6 +28,7 @@ from quantkit.types.option import TextForm, check_choices, check_fraction, check
 from quantkit.types.plan import QuantizationPlan
 
 __all__ = [
+    "BenchOptions",
     "CalibrationOptions",
     "CalibratorName",
     "CheckOptions",
@@ -848,6 +849,49 @@ class VerifyOptions(PreprocessOptions):
         if not 0 <= self.max_clipped <= 1:
             raise CalibrationError(f"--max-clipped {self.max_clipped} must be a fraction from 0 to 1")
         check_minimum(self, 1, ["num_samples"], OptionError)
+
+
+def _read_percentiles(text: str) -> tuple[float, ...]:
+    numbers = _parse_numbers(text)
+    if not numbers or not all(0 < number <= 100 for number in numbers):
+        raise ValueError(f"invalid percentiles {text!r}, expected numbers above 0 up to 100, e.g. 90,95,99")
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How models are timed without data; names and defaults are trtexec's.
+
+    Attributes:
+        shapes: of the inputs, as trtexec takes them; None completes the model's own with `batch_size`.
+        batch_size: of a dynamic first dimension.
+        warm_up_ms: untimed calls before.
+        duration: timed seconds for each model, at least.
+        iterations: timed calls for each model, at least.
+        percentile: that are reported.
+        threads: of ONNX Runtime within a call; 0 lets it choose.
+        progress: show a progress bar on a terminal.
+    """
+
+    shapes: str | None = option(
+        None, "Shapes of the inputs, e.g. input:8x3x224x224,mask:8x1.", unit="shapes", default_text="the model's"
+    )
+    batch_size: int = option(1, "Size of a dynamic first dimension.")
+    warm_up_ms: int = option(200, "Untimed calls before, in milliseconds.")
+    duration: float = option(3.0, "Timed seconds for each model, at least.", unit="seconds")
+    iterations: int = option(10, "Timed calls for each model, at least.")
+    percentile: tuple[float, ...] = option(
+        (90.0, 95.0, 99.0),
+        "Percentiles to report.",
+        form=TextForm(_read_percentiles, lambda values: ",".join(f"{value:g}" for value in values)),
+        unit="list",
+    )
+    threads: int = option(0, "ONNX Runtime intra-op threads (0: automatic).")
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_minimum(self, 1, ["batch_size", "iterations"], EvaluationError)
+        check_minimum(self, 0, ["warm_up_ms", "duration", "threads"], EvaluationError)
 
 
 @dataclass(frozen=True, kw_only=True)

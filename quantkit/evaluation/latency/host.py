@@ -60,6 +60,7 @@ def measure_latency(
     backends: Mapping[str, str] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
     on_progress: Callable[[float], None] | None = None,
+    rounds: dict[str, list[list[float]]] | None = None,
 ) -> dict[str, Latency]:
     """Times calls of every runner on the same inputs.
 
@@ -78,6 +79,7 @@ def measure_latency(
         backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         clock: nanoseconds.
         on_progress: called after each round with the share that is done, 0 to 1.
+        rounds: filled with the times of the calls in ms, by variant and block.
 
     Returns:
         variant → latency, in the order of `runners`.
@@ -88,7 +90,8 @@ def measure_latency(
     check_measurement(runners, inputs)
     calls = {name: _make_call(runner, inputs) for name, runner in runners.items()}
     typical = {name: _warm_up(call, int(options.warmup_s * 1e9), clock) for name, call in calls.items()}
-    rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
+    rounds = {} if rounds is None else rounds
+    rounds |= {name: [] for name in calls}
 
     def time_block(name: str) -> tuple[int, float]:
         count = min(max(math.ceil(_BLOCK_NS / max(typical[name], 1)), _MIN_CALLS_PER_BLOCK), _MAX_CALLS_PER_BLOCK)
