@@ -24,6 +24,7 @@ from quantkit.datasets.user_samples import LoadedSamples
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
+from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import exclusive
@@ -93,6 +94,7 @@ def _calibrate(
     notify: Notify,
 ) -> CalibrationTable:
     native, reason = chosen
+    warn_of_randomness(model.graph, notify)
     runnable = cut_to_runnable(model, notify)
     observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
     dataset = _open_dataset(model, data, options, notify)
@@ -112,10 +114,8 @@ def _calibrate(
     )
     if run.files is None:
         return run.make()
-    with exclusive(
-        run.files.lock,
-        on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes {options.table_path}.")),
-    ):
+    waiting = Notice("info", "lock", f"Waiting for another run that writes {options.table_path}.")
+    with exclusive(run.files.lock, on_wait=lambda: notify(waiting)):
         return run.make()
 
 

@@ -26,6 +26,7 @@ from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
+from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import CalibrationTable, Dataset, PathLike, Report
@@ -83,6 +84,7 @@ def _evaluate(
     table = open_planned_table(options.table, options.plan)
     model = open_runnable(model, table)
     choose_variants(options.variants, table, float_precision(model.graph))  # a wrong name is said first
+    warn_of_randomness(model.graph, notify)
     environment = describe_environment()  # now: later the machine is busy with us
     prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(

@@ -16,6 +16,7 @@ from quantkit.datasets.description import describe_skipped
 from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.latency.sweep import timing_warnings
+from quantkit.evaluation.run import baseline_warnings
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, unicode_text
 from quantkit.reporting.sensitivity_page import load_sensitivity
@@ -94,6 +95,7 @@ def make_report(
     num_scores = found.metrics[measured.evaluations[0].name].get("num_classes")
     disturbances = timing_warnings(measured.timing.latencies, measured.environment)
     warnings = [
+        *baseline_warnings(found.metrics["fp32"]),
         *_data_warnings(table, dataset),
         *measured.warnings,
         *_label_warnings(dataset, num_scores),

@@ -100,6 +100,16 @@ def evaluate(
     return Measurement(metrics=found, num_samples=count, is_partial=stopped)
 
 
+def baseline_warnings(metrics: Mapping[str, float]) -> list[str]:
+    """NaN of the FP32 model itself, before any variant is blamed for it."""
+    if not (count := metrics.get("non_finite", 0)):
+        return []
+    return [
+        f"the FP32 model itself gives {count:.0f} NaN or infinite values: check the model, its data and --preprocess "
+        "first; quantization is not to blame, and the variants cannot be judged"
+    ]
+
+
 def _feed_all(
     runners: Mapping[str, Runner], batches: Iterable[Batch], order: Sequence[str]
 ) -> Iterator[tuple[Batch, dict[str, dict[str, Array]]]]:

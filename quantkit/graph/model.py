@@ -19,6 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from quantkit.errors import MachineError, ModelError
+from quantkit.graph.expansion import check_expansion
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
@@ -96,6 +97,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
         raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_READABLE_OPSET} to {newest} are): {fix}")
     check_content(model, name)
+    check_expansion(model, name)
     for value in _external_weights(model):
         if folder is None:
             raise ModelError(f"{name}: weight {value.name!r} is in another file: pass the path of the model")

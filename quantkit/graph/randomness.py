@@ -1,0 +1,43 @@
+"""Operators that give something else each time: ranges and comparisons of what they make are of one draw alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.notices import Notice, Notify, join_names
+
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
+_TRAINING_INPUT = 2
+"""Of Dropout since opset 12: whether it drops."""
+
+
+def random_operators(model: ir.Model) -> list[str]:
+    """Nodes that draw random numbers, "name (operator)", those of sub-graphs and functions included."""
+    parts = (model.graph, *model.functions.values())
+    nodes = (node for part in parts for node in ir.traversal.RecursiveGraphIterator(part))
+    return [f"{node.name or node.outputs[0].name} ({node.op_type})" for node in nodes if _is_random(node)]
+
+
+def warn_of_randomness(model: ir.Model, notify: Notify) -> None:
+    """Warns of nodes that draw random numbers, before anything is measured with them."""
+    if found := random_operators(model):
+        text = (
+            f"the model draws random numbers, so that results differ from run to run: {join_names(found)}; export it "
+            "for inference (model.eval(), training=TrainingMode.EVAL) if they are of training"
+        )
+        notify(Notice("warning", "model", text))
+
+
+def _is_random(node: ir.Node) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type != "Dropout":
+        return node.op_type in _RANDOM
+    mode = node.inputs[_TRAINING_INPUT] if len(node.inputs) > _TRAINING_INPUT else None
+    if mode is None:
+        return False
+    tensor = ir.convenience.get_const_tensor(mode)
+    return tensor is None or bool(np.any(tensor.numpy()))
