@@ -29,6 +29,7 @@ from quantkit.graph.model import float_precision
 from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
+from quantkit.reporting.privacy import without_paths, without_thumbnails
 from quantkit.types import CalibrationTable, Dataset, PathLike, Report
 from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
@@ -111,7 +112,9 @@ def _evaluate(
     model.check_unchanged()
     found = find_ranking(options.table, notify)
     about = (model, data, dataset, judge, table)
-    return make_report(measured, *about, sensitivity=found, command=options.command)
+    report = make_report(measured, *about, sensitivity=found, command=options.command)
+    report = report if options.thumbnails else without_thumbnails(report)
+    return report if options.with_paths else without_paths(report, (model.path, data))
 
 
 _NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)

@@ -101,6 +101,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
     for value in _external_weights(model):
         if folder is None:
             raise ModelError(f"{name}: weight {value.name!r} is in another file: pass the path of the model")
+        _follow_link(value, name)
         _check_external(value, name)
     return model
 
@@ -280,6 +281,31 @@ def external_files(model: ir.Model) -> tuple[Path, ...]:
     """Files that hold weights of `model` which are not in memory."""
     tensors = [value.const_value for value in _external_weights(model)]
     return tuple(sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
+
+
+def _follow_link(value: ir.Value, name: str) -> None:
+    """Lets a weight be read where its link leads, if that is the folder where the link of the model leads too.
+
+    Hugging Face's cache has both as links to `blobs`; onnx_ir reads no file through a link to another folder.
+    """
+    tensor = value.const_value
+    if not isinstance(tensor, ir.ExternalTensor) or not os.path.islink(tensor.path):
+        return
+    file, folder = Path(tensor.path).resolve(), Path(name).resolve().parent
+    if file.parent != folder:
+        raise ModelError(
+            f"{name}: the external data file {tensor.location} is a link to another folder, {file.parent}, than the "
+            "model's: copy both with their links followed (cp -L)"
+        )
+    value.const_value = ir.ExternalTensor(
+        file.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=str(value.name),
+        base_dir=folder,
+    )
 
 
 def _check_external(value: ir.Value, name: str) -> None:

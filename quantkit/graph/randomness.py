@@ -16,7 +16,7 @@ _TRAINING_INPUT = 2
 
 def random_operators(model: ir.Model) -> list[str]:
     """Nodes that draw random numbers, "name (operator)", those of sub-graphs and functions included."""
-    parts = (model.graph, *model.functions.values())
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     nodes = (node for part in parts for node in ir.traversal.RecursiveGraphIterator(part))
     return [f"{node.name or node.outputs[0].name} ({node.op_type})" for node in nodes if _is_random(node)]
 

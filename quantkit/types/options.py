@@ -544,6 +544,8 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
         batch_sizes: samples a timed call; the first is what speed-ups are told by.
         threads: of ONNX Runtime within a call; 0 lets it choose.
         cuda_graph: replay the engines' queries from CUDA graphs.
+        with_paths: keep absolute paths in the report.
+        thumbnails: show pictures of the samples whose prediction changes.
         layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
         command: what was typed, for the report.
     """
@@ -589,6 +591,8 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
     )
     threads: int = option(0, "ONNX Runtime intra-op threads (0: automatic).", group=LATENCY)
     cuda_graph: bool = option(False, "Run engines through CUDA graphs.", group=LATENCY)
+    with_paths: bool = option(False, "Keep absolute paths in the report, instead of relative ones.")
+    thumbnails: bool = option(True, "Show small pictures of changed samples in the report.")
     command: str | None = None
 
     def __post_init__(self) -> None:
