@@ -95,7 +95,7 @@ def make_report(
     num_scores = found.metrics[measured.evaluations[0].name].get("num_classes")
     disturbances = timing_warnings(measured.timing.latencies, measured.environment)
     warnings = [
-        *baseline_warnings(found.metrics["fp32"]),
+        *baseline_warnings(found.metrics[measured.evaluations[0].name]),
         *_data_warnings(table, dataset),
         *measured.warnings,
         *_label_warnings(dataset, num_scores),

@@ -101,11 +101,11 @@ def evaluate(
 
 
 def baseline_warnings(metrics: Mapping[str, float]) -> list[str]:
-    """NaN of the FP32 model itself, before any variant is blamed for it."""
+    """NaN of the float model itself, before any variant is blamed for it."""
     if not (count := metrics.get("non_finite", 0)):
         return []
     return [
-        f"the FP32 model itself gives {count:.0f} NaN or infinite values: check the model, its data and --preprocess "
+        f"the float model itself gives {count:.0f} NaN or infinite values: check the model, its data and --preprocess "
         "first; quantization is not to blame, and the variants cannot be judged"
     ]
 
