@@ -29,11 +29,23 @@ _ANSWER_WITHIN_S = 120  # a calibrator that never ends, not a slow machine
 
 @dataclass(frozen=True)
 class Release:
-    """A version of TensorRT: its bindings' requirement, and the number that its libraries give."""
+    """A version of TensorRT: its bindings' requirement, and the version that its libraries give."""
 
     name: str
     requirement: str
-    library_version: int
+    version: str
+
+    @classmethod
+    def of_version(cls, version: str) -> Release:
+        """Any version such as 10.3.0: NVIDIA publishes the bindings of 10 and later by CUDA's version."""
+        package = "tensorrt-bindings" if version.startswith("8.") else "tensorrt-cu12-bindings"
+        return cls(version, f"{package}=={version}.*", version)
+
+    @property
+    def library_version(self) -> int:
+        """The number that its libraries give: 8601, 101601."""
+        major, minor, patch = map(int, self.version.split("."))
+        return major * (1000 if major < 10 else 10000) + minor * 100 + patch
 
     @property
     def major(self) -> int:
@@ -41,16 +53,18 @@ class Release:
         return int(self.name.split(".")[0])
 
 
-RELEASES = {
-    release.name: release
-    for release in (
-        Release("8.6", "tensorrt-bindings==8.6.1", 8601),
-        Release("10.0", "tensorrt-cu12-bindings==10.0.1", 100001),
-        Release("10.16", "tensorrt-cu13-bindings==10.16.1.11", 101601),
-        Release("11.4", "tensorrt-cu13-bindings==11.4.0.106", 110400),
-    )
-}
+DEFAULT = (
+    Release("8.6", "tensorrt-bindings==8.6.1", "8.6.1"),
+    Release("10.0", "tensorrt-cu12-bindings==10.0.1", "10.0.1"),
+    Release("10.16", "tensorrt-cu13-bindings==10.16.1.11", "10.16.1"),
+    Release("11.4", "tensorrt-cu13-bindings==11.4.0.106", "11.4.0"),
+)
 """The oldest supported, the first and last of 10, the last of 11."""
+
+_CHOSEN = [word for word in os.environ.get("QUANTKIT_TENSORRT_VERSIONS", "").replace(",", " ").split() if word]
+
+RELEASES = {release.name: release for release in map(Release.of_version, _CHOSEN)} or {r.name: r for r in DEFAULT}
+"""Of $QUANTKIT_TENSORRT_VERSIONS, such as "8.6.1,10.3.0", else `DEFAULT`. Tests of one release alone skip then."""
 
 
 class UnobtainableError(Exception):

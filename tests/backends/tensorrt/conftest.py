@@ -6,6 +6,8 @@ from tests.fake_trt.releases import RELEASES, Bindings, UnobtainableError
 @pytest.fixture(scope="session", params=list(RELEASES))
 def bindings(request):
     """NVIDIA's real bindings of one release, in a process of their own: `bindings.call(function, *arguments)`."""
+    if request.param not in RELEASES:  # a test of this release alone
+        pytest.skip(f"QUANTKIT_TENSORRT_VERSIONS leaves out {request.param}")
     try:
         process = Bindings(RELEASES[request.param])
     except UnobtainableError as error:

@@ -15,8 +15,8 @@ from ...runner_contract import X, Y
 from .. import asked
 from ..engines import affine_plan, make_library
 
-WITH_DLA = {"8.6": "8.6.1", "10.0": "10.3.0", "10.16": "10.7.0", "11.4": "11.4.1"}
-"""What the bindings of each release call themselves here."""
+WITH_DLA = {8: "8.6.1", 10: "10.7.0", 11: "11.4.1"}
+"""What the bindings of each major version call themselves here."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def ask(bindings, material, tmp_path):
     def build(model="plain", *, version=None, options=None, **words):
         words = {"precision": "fp16", "output": str(tmp_path / "net.engine"), **words}
         options = {"dla_core": 1, **(options or {})}
-        version = WITH_DLA[bindings.release.name] if version is None else version
+        version = WITH_DLA[bindings.release.major] if version is None else version
         return bindings.call(asked.build_on_jetson, str(material / f"{model}.onnx"), words, options, version)
 
     return build

@@ -11,6 +11,7 @@ import pytest
 from .. import conformance
 
 RTX = "tensorrt_rtx"
+FIRST_WITH_FP4 = 100800
 
 
 class RtxProcess:
@@ -67,7 +68,7 @@ def test_every_name_is_there_and_takes_what_it_is_given(bindings):
 
 def test_types_that_numpy_lacks_are_those_that_the_runner_refuses(bindings):
     newer = ["BF16", "INT4"] if bindings.release.major > 8 else []
-    newest = ["E8M0", "FP4"] if bindings.release.name not in ("8.6", "10.0") else []
+    newest = ["E8M0", "FP4"] if bindings.release.library_version >= FIRST_WITH_FP4 else []
     assert call(bindings, conformance.types_without_numpy) == sorted(["FP8", *newer, *newest])
 
 
