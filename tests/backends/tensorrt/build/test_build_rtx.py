@@ -170,9 +170,9 @@ def test_invalid_bytes_are_refused(library):
 
 
 def test_int8_without_ranges_is_refused(library):
-    with pytest.raises(ModelError, match="has no Q/DQ, and TensorRT gets no invented scales"):
+    with pytest.raises(ModelError, match="has no Q/DQ and there is no calibration table: pass one"):
         build(library, serialized("conv_relu"), precision="int8")
-    with pytest.raises(ModelError, match="holds Q/DQ: build it with --precision int8"):
+    with pytest.raises(ModelError, match="contains Q/DQ: use --precision int8"):
         build(library, quantized("conv_relu").proto.SerializeToString(), precision="fp16")
 
 
