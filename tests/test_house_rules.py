@@ -29,7 +29,7 @@ SHORT_OR_LONG_MODULES = {
 }
 
 REPEATED_FILE_NAMES = {
-    *("bench", "build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate", "export"),
+    *("bench", "build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate", "export", "init"),
     *("inspect", "inspection", "open", "registry", "sensitivity", "tune", "variants"),
 }
 

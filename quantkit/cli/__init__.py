@@ -90,6 +90,7 @@ VERBS = {
         "Show what is installed, which commands work here, and what to install for the others.",
         _FILES,
     ),
+    "init": Verb("init", "init", "Write a commented quantkit.toml by asking the model and the data.", _FILES),
     "config": Verb(
         "config",
         "config",

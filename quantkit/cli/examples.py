@@ -57,6 +57,7 @@ EXAMPLES = {
         "quantkit report t4=t4/report.json l4=l4/report.json --output joined.report",
     ),
     "doctor": ("quantkit doctor", "quantkit doctor --json"),
+    "init": ("quantkit init model.onnx --data images/calib --val images/val",),
     "config": ("quantkit config calibrate", "quantkit config --config quantkit.toml"),
     "data check": (
         "quantkit data check model.onnx --data images/calib --against images/val",

@@ -1,0 +1,85 @@
+"""The command `init`: a commented configuration file for a model and its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.commands.init import look_at
+from quantkit.datasets.presets import PRESETS
+from quantkit.errors import OutputError
+from quantkit.notices import visible
+from quantkit.storage import check_writable, write_text
+
+if TYPE_CHECKING:
+    from quantkit.commands.init import ModelFacts
+
+_DETAILS = {
+    "detect": ('# labels = "data.yaml"', '# detections = "yolov8"'),
+    "segment": ('# labels = "masks"',),
+}
+"""Options that a task needs and that nobody can guess."""
+
+
+def init(
+    model: ModelArgument,
+    data: DataOption,
+    val: Annotated[
+        Path | None, typer.Option("--val", metavar="PATH", help="Data to evaluate on (default: those of --data).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("quantkit.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented quantkit.toml by asking the model and the data.
+
+    Input size, channels and the task are read off the model, classes off the data. Every other option is what
+    `quantkit config` prints.
+    """
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists: pass --force to overwrite it, or another name with -o")
+    check_writable(output.parent)
+    write_text(output, _text(model, data, val or data, look_at(model, data)))
+    typer.echo(f"wrote {output}")
+    typer.echo(f"next: quantkit calibrate {model} --config {output}", err=True)
+
+
+def _text(model: Path, data: Path, val: Path, facts: ModelFacts) -> str:
+    comments = [
+        f"quantkit calibrate {model} --config ...; then evaluate likewise. Options on the command line go first.",
+        *(f"Input {line}" for line in facts.inputs),
+        *(f"Output {line}" for line in facts.outputs),
+        f"Data: {facts.data}",
+    ]
+    calibrate = [
+        f"data = {_quote(data)}",
+        "# 100 to 500 samples that look like those in deployment.",
+        "num_samples = 512",
+        '# "tensorrt", or "cpu" for ONNX Runtime.',
+        'target = "tensorrt"',
+    ]
+    if facts.preprocessing is not None:
+        calibrate += [
+            f"# Without more words: {facts.preprocessing}",
+            f"# If the model was trained otherwise: {', '.join(PRESETS)}, or scale, mean and std.",
+            '# preprocess = "imagenet"',
+        ]
+    evaluate = [f"data = {_quote(val)}"]
+    if val == data:
+        evaluate.insert(0, "# Other samples than those of calibration are better.")
+    evaluate += [f"# A guess: {facts.why}.", f'task = "{facts.task}"', *_DETAILS.get(facts.task, ())]
+    if facts.task == "classify" and not facts.is_labelled:
+        evaluate.append("# The data have no labels: a folder for each class gives them.")
+    evaluate.append('# Fail (exit code 3) if INT8 loses more: "1pt" is a point, "1%" relative to FP32.')
+    evaluate.append('# max_drop = "1pt"')
+    heads = "\n".join(f"# {visible(' '.join(line.split()))}" for line in comments)
+    return "\n".join(
+        [heads, "", "[calibrate]", *map(visible, calibrate), "", "[evaluate]", *map(visible, evaluate), ""]
+    )
+
+
+def _quote(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)

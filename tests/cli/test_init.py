@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from quantkit.cli.config_file import read_config
+from tests.cli.conftest import CALIB, VAL, write_images
+
+from .. import detector, segmenter
+
+
+def test_the_file_calibrates_and_evaluates_as_it_is(quantkit, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTKIT_CALIBRATE_ACCURACY", "fast")
+    file = tmp_path / "quantkit.toml"
+    assert quantkit("init", digits, "--data", CALIB, "--val", VAL, "-o", file).code == 0
+    text = file.read_text(encoding="utf-8")
+    assert "# Input image float32 [batch, 1, 8, 8]" in text
+    assert "# Data: 300 samples of calib, 10 classes" in text
+    assert read_config(file)["evaluate",]["task"] == "classify"
+    assert quantkit("calibrate", digits, "--config", file).code == 0
+    outcome = quantkit("evaluate", digits, "--config", file, "--latency-s", "0", "--num-samples", "20")
+    assert outcome.code == 0, outcome.err
+
+
+def test_an_existing_file_is_kept_unless_forced(quantkit, digits, tmp_path):
+    file = tmp_path / "quantkit.toml"
+    file.write_text("mine")
+    assert "exists: pass --force" in quantkit("init", digits, "--data", CALIB, "-o", file).err
+    assert file.read_text() == "mine"
+    assert quantkit("init", digits, "--data", CALIB, "-o", file, "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "hint"),
+    [(detector.make_detector, "detect", "# detections ="), (segmenter.write_segmenter, "segment", "# labels =")],
+)
+def test_the_task_is_guessed_by_the_outputs(quantkit, tmp_path, make, task, hint):
+    model, file = tmp_path / "m.onnx", tmp_path / "quantkit.toml"
+    make(model)
+    images = write_images(tmp_path / "images", 2, size=(64, 64))
+    assert quantkit("init", model, "--data", images, "-o", file).code == 0
+    assert read_config(file)["evaluate",]["task"] == task
+    assert hint in file.read_text(encoding="utf-8")
