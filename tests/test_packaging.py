@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from quantkit._version import DISTRIBUTION
 from quantkit.backends.onnxruntime import runtime_version
@@ -50,3 +52,18 @@ def test_nothing_tells_to_install_the_other_project_of_that_name(folder):
     for file in files:
         told = re.search(r"pip install [^\n`&;|]*\bquantkit(?![-\w/])", file.read_text(encoding="utf-8"))
         assert not told, f"{file}: {told[0]}"
+
+
+def test_the_lock_of_ci_holds_every_dependency_with_hashes_and_as_new_as_asked():
+    text = (REPOSITORY / "requirements" / "ci.txt").read_text(encoding="utf-8")
+    locked: dict[str, set[str]] = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
+        name, version = re.match(r"([\w.-]+)==([^\s;]+)", entry).groups()
+        assert "--hash=sha256:" in entry, name
+        locked.setdefault(canonicalize_name(name), set()).add(version)
+    extras = PROJECT["optional-dependencies"]
+    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *extras["cpu"], *extras["test"], *extras["dev"])]
+    for requirement in wanted:
+        if requirement.name != DISTRIBUTION:
+            versions = locked[canonicalize_name(requirement.name)]
+            assert all(requirement.specifier.contains(version) for version in versions), requirement
