@@ -22,7 +22,7 @@ COMMON = {
     "quantize": "--table --output --target --exclude --plan --config",
     "build": "--output --precision --target --library --table --data --opt-shapes --workspace --dla-core --config",
     "evaluate": "--data --output --table --calibrate-data --variants --deploy --num-samples --preprocess --task "
-    "--labels --batch-sizes --latency-s --max-drop --min-speedup --confident --config",
+    "--labels --batch-sizes --latency-s --max-drop --min-speedup --config",
     "bench": "--shapes --batch-size --warm-up-ms --duration --iterations --percentile --threads --export-times --json",
     "sensitivity": "--data --table --output --num-samples --preprocess --top --json --config",
     "tune": "--data --val --output --max-drop --task --labels --preprocess --num-samples --json --config",

@@ -40,6 +40,7 @@ VALUES = {
     "workspace": "64M",
     "io_formats": ["x:fp16:chw", "y:int8:chw32"],
     "layer_precisions": ["conv1:fp16", "head*:fp32"],
+    "percentile": "50,99.5",
 }
 """Of options whose text has a form."""
 
