@@ -48,7 +48,8 @@ VALUES = {
 def value_of(key):
     """A value other than the default."""
     takes_many = get_origin(without_none(key.kind)) is list
-    if key.name in VALUES and isinstance(VALUES[key.name], list) == takes_many:
+    is_number = without_none(key.kind) in (int, float)  # --percentile of calibrate; bench takes several
+    if key.name in VALUES and isinstance(VALUES[key.name], list) == takes_many and not is_number:
         return VALUES[key.name]
     if key.choices:
         return next(choice for choice in reversed(key.choices) if choice != key.default)
