@@ -30,7 +30,7 @@ SHORT_OR_LONG_MODULES = {
 
 REPEATED_FILE_NAMES = {
     *("bench", "build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate", "export", "init"),
-    *("inspect", "inspection", "open", "registry", "sensitivity", "tune", "variants"),
+    *("inspect", "inspection", "open", "registry", "selftest", "sensitivity", "tune", "variants"),
 }
 
 REPEATED_NAMES = {"evaluate"}

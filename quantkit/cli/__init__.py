@@ -91,6 +91,12 @@ VERBS = {
         _FILES,
     ),
     "init": Verb("init", "init", "Write a commented quantkit.toml by asking the model and the data.", _FILES),
+    "selftest": Verb(
+        "selftest",
+        "selftest",
+        "Check what works with the TensorRT of this machine: calibrators, builds, INT8 layers, accuracy.",
+        _FILES,
+    ),
     "config": Verb(
         "config",
         "config",

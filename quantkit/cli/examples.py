@@ -58,6 +58,7 @@ EXAMPLES = {
     ),
     "doctor": ("quantkit doctor", "quantkit doctor --json"),
     "init": ("quantkit init model.onnx --data images/calib --val images/val",),
+    "selftest": ("quantkit selftest model.onnx --data images/val",),
     "config": ("quantkit config calibrate", "quantkit config --config quantkit.toml"),
     "data check": (
         "quantkit data check model.onnx --data images/calib --against images/val",

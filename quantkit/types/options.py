@@ -50,6 +50,7 @@ __all__ = [
     "PreprocessOptions",
     "QuantizeOptions",
     "Rounding",
+    "SelftestOptions",
     "SensitivityOptions",
     "StrictDataOptions",
     "Target",
@@ -699,6 +700,19 @@ class EngineOptions(ExcludeOptions):
         """Batch axes and constants as data sets take them; None where neither is said."""
         said = ImageOptions(batch_axis=self.batch_axis, constant=self.constant)
         return None if said == ImageOptions() else said
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelftestOptions:
+    """Options of `selftest`."""
+
+    library: EngineLibrary = option("auto", "Library to test. auto: TensorRT if it is installed, else TensorRT-RTX.")
+    num_samples: int = option(64, "Number of samples to calibrate with.", group=DATA)
+    latency_s: float = option(1.0, "Measurement time per engine (0: skip latency).", group=LATENCY, unit="seconds")
+
+    def __post_init__(self) -> None:
+        check_choices(self, BackendError)
+        check_minimum(self, 1, ("num_samples",), OptionError)
 
 
 @dataclass(frozen=True, kw_only=True)

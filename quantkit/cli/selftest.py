@@ -1,0 +1,42 @@
+"""The command `selftest`: what works with the TensorRT of this machine, as a table and a file to attach to a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit._version import __version__
+from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.generate import with_options
+from quantkit.cli.text import make_console, print_line, print_table
+from quantkit.commands.selftest import selftest as run_checks
+from quantkit.storage import check_no_source, write_text
+from quantkit.types.options import MessageOptions, SelftestOptions
+
+
+@with_options
+def selftest(
+    model: ModelArgument,
+    data: DataOption,
+    options: SelftestOptions,
+    messages: MessageOptions,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("selftest.json"),
+) -> None:
+    """Check what works with the TensorRT of this machine: calibrators, builds, INT8 layers, accuracy.
+
+    Writes selftest.json to attach to a report. Exits with code 1 if a check fails; what cannot be checked here is
+    skipped, with the reason.
+    """
+    check_no_source(output, (model, data))
+    found = run_checks(model, data, options)
+    console = make_console()
+    if not messages.quiet:
+        print_line(console, f"{found.library}, GPU: {found.gpu}")
+    print_table(console, ("check", "", ""), [(r.name, r.status, r.detail) for r in found.results])
+    write_text(output, json.dumps({"quantkit": __version__, **asdict(found)}, indent=2) + "\n")
+    typer.echo(f"wrote {output}")
+    raise typer.Exit(1 if found.has_failed else 0)
