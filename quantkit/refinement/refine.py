@@ -68,7 +68,7 @@ _ENOUGH = {True: 0.0004, False: 0.003}
 _NOTHING = {True: 0.00005, False: 0.0003}
 """Damage that is not worth the time of rounding weights otherwise than to nearest."""
 
-_TRIAL_SAMPLES = {"balanced": (16, 32), "best": (32, 64)}
+_TRIAL_SAMPLES = {"balanced": (48, 96), "best": (96, 192)}
 """Fewest and most."""
 
 
