@@ -41,6 +41,7 @@ class BuildInputs:
         precision: of the engine.
         high_precision: of what stays in float beside INT8, as given.
         exclude: what stays in float.
+        quantize_all: also what INT8 does not speed up.
         table: of the calibration.
         cache: content of TensorRT's own cache, instead of a table.
         cache_name: of its file.
@@ -55,6 +56,7 @@ class BuildInputs:
     cache: bytes | None
     cache_name: str
     magnitudes: Mapping[str, float] = field(default_factory=dict)
+    quantize_all: bool = False
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         "--table": None if precision == "fp16" else engine.table,  # there it says where FP16 overflows
         "--calib": cache,
         "--exclude": engine.exclude,
+        "--quantize-all": engine.quantize_all,
         "--high-precision": engine.high_precision,
     }
     given = [option for option, value in needs_int8.items() if value]
@@ -125,6 +128,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         cache=content,
         cache_name="" if cache is None else Path(cache).name,
         magnitudes=known_magnitudes(model, table, data, engine.placed),
+        quantize_all=engine.quantize_all,
     )
     if source.is_half and precision == "fp32":
         raise ModelError(f"{model.name} is in FP16 already: build it with --precision fp16")
@@ -156,6 +160,8 @@ def expected_manifest(
     if source.exclude:
         # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
         facts["excluded"] = _hit(source)
+    if source.quantize_all:
+        facts["quantize_all"] = True
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints
     return Manifest(

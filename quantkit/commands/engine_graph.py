@@ -52,7 +52,7 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path, notify: Notify
             return replace(made, fp32_nodes=_fp32_nodes(source.model.prepared(), source, typing, notify))
         # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
         around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
-        options = QuantizeOptions(high_precision=around, exclude=source.exclude)
+        options = QuantizeOptions(high_precision=around, exclude=source.exclude, quantize_all=source.quantize_all)
         graph, plan = quantize_graph(source.model, source.table, options, notify)
         quantized = len({edge.node for edge in plan.weights})
         kept = _fp32_nodes(graph, source, typing, notify)

@@ -17,6 +17,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow
+from quantkit.graph.placement.cost_rule import tell_unprofitable
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors, quantize_for_cpu
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
@@ -128,7 +129,7 @@ def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) ->
     if options.target == "cpu":
         cpu_tensors(graph, exclude=options.exclude, name=model.name)
     else:
-        plan_tensorrt(graph, exclude=options.exclude)
+        plan_tensorrt(graph, exclude=options.exclude, quantize_all=options.quantize_all)
 
 
 def quantize_graph(
@@ -157,7 +158,16 @@ def quantize_graph(
     refinement = table.refinement or Refinement()
     if options.rounding == "nearest":
         refinement = replace(refinement, weights={}, biases={})
-    plan = plan_refined(graph, table.tensors, refinement, exclude=options.exclude, in_float=table.in_float)
+    if not options.quantize_all:
+        tell_unprofitable(graph, announcing(notify))
+    plan = plan_refined(
+        graph,
+        table.tensors,
+        refinement,
+        exclude=options.exclude,
+        in_float=table.in_float,
+        quantize_all=options.quantize_all,
+    )
     insert_refined_qdq(graph, plan, refinement, fp16_scales=half)
     if half:
         seen = {**{name: r.amax for name, r in plan.ranges.items()}, **table.magnitudes}

@@ -101,14 +101,14 @@ def open_variants(
         QuantKitError: a variant that was asked for by name cannot be had, or a name is taken.
     """
     chosen = choose_variants(options.variants, table, float_precision(model.graph))
-    exclude, threads = options.exclude, options.threads
+    threads = options.threads
     models, engines = options.models or {}, options.engines or {}
-    if exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
-        match_nodes(model.prepared(), exclude)
+    if options.exclude:  # a mistyped name is an error of the user's, not a model that cannot be INT8
+        match_nodes(model.prepared(), options.exclude)
     with ExitStack() as stack:
         given, opened = open_engines(stack, models, engines, threads=threads, cuda_graph=options.cuda_graph)
         folder = stack.enter_context(temporary_folder())
-        made, left, refused, notes = _make_variants(model, table, chosen, exclude, dataset, folder)
+        made, left, refused, notes = _make_variants(model, table, chosen, options, dataset, folder)
         if refused and options.variants is not None:
             raise next(iter(refused.values()))
         finished, origins = _given_models(given, made, table)
@@ -138,7 +138,7 @@ def _make_variants(
     model: FloatModel,
     table: CalibrationTable | None,
     chosen: Sequence[str],
-    exclude: Sequence[str],
+    options: EvaluationOptions,
     dataset: Dataset,
     folder: Path,
 ) -> tuple[dict[str, FloatModel], dict[str, Mapping[str, str]], dict[str, QuantKitError], dict[str, tuple[str, ...]]]:
@@ -154,8 +154,13 @@ def _make_variants(
             elif table is not None:
                 target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
                 reduce_range = target == "cpu" and products_saturate()
-                options = QuantizeOptions(target=target, exclude=exclude, reduce_range=reduce_range)
-                graph, plan = quantize_graph(model, table, options)
+                how = QuantizeOptions(
+                    target=target,
+                    exclude=options.exclude,
+                    quantize_all=options.quantize_all,
+                    reduce_range=reduce_range,
+                )
+                graph, plan = quantize_graph(model, table, how)
                 left[name] = plan.skipped
         except ModelError as error:
             refused[name] = error

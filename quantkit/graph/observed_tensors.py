@@ -42,7 +42,9 @@ def observed_tensors(graph: ir.Model, *, all_tensors: bool) -> ObservedTensors:
     refusals = []
     for target in ("tensorrt", "cpu"):
         try:
-            needed |= set(plan_tensorrt(graph).tensors if target == "tensorrt" else cpu_tensors(graph))
+            needed |= set(
+                plan_tensorrt(graph, quantize_all=True).tensors if target == "tensorrt" else cpu_tensors(graph)
+            )
         except ModelError as error:  # a ConvTranspose is for TensorRT only, say
             refusals.append(error)
     if len(refusals) == 2:

@@ -43,6 +43,7 @@ def plan_refined(
     *,
     exclude: Sequence[str] = (),
     in_float: Mapping[str, str] | None = None,
+    quantize_all: bool = False,
 ) -> RefinedPlan:
     """Plans Q/DQ, and shifts and scales the channels of activations in place.
 
@@ -52,11 +53,12 @@ def plan_refined(
         refinement: with the shifts and channel scales.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         in_float: activations whose readers stay in float, with the reason.
+        quantize_all: also what INT8 does not speed up.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    plan = exclude_tensors(plan_tensorrt(model, exclude=exclude), in_float or {})
+    plan = exclude_tensors(plan_tensorrt(model, exclude=exclude, quantize_all=quantize_all), in_float or {})
     known = dict(ranges)
     sites = scalable_tensors(model, plan)
     shifts = {name: offset for name, offset in refinement.shifts.items() if name in sites}

@@ -16,7 +16,15 @@ from quantkit.graph.passes.expose import with_input_shapes
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = ["Product", "ShareOfModel", "find_products", "float_reason", "is_product", "quantized_share"]
+__all__ = [
+    "Product",
+    "ShareOfModel",
+    "estimated_work",
+    "find_products",
+    "float_reason",
+    "is_product",
+    "quantized_share",
+]
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -96,7 +104,12 @@ def find_products(model: ir.Model) -> tuple[Product, ...]:
     shaped = with_input_shapes(model, assumed)
     _fill_shapes(shaped, model, assumed)
     return tuple(
-        Product(name_of(node), node.op_type, node.graph is not shaped.graph, _work(node))
+        Product(
+            name_of(node),
+            node.op_type,
+            node.graph is not shaped.graph,
+            _work(node, [_sizes(value) for value in node.inputs], _sizes(node.outputs[0])),
+        )
         for node in ir.traversal.RecursiveGraphIterator(shaped.graph)
         if is_product(node)
     )
@@ -106,6 +119,17 @@ def is_product(node: ir.Node) -> bool:
     """Whether a node multiplies matrices or convolves, on floating-point numbers."""
     is_kind = is_standard(node, *WEIGHTED_OPS) or node.op_type in _IN_FLOAT
     return is_kind and node.outputs[0].dtype in (*FLOAT_TYPES, None)
+
+
+def estimated_work(node: ir.Node) -> int:
+    """Multiply-adds of one operator for one sample, dynamic sizes assumed; 0 where even a rank is not known."""
+
+    def assumed(value: ir.Value | None) -> Sequence[int] | None:
+        if value is None or value.shape is None:
+            return _sizes(value)
+        return [d if isinstance(d, int) else _DYNAMIC_SIZE if i else 1 for i, d in enumerate(value.shape)]
+
+    return _work(node, [assumed(value) for value in node.inputs], assumed(node.outputs[0])) or 0
 
 
 def float_reason(node: ir.Node) -> str:
@@ -145,9 +169,7 @@ def _assumed_shapes(model: ir.Model) -> dict[str, ir.Shape]:
     }
 
 
-def _work(node: ir.Node) -> int | None:
-    shapes = [_sizes(value) for value in node.inputs]
-    result = _sizes(node.outputs[0])
+def _work(node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequence[int] | None) -> int | None:
     try:
         return _count(node, shapes, result)
     except (TypeError, IndexError, ValueError, KeyError):  # a shape that is not known, or not the operator's

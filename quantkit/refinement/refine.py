@@ -15,6 +15,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.multiply_adds import multiply_adds
 from quantkit.graph.pieces import GraphPieces
+from quantkit.graph.placement.cost_rule import find_unprofitable
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
@@ -47,7 +48,7 @@ from quantkit.types.options import CalibrationOptions
 __all__ = ["RefinedCalibration", "refine_calibration"]
 
 _MOST_FLOAT_WORK = 0.05
-"""Share of the multiply-adds that may be left in float."""
+"""Share of the multiply-adds that may be left in float, with those that INT8 does not speed up."""
 
 _ALPHAS = (0.5, 0.75, 1.0)
 """Shares of the difficulty that the weights of matrix products take (SmoothQuant): tried for all of them at once."""
@@ -289,12 +290,14 @@ class _Refining:
             floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
             return self.damage(with_weights=False, floats=floats)
 
+        work = multiply_adds(self.graph, shapes)
+        spent = sum(work.get(node, 0) for node in find_unprofitable(self.graph).in_float) / max(sum(work.values()), 1)
         choice = choose_float_tensors(
             sorted(choices, key=lambda unit: -choices[unit].damage),
             self.units,
-            multiply_adds(self.graph, shapes),
+            work,
             measure,
-            limit=_MOST_FLOAT_WORK,
+            limit=_MOST_FLOAT_WORK - spent,
             enough=_ENOUGH[self.judge.is_divergence],
         )
         if choice.units:

@@ -375,6 +375,7 @@ class ExcludeOptions:
     Attributes:
         exclude: node names, operator types, or shell patterns over node names.
         plan: of `tune`, or its path: tensors beside those that the table leaves in float.
+        quantize_all: for TensorRT: also operators that INT8 does not speed up.
     """
 
     exclude: Sequence[str] = option(
@@ -382,6 +383,11 @@ class ExcludeOptions:
     )
     plan: QuantizationPlan | PathLike | None = option(
         None, "Plan of `quantkit tune`: tensors to leave in float.", form=PATH, unit="file"
+    )
+    quantize_all: bool = option(
+        False,
+        "For TensorRT: quantize also operators that INT8 does not speed up (squeeze-and-excitation, single vectors, "
+        "few channels).",
     )
 
 

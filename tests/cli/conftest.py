@@ -76,7 +76,7 @@ def conv_model(
     if extra_input:
         nodes.insert(0, helper.make_node("Add", ["x0", "x1"], ["x"], name="sum"))
         inputs = [helper.make_tensor_value_info(f"x{i}", dtype, shape) for i in (0, 1)]
-    tensors = {"w": weight, "b": np.zeros(8, np.float32), "v": rng.standard_normal((8, 5)).astype(np.float32)}
+    tensors = {"w": weight, "b": np.zeros(8, np.float32), "v": rng.standard_normal((8, 8)).astype(np.float32)}
     graph = helper.make_graph(
         nodes,
         "net",

@@ -105,6 +105,7 @@ def quantize(
     exclude: tuple[str, ...] = (),
     batch: int = 4,
     spread: float = 0.0,
+    quantize_all: bool = False,
 ) -> Quantized:
     """What `quantkit quantize` does, with the largest magnitudes on random inputs as ranges.
 
@@ -114,7 +115,7 @@ def quantize(
     graph = load(model)
     inputs = random_inputs(graph, batch=batch)
     prepare(graph, name="model", **({"opset": FP16_OPSET} if half else {}))
-    plan = plan_tensorrt(graph, exclude=exclude)
+    plan = plan_tensorrt(graph, exclude=exclude, quantize_all=quantize_all)
     ranges = observe(model, tuple(dict.fromkeys(e.tensor for e in plan.activations)), inputs)
     random = np.random.default_rng(0)
     ranges = {name: replace(found, amax=found.amax * random.uniform(1, 1 + spread)) for name, found in ranges.items()}

@@ -76,7 +76,7 @@ def small_net(count: int = 32) -> Net:
     y = g.op("Relu", g.conv(x, 8, 8, groups=8))
     x = g.op("Add", g.conv(y, 8, 8, 1, bias=False), x)
     y = g.op("Flatten", g.op("GlobalAveragePool", g.op("Relu", g.conv(x, 8, 12))))
-    return net(g.model(g.gemm(y, 12, 5)), {"x": images(count, 3, 8, 8)})
+    return net(g.model(g.gemm(y, 12, 8)), {"x": images(count, 3, 8, 8)})
 
 
 def token_net(count: int = 24) -> Net:

@@ -73,9 +73,9 @@ def ruined() -> Net:
     g = Builder()
     x = g.input("x", 32)
     main = g.gemm(g.op("Relu", g.gemm(x, 32, 256)), 256, 64)
-    weight = np.ones((2, 64))
+    weight = np.ones((8, 64))
     weight[0] = 0
-    thin = g.op("MatMul", x, g.constant(np.eye(32)[:, :2] * [1000, 1]), name="split")
+    thin = g.op("MatMul", x, g.constant(np.eye(32)[:, :8] * [1000, *[1] * 7]), name="split")
     side = g.op("MatMul", thin, g.constant(weight), name="side")
     return net(g.model(g.op("Add", g.op("Mul", main, g.constant(0.05)), side)), {"x": images(64, 32)})
 

@@ -9,7 +9,8 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
    layer: it is quantized; the edge from the convolution to the Add is not.
 3. A residual stream that is normalized (transformers) stays in float: it fuses with the normalization instead.
 4. A tensor is quantized once, for all of its readers: `quantkit.graph.placement.shared_scales`.
-5. A combined projection of query, key and value gets a per-tensor weight scale: TensorRT-RTX moves the split into heads
+5. What INT8 does not speed up stays in float, if it is little: `quantkit.graph.placement.cost_rule`.
+6. A combined projection of query, key and value gets a per-tensor weight scale: TensorRT-RTX moves the split into heads
    before the matrix product, and with per-channel scales it then multiplies in float.
 """
 
@@ -24,6 +25,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.placement.cost_rule import find_unprofitable
 from quantkit.graph.placement.shared_scales import SharedScales, ancestors
 from quantkit.graph.share import float_reason, is_product
 from quantkit.types import QdqEdge, QdqPlan, weight_format
@@ -37,12 +39,13 @@ _NORMALIZATIONS = (
 )
 
 
-def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
+def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = (), quantize_all: bool = False) -> QdqPlan:
     """Plans Q/DQ for TensorRT 8.6 to 11 and TensorRT-RTX.
 
     Args:
         model: prepared by `quantkit.graph.passes.prepare.prepare`.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
+        quantize_all: also what INT8 does not speed up (`quantkit.graph.placement.cost_rule`).
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
@@ -51,12 +54,13 @@ def plan_tensorrt(model: ir.Model, *, exclude: Sequence[str] = ()) -> QdqPlan:
     activations: list[QdqEdge] = []
     weights: list[QdqEdge] = []
     out = match_nodes(model, exclude)
+    costly = {} if quantize_all else find_unprofitable(model).in_float
     for node in model.graph:
         if is_product(node) and float_reason(node):
             skipped[name_of(node)] = float_reason(node)
         if not is_standard(node, *WEIGHTED_OPS):
             continue
-        reason = out.get(name_of(node)) or _obstacle(node)
+        reason = out.get(name_of(node)) or _obstacle(node) or costly.get(name_of(node))
         if reason:
             skipped[name_of(node)] = reason
             continue

@@ -203,7 +203,7 @@ def test_gemm_with_factors_and_a_bias_of_one_number() -> None:
 def test_gemm_behind_flatten() -> None:
     g = Builder()
     y = g.op("Flatten", g.op("GlobalAveragePool", g.op("Relu", g.conv(image(g, 4), 4, 8))))
-    edited = scale(g.model(g.gemm(y, 8, 4)), y)
+    edited = scale(g.model(g.gemm(y, 8, 8)), y)
     assert edited.added() == {}
     assert edited.error() < CLOSE
 

@@ -1,0 +1,156 @@
+"""Operators that INT8 does not speed up, and that therefore stay in float unless asked for.
+
+1. Squeeze-and-excitation works on maps of one position: a Q in front of each of its products is a kernel of its own.
+   In plans of TensorRT-RTX each product that stays in float is one kernel less (`benchmarks/placement_plans.py`).
+2. A product of a matrix with a single vector has nothing for the matrix units to do. In float TensorRT-RTX computes it
+   in the kernel of the operator before it (plans: 2 kernels, 3 with INT8), and NVIDIA ModelOpt leaves it in float. A
+   large one is bound by reading its weights, and stays INT8.
+3. Kernels pad channels: to 16 or 32 for INT8, to 8 for FP16. With fewer, INT8 computes on padding. ModelOpt excludes
+   convolutions and products with fewer than 16; here the limit is where FP16 pads too.
+
+Together they are at most a fiftieth of the multiply-adds, the smallest first: what is more is worth a measurement.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from quantkit.graph.passes.edits import name_of
+from quantkit.graph.passes.prepare import LAYOUT_OPS, constant_of, is_standard
+from quantkit.graph.share import estimated_work, is_product
+from quantkit.notices import Notice, Notify, join_names
+
+_MOST_WORK = 0.02
+_LARGE_WEIGHT = 2**20
+"""Elements; fewer are in a GPU's cache."""
+
+_FEW_CHANNELS = 8
+_ENOUGH_CHANNELS = 16
+"""On one side of a convolution, which then uses its units whatever is on the other side."""
+
+GATE = "squeeze-and-excitation on maps of one position: INT8 would take more kernels than float"
+VECTOR = "product of a matrix and one vector: INT8 would not be faster"
+CHANNELS = "few channels: INT8 would compute on padding"
+
+_ACTIVATIONS = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Clip", "Tanh", "Gelu", "Erf")
+
+
+@dataclass(frozen=True)
+class Unprofitable:
+    """What INT8 does not speed up.
+
+    Attributes:
+        in_float: name of each product that stays in float for it → the reason.
+        too_much: the same of those that are INT8 nevertheless, because they are too much of the model.
+    """
+
+    in_float: dict[str, str]
+    too_much: dict[str, str]
+
+
+def find_unprofitable(model: ir.Model) -> Unprofitable:
+    """Products that INT8 does not speed up, as far as shapes tell.
+
+    Args:
+        model: prepared.
+    """
+    products = [node for node in model.graph if is_product(node)]
+    found = {node: reason for node in products if (reason := _reason(node))}
+    if not found:
+        return Unprofitable({}, {})
+    work = {node: estimated_work(node) for node in products}
+    affordable = _MOST_WORK * sum(work.values())
+    sizes: defaultdict[int, list[ir.Node]] = defaultdict(list)
+    for node in found:
+        sizes[work[node]].append(node)
+    in_float: dict[str, str] = {}
+    for size, nodes in sorted(sizes.items()):  # both products of a block, and equal blocks, go together
+        affordable -= size * len(nodes)
+        if affordable < 0:
+            break
+        in_float |= {name_of(node): found[node] for node in nodes}
+    too_much = {name_of(node): reason for node, reason in found.items() if name_of(node) not in in_float}
+    return Unprofitable(in_float, too_much)
+
+
+def tell_unprofitable(model: ir.Model, notify: Notify) -> None:
+    """Says what of a model stays in float, and what would if it were less, with the reason of each."""
+    found = find_unprofitable(model)
+    for names, what in (
+        (found.in_float, "stay in float (--quantize-all overrides)"),
+        (found.too_much, "are INT8 nevertheless: they are too much of the model"),
+    ):
+        for reason in dict.fromkeys(names.values()):
+            these = [name for name in names if names[name] == reason]
+            notify(Notice("info", "excluded", f"{len(these)} operators {what}: {reason}: {join_names(these)}"))
+
+
+def _reason(node: ir.Node) -> str:
+    tensor = constant_of(node.inputs[1]) if is_standard(node, "Conv", "Gemm", "MatMul") else None
+    if tensor is None:
+        return ""
+    weight = tensor.shape.numpy()
+    if is_standard(node, "Conv"):
+        if _is_single(node.outputs[0]) and _ends_in_gate(node.outputs[0]):
+            return GATE
+        return CHANNELS if _has_few_channels(node, weight) else ""
+    if len(weight) != 2:
+        return ""
+    transposed = is_standard(node, "Gemm") and node.attributes.get_int("transB", 0)
+    inner, outer = reversed(weight) if transposed else weight
+    if (outer == 1 or _num_rows(node) == 1) and inner * outer < _LARGE_WEIGHT:
+        return VECTOR
+    return CHANNELS if min(inner, outer) < _FEW_CHANNELS else ""
+
+
+def _has_few_channels(node: ir.Node, weight: Sequence[int]) -> bool:
+    """Fewer than 8 on one side and not 16 on the other. The first layer, of images, has kernels of its own."""
+    data = node.inputs[0]
+    if node.attributes.get_int("group", 1) != 1 or data is None or data.producer() is None:
+        return False
+    low, high = sorted(weight[:2])
+    return low < _FEW_CHANNELS and high < _ENOUGH_CHANNELS
+
+
+def _num_rows(node: ir.Node) -> int | None:
+    """Rows of the left operand, over all leading dimensions; None where one is not known."""
+    sizes = _sizes(node.inputs[0])
+    if is_standard(node, "Gemm") and node.attributes.get_int("transA", 0):
+        sizes = sizes[::-1]
+    rows = 1
+    for size in sizes[:-1]:
+        if size is None:
+            return None
+        rows *= size
+    return rows if sizes else None
+
+
+def _is_single(value: ir.Value) -> bool:
+    """Whether a map [N, C, 1, 1] has one position."""
+    sizes = _sizes(value)
+    return len(sizes) > 2 and all(size == 1 for size in sizes[2:])
+
+
+def _ends_in_gate(value: ir.Value) -> bool:
+    """Whether all that is computed of a map of one position scales the channels of a larger one."""
+    uses = list(value.uses())
+    return not value.is_graph_output() and bool(uses) and all(_is_gate(user) for user, _ in uses)
+
+
+def _is_gate(node: ir.Node) -> bool:
+    result = node.outputs[0]
+    if is_standard(node, "Mul") and not _is_single(result):
+        return True
+    is_inner = is_standard(node, "Conv", "Mul", "Add", "Div", "BatchNormalization", *_ACTIVATIONS, *LAYOUT_OPS)
+    return is_inner and _is_single(result) and _ends_in_gate(result)
+
+
+def _sizes(value: ir.Value | None) -> list[int | None]:
+    """Dimensions; None for one that is dynamic, none where the rank is not known."""
+    if value is None or value.shape is None:
+        return []
+    return [size if isinstance(size, int) else None for size in value.shape]
