@@ -81,7 +81,7 @@ def conv_model(
         nodes,
         "net",
         inputs,
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 8])],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
