@@ -41,6 +41,6 @@ def test_int8_keeps_the_accuracy(shared, tmp_path, name):
     assert top1["int8"] > top1["fp32"] - MARGIN
     assert top1["int8-cpu"] > top1["fp32"] - MARGIN
     in_float = float_weight_bytes(tmp_path / f"{name}_cifar10.int8.onnx")
-    # Squeeze-and-excitation, which INT8 does not speed up, is a sixth of EfficientNet's weights.
-    assert in_float < size["fp32"] * (0.25 if name == "efficientnet_b0" else 0.1)
+    # Squeeze-and-excitation, which INT8 does not speed up, is also in float in EfficientNet.
+    assert in_float < size["fp32"] * (0.15 if name == "efficientnet_b0" else 0.1)
     assert size["int8"] < size["fp32"] * 0.32 + in_float

@@ -8,7 +8,8 @@
 3. Kernels pad channels: to 16 or 32 for INT8, to 8 for FP16. With fewer, INT8 computes on padding. ModelOpt excludes
    convolutions and products with fewer than 16; here the limit is where FP16 pads too.
 
-Together they are at most a fiftieth of the multiply-adds, the smallest first: what is more is worth a measurement.
+Together they are at most 0.4% of the multiply-adds, the smallest first: the rest of what may stay in float is for
+calibration to choose, for the sake of accuracy. With 2% an EfficientNet lost 1.3 dB.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from quantkit.graph.passes.prepare import LAYOUT_OPS, constant_of, is_standard
 from quantkit.graph.share import estimated_work, is_product
 from quantkit.notices import Notice, Notify, join_names
 
-_MOST_WORK = 0.02
+_MOST_WORK = 0.004
 _LARGE_WEIGHT = 2**20
 """Elements; fewer are in a GPU's cache."""
 
