@@ -101,7 +101,7 @@ def _reason(node: ir.Node) -> str:
         return CHANNELS if _has_few_channels(node, weight) else ""
     if len(weight) != 2:
         return ""
-    transposed = is_standard(node, "Gemm") and node.attributes.get_int("transB", 0)
+    transposed = is_standard(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
     inner, outer = reversed(weight) if transposed else weight
     if (outer == 1 or _num_rows(node) == 1) and inner * outer < _LARGE_WEIGHT:
         return VECTOR
@@ -120,7 +120,7 @@ def _has_few_channels(node: ir.Node, weight: Sequence[int]) -> bool:
 def _num_rows(node: ir.Node) -> int | None:
     """Rows of the left operand, over all leading dimensions; None where one is not known."""
     sizes = _sizes(node.inputs[0])
-    if is_standard(node, "Gemm") and node.attributes.get_int("transA", 0):
+    if is_standard(node, "Gemm") and node.attributes.get_int("transA", 0) == 1:
         sizes = sizes[::-1]
     rows = 1
     for size in sizes[:-1]:
