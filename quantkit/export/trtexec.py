@@ -1,6 +1,6 @@
 """trtexec's command line for a build, for people who build on the device.
 
-Source: samples/common/sampleOptions.cpp of TensorRT 8.6, 10.16 and 11.1. TensorRT 11 removed --int8, --fp16 and
+Source: samples/common/sampleOptions.cpp of TensorRT 8.6, 10.3, 10.16 and 11.1. TensorRT 11 removed --int8, --fp16 and
 --calib: its networks are strongly typed.
 """
 
