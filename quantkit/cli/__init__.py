@@ -161,9 +161,9 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    print_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
-    if version:
+    if print_version:  # not `version`: QUANTKIT_VERSION is set for other purposes
         typer.echo(f"quantkit {__version__}")
         raise typer.Exit
 

@@ -48,3 +48,9 @@ def test_a_mistyped_path_has_a_suggestion(quantkit, digits, tmp_path):
     assert f"{typed}: no such model file: did you mean {digits}?" in quantkit("calibrate", "--data", CALIB, typed).err
     near = CALIB.with_name("calb")
     assert f"{near} does not exist: did you mean {CALIB}?" in quantkit("calibrate", "--data", near, digits).err
+
+
+def test_a_version_in_the_environment_is_not_an_option(quantkit, monkeypatch):
+    """Pipelines set QUANTKIT_VERSION to say which release they install."""
+    monkeypatch.setenv("QUANTKIT_VERSION", "1")
+    assert "onnxruntime" in quantkit("doctor").out
