@@ -53,4 +53,4 @@ def test_a_mistyped_path_has_a_suggestion(quantkit, digits, tmp_path):
 def test_a_version_in_the_environment_is_not_an_option(quantkit, monkeypatch):
     """Pipelines set QUANTKIT_VERSION to say which release they install."""
     monkeypatch.setenv("QUANTKIT_VERSION", "1")
-    assert "onnxruntime" in quantkit("doctor").out
+    assert "TensorRT" in quantkit("doctor").out
