@@ -146,7 +146,7 @@ def test_other_preprocessing_and_histogram_are_refused(tmp_path):
     options = {"classes": None, "batch_size": None}
     first = run(model, data[0], tmp_path / "a", **options)[1]
     other = run(model, data[1], tmp_path / "b", preprocessing="tf", **options)[1]
-    with pytest.raises(CalibrationError, match=r"cannot be merged: .*preprocessing mean: \("):
+    with pytest.raises(CalibrationError, match=r"cannot be merged: .*preprocessing mean: 0"):
         merge_statistics([first, other])
     other = run(model, data[1], tmp_path / "c", histogram="tensorrt", **options)[1]
     with pytest.raises(CalibrationError, match="TensorRT's histogram"):

@@ -76,7 +76,7 @@ def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
     [
         (["--method", "mse"], "method: entropy → mse"),
         (["--num-samples", "100"], "num samples: 300 → 100"),
-        (["--preprocess", "tf"], "preprocessing mean: (0.0,) → (1.0,)"),
+        (["--preprocess", "tf"], "preprocessing mean: 0.0 → 1.0"),
         (["--no-all-tensors"], "observed: all → quantized"),
         (["--histogram", "tensorrt"], "histogram: exact → tensorrt"),
     ],

@@ -27,7 +27,7 @@ def fused(op_type: str, *, domain: str = "com.microsoft") -> onnx.ModelProto:
     g = Builder()
     g.domains[domain] = 1
     y = g.op(op_type, g.linear(g.input("x", 5, 8), 8, 8), g.weight(8), domain=domain)
-    return g.model(g.linear(y, 8, 4))
+    return g.model(g.linear(y, 8, 8))
 
 
 def test_a_type_from_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +45,17 @@ def test_a_type_from_the_runtime() -> None:
     assert len(plan_tensorrt(graph).weights) == 2
 
 
-def test_an_operator_that_no_runtime_knows_is_named() -> None:
+def test_the_weight_of_a_reader_tells_the_type_behind_an_unknown_operator() -> None:
     plan = plan_tensorrt(FloatModel(fused("Swirl", domain="lab.test").SerializeToString()).prepared())
+    assert len(plan.weights) == 2
+
+
+def test_an_operator_that_no_runtime_knows_is_named() -> None:
+    g = Builder()
+    g.domains["lab.test"] = 1
+    y = g.op("Swirl", g.linear(g.input("x", 5, 8), 8, 8), domain="lab.test")
+    product = g.op("MatMul", y, g.op("Transpose", y, perm=[0, 2, 1]))
+    plan = plan_tensorrt(FloatModel(g.model(product).SerializeToString()).prepared())
     assert len(plan.weights) == 1
     expected = "the type of its inputs is unknown: no runtime here knows the operator lab.test.Swirl before it"
     assert expected in plan.skipped.values()
