@@ -2,6 +2,7 @@ import errno
 import os
 import selectors
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -154,3 +155,40 @@ def test_a_thread_that_holds_the_lock_may_take_it_again_and_another_waits(tmp_pa
     thread.join(30)
     assert order == ["again", "still held", "other"]
     assert not lock.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be synced")
+def test_content_then_name_are_synced(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def replaced(source, target):
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_text(tmp_path / "a.json", "{}")
+    assert steps == ["file", "rename", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error_and_a_fault_is(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def failing(code):
+        def sync(handle):
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(code, os.strerror(code))
+            fsync(handle)
+
+        return sync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    write_text(tmp_path / "a.json", "{}")
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OutputError, match=r"a\.json: Input/output error"):
+        write_text(tmp_path / "a.json", "[]")

@@ -100,7 +100,7 @@ def campaign(shim, folder, words, *, step, code=errno.EIO):
 )
 def test_some_faults_of_a_calibration(shim, folder, code):
     quantkit(*calibration(folder, "minmax"))
-    failed = campaign(shim, folder, calibration(folder, "entropy"), step=25, code=code)
+    failed = campaign(shim, folder, calibration(folder, "entropy"), step=100, code=code)
     assert failed == {"write", "fsync", "rename", "open", "read"}
 
 
