@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from quantkit.backends import onnxruntime as runtime
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.types.running import TYPE_SOURCES
@@ -40,7 +41,7 @@ def test_a_type_from_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_type_from_the_runtime() -> None:
-    assert "onnxruntime" in TYPE_SOURCES
+    assert TYPE_SOURCES["onnxruntime"] is runtime.infer_output_types
     graph = FloatModel(fused("BiasGelu").SerializeToString()).prepared()
     assert len(plan_tensorrt(graph).weights) == 2
 
