@@ -58,10 +58,13 @@ def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
 
 
 def _names(model: ir.Model) -> Iterator[str]:
+    for graph in model.graphs():
+        values = (*graph.inputs, *graph.outputs, *graph.initializers.values())
+        yield from (value.name for value in values if isinstance(value.name, str))
     for part in _parts(model):
         for node in ir.traversal.RecursiveGraphIterator(part):
-            values = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
-            yield from (text for text in (node.name, node.op_type, node.domain, *values) if isinstance(text, str))
+            named = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
+            yield from (text for text in (node.name, node.op_type, node.domain, *named) if isinstance(text, str))
 
 
 def _expanded(model: ir.Model, name: str) -> int:

@@ -96,8 +96,8 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
     if not OLDEST_READABLE_OPSET <= opset <= newest:
         fix = "export it again with opset 17" if opset < OLDEST_OPSET else "export it with an older opset"
         raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_READABLE_OPSET} to {newest} are): {fix}")
+    check_expansion(model, name)  # first: what is in a message below is bounded then
     check_content(model, name)
-    check_expansion(model, name)
     for value in _external_weights(model):
         if folder is None:
             raise ModelError(f"{name}: weight {value.name!r} is in another file: pass the path of the model")

@@ -1,6 +1,7 @@
 """What a few bytes can describe is bounded before it is expanded."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -95,3 +96,17 @@ def test_operators_that_draw_are_found(nodes, found):
     weights = {"ratio": np.float32(0.5), "on": np.bool_(True), "off": np.bool_(False)}
     used = {name: weights[name] for node in nodes for name in node.input if name in weights}
     assert random_operators(FloatModel(model_of(nodes, **used)).graph) == found
+
+
+@pytest.mark.parametrize("is_output", [True, False])
+def test_a_long_name_makes_no_long_line(is_output):
+    """Whatever else is wrong with what bears it."""
+    long = "n" * 70_000
+    model = onnx.load_from_string(model_of([helper.make_node("Relu", ["x"], ["z"])]))
+    if is_output:
+        model.graph.output[0].name = long  # nothing makes it
+    else:
+        model.graph.node[0].name, model.graph.node[0].op_type = long, "Nonsense"
+    with pytest.raises(ModelError, match="longer than the limit") as error:
+        FloatModel(model.SerializeToString())
+    assert len(str(error.value)) < 200
