@@ -31,9 +31,9 @@ def test_engines_for_three_generations(name: str, precision: str, shared: Path, 
     model = shared / "models" / f"{name}_cifar10.onnx"
     table = invented_table(model) if precision == "int8" else None
     options = BuildOptions(targets=("sm86", "sm89", "sm120"))
-    built = quantkit.build(
-        model, precision=precision, table=table, output=tmp_path / "m.engine", options=options, quantize_all=True
-    )
+    keywords = {"quantize_all": True} if precision == "int8" else {}
+    output = tmp_path / "m.engine"
+    built = quantkit.build(model, precision=precision, table=table, output=output, options=options, **keywords)
     layers = rtx.read_layers(built.path.read_bytes())
     weighted = {node.name for node in onnx.load(model).graph.node if node.op_type in WEIGHTED}
     assert len(weighted) == PRODUCTS[name]
