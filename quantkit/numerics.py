@@ -203,21 +203,11 @@ class ImageTransform:
 
     def image_from_input(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Boxes [M, 4] (left, top, right, bottom) in pixels of the input → the same in pixels of the image, clipped."""
-        scale, offset = self._along_corners()
-        height, width = self.image_size
+        (height, width), (top, left) = self.image_size, self.offset
+        down, right = (new / old for new, old in zip(self.resized, self.image_size, strict=True))
+        offset, scale = (np.array([x, y, x, y], np.float64) for x, y in ((left, top), (right, down)))
         moved: npt.NDArray[np.float64] = (corners - offset) / scale
         return np.clip(moved, 0, np.array([width, height, width, height], np.float64))
-
-    def input_from_image(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Boxes [M, 4] in pixels of the image → in pixels of the input, not clipped."""
-        scale, offset = self._along_corners()
-        moved: npt.NDArray[np.float64] = corners * scale + offset
-        return moved
-
-    def _along_corners(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        down, right = (new / old for new, old in zip(self.resized, self.image_size, strict=True))
-        top, left = self.offset
-        return np.array([right, down, right, down], np.float64), np.array([left, top, left, top], np.float64)
 
 
 def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> ImageTransform:

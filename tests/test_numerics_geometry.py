@@ -9,6 +9,7 @@ from PIL import Image
 from quantkit.datasets.preprocess import preprocess
 from quantkit.numerics import fit_image
 from quantkit.types import Preprocessing
+from tests.geometry import input_from_image
 
 SIDES = st.integers(8, 120)
 
@@ -26,7 +27,7 @@ def test_boxes_go_into_the_input_and_come_back(case):
     preprocessing, (height, width) = case
     fit = fit_image((height, width), preprocessing)
     corners = np.array([[0, 0, width, height], [1, 2, width / 2, height / 3]], np.float64)
-    assert fit.image_from_input(fit.input_from_image(corners)) == pytest.approx(corners)
+    assert fit.image_from_input(input_from_image(fit, corners)) == pytest.approx(corners)
 
 
 @given(cases())
@@ -37,7 +38,7 @@ def test_the_input_shows_the_image_where_the_fit_says(case):
     image = Image.new("L", (width, height), 255)
     pixels = preprocess(image, preprocessing)[0]
     left, top, right, bottom = (
-        fit.input_from_image(np.array([[0, 0, width, height]], np.float64))[0].round().astype(int)
+        input_from_image(fit, np.array([[0, 0, width, height]], np.float64))[0].round().astype(int)
     )
     rows, columns = fit.input_size
     inside = np.zeros((rows, columns), bool)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quantkit.caches.complete import constant_ranges
 from quantkit.caches.formats.detect import read_ranges
 from quantkit.caches.formats.tensorrt_cache import parse_cache
-from quantkit.caches.range_cache import CacheDifference, RangeCache, difference
+from quantkit.caches.range_cache import RangeCache
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.errors import CalibrationError, ModelError
@@ -43,11 +43,6 @@ def open_cache(path: PathLike) -> RangeCache:
             return _from_qdq(file)
         except ModelError:
             raise error from None
-
-
-def diff_caches(first: PathLike, second: PathLike) -> CacheDifference:
-    """Compares two files of any form, tensor by tensor."""
-    return difference(open_cache(first), open_cache(second))
 
 
 def read_map(path: PathLike) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.tasks.task import looks_like_embedding
+from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WIDEST_BLOCK", "InputMoments", "Moments", "moments_bytes"]
+__all__ = ["WIDEST_BLOCK", "InputMoments", "Moments"]
 
 _Columns = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
@@ -95,7 +95,8 @@ class Moments:
     """Moments of a layer's inputs: of the samples to round for, and of others to judge the result by.
 
     A layer wider than `WIDEST_BLOCK` is cut into blocks of inputs that count as groups of their own: rounding then
-    knows nothing of how inputs of different blocks go together, but memory grows with K only.
+    knows nothing of how inputs of different blocks go together, but memory grows with K only. Five matrices [G, K, K]
+    of float64 are kept, and rounding needs seven more for a while.
 
     Args:
         groups: G, of the layer.
@@ -138,19 +139,6 @@ class Moments:
         rows = blocks.shape[1]
         joined = blocks.reshape(self._groups, self.num_blocks, rows, self._width).swapaxes(1, 2)
         return joined.reshape(self._groups, rows, -1)[:, :, :width]
-
-
-def moments_bytes(groups: int, width: int) -> int:
-    """Peak memory of rounding a layer from its moments, in bytes, without its columns.
-
-    Five matrices [G, K, K] in float64 are kept, and rounding needs seven more for a while.
-
-    Example:
-        >>> moments_bytes(groups=1, width=1000)
-        96000000
-    """
-    num_blocks, block = _blocks(width)
-    return 12 * 8 * groups * num_blocks * block * block
 
 
 def _blocks(width: int) -> tuple[int, int]:

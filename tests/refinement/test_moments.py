@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from quantkit.refinement import moments as module
-from quantkit.refinement.moments import InputMoments, Moments, moments_bytes
+from quantkit.refinement.moments import InputMoments, Moments
 
 
 def columns(seed, groups=2, width=5, count=300):
@@ -86,9 +86,3 @@ def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
 def test_no_samples_give_moments_of_zero():
     inputs = InputMoments(1, 3, with_error=True)
     assert not np.any(all_moments(inputs, centered=True))
-
-
-def test_memory_grows_with_the_square_of_a_block():
-    assert moments_bytes(2, 100) == 2 * moments_bytes(1, 100)
-    assert moments_bytes(1, 200) == 4 * moments_bytes(1, 100)
-    assert moments_bytes(1, 4 * module.WIDEST_BLOCK) == 4 * moments_bytes(1, module.WIDEST_BLOCK)

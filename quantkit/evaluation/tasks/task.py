@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from quantkit.errors import EvaluationError
+from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.changes import Changes
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
@@ -16,9 +15,6 @@ from quantkit.types.option import OwnOption, option, owned_options
 from quantkit.types.options import PATH, TEXT
 
 _GROUP = "Task"
-_UNIT = 1e-3
-_MANY, _FLAT = 32, 4.0
-"""Of so many classes or more, the likeliest has less than four times the probability that each would have by chance."""
 
 
 @dataclass(frozen=True)
@@ -228,23 +224,6 @@ class OpenTask:
     task: Task
     class_names: tuple[str, ...]
     facts: Mapping[str, str | int | float | None]
-
-
-def looks_like_embedding(values: Array) -> bool:
-    """Whether the largest element of a row [C] names no class: rows of length 1, or so flat that none stands out.
-
-    >>> looks_like_embedding(np.array([[0.6, -0.8], [0.0, 1.0]])), looks_like_embedding(np.array([[0.9, 0.1]]))
-    (True, False)
-    """
-    rows = np.asarray(values, np.float64).reshape(len(values), -1)
-    rows = rows[np.isfinite(rows).all(axis=1)]
-    if not rows.size or (rows.min() >= 0 and rows.max() <= 1):
-        return False  # probabilities
-    if rows.min() < 0 and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
-        return True
-    exponents = np.exp(rows - rows.max(axis=1, keepdims=True))
-    highest = (exponents.max(axis=1) / exponents.sum(axis=1)).mean()
-    return rows.shape[1] >= _MANY and bool(highest * rows.shape[1] < _FLAT)
 
 
 TASKS: dict[str, type[Task]] = {}

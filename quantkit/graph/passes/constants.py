@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx.reference import ReferenceEvaluator
 
-from quantkit.graph.passes.edits import Names, inner_graphs, name_of
+from quantkit.graph.passes.edits import Names, ancestors, inner_graphs, name_of
 
 __all__ = ["LARGEST_FOLDED_BYTES", "fold_constants"]
 
@@ -81,20 +81,12 @@ def _fold(model: ir.Model) -> None:
 
 def _needed(graph: ir.Graph) -> set[ir.Node]:
     """Nodes that weights, biases and conditions are made by."""
-    found: set[ir.Node] = set()
-    stack = [
+    return ancestors(
         node.inputs[index]
         for node in graph
         for index in _WEIGHTED.get(node.op_type, ())
         if node.domain in ("", "ai.onnx", "com.microsoft") and index < len(node.inputs)
-    ]
-    while stack:
-        value = stack.pop()
-        node = value.producer() if value is not None else None
-        if node is not None and node not in found:
-            found.add(node)
-            stack.extend(node.inputs)
-    return found
+    )
 
 
 def _arguments(node: ir.Node, known: Mapping[ir.Value, np.ndarray]) -> dict[str, np.ndarray] | None:

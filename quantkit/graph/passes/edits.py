@@ -1,8 +1,8 @@
-"""Steps that the graph passes share: unused names, new nodes, other constants, removal of unused initializers."""
+"""What graph passes share: unused names, new nodes, other constants, removal of initializers, ancestors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -151,6 +151,19 @@ def remove_unused_initializers(model: ir.Model) -> ir.Model:
 def name_of(thing: ir.Node | ir.Value | None) -> str:
     """Name of a node or value; empty if it has none."""
     return "" if thing is None or thing.name is None else thing.name
+
+
+def ancestors(values: Iterable[ir.Value | None]) -> set[ir.Node]:
+    """The nodes that these values are computed by."""
+    found: set[ir.Node] = set()
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in found:
+            found.add(node)
+            stack.extend(node.inputs)
+    return found
 
 
 def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
-from quantkit.graph.passes.edits import name_of
+from quantkit.graph.passes.edits import ancestors, name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqEdge
 
@@ -169,20 +169,7 @@ def _classes(copies: Iterable[ir.Node]) -> list[list[ir.Value]]:
 def is_residual(node: ir.Node, index: int) -> bool:
     """Whether an Add joins its operand `index` to a branch that multiplies."""
     skip, branch = node.inputs[index], node.inputs[1 - index]
-    return any(is_standard(behind, *WEIGHTED_OPS) for behind in ancestors(branch) - ancestors(skip))
-
-
-def ancestors(value: ir.Value | None) -> set[ir.Node]:
-    """The nodes that a value is computed by."""
-    seen: set[ir.Node] = set()
-    stack = [value]
-    while stack:
-        current = stack.pop()
-        node = current.producer() if current is not None else None
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack.extend(node.inputs)
-    return seen
+    return any(is_standard(behind, *WEIGHTED_OPS) for behind in ancestors([branch]) - ancestors([skip]))
 
 
 def _copied(node: ir.Node) -> list[tuple[int, ir.Value]]:

@@ -23,10 +23,10 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.edits import name_of
+from quantkit.graph.passes.edits import ancestors, name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.cost_rule import find_unprofitable
-from quantkit.graph.placement.shared_scales import SharedScales, ancestors
+from quantkit.graph.placement.shared_scales import SharedScales
 from quantkit.graph.share import float_reason, is_product
 from quantkit.types import QdqEdge, QdqPlan, weight_format
 
@@ -237,7 +237,7 @@ def _obstacle(node: ir.Node) -> str | None:
 
 def _unknown_operator(value: ir.Value | None) -> str:
     """The operator of another domain that hides the type of `value`."""
-    for node in ancestors(value):
+    for node in ancestors([value]):
         if not is_standard(node, node.op_type):
             return f"no runtime here knows the operator {node.domain}.{node.op_type} before it"
     return "an operator before it does not say"
@@ -292,7 +292,7 @@ def _is_cut_into_heads(node: ir.Node) -> bool:
 
 def _longer_branch(values: Sequence[ir.Value | None]) -> int:
     """Of two operands, the one with more nodes that the other does not share: the main branch of a residual block."""
-    first, second = (ancestors(v) for v in values)
+    first, second = (ancestors([v]) for v in values)
     return 0 if len(first - second) >= len(second - first) else 1
 
 

@@ -10,6 +10,7 @@ from quantkit.evaluation.detection.decoding import Frame
 from quantkit.numerics import fit_image
 from quantkit.types import Preprocessing
 from tests.evaluation.detection.encoding import ENCODERS, SIDE
+from tests.geometry import input_from_image
 
 NUM_CLASSES = 3
 
@@ -48,7 +49,7 @@ def test_every_layout_has_an_encoder():
 def test_boxes_round_trip_through_layout_and_geometry(name, scene):
     preprocessing, images = scene
     fits = [fit_image(size, preprocessing) for size, *_ in images]
-    raw = [(f.input_from_image(c), s, k) for f, (_, c, s, k) in zip(fits, images, strict=True)]
+    raw = [(input_from_image(f, c), s, k) for f, (_, c, s, k) in zip(fits, images, strict=True)]
     found = decode(name, ENCODERS[name](raw, NUM_CLASSES), len(images))
     for fit, candidates, (_, corners, scores, classes) in zip(fits, found, images, strict=True):
         order = np.argsort(-candidates.scores)

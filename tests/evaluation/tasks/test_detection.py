@@ -18,6 +18,7 @@ from quantkit.significance import DIFFERING
 from quantkit.types import Batch, BoxAnnotations, Boxes, Preprocessing
 from tests.detector import CLASSES, make_detector, make_images
 from tests.evaluation.detection.encoding import ENCODERS, SIDE
+from tests.geometry import input_from_image
 
 pytest.importorskip("pycocotools")
 
@@ -48,7 +49,7 @@ def outputs(images, layout="yolov8", num_classes=3, preprocessing=LETTERBOX):
     fit = fit_image(SIZE, preprocessing)
     raw = [
         (
-            fit.input_from_image(np.array([c for c, _, _ in image], np.float64).reshape(-1, 4)),
+            input_from_image(fit, np.array([c for c, _, _ in image], np.float64).reshape(-1, 4)),
             np.array([score for _, _, score in image], np.float64),
             np.array([index for _, index, _ in image], np.int64),
         )

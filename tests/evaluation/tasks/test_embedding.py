@@ -7,7 +7,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation import evaluate
 from quantkit.evaluation.tasks import TASKS
 from quantkit.evaluation.tasks.embedding import Embedding
-from quantkit.evaluation.tasks.task import TaskOptions, looks_like_embedding
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.types import Batch
 
 RNG = np.random.default_rng(0)
@@ -98,21 +98,6 @@ def test_the_output_can_be_named_and_must_be_one():
     with pytest.raises(EvaluationError, match="--neighbors 0 must be 1 or more"):
         TaskOptions("embed", task_options={"neighbors": 0})
     assert TASKS["embed"] is Embedding
-
-
-@pytest.mark.parametrize(
-    ("values", "is_embedding"),
-    [
-        (RNG.normal(size=(16, 384)) * 0.3, True),  # MiniLM's mean of tokens
-        ((v := RNG.normal(size=(16, 10))) / np.linalg.norm(v, axis=1, keepdims=True), True),  # faces
-        (RNG.normal(size=(16, 10)), False),  # too few classes to tell
-        (np.eye(100)[:16] * 8 + RNG.normal(size=(16, 100)), False),  # logits of a trained classifier
-        (np.full((4, 1000), 1e-3), False),  # probabilities, however flat
-        (np.full((4, 40), np.nan), False),
-    ],
-)
-def test_what_looks_like_an_embedding(values, is_embedding):
-    assert looks_like_embedding(values) == is_embedding
 
 
 def test_no_agreement_of_classes_where_outputs_are_no_class_scores():

@@ -20,6 +20,7 @@ from quantkit.evaluation.tasks.segmentation import Segmentation
 from quantkit.numerics import fit_image
 from quantkit.significance import DIFFERING
 from quantkit.types import Batch, Preprocessing
+from tests.geometry import input_from_image
 
 from ...segmenter import CLASSES, write_scenes, write_segmenter
 
@@ -335,7 +336,7 @@ def test_mask_pixel_takes_the_class_at_its_center(case, seed):
     seen[view.rows, view.columns] = found
     rows, columns = np.indices(fit.image_size)
     corners = np.stack([columns + 0.5, rows + 0.5] * 2, axis=-1).reshape(-1, 4)
-    places = fit.input_from_image(corners)[:, :2].reshape(*fit.image_size, 2)
+    places = input_from_image(fit, corners)[:, :2].reshape(*fit.image_size, 2)
     for row, column in np.ndindex(fit.image_size):
         x, y = places[row, column]
         inside = -1e-9 <= x < fit.input_size[1] - 1e-9 and -1e-9 <= y < fit.input_size[0] - 1e-9
