@@ -1,14 +1,18 @@
-"""Uniform quantization of arrays, the one place in quantkit that rounds; and image geometry: where pixels lie.
+"""Quantization of arrays, the one place in quantkit that rounds; and image geometry: where pixels lie.
 
 Rounding is half to even and saturating, as ONNX defines QuantizeLinear
-(https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
+(https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html), also for FP8: what lies beyond 448, infinity too, becomes
+448, and NaN stays NaN. The encodings of FP8 and INT4 are those of ml_dtypes, which onnx computes with.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -21,18 +25,29 @@ SMALLEST_SCALE = np.float32(2.0**-100)
 _CHUNK = 32768
 """Values handled at once: intermediate arrays stay in the second-level cache."""
 
-_STORAGE: dict[str, np.dtype] = {"int": np.dtype(np.int8), "uint": np.dtype(np.uint8)}
-"""Array type that stores the values of each kind of format. A new kind is added here and to `value_bounds`."""
+_STORAGE: dict[tuple[str, int], np.dtype] = {
+    ("int", 4): np.dtype(ml_dtypes.int4),
+    ("int", 8): np.dtype(np.int8),
+    ("uint", 8): np.dtype(np.uint8),
+    ("float", 8): np.dtype(ml_dtypes.float8_e4m3fn),
+}
+"""Array type that stores the values of a format: kind and bits. A new kind is added here and to `value_bounds`."""
+
+_LARGEST_FP8 = 448
 
 
 def value_bounds(fmt: QuantFormat) -> tuple[int, int]:
     """Smallest and largest quantized value of a format.
 
     Example:
-        >>> from quantkit.types import INT8, Array, UINT8, weight_format
+        >>> from quantkit.types import FP8, INT8, UINT8, block_format, weight_format
         >>> [value_bounds(fmt) for fmt in (INT8, UINT8, weight_format(0), weight_format(0, bits=7))]
         [(-128, 127), (0, 255), (-127, 127), (-63, 63)]
+        >>> [value_bounds(fmt) for fmt in (FP8, block_format(128))]
+        [(-448, 448), (-8, 7)]
     """
+    if fmt.kind == "float":
+        return -_LARGEST_FP8, _LARGEST_FP8
     if fmt.kind == "uint":
         return int(fmt.narrow_range), 2**fmt.bits - 1
     high = int(2 ** (fmt.bits - 1)) - 1
@@ -52,12 +67,13 @@ def decibels(signal: float, noise: float) -> float:
 
 @dataclass(frozen=True)
 class QuantParams:
-    """Scale, zero point and format of uniform quantization: ``q = saturate(round(x / scale) + zero_point)``.
+    """Scale, zero point and format of quantization: ``q = saturate(round(x / scale) + zero_point)``.
 
     Attributes:
-        scale: float32, shape [] (per-tensor) or [C] (per-channel along `axis`).
+        scale: float32, shape [] (per-tensor), [C] (per-channel along `axis`), or that of the array with one value for
+            each block along `axis`, the last of which may be shorter.
         zero_point: quantized value of 0.0; 0 for symmetric quantization, the only one that TensorRT takes.
-        axis: dimension that the scales belong to; set if and only if `scale` is 1-D.
+        axis: dimension that the scales belong to; None if and only if `scale` is one number.
         format: of the quantized values.
 
     Raises:
@@ -72,21 +88,24 @@ class QuantParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", np.asarray(self.scale, np.float32))
-        rank = {"tensor": 0, "channel": 1}.get(self.format.granularity)
-        if self.format.kind not in _STORAGE or self.format.bits > 8 or rank is None:
+        granularity = self.format.granularity
+        if self.format.bits > 8 or _storage_key(self.format) not in _STORAGE:
             raise CalibrationError(f"quantkit cannot compute with {self.format}")
+        rank = {"tensor": 0, "channel": 1, "block": max(self.scale.ndim, 1)}[granularity]
         if self.scale.ndim != rank or (self.axis is None) != (rank == 0):
             raise CalibrationError(f"scale of shape {self.scale.shape} with axis {self.axis} and {self.format}")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise CalibrationError("every scale must be positive and finite")
         low, high = value_bounds(self.format)
+        if self.format.kind == "float":
+            low = high = 0
         if not low <= self.zero_point <= high:
             raise CalibrationError(f"zero point {self.zero_point} is outside {low} to {high}")
 
     @property
     def dtype(self) -> np.dtype:
         """Array type that stores the quantized values."""
-        return _STORAGE[self.format.kind]
+        return _STORAGE[_storage_key(self.format)]
 
     @classmethod
     def from_amax(cls, amax: float, fmt: QuantFormat = INT8) -> QuantParams:
@@ -100,7 +119,7 @@ class QuantParams:
         return cls(scale=np.asarray(float(amax) / value_bounds(fmt)[1], np.float32), format=fmt)
 
 
-def quantize_array(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.integer]:
+def quantize_array(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[Any]:
     """Quantizes `x`: ``saturate(round_half_even(x / scale) + zero_point)``.
 
     Args:
@@ -114,43 +133,55 @@ def quantize_array(x: npt.NDArray[np.floating], params: QuantParams) -> npt.NDAr
         >>> quantize_array(np.array([-2.0, 0.1, 0.5], np.float32), QuantParams.from_amax(1.27)).tolist()
         [-128, 10, 50]
     """
-    scale = _broadcast(params, x.ndim)
     # In place and in float32, which holds every quantized value: a large weight is copied once, not four times.
-    values = np.asarray(x, np.float32) / scale
-    values = np.asarray(np.rint(values, out=values if values.ndim else None))
-    values += np.float32(params.zero_point)
-    return np.asarray(np.clip(values, *value_bounds(params.format)), params.dtype)
+    values = np.asarray(np.asarray(x, np.float32) / _broadcast(params, x.shape))
+    if params.format.kind != "float":
+        np.rint(values, out=values)
+        values += np.float32(params.zero_point)
+    np.clip(values, *value_bounds(params.format), out=values)
+    return values.astype(params.dtype)
 
 
-def dequantize_array(q: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
+def dequantize_array(q: npt.NDArray[Any], params: QuantParams) -> npt.NDArray[np.float32]:
     """Inverse of `quantize_array` up to rounding: ``(q - zero_point) * scale``, float32, shape of `q`."""
-    scale, zero_point = _broadcast(params, q.ndim), params.zero_point
-    return np.asarray((q.astype(np.int32) - np.int32(zero_point)) * scale, np.float32)
+    scale = _broadcast(params, q.shape)
+    if params.format.kind == "float":
+        return np.asarray(q.astype(np.float32) * scale, np.float32)
+    return np.asarray((q.astype(np.int32) - np.int32(params.zero_point)) * scale, np.float32)
 
 
-def fake_quantize(x: Array, scale: float | npt.NDArray[np.float32]) -> Array:
-    """What is left of `x` behind symmetric INT8 Q/DQ, in the type of `x`.
+def fake_quantize(x: Array, scale: float | npt.NDArray[np.float32], fmt: QuantFormat = INT8) -> Array:
+    """What is left of `x` behind symmetric Q/DQ, in the type of `x`.
 
     Args:
         x: float array of any shape.
         scale: one for all, or an array that broadcasts against `x`.
+        fmt: of the quantized values; only its kind and bits count.
 
     Example:
         >>> fake_quantize(np.array([-2.0, 0.104], np.float32), 0.01).tolist()
         [-1.2799999713897705, 0.09999999403953552]
     """
-    low, high = value_bounds(INT8)
     if isinstance(scale, np.ndarray):
-        return np.asarray(np.clip(np.rint(x.astype(np.float32) / scale), low, high) * scale, x.dtype)
+        values = np.asarray(np.asarray(x, np.float32) / scale)
+        return np.asarray(_round_and_clip(values, fmt) * scale, x.dtype)
     result = np.empty(x.shape, x.dtype)
     flat, out = np.ascontiguousarray(x).reshape(-1), result.reshape(-1)
     step = np.float32(scale)
     for start in range(0, flat.size, _CHUNK):
-        values = flat[start : start + _CHUNK].astype(np.float32) / step
-        np.rint(values, out=values)
-        np.clip(values, low, high, out=values)
+        values = _round_and_clip(flat[start : start + _CHUNK].astype(np.float32) / step, fmt)
         np.multiply(values, step, out=out[start : start + _CHUNK], casting="same_kind")
     return result
+
+
+def _round_and_clip(values: npt.NDArray[np.float32], fmt: QuantFormat) -> npt.NDArray[np.float32]:
+    """The quantized values of a symmetric format, as float32; changes `values`."""
+    if fmt.kind != "float":
+        np.rint(values, out=values)
+    np.clip(values, *value_bounds(fmt), out=values)
+    if fmt.kind == "float":
+        values[...] = values.astype(_STORAGE[_storage_key(fmt)])
+    return values
 
 
 def weight_params(weight: npt.NDArray[np.floating], axis: int | None, fmt: QuantFormat | None = None) -> QuantParams:
@@ -161,28 +192,40 @@ def weight_params(weight: npt.NDArray[np.floating], axis: int | None, fmt: Quant
 
     Args:
         weight: float array.
-        axis: output-channel axis; None for one scale.
+        axis: output-channel axis, or that of the blocks; None for one scale.
         fmt: default: `weight_format(axis)`, 8 bits.
 
     Returns:
-        Parameters with `scale` of shape [weight.shape[axis]] or [].
+        Parameters with `scale` of shape [weight.shape[axis]] or [], or of a value for each block.
     """
     fmt = fmt or weight_format(axis)
     largest = np.float32(value_bounds(fmt)[1])
     magnitude = np.abs(np.asarray(weight, np.float32))
-    others = None if axis is None else tuple(i for i in range(magnitude.ndim) if i != axis)
-    scale = np.asarray(magnitude.max(axis=others, initial=np.float32(0)) / largest, np.float32)
+    if fmt.block is not None and axis is not None:
+        starts = np.arange(0, magnitude.shape[axis], fmt.block)
+        scale = np.asarray(np.maximum.reduceat(magnitude, starts, axis=axis) / largest, np.float32)
+    else:
+        others = None if axis is None else tuple(i for i in range(magnitude.ndim) if i != axis)
+        scale = np.asarray(magnitude.max(axis=others, initial=np.float32(0)) / largest, np.float32)
     used = scale > SMALLEST_SCALE
     fill = np.float32(scale[used].mean()) if used.any() else np.float32(1)
     return QuantParams(scale=np.where(used, scale, fill), axis=axis, format=fmt)
 
 
-def _broadcast(params: QuantParams, ndim: int) -> npt.NDArray[np.float32]:
+def _storage_key(fmt: QuantFormat) -> tuple[str, int]:
+    return fmt.kind, 4 if fmt.bits <= 4 else 8
+
+
+def _broadcast(params: QuantParams, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The scales, as they broadcast against an array of `shape`."""
     if params.axis is None:
         return params.scale
-    shape = [1] * ndim
-    shape[params.axis] = -1
-    return params.scale.reshape(shape)
+    if params.format.block is not None:
+        width = shape[params.axis]
+        return np.repeat(params.scale, params.format.block, axis=params.axis).take(range(width), axis=params.axis)
+    ones = [1] * len(shape)
+    ones[params.axis] = -1
+    return params.scale.reshape(ones)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,25 @@
+import itertools
+
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from quantkit.errors import CalibrationError
-from quantkit.numerics import QuantParams, dequantize_array, quantize_array, value_bounds, weight_params
-from quantkit.types import INT8, UINT8, QdqEdge, QuantFormat, weight_format
+from quantkit.numerics import (
+    QuantParams,
+    dequantize_array,
+    fake_quantize,
+    quantize_array,
+    value_bounds,
+    weight_params,
+)
+from quantkit.types import FP8, INT8, UINT8, QdqEdge, QuantFormat, block_format, weight_format
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 
@@ -100,8 +111,110 @@ def test_a_narrow_range_clips_symmetrically():
         lambda: QuantParams(np.float32(1), format=QuantFormat("int", 16)),
         lambda: QuantParams(np.ones(3, np.float32), axis=0, format=INT8),
         lambda: QuantParams(np.float32(1), zero_point=-1, format=UINT8),
+        lambda: QuantParams(np.float32(1), zero_point=1, format=FP8),
+        lambda: QuantFormat("float", 16),
+        lambda: QuantFormat("float", 8, narrow_range=True),
+        lambda: QuantFormat("int", 4, "block", 0),
+        lambda: QuantParams(np.ones(3, np.float32), format=block_format(2)),
     ],
 )
 def test_contradictory_formats_are_refused(make):
     with pytest.raises(CalibrationError):
         make()
+
+
+def fp8_values() -> np.ndarray:
+    """All 254 numbers of E4M3, from its definition: sign, 4 bits of exponent with bias 7, 3 of mantissa."""
+    found = []
+    for sign, exponent, mantissa in itertools.product((1, -1), range(16), range(8)):
+        if (exponent, mantissa) != (15, 7):  # NaN
+            found.append(sign * (mantissa / 8 * 2**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)))
+    return np.array(found, np.float32)
+
+
+def test_every_fp8_value_is_kept():
+    values = fp8_values()
+    codes = quantize_array(values, QuantParams(np.float32(1), format=FP8))
+    assert len(set(codes.view(np.uint8).tolist())) == 254
+    np.testing.assert_array_equal(dequantize_array(codes, QuantParams(np.float32(1), format=FP8)), values)
+    assert np.abs(values).max() == value_bounds(FP8)[1] == 448
+
+
+def test_fp8_rounds_to_the_nearest_value_and_ties_to_even():
+    values = np.unique(fp8_values())
+    middles = (values[1:] + values[:-1]) / 2
+    even = [
+        a if a.view(np.uint8) % 2 == 0 else b for a, b in itertools.pairwise(values.astype(ml_dtypes.float8_e4m3fn))
+    ]
+    params = QuantParams(np.float32(1), format=FP8)
+    np.testing.assert_array_equal(quantize_array(middles, params), np.array(even))
+    for move, neighbors in ((np.inf, values[1:]), (-np.inf, values[:-1])):
+        beside = np.nextafter(middles, np.float32(move))
+        np.testing.assert_array_equal(dequantize_array(quantize_array(beside, params), params), neighbors)
+
+
+def test_fp8_saturates_and_keeps_nan():
+    x = np.array([448, 463.9, 464, 1e30, np.inf, -np.inf, np.nan, -0.0], np.float32)
+    got = dequantize_array(
+        quantize_array(x, QuantParams(np.float32(1), format=FP8)), QuantParams(np.float32(1), format=FP8)
+    )
+    np.testing.assert_array_equal(got, [448, 448, 448, 448, 448, -448, np.nan, 0])
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)), st.floats(2**-10, 100, width=32))
+def test_fp8_is_onnx_quantize_linear(x, scale):
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("Cast", ["q"], ["y"], to=1)]
+    types = {"x": TensorProto.FLOAT, "s": TensorProto.FLOAT, "z": TensorProto.FLOAT8E4M3FN}
+    inputs = [helper.make_tensor_value_info(name, dtype, None) for name, dtype in types.items()]
+    graph = helper.make_graph(nodes, "q", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    feeds = {"x": x, "s": np.float32(scale), "z": np.zeros((), ml_dtypes.float8_e4m3fn)}
+    with np.errstate(all="ignore"):
+        got = quantize_array(x, QuantParams(np.float32(scale), format=FP8)).astype(np.float32)
+        (expected,) = ReferenceEvaluator(model).run(None, feeds)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("fmt", [INT8, FP8], ids=["int8", "fp8"])
+@given(hnp.arrays(np.float32, st.integers(1, 50), elements=FLOATS), st.floats(2**-10, 100, width=32))
+def test_fake_quantize_is_quantize_and_dequantize(fmt, x, scale):
+    params = QuantParams(np.float32(scale), format=fmt)
+    expected = dequantize_array(quantize_array(x, params), params)
+    np.testing.assert_array_equal(fake_quantize(x, scale, fmt), expected)
+    np.testing.assert_array_equal(fake_quantize(x, np.full(x.shape, scale, np.float32), fmt), expected)
+
+
+def test_every_pair_of_int4_is_packed_with_the_first_in_the_low_bits():
+    pairs = np.array(list(itertools.product(range(-8, 8), repeat=2)), np.float32)
+    codes = quantize_array(pairs, QuantParams(np.ones((256, 1), np.float32), axis=1, format=block_format(2)))
+    tensor = ir.serde.serialize_tensor(ir.tensor(codes, name="w"))
+    assert (tensor.data_type, tensor.dims) == (TensorProto.INT4, [256, 2])
+    assert list(tensor.raw_data) == [(int(a) & 15) | (int(b) & 15) << 4 for a, b in pairs]
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.float32), pairs)
+
+
+@given(hnp.arrays(np.int8, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(-8, 7)))
+def test_packed_int4_comes_back(values):
+    """An odd number of them too: half a byte is left over."""
+    tensor = ir.serde.serialize_tensor(ir.tensor(values.astype(ml_dtypes.int4), name="w"))
+    assert len(tensor.raw_data) == (values.size + 1) // 2
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), values)
+
+
+def test_int4_saturates():
+    params = QuantParams(np.full((1, 1), 0.5, np.float32), axis=1, format=block_format(4))
+    codes = quantize_array(np.array([[-1e9, -4.2, 3.4, np.inf]], np.float32), params)
+    assert codes.astype(int).tolist() == [[-8, -8, 7, 7]]
+    assert dequantize_array(codes, params).tolist() == [[-4, -4, 3.5, 3.5]]
+
+
+@given(MATRICES, st.sampled_from([0, 1]), st.integers(1, 8))
+def test_each_block_has_a_scale_of_its_own(weight, axis, block):
+    params = weight_params(weight, axis, block_format(block))
+    moved = np.moveaxis(weight, axis, 0)
+    for i, scale in enumerate(np.moveaxis(params.scale, axis, 0)):
+        largest = np.abs(moved[i * block : (i + 1) * block]).max(axis=0)
+        np.testing.assert_array_equal(scale[largest > 1e-20], (largest / np.float32(7))[largest > 1e-20])
+    error = np.abs(dequantize_array(quantize_array(weight, params), params) - weight)
+    steps = np.repeat(params.scale, block, axis=axis).take(range(weight.shape[axis]), axis=axis)
+    assert (error <= steps * 0.5 * (1 + 1e-5)).all()

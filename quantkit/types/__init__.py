@@ -42,6 +42,7 @@ from quantkit.types.evaluation import (
 )
 from quantkit.types.gate_check import GateCheck
 from quantkit.types.quantization import (
+    FP8,
     INT8,
     OLDEST_QDQ_OPSET,
     UINT8,
@@ -49,6 +50,7 @@ from quantkit.types.quantization import (
     QdqPlan,
     QuantFormat,
     QuantizedModel,
+    block_format,
     weight_format,
 )
 from quantkit.types.refinement import Refinement, RoundedWeight
@@ -56,6 +58,7 @@ from quantkit.types.running import QueryTimes, Runner, SharedModel, TimedRunner
 from quantkit.types.sensitivity import RankedUnit, SensitivityRanking
 
 __all__ = [
+    "FP8",
     "INT8",
     "OLDEST_QDQ_OPSET",
     "TOP1",
@@ -100,5 +103,6 @@ __all__ = [
     "TensorSpec",
     "TensorStatistics",
     "TimedRunner",
+    "block_format",
     "weight_format",
 ]

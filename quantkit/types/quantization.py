@@ -21,8 +21,8 @@ class QuantFormat:
     says which edge has which.
 
     Attributes:
-        kind: "int" (signed) or "uint" (unsigned) integers.
-        bits: significant bits; values of fewer than 8 bits are stored in 8.
+        kind: "int" (signed) or "uint" (unsigned) integers, or "float": E4M3 of 8 bits (FP8), without infinity.
+        bits: significant bits; integers of 5 to 7 bits are stored in 8, those of at most 4 bits in 4.
         granularity: "tensor" (one scale), "channel" (one scale for each slice of an axis) or "block".
         block: number of elements along the axis that share a scale; None unless the granularity is "block".
         narrow_range: leaves out the lowest value, so that the range is symmetric: -127 to 127 of 8 bits.
@@ -35,32 +35,61 @@ class QuantFormat:
         'channel'
     """
 
-    kind: Literal["int", "uint"]
+    kind: Literal["int", "uint", "float"]
     bits: int
     granularity: Literal["tensor", "channel", "block"] = "tensor"
     block: int | None = None
     narrow_range: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or (self.block is None) != (self.granularity != "block"):
+        is_blocked = self.block is not None and self.block >= 1
+        is_e4m3 = self.bits == 8 and not self.narrow_range
+        if (
+            self.bits < 1
+            or (self.kind == "float" and not is_e4m3)
+            or is_blocked != (self.granularity == "block")
+            or is_blocked != (self.block is not None)
+        ):
             raise CalibrationError(f"inconsistent quantized format: {self}")
+
+    @property
+    def name(self) -> str:
+        """As users write it.
+
+        >>> INT8.name, FP8.name, block_format(128).name
+        ('int8', 'fp8', 'int4')
+        """
+        return f"{'fp' if self.kind == 'float' else self.kind}{self.bits}"
 
 
 INT8 = QuantFormat("int", 8)
 """Symmetric activations with one scale, as TensorRT takes them."""
 
+FP8 = QuantFormat("float", 8)
+"""E4M3: 4 bits of exponent, 3 of mantissa, up to 448; for activations, with one scale, as TensorRT takes them."""
+
 UINT8 = QuantFormat("uint", 8)
 """Asymmetric activations with one scale, as the x86 kernels of ONNX Runtime take them."""
 
 
-def weight_format(axis: int | None, *, bits: int = 8) -> QuantFormat:
-    """Format of a constant weight: symmetric signed integers, per-channel along `axis`, or with one scale (None).
+def weight_format(axis: int | None, *, bits: int = 8, kind: Literal["int", "float"] = "int") -> QuantFormat:
+    """Format of a constant weight: symmetric, per-channel along `axis`, or with one scale (None).
 
     Example:
         >>> weight_format(0, bits=7)
         QuantFormat(kind='int', bits=7, granularity='channel', block=None, narrow_range=True)
     """
-    return QuantFormat("int", bits, "tensor" if axis is None else "channel", narrow_range=True)
+    return QuantFormat(kind, bits, "tensor" if axis is None else "channel", narrow_range=kind == "int")
+
+
+def block_format(block: int) -> QuantFormat:
+    """Format of a constant weight that alone is quantized: INT4, from -8 to 7, with a scale for each `block` values.
+
+    Example:
+        >>> block_format(128).granularity
+        'block'
+    """
+    return QuantFormat("int", 4, "block", block)
 
 
 @dataclass(frozen=True, order=True)
