@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import CalibrationError
+from quantkit.graph.passes.input_channels import WeightRows
 
 __all__ = ["equalizing_scales", "rounding_error"]
 
@@ -51,7 +52,7 @@ def equalizing_scales(
 
 
 def rounding_error(
-    rows: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]],
+    rows: Sequence[WeightRows],
     variance: npt.NDArray[np.float64],
     factors: npt.NDArray[np.floating],
     amax: float,
@@ -61,7 +62,7 @@ def rounding_error(
     An activation that is rounded in steps of d has an error of d^2 / 12 (Widrow, 1956), and so have weights.
 
     Args:
-        rows: magnitudes [R, K] of the weights of each reader, and the channel that each is of.
+        rows: the weights of each reader.
         variance: of each channel of the activation, [C]: the bias takes up what is constant.
         factors: that the channels are multiplied by, and their weights divided by: [C].
         amax: range of the activation behind them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,15 +35,16 @@ from quantkit.refinement.range_choice import (
 from quantkit.refinement.rounding import round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.transforms import (
+    EqualizationGain,
     Transform,
     choose_transforms,
-    equalize_products,
-    equalize_where_best,
+    equalize,
     find_sites,
+    transforms_of,
     with_transforms,
 )
-from quantkit.refinement.trials import Trials, kept_tensors
-from quantkit.types import Array, Refinement, TensorRange, TensorStatistics
+from quantkit.refinement.trials import Trials, kept_tensors, pieces_behind
+from quantkit.types import Refinement, TensorRange, TensorStatistics
 from quantkit.types.options import CalibrationOptions
 
 __all__ = ["RefinedCalibration", "refine_calibration"]
@@ -152,7 +154,6 @@ class _Refining:
         self.ranges = dict(ranges)
         self.floats: dict[str, str] = {}
         self.refinement = Refinement()
-        self.transforms: Mapping[str, Transform] = {}
         self.graph = model.prepared()
         plan = plan_tensorrt(self.graph)
         self.never = {e.tensor: "zero on every sample" for e in plan.activations if e.tensor not in ranges}
@@ -198,17 +199,18 @@ class _Refining:
         fewest, most = _TRIAL_SAMPLES[self.options.effort]
         wanted = round(1.2 * self.num_samples / max(len(self.units), 1))
         pieces = GraphPieces(self.graph)
-        one = self.one_sample()
-        size = sum(
-            np.asarray(one[name]).nbytes for name in kept_tensors(pieces, self.outputs, self.units) if name in one
-        )
+        behind = pieces_behind(pieces, self.units)
+        kept = kept_tensors(behind, self.outputs, self.units)
+        size = sum(nbytes for name, (_, nbytes) in self.tensor_sizes.items() if name in kept)
         samples = self.choosing.first(min(max(wanted, fewest), most)).within(size // self.judging.num_smallest)
-        return Trials(pieces, self.outputs, self.units, samples.batches, name=self.model.name)
+        return Trials(pieces, behind, self.outputs, self.units, samples.batches, name=self.model.name)
 
-    def one_sample(self) -> Mapping[str, Array]:
-        """Every tensor of the float model, for one sample, or for the batch that the model takes."""
+    @functools.cached_property
+    def tensor_sizes(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Shape and bytes of every tensor of the float model, for one sample, or for the batch that the model takes."""
         pieces = GraphPieces(self.graph)
-        return next(observe(pieces, pieces.producers, [self.judging.smallest]))
+        one = next(observe(pieces, pieces.producers, [self.judging.smallest]))
+        return {name: (np.shape(array), np.asarray(array).nbytes) for name, array in one.items()}
 
     def choose_ranges(
         self, trials: Trials, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]
@@ -244,26 +246,25 @@ class _Refining:
         sites = find_sites(self.graph, self.plan, self.choosing)
         transforms, left = choose_transforms(trials, sites, choices)
         self._keep_if_better(transforms, with_weights=False)
-        choices = {name: left[name] if name in self.transforms else choice for name, choice in choices.items()}
+        kept = transforms_of(self.refinement)
+        choices = {name: left[name] if name in kept else choice for name, choice in choices.items()}
         # The weights take part of the difficulty: they have to be judged too.
-        free, share = self.transforms, self._weight_share
-        for alpha in _ALPHAS:
-            found = equalize_where_best(self.graph, sites, free, choices, alpha=alpha, weight_share=share)
+        gain = EqualizationGain(choices, self._weight_share)
+        for found in equalize(self.graph, sites, kept, _ALPHAS, gain=gain):
             self._keep_if_better(found, with_weights=True)
-        others = {name: t for name, t in self.transforms.items() if sites.scalable[name].axis != -1}
+        others = {n: t for n, t in transforms_of(self.refinement).items() if sites.scalable[n].axis != -1}
         others |= {name: t for name, t in transforms.items() if sites.scalable[name].axis == -1}
-        for alpha in _ALPHAS:
-            self._keep_if_better(equalize_products(self.graph, sites, others, alpha=alpha), with_weights=True)
+        for found in equalize(self.graph, sites, others, _ALPHAS):
+            self._keep_if_better(found, with_weights=True)
         return choices
 
     def _keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
-        if _are_same(transforms, self.transforms):
+        if _are_same(transforms, transforms_of(self.refinement)):
             return
         refinement = with_transforms(self.refinement, transforms)
         before, after = (self._expected_damage(with_weights, **changes) for changes in ({}, {"refinement": refinement}))
         if after < _CLEARLY * before:
             self.adopt(refinement=refinement)
-            self.transforms = transforms
             text = f"channels of {len(transforms)} activations are shifted or scaled: {self._change(before, after)}"
             self.notify(Notice("info", "ranges", text))
 
@@ -282,7 +283,7 @@ class _Refining:
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
         """Finds tensors whose readers stay in float."""
-        shapes = {name: np.shape(array) for name, array in self.one_sample().items()}
+        shapes = {name: shape for name, (shape, _) in self.tensor_sizes.items()}
 
         def measure(units: tuple[str, ...]) -> float:
             if not units:

@@ -6,7 +6,7 @@ back exactly: `quantkit.graph.passes.shift` and `quantkit.graph.passes.channel_s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.graph.passes.channel_scale import is_foldable, scalable_tensors
-from quantkit.graph.passes.input_channels import ChannelSite, weight_amax, weight_rows
+from quantkit.graph.passes.input_channels import ChannelSite, WeightRows, main_graph_values, weight_amax, weight_rows
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from quantkit.refinement.samples import SampleBatches
 
 __all__ = [
+    "EqualizationGain",
     "Transform",
     "TransformSites",
     "choose_transforms",
-    "equalize_products",
-    "equalize_where_best",
+    "equalize",
     "find_sites",
+    "transforms_of",
     "with_transforms",
 ]
 
@@ -52,6 +53,7 @@ _POINTWISE = (
 """Operators whose kernels take one more factor along."""
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -138,70 +140,68 @@ def choose_transforms(
     return found, left
 
 
-def equalize_products(
-    graph: ir.Model, sites: TransformSites, transforms: Mapping[str, Transform], *, alpha: float
-) -> dict[str, Transform]:
-    """The transforms, with scales at the inputs of matrix products that take part of the difficulty into the weights.
-
-    Args:
-        graph: the float model, prepared.
-        sites: of it.
-        transforms: chosen already.
-        alpha: how much of the difficulty the weights take, 0 to 1 (SmoothQuant).
-    """
-    found = dict(transforms)
-    for name, site in sites.scalable.items():
-        if site.is_depthwise or site.axis != -1 or (name in found and found[name].factors is not None):
-            continue
-        plain = found.get(name) or Transform(None, None, 0.0)
-        scaled = _scaled(graph, site, sites.values[name], plain, alpha)
-        if scaled is not None:
-            found[name] = scaled
-    return found
-
-
-def equalize_where_best(
+def equalize(
     graph: ir.Model,
     sites: TransformSites,
     transforms: Mapping[str, Transform],
-    choices: Mapping[str, RangeChoice],
+    alphas: Sequence[float],
     *,
-    alpha: float,
-    weight_share: float,
-) -> dict[str, Transform]:
-    """The transforms, with scales that move difficulty into the weights where that leaves less error of the layers.
+    gain: EqualizationGain | None = None,
+) -> list[dict[str, Transform]]:
+    """The transforms, with scales that move difficulty into the weights (SmoothQuant): one set for each share.
 
     Args:
         graph: the float model, prepared.
         sites: of it.
         transforms: chosen already.
-        choices: range of each activation.
-        alpha: how much of the difficulty the weights take, 0 to 1 (SmoothQuant).
-        weight_share: which share of the error of weights that are rounded to nearest will be left.
+        alphas: how much of the difficulty the weights take, 0 to 1.
+        gain: scale where that takes no kernel and leaves less error of the layers; without it, at the inputs of all
+            matrix products.
     """
-    found = dict(transforms)
+    found = [dict(transforms) for _ in alphas]
     for name, site in sites.scalable.items():
-        known = transforms.get(name)
-        is_free = site.is_depthwise or (known is not None and known.factors is not None)
-        if name in choices and not is_free and _is_cheap(graph, site):
-            plain = known or Transform(None, None, choices[name].amax)
-            scaled = _scaled(graph, site, sites.values[name], plain, alpha)
-            if scaled is not None:
-                rows, variance = weight_rows(graph, site), sites.values[name].variance
-                before, after = (rounding_error(rows, variance, _factors(site, t), t.amax) for t in (plain, scaled))
-                if after[0] + weight_share * after[1] < _WORTH * (before[0] + weight_share * before[1]):
-                    found[name] = scaled
+        plain, values = transforms.get(name) or Transform(None, None, 0.0), sites.values[name]
+        if site.is_depthwise or plain.factors is not None:
+            continue
+        if gain is None:
+            if site.axis != -1:
+                continue
+        elif name not in gain.choices or not _is_cheap(graph, site):
+            continue
+        elif name not in transforms:
+            plain = replace(plain, amax=gain.choices[name].amax)
+        reach = _reach(values.low, values.high, plain.offset)
+        if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
+            continue
+        rows = weight_rows(graph, site)
+        largest = weight_amax(rows, site.channels)
+        for alpha, result in zip(alphas, found, strict=True):
+            factors = equalizing_scales(reach, largest, alpha=alpha)
+            scaled = Transform(plain.offset, factors, _largest(factors * reach))
+            if gain is None or gain.holds(site, rows, values.variance, (plain, scaled)):
+                result[name] = scaled
     return found
 
 
-def _scaled(
-    graph: ir.Model, site: ChannelSite, values: ChannelValues, plain: Transform, alpha: float
-) -> Transform | None:
-    reach = _reach(values.low, values.high, plain.offset)
-    if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
-        return None
-    factors = equalizing_scales(reach, weight_amax(graph, site), alpha=alpha)
-    return Transform(plain.offset, factors, _largest(factors * reach))
+@dataclass(frozen=True)
+class EqualizationGain:
+    """Whether scales leave less error of the layers, in expectation.
+
+    Attributes:
+        choices: range of each activation.
+        weight_share: which share of the error of weights that are rounded to nearest will be left.
+    """
+
+    choices: Mapping[str, RangeChoice]
+    weight_share: float
+
+    def holds(
+        self, site: ChannelSite, rows: Sequence[WeightRows], variance: Doubles, pair: tuple[Transform, Transform]
+    ) -> bool:
+        """Whether the second transform of a pair is better than the first."""
+        errors = (rounding_error(rows, variance, _factors(site, t), t.amax) for t in pair)
+        before, after = (of_activation + self.weight_share * of_weights for of_activation, of_weights in errors)
+        return after < _WORTH * before
 
 
 def _factors(site: ChannelSite, transform: Transform) -> Floats:
@@ -212,7 +212,7 @@ def _is_cheap(graph: ir.Model, site: ChannelSite) -> bool:
     """Whether scaling the activation takes no kernel: it goes into constants, or into what is computed pointwise."""
     if is_foldable(graph, site):
         return True
-    producer = next((node for node in graph.graph for value in node.outputs if value.name == site.tensor), None)
+    producer = main_graph_values(graph)[site.tensor].producer()
     return producer is not None and is_standard(producer, *_POINTWISE)
 
 
@@ -224,6 +224,12 @@ def with_transforms(refinement: Refinement, transforms: Mapping[str, Transform])
         channel_scales={name: t.factors for name, t in transforms.items() if t.factors is not None},
         amax={name: t.amax for name, t in transforms.items()},
     )
+
+
+def transforms_of(refinement: Refinement) -> dict[str, Transform]:
+    """The transforms of a refinement: the inverse of `with_transforms`."""
+    shifts, scales = refinement.shifts, refinement.channel_scales
+    return {name: Transform(shifts.get(name), scales.get(name), amax) for name, amax in refinement.amax.items()}
 
 
 def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shiftable: bool) -> Iterator[Transform]:

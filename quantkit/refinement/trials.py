@@ -16,7 +16,7 @@ from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import observe
 from quantkit.types import Array, QdqEdge
 
-__all__ = ["Trial", "Trials", "kept_tensors"]
+__all__ = ["Trial", "Trials", "kept_tensors", "pieces_behind"]
 
 
 class Trials:
@@ -24,6 +24,7 @@ class Trials:
 
     Args:
         pieces: of the prepared float model.
+        behind: what lies behind each unit: `pieces_behind`.
         outputs: what the damage is measured on.
         units: quantized edges that are tried together, by the name of the unit: the readers of one tensor, or of a
             group of tensors that share a scale.
@@ -34,6 +35,7 @@ class Trials:
     def __init__(
         self,
         pieces: GraphPieces,
+        behind: Mapping[str, Piece],
         outputs: Sequence[MeasuredOutput],
         units: Mapping[str, Sequence[QdqEdge]],
         batches: Sequence[Mapping[str, Array]],
@@ -42,8 +44,8 @@ class Trials:
     ) -> None:
         self._pieces, self._units, self._name = pieces, units, name
         self.outputs = tuple(output.name for output in outputs)
-        self._behind = _behind(pieces, units)
-        self._values = list(observe(pieces, kept_tensors(pieces, outputs, units), batches))
+        self._behind = behind
+        self._values = list(observe(pieces, kept_tensors(behind, outputs, units), batches))
         self.damage = OutputDamage(outputs, self._values)
 
     @property
@@ -64,15 +66,16 @@ class Trials:
 
 
 def kept_tensors(
-    pieces: GraphPieces, outputs: Iterable[MeasuredOutput], units: Mapping[str, Sequence[QdqEdge]]
+    behind: Mapping[str, Piece], outputs: Iterable[MeasuredOutput], units: Mapping[str, Sequence[QdqEdge]]
 ) -> frozenset[str]:
     """Inner tensors that `Trials` keeps of every sample."""
     tensors = {edge.tensor for edges in units.values() for edge in edges}
-    starts = {name for piece in _behind(pieces, units).values() for name in piece.inputs}
+    starts = {name for piece in behind.values() for name in piece.inputs}
     return frozenset(starts | tensors | {output.name for output in outputs})
 
 
-def _behind(pieces: GraphPieces, units: Mapping[str, Sequence[QdqEdge]]) -> dict[str, Piece]:
+def pieces_behind(pieces: GraphPieces, units: Mapping[str, Sequence[QdqEdge]]) -> dict[str, Piece]:
+    """By unit, what lies behind the nodes that read its tensors."""
     return {unit: pieces.behind(nodes={edge.node for edge in edges}) for unit, edges in units.items()}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.samples import SampleBatches
-from quantkit.refinement.transforms import equalize_products, equalize_where_best, find_sites
+from quantkit.refinement.transforms import EqualizationGain, equalize, find_sites
 
 from ..graph.builder import Builder
 from .nets import images, net
@@ -20,7 +20,7 @@ def test_what_is_zero_on_these_samples_is_not_scaled() -> None:
     graph = subject.model.prepared()
     sites = find_sites(graph, subject.plan, subject.samples)
     assert x in sites.scalable
-    assert equalize_products(graph, sites, {}, alpha=0.5) == {}
+    assert equalize(graph, sites, {}, [0.5, 1.0]) == [{}, {}]
 
 
 def test_readers_of_a_shared_weight_are_left_alone() -> None:
@@ -46,7 +46,7 @@ def test_convolutions_take_difficulty_into_their_weights_where_that_pays(spread:
     graph = subject.model.prepared()
     sites = find_sites(graph, subject.plan, subject.samples)
     choices = {x: RangeChoice(float(sites.values[x].high.max()), "minmax", 1.0, {})}
-    found = equalize_where_best(graph, sites, {}, choices, alpha=1.0, weight_share=0.25)
+    (found,) = equalize(graph, sites, {}, [1.0], gain=EqualizationGain(choices, 0.25))
     assert (x in found) == pays
     if pays:
         assert (found[x].factors * sites.values[x].high) == pytest.approx(np.full(4, found[x].amax), rel=1e-5)

@@ -15,7 +15,7 @@ from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import channel_values, observe
 from quantkit.refinement.quantized_run import run_model, run_quantized
 from quantkit.refinement.range_choice import quantized_units
-from quantkit.refinement.trials import Trials
+from quantkit.refinement.trials import Trials, pieces_behind
 from quantkit.types import Refinement, TensorRange
 
 from .nets import Net, small_net, token_net
@@ -31,7 +31,9 @@ def subject(request: pytest.FixtureRequest) -> Net:
 def trials_of(net: Net) -> Trials:
     graph = net.model.prepared()
     units = quantized_units(net.plan)
-    return Trials(GraphPieces(graph), measured_outputs(graph), units, net.samples.batches, name="net")
+    pieces = GraphPieces(graph)
+    behind = pieces_behind(pieces, units)
+    return Trials(pieces, behind, measured_outputs(graph), units, net.samples.batches, name="net")
 
 
 def whole_damage(net: Net, tensor: str, amax: float) -> float:

@@ -6,6 +6,7 @@ an offset of one channel can therefore be undone exactly in the weights of that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,9 @@ from quantkit.types import QdqEdge, QdqPlan
 
 SCALED = "quantkit.channel_scale"
 """Mark of a tensor that has been scaled: where the factor was folded into constants nothing else shows it."""
+
+WeightRows = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+"""Magnitudes of a reader's weights, a row for each output channel, and which channel each of them is of: [R, K]."""
 
 _SHAPE_OPS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
@@ -141,12 +145,8 @@ def along_channels(node: ir.Node, values: npt.NDArray[np.float64]) -> npt.NDArra
     return values.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
-def weight_rows(model: ir.Model, site: ChannelSite) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
-    """The weights of each quantized reader of `site`, a row for each output channel.
-
-    Returns:
-        For each reader the magnitudes [R, K], and which channel of the activation each of them is of.
-    """
+def weight_rows(model: ir.Model, site: ChannelSite) -> list[WeightRows]:
+    """The weights of each quantized reader of `site`."""
     nodes = {name_of(node): node for node in model.graph}
     found = []
     for node in (nodes[name] for name in site.readers):
@@ -160,15 +160,11 @@ def weight_rows(model: ir.Model, site: ChannelSite) -> list[tuple[npt.NDArray[np
     return found
 
 
-def weight_amax(model: ir.Model, site: ChannelSite) -> npt.NDArray[np.float32]:
-    """The largest magnitude of the weights of each channel of `site`, over all of its readers: [C]."""
-    nodes = {name_of(node): node for node in model.graph}
-    largest = np.zeros(site.channels)
-    for name in site.readers:
-        node = nodes[name]
-        weight = constant_weight(node)
-        index = along_channels(node, np.arange(site.channels, dtype=np.float64)).astype(np.int64)
-        np.maximum.at(largest, np.broadcast_to(index, weight.shape).ravel(), np.abs(weight).ravel())
+def weight_amax(rows: Sequence[WeightRows], num_channels: int) -> npt.NDArray[np.float32]:
+    """The largest magnitude of the weights of each channel, over all `weight_rows` of a site: [C]."""
+    largest = np.zeros(num_channels)
+    for magnitudes, channels in rows:
+        np.maximum.at(largest, channels.ravel(), magnitudes.ravel())
     return largest.astype(np.float32)
 
 
