@@ -42,7 +42,6 @@ def make_classifier(folder: Path) -> None:
 
 
 def make_yolo(folder: Path) -> None:
-    pytest.importorskip("pycocotools")
     detector.make_detector(folder / "yolov8n.onnx")
     model = onnx.load(folder / "yolov8n.onnx")
     for node in model.graph.node:

@@ -33,7 +33,7 @@ def test_each_onnx_runtime_has_an_extra_and_tests_take_one():
     }
     assert extras["cpu"] == ["onnxruntime"]
     assert extras["cuda"] == ["onnxruntime-gpu"]
-    assert f"{DISTRIBUTION}[cpu,detection]" in extras["test"]
+    assert f"{DISTRIBUTION}[cpu]" in extras["test"]
     assert not any("onnxruntime" in line for line in PROJECT["dependencies"])
 
 

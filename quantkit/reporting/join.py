@@ -15,6 +15,7 @@ _PAIRED = ("fixed", "broken", "p_value")
 _SCORING = (
     "labels_fingerprint",
     "detections",
+    "decoder",
     "score_threshold",
     "iou_threshold",
     "max_detections",

@@ -16,7 +16,6 @@ QUICK = ("--latency-s", "0", "--layer-samples", "8")
 
 
 def test_detect_task_reports_map(quantkit, tmp_path):
-    pytest.importorskip("pycocotools")
     model = tmp_path / "net.onnx"
     detector.make_detector(model)
     images, labels = detector.make_images(tmp_path / "data", count=12)
@@ -40,9 +39,34 @@ def test_detect_task_reports_map(quantkit, tmp_path):
     assert "--task detect" not in page or "quantkit evaluate" in page
 
 
+def test_a_decoder_of_the_user_finds_what_the_layout_does(quantkit, tmp_path):
+    model = detector.make_detector(tmp_path / "net.onnx")
+    images, labels = detector.make_images(tmp_path / "data", count=8)
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def rows(outputs, input_size):\n"
+        "    for x, y, w, h, *scores in outputs['output0']:\n"
+        "        scores = np.array(scores)\n"
+        "        boxes = np.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), axis=1)\n"
+        "        yield boxes, scores.max(axis=0), scores.argmax(axis=0)\n"
+    )
+    options = ("--data", images, "--preprocess", "unit", "--resize", "letterbox", "--variants", "fp32", *QUICK)
+    found = {}
+    for reading in (("--detections", "yolov8"), ("--decoder", f"{tmp_path / 'mine.py'}:rows")):
+        done = quantkit("evaluate", model, *options, "--task", "detect", "--labels", labels, *reading, "-o", tmp_path)
+        assert done.code == 0, done.err
+        report = load_report(tmp_path / "report.json")
+        found[reading[0]] = report.baseline.metrics["map"]
+    assert found["--decoder"] == pytest.approx(found["--detections"], abs=0.01)
+    assert re.fullmatch(r"mine\.py:rows \(source [0-9a-f]{12}\)", report.dataset["decoder"])
+    done = quantkit(
+        "evaluate", model, *options, "--task", "detect", "--labels", labels, *reading, "--detections", "ssd"
+    )
+    assert "--detections and --decoder exclude each other" in done.err
+
+
 def test_documented_example_is_reproducible(quantkit, tmp_path, monkeypatch):
     """By its own code and commands; to half a point, since runtimes round in their own ways."""
-    pytest.importorskip("pycocotools")
     text = (
         (Path(__file__).parents[2] / "docs" / "how-to" / "detection.md")
         .read_text(encoding="utf-8")

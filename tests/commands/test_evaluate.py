@@ -170,7 +170,7 @@ def test_no_task_compares_outputs_alone():
     ("options", "words"),
     [
         ({"task": "detect"}, "--task detect needs --labels"),
-        ({"task": "detect", "labels": "x.json"}, "--task detect needs --detections.*yolov8"),
+        ({"task": "detect", "labels": "x.json"}, "--task detect needs --detections or --decoder: .*yolov8"),
         ({"task": "segment"}, "--task segment needs --labels.*masks"),
         ({"task": "custom"}, r"--task custom needs --metric: file\.py:Class"),
         ({"labels": "x.json"}, "--labels has no meaning for --task classify.*detect or --task image or --task segment"),

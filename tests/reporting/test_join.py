@@ -60,7 +60,7 @@ def test_what_cannot_be_compared_is_refused_and_named(change, named):
     assert re.search(named, join_reports(reports, force=True).warnings[0])
 
 
-@pytest.mark.parametrize("fact", ["labels_fingerprint", "detections", "iou_threshold", "ignored_value", "metric"])
+@pytest.mark.parametrize("fact", ["labels_fingerprint", "detections", "decoder", "ignored_value", "metric"])
 def test_scores_of_other_annotations_or_thresholds_are_not_compared(fact):
     first = make_report()
     second = replace(first, dataset={**first.dataset, fact: 0.5})

@@ -54,6 +54,16 @@ class Declared:
     names: Mapping[str, str]
     options: Mapping[str, str]
 
+    @property
+    def suppresses(self) -> bool:
+        """Whether duplicates are still among its boxes."""
+        return self.layout.suppresses
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether raw outputs of two variants can be compared."""
+        return self.layout.is_aligned
+
     def bind(self, outputs: Mapping[str, Array], *, num_samples: int, num_classes: int | None) -> Bound:
         """Finds the layout's tensors among the outputs: by the given names, those of the exporter, or the shapes.
 
@@ -172,7 +182,7 @@ class Declared:
             ]
             if fitting:
                 return f"; their shapes fit {' and '.join(fitting)}"
-        return "; they fit no layout known here"
+        return "; they fit no layout known here: --decoder file.py:function reads any"
 
     def _check_values(self, found: list[Candidates], bound: Bound, frame: Frame) -> None:
         """Refuses what shows, on images that a float model has seen, that another layout was meant."""

@@ -92,7 +92,7 @@ def decode(layout: DetectionLayout, tensors: Mapping[str, Array], frame: Frame) 
             low, high = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
             corners = np.concatenate((low, high), axis=1)
         if "label" in found:
-            yield _given(corners, _floats(found["score"]), frame.labels(found["label"]), frame)
+            yield given_classes(corners, _floats(found["score"]), frame.labels(found["label"]), frame)
             continue
         scores = _probabilities(_floats(found["scores"]), frame)
         if "objectness" in found:
@@ -163,10 +163,11 @@ def _each_class(corners: _Floats, scores: _Floats, threshold: float) -> Candidat
 
 def _best_class(corners: _Floats, scores: _Floats, frame: Frame) -> Candidates:
     best = scores.argmax(axis=1)
-    return _given(corners, scores[np.arange(len(scores)), best], best.astype(np.int64), frame)
+    return given_classes(corners, scores[np.arange(len(scores)), best], best.astype(np.int64), frame)
 
 
-def _given(corners: _Floats, scores: _Floats, classes: npt.NDArray[np.int64], frame: Frame) -> Candidates:
+def given_classes(corners: _Floats, scores: _Floats, classes: npt.NDArray[np.int64], frame: Frame) -> Candidates:
+    """Boxes [M, 4] of one class each, those with a finite score above the threshold."""
     lost = int(np.isnan(scores).sum())
     high = scores > frame.score_threshold
     return _finite(corners[high], scores[high], classes[high], lost)

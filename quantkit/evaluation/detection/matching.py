@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import BackendUnavailableError
 from quantkit.types import Boxes
 
 IOU_THRESHOLDS: npt.NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
@@ -47,11 +46,6 @@ class ImageMatches:
     found_by: npt.NDArray[np.int32]
 
 
-def check_available() -> None:
-    """Raises `BackendUnavailableError` where pycocotools is not installed."""
-    _import()
-
-
 def match_images(truths: Sequence[Boxes], found: Sequence[Boxes]) -> list[ImageMatches]:
     """Matches the detections of each image with its objects, as COCO's evaluation of all areas does.
 
@@ -60,14 +54,13 @@ def match_images(truths: Sequence[Boxes], found: Sequence[Boxes]) -> list[ImageM
     Args:
         truths: annotated boxes of each image, in pixels.
         found: detected boxes of each image, in pixels, with scores.
-
-    Raises:
-        BackendUnavailableError: pycocotools is not installed.
     """
-    coco_type, evaluation_type = _import()
+    from pycocotools.coco import COCO  # local: only detection pays for loading it
+    from pycocotools.cocoeval import COCOeval
+
     per_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluation_type(_coco(coco_type, truths), _coco(coco_type, found), "bbox")
+        evaluation = COCOeval(_coco(COCO, truths), _coco(COCO, found), "bbox")
         params = evaluation.params
         params.imgIds = list(range(len(truths)))
         params.catIds = sorted({int(c) for boxes in (*truths, *found) for c in boxes.classes})
@@ -150,14 +143,3 @@ def _bits(flags: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uint16]:
     weights = (1 << np.arange(len(every), dtype=np.uint16))[:, None]
     result: npt.NDArray[np.uint16] = (every * weights).sum(axis=0).astype(np.uint16)
     return result
-
-
-def _import() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO  # optional: the extra "detection"
-        from pycocotools.cocoeval import COCOeval  # likewise
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "detections are scored by pycocotools, which is not installed: pip install pycocotools"
-        ) from error
-    return COCO, COCOeval

@@ -61,7 +61,7 @@ class Custom(Task):
     """
 
     options = ("postprocess", "metric")
-    required: ClassVar[Mapping[str, str]] = {"metric": "file.py:Class (docs/how-to/tasks.md)"}
+    required: ClassVar[Mapping[str | tuple[str, ...], str]] = {"metric": "file.py:Class (docs/how-to/tasks.md)"}
     has_class_labels = True
     shape_hint = "; set compares_outputs = False if your metric does not need that"
 

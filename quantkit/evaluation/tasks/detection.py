@@ -6,9 +6,9 @@ What the outputs mean is left to `quantkit.evaluation.detection`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,10 @@ from quantkit.evaluation.detection.average_precision import (
 )
 from quantkit.evaluation.detection.declared import Bound, parse_layout
 from quantkit.evaluation.detection.decoding import Candidates, Frame
-from quantkit.evaluation.detection.matching import ImageMatches, check_available, match_images
+from quantkit.evaluation.detection.matching import ImageMatches, match_images
 from quantkit.evaluation.detection.one_image import SHOWN_SCORE, ImageAnswer
 from quantkit.evaluation.detection.suppression import suppress
+from quantkit.evaluation.detection.user_decoder import UserDecoder
 from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.tasks.changes import CHANGED_POINTS
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
@@ -45,6 +46,7 @@ from quantkit.types import (
     Preprocessing,
     Score,
 )
+from quantkit.user_code import load_symbol, short_name, source_hash
 
 MAP = Score(
     "map",
@@ -63,7 +65,8 @@ class Detection(Task):
     Args:
         annotations: of every sample that will come.
         preprocessing: how images become inputs; boxes are carried back to the image through it.
-        layout: what `--detections` takes, see `quantkit.evaluation.detection.parse_layout`.
+        layout: what `--detections` takes, see `quantkit.evaluation.detection.parse_layout`; or a function that reads
+            the outputs, see `quantkit.evaluation.detection.user_decoder.UserDecoder`.
         score_threshold: detections must be above it. mAP wants nearly all of them, so it is low.
         iou_threshold: of non-maximum suppression, where the layout leaves it to the reader: boxes of a class that
             overlap more are one object. 0.7 is Ultralytics'; YOLOv5 and YOLOX are published with 0.6 and 0.65.
@@ -71,15 +74,18 @@ class Detection(Task):
         class_names: of the model by index, where the annotations do not know them.
 
     Raises:
-        BackendUnavailableError: pycocotools is not installed.
         EvaluationError: a layout or a number that makes no sense.
     """
 
     numbers = ("map", "map50", "num_detections", "non_finite")
-    options = ("labels", "detections", "score_threshold", "iou_threshold", "max_detections")
-    required: ClassVar[Mapping[str, str]] = {
+    options = ("labels", "detections", "decoder", "score_threshold", "iou_threshold", "max_detections")
+    required: ClassVar[Mapping[str | tuple[str, ...], str]] = {
         "labels": "COCO's JSON, or a folder of labels or data.yaml in YOLO's format",
-        "detections": "how the outputs are laid out, such as yolov8 (docs/how-to/detection.md)",
+        (
+            "detections",
+            "decoder",
+        ): "how the outputs are laid out, such as yolov8, or file.py:function, which reads them "
+        "(docs/how-to/detection.md)",
     }
 
     def __init__(
@@ -87,7 +93,7 @@ class Detection(Task):
         annotations: BoxAnnotations,
         preprocessing: Preprocessing,
         *,
-        layout: str,
+        layout: str | Callable[..., Any],
         score_threshold: float = 0.001,
         iou_threshold: float = 0.7,
         max_detections: int = 300,
@@ -99,8 +105,7 @@ class Detection(Task):
                 raise EvaluationError(f"{option} {value} must be from 0 to 1")
         if max_detections < 1:
             raise EvaluationError(f"--max-detections {max_detections} must be at least 1")
-        check_available()
-        self._declared = parse_layout(layout)
+        self._declared = parse_layout(layout) if isinstance(layout, str) else UserDecoder(layout)
         self._annotations = annotations
         self._preprocessing = preprocessing
         self._score_threshold = score_threshold
@@ -120,27 +125,37 @@ class Detection(Task):
     @classmethod
     def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
         """Opens the boxes of the images."""
-        if options.labels is None or options.detections is None:
-            raise EvaluationError("--task detect needs --labels and --detections")
+        layout: str | Callable[..., Any] | None = options.detections or options.decoder
+        if options.labels is None or layout is None:
+            raise EvaluationError("--task detect needs --labels, and --detections or --decoder")
+        if options.detections is not None and options.decoder is not None:
+            raise EvaluationError("--detections and --decoder exclude each other: both say what the outputs mean")
         if dataset.preprocessing is None:
             raise EvaluationError("--task detect needs images: boxes are found in their pixels")
-        parse_layout(options.detections)  # before annotations are read, which may take long
-        check_available()
+        # Before annotations are read, which may take long.
+        if options.detections is not None:
+            parse_layout(options.detections)
+            meaning = {"detections": options.detections}
+        elif isinstance(options.decoder, str):
+            layout = load_symbol(options.decoder)
+            meaning = {"decoder": f"{short_name(options.decoder)} (source {source_hash(options.decoder)[:12]})"}
+        else:
+            meaning = {"decoder": str(getattr(options.decoder, "__name__", options.decoder))}
         annotations = open_boxes(Path(options.labels), dataset, data=Path(data), classes=classes)
         given = options.given("score_threshold", "iou_threshold", "max_detections")
         facts = {
             "labels": Path(options.labels).name,
             "labels_fingerprint": annotations.fingerprint,
-            "detections": options.detections,
+            **meaning,
             **given,
         }
-        task = cls(annotations, dataset.preprocessing, layout=options.detections, **given)
+        task = cls(annotations, dataset.preprocessing, layout=layout, **given)
         return OpenTask(task, annotations.classes, facts)
 
     @property
     def metric_scopes(self) -> tuple[Scope, ...]:
         """Floating outputs, where a row means the same in every variant; else none."""
-        return ("floats",) if self._declared.layout.is_aligned else ()
+        return ("floats",) if self._declared.is_aligned else ()
 
     @property
     def score(self) -> Score | None:
@@ -296,7 +311,7 @@ class Detection(Task):
 
     def _finish(self, found: Candidates, size: tuple[int, int]) -> Boxes:
         """Candidates without duplicates, the best ones, in pixels of the image of (height, width)."""
-        if self._declared.layout.suppresses:
+        if self._declared.suppresses:
             rows = suppress(
                 found.corners,
                 found.scores,

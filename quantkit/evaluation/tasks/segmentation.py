@@ -71,7 +71,9 @@ class Segmentation(Task):
 
     numbers = ("miou", "pixel_accuracy", "agreement")
     options = ("labels", "ignored", "mask_map", "binary")
-    required: ClassVar[Mapping[str, str]] = {"labels": "a folder of PNG masks with the names of the images"}
+    required: ClassVar[Mapping[str | tuple[str, ...], str]] = {
+        "labels": "a folder of PNG masks with the names of the images"
+    }
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class TaskOptions:
         labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format), of "segment" (a folder of PNGs) and
             of "image" (a folder of target images).
         detections: how the outputs of a detector are laid out, such as "yolov8" (docs/how-to/detection.md).
+        decoder: of "detect", where they are laid out otherwise: a function, or "file.py:function", that reads them.
         score_threshold: of "detect": minimum confidence score.
         iou_threshold: of "detect", where non-maximum suppression is not in the graph.
         max_detections: of "detect": maximum number of detections per image.
@@ -57,6 +58,13 @@ class TaskOptions:
         group=_GROUP,
         registry="quantkit.evaluation.detection.layouts:LAYOUTS",
         is_open=True,
+    )
+    decoder: str | Callable[..., Any] | None = option(
+        None,
+        "detect: file.py:function that turns outputs into boxes, where no layout fits.",
+        group=_GROUP,
+        form=TEXT,
+        unit="symbol",
     )
     score_threshold: float | None = option(None, "detect: minimum confidence score.", group=_GROUP)
     iou_threshold: float | None = option(None, "detect: IoU threshold for NMS.", group=_GROUP)
@@ -94,9 +102,10 @@ class TaskOptions:
         for own in task.own_options:
             if not own.is_valid(self.own(own.name)):
                 raise EvaluationError(f"{own.flag} {self.own(own.name)} must be {own.expected}")
-        for name, what in task.required.items():
-            if getattr(self, name) is None:
-                raise EvaluationError(f"--task {self.task} needs {_flag(name)}: {what}")
+        for names, what in task.required.items():
+            alternatives = (names,) if isinstance(names, str) else names
+            if all(getattr(self, name) is None for name in alternatives):
+                raise EvaluationError(f"--task {self.task} needs {' or '.join(map(_flag, alternatives))}: {what}")
 
     def own(self, name: str) -> Any:
         """The value of an option that the task has of its own."""
@@ -119,7 +128,7 @@ class Task:
         numbers: what `compute` calls them, ends of intervals aside; a user's own metric cannot have these names.
         options: fields of `TaskOptions` that it takes.
         own_options: those that it has and no other task.
-        required: those that must be given, and what they are.
+        required: those that must be given, or one of several of which must, and what they are.
         has_class_labels: whether the data's own labels (folders, lists) mean something: a detector's folders are not
             classes.
         shape_hint: what to do about outputs that have another shape in another variant, to end a message.
@@ -128,7 +137,7 @@ class Task:
     numbers: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
     own_options: ClassVar[tuple[OwnOption, ...]] = ()
-    required: ClassVar[Mapping[str, str]] = {}
+    required: ClassVar[Mapping[str | tuple[str, ...], str]] = {}
     has_class_labels: ClassVar[bool] = False
     shape_hint: ClassVar[str] = "; export both with one input size, one number of classes and one layout of the outputs"
 

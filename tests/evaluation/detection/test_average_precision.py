@@ -2,21 +2,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.errors import BackendUnavailableError
 from quantkit.evaluation.bootstrap import draw_weights
 from quantkit.evaluation.detection import WeightedPrecision, match_images
 from quantkit.evaluation.detection.average_precision import difference_intervals, mean_of, plan_draws
-from quantkit.evaluation.detection.matching import IOU_THRESHOLDS, check_available
+from quantkit.evaluation.detection.matching import IOU_THRESHOLDS
 from quantkit.types import Boxes
-
-pytest.importorskip("pycocotools")
 
 NUM_CLASSES = 4
 
@@ -228,11 +224,3 @@ def test_large_data_gets_fewer_draws():
 def test_nothing_is_printed(capfd):
     match_images(*make_scene(0))
     assert capfd.readouterr() == ("", "")
-
-
-def test_missing_pycocotools_names_the_pip_command(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("pycocotools")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(BackendUnavailableError, match="pip install pycocotools"):
-        check_available()

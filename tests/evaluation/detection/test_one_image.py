@@ -10,8 +10,6 @@ from quantkit.evaluation.detection.matching import ImageMatches, match_images
 from quantkit.evaluation.detection.one_image import ImageAnswer, image_precision
 from quantkit.types import Boxes
 
-pytest.importorskip("pycocotools")
-
 
 def boxes(corners, *, scores=None, classes=None, crowds=None):
     corners = np.array(corners, np.float64).reshape(-1, 4)

@@ -348,7 +348,6 @@ def test_reserved_class_name_is_refused_as_score():
 
 def test_every_number_of_the_tasks_and_metrics_is_reserved(tmp_path):
     """By running them: a metric that is added must declare its numbers."""
-    pytest.importorskip("pycocotools")
     from .test_detection import RIGHT
     from .test_detection import run as detect
     from .test_segmentation import FP32, INT8, TRUTH, Masks, one_hot

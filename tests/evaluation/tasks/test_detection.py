@@ -20,8 +20,6 @@ from tests.detector import CLASSES, make_detector, make_images
 from tests.evaluation.detection.encoding import ENCODERS, SIDE
 from tests.geometry import input_from_image
 
-pytest.importorskip("pycocotools")
-
 LETTERBOX = Preprocessing((SIDE, SIDE), resize="letterbox")
 SIZE = (96, 128)  # height, width of the images
 
