@@ -2,9 +2,11 @@
 
     QuantKitError
     ├── DatasetError                 a folder, list, array or image that cannot be used
+    │   └── UnreadableSampleError    a sample that cannot be read
     ├── ModelError                   a file that is not an ONNX model, or one that cannot be quantized
     ├── CalibrationError             statistics, a method or a calibration table that cannot be used
     │   ├── StaleTableError          the table belongs to another model, data set or setting
+    │   ├── IncompleteCacheError     a TensorRT cache would lack activations
     │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample
     ├── EvaluationError              variants that cannot be compared
     │   ├── LimitError               a limit or batch size that cannot be
@@ -51,6 +53,18 @@ class QuantKitError(Exception):
 
 class DatasetError(QuantKitError):
     """A folder, list, array or image that cannot be used."""
+
+
+class UnreadableSampleError(DatasetError):
+    """A sample that cannot be read.
+
+    Attributes:
+        reason: the message without the name of the sample.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.reason = one_line(reason)
 
 
 class ModelError(QuantKitError):

@@ -42,7 +42,8 @@ def words_searched_for(tree: ast.AST) -> set[str]:
     values = [value for e in sought for value in (named.get(e.id, []) if isinstance(e, ast.Name) else [e])]
     literals = (n for v in values if isinstance(v, ast.Constant | ast.Tuple | ast.JoinedStr) for n in ast.walk(v))
     texts = {n.value for n in literals if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    return {text for text in texts if re.search(r"\w.* ", text)}
+    names = (n for v in values if isinstance(v, ast.JoinedStr) for n in v.values if isinstance(n, ast.Constant))
+    return {text for text in texts if re.search(r"\w.* ", text)} | {n.value for n in names if ": " in n.value}
 
 
 def _values_of(target: ast.expr, sequence: ast.expr) -> Iterator[tuple[str, ast.expr]]:
@@ -79,6 +80,7 @@ c = any(word in text for word in WORDS)
 d = name.endswith(".txt") or ": " in name
 e = f"read by {name}" in text
 f = [hint for word, hint in HINTS if word in text]
+g = text.removeprefix(f"{name}: ")
 """
     assert words_searched_for(ast.parse(code)) == {
         "no such file",
@@ -86,4 +88,5 @@ f = [hint for word, hint in HINTS if word in text]
         "is not installed",
         "read by ",
         "out of memory",
+        ": ",
     }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quantkit.types import CalibrationTable
 
 _NATIVE = "TensorRT"
-"""How the calibrator of a table begins that TensorRT itself calibrated, or that came from its cache."""
+"""First name in the calibrator of a table that TensorRT itself calibrated, or that came from its cache."""
 
 _ORIGIN = "tensorrt"
 """Method of a range in a table with the method `auto` that is TensorRT's own."""
@@ -143,7 +143,7 @@ def _other_scales(cache: RangeCache, table: CalibrationTable, model: FloatModel)
     """Tensors for which a TensorRT cache does not say what a table says; "" if there are none."""
     own: Mapping[str, float] = {name: r.amax for name, r in table.tensors.items()}
     # What TensorRT inherits, and what it lists at all, it decides by itself. Some tables hold 127 * scale as float32.
-    by_tensorrt = str(table.settings.get("calibrator", "")).startswith(_NATIVE)
+    by_tensorrt = str(table.settings.get("calibrator", "")).partition(" ")[0] == _NATIVE
     if by_tensorrt and table.method == "auto":  # its ranges were candidates: those that were chosen have to be there
         listed_bits = {r.scale_bits for r in cache.tensors.values()}
         chosen = [name for name, r in table.tensors.items() if r.method == _ORIGIN]

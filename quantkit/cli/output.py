@@ -15,7 +15,7 @@ from quantkit.calibration.methods import METHODS
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
-from quantkit.types import CalibrationTable, QuantizedModel
+from quantkit.types import CalibrationTable, QuantizedModel, Refinement
 
 _SHOWN_REASONS = 8
 
@@ -55,13 +55,23 @@ def print_calibration(
         typer.echo(f"  {label:24}{value}")
     outputs = {files.table: "calibration table"}
     if table.refinement is not None:
-        outputs[files.refinement] = "rounding, shifts and scales"
+        outputs[files.refinement] = _refinement_contents(table.refinement)
     if files.tensorrt_cache.is_file():
         header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
         outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"
     outputs[quantized.path] = "INT8 model"
     for path, what in outputs.items():
         typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}")
+
+
+def _refinement_contents(refinement: Refinement) -> str:
+    found = {
+        "rounded weights": refinement.weights,
+        "corrected biases": refinement.biases,
+        "shifts": refinement.shifts,
+        "channel scales": refinement.channel_scales,
+    }
+    return ", ".join(what for what, values in found.items() if values) or "empty: weights are rounded to nearest"
 
 
 def _refined_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.datasets.fingerprint import count_cpus
-from quantkit.errors import DatasetError
+from quantkit.errors import DatasetError, UnreadableSampleError
 from quantkit.types import (
     Array,
     Batch,
@@ -110,7 +110,7 @@ def _read(
                 name = dataset.ids[index]
                 first_reason = first_reason or str(error)
                 if on_skip is not None:
-                    on_skip(name, str(error).removeprefix(f"{name}: "))
+                    on_skip(name, error.reason if isinstance(error, UnreadableSampleError) else str(error))
                 continue
             finally:
                 del future  # it holds the sample

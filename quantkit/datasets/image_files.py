@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.preprocess import preprocess, upright, upright_size
-from quantkit.errors import DatasetError, QuantKitError
+from quantkit.errors import DatasetError, QuantKitError, UnreadableSampleError
 from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Preprocessing, Sample
 
@@ -113,7 +113,7 @@ class ImageFiles:
 
     @contextmanager
     def _open(self, index: int) -> Iterator[Image.Image]:
-        """The whole image of a file; what is raised inside becomes a `DatasetError` that names the sample."""
+        """The whole image of a file; what is raised inside becomes an `UnreadableSampleError` that names the sample."""
         silence_pillow()
         path, name, content = self.paths[index], self.ids[index], b""
         try:
@@ -123,19 +123,19 @@ class ImageFiles:
                 image.load()
                 yield image
         except DatasetError as error:
-            raise DatasetError(f"{name}: {error}") from None
+            raise UnreadableSampleError(name, str(error)) from None
         except QuantKitError:  # of the user's own code, or of the machine: no damage of the file
             raise
         except UnidentifiedImageError:
             suffix = path.suffix.lower()
             hint = f"; {suffix}: {UNREAD[suffix]}" if suffix in UNREAD else ""
             found = describe_content(content[:32], f"an image ({', '.join(READ_FORMATS)} are read{hint})")
-            raise DatasetError(f"{name}: {found}") from None
+            raise UnreadableSampleError(name, found) from None
         except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
             if is_machine_fault(error):
                 raise
             reason = isinstance(error, OSError) and error.strerror
-            raise DatasetError(f"{name}: cannot be read ({reason or first_line(error)})") from error
+            raise UnreadableSampleError(name, f"cannot be read ({reason or first_line(error)})") from error
 
     @cached_property
     def fingerprint(self) -> str:

@@ -194,7 +194,7 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
     if not sizes:
         return check
     words = f"; other batch sizes contradict it: {', '.join(sizes)} (--at-batch chooses one)"
-    return replace(check, sentence=check.sentence + words)
+    return replace(check, finding=check.finding + words)
 
 
 def _contradicts(check: GateCheck, interval: tuple[float, float]) -> bool:
@@ -268,13 +268,13 @@ def _judge(
     slack = _ROUNDING * max(1.0, abs(bound))
     passed = compared >= bound - slack if found.at_least else compared <= bound + slack
     undecided = interval is not None and interval[0] < bound - slack and interval[1] > bound + slack
-    sentence = f"{evaluation.name}: {words} {'meets' if passed else 'violates'} {limit}"
+    finding = f"{words} {'meets' if passed else 'violates'} {limit}"
     if compared != found.value:
-        sentence += f" at the end of the interval{'' if is_unsettled else ' (--confident)'}"
+        finding += f" at the end of the interval{'' if is_unsettled else ' (--confident)'}"
     if undecided and is_unsettled:
-        sentence += f"; not settled: {remedy} needed"
+        finding += f"; not settled: {remedy} needed"
     elif undecided:
-        sentence += f"; undecided: the interval includes the limit ({remedy} needed)"
+        finding += f"; undecided: the interval includes the limit ({remedy} needed)"
     return GateCheck(
         variant=evaluation.name,
         kind=kind,
@@ -283,7 +283,7 @@ def _judge(
         value=found.value,
         bound=bound,
         undecided=undecided,
-        sentence=sentence,
+        finding=finding,
         interval=interval,
     )
 

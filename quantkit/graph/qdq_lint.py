@@ -8,7 +8,7 @@ observed with TensorRT-RTX 1.7.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -122,7 +122,8 @@ def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
         if _is_q(node) or _is_dq(node):
             findings += _lint_parameters(node)
         elif node.op_type in _INTEGER_OPS:
-            findings.append(_integer_operator(node))
+            finding = _integer_operator(node)
+            findings.append(replace(finding, text=f"{node.op_type}: {finding.text}"))
         elif is_standard(node, *WEIGHTED_OPS):
             findings += _lint_product(node)
         elif is_standard(node, "Concat"):
@@ -152,12 +153,11 @@ def check_explicit(model: ir.Model, *, name: str, tensorrt_major: int | None = N
             findings = [*_lint_parameters(node), *([_fp16_scale(node)] if _has_fp16_scale(node) else [])]
         for finding in findings:
             if finding.rule in rules:
-                text = finding.text.removeprefix(f"{node.op_type}: ")
-                raise ModelError(f"{name}: node {node.name!r} ({node.op_type}): {text}")
+                raise ModelError(f"{name}: node {node.name!r} ({node.op_type}): {finding.text}")
 
 
 def _integer_operator(node: ir.Node) -> QdqFinding:
-    text = f"{node.op_type}: TensorRT does not support this operator and rejects the model; use Q/DQ nodes instead"
+    text = "TensorRT does not support this operator and rejects the model; use Q/DQ nodes instead"
     return QdqFinding("integer operator", name_of(node), "refused", text)
 
 

@@ -52,7 +52,7 @@ def gate_json(report: Report, checks: Sequence[GateCheck]) -> str:
     content = {
         "passed": all(check.passed for check in checks),
         **_identity(report),
-        "checks": msgspec.to_builtins(list(checks)),
+        "checks": [{**msgspec.to_builtins(check), "sentence": check.sentence} for check in checks],
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -68,7 +68,7 @@ def gate_markdown(report: Report, checks: Sequence[GateCheck], *, cautions: Sequ
     ]
     for check in checks:
         sign = "❌" if not check.passed else "⚠️" if check.undecided else "✅"
-        cells = (check.variant, check.limit, check.sentence.removeprefix(f"{check.variant}: "))
+        cells = (check.variant, check.limit, check.finding)
         lines.append(f"| {sign} | " + " | ".join(escape(cell) for cell in cells) + " |")
     if report.is_partial:
         seen = f"{report.baseline.num_samples:,} of {report.planned_samples:,} samples"

@@ -20,7 +20,7 @@ class GateCheck:
         value: what was measured.
         bound: what it was compared with, in the same unit.
         undecided: the 95% interval of `value` holds `bound`.
-        sentence: all of this for a person.
+        finding: all of this but the variant for a person; `sentence` names it too.
         interval: of `value`; None where the report holds none.
     """
 
@@ -31,5 +31,10 @@ class GateCheck:
     value: float
     bound: float
     undecided: bool
-    sentence: str
+    finding: str
     interval: tuple[float, float] | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The finding, with the variant that it is of."""
+        return f"{self.variant}: {self.finding}"

@@ -145,7 +145,7 @@ def test_other_preprocessing_and_histogram_are_refused(tmp_path):
     data = [write_images(tmp_path / f"d{i}", 4, seed=i) for i in range(2)]
     options = {"classes": None, "batch_size": None}
     first = run(model, data[0], tmp_path / "a", **options)[1]
-    other = run(model, data[1], tmp_path / "b", preprocessing="tf", **options)[1]
+    other = run(model, data[1], tmp_path / "b", preprocess="tf", **options)[1]
     with pytest.raises(CalibrationError, match=r"cannot be merged: .*preprocessing mean: 0"):
         merge_statistics([first, other])
     other = run(model, data[1], tmp_path / "c", histogram="tensorrt", **options)[1]

@@ -52,6 +52,16 @@ def digits(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return conv_model(tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    return write_images(tmp_path / "imgs", 10)
+
+
 def conv_model(
     path: Path,
     *,

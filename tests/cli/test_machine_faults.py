@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from quantkit import machine
-from tests.cli.conftest import conv_model, write_images
 from tests.cli.test_bad_input import assert_refused
 
 FAULTS = [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM]
@@ -17,16 +16,6 @@ FAULTS = [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM]
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     monkeypatch.setattr(machine, "_PAUSES_S", (0, 0, 0))
-
-
-@pytest.fixture
-def model(tmp_path):
-    return conv_model(tmp_path / "net.onnx")
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "imgs", 10)
 
 
 @pytest.fixture

@@ -19,16 +19,6 @@ FAST = ("--accuracy", "fast")
 
 
 @pytest.fixture
-def model(tmp_path):
-    return conv_model(tmp_path / "net.onnx")
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "imgs", 4)
-
-
-@pytest.fixture
 def breaking(monkeypatch):
     """Makes a step of `calibrate` raise."""
 

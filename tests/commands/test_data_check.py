@@ -39,7 +39,7 @@ def test_right_data_are_not_accused(tmp_path):
 
 @pytest.mark.parametrize("preset", ["none", "tf", "imagenet"])
 def test_wrong_values_are_named_with_the_options_that_mend_them(preset, tmp_path):
-    result = check_data(DIGITS, CALIB, preprocessing=preset, probe_samples=128, progress=False)
+    result = check_data(DIGITS, CALIB, preprocess=preset, probe_samples=128, progress=False)
     found = blamed(result)
     assert found.severity == "error"
     assert result.has_errors
@@ -50,14 +50,14 @@ def test_wrong_values_are_named_with_the_options_that_mend_them(preset, tmp_path
     }
     assert numbers[preset] in found.fix
     guess = blamed(
-        check_data(DIGITS, unlabelled(tmp_path, CALIB), preprocessing=preset, probe_samples=128, progress=False)
+        check_data(DIGITS, unlabelled(tmp_path, CALIB), preprocess=preset, probe_samples=128, progress=False)
     )
     assert numbers[preset] in guess.fix
     assert guess.severity == "warning"
 
 
 def test_missing_division_is_said_in_words():
-    found = blamed(check_data(DIGITS, CALIB, preprocessing="none", probe_samples=64, progress=False))
+    found = blamed(check_data(DIGITS, CALIB, preprocess="none", probe_samples=64, progress=False))
     assert "pixels times 1/255 instead of 1" in found.what
     assert "top-1" in found.what
 
@@ -124,7 +124,7 @@ def test_trained_models_tell_wrong_from_right(shared, cifar, name):
 
     def check(*, samples=64, **options):
         images = ImageOptions(resize="stretch", **options)
-        return blamed(check_data(model, cifar, preprocessing=images, probe_samples=samples, progress=False))
+        return blamed(check_data(model, cifar, preprocess=images, probe_samples=samples, progress=False))
 
     # What swapped channels cost differs: the CNNs need more samples to show it.
     enough = 128 if name == "vit_tiny" else 256

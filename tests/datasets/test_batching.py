@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.datasets import iterate_batches
-from quantkit.errors import DatasetError
+from quantkit.errors import DatasetError, UnreadableSampleError
 from quantkit.types import Preprocessing, Sample
 
 
@@ -33,7 +33,7 @@ class Numbers:
 
     def __getitem__(self, index: int) -> Sample:
         if index in self.bad:
-            raise DatasetError(f"s{index}: damaged")
+            raise UnreadableSampleError(f"s{index}", "damaged")
         sample = Sample(f"s{index}", {"x": self.value(index)}, index if self.labelled else None)
         with self.lock:
             self.read += 1

@@ -71,7 +71,7 @@ def test_points_and_percent_are_two_limits():
 
 def test_a_bare_number_is_in_points_of_a_share():
     bare, points = (only(make_report(), Limits(max_drop=parse_drop(text))) for text in ("0.2", "0.2pt"))
-    assert replace(bare, limit="", sentence="") == replace(points, limit="", sentence="")
+    assert replace(bare, limit="", finding="") == replace(points, limit="", finding="")
     with pytest.raises(EvaluationError, match="which has at most 100 points"):
         check_limits(make_report(), Limits(max_drop=parse_drop("120")))
 

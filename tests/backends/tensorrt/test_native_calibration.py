@@ -70,7 +70,7 @@ def test_dynamic_height_and_width_take_the_size_of_the_images(calibrating, tmp_p
     (tmp_path / "out").mkdir()
     model = conv_model(tmp_path / "net.onnx", shape=("n", 3, "h", "w"))
     material = (model, write_images(tmp_path / "imgs", 10), tmp_path / "out")
-    result = run(calibrating, material, batch_size=4, preprocessing={"size": [8, 16]})
+    result = run(calibrating, material, batch_size=4, preprocess={"size": [8, 16]})
     assert "error" not in result, result
     assert result["engine"]["calibration_profile"] == {"x": [4, 3, 8, 16]}
     assert result["engine"]["profiles"][0]["x"][2][1:] == [3, 8, 16]
