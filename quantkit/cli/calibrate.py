@@ -16,6 +16,7 @@ from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
+from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.errors import IncompleteCacheError
@@ -68,7 +69,7 @@ def calibrate(
     outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
-    opened = FloatModel(model)
+    opened = fix_inputs(FloatModel(model), options.preprocess)
     check_quantizable(opened, quantization)
     check_writable(folder, outputs)
     notify = make_printer(messages.quiet)

@@ -16,6 +16,7 @@ from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.calibration.table import table_sha256
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.fp16_check import known_magnitudes
 from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
@@ -118,6 +119,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
     table = open_planned_table(engine.table, engine.plan)
     if table is not None:
         check_table(table, model)
+        model = fix_as_calibrated(model, table)
     content = None if cache is None else read_cache_of_model(Path(cache), model.prepared(), model.name)
     source = BuildInputs(
         model=model,

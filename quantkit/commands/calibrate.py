@@ -15,6 +15,7 @@ from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.extensions import cut_to_runnable, with_extensions
+from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
@@ -80,7 +81,7 @@ def calibrate(
     notify = announcing(notify)
     bind_method(options.method, options.method_options)
     options, native, reason = _choose_calibrator(options)
-    model = FloatModel.open(model)
+    model = fix_inputs(FloatModel.open(model), options.preprocess, notify)
     model.check_float()
     with with_extensions(options):
         return _calibrate(model, data, options, (native, reason), notify)

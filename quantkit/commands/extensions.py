@@ -10,6 +10,7 @@ from quantkit.backends.onnxruntime import has_operator, using_extensions
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.plugins import load_plugins
 from quantkit.caches.reuse import check_table
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
@@ -67,4 +68,4 @@ def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None) 
     _, obstacles = runnable_part(model, has_operator)
     if obstacles:
         raise ModelError(f"{model.name}: ONNX Runtime has no operator for {join_names(obstacles)}: {_FIX}")
-    return model
+    return fix_as_calibrated(model, table)

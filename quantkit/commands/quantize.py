@@ -13,6 +13,7 @@ from quantkit.caches.reuse import check_table
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
@@ -64,8 +65,8 @@ def quantize(
     """
     options = make_options(QuantizeOptions, options, keywords)
     notify = announcing(notify)
-    model = FloatModel.open(model)
     table_given, table = table, open_table(table)
+    model = fix_as_calibrated(FloatModel.open(model), table)
     if options.reduce_range is None and options.target == "cpu" and products_saturate():
         options = replace(options, reduce_range=True)
         text = "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits."
@@ -112,7 +113,7 @@ def write_tensorrt_cache(
     Raises:
         IncompleteCacheError: activations have no range.
     """
-    graph = _prepared(FloatModel.open(model), table)
+    graph = _prepared(fix_as_calibrated(FloatModel.open(model), table), table)
     version, algorithm = version_of_caches(tensorrt_version), cache_algorithm(table.method)
     known = {name: r.amax for name, r in table.tensors.items()}
     amax = ranges_for_cache(graph, known, version=library_version(version), always_zero=table.always_zero)

@@ -8,6 +8,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
@@ -53,6 +54,7 @@ def sensitivity(
     model = FloatModel.open(model)
     model.check_float()
     table = find_or_make_table(model, data, options, notify=notify)
+    model = fix_as_calibrated(model, table)
     samples = open_sensitivity_samples(model, data, table, options, notify=notify)
     found = analyze_sensitivity(model, table, samples, progress=options.progress)
     model.check_unchanged()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations
 from quantkit.commands.sensitivity import find_or_make_table, open_sensitivity_samples
 from quantkit.errors import EvaluationError
@@ -62,6 +63,7 @@ def tune(
     model.check_float()
     drop = parse_drop(options.max_drop)
     table = find_or_make_table(model, data, options, accuracy="balanced", table_path=options.table_path, notify=notify)
+    model = fix_as_calibrated(model, table)
     search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
     samples = open_sensitivity_samples(model, data, table, options, notify=notify)

@@ -33,12 +33,17 @@ def placed_as(settings: Mapping[str, Setting], given: ImageOptions) -> ImageOpti
         DatasetError: an input has another axis or constant in the table.
     """
     axes = {name: int(axis) for name, axis in _stored(settings, "batch_axis").items()}
-    constants = _stored(settings, "constant")
+    constants = stored_constants(settings)
     _check("--batch-axis", axes, given.batch_axis or {})
     _check("--constant", constants, given.constant or {})
     axes |= given.batch_axis or {}
     constants |= given.constant or {}
     return replace(given, batch_axis=axes or None, constant=constants or None)
+
+
+def stored_constants(settings: Mapping[str, Setting]) -> dict[str, float]:
+    """Inputs that had one value for every sample, as a table stores them."""
+    return _stored(settings, "constant")
 
 
 def _stored(settings: Mapping[str, Setting], name: str) -> dict[str, float]:

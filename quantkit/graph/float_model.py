@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from quantkit.graph.model import (
 from quantkit.graph.model_hash import model_hash
 from quantkit.graph.passes.prepare import has_qdq, prepare
 from quantkit.notices import unicode_text
-from quantkit.types import OLDEST_QDQ_OPSET, PathLike, TensorSpec
+from quantkit.types import OLDEST_QDQ_OPSET, Array, PathLike, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,6 +77,7 @@ class FloatModel:
         load_external_weights(self.graph, str(self.path))
         self._mapped = frozenset(external_files(self.graph))
         self._prepared: dict[int, ir.Model] = {}
+        self._fixed: Mapping[str, Array] = {}
 
     @classmethod
     def open(cls, model: PathLike | FloatModel) -> FloatModel:
@@ -121,7 +123,7 @@ class FloatModel:
         """
         opset = min(max(opset, self.graph.opset_imports[""]), NEWEST_OPSET)
         if opset not in self._prepared:
-            self._prepared[opset] = prepare(self._copied(), name=self.name, opset=opset)
+            self._prepared[opset] = prepare(self._copied(), name=self.name, opset=opset, fixed=self._fixed)
         return _copy(self._prepared[opset])
 
     def _copied(self) -> ir.Model:
@@ -141,6 +143,14 @@ class FloatModel:
         part = copy.copy(self)
         part.__dict__ |= {"hash": self.hash, "graph": graph, "_prepared": {}}
         return part
+
+    def fixing(self, values: Mapping[str, Array]) -> FloatModel:
+        """This model as it is when these inputs have these values: `prepared` takes the branches that they decide."""
+        if self._fixed or not values:
+            return self
+        fixed = copy.copy(self)
+        fixed.__dict__ |= {"hash": self.hash, "_fixed": values, "_prepared": {}}
+        return fixed
 
     def check_float(self) -> None:
         """Raises `ModelError` if it is quantized already."""

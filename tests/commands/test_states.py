@@ -47,6 +47,32 @@ def test_a_recurrent_model(tmp_path, state_batch):
     assert report.baseline.num_samples == 6
 
 
+def test_a_network_inside_of_an_if_that_a_constant_decides(tmp_path):
+    g, wide, narrow = Builder(), Builder(seed=1), Builder(seed=2)
+    g.input("x", 8)
+    g.inputs.append(helper.make_tensor_value_info("sr", TensorProto.INT64, []))
+    branches = {}
+    for name, inner in (("then_branch", wide), ("else_branch", narrow)):
+        graph = inner.model(inner.linear(inner.op("Relu", inner.linear("x", 8, 16)), 16, 4)).graph
+        branches[name] = onnx.helper.make_graph(graph.node, name, [], graph.output, graph.initializer)
+    y = g.op("If", g.op("Equal", "sr", g.constant(np.array(16000))), **branches)
+    onnx.save(g.model(y), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32))
+    told, said = [], ImageOptions(constant={"sr": 16000})
+    files = (tmp_path / "net.onnx", tmp_path / "x.npy")
+    options = {"accuracy": "fast", "progress": False, "notify": told.append}
+    table = quantkit.calibrate(*files, preprocess=said, **options)
+    assert "The INT8 model holds only the branch that sr = 16000 takes, whatever value is fed later." in [
+        notice.text for notice in told
+    ]
+    quantized = quantkit.quantize(files[0], table, tmp_path / "int8.onnx")
+    assert (quantized.num_quantized, quantized.num_weighted) == (2, 2)
+    options = {"table": table, "variants": ["fp32", "int8"], "latency_s": 0, "progress": False}
+    report = evaluate(*files, task="none", **options)
+    assert report.evaluations[1].metrics["sqnr_db"] > 25
+    assert {layer.name for layer in sensitivity(*files, table=table, progress=False).units}
+
+
 @pytest.fixture
 def sequences(tmp_path):
     """A model of [6, N, 12], and 24 samples of [6, 12]: 6 of them fit where 24 x 6 numbers are not told apart."""

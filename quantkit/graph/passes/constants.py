@@ -6,7 +6,7 @@ are expressions of constants. Evaluated once, they are weights like any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from quantkit.graph.passes.edits import Names, ancestors, inner_graphs, name_of
 
-__all__ = ["LARGEST_FOLDED_BYTES", "fold_constants"]
+__all__ = ["LARGEST_FOLDED_BYTES", "decided_by", "fold_constants"]
 
 LARGEST_FOLDED_BYTES = 1 << 30
 """All results that replace expressions of a model, together: a few bytes can describe any size."""
@@ -39,24 +39,46 @@ _NEVER = frozenset(
 """Operators that quantize, or whose result is drawn by chance."""
 
 
-def fold_constants(model: ir.Model) -> None:
+def fold_constants(model: ir.Model, fixed: Mapping[str, np.ndarray] | None = None) -> None:
     """Evaluates what constants decide, in place: expressions of the main graph, and each If whose condition is one.
 
     Args:
         model: without functions and Constant nodes, in topological order.
+        fixed: values of inputs by name. They decide conditions; what else they are read for is left to read them.
     """
     while True:
-        _fold(model)
+        _fold(model, fixed or {})
         if not _take_branches(model):
             return
 
 
-def _fold(model: ir.Model) -> None:
+def decided_by(model: ir.Model, inputs: Collection[str]) -> list[str]:
+    """Which of these inputs the conditions of the main graph's Ifs are computed from, if from nothing else.
+
+    Args:
+        model: as it was read.
+        inputs: names.
+    """
+    found: set[str] = set()
+    for node in model.graph:
+        if node.op_type == "If" and node.domain in ("", "ai.onnx"):
+            read = [v for n in ancestors(node.inputs) for v in n.inputs] + list(node.inputs)
+            names = {name_of(v) for v in read if v is not None and v.is_graph_input() and not v.is_initializer()}
+            found |= names if names <= set(inputs) else set()
+    return sorted(found)
+
+
+def _fold(model: ir.Model, fixed: Mapping[str, np.ndarray]) -> None:
     opset, needed, left = model.graph.opset_imports.get("", 1), _needed(model.graph), LARGEST_FOLDED_BYTES
-    known: dict[ir.Value, np.ndarray] = {}
+    known: dict[ir.Value, np.ndarray] = {v: fixed[v.name] for v in model.graph.inputs if v.name in fixed}
+    by_fixed, conditions = set(known), _conditions(model.graph) if known else set()
     folded: set[ir.Node] = set()
     for node in model.graph:
         arguments = _arguments(node, known)
+        if any(value in by_fixed for value in node.inputs):
+            by_fixed.update(node.outputs)
+            if node not in conditions:
+                continue
         if arguments is None or any(value.is_graph_output() for value in node.outputs):
             continue
         size = _result_bytes(node, arguments, opset)
@@ -71,12 +93,19 @@ def _fold(model: ir.Model) -> None:
     names = Names(model)
     for value, array in known.items():
         uses = [use for use in value.uses() if use.node not in folded]
+        if value in by_fixed:
+            uses = [use for use in uses if use.node.op_type == "If" and use.idx == 0]
         if uses:
             constant = names.initializer(f"{value.name}_folded", array)
             for use in uses:
                 use.node.replace_input_with(use.idx, constant)
     if folded:
         passes.RemoveUnusedNodesPass()(model)
+
+
+def _conditions(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that conditions are made by."""
+    return ancestors(node.inputs[0] for node in graph if node.op_type == "If" and node.domain in ("", "ai.onnx"))
 
 
 def _needed(graph: ir.Graph) -> set[ir.Node]:

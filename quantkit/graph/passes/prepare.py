@@ -7,6 +7,8 @@ fused: runtimes do that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -17,7 +19,7 @@ from quantkit.graph.passes.element_types import infer_types
 from quantkit.graph.passes.opset import convert_opset
 from quantkit.graph.passes.products import rewrite_products
 from quantkit.graph.unknown_operators import set_aside
-from quantkit.types import OLDEST_QDQ_OPSET
+from quantkit.types import OLDEST_QDQ_OPSET, Array
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
@@ -43,13 +45,16 @@ _QUANTIZED_OPS = frozenset(
 _SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
 
 
-def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:
+def prepare(
+    model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET, fixed: Mapping[str, Array] | None = None
+) -> ir.Model:
     """Normalizes `model` in place and returns it.
 
     Args:
         model: as read: `FloatModel.graph`.
         name: for messages.
         opset: minimum opset; a newer model keeps its own. A model with FP16 weights gets at least `FP16_OPSET`.
+        fixed: values of inputs by name: an If that they decide is replaced by its branch.
 
     Raises:
         ModelError: the opset cannot be converted.
@@ -74,7 +79,7 @@ def prepare(model: ir.Model, *, name: str, opset: int = OLDEST_QDQ_OPSET) -> ir.
             convert_opset(model, name, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
-        fold_constants(model)
+        fold_constants(model, fixed or {})
         try:
             infer_types(model)
             if not has_qdq(model) and rewrite_products(model):

@@ -133,6 +133,38 @@ def test_an_if_that_is_decided_is_its_branch(holds: bool, at_the_end: bool) -> N
         np.testing.assert_allclose(run(graph, inputs)[name], values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rate", "kernel"), [(16000, 3), (8000, 1)])
+def test_an_input_of_one_value_decides_an_if_and_nothing_else(rate: int, kernel: int) -> None:
+    g = Builder()
+    g.input("x", 3, 6, 6)
+    g.inputs.append(helper.make_tensor_value_info("sr", TensorProto.INT64, []))
+    condition = g.op("Equal", "sr", g.constant(np.array(16000)))
+    y = g.op("If", condition, then_branch=branch(g, 3, "then"), else_branch=branch(g, 1, "else"))
+    proto = g.model(g.op("Mul", y, g.op("Cast", "sr", to=TensorProto.FLOAT)))
+    model = FloatModel(proto.SerializeToString())
+    assert constants.decided_by(model.graph, {"sr", "x"}) == ["sr"]
+    assert "If" in {node.op_type for node in model.prepared().graph}
+    graph = model.fixing({"sr": np.array(rate)}).prepared()
+    assert sorted(node.op_type for node in graph.graph) == ["Cast", "Conv", "Mul"]  # the rate is still read
+    (conv,) = (node for node in graph.graph if node.op_type == "Conv")
+    assert conv.inputs[1].const_value.shape[2] == kernel
+    inputs = random_inputs(graph) | {"sr": np.array(rate)}
+    for name, values in run(proto, inputs).items():
+        np.testing.assert_allclose(run(graph, inputs)[name], values, rtol=1e-4)
+
+
+def test_an_if_that_data_decide_too_is_left() -> None:
+    g = Builder()
+    g.input("x", 3, 6, 6)
+    g.inputs.append(helper.make_tensor_value_info("limit", TensorProto.FLOAT, []))
+    condition = g.op("Greater", g.op("ReduceMax", "x", keepdims=0), "limit")
+    y = g.op("If", condition, then_branch=branch(g, 3, "then"), else_branch=branch(g, 1, "else"))
+    model = FloatModel(g.model(y).SerializeToString())
+    assert constants.decided_by(model.graph, {"limit"}) == []
+    graph = model.fixing({"limit": np.array(1, np.float32)}).prepared()
+    assert "If" in {node.op_type for node in graph.graph}
+
+
 def test_a_network_whose_weights_are_all_expressions() -> None:
     """One of onnx's own light models (opset 9), with the output that onnx ships for it."""
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

