@@ -70,7 +70,7 @@ def decided_by(model: ir.Model, inputs: Collection[str]) -> list[str]:
 
 def _fold(model: ir.Model, fixed: Mapping[str, np.ndarray]) -> None:
     opset, needed, left = model.graph.opset_imports.get("", 1), _needed(model.graph), LARGEST_FOLDED_BYTES
-    known: dict[ir.Value, np.ndarray] = {v: fixed[v.name] for v in model.graph.inputs if v.name in fixed}
+    known = {value: fixed[name_of(value)] for value in model.graph.inputs if name_of(value) in fixed}
     by_fixed, conditions = set(known), _conditions(model.graph) if known else set()
     folded: set[ir.Node] = set()
     for node in model.graph:
