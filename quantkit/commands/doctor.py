@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,7 @@ def examine() -> Diagnosis:
         found = dict(zip(RUNTIMES, pool.map(probe, RUNTIMES), strict=True))
     gpu = _gpu_part(found["cuda"])
     parts = (
-        Part("quantkit", "ok", __version__, f"Python {platform.python_version()}, {platform.system()}"),
+        Part("quantkit", "ok", __version__, f"Python {platform.python_version()}, {platform.system()}; {_counting()}"),
         _part("packages", found["packages"], "pip install --force-reinstall .", lambda data: str(data["shown"])),
         _processor_part(),
         _part("ONNX Runtime", found["onnxruntime"], f"pip install '{DISTRIBUTION}[cpu]' (or [cuda])", _providers),
@@ -70,6 +71,13 @@ def examine() -> Diagnosis:
         _part("pycuda", found["pycuda"], "pip install pycuda  (compiles: needs the CUDA toolkit)", lambda data: ""),
     )
     return Diagnosis(parts, _abilities({part.name: part for part in parts}, found))
+
+
+def _counting() -> str:
+    """What `quantkit.calibration.statistics` counts with."""
+    if importlib.util.find_spec("quantkit.calibration._magnitudes") is None:
+        return "histograms by NumPy, slower (no C compiler when it was installed)"
+    return "histograms compiled"
 
 
 def _part(name: str, found: Mapping[str, Any], fix: str, detail: Callable[[Mapping[str, Any]], str]) -> Part:

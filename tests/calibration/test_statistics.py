@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from quantkit.calibration import statistics as statistics_module
 from quantkit.calibration.statistics import EXACT_BINS, TENSORRT_BINS, merge, new_statistics, rebin, update
 from quantkit.errors import CalibrationError
 from tests.calibration.entropy_reference import Hist
@@ -20,15 +22,20 @@ SCALED = st.builds(
 
 
 def collected(parts, rule="exact"):
-    statistics = new_statistics(rule)
+    """By the compiled kernel where it was built, and by NumPy: both have to agree."""
+    statistics, reference = new_statistics(rule), new_statistics(rule)
     for part in parts:
         update(statistics, part)
+        with mock.patch.object(statistics_module, "KERNEL", None):
+            update(reference, part)
+    same(statistics, reference)
     return statistics
 
 
 def same(a, b):
     assert a.bin_width == b.bin_width
     assert (a.minimum, a.maximum) == (b.minimum, b.maximum)
+    assert math.copysign(1, a.minimum) == math.copysign(1, b.minimum)
     np.testing.assert_array_equal(a.histogram, b.histogram)
 
 
@@ -156,3 +163,86 @@ def test_fp16_and_non_contiguous_input():
     update(statistics := new_statistics(), np.zeros((0, 3), np.float32))
     assert statistics.count == 0
     assert statistics.amax == 0
+
+
+needs_kernel = pytest.mark.skipif(statistics_module.KERNEL is None, reason="the kernel was not built")
+
+
+def add_magnitudes(histogram, bin_width, values):
+    return statistics_module.KERNEL.add_magnitudes(histogram, bin_width, values)
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [1, 3, 4095, 4096, 4097, 262_143, 300_001])
+def test_the_kernel_equals_numpy_where_chunks_and_counters_end(size):
+    random = np.random.default_rng(size)
+    growing = (random.standard_normal(size) * np.exp2(np.linspace(-30, 30, size))).astype(np.float32)
+    small = np.where(random.random(size) < 0.5, 0, growing / 1000).astype(np.float32)
+    collected([small, growing, np.full(size, 0.75, np.float32), -growing, small, np.zeros(size, np.float32)])
+
+
+@needs_kernel
+def test_the_kernel_counts_the_largest_and_the_smallest_magnitudes():
+    largest = np.finfo(np.float32).max
+    smallest = np.float32(2.0**-149)
+    for values in ([largest, -largest, smallest], [-smallest, 0.0], [-0.0], [0.0, -0.0], [smallest, largest / 8192]):
+        collected([np.array(values, np.float32)])
+        collected([np.array(values, np.float32), np.array([largest, 1.0], np.float32)])
+
+
+@needs_kernel
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9_998, 9_999])
+def test_the_kernel_sees_what_is_not_finite_anywhere(bad, place):
+    values = np.linspace(-5, 5, 10_000, dtype=np.float32)
+    statistics = collected([values[:10]])
+    before = statistics.histogram.copy()
+    values[place] = bad
+    with pytest.raises(FloatingPointError):
+        update(statistics, values)
+    np.testing.assert_array_equal(statistics.histogram, before)
+
+
+@needs_kernel
+@pytest.mark.parametrize("width", [-1.0, math.nan, math.inf, 0.3, 2.0**-127, 2.0**127])
+def test_the_kernel_refuses_widths_that_it_cannot_divide_by_exactly(width):
+    with pytest.raises(ValueError, match="powers of two"):
+        add_magnitudes(np.zeros(EXACT_BINS, np.int64), width, np.ones(1, np.float32))
+
+
+@needs_kernel
+@pytest.mark.parametrize("bins", [0, 1, 3, 6, 1 << 17])
+def test_the_kernel_refuses_bins_that_do_not_halve(bins):
+    with pytest.raises(ValueError, match="powers of two"):
+        add_magnitudes(np.zeros(bins, np.int64), 1.0, np.ones(1, np.float32))
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("histogram", "values", "error"),
+    [
+        (np.zeros(8, np.int32), np.ones(1, np.float32), TypeError),
+        (np.zeros(8, np.float64), np.ones(1, np.float32), TypeError),
+        (np.zeros(8, np.int64), np.ones(1, np.float64), TypeError),
+        (np.zeros(8, np.int64), np.ones(1, np.int32), TypeError),
+        (np.zeros(8, np.int64), np.zeros(5, np.uint8)[1:5].view(np.float32), TypeError),
+        (np.zeros(8, np.int64), np.ones(4, ">f4"), TypeError),
+        (np.zeros(8, np.int64), np.ones(4, np.float32)[::2], (BufferError, ValueError)),
+        (np.zeros(16, np.int64)[::2], np.ones(1, np.float32), (BufferError, ValueError)),
+        (np.frombuffer(bytes(64), np.int64), np.ones(1, np.float32), (BufferError, ValueError)),
+        (np.zeros(8, np.int64), np.zeros(0, np.float32), ValueError),
+        ("text", np.ones(1, np.float32), TypeError),
+    ],
+)
+def test_the_kernel_refuses_other_memory(histogram, values, error):
+    with pytest.raises(error):
+        add_magnitudes(histogram, 1.0, values)
+
+
+def test_unaligned_and_big_endian_values_are_taken():
+    values = np.linspace(-3, 7, 50, dtype=np.float32)
+    unaligned = np.frombuffer(b"x" + values.tobytes(), np.uint8)[1:].view(np.float32)
+    assert not unaligned.flags.aligned
+    same(collected([unaligned]), collected([values]))
+    same(collected([values.astype(">f4")]), collected([values]))
+    same(collected([values.astype(np.float64)]), collected([values]))
