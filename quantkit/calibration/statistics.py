@@ -61,7 +61,7 @@ def update(statistics: TensorStatistics, values: npt.NDArray[np.floating]) -> No
     Raises:
         FloatingPointError: a value is NaN or infinite; the statistics are unchanged. The caller knows which sample.
     """
-    flat = np.require(values, np.float32, "CA").reshape(-1)
+    flat = np.require(values, np.float32, ("C", "A")).reshape(-1)
     if flat.size == 0:
         return
     if KERNEL is None or statistics.rule != "exact":
