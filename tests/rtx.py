@@ -33,11 +33,10 @@ class Layer:
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
 
-    @property
-    def is_quantized(self) -> bool:
-        """Whether it multiplies INT8 with INT8."""
+    def multiplies(self, dtype: str) -> bool:
+        """Whether it multiplies numbers of this type; attention has three operands, and perhaps a mask."""
         operands = 3 if "mha" in self.name else 2
-        return self.inputs[:operands] == ("int8",) * operands
+        return self.inputs[:2] == (dtype, dtype) and self.inputs[: operands + 1].count(dtype) >= operands
 
 
 def build(model: bytes | Path, *, batch: int = 2, capabilities: Sequence[str] = CAPABILITIES) -> bytes:
@@ -86,7 +85,12 @@ def read_layers(plan: bytes) -> tuple[Layer, ...]:
 
 
 def int8_nodes(layers: Sequence[Layer], weighted: Collection[str]) -> set[str]:
-    """Those of the nodes `weighted` whose product is computed in INT8 wherever the plan computes it.
+    """Those of the nodes `weighted` whose product is computed in INT8: see `nodes_in`."""
+    return nodes_in("int8", layers, weighted)
+
+
+def nodes_in(dtype: str, layers: Sequence[Layer], weighted: Collection[str]) -> set[str]:
+    """Those of the nodes `weighted` whose product is computed in a type wherever the plan computes it.
 
     The kernel of a node is the one named after it; attention is one kernel for both of its products.
     """
@@ -98,7 +102,7 @@ def int8_nodes(layers: Sequence[Layer], weighted: Collection[str]) -> set[str]:
             continue
         for node in owners:
             kernels.setdefault(node, []).append(layer)
-    return {node for node, found in kernels.items() if all(layer.is_quantized for layer in found)}
+    return {node for node, found in kernels.items() if all(layer.multiplies(dtype) for layer in found)}
 
 
 @dataclass(frozen=True)

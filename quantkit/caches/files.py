@@ -68,9 +68,9 @@ class CalibrationFiles:
         """INT8 models of every target."""
         return tuple(self.quantized_model(target) for target in _MODELS)
 
-    def quantized_model(self, target: str) -> Path:
-        """The INT8 model for a target: MODEL.int8.onnx, MODEL.int8-cpu.onnx."""
-        return self._named(f".{_MODELS[target]}.onnx")
+    def quantized_model(self, target: str, form: str = "int8") -> Path:
+        """The quantized model for a target: MODEL.int8.onnx, MODEL.int8-cpu.onnx; of another format MODEL.fp8.onnx."""
+        return self._named(f".{_MODELS[target] if form == 'int8' else form}.onnx")
 
     @property
     def engine(self) -> Path:

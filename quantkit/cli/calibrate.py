@@ -56,14 +56,14 @@ def calibrate(
 
     Writes MODEL.calib.json (the calibration table: records its model, data and settings, and is reused), MODEL.calib
     (TensorRT's calibration cache) and MODEL.int8.onnx (with Q/DQ, for TensorRT 8.6 to 11, TensorRT-RTX and ONNX
-    Runtime).
+    Runtime), or the model in another --format.
     """
-    beside = CalibrationFiles.of_model(model).quantized_model(quantization.target)
+    beside = CalibrationFiles.of_model(model).quantized_model(quantization.target, quantization.format)
     quantized_path = output_path(output, beside, ".json")
     folder = quantized_path.parent
     if quantized_path.suffix == ".json":
         files = CalibrationFiles(quantized_path)
-        quantized_path = files.quantized_model(quantization.target)
+        quantized_path = files.quantized_model(quantization.target, quantization.format)
     else:
         files = CalibrationFiles.of_model(model, folder)
     outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)
@@ -88,7 +88,10 @@ def calibrate(
     ):
         before = _times(outputs)
         table = calibrate_model(opened, data, options, notify=notify)
-        if table.settings.get("calibrator", "quantkit") == "quantkit" or not files.tensorrt_cache.exists():
+        if quantization.format != "int8":
+            text = f"{files.tensorrt_cache.name} is not written: a calibration cache is for implicit INT8, and "
+            notify(Notice("info", "ranges", f"{text}{quantization.format.upper()} is always explicit (Q/DQ)."))
+        elif table.settings.get("calibrator", "quantkit") == "quantkit" or not files.tensorrt_cache.exists():
             try:
                 write_tensorrt_cache(opened, table, files.tensorrt_cache, tensorrt_version=tensorrt_version)
             except IncompleteCacheError as error:
@@ -114,14 +117,14 @@ def quantize(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="INT8 model (.onnx) or folder (default: MODEL.int8.onnx next to it)."),
+        typer.Option("--output", "-o", help="Quantized model (.onnx) or folder (default: MODEL.FORMAT.onnx)."),
     ] = None,
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
 ) -> None:
-    """Create the INT8 model from an existing calibration table."""
-    path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target))
+    """Create a quantized model from an existing calibration table."""
+    path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, notify=make_printer(messages.quiet))
     print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet)

@@ -49,7 +49,7 @@ def print_calibration(
         *_refined_rows(table, quantized),
         *_quantized_rows(model, quantized),
     ]
-    if table.quality:
+    if table.quality and quantized.format == "int8":
         rows.append(("INT8 output", describe_quality(table.quality)))
     for label, value in () if quiet else rows:
         typer.echo(f"  {label:24}{value}")
@@ -59,7 +59,7 @@ def print_calibration(
     if files.tensorrt_cache.is_file():
         header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
         outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"
-    outputs[quantized.path] = "INT8 model"
+    outputs[quantized.path] = f"{quantized.format.upper()} model"
     for path, what in outputs.items():
         typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}")
 
@@ -99,7 +99,7 @@ def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tupl
 def print_quantized(
     model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, *, list_float: bool, quiet: bool = False
 ) -> None:
-    """What is INT8, what is not and why, if not quiet, and the path."""
+    """What is quantized, what is not and why, if not quiet, and the path."""
     if quiet and not list_float:
         typer.echo(f"wrote {quantized.path}")
         return
@@ -120,11 +120,12 @@ def print_quantized(
 
 def _quantized_rows(model: FloatModel, quantized: QuantizedModel) -> list[tuple[str, str]]:
     before, after = model.size_bytes, quantized.size_bytes
+    name = quantized.format.upper()
     shares = {"weights": quantized.weight_share, "multiply-adds": quantized.work_share}
     parts = [f"{100 * share:.3g}% of {what}" for what, share in shares.items() if share is not None]
     return [
-        ("operators in INT8", f"{quantized.num_quantized} of {quantized.num_weighted}"),
-        *([("INT8 share", ", ".join(parts))] if parts else []),
+        (f"operators in {name}", f"{quantized.num_quantized} of {quantized.num_weighted}"),
+        *([(f"{name} share", ", ".join(parts))] if parts else []),
         ("model size", f"{megabytes(before)} → {megabytes(after)} ({_ratio(before, after)})"),
     ]
 

@@ -1,4 +1,4 @@
-"""From a table to an INT8 model, and to TensorRT's cache."""
+"""From a table to a quantized model, and to TensorRT's cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ from quantkit.graph.share import quantized_share
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
-from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, PathLike, QdqPlan, QuantizedModel, Refinement
+from quantkit.types import (
+    INT8,
+    OLDEST_QDQ_OPSET,
+    CalibrationTable,
+    PathLike,
+    QdqPlan,
+    QuantizedModel,
+    Refinement,
+)
 from quantkit.types.option import make_options
 from quantkit.types.options import HighPrecision, QuantizeOptions, Target
 
@@ -46,12 +54,12 @@ def quantize(
     notify: Notify | None = None,
     **keywords: Any,
 ) -> QuantizedModel:
-    """Writes the INT8 model: `model` with Q/DQ and INT8 weights, from the table alone.
+    """Writes the quantized model: `model` with Q/DQ and quantized weights, from the table alone.
 
     Args:
         model: the ONNX model that the table was made from.
         table: a calibration table, or its path. Rounded weights (MODEL.calib.weights) are taken from beside it.
-        output: path of the INT8 model.
+        output: path of the quantized model.
         options: settings; None takes the defaults of `QuantizeOptions`.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `QuantizeOptions`, instead of those in `options`.
@@ -71,7 +79,8 @@ def quantize(
         options = replace(options, reduce_range=True)
         text = "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits."
         notify(Notice("info", "weights", text))
-    if options.target == "tensorrt" and "rounding" in table.settings and table.refinement is None:
+    needs_refinement = options.target == "tensorrt" and options.scheme.activations == INT8
+    if needs_refinement and "rounding" in table.settings and table.refinement is None:
         text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
         text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
@@ -93,6 +102,7 @@ def quantize(
         size_bytes=sum(path.stat().st_size for path in written),
         weight_share=share.of_weights,
         work_share=share.of_work,
+        format=options.format,
     )
 
 
@@ -130,13 +140,15 @@ def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) ->
     if options.target == "cpu":
         cpu_tensors(graph, exclude=options.exclude, name=model.name)
     else:
-        plan_tensorrt(graph, exclude=options.exclude, quantize_all=options.quantize_all)
+        plan_tensorrt(
+            graph, exclude=options.exclude, quantize_all=options.quantize_all, fmt=options.scheme.activations or INT8
+        )
 
 
 def quantize_graph(
     model: FloatModel, table: CalibrationTable, options: QuantizeOptions, notify: Notify | None = None
 ) -> tuple[ir.Model, QdqPlan]:
-    """The INT8 graph and its plan. Without `reduce_range`, weights for the target "cpu" have 8 bits.
+    """The quantized graph and its plan. Without `reduce_range`, weights for the target "cpu" have 8 bits.
 
     Args:
         model: the float model.
@@ -144,7 +156,7 @@ def quantize_graph(
         options: how.
         notify: hears what FP16 cannot hold.
     """
-    half = options.high_precision == "fp16"
+    half, scheme = options.float_precision == "fp16", options.scheme
     if options.target == "cpu":
         graph = _prepared(model, table)
         return quantize_for_cpu(
@@ -155,7 +167,8 @@ def quantize_graph(
             reduce_range=bool(options.reduce_range),
             name=model.name,
         )
-    graph = _prepared(model, table, opset=FP16_OPSET if half else OLDEST_QDQ_OPSET)
+    graph = _prepared(model, table, opset=max(FP16_OPSET if half else OLDEST_QDQ_OPSET, scheme.oldest_opset))
+    table = table.for_scheme(scheme)
     refinement = table.refinement or Refinement()
     if options.rounding == "nearest":
         refinement = replace(refinement, weights={}, biases={})
@@ -168,6 +181,7 @@ def quantize_graph(
         exclude=options.exclude,
         in_float=table.in_float,
         quantize_all=options.quantize_all,
+        fmt=scheme.activations or INT8,
     )
     insert_refined_qdq(graph, plan, refinement, fp16_scales=half)
     if half:

@@ -18,7 +18,7 @@ from quantkit.graph.passes.shift import apply_shifts, constant_product
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array, quantize_array, weight_params
-from quantkit.types import QdqPlan, Refinement, TensorRange
+from quantkit.types import INT8, QdqPlan, QuantFormat, Refinement, TensorRange
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def plan_refined(
     exclude: Sequence[str] = (),
     in_float: Mapping[str, str] | None = None,
     quantize_all: bool = False,
+    fmt: QuantFormat = INT8,
 ) -> RefinedPlan:
     """Plans Q/DQ, and shifts and scales the channels of activations in place.
 
@@ -54,11 +55,12 @@ def plan_refined(
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         in_float: activations whose readers stay in float, with the reason.
         quantize_all: also what INT8 does not speed up.
+        fmt: of activations.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    plan = exclude_tensors(plan_tensorrt(model, exclude=exclude, quantize_all=quantize_all), in_float or {})
+    plan = exclude_tensors(plan_tensorrt(model, exclude=exclude, quantize_all=quantize_all, fmt=fmt), in_float or {})
     known = dict(ranges)
     sites = scalable_tensors(model, plan)
     shifts = {name: offset for name, offset in refinement.shifts.items() if name in sites}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError
 from quantkit.types.data import Preprocessing
 from quantkit.types.notebook import ShownInNotebook, ShownRow
+from quantkit.types.quantization import INT8, QuantScheme
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,6 +201,17 @@ class CalibrationTable(ShownInNotebook):
     def magnitudes(self) -> dict[str, float]:
         """The largest magnitude of each tensor, seen or calibrated."""
         return {name: max(r.amax, r.seen or 0.0) for name, r in self.tensors.items()}
+
+    def for_scheme(self, scheme: QuantScheme) -> CalibrationTable:
+        """The table as a scheme takes it: INT8 what was chosen for it, others the magnitudes that were seen.
+
+        The step of a floating-point number is relative to it: clipping large values does not make small ones more
+        exact, and what INT8 ruins need not stay in float.
+        """
+        if scheme.activations == INT8:
+            return self
+        seen = {name: replace(found, amax=found.seen or found.amax) for name, found in self.tensors.items()}
+        return replace(self, tensors=seen, float_tensors={}, refinement=None)
 
     @property
     def always_zero(self) -> tuple[str, ...]:

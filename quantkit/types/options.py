@@ -26,6 +26,7 @@ from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
+from quantkit.types.quantization import SCHEMES, QuantScheme
 
 __all__ = [
     "BenchOptions",
@@ -40,6 +41,7 @@ __all__ = [
     "EvaluationOptions",
     "ExcludeOptions",
     "ExtensionOptions",
+    "Format",
     "HighPrecision",
     "ImageOptions",
     "MergeOptions",
@@ -64,6 +66,7 @@ __all__ = [
 Order = Literal["shuffled", "given"]
 CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]
+Format = Literal["int8", "fp8"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
@@ -504,14 +507,22 @@ class QuantizeOptions(ExcludeOptions):
 
     Attributes:
         target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
+        format: a name in `quantkit.types.SCHEMES`: "int8", or "fp8" for GPUs from sm89 on.
         high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
+            None is FP32 beside INT8, else FP16.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         rounding: of weights: "feedback" takes what calibration found on samples, if it did, "nearest" does not.
         reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
     """
 
     target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
-    high_precision: HighPrecision = option("fp32", "Precision of layers that are not quantized.")
+    format: Format = option(
+        "int8",
+        "Number format. int8: any GPU; fp8 (E4M3): Ada, Hopper, Blackwell with TensorRT 10.3 or TensorRT-RTX.",
+    )
+    high_precision: HighPrecision | None = option(
+        None, "Precision of layers that are not quantized.", default_text="fp32 for int8, else fp16"
+    )
     rounding: Rounding = option(
         "feedback",
         "Rounding of weights. feedback: as calibration found it on samples (MODEL.calib.weights); nearest: each weight "
@@ -528,10 +539,24 @@ class QuantizeOptions(ExcludeOptions):
         check_choices(self, ModelError)
         if self.target == "cpu" and self.plan is not None:
             raise ModelError("--plan is for the target tensorrt")
+        if self.target == "cpu" and not self.scheme.is_plain:
+            raise ModelError(f"--format {self.format} is for TensorRT: the target cpu has kernels for int8 alone")
+        if self.plan is not None and not self.scheme.is_plain:
+            raise ModelError(f"--plan is for --format int8, for which it was found, not for {self.format}")
         if self.target == "cpu" and self.high_precision == "fp16":
             raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
         if self.target != "cpu" and self.reduce_range:
             raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
+
+    @property
+    def scheme(self) -> QuantScheme:
+        """What `format` stands for."""
+        return SCHEMES[self.format]
+
+    @property
+    def float_precision(self) -> HighPrecision:
+        """`high_precision`, decided: FP8 is computed with FP16 around it."""
+        return self.high_precision or ("fp32" if self.scheme.is_plain else "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)

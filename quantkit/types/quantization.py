@@ -92,6 +92,47 @@ def block_format(block: int) -> QuantFormat:
     return QuantFormat("int", 4, "block", block)
 
 
+@dataclass(frozen=True)
+class QuantScheme:
+    """What a user calls a format: what is quantized to which numbers, and what takes such a model.
+
+    Attributes:
+        activations: format of both inputs of a product; None leaves activations in float.
+        blocks: whether constant weights of MatMul and Gemm alone are INT4, in blocks, and their inputs stay in float.
+        oldest_opset: whose Q/DQ have the formats.
+        oldest_tensorrt: version that takes them.
+        oldest_gpu: compute capability, times ten, of the oldest GPU that computes with them.
+        source: where TensorRT's documentation says so.
+    """
+
+    activations: QuantFormat | None
+    blocks: bool = False
+    oldest_opset: int = OLDEST_QDQ_OPSET
+    oldest_tensorrt: tuple[int, int] = (8, 6)
+    oldest_gpu: int = 75
+    source: str = (
+        "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html"
+    )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is INT8 alone: what calibration chooses ranges, weights and exclusions for."""
+        return self.activations == INT8 and not self.blocks
+
+
+_RELEASES = "https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-10"
+
+SCHEMES: dict[str, QuantScheme] = {
+    "int8": QuantScheme(INT8),
+    "fp8": QuantScheme(FP8, oldest_opset=21, oldest_tensorrt=(10, 3), oldest_gpu=89, source=f"{_RELEASES}/10.3.0.html"),
+    "int4": QuantScheme(None, blocks=True, oldest_opset=21, oldest_tensorrt=(10, 0), source=f"{_RELEASES}/10.0.1.html"),
+    "int4+int8": QuantScheme(
+        INT8, blocks=True, oldest_opset=21, oldest_tensorrt=(10, 0), source=f"{_RELEASES}/10.0.1.html"
+    ),
+}
+"""By the name that users write."""
+
+
 @dataclass(frozen=True, order=True)
 class QdqEdge:
     """One node input that is read through Q/DQ (a constant weight: through DQ alone).
@@ -167,8 +208,9 @@ class QuantizedModel:
             those that always stay in float (LSTM, GRU, RNN, Einsum, attention, what sub-graphs hold).
         skipped: what stayed in float: name of a tensor or node → reason.
         size_bytes: of its files.
-        weight_share: part of the float weights (0-1) that are INT8 now; embeddings and biases count.
-        work_share: part of the multiply-adds (0-1) that INT8 operators do; None where shapes are not known.
+        weight_share: part of the float weights (0-1) that are quantized now; embeddings and biases count.
+        work_share: part of the multiply-adds (0-1) that quantized operators do; None where shapes are not known.
+        format: a name in `SCHEMES`.
     """
 
     path: Path
@@ -178,6 +220,7 @@ class QuantizedModel:
     size_bytes: int
     weight_share: float | None = None
     work_share: float | None = None
+    format: str = "int8"
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -29,6 +29,25 @@ def affine_model() -> bytes:
     return model.SerializeToString()
 
 
+def test_a_relu_before_fp8_is_computed():
+    """ONNX Runtime by itself takes it away, although FP8 has negative values."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.array(0.5, np.float32), "s"),
+        helper.make_tensor("z", onnx.TensorProto.FLOAT8E4M3FN, [], [0.0]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, kind, ["N"]) for name in "xy")
+    graph = helper.make_graph(nodes, "relu", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with OnnxRuntimeRunner(model.SerializeToString(), threads=1, fuse_qdq=False) as runner:
+        assert runner.run({"x": np.array([-9, -0.3, 0, 0.3, 1e6], np.float32)})["y"].tolist() == [0, 0, 0, 0.3125, 224]
+
+
 class TestOnnxRuntimeRunner(RunnerContract):
     def open(self):
         return OnnxRuntimeRunner(affine_model(), threads=1, spinning=False)

@@ -21,7 +21,7 @@ from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quant_params import activation_params
-from quantkit.types import Batch, QdqPlan, TensorRange
+from quantkit.types import INT8, Batch, QdqPlan, QuantFormat, TensorRange
 
 from .models import MODELS
 
@@ -106,6 +106,7 @@ def quantize(
     batch: int = 4,
     spread: float = 0.0,
     quantize_all: bool = False,
+    fmt: QuantFormat = INT8,
 ) -> Quantized:
     """What `quantkit quantize` does, with the largest magnitudes on random inputs as ranges.
 
@@ -114,8 +115,8 @@ def quantize(
     half = high_precision == "fp16"
     graph = load(model)
     inputs = random_inputs(graph, batch=batch)
-    prepare(graph, name="model", **({"opset": FP16_OPSET} if half else {}))
-    plan = plan_tensorrt(graph, exclude=exclude, quantize_all=quantize_all)
+    prepare(graph, name="model", **({"opset": FP16_OPSET if fmt == INT8 else 21} if half else {}))
+    plan = plan_tensorrt(graph, exclude=exclude, quantize_all=quantize_all, fmt=fmt)
     ranges = observe(model, tuple(dict.fromkeys(e.tensor for e in plan.activations)), inputs)
     random = np.random.default_rng(0)
     ranges = {name: replace(found, amax=found.amax * random.uniform(1, 1 + spread)) for name, found in ranges.items()}

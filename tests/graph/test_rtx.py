@@ -5,6 +5,9 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 
+from quantkit.graph.passes.prepare import WEIGHTED_OPS
+from quantkit.types import FP8
+
 from .. import rtx
 from .backbones import BACKBONES
 from .models import FLOAT_ON_RTX, MODELS
@@ -39,6 +42,26 @@ def test_opsets(name: str, opset: int) -> None:
     if opset > 22 and tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24):
         pytest.skip("this ONNX Runtime has no such opset")
     expect_int8(quantize(MODELS[name](opset=opset)))
+
+
+_TYPICAL = ("resnet", "unet_transposed", "vit")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in _TYPICAL else pytest.mark.slow) for n in BACKBONES])
+def test_every_planned_product_is_fp8(name: str) -> None:
+    q = quantize(BACKBONES[name](), high_precision="fp16", fmt=FP8)
+    weighted = [node.name for node in q.graph.graph if node.op_type in WEIGHTED_OPS]
+    layers = rtx.read_layers(rtx.build(q.proto.SerializeToString(), capabilities=("SM89", "SM120")))
+    planned = {edge.node for edge in q.plan.activations} & {*weighted}
+    found = rtx.nodes_in("fp8_e4m3", layers, weighted)
+    assert found == planned, {node: rtx.kernels_of(layers, node) for node in planned ^ found}
+    assert all(edge.format == FP8 for edge in q.plan.activations)
+
+
+def test_ampere_has_no_fp8() -> None:
+    q = quantize(BACKBONES["resnet"](), high_precision="fp16", fmt=FP8)
+    with pytest.raises(AssertionError, match="fp8"):
+        rtx.build(q.proto.SerializeToString(), capabilities=("SM86",))
 
 
 @pytest.mark.parametrize("name", ["conv_relu", "attention"])

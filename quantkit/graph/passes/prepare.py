@@ -42,6 +42,9 @@ _QUANTIZED_OPS = frozenset(
     }
 )
 
+_ONLY_TENSORRT = (ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4)
+"""Types of quantized values for which x86 processors have no kernels."""
+
 _SEQUENCE_OPS = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence")
 
 
@@ -108,11 +111,17 @@ def has_qdq(model: ir.Model) -> bool:
 
 
 def has_signed_activations(model: ir.Model) -> bool:
-    """Whether an activation is quantized to signed integers, as for TensorRT; x86 kernels take unsigned ones."""
-    zero_points = [
-        node.inputs[2] if len(node.inputs) > 2 else None for node in model.graph if node.op_type == "QuantizeLinear"
-    ]
-    return any(value is not None and value.dtype is ir.DataType.INT8 for value in zero_points)
+    """Whether an activation is quantized to signed numbers, or weights alone to INT4, as for TensorRT.
+
+    x86 kernels take unsigned activations.
+    """
+    for node in model.graph:
+        index = {"QuantizeLinear": 2, "DequantizeLinear": 0}.get(node.op_type)
+        value = node.inputs[index] if index is not None and len(node.inputs) > index else None
+        kinds = (*_ONLY_TENSORRT, ir.DataType.INT8) if index == 2 else _ONLY_TENSORRT
+        if value is not None and value.dtype in kinds:
+            return True
+    return False
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:

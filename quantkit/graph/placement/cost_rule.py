@@ -33,9 +33,9 @@ _FEW_CHANNELS = 8
 _ENOUGH_CHANNELS = 16
 """On one side of a convolution, which then uses its units whatever is on the other side."""
 
-GATE = "squeeze-and-excitation on maps of one position: INT8 would take more kernels than float"
-VECTOR = "product of a matrix and one vector: INT8 would not be faster"
-CHANNELS = "few channels: INT8 would compute on padding"
+GATE = "squeeze-and-excitation on maps of one position: 8 bits would take more kernels than float"
+VECTOR = "product of a matrix and one vector: 8 bits would not be faster"
+CHANNELS = "few channels: 8 bits would compute on padding"
 
 _ACTIVATIONS = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Clip", "Tanh", "Gelu", "Erf")
 
@@ -83,7 +83,7 @@ def tell_unprofitable(model: ir.Model, notify: Notify) -> None:
     found = find_unprofitable(model)
     for names, what in (
         (found.in_float, "stay in float (--quantize-all overrides)"),
-        (found.too_much, "are INT8 nevertheless: they are too much of the model"),
+        (found.too_much, "are quantized nevertheless: they are too much of the model"),
     ):
         for reason in dict.fromkeys(names.values()):
             these = [name for name in names if names[name] == reason]

@@ -52,16 +52,16 @@ class SharedScales:
         self.classes = _classes(self.copies)
         self.num_given = len(self.edges)
 
-    def added(self) -> tuple[QdqEdge, ...]:
-        """The edges of rules 2 and 3."""
-        for members in self._joined():
+    def added(self, *, only_copies: bool = False) -> tuple[QdqEdge, ...]:
+        """The edges of rules 2 and 3, or of rule 2 alone: copies round to what their readers round to anyway."""
+        for members in () if only_copies else self._joined():
             self._quantize_joined(members)
         size = -1
         while size != len(self.edges):
             size = len(self.edges)
             for node in reversed(self.copies):
                 self._quantize_copied(node)
-            for value in self._multiplied():
+            for value in () if only_copies else self._multiplied():
                 self._share(value)
         return tuple(self.edges.values())[self.num_given :]
 

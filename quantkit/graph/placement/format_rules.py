@@ -1,0 +1,72 @@
+"""Which operators a number format is not for, beyond what holds for all of them.
+
+FP8 has fewer kernels than INT8. Convolutions with more than 32 positions in their kernel, and transposed ones, TensorRT
+and TensorRT-RTX compute in FP16 whatever Q/DQ say; for grouped ones there is no optimized kernel (release notes of
+TensorRT 10.16.1, limitations). Weights of matrix products have one scale: scales for each channel came with TensorRT
+10.6 (its release notes), on Hopper alone, and a floating-point format needs them less.
+
+INT4 needs blocks of equal size: others TensorRT refuses, or cuts otherwise than ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.types import QuantFormat
+
+_LARGEST_KERNEL = 32
+"""Positions."""
+
+_SMALLEST_BLOCK = 16
+
+
+def format_obstacle(node: ir.Node, fmt: QuantFormat, *, quantize_all: bool = False) -> str:
+    """Why a Conv, ConvTranspose, Gemm or MatMul stays in float with this format of activations; "" if it does not.
+
+    Args:
+        node: with constant weights, as far as it is a convolution.
+        fmt: of activations.
+        quantize_all: also what the format does not speed up.
+    """
+    if fmt.kind != "float":
+        return ""
+    if is_standard(node, "ConvTranspose"):
+        return "TensorRT has no FP8 kernels for transposed convolutions"
+    weight = constant_of(node.inputs[1]) if is_standard(node, "Conv") else None
+    if weight is None:
+        return ""
+    positions = math.prod(weight.shape.numpy()[2:])
+    if positions > _LARGEST_KERNEL:
+        return f"TensorRT has no FP8 kernels for {positions} positions (at most {_LARGEST_KERNEL})"
+    if node.attributes.get_int("group", 1) > 1 and not quantize_all:
+        return "grouped convolution: TensorRT has no optimized FP8 kernels for it"
+    return ""
+
+
+def weight_granularity(node: ir.Node, axis: int | None, fmt: QuantFormat) -> int | None:
+    """Axis of the scales of a weight, beside activations of this format; None for one scale.
+
+    Args:
+        node: that reads the weight.
+        axis: of the output channels.
+        fmt: of activations.
+    """
+    return axis if fmt.kind != "float" or is_standard(node, "Conv") else None
+
+
+def block_size(width: int, wanted: int) -> int | None:
+    """Size of the blocks that K inputs divide into: as wanted, or half of it, and so on; None if there is none.
+
+    Example:
+        >>> [block_size(width, 128) for width in (768, 192, 100, 101, 200)]
+        [128, 64, 100, 101, None]
+    """
+    size = min(wanted, width)
+    while size >= _SMALLEST_BLOCK or size == width:
+        if width % size == 0:
+            return size
+        size //= 2
+    return None

@@ -1,0 +1,32 @@
+"""What the commands say and write of other formats than INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ..commands.test_formats import make_network
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    return make_network(tmp_path)
+
+
+def test_the_model_is_named_after_its_format(quantkit, network):
+    table = network.with_name("net.calib.json")
+    outcome = quantkit("quantize", network, "--table", table, "--format", "fp8")
+    assert outcome.code == 0, outcome.err
+    assert "operators in FP8        4 of 4" in outcome.out
+    assert network.with_name("net.fp8.onnx").is_file()
+
+
+def test_calibrating_for_fp8_writes_no_cache(quantkit, network, tmp_path):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    data = network.with_name("data.npy")
+    outcome = quantkit("calibrate", network, "--data", data, "--accuracy", "fast", "--format", "fp8", "-o", folder)
+    assert outcome.code == 0, outcome.err
+    assert "net.calib is not written: a calibration cache is for implicit INT8" in outcome.out + outcome.err
+    assert sorted(path.name for path in folder.iterdir()) == ["net.calib.json", "net.fp8.onnx"]

@@ -1,0 +1,78 @@
+"""Models in other formats than INT8, from the same data and table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from quantkit.commands.calibrate import calibrate
+from quantkit.commands.quantize import quantize
+from quantkit.errors import ModelError
+from quantkit.types.options import QuantizeOptions
+
+from ..graph.builder import Builder
+from ..graph.quantizing import run, sqnr_db, write
+
+
+def make_network(folder: Path) -> Path:
+    """A small network with convolutions, a classifier, their table and data, in which one value is far out."""
+    g = Builder()
+    x = g.op("Relu", g.conv(g.input("image", 3, 16, 16), 3, 16))
+    x = g.op("Relu", g.op("Add", g.conv(x, 16, 16), x))
+    y = g.gemm(g.op("Flatten", g.op("GlobalAveragePool", x)), 16, 64)
+    model = write(g.model(g.gemm(g.op("Relu", y), 64, 32)), folder / "net.onnx")
+    data = np.random.default_rng(0).standard_normal((32, 3, 16, 16)).astype(np.float32)
+    data[0, 0, 0, 0] = 40
+    np.save(model.with_name("data.npy"), data)
+    paths = (model, model.with_name("data.npy"))
+    calibrate(*paths, accuracy="fast", progress=False, table_path=model.with_name("net.calib.json"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    model = make_network(tmp_path_factory.mktemp("net"))
+    return model, model.with_name("net.calib.json")
+
+
+def stored_types(model: Path) -> set[str]:
+    graph = onnx.load(model).graph
+    read = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer if i.name in read}
+
+
+def test_fp8_takes_what_was_seen(calibrated, tmp_path):
+    model, table = calibrated
+    made = quantize(model, table, tmp_path / "net.fp8.onnx", format="fp8")
+    assert (made.format, made.num_quantized, made.num_weighted) == ("fp8", 4, 4)
+    proto = onnx.load(made.path)
+    assert proto.opset_import[0].version >= 21
+    assert stored_types(made.path) == {"FLOAT8E4M3FN"}
+    scale = next(numpy_helper.to_array(i) for i in proto.graph.initializer if i.name == "image_scale")
+    assert scale.dtype == np.float16
+    np.testing.assert_allclose(scale, 40 / 448, rtol=1e-3)
+    data = np.load(model.with_name("data.npy"))[:4]
+    reference, got = (next(iter(run(onnx.load(path), {"image": data}).values())) for path in (model, made.path))
+    assert sqnr_db(reference, got) > 20
+
+
+def test_fp32_beside_fp8_if_asked(calibrated, tmp_path):
+    made = quantize(*calibrated, tmp_path / "net.fp8.onnx", format="fp8", high_precision="fp32")
+    assert all(i.data_type != onnx.TensorProto.FLOAT16 for i in onnx.load(made.path).graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"format": "fp8", "target": "cpu"}, "target cpu has kernels for int8 alone"),
+        ({"format": "fp8", "plan": "net.plan.json"}, "--plan is for --format int8"),
+        ({"format": "fp4"}, "fp4"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, reason):
+    with pytest.raises(ModelError, match=reason):
+        QuantizeOptions(**options)
