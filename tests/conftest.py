@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quantkit"))
 
 PROCESSORS = {"saturating": "avx2 fma", "exact": "avx2 fma avx512_vnni"}
 """Flags of the two kinds of x86 processors: without VNNI, sums of INT8 products saturate at 16 bits."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that tests start find compiled modules, also where none are to be written beside the source."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.TemporaryDirectory(prefix="quantkit-compiled-")
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

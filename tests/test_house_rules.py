@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import quantkit
+from tests.sources import modules, nodes
 
-ROOT = Path(quantkit.__file__).parent
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 LINES_OF_FUNCTION = 80
@@ -40,13 +39,8 @@ NAMES_WITH_A_FORMAT = {"is_int8"}
 """A key of the report's JSON."""
 
 
-def modules() -> dict[str, str]:
-    """Path below the package → source."""
-    return {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in sorted(ROOT.rglob("*.py"))}
-
-
-def public_names(source: str) -> Iterator[str]:
-    for node in ast.parse(source).body:
+def public_names(module: ast.Module) -> Iterator[str]:
+    for node in module.body:
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             names = [node.name]
         elif isinstance(node, ast.Assign):
@@ -67,8 +61,8 @@ def count_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_functions_fit_a_screen():
     found = {
         f"{path}: {node.name}"
-        for path, source in modules().items()
-        for node in ast.walk(ast.parse(source))
+        for path, found in nodes().items()
+        for node in found
         if isinstance(node, FUNCTIONS) and (node.end_lineno or 0) - node.lineno + 1 > LINES_OF_FUNCTION
     }
     assert found == set(), f"over {LINES_OF_FUNCTION} lines"
@@ -78,8 +72,8 @@ def test_functions_have_few_parameters():
     """What belongs together is a dataclass; `self` and `cls` do not count."""
     found = {
         f"{path}: {node.name}": count
-        for path, source in modules().items()
-        for node in ast.walk(ast.parse(source))
+        for path, found in nodes().items()
+        for node in found
         if isinstance(node, FUNCTIONS) and (count := count_parameters(node)) > PARAMETERS
     }
     assert found == {}, f"over {PARAMETERS} parameters"
@@ -116,9 +110,9 @@ def test_a_file_name_says_which_file_is_meant():
 def test_a_public_name_has_one_meaning():
     # A command has the name of the function that it calls, so that cli/ defines nothing of its own here.
     counts: defaultdict[str, list[str]] = defaultdict(list)
-    for path, source in modules().items():
+    for path, (module, *_) in nodes().items():
         if not path.startswith("cli/"):
-            for name in set(public_names(source)):
+            for name in set(public_names(module)):
                 counts[name].append(path)
     found = {name: paths for name, paths in counts.items() if len(paths) > 1}
     assert found.keys() <= REPEATED_NAMES, found
@@ -132,8 +126,8 @@ def test_the_package_does_not_grow():
 
 def test_a_format_is_no_part_of_a_name():
     found = {Path(path).stem for path in modules()}
-    for source in modules().values():
-        for node in ast.walk(ast.parse(source)):
+    for inside in nodes().values():
+        for node in inside:
             if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
                 found.add(node.name)
             if isinstance(node, ast.ClassDef):

@@ -3,27 +3,26 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-import quantkit
+from tests.sources import modules, nodes
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 MOST = 20
 
 
-def imports_in_functions(path: Path) -> list[int]:
+def imports_in_functions(inside: Sequence[ast.AST]) -> list[int]:
     """Lines of the imports that stand inside functions."""
-    functions = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, FUNCTIONS)]
-    return sorted(
-        {node.lineno for f in functions for node in ast.walk(f) if isinstance(node, (ast.Import, ast.ImportFrom))}
-    )
+    ranges = [range(f.lineno, (f.end_lineno or 0) + 1) for f in inside if isinstance(f, FUNCTIONS)]
+    lines = [node.lineno for node in inside if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return sorted(line for line in lines if any(line in body for body in ranges))
 
 
 def test_few_imports_stand_inside_functions_each_with_a_reason():
     found = []
-    for path in Path(quantkit.__file__).parent.rglob("*.py"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number in imports_in_functions(path):
+    for path, source in modules().items():
+        lines = source.splitlines()
+        for number in imports_in_functions(nodes()[path]):
             found.append(f"{path}:{number}")
             assert "#" in lines[number - 1] or lines[number - 2].lstrip().startswith("#"), f"no reason at {found[-1]}"
     assert 0 < len(found) < MOST, found

@@ -2,12 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import quantkit
-
-ROOT = Path(quantkit.__file__).parent
+from tests.sources import nodes
 
 _SEARCHES = {"startswith", "endswith", "removeprefix", "removesuffix", "find", "index", "count"}
 
@@ -21,16 +18,16 @@ ALLOWED = {
 """Where words of other programs are read, for want of a code, and why."""
 
 
-def words_searched_for(tree: ast.AST) -> set[str]:
+def words_searched_for(nodes_of: Sequence[ast.AST]) -> set[str]:
     """String literals of several words that are looked for in a text, also by way of a constant of the module."""
     named: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
+    for node in nodes_of:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     named.setdefault(target.id, []).append(node.value)
     sought: list[ast.expr] = []
-    for node in ast.walk(tree):
+    for node in nodes_of:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _SEARCHES:
             sought += node.args[:1]
         elif isinstance(node, ast.Compare) and any(isinstance(op, ast.In | ast.NotIn) for op in node.ops):
@@ -59,11 +56,7 @@ def _values_of(target: ast.expr, sequence: ast.expr) -> Iterator[tuple[str, ast.
 
 
 def test_no_sentence_is_searched_for_words():
-    found = {
-        file.relative_to(ROOT).as_posix(): words
-        for file in sorted(ROOT.rglob("*.py"))
-        if (words := words_searched_for(ast.parse(file.read_text(encoding="utf-8"))))
-    }
+    found = {file: words for file, inside in nodes().items() if (words := words_searched_for(inside))}
     unexpected = {file: words for file, words in found.items() if not file.startswith(tuple(ALLOWED))}
     assert not unexpected, unexpected
     unused = [place for place in ALLOWED if not any(file.startswith(place) for file in found)]
@@ -82,7 +75,7 @@ e = f"read by {name}" in text
 f = [hint for word, hint in HINTS if word in text]
 g = text.removeprefix(f"{name}: ")
 """
-    assert words_searched_for(ast.parse(code)) == {
+    assert words_searched_for(list(ast.walk(ast.parse(code)))) == {
         "no such file",
         "was excluded",
         "is not installed",

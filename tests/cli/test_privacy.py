@@ -20,7 +20,8 @@ def report(quantkit, digits, tmp_path, monkeypatch):
     assert quantkit("calibrate", "--data", CALIB, digits, "--method", "minmax", "--num-samples", "32").code == 0
 
     def run(*words):
-        typed = ["evaluate", "--data", str(VAL), str(digits), "--variant", f"same={digits}", "--latency-s", "0", *words]
+        short = ("--latency-s", "0", "--layer-samples", "0", "--num-samples", "40")
+        typed = ["evaluate", "--data", str(VAL), str(digits), "--variant", f"same={digits}", *short, *words]
         monkeypatch.setattr("sys.argv", ["/usr/bin/quantkit", *typed])
         outcome = quantkit(*typed, "-o", "out")
         assert outcome.code == 0, outcome.err

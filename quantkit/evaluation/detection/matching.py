@@ -56,7 +56,7 @@ def match_images(truths: Sequence[Boxes], found: Sequence[Boxes]) -> list[ImageM
         found: detected boxes of each image, in pixels, with scores.
     """
     from pycocotools.coco import COCO  # local: only detection pays for loading it
-    from pycocotools.cocoeval import COCOeval
+    from pycocotools.cocoeval import COCOeval  # local: likewise
 
     per_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     with contextlib.redirect_stdout(io.StringIO()):
