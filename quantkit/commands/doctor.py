@@ -91,7 +91,7 @@ def _part(name: str, found: Mapping[str, Any], fix: str, detail: Callable[[Mappi
 def _processor_part() -> Part:
     model, _ = read_cpuinfo()
     wide = (
-        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7-bit weights; models for "
+        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7 to 8 bits for weights; models for "
         "TensorRT are less accurate here than on a GPU"
         if products_saturate()
         else "INT8 products do not saturate"

@@ -77,7 +77,7 @@ def quantize(
     model = fix_as_calibrated(FloatModel.open(model), table)
     if options.reduce_range is None and options.target == "cpu" and products_saturate():
         options = replace(options, reduce_range=True)
-        text = "Weights have 7 bits: this CPU lacks VNNI and would saturate. Pass --no-reduce-range for 8 bits."
+        text = "Weights use 7 to 8 bits, so that no sum saturates: this CPU lacks VNNI. Pass --no-reduce-range for 8."
         notify(Notice("info", "weights", text))
     needs_refinement = options.target == "tensorrt" and options.scheme.activations == INT8
     if needs_refinement and "rounding" in table.settings and table.refinement is None:

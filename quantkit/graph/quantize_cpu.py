@@ -11,6 +11,7 @@ import onnx_ir as ir
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.passes.qdq_fixups_cpu import align_channels, keep_float_weights, pad_quantized, quantize_biases
 from quantkit.graph.passes.rewrites_cpu import rewrite_for_cpu
+from quantkit.graph.passes.unsaturated_weights import unsaturated_weights
 from quantkit.graph.placement.activation_bounds import activation_bounds, bounded_tensors
 from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
 from quantkit.graph.quant_params import cpu_params, shared_ranges
@@ -34,8 +35,9 @@ def quantize_for_cpu(
         ranges: calibrated range by tensor name.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         always_zero: tensors that were zero on every sample; they are quantized with the range of 0 to 1.
-        reduce_range: 7-bit weights, for x86 processors without VNNI: these add two products of UINT8 and INT8 in 16
-            bits, with saturation (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+        reduce_range: weights of 7 to 8 bits whose sums cannot saturate, for x86 processors without VNNI: these add two
+            products of UINT8 and INT8 in 16 bits
+            (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
         name: of the model, for errors.
 
     Returns:
@@ -55,7 +57,7 @@ def quantize_for_cpu(
     for tensor, value_range in shared_ranges(plan, known).items():
         low, high = bounds.get(tensor, (-np.inf, np.inf))
         params[tensor] = cpu_params(value_range, low=low, high=high)
-    insert_qdq(model, plan, params)
+    insert_qdq(model, plan, params, weights=unsaturated_weights(model, plan) if reduce_range else None)
     for fix_up in (quantize_biases, keep_float_weights, pad_quantized, align_channels):
         fix_up(model)
     return model, plan

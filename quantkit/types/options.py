@@ -512,7 +512,8 @@ class QuantizeOptions(ExcludeOptions):
             None is FP32 beside INT8, else FP16.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         rounding: of weights: "feedback" takes what calibration found on samples, if it did, "nearest" does not.
-        reduce_range: for target "cpu": weights of 7 bits, which x86 processors without VNNI need; None asks this one.
+        reduce_range: for target "cpu": weights of 7 to 8 bits whose sums cannot saturate, which x86 processors without
+            VNNI need; None asks this one.
     """
 
     target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
@@ -530,7 +531,7 @@ class QuantizeOptions(ExcludeOptions):
     )
     reduce_range: bool | None = option(
         None,
-        "Use 7-bit weights, for --target cpu.",
+        "Use weights of 7 to 8 bits, whose sums cannot saturate, for --target cpu.",
         group=EXPERT,
         default_text="on where this processor has no VNNI",
     )

@@ -104,8 +104,9 @@ class _Insertion:
     def _quantize(self, edge: QdqEdge, array: np.ndarray) -> tuple[QuantParams, np.ndarray]:
         """Parameters and quantized values of a weight: as they were found, or rounded to nearest."""
         found = self.weights.get(edge.tensor)
-        if found is not None and found.axis == edge.axis and edge.format == weight_format(edge.axis):
-            return QuantParams(scale=found.scale, axis=edge.axis, format=edge.format), found.codes
+        is_integer = edge.format in (weight_format(edge.axis), weight_format(edge.axis, bits=7))
+        if found is not None and found.axis == edge.axis and is_integer:
+            return QuantParams(scale=found.scale, axis=edge.axis, format=weight_format(edge.axis)), found.codes
         params = weight_params(array, edge.axis, edge.format)
         return params, quantize_array(array, params)
 

@@ -481,13 +481,19 @@ def test_a_bias_that_would_overflow_raises_the_scale_of_its_weights(tmp_path: Pa
     assert sqnr > 25
 
 
-def test_reduced_range_leaves_a_bit_of_the_weights(tmp_path: Path) -> None:
+def test_reduced_range_leaves_room_for_the_sum_of_two_products(tmp_path: Path) -> None:
     net = Net()
     model = net.model(classifier(net, net.conv("x", kernel=3)))
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     result, _ = quantize_for_cpu(model, ranges_of(model, x), reduce_range=True)
-    codes = [v.const_value.numpy() for v in result.graph.initializers.values() if v.dtype is ir.DataType.INT8]
-    assert max(np.abs(array).max() for array in codes if array.ndim > 1) == 63
+    readers = [node for node in result.graph if node.op_type == "DequantizeLinear"]
+    stored = [(node, node.inputs[0].const_value) for node in readers if node.inputs[0].dtype is ir.DataType.INT8]
+    weights = [np.moveaxis(codes.numpy(), node.attributes["axis"].as_int(), 0) for node, codes in stored if codes]
+    assert len(weights) == 2
+    for rows in (array.reshape(len(array), -1).astype(int) for array in weights):
+        for sign in (1, -1):
+            assert np.sort(sign * rows, axis=1)[:, -2:].clip(0).sum(axis=1).max() <= 128
+    assert 63 < max(np.abs(array.astype(int)).max() for array in weights) < 127
 
 
 def test_asking_which_tensors_are_needed_leaves_the_model_as_it_is() -> None:
