@@ -11,6 +11,7 @@ from quantkit.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (REPOSITORY / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_one_line_runs_the_tests():
@@ -43,8 +44,28 @@ def test_pages_that_the_code_names_exist():
     assert [page for page in sorted(named) if not (REPOSITORY / page).exists()] == []
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How does a calibration method compute a range?", "quantkit/calibration/methods/"),
+        ("Which node inputs get Q/DQ nodes?", "quantkit/graph/placement/tensorrt.py"),
+        ("How is a task, method, preset, metric or runtime added?", "CONTRIBUTING.md"),
+        ("What makes a table stale?", "quantkit/caches/reuse.py"),
+    ],
+)
+def test_a_stranger_finds_the_file_in_one_line(question, answer):
+    (line,) = (line for line in ARCHITECTURE.splitlines() if line.startswith(f"| {question} |"))
+    assert f"`{answer}`" in line
+
+
+def test_the_architecture_names_every_package():
+    table = ARCHITECTURE.partition("## Packages")[2].partition("## Types")[0]
+    package = (REPOSITORY / "quantkit").iterdir()
+    parts = {path.stem for path in package if path.suffix in ("", ".py") and not path.name.startswith("_")}
+    assert parts <= set(re.findall(r"`(\w+)`", table))
+
+
 def test_files_that_the_architecture_names_exist():
-    page = (REPOSITORY / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:quantkit|tests)/[\w./-]+)`", page))
+    named = set(re.findall(r"`((?:quantkit|tests)/[\w./-]+)`", ARCHITECTURE))
     assert "quantkit/calibration/methods/" in named
     assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []

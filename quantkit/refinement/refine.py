@@ -148,9 +148,8 @@ class _Refining:
     ) -> None:
         self.model, self.options, self.others, self.notify = model, options, others, notify
         self.num_samples = samples.num_samples
-        self.choosing, self.judging, self.telling = samples.split()
-        if options.effort == "fast":
-            self.telling = samples
+        # With effort "fast" nothing is chosen: all samples tell.
+        self.choosing, self.judging, self.telling = (samples,) * 3 if options.effort == "fast" else samples.split()
         self.ranges = dict(ranges)
         self.floats: dict[str, str] = {}
         self.refinement = Refinement()
@@ -164,6 +163,7 @@ class _Refining:
         reference = run_model(model.prepared(), self.judging.batches, outputs=self.names)
         self.outputs = recognize_class_scores(outputs, reference)
         self.judge = OutputDamage(self.outputs, reference)
+        self._reference = reference
         self._measured: dict[bool, float] = {}
 
     def quantized(self, **changes: Any) -> QuantizedGraph:
@@ -360,8 +360,9 @@ class _Refining:
 
     def quality(self) -> dict[str, float]:
         """What the INT8 output is worth on samples that nothing was chosen on."""
-        batches = self.telling.batches
-        reference = run_model(self.model.prepared(), batches, outputs=self.names)
+        batches, reference = self.telling.batches, self._reference
+        if self.telling is not self.judging:
+            reference = run_model(self.model.prepared(), batches, outputs=self.names)
         got = run_quantized(self.quantized(), batches, outputs=self.names)
         return output_quality(self.outputs, reference, got, num_samples=self.telling.num_samples)
 
