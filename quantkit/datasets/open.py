@@ -60,7 +60,7 @@ def open_samples(
     if holds_sample_files(Path(data)):
         if said.says_how or said.crops is not None or said.loader is not None:
             raise DatasetError(f"{data}: image options have no meaning for arrays")
-        dataset: Dataset = open_sample_files(Path(data), fed, axes=axes)
+        dataset: Dataset = open_sample_files(Path(data), fed, axes=axes, classes=classes)
     elif isinstance(preprocessing, ImageOptions):
         dataset = _open_as_said(data, fed, preprocessing, classes)
     else:
@@ -208,7 +208,7 @@ def open_dataset(
                 f"{source} contains arrays, which are passed to the model unchanged: omit the image options"
             )
         if holds_sample_files(source):
-            return open_sample_files(source, inputs, axes={})
+            return open_sample_files(source, inputs, axes={}, classes=classes)
         return open_arrays(source, inputs, classes=classes)
     _check_kind(source)
     if len(inputs) != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,14 @@ import numpy as np
 
 from quantkit.datasets.array_files import parse_arrays
 from quantkit.datasets.arrays import cast_row, is_castable, or_constant
+from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
 _SUFFIX = ".npz"
+_LABELS = frozenset({"label", "target"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +30,15 @@ class SampleFiles:
         inputs: of the model, the batch as their first dimension.
         axes: where the model has the batch, by input, if it is not the first dimension.
         ids: names of the files, relative to where they were found.
+        targets: class index of each file, None without labels.
+        classes: class names by index, empty where there are none.
     """
 
     paths: Sequence[Path]
     inputs: Sequence[TensorSpec]
     axes: Mapping[str, int | None]
     ids: Sequence[str]
-    targets: None = None
+    targets: Sequence[int] | None = None
     classes: Sequence[str] = ()
     kind: str = "sample files"
     preprocessing: Preprocessing | None = None
@@ -57,7 +61,7 @@ class SampleFiles:
                 f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}"
             )
         arrays = {spec.name: self._of_sample(spec, stored[spec.name], path) for spec in self.inputs}
-        return Sample(id=self.ids[index], inputs=arrays)
+        return Sample(self.ids[index], arrays, None if self.targets is None else self.targets[index])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,17 +100,56 @@ def holds_sample_files(path: Path) -> bool:
     return bool(_listed(path))
 
 
-def open_sample_files(path: Path, inputs: Sequence[TensorSpec], *, axes: Mapping[str, int | None]) -> SampleFiles:
+def open_sample_files(
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    *,
+    axes: Mapping[str, int | None],
+    classes: Sequence[str] | None = None,
+) -> SampleFiles:
     """Opens a folder or list that `holds_sample_files`.
+
+    An array "label" or "target" that is no input is the sample's class: an index or a name.
 
     Args:
         path: the folder, or a text file with a path a line, relative to its own folder.
         inputs: of the model, the batch as their first dimension.
         axes: where the model has the batch, if it is not the first dimension.
+        classes: class names by index.
+
+    Raises:
+        DatasetError: some of the files have a label and others have none, or a label is no class.
     """
     paths = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path.parent / line for line in _listed(path)]
     names = [p.name for p in paths] if path.is_dir() else _listed(path)
-    return SampleFiles(paths, inputs, axes, name_samples(names))
+    targets, known = _labels(paths, _LABELS - {spec.name for spec in inputs}, classes)
+    return SampleFiles(paths, inputs, axes, name_samples(names), targets, known)
+
+
+def _labels(
+    paths: Sequence[Path], keys: Collection[str], classes: Sequence[str] | None
+) -> tuple[list[int] | None, Sequence[str]]:
+    words: dict[Path, str] = {}
+    unlabelled = None
+    for path in paths:
+        try:
+            found, _ = parse_arrays(path.read_bytes(), path, keys)
+        except (OSError, DatasetError):
+            continue  # left out, or an error, when its turn comes
+        if not found:
+            unlabelled = path
+            if not words:
+                return None, ()
+        for key, array in found.items():
+            if array.size != 1 or array.dtype.kind not in "iuU":
+                raise DatasetError(f"{path}: {key!r} is {array.dtype} {list(array.shape)}, not one class index or name")
+            words[path] = str(array.reshape(-1)[0])
+    if not words:
+        return None, ()
+    if unlabelled is not None:
+        raise DatasetError(f"{unlabelled} has no label, but {next(iter(words))} has one")
+    indices, names = index_labels({word: str(path) for path, word in words.items()}, classes)
+    return [indices[words[path]] if path in words else 0 for path in paths], names
 
 
 def _listed(path: Path) -> list[str]:

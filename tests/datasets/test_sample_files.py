@@ -76,6 +76,31 @@ def test_a_state_of_one_says_how_to_place_it(tmp_path):
         dataset[0]
 
 
+def test_labels_are_classes(folder):
+    for i, label in enumerate(["b", "a", "b", "a"]):
+        with np.load(folder / f"{i}.npz") as arrays:
+            np.savez(folder / f"{i}.npz", **arrays, label=label)
+    dataset = opened(folder)
+    assert (list(dataset.targets), list(dataset.classes)) == ([1, 0, 1, 0], ["a", "b"])
+    assert [dataset[i].target for i in range(4)] == [1, 0, 1, 0]
+    (folder / "1.npz").write_bytes(b"damaged")  # it is told when it is read
+    assert opened(folder)[2].target == 1
+    np.savez(folder / "3.npz", x=np.zeros((5, 3)), state=np.ones((2, 4)), sr=1)
+    with pytest.raises(DatasetError, match=r"3\.npz has no label, but .*0\.npz has one"):
+        opened(folder)
+    np.savez(folder / "0.npz", label=np.zeros(2, int))
+    with pytest.raises(DatasetError, match=r"0\.npz: 'label' is int64 \[2\], not one class index or name"):
+        opened(folder)
+
+
+def test_an_input_of_that_name_is_no_label(tmp_path):
+    spec = TensorSpec("label", np.dtype("int64"), ("N",))
+    np.savez(tmp_path / "0.npz", label=3)
+    dataset = open_samples([spec], tmp_path, None, None, num_samples=None, seed=0, order="given")
+    assert dataset.targets is None
+    assert dataset[0].inputs["label"] == 3
+
+
 def test_image_options_mean_nothing_here(folder):
     with pytest.raises(DatasetError, match="no meaning for arrays"):
         opened(folder, size=(8, 8))

@@ -24,9 +24,18 @@ RECALL = Score(
     "nearest in the variant too, mean over samples: recall@k, k as in --neighbors.",
 )
 
+RETRIEVAL = Score(
+    "retrieval",
+    "Retrieval",
+    definition="Share of samples whose nearest other sample (by cosine, among the samples of the evaluation) has the "
+    "same label: recall@1. A sample whose label no other has does not count.",
+)
+
 
 class Embedding(Task):
     """Recall of the baseline's nearest neighbors, and the cosine of each vector with the baseline's.
+
+    Where samples have labels, the score is how many find one of their own label.
 
     The vector is the first floating output [N, D], else the first of [N, T, D], pooled over T: the mean over
     ``attention_mask`` where the model has such an input, or the first ("cls").
@@ -37,7 +46,8 @@ class Embedding(Task):
         output: name of the output, where it is not the first that fits.
     """
 
-    numbers = (RECALL.name, "cosine_mean", "cosine_min")
+    numbers = (RECALL.name, RETRIEVAL.name, "cosine_mean", "cosine_min")
+    has_class_labels = True
     own_options = (
         OwnOption(
             "neighbors", 10, "Nearest samples whose recall counts", is_valid=lambda k: k >= 1, expected="1 or more"
@@ -57,24 +67,28 @@ class Embedding(Task):
         self._neighbors, self._pooling, self._output = neighbors, pooling, output
         self._vectors: dict[str, list[_Vectors]] = {}
         self._ids: list[str] = []
+        self._targets: list[npt.NDArray[np.int64]] = []
         self._recall = SampleScores(RECALL.name, RECALL.label)
+        self._retrieval = SampleScores(RETRIEVAL.name, RETRIEVAL.label)
         self._k = neighbors
 
     @classmethod
     def open(cls, options: TaskOptions, dataset: Dataset, data: PathLike, classes: Sequence[str] | None) -> OpenTask:
         """The task with its options."""
-        return OpenTask(cls(*(options.own(name) for name in ("neighbors", "pooling", "embedding"))), (), {})
+        task = cls(*(options.own(name) for name in ("neighbors", "pooling", "embedding")))
+        return OpenTask(task, tuple(dataset.classes), {})
 
     @property
     def score(self) -> Score:
-        """The recall."""
-        return RECALL
+        """Retrieval where two samples share a label, else the recall."""
+        return RETRIEVAL if self._labelled().any() else RECALL
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Where k had to be smaller, and why there is no interval."""
         fewer = (f"{len(self._ids)} samples are few: recall is of the {self._k} nearest.",)
-        return (*(fewer if self._k < self._neighbors else ()), *self._recall.notes())
+        scores = self._retrieval if self._labelled().any() else self._recall
+        return (*(fewer if self._k < self._neighbors else ()), *scores.notes())
 
     def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
         """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
@@ -85,6 +99,8 @@ class Embedding(Task):
         (_, reference), *_ = outputs.items()
         name = find_vectors(reference, len(batch), self._output)
         self._ids += batch.ids
+        if batch.targets is not None:
+            self._targets.append(batch.targets)
         for variant, found in outputs.items():
             self._vectors.setdefault(variant, []).append(_pool(found[name], batch, self._pooling))
 
@@ -98,16 +114,35 @@ class Embedding(Task):
         (baseline, reference), *others = whole.items()
         expected = _nearest(reference, self._k)
         self._recall = SampleScores(RECALL.name, RECALL.label)
+        self._retrieval = SampleScores(RETRIEVAL.name, RETRIEVAL.label)
         self._recall.add(baseline, np.ones(count))
+        self._add_retrieval(baseline, expected)
         cosines = {}
         for variant, vectors in others:
             found = _nearest(vectors, self._k)
+            self._add_retrieval(variant, found)
             same = (expected[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
             self._recall.add(variant, same)
             cosine = np.clip(np.einsum("nd,nd->n", reference, vectors, dtype=np.float64), -1, 1)
             cosines[variant] = {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
             self._note_changes(variant, expected[:, 0], found[:, 0], cosine)
-        return {v: {**numbers, **cosines.get(v, {})} for v, numbers in self._recall.compute().items()}
+        retrieved = self._retrieval.compute() if self._labelled().any() else {}
+        recalled = self._recall.compute()
+        return {v: {**recalled[v], **retrieved.get(v, {}), **cosines.get(v, {})} for v in whole}
+
+    def _labelled(self) -> npt.NDArray[np.bool_]:
+        """Which samples share their label with another; none where not all have labels."""
+        targets = np.concatenate(self._targets) if self._targets else np.zeros(0, np.int64)
+        if len(targets) != len(self._ids):
+            return np.zeros(0, np.bool_)
+        _, index, counts = np.unique(targets, return_inverse=True, return_counts=True)
+        result: npt.NDArray[np.bool_] = counts[index] > 1
+        return result
+
+    def _add_retrieval(self, variant: str, nearest: npt.NDArray[np.intp]) -> None:
+        if (counts := self._labelled()).any():
+            targets = np.concatenate(self._targets)
+            self._retrieval.add(variant, (targets[nearest[:, 0]] == targets)[counts].astype(np.float64))
 
     def _note_changes(
         self, variant: str, before: npt.NDArray[np.intp], after: npt.NDArray[np.intp], cosine: npt.NDArray[np.float64]

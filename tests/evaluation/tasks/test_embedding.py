@@ -47,6 +47,22 @@ def test_recall_and_cosines_are_those_of_the_definition():
     assert {change.variant for change in task.changes()} == {"int8"}
 
 
+def test_labels_make_the_score_retrieval():
+    """Two groups of vectors: one of INT8's lands in the other group. A label of its own does not count."""
+    angles = np.array([0, 0.1, 0.2, 1.5, 1.6, 1.7, 3.0])
+    moved = np.where(np.arange(7) == 2, 1.52, angles)
+    targets = np.array([0, 0, 0, 1, 1, 1, 2])
+    outputs = {n: {"y": np.stack((np.cos(a), np.sin(a)), axis=1)} for n, a in (("fp32", angles), ("int8", moved))}
+    task = Embedding(neighbors=1)
+    ids = tuple(f"s{i}" for i in range(7))
+    task.update(Batch({"x": np.zeros((7, 1))}, ids, targets), outputs)
+    found = task.compute()
+    assert task.score.name == "retrieval"
+    assert (found["fp32"]["retrieval"], found["int8"]["retrieval"]) == (1, 0.5)  # it, and two that it is nearest to now
+    assert found["int8"]["neighbor_recall"] < 1
+    assert any("Retrieval" in note for note in task.notes)
+
+
 def test_batches_of_several_lengths_are_pooled_over_the_mask():
     """What a transformer gives for padding does not count."""
     task = Embedding(neighbors=1)
