@@ -25,7 +25,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +127,7 @@ def turn_documents(folder: Path) -> None:
     for number, file in enumerate(sorted((folder / "documents").iterdir())):
         image = Image.open(file).convert("RGB")
         for quarter in range(4):
-            target = made / ("train", "val")[number % 2] / str(90 * quarter) / f"{file.stem}.png"
+            target = made / ("train", "val")[number % 2] / str(quarter) / f"{file.stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             image.rotate(90 * quarter, expand=True).save(target)
 
@@ -343,18 +342,13 @@ class Result:
     size_ratio: float
     sqnr_db: float | None
     samples: int
-    calibration_s: float
-    calibration_cpu_s: float
 
 
 def measure(name: str, folder: Path) -> Result:
     """Runs both commands of a model, printing what they print."""
     model = MODELS[name]
     model.prepare(folder)
-    start, busy = time.monotonic(), os.times()
     run(model.command("calibrate"), folder)
-    took = os.times()
-    calibration = time.monotonic() - start, sum(took[2:4]) - sum(busy[2:4])
     report_folder = folder / "reports" / name
     options = f"--variants fp32,int8 --latency-s 0 --layer-samples 0 -o {report_folder}"
     run(f"{model.command('evaluate')} {options}", folder)
@@ -370,7 +364,6 @@ def measure(name: str, folder: Path) -> Result:
         int8["size_bytes"] / fp32["size_bytes"],
         int8["metrics"].get("sqnr_db"),
         report["dataset"]["num_samples"],
-        *calibration,
     )
 
 
