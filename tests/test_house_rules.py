@@ -4,13 +4,14 @@ Each list of exceptions may only get shorter: remove an entry together with what
 """
 
 import ast
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.sources import modules, nodes
+from tests.sources import ROOT, modules, nodes
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -34,6 +35,14 @@ REPEATED_FILE_NAMES = {
 
 REPEATED_NAMES = {"evaluate"}
 
+
+CALLED_BY_OTHERS = {
+    *("phase_start", "step_complete", "phase_finish", "get_batch_size", "get_batch", "report_layer_time"),
+    *("read_calibration_cache", "write_calibration_cache", "reallocate_output_async", "notify_shape"),
+    *("_repr_html_", "to_pandas"),
+    *("modified_ns", "inode", "block_size"),
+}
+"""Methods that TensorRT, notebooks or users call, and fields that only count where all are compared."""
 
 NAMES_WITH_A_FORMAT = {"is_int8"}
 """A key of the report's JSON."""
@@ -122,6 +131,32 @@ def test_the_package_does_not_grow():
     total = sum(len(source.splitlines()) for source in modules().values())
     print(f"{total:,} lines of {LINES_OF_PACKAGE:,}")
     assert total <= LINES_OF_PACKAGE
+
+
+def test_nothing_is_defined_for_tests_alone():
+    """Also not for nobody: each name is read somewhere in the package, in code, a template or a name in a string."""
+    used: Counter[str] = Counter(re.findall(r"\w+", "".join(p.read_text() for p in ROOT.rglob("*.jinja"))))
+    defined: dict[str, str] = {}
+    for path, inside in nodes().items():
+        for node in inside:
+            if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not path.startswith("cli/"):
+                defined[node.name] = path
+            elif isinstance(node, (ast.AnnAssign, ast.Assign)):
+                targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+                defined |= {target.id: path for target in targets if isinstance(target, ast.Name)}
+                used.subtract(target.id for target in targets if isinstance(target, ast.Name))
+            if isinstance(node, ast.Name):
+                used[node.id] += 1
+            elif isinstance(node, ast.Attribute):
+                used[node.attr] += 1
+            elif isinstance(node, ast.keyword) and node.arg:
+                used[node.arg] += 1
+            elif (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[\w.:]+", node.value)
+            ):
+                used.update(re.split("[.:]", node.value))
+    unused = {n: path for n, path in defined.items() if used[n] <= 0 and not n.startswith("__")}
+    assert unused.keys() <= CALLED_BY_OTHERS, unused
 
 
 def test_a_format_is_no_part_of_a_name():
