@@ -224,15 +224,23 @@ def test_kills_at_every_step_of_each_file(tmp_path, processes, expected):
     kill_at_steps(fresh_folder(tmp_path), processes, expected, itertools.product([PARTIAL, *NAMES], STEPS))
 
 
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory):
+    """A model, images, what their calibration writes, and what that of other images wrote before."""
+    folder = tmp_path_factory.mktemp("refined")
+    model = conv_model(folder / "net.onnx")
+    old, new = (write_images(folder / str(count), count) for count in (8, 16))
+    for data, target in ((new, folder / "whole"), (old, folder / "before")):
+        refine(model, data, target)
+    return model, new, folder / "whole", folder / "before"
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", ["net.calib.weights", "net.calib.json"])
-def test_a_kill_never_leaves_weights_that_another_table_would_take(tmp_path, processes, step, name):
+def test_a_kill_never_leaves_weights_that_another_table_would_take(tmp_path, processes, refined, step, name):
     """Over the files of another run; the next calibration makes the set of one run of it, byte for byte."""
-    model = conv_model(tmp_path / "net.onnx")
-    old, new = (write_images(tmp_path / str(count), count) for count in (8, 16))
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    for data, target in ((new, whole), (old, folder)):
-        refine(model, data, target)
+    model, new, whole, before = refined
+    folder = shutil.copytree(before, tmp_path / "killed")
     process = processes.Process(target=refine_until, args=(model, new, folder, step, name))
     process.start()
     process.join()
