@@ -6,11 +6,15 @@ Memory is one batch of activations plus one histogram for each tensor, however m
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets.batching import fixed_batch_size, take_rows
+from quantkit.datasets.fingerprint import count_cpus
 from quantkit.errors import NonFiniteActivationError
 from quantkit.types import Array, Batch, HistogramRule, Runner, TensorStatistics
 
@@ -27,6 +31,8 @@ class Collector:
         tensors: names to observe: outputs of the runner, or its inputs.
         rule: histogram rule of `quantkit.calibration.statistics`.
         batch_first: tensors whose first dimension is known to be the batch.
+        optional: tensors that may be NaN or infinite.
+        copies: tensors that are not observed since another of `tensors` holds their values, with that one.
 
     Attributes:
         statistics: by tensor name.
@@ -43,13 +49,16 @@ class Collector:
         rule: HistogramRule = "exact",
         batch_first: Container[str] = (),
         optional: Container[str] = (),
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
         self.num_samples = 0
         self.num_repeated = 0
         self.repeating: frozenset[str] = frozenset()
         self.dropped: set[str] = set()
-        self._batch_first, self._optional, self._rule = batch_first, optional, rule
+        self._batch_first, self._rule, self._copies = batch_first, rule, copies or {}
+        needed = {source for copy, source in self._copies.items() if copy not in optional}
+        self._optional = {name for name in tensors if name in optional and name not in needed}
 
     def observe(self, runner: Runner, batch: Batch) -> None:
         """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
@@ -85,19 +94,37 @@ class Collector:
         Raises:
             NonFiniteActivationError: naming the tensor and the samples.
         """
-        for name, statistics in self.statistics.items():
-            if name in self.dropped:
-                continue
-            values = outputs[name] if name in outputs else batch.inputs[name]
-            try:
-                update(statistics, np.asarray(values))
-            except FloatingPointError:
-                if name in self._optional:
-                    self.dropped.add(name)
-                    continue
-                raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values), batch)) from None
+        values = {
+            name: np.asarray(outputs[name] if name in outputs else batch.inputs[name])
+            for name in self.statistics
+            if name not in self.dropped and name not in self._copies
+        }
+        not_finite = self._update(values)
+        for name in (name for name in values if name in not_finite):
+            if name not in self._optional:
+                raise NonFiniteActivationError(_describe_non_finite(name, values[name], batch))
+            self.dropped.add(name)
         self.statistics |= {name: new_statistics(self._rule) for name in self.dropped}
+        self.statistics |= {copy: self.statistics[source] for copy, source in self._copies.items()}
         self.num_samples += len(batch)
+
+    def _update(self, values: Mapping[str, npt.NDArray[Any]]) -> set[str]:
+        """Updates the statistics of all tensors, in a thread for each CPU; returns those that are NaN or infinite."""
+        threads = min(count_cpus(), len(values)) or 1
+        largest_first = sorted(values, key=lambda name: -values[name].size)
+
+        def update_some(names: Sequence[str]) -> list[str]:
+            found = []
+            for name in names:
+                try:
+                    update(self.statistics[name], values[name])
+                except FloatingPointError:
+                    found.append(name)
+            return found
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="quantkit-statistics") as pool:
+            parts = list(pool.map(update_some, [largest_first[i::threads] for i in range(threads)]))
+        return {name for part in parts for name in part}
 
 
 def collect(

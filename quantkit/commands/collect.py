@@ -17,7 +17,7 @@ from quantkit.datasets.batching import check_readable, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.graph.model import share_weights
-from quantkit.graph.passes.expose import batch_first
+from quantkit.graph.passes.expose import batch_first, hide_copies
 from quantkit.interrupts import advising
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
@@ -79,7 +79,7 @@ def collect_statistics(
     """Runs the data through a model, from the start or from where `resumed` ends.
 
     Args:
-        exposed: the model with all of `observed` among its outputs or inputs.
+        exposed: the model with all of `observed` among its outputs or inputs; changed in place.
         dataset: the chosen samples, those of `origin.contents`.
         observed: what to observe. What Q/DQ do not need may be NaN or infinite: no range is collected of it.
         origin: what the statistics will belong to.
@@ -91,9 +91,9 @@ def collect_statistics(
     Returns:
         Statistics of all samples.
     """
-    optional = frozenset(observed.names) - observed.needed
-    first_axis = batch_first(exposed)
-    collector = Collector(observed.names, rule=options.histogram, batch_first=first_axis, optional=optional)
+    optional, batched = frozenset(observed.names) - observed.needed, batch_first(exposed)
+    copies = hide_copies(exposed, observed.names, batched)
+    collector = Collector(observed.names, rule=options.histogram, batch_first=batched, optional=optional, copies=copies)
     skipped: dict[str, str] = {}
     total, start, repeated, batch_size = len(dataset), 0, 0, options.batch_size
     if resumed is not None:

@@ -110,3 +110,27 @@ def test_an_optional_tensor_that_is_not_finite_is_dropped_for_good():
     assert collector.statistics["b"].count == 0
     with pytest.raises(NonFiniteActivationError, match="'a'"):
         collector.add(Batch({"a": infinite, "b": finite}, ("s",)), {})
+
+
+def test_copies_have_the_statistics_of_what_they_copy():
+    collector = Collector(["a", "b"], copies={"b": "a"})
+    collector.add(Batch({"a": VALUES}, tuple("abcdefghij")), {})
+    collector.add(Batch({"a": -VALUES}, tuple("abcdefghij")), {})
+    for name in "ab":
+        assert collector.statistics[name].count == 2 * VALUES.size
+        assert collector.statistics[name].minimum == -collector.statistics[name].maximum
+
+
+def test_what_a_needed_tensor_copies_has_to_be_finite():
+    infinite = Batch({"a": np.full((1, 2), np.inf, np.float32)}, ("s",))
+    both = Collector(["a", "b"], optional={"a", "b"}, copies={"b": "a"})
+    both.add(infinite, {})
+    assert both.statistics["b"].count == 0
+    with pytest.raises(NonFiniteActivationError, match="'a'"):
+        Collector(["a", "b"], optional={"a"}, copies={"b": "a"}).add(infinite, {})
+
+
+def test_the_first_tensor_that_is_not_finite_is_named_whatever_its_size():
+    batch = Batch({name: np.full((1, size), np.nan, np.float32) for name, size in (("a", 1), ("b", 9))}, ("s",))
+    with pytest.raises(NonFiniteActivationError, match="'a'"):
+        Collector(["a", "b"]).add(batch, {})

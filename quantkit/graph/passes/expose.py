@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import quiet
+from quantkit.graph.passes.prepare import LAYOUT_OPS, is_standard
 
 _BATCH = "quantkit_batch"
 
@@ -64,6 +65,30 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
         model.graph.outputs.extend(wanted)
     passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def hide_copies(model: ir.Model, observed: Container[str], batch_first: Container[str]) -> dict[str, str]:
+    """Takes away outputs whose values another observed tensor holds too, all of them and no others.
+
+    Copies that fill up a batch are cut off where it comes first: both or neither of the two have to be so.
+
+    Args:
+        model: with the observed tensors among its outputs or inputs; changed in place.
+        observed: their names.
+        batch_first: tensors whose first dimension is known to be the batch.
+
+    Returns:
+        By tensor that is no output any more, the first one that holds its values.
+    """
+    copies: dict[str, str] = {}
+    for node in model.graph:
+        if is_standard(node, *LAYOUT_OPS) and node.inputs and node.inputs[0] is not None:
+            copy, source = str(node.outputs[0].name), str(node.inputs[0].name)
+            source = copies.get(source, source)
+            if copy in observed and source in observed and (copy in batch_first) == (source in batch_first):
+                copies[copy] = source
+    expose(model, [str(value.name) for value in model.graph.outputs if value.name not in copies])
+    return copies
 
 
 def with_input_shapes(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Model:

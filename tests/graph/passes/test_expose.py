@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.expose import activation_bytes, expose
+from quantkit.graph.passes.expose import activation_bytes, batch_first, expose, hide_copies
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
 
@@ -22,6 +24,40 @@ def test_every_activation_can_be_observed(name: str) -> None:
     assert list(found) == [t for t in tensors if t not in inputs]
     for output, values in plain.items():
         np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_hidden_tensors_hold_the_values_of_others(name: str) -> None:
+    graph = prepare(load(MODELS[name]()), name=name)
+    tensors = float_activations(graph)
+    inputs = random_inputs(graph)
+    everything = inputs | run(expose(graph, tensors), inputs)
+    copies = hide_copies(graph, tensors, batch_first(graph))
+    assert {v.name for v in graph.graph.outputs} >= {t for t in tensors if t not in inputs and t not in copies}
+    for copy, source in copies.items():
+        assert source not in copies
+        np.testing.assert_array_equal(np.sort(everything[copy], axis=None), np.sort(everything[source], axis=None))
+
+
+def chain() -> ir.Model:
+    """x - Relu - relu - Transpose - turned - Reshape - flat - Relu - y: the batch is first in x, relu and y alone."""
+    text = """
+    <ir_version: 9, opset_import: ["": 17]>
+    g (float[N, 2, 3] x) => (float[M] y) {
+        relu = Relu(x)
+        turned = Transpose<perm = [1, 0, 2]>(relu)
+        shape = Constant<value_ints = [-1]>()
+        flat = Reshape(turned, shape)
+        y = Relu(flat)
+    }"""
+    return load(onnx.parser.parse_model(text))
+
+
+def test_copies_of_copies_are_hidden_where_the_batch_allows_it() -> None:
+    names = ["relu", "turned", "flat", "y"]
+    assert hide_copies(expose(chain(), names), names, {"relu"}) == {"flat": "turned"}
+    assert hide_copies(expose(chain(), names), names, set()) == {"turned": "relu", "flat": "relu"}
+    assert hide_copies(expose(chain(), ["flat", "y"]), ["flat", "y"], set()) == {}
 
 
 def test_what_nothing_needs_is_removed() -> None:
