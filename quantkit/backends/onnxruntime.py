@@ -65,8 +65,8 @@ class OnnxRuntimeRunner:
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
-        # ONNX Runtime (1.32 at least) takes a Relu away before a Q of FP8, as it may before one of INT8 from -128 on.
-        disabled = [] if fuse_qdq else ["ReluQuantRewrite"]
+        # ONNX Runtime (1.32 at least) takes a Relu away before a Q of FP8, and does not load a Clip before one.
+        disabled = [] if fuse_qdq else ["ReluQuantRewrite", "ClipQuantRewrite"]
         disabled += ["EliminateIdentity"] if keep_identities else []
         unknown = [p for p in providers if p not in ort.get_available_providers()]
         if unknown:

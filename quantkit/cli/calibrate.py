@@ -23,7 +23,7 @@ from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
-from quantkit.types.options import CalibrationOptions, MessageOptions, QuantizeOptions
+from quantkit.types.options import CalibrationOptions, ImageOptions, MessageOptions, QuantizeOptions
 
 __all__ = ["calibrate", "quantize"]
 
@@ -97,9 +97,15 @@ def calibrate(
             except IncompleteCacheError as error:
                 notify(Notice("warning", "ranges", f"{files.tensorrt_cache.name} is not written: {error}."))
                 files.tensorrt_cache.unlink(missing_ok=True)
-        quantized = quantize_model(opened, table, quantized_path, quantization, notify=notify)
+        quantized = quantize_model(
+            opened, table, quantized_path, quantization, data=data, preprocess=_said(options), notify=notify
+        )
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
     print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet)
+
+
+def _said(options: CalibrationOptions) -> ImageOptions | None:
+    return options.preprocess if isinstance(options.preprocess, ImageOptions) else None
 
 
 def _times(files: Iterable[Path]) -> dict[Path, int]:
@@ -119,6 +125,10 @@ def quantize(
         Path | None,
         typer.Option("--output", "-o", help="Quantized model (.onnx) or folder (default: MODEL.FORMAT.onnx)."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="For int4: images or arrays on which weights are rounded with error feedback."),
+    ] = None,
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
@@ -126,5 +136,5 @@ def quantize(
     """Create a quantized model from an existing calibration table."""
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     opened = FloatModel(model)
-    quantized = quantize_model(opened, table, path, options, notify=make_printer(messages.quiet))
+    quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
     print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.commands.quantize import quantize_graph
+from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.graph.model import serialize_model
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow

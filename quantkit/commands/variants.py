@@ -10,7 +10,7 @@ from pathlib import Path
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.fp16_check import in_fp16
-from quantkit.commands.quantize import quantize_graph
+from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines

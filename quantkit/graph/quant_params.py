@@ -9,11 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from quantkit.errors import CalibrationError
-from quantkit.numerics import SMALLEST_SCALE, QuantParams, value_bounds
+from quantkit.numerics import SMALLEST_HALF, SMALLEST_SCALE, QuantParams, value_bounds
 from quantkit.types import UINT8, QdqPlan, TensorRange
-
-SMALLEST_FP16_SCALE = 2.0**-24
-"""Smallest positive FP16 number: a scale below it would become 0, which TensorRT rejects."""
 
 
 def activation_params(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str, QuantParams]:
@@ -86,7 +83,7 @@ def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str,
 
 def fp16_params(params: QuantParams) -> QuantParams:
     """The same parameters with scales that are exact in FP16, rounded up so that no more values are clipped."""
-    wide = np.maximum(params.scale, np.float32(SMALLEST_FP16_SCALE))
+    wide = np.maximum(params.scale, SMALLEST_HALF)
     half = wide.astype(np.float16)
     half = np.where(half.astype(np.float32) < wide, np.nextafter(half, np.float16(np.inf)), half)
     return replace(params, scale=half.astype(np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +45,7 @@ def plan_refined(
     in_float: Mapping[str, str] | None = None,
     quantize_all: bool = False,
     fmt: QuantFormat = INT8,
+    apart: Collection[str] = (),
 ) -> RefinedPlan:
     """Plans Q/DQ, and shifts and scales the channels of activations in place.
 
@@ -56,11 +57,13 @@ def plan_refined(
         in_float: activations whose readers stay in float, with the reason.
         quantize_all: also what INT8 does not speed up.
         fmt: of activations.
+        apart: nodes that are planned otherwise.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
     """
-    plan = exclude_tensors(plan_tensorrt(model, exclude=exclude, quantize_all=quantize_all, fmt=fmt), in_float or {})
+    plan = plan_tensorrt(model, exclude=exclude, quantize_all=quantize_all, fmt=fmt, apart=apart)
+    plan = exclude_tensors(plan, in_float or {})
     known = dict(ranges)
     sites = scalable_tensors(model, plan)
     shifts = {name: offset for name, offset in refinement.shifts.items() if name in sites}

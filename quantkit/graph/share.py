@@ -82,7 +82,7 @@ def quantized_share(model: ir.Model, plan: QdqPlan) -> ShareOfModel:
         plan: of it.
     """
     products = find_products(model)
-    quantized = {edge.node for edge in plan.activations}
+    quantized = {edge.node for edge in (*plan.activations, *plan.weights)}
     sizes = {value: value.const_value.size for value in _float_constants(model) if value.const_value is not None}
     nodes = [node for node in model.graph if node.name in quantized and is_standard(node, *WEIGHTED_OPS)]
     read = {node.inputs[index] for node in nodes for index in WEIGHTED_OPS[node.op_type]}

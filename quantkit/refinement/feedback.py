@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.numerics import QuantParams, quantize_array, weight_params
-from quantkit.types import QuantFormat, weight_format
+from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
+from quantkit.types import QuantFormat, block_format, weight_format
 
 __all__ = [
     "FeedbackFactor",
+    "block_steps",
     "correct_towards_float",
     "dequantize_matrix",
     "matrix_scale",
@@ -38,8 +39,8 @@ _BLOCK = 64
 
 
 def dequantize_matrix(codes: _Codes, scale: _Scale) -> _Array:
-    """The weights [G, R, K] that codes [G, R, K] with scales [G, R] stand for."""
-    return np.asarray(codes * scale[:, :, None].astype(np.float64))
+    """The weights [G, R, K] that codes [G, R, K] with scales [G, R], or [G, R, K] of blocks, stand for."""
+    return np.asarray(codes * _steps(scale))
 
 
 def matrix_scale(matrix: _Floats, scale_shape: tuple[int, int], levels: int = 127) -> _Scale:
@@ -57,8 +58,25 @@ def matrix_scale(matrix: _Floats, scale_shape: tuple[int, int], levels: int = 12
     return np.array(np.broadcast_to(scale.reshape(scale_shape), (groups, rows)))
 
 
+def block_steps(matrix: _Floats, block: int, importance: _Floats) -> _Scale:
+    """Scales [G, R, K] of a matrix [G, R, K] as `quantkit.numerics.block_params` chooses them, repeated in each block.
+
+    Args:
+        matrix: float weight.
+        block: inputs that share a scale, for each output channel.
+        importance: mean squares of the inputs, [G, K].
+    """
+    scales = [
+        block_params(rows, 1, block_format(block), importance=squares).scale
+        for rows, squares in zip(matrix, importance, strict=True)
+    ]
+    return np.repeat(np.stack(scales), block, axis=2)[:, :, : matrix.shape[2]]
+
+
 def round_nearest(matrix: _Floats, scale: _Scale, levels: int = 127) -> _Codes:
-    """Codes [G, R, K] of a matrix with scales [G, R], each weight rounded to nearest."""
+    """Codes [G, R, K] of a matrix with scales [G, R], or [G, R, K] of blocks, each weight rounded to nearest."""
+    if scale.ndim == 3:
+        return np.asarray(np.clip(np.rint(matrix / scale), -levels - 1, levels), np.int8)
     params = QuantParams(scale.ravel(), axis=0, format=_format(levels))
     return np.asarray(quantize_array(matrix.reshape(-1, matrix.shape[2]), params), np.int8).reshape(matrix.shape)
 
@@ -69,12 +87,13 @@ def round_with_feedback(
     """Rounds a matrix so that the errors of its weights cancel in the output.
 
     Weights on inputs with large second moments come first. The largest weight of a scale always becomes the largest
-    code. A moment matrix that cannot be factorized is damped more, and at last the weights are rounded to nearest.
+    code, but not in blocks, whose scales may clip it. A moment matrix that cannot be factorized is damped more, and at
+    last the weights are rounded to nearest.
 
     Args:
         matrix: float weight [G, R, K].
         second_moment: of its inputs, [G, K, K].
-        scale: [G, R].
+        scale: [G, R], or [G, R, K] of blocks.
         damping: what is added to the diagonal of `second_moment`, as a share of its mean.
         levels: largest code.
 
@@ -106,11 +125,13 @@ class FeedbackFactor:
         self._factor = _factorize(in_order, damping)
 
     def round(self, matrix: _Floats, scale: _Scale, levels: int = 127) -> _Codes:
-        """Codes of a matrix [G, R, K] with scales [G, R]."""
+        """Codes of a matrix [G, R, K] with scales [G, R], or [G, R, K] of blocks, which have one code more below 0."""
         if self._factor is None:
             return round_nearest(matrix, scale, levels)
         weights, is_largest = (self._sort(x) for x in (matrix, _is_largest(matrix, scale, levels)))
-        codes = _round_sorted(weights, is_largest, self._factor, scale[:, None, :].astype(np.float64), levels)
+        steps = self._sort(np.broadcast_to(_steps(scale), matrix.shape))
+        lowest = -levels - (scale.ndim == 3)
+        codes = _round_sorted(weights, is_largest, self._factor, steps, (lowest, levels))
         found = np.empty(matrix.shape, np.int8)
         np.put_along_axis(found, self._order[:, None, :], codes.swapaxes(1, 2), 2)
         return found
@@ -143,9 +164,9 @@ def correct_towards_float(matrix: _Floats, second_moment: _Array, cross_moment: 
 
 
 def _round_sorted(
-    weights: _Array, is_largest: npt.NDArray[np.bool_], factor: _Array, step: _Array, levels: int
+    weights: _Array, is_largest: npt.NDArray[np.bool_], factor: _Array, steps: _Array, bounds: tuple[int, int]
 ) -> npt.NDArray[np.int8]:
-    """Codes of weights [G, K, R], rounded from the last one of K to the first; `step` is [G, 1, R].
+    """Codes of weights [G, K, R] with `steps` [G, K, R], rounded from the last one of K to the first.
 
     With E the errors and L the factor of the moments, the mean square of the output's error is that of E^T L. As L is
     lower triangular, its column k holds what is left of the errors from k on, and rounding k can cancel it.
@@ -160,15 +181,22 @@ def _round_sorted(
         for k in range(end - 1, start - 1, -1):
             i = k - start
             moved = wanted[:, i] + (of_block[:, i, None, i + 1 :] @ errors[:, k + 1 : end])[:, 0]
-            rounded = np.maximum(np.minimum(np.rint(moved / step[:, 0]), levels), -levels)
-            rounded = np.where(is_largest[:, k], np.copysign(levels, weights[:, k]), rounded)
+            rounded = np.maximum(np.minimum(np.rint(moved / steps[:, k]), bounds[1]), bounds[0])
+            rounded = np.where(is_largest[:, k], np.copysign(bounds[1], weights[:, k]), rounded)
             codes[:, k] = rounded
-            errors[:, k] = weights[:, k] - rounded * step[:, 0]
+            errors[:, k] = weights[:, k] - rounded * steps[:, k]
     return codes
 
 
+def _steps(scale: _Scale) -> _Array:
+    """Scales [G, R] or [G, R, K] as they broadcast against a matrix."""
+    return np.asarray(scale if scale.ndim == 3 else scale[:, :, None], np.float64)
+
+
 def _is_largest(matrix: _Floats, scale: _Scale, levels: int) -> npt.NDArray[np.bool_]:
-    """Which weights [G, R, K] are the largest of their scale; they become the largest code."""
+    """Which weights [G, R, K] are the largest of their scale; they become the largest code. None in blocks."""
+    if scale.ndim == 3:
+        return np.zeros(matrix.shape, np.bool_)
     return np.asarray(np.abs(matrix) >= (levels - 1e-3) * scale[:, :, None].astype(np.float64))
 
 

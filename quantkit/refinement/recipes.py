@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from quantkit.refinement.feedback import (
     FeedbackFactor,
+    block_steps,
     correct_towards_float,
     dequantize_matrix,
     matrix_scale,
@@ -70,10 +71,11 @@ class RoundedMatrix:
     """A rounded weight as a matrix [G, R, K]; its scales are such that the largest code of each is 127.
 
     So rounding to nearest of ``codes * scale``, as TensorRT does it for a float weight, gives the same codes again.
+    Blocks are stored as they are.
 
     Attributes:
         codes: int8 [G, R, K].
-        scale: float32 [G, R].
+        scale: float32 [G, R], or [G, R, K] of blocks.
         bias: float32 [G * R], to be added to the bias of the layer; zeros if it has none.
         recipe: that was chosen.
         error: mean square of the error of the output on the held-out samples, if the recipe sees only the others.
@@ -100,6 +102,7 @@ def round_layer(
     has_bias: bool,
     scale_shape: tuple[int, int] | None = None,
     levels: int = 127,
+    block: int | None = None,
     recipe: RoundingRecipe | None = None,
 ) -> RoundedMatrix:
     """Rounds a layer's weight by the recipe that is best on the held-out samples, then again with all the samples.
@@ -113,6 +116,7 @@ def round_layer(
             covariance of the inputs counts; if not, the raw second moments do.
         scale_shape: [G or 1, R or 1], which rows share a scale; default: none. See `LayerShape.scale_shape`.
         levels: largest code.
+        block: inputs that share a scale, for each output channel, instead of all of them.
         recipe: to use, instead of the best.
 
     Example:
@@ -125,7 +129,7 @@ def round_layer(
         >>> rounded.choice, rounded.error < 0.7 * rounded.nearest_error
         ('error feedback, damping 10%', True)
     """
-    layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, scale_shape or matrix.shape[:2], levels)
+    layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, scale_shape or matrix.shape[:2], levels, block)
     chosen, error, nearest_error = _choose_recipe(layer.sample_rows(), recipe)
     everything = _Fit(moments.training.merge(moments.held_out), has_bias)
     codes, scale, bias = layer.round(chosen, everything)
@@ -178,6 +182,7 @@ class _Layer:
     has_bias: bool
     scale_shape: tuple[int, int]
     levels: int
+    block: int | None
 
     def sample_rows(self) -> _Layer:
         """The layer with only a few of its output channels, which are enough to compare recipes by."""
@@ -193,17 +198,26 @@ class _Layer:
         if recipe.correction is not None:
             blocks = correct_towards_float(blocks, fit.second_moment, fit.cross_moment, recipe.correction)
             target = self.moments.join(blocks, self.matrix.shape[2])
-        scale = matrix_scale(target, self.scale_shape, self.levels)
+        scale = self._scale(target, fit)
         if recipe.damping is None:
             codes = round_nearest(target, scale, self.levels)
         else:
-            scale_of_blocks = np.repeat(scale, self.moments.num_blocks, axis=0)
+            if self.block is None:
+                scale_of_blocks = np.repeat(scale, self.moments.num_blocks, axis=0)
+            else:
+                scale_of_blocks = np.where((split := self.moments.split(scale)) > 0, split, np.float32(1))
             codes = fit.round(blocks, scale_of_blocks, recipe.damping, self.levels)
             codes = self.moments.join(codes, self.matrix.shape[2])
         if not (recipe.corrects_bias and self.has_bias):
-            return codes, scale, np.zeros(scale.shape)
+            return codes, scale, np.zeros(scale.shape[:2])
         bias = self.mean_error(codes, scale, fit)
         return codes, scale, np.where(np.isfinite(bias), bias, 0)
+
+    def _scale(self, target: _Floats, fit: _Fit) -> _Scale:
+        if self.block is None:
+            return matrix_scale(target, self.scale_shape, self.levels)
+        squares = np.einsum("gkk->gk", fit.second_moment)[:, None, :]
+        return block_steps(target, self.block, self.moments.join(squares, target.shape[2])[:, 0])
 
     def mean_error(self, codes: _Codes, scale: _Scale, inputs: InputMoments | _Fit) -> _Array:
         """E[W x - Q x^], [G, R]."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quant_params import activation_params
-from quantkit.numerics import QuantParams, dequantize_array
+from quantkit.numerics import QuantParams, dequantize_array, value_bounds
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.samples import SampleBatches
@@ -23,7 +24,7 @@ from quantkit.types import QdqEdge, QdqPlan, Refinement, RoundedWeight, TensorRa
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["RoundedLayer", "round_weights"]
+__all__ = ["RoundedLayer", "round_weights", "round_weights_alone"]
 
 _COLUMNS_PER_INPUT = 8
 _FEWEST_COLUMNS = 4096
@@ -69,13 +70,21 @@ class _Rounder:
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
         moments = self._collect(stop, layer)
+        block = edge.format.block
         rounded = round_layer(
-            layer.matrix(weight), moments, has_bias=bias is not None, scale_shape=layer.scale_shape(edge.axis)
+            layer.matrix(weight),
+            moments,
+            has_bias=bias is not None,
+            scale_shape=layer.scale_shape(edge.axis if block is None else 1),
+            levels=value_bounds(edge.format)[1],
+            block=block,
         )
         self.layers.append(RoundedLayer(edge.node, rounded.choice, rounded.error, rounded.nearest_error))
         params = _params(layer, edge, rounded.scale)
         codes = layer.weight_from(rounded.codes)
-        self.weights[edge.tensor] = RoundedWeight(codes, params.scale, edge.axis)
+        self.weights[edge.tensor] = RoundedWeight(
+            codes, params.scale, edge.axis, None if block is None else edge.format
+        )
         new = dequantize_array(codes, params)
         if bias is None or not rounded.bias.any():
             return NewConstants(new)
@@ -119,14 +128,14 @@ class _Rounder:
 
 
 def round_weights(
-    graph: ir.Model, plan: QdqPlan, ranges: Mapping[str, TensorRange], samples: SampleBatches, *, progress: bool
+    graph: ir.Model, plan: QdqPlan, ranges: Mapping[str, TensorRange] | None, samples: SampleBatches, *, progress: bool
 ) -> tuple[Refinement, tuple[RoundedLayer, ...]]:
     """Rounded weights and corrected biases of everything that a plan quantizes.
 
     Args:
         graph: the float model, prepared; it stays as it is.
         plan: of that graph.
-        ranges: of its quantized activations.
+        ranges: of its quantized activations; None where they stay in float.
         samples: of which every fourth batch is held out.
         progress: show a progress bar.
     """
@@ -139,10 +148,20 @@ def round_weights(
             constants[bias.owner, bias.index] = old_bias(bias, _num_channels(rounder, edge, weight)).astype(
                 weight.dtype
             )
-    scales = {name: float(params.scale) for name, params in activation_params(plan, ranges).items()}
+    params = {} if ranges is None else activation_params(plan, ranges)
+    scales = {name: float(found.scale) for name, found in params.items()}
     walk = Walk(GraphPieces(graph), plan, scales, biases, constants)
     walk.run(samples.batches, (), rounder.visit, progress=progress)
     return Refinement(weights=rounder.weights, biases=rounder.corrections), tuple(rounder.layers)
+
+
+def round_weights_alone(
+    graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, progress: bool
+) -> tuple[Refinement, tuple[RoundedLayer, ...]]:
+    """The same of a plan without activations, whose operators read floats; see `plan_weight_only`."""
+    nodes = {name_of(node): node for node in graph.graph}
+    read = tuple(QdqEdge(name_of(nodes[edge.node].inputs[0]), edge.node, 0) for edge in plan.weights)
+    return round_weights(graph, replace(plan, activations=read), None, samples, progress=progress)
 
 
 def old_bias(edge: BiasEdge, channels: int) -> np.ndarray:
@@ -157,6 +176,9 @@ def _num_channels(rounder: _Rounder, edge: QdqEdge, weight: np.ndarray) -> int:
 
 def _params(layer: LayerShape, edge: QdqEdge, scale: np.ndarray) -> QuantParams:
     """Scales of a weight from those of its matrix [G, R]."""
+    if edge.format.block is not None:  # of one matrix, [1, R, K]
+        of_blocks = np.ascontiguousarray(scale[0, :, :: edge.format.block], np.float32)
+        return QuantParams(scale=of_blocks if edge.axis == 1 else of_blocks.T, axis=edge.axis, format=edge.format)
     shape = layer.scale_shape(edge.axis)
     groups = scale[: shape[0], : shape[1]]
     return QuantParams(

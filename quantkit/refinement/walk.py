@@ -63,7 +63,7 @@ class Walk:
     Args:
         pieces: of the prepared float model.
         plan: what is quantized.
-        scales: of the quantized activations.
+        scales: of the quantized activations; those of the plan without one stay in float.
         biases: by weighted node, of those that can take a bias.
         constants: value of every constant input that a stop may change: weights and biases; 0 where there is no bias.
     """
@@ -126,7 +126,7 @@ class Walk:
         owners = {key: pieces.positions[key[0]] for key in self._pending}
         changed = {key: self._pending.pop(key) for key, position in owners.items() if position in inside}
         if kept:
-            replaced = {(e.node, e.index): _mark(e.tensor) for e in activations}
+            replaced = {(e.node, e.index): _mark(e.tensor) for e in activations if e.tensor in self._scales}
             replaced |= {key: _mark_constant(key) for key in changed}
             self._run_piece(pieces.of(inside), kept, replaced, changed, streams)
         for stream in streams:
@@ -146,9 +146,12 @@ class Walk:
             return {}
         tensor = activations[0].tensor
 
+        scale = self._scales.get(tensor)
+
         def inputs() -> Iterator[tuple[Array, Array]]:
             for stream in streams:
-                yield stream.exact[tensor], fake_quantize(stream.quantized[tensor], self._scales[tensor])
+                quantized = stream.quantized[tensor]
+                yield stream.exact[tensor], quantized if scale is None else fake_quantize(quantized, scale)
 
         new = visit(Stop(weight, activations[0], inputs))
         changed = {(node, weight.index): new.weight}

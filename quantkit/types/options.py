@@ -66,7 +66,7 @@ __all__ = [
 Order = Literal["shuffled", "given"]
 CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]
-Format = Literal["int8", "fp8"]
+Format = Literal["int8", "fp8", "int4", "int4+int8"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
@@ -507,7 +507,9 @@ class QuantizeOptions(ExcludeOptions):
 
     Attributes:
         target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
-        format: a name in `quantkit.types.SCHEMES`: "int8", or "fp8" for GPUs from sm89 on.
+        format: a name in `quantkit.types.SCHEMES`: "int8", "fp8" for GPUs from sm89 on, "int4" for weights of MatMul
+            and Gemm alone, "int4+int8" for these beside INT8.
+        block_size: of INT4: number of inputs that share a scale, for each output.
         high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
             None is FP32 beside INT8, else FP16.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
@@ -519,7 +521,13 @@ class QuantizeOptions(ExcludeOptions):
     target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
     format: Format = option(
         "int8",
-        "Number format. int8: any GPU; fp8 (E4M3): Ada, Hopper, Blackwell with TensorRT 10.3 or TensorRT-RTX.",
+        "Number format. int8: any GPU; fp8 (E4M3): Ada, Hopper, Blackwell with TensorRT 10.3 or TensorRT-RTX; int4: "
+        "weights of MatMul and Gemm alone, TensorRT 10 or TensorRT-RTX; int4+int8: these, and INT8 for the rest.",
+    )
+    block_size: int = option(
+        128,
+        "With int4: inputs that share a scale; halved where so many do not divide a weight's inputs.",
+        unit="inputs",
     )
     high_precision: HighPrecision | None = option(
         None, "Precision of layers that are not quantized.", default_text="fp32 for int8, else fp16"
@@ -542,6 +550,8 @@ class QuantizeOptions(ExcludeOptions):
             raise ModelError("--plan is for the target tensorrt")
         if self.target == "cpu" and not self.scheme.is_plain:
             raise ModelError(f"--format {self.format} is for TensorRT: the target cpu has kernels for int8 alone")
+        if self.block_size not in (64, 128):
+            raise ModelError(f"--block-size {self.block_size}: TensorRT has kernels for 64 and 128")
         if self.plan is not None and not self.scheme.is_plain:
             raise ModelError(f"--plan is for --format int8, for which it was found, not for {self.format}")
         if self.target == "cpu" and self.high_precision == "fp16":

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from quantkit.types.quantization import QuantFormat, weight_format
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -19,13 +21,25 @@ class RoundedWeight:
 
     Attributes:
         codes: int8, the shape of the weight.
-        scale: float32, [C] along `axis`, or [] for one scale.
+        scale: float32, [C] along `axis`, or [] for one scale; of a format with blocks, one for each block.
         axis: dimension that the scales belong to; None for one scale.
+        format: of the codes; None is `weight_format(axis)`.
     """
 
     codes: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
     axis: int | None
+    format: QuantFormat | None = None
+
+    @property
+    def stored_format(self) -> QuantFormat:
+        """`format`, decided."""
+        return self.format or weight_format(self.axis)
+
+    def fits(self, axis: int | None, fmt: QuantFormat) -> bool:
+        """Whether a plan that asks for this format can use it; 7 bits were rounded as 8 with fewer codes."""
+        known = (self.stored_format,) if self.format else (self.stored_format, weight_format(axis, bits=7))
+        return self.axis == axis and fmt in known
 
 
 @dataclass(frozen=True)

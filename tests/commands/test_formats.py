@@ -65,12 +65,44 @@ def test_fp32_beside_fp8_if_asked(calibrated, tmp_path):
     assert all(i.data_type != onnx.TensorProto.FLOAT16 for i in onnx.load(made.path).graph.initializer)
 
 
+def test_int4_is_rounded_on_samples_if_there_are_any(tmp_path):
+    g = Builder()
+    x = g.input("x", 64)
+    mixed = g.op("MatMul", x, g.weight(64, 256))
+    model = write(g.model(g.linear(g.op("Relu", mixed), 256, 64)), tmp_path / "mlp.onnx")
+    random = np.random.default_rng(0)
+    data = (random.standard_normal((256, 8)) @ random.standard_normal((8, 64))).astype(np.float32)
+    np.save(tmp_path / "data.npy", data)
+    table = calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
+    said: list[str] = []
+    quality = {}
+    for name, samples in (("nearest", None), ("feedback", tmp_path / "data.npy")):
+        path = tmp_path / f"{name}.onnx"
+        made = quantize(model, table, path, format="int4", data=samples, notify=lambda notice: said.append(notice.text))
+        assert (made.num_quantized, made.num_weighted) == (2, 2)
+        assert stored_types(path) == {"INT4"}
+        assert made.size_bytes < 0.2 * model.stat().st_size
+        reference, got = (run(onnx.load(p), {"x": data[:64]}) for p in (model, path))
+        quality[name] = min(sqnr_db(value, got[key]) for key, value in reference.items())
+    assert quality["feedback"] > quality["nearest"] + 3
+    assert any("rounded to nearest: error feedback needs samples" in text for text in said)
+    assert any("rounded with error feedback" in text for text in said)
+
+
+def test_int4_beside_int8(calibrated, tmp_path):
+    made = quantize(*calibrated, tmp_path / "net.onnx", format="int4+int8")
+    assert (made.num_quantized, made.num_weighted) == (4, 4)
+    assert stored_types(made.path) == {"INT8", "INT4"}
+    assert stored_types(quantize(*calibrated, tmp_path / "net.int4.onnx", format="int4").path) == {"INT4"}
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"format": "fp8", "target": "cpu"}, "target cpu has kernels for int8 alone"),
         ({"format": "fp8", "plan": "net.plan.json"}, "--plan is for --format int8"),
         ({"format": "fp4"}, "fp4"),
+        ({"format": "int4", "block_size": 100}, "64 and 128"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, reason):

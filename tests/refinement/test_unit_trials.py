@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantkit import calibrate
-from quantkit.commands.quantize import quantize_graph
+from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.passes.prepare import weighted_nodes

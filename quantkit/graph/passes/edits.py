@@ -47,6 +47,7 @@ def make_dequantize(
     shape: ir.Shape | None,
     dtype: ir.DataType | None = ir.DataType.FLOAT,
     axis: int | None = None,
+    block: int | None = None,
 ) -> ir.Node:
     """A DequantizeLinear that is not in the graph yet.
 
@@ -57,14 +58,15 @@ def make_dequantize(
         node_name: what the node is named after, if not after the result.
         shape: of the result.
         dtype: float type of the result.
-        axis: of per-channel scales.
+        axis: of per-channel scales, or of blocks.
+        block: their size.
     """
     # A type object of its own for each value: a later conversion changes types in place.
     kind = ir.TensorType(dtype or ir.DataType.FLOAT)
     return ir.node(
         "DequantizeLinear",
         inputs,
-        attributes={} if axis is None else {"axis": axis},
+        attributes={key: value for key, value in (("axis", axis), ("block_size", block)) if value is not None},
         outputs=[ir.Value(name=names.new(f"{name}_dequantized"), shape=shape, type=kind)],
         name=names.new(f"{node_name or name}_DequantizeLinear"),
     )

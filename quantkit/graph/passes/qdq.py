@@ -11,8 +11,8 @@ from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
-from quantkit.numerics import QuantParams, quantize_array, weight_params
-from quantkit.types import QdqEdge, QdqPlan, RoundedWeight, weight_format
+from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
+from quantkit.types import QdqEdge, QdqPlan, RoundedWeight
 
 __all__ = ["insert_qdq"]
 
@@ -87,7 +87,7 @@ class _Insertion:
                 )
             params, codes = self._quantize(edge, array)
             if params is not (rounded := self._round_scales(value, params)):
-                params, codes = rounded, codes if edge.tensor in self.weights else quantize_array(array, rounded)
+                params, codes = rounded, codes if self._found(edge) else quantize_array(array, rounded)
             quantized = self.names.initializer(f"{edge.tensor}_quantized", codes)
             self.stored[key] = [quantized, *self._constants(value, params)]
         dq = make_dequantize(
@@ -97,18 +97,25 @@ class _Insertion:
             shape=ir.Shape(tensor.numpy().shape),
             dtype=value.dtype,
             axis=edge.axis,
+            block=edge.format.block,
         )
         self.names.graph.insert_before(node, dq)
         node.replace_input_with(edge.index, dq.outputs[0])
 
     def _quantize(self, edge: QdqEdge, array: np.ndarray) -> tuple[QuantParams, np.ndarray]:
         """Parameters and quantized values of a weight: as they were found, or rounded to nearest."""
-        found = self.weights.get(edge.tensor)
-        is_integer = edge.format in (weight_format(edge.axis), weight_format(edge.axis, bits=7))
-        if found is not None and found.axis == edge.axis and is_integer:
-            return QuantParams(scale=found.scale, axis=edge.axis, format=weight_format(edge.axis)), found.codes
-        params = weight_params(array, edge.axis, edge.format)
+        if found := self._found(edge):
+            params = QuantParams(scale=found.scale, axis=edge.axis, format=found.stored_format)
+            return params, found.codes.astype(params.dtype)
+        if edge.axis is not None and edge.format.block is not None:
+            params = block_params(array, edge.axis, edge.format)
+        else:
+            params = weight_params(array, edge.axis, edge.format)
         return params, quantize_array(array, params)
+
+    def _found(self, edge: QdqEdge) -> RoundedWeight | None:
+        found = self.weights.get(edge.tensor)
+        return found if found is not None and found.fits(edge.axis, edge.format) else None
 
     def _insert_pair(self, value: ir.Value, params: QuantParams) -> ir.Value:
         names, name = self.names, str(value.name)
@@ -131,9 +138,14 @@ class _Insertion:
         # A tensor that is FP16 already has FP16 scales, whatever happens to the rest of the model.
         return fp16_params(params) if self.fp16_scales or value.dtype is ir.DataType.FLOAT16 else params
 
-    def _constants(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, ir.Value]:
-        """Scale and zero point. The zero point is stored although ONNX lets it out: TensorRT 8.6 requires it."""
+    def _constants(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, ...]:
+        """Scale and zero point. The zero point is stored although ONNX lets it out: TensorRT 8.6 requires it.
+
+        Blocks came later and have many.
+        """
         scale_type = np.float16 if value.dtype is ir.DataType.FLOAT16 else np.float32
         scale = self.names.initializer(f"{value.name}_scale", params.scale.astype(scale_type))
+        if params.format.block is not None:
+            return (scale,)
         zeros = np.full(params.scale.shape, params.zero_point, params.dtype)
         return scale, self.names.initializer(f"{value.name}_zero_point", zeros)

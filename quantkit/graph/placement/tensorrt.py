@@ -19,7 +19,7 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -44,7 +44,12 @@ _NORMALIZATIONS = (
 
 
 def plan_tensorrt(
-    model: ir.Model, *, exclude: Sequence[str] = (), quantize_all: bool = False, fmt: QuantFormat = INT8
+    model: ir.Model,
+    *,
+    exclude: Sequence[str] = (),
+    quantize_all: bool = False,
+    fmt: QuantFormat = INT8,
+    apart: Collection[str] = (),
 ) -> QdqPlan:
     """Plans Q/DQ for TensorRT 8.6 to 11 and TensorRT-RTX.
 
@@ -53,6 +58,7 @@ def plan_tensorrt(
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         quantize_all: also what INT8 does not speed up (`quantkit.graph.placement.cost_rule`).
         fmt: of activations: INT8 or FP8, which `quantkit.graph.placement.format_rules` restricts.
+        apart: nodes that are planned otherwise: in `quantkit.graph.placement.weight_only`.
 
     Raises:
         ModelError: no node can be quantized, or an exclusion matches nothing.
@@ -66,7 +72,7 @@ def plan_tensorrt(
     for node in model.graph:
         if is_product(node) and float_reason(node):
             skipped[name_of(node)] = float_reason(node)
-        if not is_standard(node, *WEIGHTED_OPS):
+        if not is_standard(node, *WEIGHTED_OPS) or name_of(node) in apart:
             continue
         no_kernel = format_obstacle(node, fmt, quantize_all=quantize_all)
         reason = out.get(name_of(node)) or _obstacle(node) or no_kernel or costly.get(name_of(node))
@@ -81,7 +87,7 @@ def plan_tensorrt(
                 axis = None if _is_cut_into_heads(node) else weight_axis(node, index)
                 axis = weight_granularity(node, axis, fmt)
                 weights.append(QdqEdge(name_of(value), name_of(node), index, axis, weight_format(axis, kind=kind)))
-    if not activations:
+    if not activations and not apart:
         kept = next(iter(skipped.values()), "it has no Conv, ConvTranspose, Gemm or MatMul")
         raise ModelError(f"the model has no node to quantize: {kept}")
     weighted = {edge.node for edge in activations}
