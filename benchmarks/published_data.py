@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 WINDOW, CONTEXT, STATE = 512, 64, (2, 1, 128)
-VOICE_MODEL = "silero_vad_16k_op15.onnx"
+VOICE_MODEL = "silero_vad_op18_ifless.onnx"
 
 
 def speech(path: Path) -> Iterator[dict[str, object]]:
