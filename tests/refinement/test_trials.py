@@ -18,6 +18,7 @@ from quantkit.refinement.range_choice import quantized_units
 from quantkit.refinement.trials import Trials, pieces_behind
 from quantkit.types import Refinement, TensorRange
 
+from ..arrays import assert_close
 from .nets import Net, small_net, token_net
 
 NETS = {"images": small_net, "tokens": token_net}
@@ -101,7 +102,7 @@ def test_inner_tensors_are_those_of_the_model(subject: Net) -> None:
     names = tuple(pieces.producers)[::2]
     for mine, theirs in zip(observe(pieces, names, subject.samples.batches), subject.inner(names), strict=True):
         for name in names:
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5)
+            assert_close(mine[name], theirs[name], rel=1e-4, abs=1e-5)
         assert set(mine) == {*names, *subject.samples.batches[0]}
 
 

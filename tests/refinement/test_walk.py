@@ -16,6 +16,7 @@ from quantkit.refinement.rounding import old_bias, round_weights
 from quantkit.refinement.walk import NewConstants, Stop, Walk
 from quantkit.types import Refinement
 
+from ..arrays import assert_close
 from ..graph.builder import Builder
 from ..graph.quantizing import sqnr_db
 from .nets import Net, images, net, small_net, token_net
@@ -68,7 +69,7 @@ def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> Non
     found = walk.run(subject.samples.batches, subject.outputs, visit)
     exact, quantized = (np.concatenate([streams[i][subject.outputs[0]] for streams in found]) for i in (0, 1))
     assert visited == [edge.node for edge in plan.weights]
-    assert exact == pytest.approx(float_outputs(subject), rel=1e-4, abs=1e-4)
+    assert_close(exact, float_outputs(subject), rel=1e-4, abs=1e-4)
     expected = outputs_of(subject, Refinement())
     assert sqnr_db(expected, quantized) > sqnr_db(exact, expected) + 15
 
@@ -152,7 +153,7 @@ def test_biases_are_added_to_the_channels_of_the_output(subject: Net) -> None:
     delta = np.arange(channels, dtype=np.float32)
     plain = outputs_of(subject, Refinement())
     moved = outputs_of(subject, replace(Refinement(), biases={last.node: delta}))
-    assert moved - plain == pytest.approx(np.broadcast_to(delta, plain.shape), abs=1e-4)
+    assert_close(moved - plain, np.broadcast_to(delta, plain.shape), abs=1e-4)
 
 
 def test_a_bias_behind_another_product_is_corrected_in_the_stream_too() -> None:
@@ -176,7 +177,7 @@ def test_a_bias_behind_another_product_is_corrected_in_the_stream_too() -> None:
     )
     for name in subject.outputs:
         exact, moved = (np.concatenate([streams[i][name] for streams in found]) for i in (0, 1))
-        assert moved - exact == pytest.approx(np.full(exact.shape, 100), abs=0.5)
+        assert_close(moved - exact, np.full(exact.shape, 100), abs=0.5)
 
 
 def test_members_of_a_group_are_quantized_with_its_scale() -> None:
