@@ -16,6 +16,7 @@ from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, megabytes, output_path
 from quantkit.commands.build import build as build_engine
 from quantkit.notices import Notice
+from quantkit.types import SCHEMES
 from quantkit.types.options import EngineOptions, MessageOptions
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build(
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
     beside = CalibrationFiles.of_model(model).table
     table = engine.table
-    from_table = engine.precision == "int8" or (engine.precision == "fp16" and engine.data is None)
+    from_table = engine.precision in SCHEMES or (engine.precision == "fp16" and engine.data is None)
     if from_table and table is None and engine.calibration_cache is None and beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
@@ -72,8 +73,8 @@ def _print_engine(model: Path, built: BuiltEngine) -> None:
 
 def _precision(built: BuiltEngine) -> str:
     manifest = built.manifest
-    if manifest.precision != "int8":
+    if manifest.precision not in SCHEMES:
         return manifest.precision
     beside = "" if manifest.high_precision is None else f", other layers {manifest.high_precision}"
     count = "" if built.num_quantized is None else f", {built.num_quantized} operators"
-    return f"int8 ({manifest.mode}{count}{beside})"
+    return f"{manifest.precision} ({manifest.mode}{count}{beside})"

@@ -198,18 +198,19 @@ def _print_model(console: Console, result: ModelInspection, pattern: str | None,
                 "unknown shape" if port.shape is None else "x".join("?" if d is None else str(d) for d in port.shape)
             )
             rows.append((label, f"{port.name}  {port.dtype}  {shape or 'scalar'}"))
-    label = "INT8" if result.form == "qdq" else "quantizable"
+    name = "+".join(result.formats).upper() or "INT8"
+    label = name if result.form == "qdq" else "quantizable"
     rows.append((label, f"{result.num_quantized} of {result.num_weighted} convolutions and matrix products"))
     print_table(console, ("", ""), rows)
     operators = [o for o in result.operators if _matches(o.name, pattern)]
     if all_rows or pattern is not None:
-        listed = [(o.name, o.op_type, "INT8" if o.is_quantized else "float", o.reason) for o in operators]
+        listed = [(o.name, o.op_type, name if o.is_quantized else "float", o.reason) for o in operators]
         print_table(console, ("operator", "type", "", "reason"), listed)
     else:
         counts = Counter(o.op_type for o in operators)
         quantized = Counter(o.op_type for o in operators if o.is_quantized)
         counted = [(kind, str(count), str(quantized[kind])) for kind, count in counts.most_common()]
-        print_table(console, ("operators", "number", "INT8"), counted, right=(1, 2))
+        print_table(console, ("operators", "number", name), counted, right=(1, 2))
         _print_reasons(console, result)
     _print_findings(console, result, all_rows)
     for note in result.notes:

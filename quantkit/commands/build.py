@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
-from quantkit.backends.tensorrt.build.configuration import check_options
+from quantkit.backends.tensorrt.build.configuration import check_options, check_scheme
 from quantkit.backends.tensorrt.build.manifest import (
     Manifest,
     find_reusable,
@@ -35,7 +35,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import check_no_source, check_writable, temporary_folder
-from quantkit.types import CalibrationTable, PathLike
+from quantkit.types import SCHEMES, CalibrationTable, PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import EngineOptions, Precision
 
@@ -97,6 +97,8 @@ def build(
     is_implicit = precision == "int8" and typing.mode == "implicit"
     check_source(source, found, typing)
     check_options(found, options, gpu=gpu)
+    if precision in SCHEMES:
+        check_scheme(found, precision, options.targets, gpu)
     options = complete_options(options, engine, found, source, gpu, notify)
     path = Path(output) if output is not None else _default_path(source.model.path, precision)
     check_writable(path.parent)

@@ -23,9 +23,10 @@ from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes
+from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
-from quantkit.types import CalibrationTable, PathLike
+from quantkit.types import SCHEMES, CalibrationTable, PathLike
 from quantkit.types.options import EngineOptions, Precision
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class BuildInputs:
     @property
     def calibration(self) -> dict[str, str | int]:
         """What a manifest says of table or cache."""
-        if self.table is not None and self.precision == "int8":
+        if self.table is not None and self.precision in SCHEMES:
             return {
                 "sha256": table_sha256(self.table),
                 "dataset_fingerprint": self.table.dataset_fingerprint,
@@ -91,8 +92,8 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         QuantKitError: they do not fit together, or INT8 has no ranges.
     """
     precision, cache, data = engine.precision, engine.calibration_cache, engine.data
-    if precision not in ("fp32", "fp16", "int8"):
-        raise ModelError(f"there is no precision {precision!r}: choose fp32, fp16 or int8")
+    if cache is not None and precision in SCHEMES and precision != "int8":
+        raise ModelError(f"--calib is for implicit INT8: {precision} is explicit (Q/DQ): pass --table")
     needs_int8 = {
         "--table": None if precision == "fp16" else engine.table,  # there it says where FP16 overflows
         "--calib": cache,
@@ -101,21 +102,23 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         "--high-precision": engine.high_precision,
     }
     given = [option for option, value in needs_int8.items() if value]
-    if precision != "int8" and given:
+    if precision not in SCHEMES and given:
         raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
     if data is not None and (precision != "fp16" or engine.table is not None):
         raise ModelError("--data is for --precision fp16 without --table: it shows where FP16 overflows")
     if engine.table is not None and cache is not None:
         raise CalibrationError("--table and --calib exclude each other")
     model = FloatModel.open(model)
-    if model.is_quantized and precision != "int8":
-        raise ModelError(f"{model.name} contains Q/DQ: use --precision int8, or pass the float model")
+    if model.is_quantized and precision != (stored := "+".join(quantized_formats(model.graph))):
+        raise ModelError(f"{model.name} contains Q/DQ: use --precision {stored}, or pass the float model")
     if model.is_quantized and given:
         raise ModelError(
             f"{model.name} contains Q/DQ, which define everything: omit {given[0]}, or pass the float model"
         )
-    if precision == "int8" and not model.is_quantized and engine.table is None and cache is None:
-        raise CalibrationError(f"INT8 needs the ranges of {model.name}: run `quantkit calibrate` or pass --table")
+    if precision in SCHEMES and not model.is_quantized and engine.table is None and cache is None:
+        raise CalibrationError(
+            f"{precision.upper()} needs the ranges of {model.name}: run `quantkit calibrate` or pass --table"
+        )
     table = open_planned_table(engine.table, engine.plan)
     if table is not None:
         check_table(table, model)
@@ -192,6 +195,6 @@ def _hit(source: BuildInputs) -> str:
 
 def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
     """Precision of what stays in float beside INT8, where it is our choice and not the model's."""
-    if source.precision != "int8" or (source.model.is_quantized and typing.strong):
+    if source.precision not in SCHEMES or (source.model.is_quantized and typing.strong):
         return None
     return source.high_precision or "fp16"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.graph.model import serialize_model
@@ -15,8 +15,8 @@ from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import match_nodes, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import on_weight_grid, plan_refined
 from quantkit.notices import Notify, announcing
-from quantkit.types import Refinement
-from quantkit.types.options import HighPrecision, QuantizeOptions
+from quantkit.types import SCHEMES, Refinement
+from quantkit.types.options import Format, HighPrecision, QuantizeOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,13 +46,18 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path, notify: Notify
         folder: for the weights of a large model, until the engine is built.
         notify: hears what FP16 cannot hold.
     """
-    if source.precision == "int8" and not source.model.is_quantized:
+    if source.precision in SCHEMES and not source.model.is_quantized:
         if source.table is None or typing.mode == "implicit":
             made = _with_ranges(source, folder)
             return replace(made, fp32_nodes=_fp32_nodes(source.model.prepared(), source, typing, notify))
         # Where flags decide (TensorRT 8.6), Q/DQ have FP32 scales and the FP16 flag does the rest.
         around: HighPrecision = (source.high_precision or "fp16") if typing.strong else "fp32"
-        options = QuantizeOptions(high_precision=around, exclude=source.exclude, quantize_all=source.quantize_all)
+        options = QuantizeOptions(
+            format=cast(Format, source.precision),
+            high_precision=around,
+            exclude=source.exclude,
+            quantize_all=source.quantize_all,
+        )
         graph, plan = quantize_graph(source.model, source.table, options, notify)
         quantized = len({edge.node for edge in plan.weights})
         kept = _fp32_nodes(graph, source, typing, notify)

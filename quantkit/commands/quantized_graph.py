@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from quantkit.caches.reuse import check_table
 from quantkit.datasets.batching import batch_axes, make_batches
 from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.layer_constants import add_biases
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
@@ -78,6 +79,8 @@ def quantize_graph(
         )
     graph = prepared_for(model, table, opset=max(FP16_OPSET if half else OLDEST_QDQ_OPSET, scheme.oldest_opset))
     blocks = plan_weight_only(graph, options.block_size, exclude=options.exclude) if scheme.blocks else _NO_BLOCKS
+    if scheme.activations is None and not blocks.weights:
+        raise ModelError(f"{model.name} has no MatMul or Gemm whose weight can be INT4")
     rounded = _round_blocks(graph, blocks, options, samples, announcing(notify))
     plan, magnitudes = (
         (blocks, table.magnitudes)

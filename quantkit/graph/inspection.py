@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import OLDEST_OPSET, float_precision
+from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.graph.qdq_lint import lint_qdq, planned_operators, quantized_operators
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ModelInspection:
     """An ONNX model.
 
     Attributes:
+        formats: that it is quantized to: int4, int8, fp8; none of a float model.
         form: "float", or "qdq" for one that holds Q/DQ or integer operators.
         precision: of most float weights, "fp32" or "fp16".
         weight_types: bytes of weights by element type.
@@ -54,6 +56,7 @@ class ModelInspection:
     operators: tuple[Operator, ...]
     findings: tuple[QdqFinding, ...] = ()
     notes: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
     @property
     def num_weighted(self) -> int:
@@ -62,7 +65,7 @@ class ModelInspection:
 
     @property
     def num_quantized(self) -> int:
-        """Those of them that are INT8, or that quantkit would make so."""
+        """Those of them that are quantized, or that quantkit would make so."""
         return sum(o.is_weighted and o.is_quantized for o in self.operators)
 
     @property
@@ -109,6 +112,7 @@ def inspect_model(model: FloatModel) -> ModelInspection:
         operators=operators,
         findings=findings,
         notes=tuple(notes),
+        formats=quantized_formats(model.graph),
     )
 
 

@@ -200,7 +200,7 @@ def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
     ):
         text = "UINT8: TensorRT warns and uses INT8, which clips values above 127; quantize to INT8"
         yield QdqFinding("uint8", name, "wrong", text)
-    elif dtype is not ir.DataType.UINT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
+    elif dtype is ir.DataType.INT8 and (len(node.inputs) < 3 or node.inputs[2] is None):
         yield QdqFinding("no zero point", name, "note", "no zero point: TensorRT 8.6 requires one (zeros)")
     if scale is None:
         yield QdqFinding("computed scale", name, "refused", "scale is not a constant: TensorRT rejects the model")
@@ -230,7 +230,7 @@ def _lint_product(node: ir.Node) -> Iterator[QdqFinding]:
             yield QdqFinding(
                 "ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float despite its Q/DQ"
             )
-    elif any(reads):
+    elif any(reads) and not _is_weight_only(node):
         first, second = (node.inputs[i] for i in WEIGHTED_OPS[node.op_type])
         if any(_weight_source(v) is not None for v in (first, second)):
             rule = "weight only" if reads[1] else "activation only"
@@ -264,6 +264,8 @@ def _float_reason(node: ir.Node) -> str:
     reads = [_reads_quantized(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type]]
     if not any(reads):
         return "no Q/DQ on its inputs"
+    if _is_weight_only(node):
+        return ""
     if not all(reads):
         return "only its weight is quantized" if reads[1] else "only its activation is quantized"
     if _wrong_axis(node) is not None:
@@ -274,6 +276,12 @@ def _float_reason(node: ir.Node) -> str:
         if scale is not None and scale.ndim > 0 and source is not None and _source(source) is None:
             return "an activation scale is not a scalar"
     return ""
+
+
+def _is_weight_only(node: ir.Node) -> bool:
+    """Whether its weight alone is to be quantized: INT4 in blocks, which TensorRT dequantizes before the product."""
+    source = _dequantizer(node.inputs[1])
+    return source is not None and _quantized_type(source) is ir.DataType.INT4 and _source(source) is not None
 
 
 def _is_quantized_residual(node: ir.Node) -> bool:

@@ -67,7 +67,7 @@ Order = Literal["shuffled", "given"]
 CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]
 Format = Literal["int8", "fp8", "int4", "int4+int8"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
 Effort = Literal["fast", "balanced", "best"]
@@ -653,8 +653,8 @@ class EngineOptions(ExcludeOptions):
     """What `build` builds from, and in which precision; how TensorRT builds it is in `BuildOptions`.
 
     Attributes:
-        precision: "fp32", "fp16" or "int8".
-        table: for INT8 of a float model: its calibration table, or the path of one.
+        precision: "fp32", "fp16", or a format as in `quantize`.
+        table: for a quantized engine of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
         data: for FP16 without a table: samples on which to see where it overflows.
         batch_axis: dimension of an input that is the batch, if not the first, in `data` and the default profile.
@@ -673,7 +673,7 @@ class EngineOptions(ExcludeOptions):
     precision: Precision = option("fp32", "Precision of the engine.")
     table: CalibrationTable | PathLike | None = option(
         None,
-        "Calibration table, for INT8.",
+        "Calibration table, for INT8 and other formats.",
         form=PATH,
         unit="file",
         default_text="MODEL.calib.json next to the model",

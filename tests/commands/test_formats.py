@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.configuration import check_scheme
+from quantkit.backends.tensorrt.library import Library
+from quantkit.commands.build import build
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.quantize import quantize
-from quantkit.errors import ModelError
+from quantkit.errors import BackendError, ModelError
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.inspection import inspect_model
 from quantkit.types.options import QuantizeOptions
 
+from .. import rtx
 from ..graph.builder import Builder
 from ..graph.quantizing import run, sqnr_db, write
 
@@ -108,3 +116,57 @@ def test_int4_beside_int8(calibrated, tmp_path):
 def test_what_does_not_go_together_is_refused(options, reason):
     with pytest.raises(ModelError, match=reason):
         QuantizeOptions(**options)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp8", "fp8_e4m3"), ("int4", "int4"), ("int4+int8", "int4")])
+def test_engines_hold_the_format(calibrated, tmp_path, precision, kind):
+    pytest.importorskip("tensorrt_rtx")
+    model, table = calibrated
+    options = BuildOptions(targets=("sm89",))
+    keywords = {"library": "rtx", "precision": precision, "progress": False}
+    built = build(model, options, table=table, output=tmp_path / "net.engine", **keywords)
+    assert built.manifest.precision == precision
+    assert any(kind in layer.inputs for layer in rtx.read_layers(built.path.read_bytes()))
+    quantized = quantize(model, table, tmp_path / "net.onnx", format=precision).path
+    again = build(quantized, options, output=tmp_path / "again.engine", **keywords)
+    assert any(kind in layer.inputs for layer in rtx.read_layers(again.path.read_bytes()))
+    with pytest.raises(ModelError, match=f"use --precision {re.escape(precision)}"):
+        build(quantized, options, output=tmp_path / "no.engine", **{**keywords, "precision": "int8"})
+
+
+def test_ampere_is_refused_for_fp8(calibrated, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    keywords = {"table": calibrated[1], "precision": "fp8", "library": "rtx", "output": tmp_path / "net.engine"}
+    for targets, word in ((("sm86", "sm89"), "sm86"), ((), "sm80")):
+        with pytest.raises(BackendError, match=f"{word} does not compute in fp8, GPUs do from sm89 on"):
+            build(calibrated[0], BuildOptions(targets=targets), **keywords)
+
+
+def test_old_versions_of_tensorrt_are_refused():
+    old = Library(module=None, name="tensorrt", version=(10, 2, 0))
+    with pytest.raises(BackendError, match=r"needs TensorRT 10.3 or newer, this is TensorRT 10.2.0: https://docs"):
+        check_scheme(old, "fp8", (), None)
+    check_scheme(old, "int4", (), None)
+
+
+def test_a_cache_is_refused_for_what_is_explicit(calibrated, tmp_path):
+    (tmp_path / "net.calib").write_text("TRT-101601-EntropyCalibration2\nimage: 3c010a14\n")
+    with pytest.raises(ModelError, match="--calib is for implicit INT8: fp8 is explicit"):
+        build(calibrated[0], precision="fp8", calibration_cache=tmp_path / "net.calib")
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8", "int4", "int4+int8"])
+def test_inspection_names_the_formats(calibrated, tmp_path, form):
+    found = inspect_model(FloatModel(quantize(*calibrated, tmp_path / "net.onnx", format=form).path))
+    assert "+".join(found.formats) == form
+    assert (found.num_quantized, found.num_weighted) == (2 if form == "int4" else 4, 4)
+    assert {finding.rule for finding in found.findings} <= {"fp16 scale"}
+
+
+def test_a_model_without_matrix_products_has_no_int4(tmp_path):
+    g = Builder()
+    model = write(g.model(g.conv(g.input("image", 3, 8, 8), 3, 8)), tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    table = calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
+    with pytest.raises(ModelError, match="no MatMul or Gemm whose weight can be INT4"):
+        quantize(model, table, tmp_path / "net.int4.onnx", format="int4")

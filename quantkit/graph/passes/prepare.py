@@ -42,6 +42,13 @@ _QUANTIZED_OPS = frozenset(
     }
 )
 
+_FORMATS: dict[ir.DataType | None, str] = {
+    ir.DataType.INT4: "int4",
+    ir.DataType.INT8: "int8",
+    ir.DataType.UINT8: "int8",
+    ir.DataType.FLOAT8E4M3FN: "fp8",
+}
+
 _ONLY_TENSORRT = (ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4)
 """Types of quantized values for which x86 processors have no kernels."""
 
@@ -108,6 +115,18 @@ def has_qdq(model: ir.Model) -> bool:
     """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)
     return any(node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear") for node in nodes)
+
+
+def quantized_formats(model: ir.Model) -> tuple[str, ...]:
+    """Names of the formats that a model with Q/DQ dequantizes from: int4, int8, fp8; integer operators are int8."""
+    found = set()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        value = node.inputs[0] if node.op_type == "DequantizeLinear" and node.inputs else None
+        tensor = constant_of(value)
+        dtype = tensor.dtype if tensor is not None else value.dtype if value is not None else None
+        if dtype in _FORMATS:
+            found.add(_FORMATS[dtype])
+    return tuple(sorted(found)) or ("int8",) * has_qdq(model)
 
 
 def has_signed_activations(model: ir.Model) -> bool:

@@ -29,6 +29,7 @@ from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
 from quantkit.errors import BackendError, BackendUnavailableError, EngineBuildError, ModelError
 from quantkit.notices import Notice, Notify, announcing, logs_duration
+from quantkit.types import SCHEMES
 
 _SHOWN_ERRORS = 3
 
@@ -134,7 +135,7 @@ def build_engine(
     check_options(library, options, gpu=find_gpu())
     build = _Build.start(library, typing, model, options=options, notify=notify if verbose else None)
     build.parse()
-    if network_has_qdq(library, build.network) != (precision == "int8" and typing.mode == "explicit"):
+    if network_has_qdq(library, build.network) != (precision in SCHEMES and typing.mode == "explicit"):
         raise ModelError(_wrong_qdq(model.name, typing))
     options = replace(options, profiles=resolve_profiles(build.input_shapes(), options.profiles))
     build.set_types(options, typing)
@@ -324,7 +325,7 @@ class _Build:
 
 
 def _wrong_qdq(name: str, typing: Typing) -> str:
-    if typing.precision != "int8":
+    if typing.precision not in SCHEMES:
         return f"{name} contains Q/DQ: use --precision int8, or pass the float model"
     if typing.mode == "implicit":
         return f"{name} contains Q/DQ, which define its ranges: omit the table, cache or calibrator"

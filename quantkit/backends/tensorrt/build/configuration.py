@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from quantkit.backends.tensorrt.build.timing_cache import attach_timing_cache
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
+from quantkit.types import SCHEMES
 
 _OLDEST_RTX_GPU = 80
 """With SM75 among the targets TensorRT-RTX 1.7 runs every convolution in float."""
@@ -103,6 +105,32 @@ def add_profiles(builder: Any, config: Any, options: BuildOptions) -> None:
         if config.add_optimization_profile(made) < 0:
             listed = ", ".join(f"{name} {shape}" for name, shape in profile.shapes.items())
             raise BackendError(f"TensorRT refuses profile {number}: {listed}")
+
+
+def check_scheme(library: Library, name: str, targets: Collection[str], gpu: Gpu | None) -> None:
+    """Refuses a quantized format that the library, or a GPU that is built for, does not have.
+
+    Args:
+        library: that builds.
+        name: a name in `quantkit.types.SCHEMES`.
+        targets: of TensorRT-RTX; empty for all from sm80 on.
+        gpu: of this machine, for which TensorRT builds.
+
+    Raises:
+        BackendError: with the reason.
+    """
+    scheme = SCHEMES[name]
+    if not library.is_rtx and library.version[:2] < scheme.oldest_tensorrt:
+        oldest = ".".join(map(str, scheme.oldest_tensorrt))
+        raise BackendError(
+            f"--precision {name} needs TensorRT {oldest} or newer, this is {library.title}: {scheme.source}"
+        )
+    named = tuple(targets) or ((gpu.target,) if gpu is not None else ("sm80",) if library.is_rtx else ())
+    if old := [target for target in named if int(target[2:]) < scheme.oldest_gpu]:
+        raise BackendError(
+            f"--precision {name}: {old[0]} does not compute in {name}, GPUs do from sm{scheme.oldest_gpu} on: "
+            f"name them with --target, or take int8 ({scheme.source})"
+        )
 
 
 def default_targets(library: Library, gpu: Gpu | None) -> tuple[str, ...]:

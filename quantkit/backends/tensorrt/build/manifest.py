@@ -90,9 +90,9 @@ class Manifest:
     def summary(self) -> str:
         """What the engine is for and how its precisions come about; "" where the library's name says it all."""
         words = []
-        if self.precision == "int8":
+        if self.precision not in ("fp32", "fp16"):
             beside = f", {self.high_precision.upper()} beside it" if self.high_precision else ""
-            words.append(f"{self.mode} INT8{beside}")
+            words.append(f"{self.mode} {self.precision.upper()}{beside}")
         if self.library == "tensorrt-rtx":
             words.append(
                 f"for {join_names(self.options['targets'])}" if "targets" in self.options else "for sm80 and newer"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from quantkit.backends.tensorrt.build.build_options import Mode, PrecisionConstraints
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError, EngineBuildError
+from quantkit.types import SCHEMES
 from quantkit.types.options import Precision
 
 
@@ -66,15 +67,17 @@ def choose_typing(
         raise BackendError("--dla-core needs --precision fp16 or int8: a DLA has no FP32")
     if dla and precision == "int8" and high_precision == "fp32":
         raise BackendError("--dla-core: a DLA has no FP32: omit --high-precision fp32")
+    if mode == "implicit" and precision in SCHEMES and precision != "int8":
+        raise BackendError(f"--mode implicit is for int8: {precision} is always explicit (Q/DQ in the model)")
     if mode == "implicit" and not library.has_precision_flags:
         raise BackendError(
             f"--mode implicit: {library.title} has no calibrators and no INT8 flag; "
             'leave it out: the model gets Q/DQ from the table instead (pip install "tensorrt<11" has both)'
         )
     if mode == "auto":
-        mode = "implicit" if dla and library.has_precision_flags else "explicit"
+        mode = "implicit" if dla and precision == "int8" and library.has_precision_flags else "explicit"
     strong = library.has_strong_typing and mode == "explicit"
-    half = precision == "fp16" or (precision == "int8" and high_precision == "fp16")
+    half = precision == "fp16" or (precision in SCHEMES and high_precision == "fp16")
     flags = (*(("INT8",) if precision == "int8" else ()), *(("FP16",) if half else ()))
     return Typing(precision, mode, strong, () if strong else flags)
 

@@ -86,8 +86,8 @@ class EngineLayer:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it computes in INT8; a reformat never does."""
-        return self.precision == "int8" and not self.is_reformat and not self.is_idle
+        """Whether it computes in INT8 or FP8; a reformat never does."""
+        return self.precision in ("int8", "fp8") and not self.is_reformat and not self.is_idle
 
     @property
     def conversion(self) -> str:
