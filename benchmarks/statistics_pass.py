@@ -1,16 +1,16 @@
 """Cost of collecting statistics beside the plain forward pass over the same decoded batches, and beside other tools.
 
     python benchmarks/statistics_pass.py --data IMAGES mobilenetv2.onnx resnet50:224 [--images 1000] [--rounds 5]
-        [--nncf PYTHON] [--modelopt PYTHON] [--json FILE]
+        [--ort PYTHON] [--nncf PYTHON] [--modelopt PYTHON] [--json FILE]
 
 "plain" is the unmodified model with all of ONNX Runtime's optimizations, "exposed" the model with the tensors that Q/DQ
-need among its outputs, "needed" `quantkit.calibration.collect` on it, "all" the same with every activation, as caches
-of TensorRT need them. CPU seconds (user and system, all threads) of one process that takes the variants in turn; ratios
+need among its outputs, "needed" what `calibrate` collects of them, "all" the same with every activation, as caches of
+TensorRT need them. CPU seconds (user and system, all threads) of one process that takes the variants in turn; ratios
 are medians of the ratios of each turn, so that other load on the machine meets both sides. `resnet50:SIZE` is a
 ResNet-50 with random weights on random images of that size.
 
 Other tools calibrate the same model on the same batches once per round, their imports not counted: ONNX Runtime's
-MinMax calibrator here, NNCF and ModelOpt by the Python of an environment that holds them.
+MinMax calibrator, NNCF and ModelOpt by the Python of an environment that holds them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,13 @@ from onnx import TensorProto, helper, numpy_helper
 from quantkit import ImageOptions
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration import statistics as counting
-from quantkit.calibration.collect import collect
+from quantkit.calibration.collect import Collector
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.graph.passes.expose import expose
+from quantkit.graph.passes.expose import batch_first, expose, hide_copies
 from quantkit.types import Batch
 
 ORT_MINMAX = """
@@ -143,12 +143,13 @@ def own_variants(path: Path, batches: Sequence[Batch]) -> Iterator[tuple[str, Ca
     model = FloatModel(path)
     for label, all_tensors in (("needed", False), ("all", True)):
         names = observed_tensors(model.prepared(), all_tensors=all_tensors).names
-        runner = OnnxRuntimeRunner(share_weights(expose(model.prepared(), names)), spinning=False)
+        exposed = expose(model.prepared(), names)
+        copies = hide_copies(exposed, names, batch_first(exposed))
+        known = (OnnxRuntimeRunner(share_weights(exposed), spinning=False), batches, names, copies)
         if not all_tensors:
-            yield "exposed", lambda runner=runner: timed(lambda: run_all(runner, batches))
-        yield label, lambda runner=runner, names=names: timed(lambda: collect(runner, batches, names))
-        if not all_tensors:
-            yield "needed, NumPy", lambda runner=runner, names=names: timed(lambda: by_numpy(runner, batches, names))
+            yield "exposed", lambda known=known: timed(lambda: run_all(*known[:2]))
+            yield "needed, NumPy", lambda known=known: timed(lambda: collect_by_numpy(*known))
+        yield label, lambda known=known: timed(lambda: collect(*known))
 
 
 def run_all(runner: OnnxRuntimeRunner, batches: Sequence[Batch]) -> None:
@@ -156,10 +157,20 @@ def run_all(runner: OnnxRuntimeRunner, batches: Sequence[Batch]) -> None:
         runner.run(batch.inputs)
 
 
-def by_numpy(runner: OnnxRuntimeRunner, batches: Sequence[Batch], names: Sequence[str]) -> None:
+def collect(
+    runner: OnnxRuntimeRunner, batches: Sequence[Batch], names: Sequence[str], copies: Mapping[str, str]
+) -> None:
+    collector = Collector(names, copies=copies)
+    for batch in batches:
+        collector.observe(runner, batch)
+
+
+def collect_by_numpy(
+    runner: OnnxRuntimeRunner, batches: Sequence[Batch], names: Sequence[str], copies: Mapping[str, str]
+) -> None:
     kernel, counting.KERNEL = counting.KERNEL, None
     try:
-        collect(runner, batches, names)
+        collect(runner, batches, names, copies)
     finally:
         counting.KERNEL = kernel
 

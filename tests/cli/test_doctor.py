@@ -46,6 +46,12 @@ def test_exit_code_reflects_whether_quantkit_works(quantkit, tmp_path, monkeypat
     assert "needs: packages" in outcome.out
 
 
+@pytest.mark.parametrize(("found", "said"), [(None, "histograms by NumPy"), (object(), "histograms compiled")])
+def test_what_counts_histograms_is_said(monkeypatch, found, said):
+    monkeypatch.setattr("quantkit.commands.doctor.importlib.util.find_spec", lambda name: found)
+    assert said in examine().parts[0].detail
+
+
 def test_output_fits_80_columns(quantkit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert all(len(line) <= 80 for line in quantkit("doctor").out.splitlines())
