@@ -32,12 +32,10 @@ class Stop:
 
     Attributes:
         edge: of the weight.
-        activation: the edge of its other operand.
-        inputs: of each batch: (float, quantized) arrays of that operand.
+        inputs: of each batch: (float, quantized) arrays of its other operand.
     """
 
     edge: QdqEdge
-    activation: QdqEdge
     inputs: Callable[[], Iterator[tuple[Array, Array]]]
 
 
@@ -153,7 +151,7 @@ class Walk:
                 quantized = stream.quantized[tensor]
                 yield stream.exact[tensor], quantized if scale is None else fake_quantize(quantized, scale)
 
-        new = visit(Stop(weight, activations[0], inputs))
+        new = visit(Stop(weight, inputs))
         changed = {(node, weight.index): new.weight}
         bias = self._biases.get(node)
         if bias is not None and new.bias is not None:

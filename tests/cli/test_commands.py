@@ -139,12 +139,12 @@ def test_exclude_accepts_type_name_and_pattern(quantkit, digits, tmp_path):
         assert "Excluded from quantization: " in outcome.err
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
-def test_evaluate_reports_every_variant(quantkit, digits, tmp_path, target):
+@pytest.mark.parametrize(("target", "count"), [("tensorrt", 597), ("cpu", 100)])
+def test_evaluate_reports_every_variant(quantkit, digits, tmp_path, target, count):
     quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--target", target)
     suffix = {"tensorrt": "int8", "cpu": "int8-cpu"}[target]
     assert (tmp_path / f"digits.{suffix}.onnx").is_file()
-    outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0.05")
+    outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0.05", "--num-samples", count)
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "digits.report"
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json", "report.md"]
@@ -153,7 +153,7 @@ def test_evaluate_reports_every_variant(quantkit, digits, tmp_path, target):
     assert list(by_name) == ["fp32", "fp16", "int8", "int8-cpu"]
     for evaluation in by_name.values():
         assert evaluation["metrics"]["top1"] > 0.97
-        assert evaluation["num_samples"] == 597
+        assert evaluation["num_samples"] == count
         assert evaluation["latency"]["median_ms"] > 0
     assert by_name["int8"]["size_bytes"] < by_name["fp32"]["size_bytes"] / 3
     assert "fp16" in outcome.out

@@ -52,6 +52,7 @@ def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> Non
         weight = next(edge for edge in plan.weights if edge.node == node)
         channels = constant_array(graph, weight.tensor).shape[weight.axis or 0]
         constants[bias.owner, bias.index] = old_bias(bias, channels)
+    read = {edge.node: edge.tensor for edge in plan.activations}
     visited: list[str] = []
 
     def visit(stop: Stop) -> NewConstants:
@@ -60,7 +61,7 @@ def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> Non
         assert len(pairs) == len(subject.samples.batches)
         if len(visited) == 1:  # nothing was quantized in front: the streams differ by the Q/DQ of this input alone
             for exact, quantized in pairs:
-                assert np.abs(exact - quantized).max() <= scales[stop.activation.tensor] * 0.501
+                assert np.abs(exact - quantized).max() <= scales[read[stop.edge.node]] * 0.501
         weight = constant_array(graph, stop.edge.tensor)
         params = weight_params(weight, stop.edge.axis)
         return NewConstants(dequantize_array(quantize_array(weight, params), params))
