@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
@@ -14,14 +15,14 @@ from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines
-from quantkit.evaluation.models import choose_variants, model_evaluation
+from quantkit.evaluation.models import OTHER_FORMATS, choose_variants, model_evaluation
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, save_model
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.processor import products_saturate
 from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
-from quantkit.types.options import EvaluationOptions, QuantizeOptions, Target
+from quantkit.types.options import EvaluationOptions, Format, QuantizeOptions, Target
 
 __all__ = ["OpenVariants", "open_variants"]
 
@@ -156,6 +157,7 @@ def _make_variants(
                 reduce_range = target == "cpu" and products_saturate()
                 how = QuantizeOptions(
                     target=target,
+                    format=cast(Format, name if name in OTHER_FORMATS else "int8"),
                     exclude=options.exclude,
                     quantize_all=options.quantize_all,
                     reduce_range=reduce_range,

@@ -12,7 +12,7 @@ from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.passes.prepare import has_signed_activations
-from quantkit.types import CalibrationTable, Evaluation, Latency
+from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency
 
 __all__ = ["NO_TABLE", "VARIANTS", "choose_variants", "model_evaluation"]
 
@@ -21,6 +21,9 @@ VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
 
 A model of FP16 is the baseline itself.
 """
+
+OTHER_FORMATS = tuple(name for name in SCHEMES if name != "int8")
+"""Variants that are made where they are named: other formats of `quantkit quantize`, weights rounded to nearest."""
 
 
 NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --table or --calibrate-data"
@@ -34,13 +37,13 @@ def choose_variants(
     Raises:
         EvaluationError: there is no such variant, or no table for it.
     """
-    known = VARIANTS[VARIANTS.index(baseline) :]
+    known = (*VARIANTS[VARIANTS.index(baseline) :], *OTHER_FORMATS)
     if variants is None:
-        return tuple(name for name in known if table is not None or not name.startswith("int8"))
+        return tuple(name for name in known if name in VARIANTS and (table is not None or not name.startswith("int8")))
     if unknown := [name for name in variants if name not in known]:
         of_half = " for a model of FP16" if baseline == "fp16" else ""
         raise EvaluationError(f"there is no variant {unknown[0]!r}{of_half}: choose from {', '.join(known)}")
-    if table is None and any(name.startswith("int8") for name in variants):
+    if table is None and any(name.startswith("int8") or name in OTHER_FORMATS for name in variants):
         raise EvaluationError(NO_TABLE)
     return tuple(name for name in known if name == baseline or name in variants)
 

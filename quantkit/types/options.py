@@ -577,7 +577,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
     Attributes:
         table: calibration for the INT8 variants that are made here; None leaves them out.
         variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
-            the table allows. "fp32" is always there.
+            the table allows. "fp32" is always there; "fp8", "int4" and "int4+int8" are made where they are named.
         models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
         engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
         num_samples: how many samples; None takes all.
@@ -598,7 +598,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
     )
     variants: Sequence[str] | None = option(
         None,
-        "Variants to create and compare: fp32,fp16,int8,int8-cpu.",
+        "Variants to create and compare: fp32,fp16,int8,int8-cpu; if named, also fp8,int4,int4+int8.",
         form=NAMES,
         unit="names",
         default_text="all",

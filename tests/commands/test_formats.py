@@ -13,10 +13,13 @@ from onnx import numpy_helper
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.configuration import check_scheme
 from quantkit.backends.tensorrt.library import Library
+from quantkit.calibration.table import load_table
 from quantkit.commands.build import build
 from quantkit.commands.calibrate import calibrate
+from quantkit.commands.evaluate import evaluate
 from quantkit.commands.quantize import quantize
-from quantkit.errors import BackendError, ModelError
+from quantkit.errors import BackendError, EvaluationError, ModelError
+from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
 from quantkit.types.options import QuantizeOptions
@@ -170,3 +173,17 @@ def test_a_model_without_matrix_products_has_no_int4(tmp_path):
     table = calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
     with pytest.raises(ModelError, match="no MatMul or Gemm whose weight can be INT4"):
         quantize(model, table, tmp_path / "net.int4.onnx", format="int4")
+
+
+def test_all_formats_are_evaluated_side_by_side(calibrated):
+    model, table = calibrated
+    names = ["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]
+    options = {"variants": names, "table": table, "task": "none", "latency_s": 0, "layer_samples": 0, "progress": False}
+    report = evaluate(model, model.with_name("data.npy"), **options)
+    found = {evaluation.name: evaluation for evaluation in report.evaluations}
+    assert list(found) == names
+    assert all(found[name].metrics["sqnr_db"] > 15 for name in names[1:])
+    assert found["int8"].metrics["sqnr_db"] != found["fp8"].metrics["sqnr_db"]
+    assert choose_variants(None, load_table(table)) == ("fp32", "fp16", "int8", "int8-cpu")
+    with pytest.raises(EvaluationError, match="needs a calibration table"):
+        choose_variants(["fp8"], None)
