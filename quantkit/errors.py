@@ -131,6 +131,10 @@ class BackendError(QuantKitError):
     """A runtime (ONNX Runtime, TensorRT, CUDA) failed."""
 
 
+class OutOfDeviceMemoryError(BackendError):
+    """The memory of a GPU is too small for what was asked of it."""
+
+
 class BackendUnavailableError(BackendError):
     """A runtime that cannot be used here: it is not installed, does not load, is too old, or finds no GPU."""
 

@@ -23,6 +23,7 @@ NoticeTopic = Literal[
     "clipping",  # a range that cuts off much of a tensor
     "constant",  # a tensor that was zero on every sample
     "data",  # which samples are used
+    "device",  # where models are run
     "engine",  # how an engine is built
     "excluded",  # nodes that stay in float as asked for
     "interrupted",  # a run that was ended early

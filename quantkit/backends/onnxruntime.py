@@ -6,19 +6,23 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from quantkit._version import DISTRIBUTION
+from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.cuda.device_array import DeviceArray
+from quantkit.backends.cuda.upload import Uploader
 from quantkit.backends.registry import BACKENDS, Backend
-from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.errors import BackendError, BackendUnavailableError, OutOfDeviceMemoryError
 from quantkit.interrupts import raise_if_stopped, stops_on_signal
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
-__all__ = ["OnnxRuntimeRunner", "has_operator", "runtime_version", "using_extensions"]
+__all__ = ["DeviceRunner", "OnnxRuntimeRunner", "has_operator", "runtime_version", "using_extensions", "using_gpu"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -26,6 +30,8 @@ _DTYPES = {
     "tensor(double)": "float64",
     "tensor(bool)": "bool",
 }
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_CUDA_PIP_LINE = f"run pip uninstall onnxruntime, then pip install '{DISTRIBUTION}[cuda]'"
 _QUIET = 4  # fatal only: warnings go to the native stderr, past every Python stream
 
 
@@ -35,7 +41,7 @@ class OnnxRuntimeRunner:
     Args:
         model: serialized model, with its weights in it or beside it, or its path (needed when weights are in files).
         name: of the model, for messages.
-        providers: execution providers in order of preference.
+        providers: execution providers in order of preference; None: the CPU's, or what `using_gpu` says.
         threads: intra-op threads; 0: automatic.
         spinning: whether idle threads spin while they wait. It lowers latency, and wastes CPU time in calibration.
         fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
@@ -43,8 +49,12 @@ class OnnxRuntimeRunner:
             kernels saturate on x86 without VNNI (see `quantkit.processor.products_saturate`).
         keep_identities: whether Identity operators are computed: see `quantkit.graph.passes.fp16_rounding`.
 
+    Attributes:
+        device: that it computes on.
+
     Raises:
         BackendError: ONNX Runtime rejects the model, with its reason.
+        BackendUnavailableError: a provider is missing or does not load.
     """
 
     def __init__(
@@ -52,7 +62,7 @@ class OnnxRuntimeRunner:
         model: bytes | SharedModel | Path,
         *,
         name: str = "model",
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] | None = None,
         threads: int = 0,
         spinning: bool = True,
         fuse_qdq: bool = True,
@@ -68,12 +78,11 @@ class OnnxRuntimeRunner:
         # ONNX Runtime (1.32 at least) takes a Relu away before a Q of FP8, and does not load a Clip before one.
         disabled = [] if fuse_qdq else ["ReluQuantRewrite", "ClipQuantRewrite"]
         disabled += ["EliminateIdentity"] if keep_identities else []
-        unknown = [p for p in providers if p not in ort.get_available_providers()]
+        chosen: list[str | tuple[str, dict[str, str]]] = list(_providers(ort) if providers is None else providers)
+        names = [p if isinstance(p, str) else p[0] for p in chosen]
+        unknown = [name for name in names if name not in ort.get_available_providers()]
         if unknown:
-            raise BackendUnavailableError(
-                f"ONNX Runtime has no provider {unknown[0]}; for the CUDA ones run: pip uninstall onnxruntime, "
-                f"then pip install '{DISTRIBUTION}[cuda]'"
-            )
+            raise BackendUnavailableError(f"ONNX Runtime has no provider {unknown[0]}: {_CUDA_PIP_LINE}")
         try:
             if isinstance(model, SharedModel):
                 arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
@@ -84,11 +93,16 @@ class OnnxRuntimeRunner:
             self._session: Any = ort.InferenceSession(
                 source,
                 options,
-                providers=list(providers),
+                providers=chosen,
                 disabled_optimizers=disabled or None,
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
+        if names[0] not in self._session.get_providers():  # it says so on the native stderr alone, and runs on the CPU
+            raise BackendUnavailableError(
+                f"ONNX Runtime's {names[0]} does not load: libraries of CUDA or cuDNN are missing or of another version"
+            )
+        self.device: Literal["cpu", "gpu"] = "gpu" if names[0] == _CUDA else "cpu"
         self._run_options = ort.RunOptions()
         self._name = name
         self._weights = model.weights if isinstance(model, SharedModel) else {}  # the session computes with them
@@ -124,6 +138,62 @@ class OnnxRuntimeRunner:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class DeviceRunner(OnnxRuntimeRunner):
+    """A model in a session on a GPU, whose results stay there: `run` returns `DeviceArray`s, of its inputs too.
+
+    Args:
+        model: as for `OnnxRuntimeRunner`.
+        context: the GPU's primary context, in which ONNX Runtime computes.
+        name: of the model, for messages.
+
+    Raises:
+        BackendError: ONNX Runtime rejects the model, with its reason.
+        BackendUnavailableError: it cannot use the GPU.
+    """
+
+    def __init__(self, model: bytes | SharedModel | Path, context: PrimaryContext, *, name: str = "model") -> None:
+        with using_gpu(context.device):
+            super().__init__(model, name=name, spinning=False, fuse_qdq=False)
+        self._context = context
+        self._uploader = Uploader(context)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """Runs one batch.
+
+        Raises:
+            OutOfDeviceMemoryError: the GPU's memory is too small for this batch.
+            BackendError: the runner is closed, or ONNX Runtime fails, with its reason.
+        """
+        if self._session is None:
+            raise BackendError(f"{self._name}: the runner is closed")
+        device = self._context.device
+        values = {spec.name: self._uploader.upload(np.asarray(inputs[spec.name])) for spec in self.inputs}
+        try:
+            binding = self._session.io_binding()
+            for name, array in values.items():
+                binding.bind_input(name, "cuda", device, array.dtype.type, array.shape, array.address)
+            for spec in self.outputs:
+                binding.bind_output(spec.name, "cuda", device)
+            self._session.run_with_iobinding(binding, self._run_options)
+            found = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
+        except Exception as error:
+            raise_if_stopped()
+            is_short = re.search(r"[Ff]ailed to allocate memory|out of memory", str(error)) is not None
+            kind = OutOfDeviceMemoryError if is_short else BackendError
+            raise kind(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
+        return {**values, **{name: self._on_device(value) for name, value in found.items()}}
+
+    def close(self) -> None:
+        """Frees the session and what is left of its memory; calling it twice is fine."""
+        super().close()
+        self._uploader.close()
+
+    def _on_device(self, value: Any) -> DeviceArray | Array:
+        if value.device_name() != "cuda":
+            return np.asarray(value.numpy())
+        return DeviceArray(value.data_ptr(), tuple(value.shape()), _dtype(value.data_type()), value, self._context)
 
 
 def _open(path: Path, *, name: str, threads: int, cuda_graph: bool) -> OnnxRuntimeRunner:
@@ -177,6 +247,44 @@ def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
 _extensions: list[str] = []
 
 
+@contextmanager
+def using_gpu(device: int | None) -> Iterator[None]:
+    """Makes the sessions that are made meanwhile in this thread compute on a GPU, what it cannot on the CPU.
+
+    FP32 is computed in FP32, not TF32, whose 10 bits of mantissa would be taken for the model's own values; algorithms
+    are chosen by rules and not by races, so that two runs give the same values.
+
+    Args:
+        device: index of the GPU; None: the CPU.
+    """
+    before = _gpu.set(device)
+    try:
+        yield
+    finally:
+        _gpu.reset(before)
+
+
+_gpu: ContextVar[int | None] = ContextVar("gpu", default=None)
+
+
+def chosen_gpu() -> int | None:
+    """Index of the GPU of `using_gpu`; None: the CPU."""
+    return _gpu.get()
+
+
+def has_cuda_provider() -> bool:
+    """Whether the installed ONNX Runtime is built for CUDA. Whether it loads here, a session tells."""
+    return _CUDA in _import().get_available_providers()
+
+
+def _providers(ort: Any) -> list[str | tuple[str, dict[str, str]]]:
+    device = chosen_gpu()
+    if device is None:
+        return [_CPU]
+    ort.set_default_logger_severity(_QUIET)  # the provider tells of every plan of cuDNN that it does without
+    return [(_CUDA, {"device_id": str(device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), _CPU]
+
+
 def has_operator(domain: str, op_type: str) -> bool:
     """Whether ONNX Runtime knows an operator, or a library of `using_extensions` may."""
     return bool(_extensions) or (domain, op_type) in _own_operators()
@@ -212,15 +320,17 @@ def _import() -> Any:
 
 
 def _spec(argument: Any) -> TensorSpec:
-    kind = str(argument.type)
-    inner = re.fullmatch(r"tensor\((\w+)\)", kind)
-    dtype = _DTYPES.get(kind) or (inner[1] if inner else "object")
-    try:
-        numpy_dtype = np.dtype(dtype)
-    except TypeError:
-        numpy_dtype = np.dtype(object)
     shape = tuple(None if isinstance(d, int) and d < 0 else d for d in argument.shape or ())
-    return TensorSpec(str(argument.name), numpy_dtype, shape)
+    return TensorSpec(str(argument.name), _dtype(str(argument.type)), shape)
+
+
+def _dtype(kind: str) -> np.dtype:
+    """From ONNX Runtime's name of a type."""
+    inner = re.fullmatch(r"tensor\((\w+)\)", kind)
+    try:
+        return np.dtype(_DTYPES.get(kind) or (inner[1] if inner else "object"))
+    except TypeError:
+        return np.dtype(object)
 
 
 def _reason(error: Exception) -> str:

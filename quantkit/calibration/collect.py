@@ -1,18 +1,18 @@
 """One pass over the data: runs batches through a model whose inner tensors are outputs, and updates their statistics.
 
-Memory is one batch of activations plus one histogram for each tensor, however many samples there are.
+Memory is one batch of activations plus one histogram for each tensor, however many samples there are; two batches
+where the values are added up on a GPU, while the next batch runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from quantkit.calibration.statistics import new_statistics, update
+from quantkit.calibration.statistics import merge, new_statistics, update
 from quantkit.datasets.batching import fixed_batch_size, take_rows
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.errors import NonFiniteActivationError
@@ -24,6 +24,62 @@ ACTIVATION_BUDGET_BYTES = 256 << 20
 _LARGEST_BATCH = 32
 
 
+class Accumulator(Protocol):
+    """Adds up the values of some tensors, batch by batch: on the host (`HostAccumulator`), or where they are."""
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Adds the arrays of a batch; may return before that is done, and holds them meanwhile."""
+
+    def wait(self) -> Sequence[str]:
+        """Waits until that is done. Returns the tensors that were NaN or infinite, in any batch so far."""
+
+    def statistics(self) -> Mapping[str, TensorStatistics]:
+        """Of all batches so far, by tensor."""
+
+
+class HostAccumulator:
+    """Adds up arrays of the host at once, in a thread for each CPU.
+
+    Args:
+        tensors: names.
+        rule: histogram rule of `quantkit.calibration.statistics`.
+        start: statistics to which the values are added, in place.
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[str],
+        rule: HistogramRule = "exact",
+        start: Mapping[str, TensorStatistics] | None = None,
+    ) -> None:
+        self._statistics = {name: new_statistics(rule) if start is None else start[name] for name in tensors}
+        self._non_finite: list[str] = []
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Adds the arrays of a batch."""
+        arrays = {name: np.asarray(array) for name, array in values.items()}
+        threads = min(count_cpus(), len(arrays)) or 1
+        largest_first = sorted(arrays, key=lambda name: -arrays[name].size)
+
+        def add_some(names: Sequence[str]) -> None:
+            for name in names:
+                try:
+                    update(self._statistics[name], arrays[name])
+                except FloatingPointError:
+                    self._non_finite.append(name)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="quantkit-statistics") as pool:
+            list(pool.map(add_some, [largest_first[i::threads] for i in range(threads)]))
+
+    def wait(self) -> Sequence[str]:
+        """The tensors that were NaN or infinite."""
+        return self._non_finite
+
+    def statistics(self) -> Mapping[str, TensorStatistics]:
+        """Of all batches so far."""
+        return self._statistics
+
+
 class Collector:
     """Statistics of a set of tensors, fed batch by batch.
 
@@ -33,9 +89,10 @@ class Collector:
         batch_first: tensors whose first dimension is known to be the batch.
         optional: tensors that may be NaN or infinite.
         copies: tensors that are not observed since another of `tensors` holds their values, with that one.
+        start: statistics of earlier samples, to which these are added, perhaps in place.
+        accumulator: where the values are added up; default: on the host.
 
     Attributes:
-        statistics: by tensor name.
         num_samples: samples added.
         num_repeated: copies of samples that a fixed batch size was filled up with.
         repeating: tensors that count these copies, since their first dimension is not known to be the batch.
@@ -50,15 +107,31 @@ class Collector:
         batch_first: Container[str] = (),
         optional: Container[str] = (),
         copies: Mapping[str, str] | None = None,
+        start: Mapping[str, TensorStatistics] | None = None,
+        accumulator: Accumulator | None = None,
     ) -> None:
-        self.statistics: dict[str, TensorStatistics] = {name: new_statistics(rule) for name in tensors}
         self.num_samples = 0
         self.num_repeated = 0
         self.repeating: frozenset[str] = frozenset()
-        self.dropped: set[str] = set()
         self._batch_first, self._rule, self._copies = batch_first, rule, copies or {}
+        self._tensors = tuple(name for name in tensors if name not in self._copies)
         needed = {source for copy, source in self._copies.items() if copy not in optional}
-        self._optional = {name for name in tensors if name in optional and name not in needed}
+        self._optional = {name for name in self._tensors if name in optional and name not in needed}
+        self.dropped = {name for name in self._optional if start is not None and start[name].count == 0}
+        self._is_deferred = accumulator is not None
+        self._accumulator = accumulator or HostAccumulator(self._tensors, rule, start)
+        self._start = start if self._is_deferred else None
+        self._pending: tuple[Batch, Mapping[str, Any]] | None = None
+
+    @property
+    def statistics(self) -> dict[str, TensorStatistics]:
+        """By tensor name, of everything that was added."""
+        self.wait()
+        found = dict(self._accumulator.statistics())
+        if self._start is not None:
+            found = {name: merge(self._start[name], statistics) for name, statistics in found.items()}
+        found |= {name: new_statistics(self._rule) for name in self.dropped}
+        return found | {copy: found[source] for copy, source in self._copies.items()}
 
     def observe(self, runner: Runner, batch: Batch) -> None:
         """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
@@ -78,53 +151,46 @@ class Collector:
             rows = start + np.arange(fixed) % len(ids)
             outputs = runner.run(take_rows(batch, rows))
             if len(ids) < fixed:
+                outputs = {n: a for n, a in outputs.items() if n not in batch.inputs}
                 outputs = {n: a[: len(ids)] if n in self._batch_first else a for n, a in outputs.items()}
                 self.num_repeated += fixed - len(ids)
-                self.repeating |= {n for n in outputs if n in self.statistics and n not in self._batch_first}
+                self.repeating |= {n for n in self._tensors if n in outputs and n not in self._batch_first}
             piece = take_rows(batch, start + np.arange(len(ids)))
             self.add(Batch(inputs=piece, ids=ids, axes=batch.axes), outputs)
 
-    def add(self, batch: Batch, outputs: Mapping[str, Array]) -> None:
+    def add(self, batch: Batch, outputs: Mapping[str, Any]) -> None:
         """Adds one batch.
 
         Args:
             batch: what was fed.
-            outputs: observed tensors by name, of those that are not inputs.
+            outputs: observed tensors by name; inputs may be among them.
+
+        Raises:
+            NonFiniteActivationError: naming the tensor and the samples, of this batch or of the one before it.
+        """
+        self.wait()
+        names = [name for name in self._tensors if name not in self.dropped]
+        values = {name: outputs[name] if name in outputs else batch.inputs[name] for name in names}
+        self._accumulator.add(values)
+        self._pending = batch, values
+        self.num_samples += len(batch)
+        if not self._is_deferred:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last batch is counted, and lets go of it.
 
         Raises:
             NonFiniteActivationError: naming the tensor and the samples.
         """
-        values = {
-            name: np.asarray(outputs[name] if name in outputs else batch.inputs[name])
-            for name in self.statistics
-            if name not in self.dropped and name not in self._copies
-        }
-        not_finite = self._update(values)
-        for name in (name for name in values if name in not_finite):
-            if name not in self._optional:
-                raise NonFiniteActivationError(_describe_non_finite(name, values[name], batch))
-            self.dropped.add(name)
-        self.statistics |= {name: new_statistics(self._rule) for name in self.dropped}
-        self.statistics |= {copy: self.statistics[source] for copy, source in self._copies.items()}
-        self.num_samples += len(batch)
-
-    def _update(self, values: Mapping[str, npt.NDArray[Any]]) -> set[str]:
-        """Updates the statistics of all tensors, in a thread for each CPU; returns those that are NaN or infinite."""
-        threads = min(count_cpus(), len(values)) or 1
-        largest_first = sorted(values, key=lambda name: -values[name].size)
-
-        def update_some(names: Sequence[str]) -> list[str]:
-            found = []
-            for name in names:
-                try:
-                    update(self.statistics[name], values[name])
-                except FloatingPointError:
-                    found.append(name)
-            return found
-
-        with ThreadPoolExecutor(threads, thread_name_prefix="quantkit-statistics") as pool:
-            parts = list(pool.map(update_some, [largest_first[i::threads] for i in range(threads)]))
-        return {name for part in parts for name in part}
+        if self._pending is None:
+            return
+        (batch, values), self._pending = self._pending, None
+        for name in self._accumulator.wait():
+            if name in self._optional:
+                self.dropped.add(name)
+            elif name in values:
+                raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values[name]), batch))
 
 
 def collect(
@@ -156,16 +222,18 @@ def collect(
     return collector
 
 
-def fitting_batch_size(runner: Runner, batch: Batch) -> int:
-    """How many samples to run at once, from the activations of the one-sample `batch`.
+def fitting_batch_size(
+    runner: Runner, batch: Batch, *, budget_bytes: int = ACTIVATION_BUDGET_BYTES, largest: int = _LARGEST_BATCH
+) -> int:
+    """How many samples to run at once, from the activations of the one-sample `batch` and the memory for them.
 
     The exact histogram does not depend on it. A model of a fixed batch size decides by itself.
     """
     fixed = fixed_batch_size(runner, batch.axes)
     if fixed is not None:
         return fixed
-    used = sum(np.asarray(v).nbytes for v in runner.run(batch.inputs).values())
-    return int(np.clip(ACTIVATION_BUDGET_BYTES // max(used, 1), 1, _LARGEST_BATCH))
+    used = sum(v.nbytes for v in runner.run(batch.inputs).values())
+    return int(np.clip(budget_bytes // max(used, 1), 1, largest))
 
 
 def _describe_non_finite(name: str, values: Array, batch: Batch) -> str:

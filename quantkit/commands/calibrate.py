@@ -16,6 +16,7 @@ from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.on_device import on_device
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
@@ -34,21 +35,14 @@ from quantkit.types.option import make_options
 from quantkit.types.options import CalibrationOptions, ImageOptions
 
 if TYPE_CHECKING:
+    from quantkit.backends.devices import Devices
     from quantkit.backends.tensorrt.library import Library
     from quantkit.types.calibration import Setting
 
 __all__ = ["calibrate"]
 
-_OF_STATISTICS = (
-    "calibrator",
-    "histogram",
-    "observed",
-    "order",
-    "seed",
-    "num_samples",
-    "batch_size",
-    "batch_axis",
-    "constant",
+_OF_STATISTICS = frozenset(
+    {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", "batch_axis", "constant"}
 )
 """Settings that decide what is collected; the others choose from it."""
 
@@ -83,18 +77,18 @@ def calibrate(
     options, native, reason = _choose_calibrator(options)
     model = fix_inputs(FloatModel.open(model), options.preprocess, notify)
     model.check_float()
-    with with_extensions(options):
-        return _calibrate(model, data, options, (native, reason), notify)
+    with with_extensions(options), on_device(options, notify) as devices:
+        return _calibrate(model, data, options, (native, reason, devices), notify)
 
 
 def _calibrate(
     model: FloatModel,
     data: PathLike,
     options: CalibrationOptions,
-    chosen: tuple[Library | None, str],
+    chosen: tuple[Library | None, str, Devices],
     notify: Notify,
 ) -> CalibrationTable:
-    native, reason = chosen
+    native, reason, devices = chosen
     warn_of_randomness(model.graph, notify)
     runnable = cut_to_runnable(model, notify)
     observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
@@ -109,6 +103,7 @@ def _calibrate(
         settings=settings,
         observed=observed,
         native=native,
+        devices=devices,
         files=None if options.table_path is None else CalibrationFiles(Path(options.table_path)),
         options=options,
         notify=notify,
@@ -194,7 +189,7 @@ def _origin(
         model_name=model.name,
         contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
         preprocessing=dataset.preprocessing,
-        settings={name: settings[name] for name in _OF_STATISTICS if name in settings},
+        settings={name: value for name, value in settings.items() if name in _OF_STATISTICS},
         versions={"quantkit": __version__, "onnxruntime": runtime_version()},
         unclipped=unclipped,
     )

@@ -18,6 +18,7 @@ from quantkit.commands.build import build, describe_engine
 from quantkit.commands.collect import collect_statistics, find_interrupted, warn_of_samples
 from quantkit.commands.extensions import unobserved_tensors
 from quantkit.commands.native_calibration import NativeCalibration, calibrate_natively
+from quantkit.commands.on_device import open_members
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
 from quantkit.evaluation.conversion import tell_conversion
@@ -33,6 +34,7 @@ from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions, EngineOptions
 
 if TYPE_CHECKING:
+    from quantkit.backends.devices import Devices
     from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
@@ -55,6 +57,7 @@ class CalibrationRun:
     settings: Mapping[str, Setting]
     observed: ObservedTensors
     native: Library | None
+    devices: Devices
     files: CalibrationFiles | None
     options: CalibrationOptions
     notify: Notify
@@ -116,10 +119,9 @@ class CalibrationRun:
             self.notify(Notice("info", "reuse", "Using the statistics that were kept; the model does not have to run."))
         else:
             kept = self._collect()
-        method = str(self.settings["method"])
         ranges, skipped = choose_ranges(
             kept,
-            method,
+            str(self.settings["method"]),
             self.options.method_options,
             judged=self.observed.needed,
             progress=self.options.progress,
@@ -159,7 +161,9 @@ class CalibrationRun:
         resumed = find_interrupted(checkpoint, *known, notify=self.notify)
         tell_conversion(self.runnable, self.dataset, self.notify)
         graph = expose(self.runnable.prepared(), self.observed.names)
-        kept = collect_statistics(graph, *known, resumed=resumed, checkpoint=checkpoint, notify=self.notify)
+        with open_members(graph, self.observed, self.options, self.devices, resumed, name=self.model.name) as members:
+            data = (self.dataset, self.origin, self.options, resumed)
+            kept = collect_statistics(members, *data, checkpoint=checkpoint, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:
             save_statistics(kept, self.files.statistics)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.caches.reuse import find_checkpoint
-from quantkit.calibration.collect import Collector, fitting_batch_size
+from quantkit.calibration.collect import fitting_batch_size
+from quantkit.calibration.parallel import CollectorGroup
 from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
+from quantkit.commands.on_device import Member
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import check_readable, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
-from quantkit.graph.model import share_weights
-from quantkit.graph.passes.expose import batch_first, hide_copies
 from quantkit.interrupts import advising
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, CalibrationTable, Dataset
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from quantkit.calibration.statistics_file import StatisticsOrigin
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions
@@ -66,57 +63,50 @@ def find_interrupted(
 
 @logs_duration
 def collect_statistics(
-    exposed: ir.Model,
+    members: Sequence[Member],
     dataset: Dataset,
-    observed: ObservedTensors,
     origin: StatisticsOrigin,
     options: CalibrationOptions,
-    *,
     resumed: KeptStatistics | None,
+    *,
     checkpoint: Path | None,
     notify: Notify,
 ) -> KeptStatistics:
     """Runs the data through a model, from the start or from where `resumed` ends.
 
     Args:
-        exposed: the model with all of `observed` among its outputs or inputs; changed in place.
+        members: collectors that know `resumed`, and what feeds them; see `open_members`.
         dataset: the chosen samples, those of `origin.contents`.
-        observed: what to observe. What Q/DQ do not need may be NaN or infinite: no range is collected of it.
         origin: what the statistics will belong to.
-        options: its histogram rule, batch size and how data are read.
-        resumed: statistics of the first samples; changed in place.
+        options: its batch size and how data are read.
+        resumed: statistics of the first samples.
         checkpoint: where statistics are left every `CHECKPOINT_S` seconds.
         notify: hears what was left out.
 
     Returns:
         Statistics of all samples.
     """
-    optional, batched = frozenset(observed.names) - observed.needed, batch_first(exposed)
-    copies = hide_copies(exposed, observed.names, batched)
-    collector = Collector(observed.names, rule=options.histogram, batch_first=batched, optional=optional, copies=copies)
     skipped: dict[str, str] = {}
     total, start, repeated, batch_size = len(dataset), 0, 0, options.batch_size
     if resumed is not None:
-        collector.statistics, collector.num_samples = dict(resumed.tensors), resumed.num_samples
-        collector.dropped = {name for name in optional if collector.statistics[name].count == 0}
-        repeated = resumed.num_repeated
-        skipped, start, batch_size = dict(resumed.unreadable), resumed.num_read, resumed.batch_size
+        repeated, batch_size = resumed.num_repeated, resumed.batch_size
+        skipped, start = dict(resumed.unreadable), resumed.num_read
 
     with ExitStack() as stack:
-        shared = share_weights(exposed)
-        runner = stack.enter_context(OnnxRuntimeRunner(shared, name=origin.model_name, spinning=False))
+        collector = CollectorGroup([(member.runner, member.collector) for member in members])
         if batch_size is None:
             first = next(iter(make_batches(dataset, 1, strict=options.strict, workers=1, skipped={})))
-            batch_size = fitting_batch_size(runner, first)
-        size = batch_size
+            batch_size = fitting_batch_size(members[0].runner, first, **members[0].limits)
+        stack.enter_context(collector)
+        size, before = batch_size, 0 if resumed is None else resumed.num_samples
 
         def snapshot() -> KeptStatistics:
             # A batch ends with a readable sample: what was read is what was fed and what was left out before it.
             return KeptStatistics(
                 origin=origin,
                 tensors=collector.statistics,
-                num_read=collector.num_samples + len(skipped),
-                num_samples=collector.num_samples,
+                num_read=before + collector.num_samples + len(skipped),
+                num_samples=before + collector.num_samples,
                 unreadable=skipped,
                 batch_size=size,
                 num_repeated=repeated + (collector.num_repeated if collector.repeating else 0),
@@ -135,19 +125,19 @@ def collect_statistics(
         if checkpoint is not None:
             batches = _with_checkpoints(batches, lambda: save(checkpoint))
         bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), options.progress))
-        bar.update(collector.num_samples)
+        bar.update(before)
         for batch in with_progress(batches, bar):
-            collector.observe(runner, batch)
+            collector.observe(batch)
+        done = snapshot()
     check_readable(skipped, total, options.min_readable)
     if skipped:
         notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
-    done = snapshot()
     if done.num_repeated:
         notify(_about_copies(done.num_repeated, collector))
     return done
 
 
-def _about_copies(count: int, collector: Collector) -> Notice:
+def _about_copies(count: int, collector: CollectorGroup) -> Notice:
     tensors = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
     text = (
         f"the model takes a fixed number of samples at once: {count} copies filled up batches, and count in tensors "

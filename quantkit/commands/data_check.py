@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.commands.on_device import on_device
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
@@ -105,7 +106,7 @@ def check_data(
         findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
-        with OnnxRuntimeRunner(share_weights(model.graph), name="the model") as runner:
+        with on_device(options, notify), OnnxRuntimeRunner(share_weights(model.graph), name="the model") as runner:
             unreadable = frozenset(facts.unreadable)
             samples = _choose(dataset, unreadable, options.probe_samples, options.seed)
             rest = sorted(set(_choose(dataset, unreadable, len(dataset), options.seed)) - set(samples))

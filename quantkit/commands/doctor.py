@@ -146,6 +146,7 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
         native = Ability(native.name, False, "TensorRT 11 has none: use quantkit's, or pip install 'tensorrt<11'")
     return (
         ability("calibrate, evaluate", "with ONNX Runtime", "ONNX Runtime"),
+        _on_gpu(ability, found["onnxruntime"]),
         ability("quantize", "from a calibration table, without a runtime"),
         ability("inspect models, caches, tables, inspector JSON", ""),
         native,
@@ -160,6 +161,18 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
             "pycuda",
         ),
     )
+
+
+def _on_gpu(ability: Callable[..., Ability], onnxruntime: Mapping[str, Any]) -> Ability:
+    """What `--device auto` takes."""
+    found = ability("calibrate, evaluate on a GPU (--device auto)", "--device auto takes cuda:0", *_ON_GPU)
+    if "CUDAExecutionProvider" in onnxruntime.get("providers", ()):
+        return found
+    reason = f"needs ONNX Runtime's CUDA provider: pip uninstall onnxruntime, then pip install '{DISTRIBUTION}[cuda]'"
+    return Ability(found.name, False, found.detail if not found.works else reason)
+
+
+_ON_GPU = ("ONNX Runtime", "GPU", "pycuda")
 
 
 def _rtx_detail(gpus: list[list[Any]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
+from quantkit.commands.on_device import on_device
 from quantkit.commands.variants import OpenVariants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
@@ -69,7 +70,7 @@ def evaluate(
     options = make_options(EvaluationOptions, options, keywords)
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    with with_extensions(options):
+    with with_extensions(options), on_device(options, notify):
         return _evaluate(model, data, options, task_options, limits, should_stop or _never, notify)
 
 

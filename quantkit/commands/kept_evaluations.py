@@ -51,6 +51,7 @@ class KeptEvaluations:
             classes=options.classes,
             seed=options.seed,
             workers=options.workers,
+            device=options.device,
             progress=options.progress,
             latency_s=0,
             layer_samples=0,

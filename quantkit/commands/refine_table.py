@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from quantkit.backends.onnxruntime import using_gpu
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.errors import BackendError
 from quantkit.graph.observed_tensors import observed_tensors
@@ -56,7 +57,8 @@ def refine_table(
         )
         fixed = kept.origin.unclipped | inputs
         known = (kept.tensors, table.tensors, options)
-        found = refine_calibration(model, samples, *known, fixed=fixed, others=others, notify=notify)
+        with using_gpu(None):  # a session for each piece of the graph: making it takes a GPU longer than running it
+            found = refine_calibration(model, samples, *known, fixed=fixed, others=others, notify=notify)
     except BackendError as error:  # a piece of the graph does not run by itself, though the whole model does
         text = f"Ranges are chosen from statistics alone, and weights rounded to nearest: {error}"
         notify(Notice("warning", "accuracy", text))

@@ -107,6 +107,7 @@ def find_or_make_table(
         classes=options.classes,
         seed=options.seed,
         workers=options.workers,
+        device=options.device,
         progress=options.progress,
         notify=notify,
     )

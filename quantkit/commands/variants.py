@@ -71,6 +71,7 @@ class OpenVariants:
                 latencies.get(name, ()),
                 num_samples=num_samples,
                 origin=self.origins.get(name, ()),
+                device=getattr(self.runners[name], "device", "cpu"),
             )
             for name, model in self.models.items()
         ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, using_gpu
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import OLDEST_OPSET, share_weights
@@ -46,14 +46,16 @@ def open_accurate(
         graph = expose(graph, tensors)
     if half:
         round_to_fp16(graph)
-    return OnnxRuntimeRunner(
-        share_weights(graph),
-        name=name,
-        threads=threads,
-        spinning=spinning,
-        fuse_qdq=not has_signed_activations(model.graph),
-        keep_identities=half,
-    )
+    is_for_cpu = model.is_quantized and not has_signed_activations(model.graph)
+    with using_gpu(None) if is_for_cpu else nullcontext():
+        return OnnxRuntimeRunner(
+            share_weights(graph),
+            name=name,
+            threads=threads,
+            spinning=spinning,
+            fuse_qdq=is_for_cpu,
+            keep_identities=half,
+        )
 
 
 @contextmanager

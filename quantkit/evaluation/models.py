@@ -56,6 +56,7 @@ def model_evaluation(
     *,
     num_samples: int,
     origin: Sequence[str],
+    device: Literal["cpu", "gpu"] = "cpu",
 ) -> Evaluation:
     """What was measured of a variant that ONNX Runtime ran.
 
@@ -66,6 +67,7 @@ def model_evaluation(
         latencies: at each batch size; empty where it was not timed.
         num_samples: behind the metrics.
         origin: which table it was made of, one sentence each.
+        device: that it ran on.
     """
     precision: Literal["fp32", "fp16", "int8"] = "int8" if model.is_quantized else float_precision(model.graph)
     notes = [*metric_notes(metrics), *origin]
@@ -76,18 +78,21 @@ def model_evaluation(
         notes.append("its accuracy is that of ONNX Runtime's integer kernels on this processor")
     if computes_in_fp16(model):
         notes.append("its accuracy is computed with sums in FP32 and every result rounded to FP16, as on a GPU")
-    if for_gpu and latencies:
+    on_gpu = device == "gpu"
+    if on_gpu and latencies:
+        notes.append("its latency is that of ONNX Runtime's CUDA provider, not of TensorRT")
+    elif for_gpu and latencies:
         notes.append("its latency on a CPU says nothing about a GPU")
     return Evaluation(
         name=name,
         precision=precision,
-        backend=f"onnxruntime {runtime_version()} CPU",
+        backend=f"onnxruntime {runtime_version()} {'CUDA' if on_gpu else 'CPU'}",
         size_bytes=model.size_bytes,
         num_samples=num_samples,
         metrics=metrics,
         latency=latencies[0] if latencies else None,
         sweep=tuple(latencies[1:]),
         notes=tuple(notes),
-        representative=not (for_gpu and latencies),
-        device="cpu",
+        representative=not (on_gpu or (for_gpu and latencies)),
+        device=device,
     )

@@ -1,7 +1,8 @@
 """What quantization does to a model's output, as one number that ranks: 0 is nothing.
 
-Class scores: the Kullback-Leibler divergence of their distribution from the float model's, in nats; the mean of its
-root over samples and positions, squared, so that no single sample on the edge of two classes decides. Anything else:
+Class scores: the Kullback-Leibler divergence of their distribution from the float model's, in nats, mean over samples
+and positions; of few samples the mean of its root, squared, so that no single one on the edge of two classes decides.
+Anything else:
 for each channel the share of the squared error in error and variance together, mean over channels. A plain
 signal-to-noise ratio misranks detectors, whose few large channels hide the class scores.
 """
@@ -19,6 +20,9 @@ from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 
 __all__ = ["OutputDamage", "Outputs", "recognize_class_scores"]
+
+_MANY_SAMPLES = 48
+"""From so many on the mean divergence ranks better than the typical one (measured: docs/explanation/accuracy.md)."""
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
@@ -109,6 +113,12 @@ class OutputDamage:
         return float(np.mean([self._divergences(output, outputs).mean() for output in self._outputs]))
 
     def _divergence(self, output: MeasuredOutput, outputs: Outputs) -> float:
+        if sum(len(batch[output.name]) for batch in outputs) >= _MANY_SAMPLES:
+            return float(self._divergences(output, outputs).mean())
+        return self.typical_divergence(output, outputs)
+
+    def typical_divergence(self, output: MeasuredOutput, outputs: Outputs) -> float:
+        """The mean of the root of one output's KL divergence over samples and positions, squared, in nats."""
         return float(np.sqrt(self._divergences(output, outputs)).mean() ** 2)
 
     def _divergences(self, output: MeasuredOutput, outputs: Outputs) -> npt.NDArray[np.float64]:

@@ -334,11 +334,9 @@ class _Refining:
             for refinement in (self.refinement, plain) if self.refinement.amax else (plain,):
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
                 tried.append((self._measure(self.judge.of_all, with_weights=False, **changes), width, method, changes))
-        least = min(damage for damage, *_ in tried)
-        if least >= _CLEARLY * before:
-            return
-        damage, _, method, changes = max((t for t in tried if t[0] <= _ABOUT * least), key=lambda t: t[1])
-        if damage < _CLEARLY * before:
+        limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
+        if better := [found for found in tried if found[0] <= limit]:
+            damage, _, method, changes = max(better, key=lambda found: found[1])
             text = f"in company the ranges of {method} are better: {self._change(before, damage)}"
             self.notify(Notice("info", "ranges", text))
             self.adopt(**changes)

@@ -70,10 +70,15 @@ def _is_for(evaluation: Evaluation, target: Target) -> bool:
     return is_for_gpu == (target == "tensorrt")
 
 
+def _ran_on_tensorrt(evaluation: Evaluation) -> bool:
+    """An engine; not a model that ONNX Runtime ran on the GPU."""
+    return evaluation.device == "gpu" and evaluation.representative
+
+
 def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
     """The decision and why; what fails goes before what is not known."""
     accuracy, accuracy_words = _accuracy(report, evaluation)
-    if target == "tensorrt" and evaluation.device != "gpu":
+    if target == "tensorrt" and not _ran_on_tensorrt(evaluation):
         accuracy_words += " (expected on TensorRT, where it has not run)"
     speed, speed_words = _speed(report, evaluation, target)
     found = ((accuracy, accuracy_words), (speed, speed_words))
@@ -99,7 +104,7 @@ def _accuracy(report: Report, evaluation: Evaluation) -> tuple[Word, str]:
 
 
 def _speed(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
-    is_elsewhere = target == "tensorrt" and evaluation.device != "gpu"
+    is_elsewhere = target == "tensorrt" and not _ran_on_tensorrt(evaluation)
     if is_elsewhere or evaluation.latency is None:
         how = "build an engine and pass --engine" if is_elsewhere else "evaluate with --latency-s"
         return "not settled", f"its speed was not measured there ({how})"

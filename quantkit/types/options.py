@@ -24,6 +24,7 @@ from quantkit.errors import (
 )
 from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
+from quantkit.types.device_choice import parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import SCHEMES, QuantScheme
@@ -35,6 +36,7 @@ __all__ = [
     "CheckOptions",
     "DataOptions",
     "DeepStreamOptions",
+    "DeviceOptions",
     "Effort",
     "EngineLibrary",
     "EngineOptions",
@@ -372,6 +374,28 @@ class ExtensionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where models are run.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:N" or "cuda:N,M".
+    """
+
+    device: str = option(
+        "auto",
+        "Where whole models are run on the data: auto (a GPU where ONNX Runtime's CUDA provider and pycuda work), cpu, "
+        "cuda, cuda:N; cuda:N,M calibrates on several GPUs.",
+        group=EXPERT,
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            parse_device(self.device)
+        except ValueError as error:
+            raise CalibrationError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExcludeOptions:
     """What stays in float.
 
@@ -412,7 +436,7 @@ class MethodOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions):
+class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, DeviceOptions):
     """Options of `calibrate`.
 
     Attributes:
@@ -482,6 +506,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions):
         return self.accuracy or ("balanced" if self.method == "auto" else "fast")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choices(self, CalibrationError)
         check_minimum(self, 1, ("batch_size", "workers"), CalibrationError)
         check_fraction(self, ("min_readable",), CalibrationError)
@@ -571,7 +596,7 @@ class QuantizeOptions(ExcludeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
+class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, DeviceOptions):
     """Options of `evaluate`.
 
     Attributes:
@@ -639,6 +664,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions):
     command: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
         check_minimum(self, 0, ("layer_samples", "threads"), EvaluationError)
@@ -810,7 +836,7 @@ class TrtexecOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(DataOptions):
+class CheckOptions(DataOptions, DeviceOptions):
     """Options of `check_data`.
 
     Attributes:
@@ -824,11 +850,12 @@ class CheckOptions(DataOptions):
     probe_samples: int = option(256, "Samples run with each alternative preprocessing (0: skip).")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 0, ["probe_samples"], EvaluationError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(DataOptions):
+class SensitivityOptions(DataOptions, DeviceOptions):
     """Options of `sensitivity`.
 
     Attributes:
@@ -847,6 +874,7 @@ class SensitivityOptions(DataOptions):
     num_samples: int = option(256, "Number of samples.", group=DATA)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 1, ["num_samples"], OptionError)
 
 

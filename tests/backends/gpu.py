@@ -185,14 +185,21 @@ class Gpu:
         return np.asarray(allocation)  # its base is the allocation
 
     def read(self, address: int, size: int) -> bytes:
-        assert address in self.memory, f"read of {address:#x}, which is not allocated"
-        assert size <= len(self.memory[address]), "read beyond the end"
-        return bytes(self.memory[address][:size])
+        start = self.find(address)
+        assert address - start + size <= len(self.memory[start]), "read beyond the end"
+        return bytes(self.memory[start][address - start : address - start + size])
 
     def write(self, address: int, content: bytes) -> None:
-        assert address in self.memory, f"write to {address:#x}, which is not allocated"
-        assert len(content) <= len(self.memory[address]), "write beyond the end"
-        self.memory[address][: len(content)] = content
+        start = self.find(address)
+        assert address - start + len(content) <= len(self.memory[start]), "write beyond the end"
+        self.memory[start][address - start : address - start + len(content)] = content
+
+    def find(self, address: int) -> int:
+        """The beginning of the allocation that an address lies in."""
+        start = max((a for a in self.memory if a <= address), default=0)
+        end = start + max(len(self.memory.get(start, b"")), 1)
+        assert address < end, f"{address:#x} is not allocated"
+        return start
 
     def check_pinned(self, array: np.ndarray) -> None:
         start, size = array.ctypes.data, array.nbytes
@@ -233,8 +240,83 @@ class Gpu:
         self.drain()
         target[...] = np.frombuffer(self.read(int(address), target.nbytes), target.dtype).reshape(target.shape)
 
+    def copy_in_now(self, target: Allocation, source: np.ndarray) -> None:
+        self.need_context()
+        self.write(int(target), source.tobytes())
+
     def is_empty(self) -> bool:
         return not (self.memory or self.pinned or self.graphs or self.live or self.stack or self.faults)
+
+
+class Kernel:
+    """A kernel of histogram.cu, in numpy: its arguments, its structures and its three passes, not its threads."""
+
+    TENSOR = np.dtype("u8,u8,u8,u4,u4")
+    STATE = np.dtype("u4,u4,i4,i4,u4,u4")
+    BINS = 8192
+
+    def __init__(self, gpu: Gpu, name: str) -> None:
+        self.gpu, self.run = gpu, {"count_batch": self.count_batch, "widen": self.widen}[name]
+
+    def __call__(self, *arguments, block, grid, stream) -> None:
+        self.gpu.need_context()
+        assert all(isinstance(argument, np.generic) for argument in arguments), "pycuda needs numpy's types"
+        stream.put(lambda: self.run(grid[0], *(int(argument) for argument in arguments)))
+
+    def view(self, address: int, dtype, count: int) -> np.ndarray:
+        return np.frombuffer(self.gpu.read(address, count * np.dtype(dtype).itemsize), dtype).copy()
+
+    def values(self, tensor) -> np.ndarray:
+        address, _, size, is_half, _ = tensor
+        return self.view(int(address), np.float16 if is_half else np.float32, int(size)).astype(np.float32)
+
+    def count_batch(self, blocks, tensors, num_tensors, num_values, states, histograms, is_second) -> None:
+        table = self.view(tensors, self.TENSOR, num_tensors)
+        assert num_values == table["f2"].sum()
+        np.testing.assert_array_equal(table["f1"], np.cumsum(table["f2"]) - table["f2"])
+        for tensor in table:
+            index = int(tensor["f4"])
+            state = self.view(states + index * self.STATE.itemsize, self.STATE, 1)
+            low, high, exponent, counted, has_grown, _ = state[0]
+            if is_second and not has_grown:
+                continue
+            x = self.values(tensor)
+            top = 0.0 if exponent == -1000 else 2.0 ** (int(exponent) + 13)
+            bottom = (0.0 if counted == -1000 else 2.0 ** (int(counted) + 13)) if is_second else -1.0
+            magnitude = np.abs(x.astype(np.float64))
+            inside = magnitude[(magnitude > bottom) & (magnitude <= top)]
+            place = np.maximum(np.ceil(inside * (0.0 if top == 0 else 8192 / top)), 1).astype(np.int64) - 1
+            address = histograms + index * self.BINS * 8
+            found = self.view(address, np.int64, self.BINS) + np.bincount(place, minlength=self.BINS)
+            self.gpu.write(address, found.tobytes())
+            if not is_second:
+                finite = x[~np.isnan(x)]
+                bits = finite.view(np.uint32)
+                ordered = np.where(bits >> 31, ~bits, bits | 0x80000000)
+                if finite.size:
+                    state["f0"], state["f1"] = min(low, ordered.min()), max(high, ordered.max())
+                state["f5"] |= not np.isfinite(x).all()
+                self.gpu.write(states + index * self.STATE.itemsize, state.tobytes())
+
+    def widen(self, blocks, tensors, states, histograms) -> None:
+        for tensor in self.view(tensors, self.TENSOR, blocks):
+            index = int(tensor["f4"])
+            state = self.view(states + index * self.STATE.itemsize, self.STATE, 1)
+            low, high, exponent, _, _, bad = (int(n) for n in state[0])
+            ends = np.array([low, high], np.uint32)
+            amax = float(
+                np.abs(np.where(ends >> 31, ends & 0x7FFFFFFF, ~ends).astype(np.uint32).view(np.float32)).max()
+            )
+            wanted = exponent
+            if amax > 0 and not bad:
+                mantissa, power = np.frexp(amax)
+                wanted = max(int(power) - 13 - (mantissa == 0.5), -126, exponent)
+            state["f2"], state["f3"], state["f4"] = wanted, exponent, wanted != exponent
+            self.gpu.write(states + index * self.STATE.itemsize, state.tobytes())
+            if exponent not in (-1000, wanted):
+                address, width = histograms + index * self.BINS * 8, 1 << min(wanted - exponent, 13)
+                old = self.view(address, np.int64, self.BINS).reshape(-1, width).sum(axis=1)
+                self.gpu.write(address, np.pad(old, (0, self.BINS - old.size)).tobytes())
 
 
 class Context:
@@ -262,6 +344,9 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
         def count() -> int:
             return 1
 
+        def get_attribute(self, attribute: str) -> int:
+            return {"MULTIPROCESSOR_COUNT": 4}[attribute]
+
         def retain_primary_context(self) -> Context:
             gpu.retained += 1
             return Context(gpu)
@@ -282,6 +367,10 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
     driver.memcpy_dtoh_async = gpu.copy_out
     driver.memcpy_dtod_async = gpu.copy_between
     driver.memcpy_dtoh = gpu.copy_out_now
+    driver.memcpy_htod = gpu.copy_in_now
+    driver.memset_d8 = lambda address, value, count: gpu.write(int(address), bytes([value]) * count)
+    driver.device_attribute = types.SimpleNamespace(MULTIPROCESSOR_COUNT="MULTIPROCESSOR_COUNT")
+    driver.module_from_buffer = lambda ptx: types.SimpleNamespace(get_function=lambda name: Kernel(gpu, name))
     driver.mem_get_info = lambda: (gpu.capacity - sum(map(len, gpu.memory.values())), gpu.capacity)
     driver.Stream = type("Stream", (Stream,), {"__init__": lambda self, flags=0: Stream.__init__(self, gpu, flags)})
     driver.Event = type("Event", (Event,), {"__init__": lambda self, flags=0: Event.__init__(self, gpu, flags)})

@@ -39,7 +39,16 @@ def test_class_scores_are_compared_by_divergence(x: np.ndarray, y: np.ndarray) -
     found = divergences(x, y)
     assert damage.is_divergence
     assert damage.of(batches(y)) == pytest.approx(np.mean(np.sqrt(np.maximum(found, 0))) ** 2, abs=1e-6)
+    assert damage.typical_divergence(LOGITS, batches(y)) == damage.of(batches(y))
     assert damage.mean_divergence(batches(y)) == pytest.approx(np.mean(found), abs=1e-6)
+
+
+def test_of_many_samples_the_mean_counts():
+    x, y = np.random.default_rng(0).standard_normal((2, 48, 5)).astype(np.float32)
+    damage = OutputDamage([LOGITS], batches(x))
+    assert damage.of(batches(y)) == pytest.approx(np.mean(divergences(x, y)), abs=1e-6)
+    few = damage.of(batches(y[:46]))
+    assert few == pytest.approx(np.mean(np.sqrt(divergences(x[:46], y[:46]))) ** 2, abs=1e-6)
 
 
 @given(SCORES, SCORES)

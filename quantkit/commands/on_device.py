@@ -1,0 +1,114 @@
+"""The devices of a run: `--device` decided and said, and collectors of statistics on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.cuda.histogram import DeviceHistograms
+from quantkit.backends.devices import Devices, choose_devices
+from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using_gpu
+from quantkit.calibration.collect import Collector
+from quantkit.errors import CalibrationError
+from quantkit.graph.model import share_weights
+from quantkit.graph.passes.expose import batch_first, hide_copies
+from quantkit.notices import Notice, Notify
+from quantkit.types import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_ir as ir
+
+    from quantkit.calibration.statistics_file import KeptStatistics
+    from quantkit.graph.observed_tensors import ObservedTensors
+    from quantkit.types.options import CalibrationOptions, DeviceOptions
+
+__all__ = ["Member", "on_device", "open_members"]
+
+_SHARE_OF_MEMORY = 0.2
+"""Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
+
+_LARGEST_BATCH = 64
+
+
+@contextmanager
+def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
+    """ONNX Runtime computes on the device that `--device` asks for, the first of several; a GPU is named.
+
+    Raises:
+        BackendError: a GPU is asked for that is not there or cannot be used.
+    """
+    devices = choose_devices(options.device)
+    if devices.gpus:
+        notify(Notice("info", "device", f"device: {devices} ({devices.reason})"))
+    with using_gpu(devices.first_gpu):
+        yield devices
+
+
+@dataclass(frozen=True)
+class Member:
+    """A collector and what feeds it.
+
+    Attributes:
+        limits: of its batches: arguments of `fitting_batch_size`.
+    """
+
+    runner: Runner
+    collector: Collector
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def open_members(
+    exposed: ir.Model,
+    observed: ObservedTensors,
+    options: CalibrationOptions,
+    devices: Devices,
+    resumed: KeptStatistics | None,
+    *,
+    name: str,
+) -> Iterator[Sequence[Member]]:
+    """A collector for each device.
+
+    Args:
+        exposed: the model with all of `observed` among its outputs or inputs; changed in place.
+        observed: what to observe.
+        options: of the calibration.
+        devices: where to collect.
+        resumed: statistics of earlier samples, which the first collector adds to.
+        name: of the model, for messages.
+    """
+    start, batched = None if resumed is None else resumed.tensors, batch_first(exposed)
+    copies = hide_copies(exposed, observed.names, batched)
+    shared, on_gpu = share_weights(exposed), options.histogram == "exact" and devices.gpus
+    if len(devices.gpus) > 1 and not on_gpu:
+        raise CalibrationError("--histogram tensorrt depends on the order of the data: give --device one GPU")
+    make_collector = partial(
+        Collector,
+        observed.names,
+        rule=options.histogram,
+        batch_first=batched,
+        optional=frozenset(observed.names) - observed.needed,
+        copies=copies,
+    )
+    with ExitStack() as stack:
+        if not on_gpu:
+            runner: Runner = stack.enter_context(OnnxRuntimeRunner(shared, name=name, spinning=False))
+            yield [Member(runner, make_collector(start=start))]
+            return
+        members: list[Member] = []
+        for gpu in devices.gpus:
+            context = PrimaryContext(gpu)
+            runner = stack.enter_context(DeviceRunner(shared, context, name=name))
+            histograms = DeviceHistograms(context, [name for name in observed.names if name not in copies])
+            stack.callback(histograms.free)
+            free, _ = context.memory_bytes()
+            limits = {"budget_bytes": int(free * _SHARE_OF_MEMORY), "largest": _LARGEST_BATCH}
+            collector = make_collector(start=None if members else start, accumulator=histograms)
+            members.append(Member(runner, collector, limits))
+        yield members

@@ -1,0 +1,77 @@
+"""Calibration on GPUs that are none: ONNX Runtime runs on the CPU, and its results lie in the imaginary memory."""
+
+import json
+
+import numpy as np
+import pytest
+
+from quantkit import calibrate, evaluate
+from quantkit.backends import devices
+from quantkit.backends.cuda.device_array import DeviceArray
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.commands import on_device
+from quantkit.commands.data_check import check_data
+from quantkit.errors import BackendUnavailableError, CalibrationError
+from tests.backends import gpu as fake
+from tests.cli.conftest import conv_model
+
+
+class RunnerOnGpu(OnnxRuntimeRunner):
+    def __init__(self, model, context, *, name="model"):
+        super().__init__(model, name=name)
+        self.context = context
+
+    def run(self, inputs):
+        return {name: self.upload(array) for name, array in {**inputs, **super().run(inputs)}.items()}
+
+    def upload(self, array):
+        with self.context:
+            memory = self.context.driver.mem_alloc(array.nbytes)
+            self.context.driver.memcpy_htod(memory, array)
+        return DeviceArray(int(memory), array.shape, array.dtype, memory, self.context)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    gpu = fake.Gpu(capacity=1 << 28)
+    fake.install(gpu, monkeypatch)
+    monkeypatch.setattr(on_device, "DeviceRunner", RunnerOnGpu)
+    monkeypatch.setattr(on_device, "choose_devices", lambda text: devices.Devices((0,), "a test"))
+    monkeypatch.setattr(on_device, "using_gpu", lambda device: on_device.ExitStack())
+    return gpu
+
+
+@pytest.fixture
+def model(tmp_path):
+    conv_model(tmp_path / "model.onnx", shape=["n", 3, 8, 8])
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((50, 3, 8, 8), np.float32))
+    return tmp_path / "model.onnx"
+
+
+def test_the_table_is_that_of_the_cpu(gpu, model, monkeypatch):
+    data, path = model.with_name("data.npy"), model.with_name("t.json")
+    notices = []
+    found = calibrate(model, data, accuracy="fast", device="cuda", table_path=path, notify=notices.append)
+    assert "device: cuda:0 (a test)" in [notice.text for notice in notices]
+    monkeypatch.setattr(on_device, "choose_devices", lambda text: devices.Devices((), ""))
+    wanted = calibrate(model, data, accuracy="fast", device="cpu")
+    assert found.tensors == wanted.tensors
+    assert "device" not in json.dumps(dict(found.settings))
+
+
+def test_several_gpus_need_the_exact_histogram(gpu, model, monkeypatch):
+    monkeypatch.setattr(on_device, "choose_devices", lambda text: devices.Devices((0, 1), "a test"))
+    with pytest.raises(CalibrationError, match="give --device one GPU"):
+        calibrate(model, model.with_name("data.npy"), histogram="tensorrt", device="cuda:0,1")
+
+
+@pytest.mark.parametrize("command", [calibrate, evaluate, check_data])
+def test_a_gpu_that_is_asked_for_and_not_there_is_one_line(command, model):
+    with pytest.raises(BackendUnavailableError, match="no provider CUDAExecutionProvider"):
+        command(model, model.with_name("data.npy"), device="cuda")
+
+
+@pytest.mark.parametrize("command", [calibrate, evaluate, check_data])
+def test_a_device_that_is_none_is_named_before_anything_runs(command, model):
+    with pytest.raises(CalibrationError, match="--device takes auto, cpu, cuda"):
+        command(model, model.with_name("nothing.npy"), device="gpu")
