@@ -186,11 +186,11 @@ class Collector:
         if self._pending is None:
             return
         (batch, values), self._pending = self._pending, None
-        for name in self._accumulator.wait():
-            if name in self._optional:
-                self.dropped.add(name)
-            elif name in values:
+        bad = set(self._accumulator.wait())
+        for name in (name for name in values if name in bad):
+            if name not in self._optional:
                 raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values[name]), batch))
+            self.dropped.add(name)
 
 
 def collect(

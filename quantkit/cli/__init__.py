@@ -45,7 +45,9 @@ VERBS = {
         "Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.",
         _QUANTIZE,
     ),
-    "quantize": Verb("calibrate", "quantize", "Create the INT8 model from an existing calibration table.", _QUANTIZE),
+    "quantize": Verb(
+        "calibrate", "quantize", "Create a quantized model from an existing calibration table.", _QUANTIZE
+    ),
     "build": Verb(
         "build",
         "build",

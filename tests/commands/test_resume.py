@@ -143,7 +143,7 @@ def test_nothing_to_resume_a_broken_checkpoint_and_a_forgotten_one(tmp_path, mod
 def test_statistics_once_every_method_later(tmp_path, monkeypatch):
     table = tmp_path / "t.calib.json"
     run(DIGITS, CALIB, table, keep_statistics=True)
-    monkeypatch.setattr("quantkit.commands.collect.OnnxRuntimeRunner", None)  # a run of the model would fail
+    monkeypatch.setattr("quantkit.commands.on_device.OnnxRuntimeRunner", None)  # a run of the model would fail
     for options in ({"method": "mse"}, {"method": "percentile", "percentile": 99.0}, {"method": "minmax", "seed": 4}):
         said: list[Notice] = []
         run(DIGITS, CALIB, table, said, **options)
@@ -152,7 +152,7 @@ def test_statistics_once_every_method_later(tmp_path, monkeypatch):
         monkeypatch.undo()
         run(DIGITS, CALIB, tmp_path / "fresh.json", force=True, **options)
         assert kept == (tmp_path / "fresh.json").read_bytes()
-        monkeypatch.setattr("quantkit.commands.collect.OnnxRuntimeRunner", None)
+        monkeypatch.setattr("quantkit.commands.on_device.OnnxRuntimeRunner", None)
 
 
 @pytest.mark.parametrize(
