@@ -25,6 +25,9 @@ SMALLEST_SCALE = np.float32(2.0**-100)
 SMALLEST_HALF = np.float32(2.0**-24)
 """Smallest positive FP16 number: a scale below it would become 0, which TensorRT rejects."""
 
+LARGEST_HALF = np.float32(65504)
+"""Largest finite FP16 number."""
+
 _CHUNK = 32768
 """Values handled at once: intermediate arrays stay in the second-level cache."""
 
@@ -241,7 +244,8 @@ def block_params(
     weights_of_errors = 1.0 if importance is None else np.asarray(importance, np.float64).reshape(shape)
     best, least = widest.scale, np.full(widest.scale.shape, np.inf)
     for ratio in _BLOCK_RATIOS:
-        scale = np.maximum(widest.scale * np.float32(ratio), SMALLEST_HALF).astype(np.float16).astype(np.float32)
+        scale = np.clip(widest.scale * np.float32(ratio), SMALLEST_HALF, LARGEST_HALF)
+        scale = scale.astype(np.float16).astype(np.float32)
         params = QuantParams(scale=scale, axis=axis, format=fmt)
         error = np.square(dequantize_array(quantize_array(weight, params), params) - weight) * weights_of_errors
         found = np.add.reduceat(error, starts, axis=axis)

@@ -25,10 +25,12 @@ class Devices:
     Attributes:
         gpus: indices in CUDA's order; none: the CPU.
         reason: why, in a few words.
+        is_fallback: the CPU, where ONNX Runtime is built for CUDA and a GPU cannot be used.
     """
 
     gpus: tuple[int, ...]
     reason: str
+    is_fallback: bool = False
 
     @property
     def first_gpu(self) -> int | None:
@@ -57,7 +59,7 @@ def choose_devices(wanted: str) -> Devices:
             return Devices((), "ONNX Runtime is not built for CUDA")
         _check(0)
     except BackendError as error:
-        return Devices((), str(error))
+        return Devices((), str(error), is_fallback=True)
     return Devices((0,), "ONNX Runtime's CUDA provider and pycuda work")
 
 

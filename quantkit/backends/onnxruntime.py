@@ -180,7 +180,7 @@ class DeviceRunner(OnnxRuntimeRunner):
             found = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
         except Exception as error:
             raise_if_stopped()
-            is_short = re.search(r"[Ff]ailed to allocate memory|out of memory", str(error)) is not None
+            is_short = re.search(r"[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED", str(error)) is not None
             kind = OutOfDeviceMemoryError if is_short else BackendError
             raise kind(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
         return {**values, **{name: self._on_device(value) for name, value in found.items()}}

@@ -117,7 +117,10 @@ class Collector:
         self._tensors = tuple(name for name in tensors if name not in self._copies)
         needed = {source for copy, source in self._copies.items() if copy not in optional}
         self._optional = {name for name in self._tensors if name in optional and name not in needed}
-        self.dropped = {name for name in self._optional if start is not None and start[name].count == 0}
+        self.dropped: set[str] = set()
+        for name in self._optional:
+            if start is not None and start[name].count == 0:
+                self._drop(name)
         self._is_deferred = accumulator is not None
         self._accumulator = accumulator or HostAccumulator(self._tensors, rule, start)
         self._start = start if self._is_deferred else None
@@ -130,8 +133,8 @@ class Collector:
         found = dict(self._accumulator.statistics())
         if self._start is not None:
             found = {name: merge(self._start[name], statistics) for name, statistics in found.items()}
-        found |= {name: new_statistics(self._rule) for name in self.dropped}
-        return found | {copy: found[source] for copy, source in self._copies.items()}
+        found |= {copy: found[source] for copy, source in self._copies.items()}
+        return found | {name: new_statistics(self._rule) for name in self.dropped}
 
     def observe(self, runner: Runner, batch: Batch) -> None:
         """Runs a batch and adds it; a model of a fixed batch size gets it in pieces, the last filled up with copies.
@@ -177,6 +180,10 @@ class Collector:
         if not self._is_deferred:
             self.wait()
 
+    def _drop(self, name: str) -> None:
+        """Gives up a tensor, and those that have its values."""
+        self.dropped |= {name, *(copy for copy, source in self._copies.items() if source == name)}
+
     def wait(self) -> None:
         """Waits until the last batch is counted, and lets go of it.
 
@@ -190,7 +197,7 @@ class Collector:
         for name in (name for name in values if name in bad):
             if name not in self._optional:
                 raise NonFiniteActivationError(_describe_non_finite(name, np.asarray(values[name]), batch))
-            self.dropped.add(name)
+            self._drop(name)
 
 
 def collect(

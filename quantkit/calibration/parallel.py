@@ -124,8 +124,11 @@ def _observe(runner: Runner, collector: Collector, batch: Batch) -> None:
     except OutOfDeviceMemoryError:
         if len(batch) == 1 or fixed_batch_size(runner, batch.axes) is not None:
             raise
-        collector.wait()  # it holds what the batch before left on the device
-        middle = len(batch) // 2
-        for rows in (np.arange(middle), np.arange(middle, len(batch))):
-            ids = tuple(batch.ids[i] for i in rows)
-            _observe(runner, collector, Batch(inputs=take_rows(batch, rows), ids=ids, axes=batch.axes))
+    else:
+        return
+    # Outside of the handler: the traceback would hold the memory of the batch that failed.
+    collector.wait()  # it holds what the batch before left on the device
+    middle = len(batch) // 2
+    for rows in (np.arange(middle), np.arange(middle, len(batch))):
+        ids = tuple(batch.ids[i] for i in rows)
+        _observe(runner, collector, Batch(inputs=take_rows(batch, rows), ids=ids, axes=batch.axes))

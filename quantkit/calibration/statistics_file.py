@@ -32,6 +32,9 @@ _MOST_TENSORS = 20_000
 _NARROWEST: dict[HistogramRule, float] = {"exact": 2.0**-126, "tensorrt": 2.0**-160}
 """Bin widths: what the exact rule begins with, and the smallest float32 divided into TensorRT's 2048 bins."""
 
+_WIDEST = 2.0**126
+"""Wider bins than any that float32 needs; their reciprocal would be denormal."""
+
 
 @dataclass(frozen=True)
 class StatisticsOrigin:
@@ -308,7 +311,7 @@ def _check_width(
         if amax or index[1:].size or index[:1].any():
             raise refuse("values that are not 0 in bins of width 0")
         return
-    if not (math.isfinite(width) and width > 0) or (statistics.rule == "exact" and math.frexp(width)[0] != 0.5):
+    if not 0 < width <= _WIDEST or (statistics.rule == "exact" and math.frexp(width)[0] != 0.5):
         raise refuse(f"bin width {width} must be a positive power of two")
     if width < _NARROWEST[statistics.rule]:
         raise refuse(f"bin width {width} is smaller than any that is counted with")

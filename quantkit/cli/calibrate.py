@@ -19,7 +19,7 @@ from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
-from quantkit.errors import IncompleteCacheError
+from quantkit.errors import IncompleteCacheError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
@@ -134,6 +134,8 @@ def quantize(
     ] = False,
 ) -> None:
     """Create a quantized model from an existing calibration table."""
+    if data is not None and not options.scheme.blocks:
+        raise ModelError(f"--data rounds weights in blocks, for --format int4 and int4+int8: not for {options.format}")
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))

@@ -123,7 +123,7 @@ def collect_statistics(
         rest = Selection(dataset, tuple(range(start, total)))
         batches = _rest_of_batches(rest, size, options, skipped=skipped, total=total)
         if checkpoint is not None:
-            batches = _with_checkpoints(batches, lambda: save(checkpoint))
+            batches = _with_checkpoints(batches, rest.ids, skipped, lambda: save(checkpoint))
         bar = stack.enter_context(show_progress(None, "calibrating", len(dataset), options.progress))
         bar.update(before)
         for batch in with_progress(batches, bar):
@@ -178,11 +178,27 @@ def _rest_of_batches(
             raise
 
 
-def _with_checkpoints(batches: Iterable[Batch], save: Callable[[], object]) -> Iterator[Batch]:
-    """The batches; after one was used, and when it is time, its statistics are saved."""
-    written = time.monotonic()
+def _with_checkpoints(
+    batches: Iterable[Batch], ids: Sequence[str], skipped: Collection[str], save: Callable[[], object]
+) -> Iterator[Batch]:
+    """The batches; after one was used, and when it is time, its statistics are saved.
+
+    Samples of several shapes are read ahead, and a batch holds those of one: then it is not time before all that were
+    read have been used.
+
+    Args:
+        batches: of `ids`, in order.
+        ids: the samples that are left.
+        skipped: samples that could not be read; grows meanwhile.
+        save: saves the statistics.
+    """
+    written, done = time.monotonic(), set[str]()
+    earlier = frozenset(skipped)
     for batch in batches:
         yield batch
+        done.update(batch.ids)
         if time.monotonic() - written >= CHECKPOINT_S:
-            save()
-            written = time.monotonic()
+            read = done | (set(skipped) - earlier)
+            if read == set(ids[: len(read)]):
+                save()
+                written = time.monotonic()

@@ -44,7 +44,7 @@ def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
         BackendError: a GPU is asked for that is not there or cannot be used.
     """
     devices = choose_devices(options.device)
-    if devices.gpus:
+    if devices.gpus or devices.is_fallback:
         notify(Notice("info", "device", f"device: {devices} ({devices.reason})"))
     with using_gpu(devices.first_gpu):
         yield devices

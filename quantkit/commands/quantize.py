@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.complete import check_complete, ranges_for_cache
@@ -32,9 +32,6 @@ from quantkit.types import (
 )
 from quantkit.types.option import make_options
 from quantkit.types.options import HighPrecision, ImageOptions, QuantizeOptions, Target
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["HighPrecision", "Target", "check_quantizable", "quantize", "write_tensorrt_cache"]
 

@@ -13,11 +13,12 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.layer_constants import add_biases
 from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow
+from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.cost_rule import tell_unprofitable
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_cpu import quantize_for_cpu
-from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
+from quantkit.graph.quantize_tensorrt import RefinedPlan, insert_refined_qdq, plan_refined
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.rounding import round_weights_alone
 from quantkit.refinement.samples import SampleBatches, affordable_samples
@@ -81,12 +82,15 @@ def quantize_graph(
     blocks = plan_weight_only(graph, options.block_size, exclude=options.exclude) if scheme.blocks else _NO_BLOCKS
     if scheme.activations is None and not blocks.weights:
         raise ModelError(f"{model.name} has no MatMul or Gemm whose weight can be INT4")
+    plan, magnitudes, table = blocks, table.magnitudes, table.for_scheme(scheme)
+    if scheme.activations is not None:  # before weights are rounded: scales of channels go into them
+        refined = _plan_pairs(graph, table, options, {edge.node for edge in blocks.weights}, announcing(notify))
+        blocks = follow_edits(blocks, graph)
     rounded = _round_blocks(graph, blocks, options, samples, announcing(notify))
-    plan, magnitudes = (
-        (blocks, table.magnitudes)
-        if scheme.activations is None
-        else _insert_pairs(graph, table, options, {edge.node for edge in blocks.weights}, announcing(notify))
-    )
+    if scheme.activations is not None:
+        insert_refined_qdq(graph, refined, _refinement(table, options), fp16_scales=half)
+        magnitudes = {**{name: r.amax for name, r in refined.ranges.items()}, **magnitudes}
+        plan = _joined(refined.qdq, blocks) if scheme.blocks else refined.qdq
     if scheme.blocks:
         add_biases(graph, rounded.biases)
         insert_qdq(graph, blocks, {}, weights=rounded.weights, fp16_scales=half)
@@ -94,33 +98,30 @@ def quantize_graph(
         keep = overflowing_nodes(graph, magnitudes)
         tell_overflow(keep, announcing(notify))
         to_fp16(graph, keep=keep)
-    if scheme.blocks and plan is not blocks:
-        plan = _joined(plan, blocks)
     return graph, plan
 
 
-def _insert_pairs(
+def _refinement(table: CalibrationTable, options: QuantizeOptions) -> Refinement:
+    found = table.refinement or Refinement()
+    return replace(found, weights={}, biases={}) if options.rounding == "nearest" else found
+
+
+def _plan_pairs(
     graph: ir.Model, table: CalibrationTable, options: QuantizeOptions, apart: set[str], notify: Notify
-) -> tuple[QdqPlan, dict[str, float]]:
-    """Inserts Q/DQ at activations and weights; returns the plan, and the largest magnitude of each tensor."""
-    scheme, table = options.scheme, table.for_scheme(options.scheme)
-    refinement = table.refinement or Refinement()
-    if options.rounding == "nearest":
-        refinement = replace(refinement, weights={}, biases={})
+) -> RefinedPlan:
+    """Plans Q/DQ at activations and weights, and shifts and scales channels in place."""
     if not options.quantize_all:
         tell_unprofitable(graph, notify)
-    plan = plan_refined(
+    return plan_refined(
         graph,
         table.tensors,
-        refinement,
+        _refinement(table, options),
         exclude=options.exclude,
         in_float=table.in_float,
         quantize_all=options.quantize_all,
-        fmt=scheme.activations or INT8,
+        fmt=options.scheme.activations or INT8,
         apart=apart,
     )
-    insert_refined_qdq(graph, plan, refinement, fp16_scales=options.float_precision == "fp16")
-    return plan.qdq, {**{name: r.amax for name, r in plan.ranges.items()}, **table.magnitudes}
 
 
 def _round_blocks(
@@ -142,7 +143,10 @@ def _round_blocks(
 
 def _joined(plan: QdqPlan, blocks: QdqPlan) -> QdqPlan:
     """Both plans of one graph as one."""
-    return replace(plan, weights=plan.weights + blocks.weights, skipped={**blocks.skipped, **plan.skipped})
+    weights = plan.weights + blocks.weights
+    done = {name for edge in weights for name in (edge.node, edge.tensor)}
+    skipped = {name: reason for name, reason in {**blocks.skipped, **plan.skipped}.items() if name not in done}
+    return replace(plan, weights=weights, skipped=skipped)
 
 
 def prepared_for(model: FloatModel, table: CalibrationTable, *, opset: int = OLDEST_QDQ_OPSET) -> ir.Model:

@@ -18,7 +18,7 @@ from quantkit.errors import BackendError, EvaluationError
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.latency.device import latency_notes
 from quantkit.evaluation.run import metric_notes
-from quantkit.types import Evaluation, Latency, PathLike, Runner
+from quantkit.types import SCHEMES, Evaluation, Latency, PathLike, Runner
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
@@ -76,7 +76,7 @@ class OpenEngine:
         guess = next((word for word in ("int8", "fp16") if word in f"{name} {self.path.name}".lower()), "fp32")
         notes = [] if found else [f"the engine does not report its precision: {guess} is taken from its name"]
         chosen = found or guess
-        return ("int8" if chosen == "int8" else "fp16" if chosen == "fp16" else "fp32"), notes
+        return ("int8" if chosen in SCHEMES else "fp16" if chosen == "fp16" else "fp32"), notes
 
 
 def open_timed_engine(

@@ -101,7 +101,7 @@ class QuantScheme:
         blocks: whether constant weights of MatMul and Gemm alone are INT4, in blocks, and their inputs stay in float.
         oldest_opset: whose Q/DQ have the formats.
         oldest_tensorrt: version that takes them.
-        oldest_gpu: compute capability, times ten, of the oldest GPU that computes with them.
+        oldest_gpu: compute capability, times ten, of the oldest GPU that computes with them; 0: any.
         source: where TensorRT's documentation says so.
     """
 
@@ -109,7 +109,7 @@ class QuantScheme:
     blocks: bool = False
     oldest_opset: int = OLDEST_QDQ_OPSET
     oldest_tensorrt: tuple[int, int] = (8, 6)
-    oldest_gpu: int = 75
+    oldest_gpu: int = 0
     source: str = (
         "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html"
     )

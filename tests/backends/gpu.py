@@ -368,7 +368,9 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
     driver.memcpy_dtod_async = gpu.copy_between
     driver.memcpy_dtoh = gpu.copy_out_now
     driver.memcpy_htod = gpu.copy_in_now
-    driver.memset_d8 = lambda address, value, count: gpu.write(int(address), bytes([value]) * count)
+    driver.memset_d8_async = lambda address, value, count, stream: stream.put(
+        lambda: gpu.write(int(address), bytes([value]) * count)
+    )
     driver.device_attribute = types.SimpleNamespace(MULTIPROCESSOR_COUNT="MULTIPROCESSOR_COUNT")
     driver.module_from_buffer = lambda ptx: types.SimpleNamespace(get_function=lambda name: Kernel(gpu, name))
     driver.mem_get_info = lambda: (gpu.capacity - sum(map(len, gpu.memory.values())), gpu.capacity)

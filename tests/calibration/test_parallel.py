@@ -93,3 +93,31 @@ def test_earlier_statistics_are_added_to():
     group = [(Doubler(), Collector(["y"], start=start)), (Doubler(), Collector(["y"]))]
     found, _ = collect(group)
     assert found["y"].count == 4 * VALUES.size / 2
+
+
+def test_copies_of_a_tensor_that_one_member_dropped_are_empty_too():
+    values = VALUES.copy()
+    values[3] = np.inf
+    found, group = collect(members(2, optional={"x", "y"}, copies={"y": "x"}), values)
+    assert group.dropped == {"x", "y"}
+    assert found["x"].count == found["y"].count == 0
+
+
+def test_the_memory_of_a_batch_that_failed_is_let_go_of_before_its_halves_run():
+    class Holder:
+        alive = 0
+
+        def __init__(self):
+            Holder.alive += 1
+
+        def __del__(self):
+            Holder.alive -= 1
+
+    class Runner(Doubler):
+        def run(self, inputs):
+            assert Holder.alive == 0
+            held = Holder()
+            assert held
+            return super().run(inputs)
+
+    collect([(Runner(capacity=3), Collector(["y"]))])

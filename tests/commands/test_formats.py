@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
+from quantkit.types import Refinement
 from quantkit.types.options import QuantizeOptions
 
 from .. import rtx
@@ -105,6 +107,35 @@ def test_int4_beside_int8(calibrated, tmp_path):
     assert (made.num_quantized, made.num_weighted) == (4, 4)
     assert stored_types(made.path) == {"INT8", "INT4"}
     assert stored_types(quantize(*calibrated, tmp_path / "net.int4.onnx", format="int4").path) == {"INT4"}
+
+
+def test_weights_in_blocks_are_rounded_after_the_scales_of_channels_went_into_them(tmp_path):
+    g = Builder()
+    hidden = g.op("Relu", g.op("MatMul", g.input("x", 64), g.weight(64, 64)))
+    model = write(g.model(g.op("MatMul", hidden, g.weight(64, 8))), tmp_path / "mlp.onnx")
+    random = np.random.default_rng(0)
+    data = (random.standard_normal((256, 8)) @ random.standard_normal((8, 64))).astype(np.float32)
+    np.save(tmp_path / "data.npy", data)
+    table = calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
+    factors = np.exp2(random.integers(-3, 4, 64)).astype(np.float32)
+    scaled = Refinement(channel_scales={hidden: factors}, amax={hidden: 8 * table.tensors[hidden].amax})
+    reference = run(onnx.load(model), {"x": data[:64]})
+    quality = {}
+    for name, refinement in (("plain", Refinement()), ("scaled", scaled)):
+        made = quantize(
+            model,
+            replace(table, refinement=refinement),
+            tmp_path / f"{name}.onnx",
+            format="int4+int8",
+            data=tmp_path / "data.npy",
+            quantize_all=True,
+        )
+        assert stored_types(made.path) == {"INT8", "INT4"}
+        got = run(onnx.load(made.path), {"x": data[:64]})
+        quality[name] = min(sqnr_db(value, got[key]) for key, value in reference.items())
+        assert not set(made.skipped) & {node.name for node in onnx.load(model).graph.node}
+    assert quality["scaled"] > 6
+    assert quality["plain"] > 12
 
 
 @pytest.mark.parametrize(

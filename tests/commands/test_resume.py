@@ -13,6 +13,7 @@ from quantkit.commands import collect
 from quantkit.commands.calibrate import calibrate
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.notices import Notice
+from quantkit.types import Batch
 from tests.cli.conftest import CALIB, DIGITS, conv_model, write_images
 
 
@@ -299,3 +300,18 @@ def test_a_caller_from_python_waits_for_another_run_too(tmp_path):
         assert not table_path.exists()
     thread.join(60)
     assert table_path.exists()
+
+
+def test_a_checkpoint_waits_until_all_samples_that_were_read_have_been_used(monkeypatch):
+    """Samples of two shapes: those of each are batched, so that the first batch is not the first samples."""
+    monkeypatch.setattr(collect, "CHECKPOINT_S", -1.0)
+    array = np.zeros((2, 1), np.float32)
+    pairs = [("a1", "a2"), ("b1", "b2"), ("a3", "a4")]
+    saved, used = [], []
+    batches = (Batch(inputs={"x": array}, ids=ids) for ids in pairs)
+    ids = ("a1", "b1", "a2", "broken", "b2", "a3", "a4")
+    skipped = {}
+    for batch in collect._with_checkpoints(batches, ids, skipped, lambda: saved.append([*used])):
+        used.extend(batch.ids)
+        skipped["broken"] = "why"
+    assert saved == [["a1", "a2", "b1", "b2"], ["a1", "a2", "b1", "b2", "a3", "a4"]]

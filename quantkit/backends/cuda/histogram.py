@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class DeviceHistograms:
             self._staged_tensors, self._staged_states = PinnedBuffer(driver), PinnedBuffer(driver)
             self._states.reserve(self._states_bytes)
             self._histograms.reserve(len(self._index) * BINS * 8)
-            self._driver.memset_d8(self._histograms.address, 0, len(self._index) * BINS * 8)
+            self._driver.memset_d8_async(self._histograms.address, 0, len(self._index) * BINS * 8, self._stream)
             states: Any = self._staged_states.view((len(self._index),), _STATE)
             states[...] = _EMPTY
             self._states.upload(states, self._stream)
@@ -80,6 +81,7 @@ class DeviceHistograms:
         present = {name: self._on_device(array) for name, array in values.items() if array.size}
         if not present:
             return
+        self._held = present
         sizes = np.array([array.size for array in present.values()], np.uint64)
         with self._context, report_cuda_errors(self._driver, _WHAT):
             table: Any = self._staged_tensors.view((len(present),), _TENSOR)
@@ -94,14 +96,15 @@ class DeviceHistograms:
             self._launch("widen", len(present), *arguments)
             self._count(len(present), int(sizes.sum()), is_second=True)
             self._states.download(self._staged_states.view((len(self._index),), _STATE), self._stream)
-        self._held = present
 
     def wait(self) -> tuple[str, ...]:
         """Waits for what was begun. Returns the tensors that held NaN or infinity, in any batch so far."""
         if self._held:
             with self._context, report_cuda_errors(self._driver, _WHAT):
-                self._stream.synchronize()
-                self._held = {}
+                try:
+                    self._stream.synchronize()
+                finally:
+                    self._held = {}
         bad = self._state("bad")
         return tuple(name for name, i in self._index.items() if bad[i])
 
@@ -137,7 +140,7 @@ class DeviceHistograms:
     def free(self) -> None:
         """Gives the memory back; calling it twice is fine."""
         with self._context:
-            if self._held:
+            with suppress(self._driver.Error):  # of a GPU that failed: there is nothing left to wait for
                 self._stream.synchronize()
             self._held = {}
             self._uploader.close()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, OutOfDeviceMemoryError
 from quantkit.types import Array
 
 _NON_BLOCKING = 1
@@ -120,7 +120,7 @@ def report_cuda_errors(driver: Any, what: str) -> Iterator[None]:
     try:
         yield
     except driver.MemoryError as error:
-        raise BackendError(
+        raise OutOfDeviceMemoryError(
             f"{what}: out of memory ({_one_line(error)}{_free_memory(driver)}): use a smaller batch, or free the GPU"
         ) from error
     except driver.Error as error:

@@ -113,7 +113,7 @@ def test_unreadable_images_are_left_out_of_the_plan(calibrating, material):
 def test_strict_raises_what_the_callback_met(calibrating, material):
     (material[1] / "004b.png").write_bytes(b"no image")
     result = run(calibrating, material, batch_size=5, strict=True)
-    assert result["error"] == "DatasetError"
+    assert result["error"] == "UnreadableSampleError"
     assert "004b.png" in result["message"]
     assert result["files"] == []
     assert result["live_bytes"] == 0
