@@ -8,13 +8,14 @@ from pathlib import Path
 
 from quantkit.backends.tensorrt.build.manifest import manifest_path
 from quantkit.calibration.refinement_file import refinement_path
+from quantkit.types import SCHEMES
 
 _MODELS = {"tensorrt": "int8", "cpu": "int8-cpu"}
 """Middle of an INT8 model's name by its target."""
 
 _SUFFIXES = (
     *(f".calib{suffix}" for suffix in (".json", ".stats", ".partial", ".weights", "")),
-    *(f".{name}.onnx" for name in _MODELS.values()),
+    *(f".{name}.onnx" for name in (*SCHEMES, "int8-cpu")),
 )
 
 

@@ -91,6 +91,8 @@ def calibrate(
         if quantization.format != "int8":
             text = f"{files.tensorrt_cache.name} is not written: a calibration cache is for implicit INT8, and "
             notify(Notice("info", "ranges", f"{text}{quantization.format.upper()} is always explicit (Q/DQ)."))
+            if _times([files.table]).items() - before.items():  # a cache that is there is of an earlier table
+                files.tensorrt_cache.unlink(missing_ok=True)
         elif table.settings.get("calibrator", "quantkit") == "quantkit" or not files.tensorrt_cache.exists():
             try:
                 write_tensorrt_cache(opened, table, files.tensorrt_cache, tensorrt_version=tensorrt_version)

@@ -181,16 +181,10 @@ def _rest_of_batches(
 def _with_checkpoints(
     batches: Iterable[Batch], ids: Sequence[str], skipped: Collection[str], save: Callable[[], object]
 ) -> Iterator[Batch]:
-    """The batches; after one was used, and when it is time, its statistics are saved.
+    """The batches, of `ids` in order; after one was used, and when it is time, its statistics are saved.
 
     Samples of several shapes are read ahead, and a batch holds those of one: then it is not time before all that were
-    read have been used.
-
-    Args:
-        batches: of `ids`, in order.
-        ids: the samples that are left.
-        skipped: samples that could not be read; grows meanwhile.
-        save: saves the statistics.
+    read have been used or are in `skipped`, which grows meanwhile.
     """
     written, done = time.monotonic(), set[str]()
     earlier = frozenset(skipped)

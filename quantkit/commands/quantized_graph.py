@@ -137,6 +137,8 @@ def _round_blocks(
     rounded, layers = round_weights_alone(graph, plan, samples, progress=False)
     saved = sum(layer.error for layer in layers) / max(sum(layer.nearest_error for layer in layers), 1e-30)
     text = f"{len(layers)} weights rounded with error feedback: {saved:.0%} of the squared error of nearest"
+    if saved >= 1:
+        text = f"{len(layers)} weights rounded to nearest: error feedback did not help on these samples"
     notify(Notice("info", "weights", text))
     return rounded
 

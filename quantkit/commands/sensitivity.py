@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantkit.backends.devices import choose_devices
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
@@ -51,6 +52,8 @@ def sensitivity(
     """
     options = make_options(SensitivityOptions, options, keywords)
     notify = announcing(notify)
+    if options.device != "auto":
+        choose_devices(options.device)  # before anything runs, though a table may leave nothing to do on it
     model = FloatModel.open(model)
     model.check_float()
     table = find_or_make_table(model, data, options, notify=notify)

@@ -138,8 +138,6 @@ def _labels(
             continue  # left out, or an error, when its turn comes
         if not found:
             unlabelled = path
-            if not words:
-                return None, ()
         for key, array in found.items():
             if array.size != 1 or array.dtype.kind not in "iuU":
                 raise DatasetError(f"{path}: {key!r} is {array.dtype} {list(array.shape)}, not one class index or name")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line", "io_format_flags", "precision_flags"]
 
+_FLAGS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}
 _FIRST_STRONGLY_TYPED_ONLY = 11
 _FIRST_STRONGLY_TYPED = 10
 _LEVELS = {"ampere-plus": "ampere+", "same-compute-capability": "sameComputeCapability"}
@@ -36,6 +37,8 @@ def precision_flags(precision: Precision, major: int, *, typed: bool, cache: str
     Raises:
         BackendError: TensorRT 11 takes such a model only if it says its types itself.
     """
+    if precision not in _FLAGS and not typed:
+        raise BackendError(f"trtexec has no flag for {precision}: pass the model with Q/DQ, of quantkit quantize")
     if major >= _FIRST_STRONGLY_TYPED_ONLY:
         if cache is not None or (precision != "fp32" and not typed):
             raise BackendError(
@@ -44,7 +47,7 @@ def precision_flags(precision: Precision, major: int, *, typed: bool, cache: str
         return []
     if typed and major >= _FIRST_STRONGLY_TYPED:
         return ["--stronglyTyped"]
-    flags = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}[precision]
+    flags = _FLAGS.get(precision, [])
     return flags if cache is None else [*flags, f"--calib={cache}"]
 
 

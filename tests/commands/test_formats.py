@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.configuration import check_scheme
 from quantkit.backends.tensorrt.library import Library
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.table import load_table
 from quantkit.commands.build import build
 from quantkit.commands.calibrate import calibrate
@@ -23,6 +24,7 @@ from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
+from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.types import Refinement
 from quantkit.types.options import QuantizeOptions
 
@@ -218,3 +220,23 @@ def test_all_formats_are_evaluated_side_by_side(calibrated):
     assert choose_variants(None, load_table(table)) == ("fp32", "fp16", "int8", "int8-cpu")
     with pytest.raises(EvaluationError, match="needs a calibration table"):
         choose_variants(["fp8"], None)
+
+
+@pytest.mark.parametrize(("width", "factor", "reason"), [(33, 1, "odd number"), (64, 1e6, "beyond FP16")])
+def test_a_weight_that_int4_cannot_hold_stays_in_float_with_the_reason(tmp_path, width, factor, reason):
+    g = Builder()
+    x = g.op("MatMul", g.input("x", 75), g.weight(75, width))
+    model = g.model(g.op("MatMul", x, g.weight(width, 64)))
+    first = model.graph.initializer[0]
+    first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) * np.float32(factor), first.name))
+    write(model, tmp_path / "net.onnx")
+    plan = plan_weight_only(FloatModel(tmp_path / "net.onnx").prepared(21), 128)
+    assert len(plan.weights) == 1
+    assert any(reason in why for why in plan.skipped.values())
+
+
+def test_a_model_of_any_format_belongs_to_its_table():
+    for name in ("net.int8.onnx", "net.int8-cpu.onnx", "net.fp8.onnx", "net.int4.onnx", "net.int4+int8.onnx"):
+        member = CalibrationFiles.of_member(Path(name))
+        assert member is not None
+        assert member.table == Path("net.calib.json")

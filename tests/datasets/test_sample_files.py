@@ -88,6 +88,9 @@ def test_labels_are_classes(folder):
     np.savez(folder / "3.npz", x=np.zeros((5, 3)), state=np.ones((2, 4)), sr=1)
     with pytest.raises(DatasetError, match=r"3\.npz has no label, but .*0\.npz has one"):
         opened(folder)
+    np.savez(folder / "0.npz", x=np.zeros((5, 3)), state=np.ones((2, 4)), sr=1)
+    with pytest.raises(DatasetError, match=r"3\.npz has no label, but .*2\.npz has one"):
+        opened(folder)
     np.savez(folder / "0.npz", label=np.zeros(2, int))
     with pytest.raises(DatasetError, match=r"0\.npz: 'label' is int64 \[2\], not one class index or name"):
         opened(folder)

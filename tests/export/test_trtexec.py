@@ -39,6 +39,12 @@ def test_tensorrt_11_takes_types_from_the_model_alone(precision, cache):
         precision_flags(precision, 11, typed=False, cache=cache)
 
 
+def test_formats_without_a_flag_need_a_model_with_qdq():
+    with pytest.raises(BackendError, match="trtexec has no flag for fp8: pass the model with Q/DQ"):
+        precision_flags("fp8", 10, typed=False, cache=None)
+    assert precision_flags("fp8", 10, typed=True, cache=None) == ["--stronglyTyped"]
+
+
 def test_every_option_has_its_flag():
     options = BuildOptions(
         profiles=parse_profiles(["a:1x3,b:1"], ["a:2x3,b:2"], ["a:4x3,b:4"]),

@@ -75,7 +75,7 @@ class UserDecoder:
             boxes, scores, classes = (np.asarray(part) for part in found)
         except (TypeError, ValueError) as error:
             raise EvaluationError(f"{where}: no (boxes, scores, classes), but {_describe(found)}") from error
-        if not scores.size:
+        if not (boxes.size or scores.size or classes.size):
             boxes, scores, classes = np.zeros((0, 4)), np.zeros(0), np.zeros(0)
         count = len(scores)
         if (boxes.shape, scores.shape, classes.shape) != ((count, 4), (count,), (count,)):
@@ -83,9 +83,14 @@ class UserDecoder:
             raise EvaluationError(f"{where}: boxes, scores and classes have shapes {shapes}, not [M, 4], [M], [M]")
         if any(part.dtype.kind not in "biuf" for part in (boxes, scores, classes)):
             raise EvaluationError(f"{where}: boxes, scores and classes must be numbers")
+        if not (np.rint(classes) == classes).all():
+            raise EvaluationError(f"{where}: classes must be whole numbers")
+        if classes.min(initial=0) < 0:
+            raise EvaluationError(f"{where}: class {classes.min():g} is negative: leave out what is no object")
         scores = scores.astype(np.float32)
-        if np.nanmax(scores, initial=0) > 1.01:
-            raise EvaluationError(f"{where}: scores reach {np.nanmax(scores):.4g}, but must be from 0 to 1")
+        for worst in (np.nanmax(scores, initial=0), np.nanmin(scores, initial=0)):
+            if not 0 <= worst <= 1.01:
+                raise EvaluationError(f"{where}: scores reach {worst:.4g}, but must be from 0 to 1")
         return given_classes(boxes.astype(np.float32), scores, classes.astype(np.int64), frame)
 
 

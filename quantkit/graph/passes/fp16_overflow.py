@@ -43,6 +43,11 @@ def overflowing_nodes(model: ir.Model, magnitudes: Mapping[str, float]) -> dict[
         elif size > _LARGEST:
             for touched in (*([node] if node is not None else []), *value.consumers()):
                 found.setdefault(name_of(touched), f"{name_of(value)} reaches {size:.4g}")
+    for node in model.graph:
+        for read in node.inputs:
+            size = 0.0 if read is None else _magnitude(read)
+            if _LARGEST < size < _MASK:
+                found.setdefault(name_of(node), f"the constant {name_of(read)} has {size:.4g}")
     return found
 
 
@@ -72,7 +77,12 @@ def with_dequantizers(model: ir.Model, nodes: Collection[str]) -> Iterator[ir.No
 
 
 def _is_mask(value: ir.Value) -> bool:
+    return _magnitude(value) >= _MASK
+
+
+def _magnitude(value: ir.Value) -> float:
+    """The largest value of a constant; 0 of other values, of integers and of large weights."""
     constant = constant_of(value)
     if constant is None or constant.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE) or constant.size > 1 << 20:
-        return False
-    return bool(np.max(np.abs(constant.numpy()), initial=0.0) >= _MASK)
+        return 0.0
+    return float(np.max(np.abs(constant.numpy()), initial=0.0))

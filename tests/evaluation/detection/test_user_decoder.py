@@ -51,7 +51,12 @@ def test_what_is_not_finite_is_counted():
         ([BOX, 3], r"image 1 of <lambda>: no \(boxes, scores, classes\), but int"),
         ([([[1, 2, 3]], [0.5], [0]), BOX], r"shapes \[1, 3\], \[1\], \[1\], not \[M, 4\], \[M\], \[M\]"),
         ([([[1, 2, 3, 4]], [7], [0]), BOX], "scores reach 7, but must be from 0 to 1"),
+        ([([[1, 2, 3, 4]], [-0.5], [0]), BOX], "scores reach -0.5, but must be from 0 to 1"),
         ([([[1, 2, 3, 4]], [0.5], ["cat"]), BOX], "must be numbers"),
+        ([([[1, 2, 3, 4]], [0.5], [np.nan]), BOX], "classes must be whole numbers"),
+        ([([[1, 2, 3, 4]], [0.5], [0.7]), BOX], "classes must be whole numbers"),
+        ([([[1, 2, 3, 4]], [0.5], [-1]), BOX], "class -1 is negative"),
+        ([([[1, 2, 3, 4]], [], [9]), BOX], r"shapes \[1, 4\], \[0\], \[1\]"),
     ],
 )
 def test_what_it_must_return(returned, said):

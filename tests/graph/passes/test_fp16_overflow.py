@@ -83,6 +83,17 @@ def test_nothing_is_kept_below_the_limit():
     assert overflowing_nodes(prepare(load(model), name="m", opset=FP16_OPSET), magnitudes(model, x)) == {}
 
 
+def test_constants_beyond_the_limit_keep_their_operators_in_fp32(tmp_path):
+    g = Builder()
+    divided = g.op("Div", g.linear(g.input("x", 4, 16), 16, 8), g.constant(np.float32(2e5)), name="divide")
+    model = g.model(g.op("Mul", divided, g.constant(np.float32(1000)), name="multiply"))
+    x = 100 * np.random.default_rng(0).standard_normal((3, 4, 16)).astype(np.float32)
+    quality, graph = half(model, x, tmp_path, checked=True)
+    assert quality > 45
+    types = {node.name: node.outputs[0].dtype for node in graph.graph}
+    assert types["divide"] == ir.DataType.FLOAT
+
+
 @pytest.mark.parametrize("mask", [-1e9, float(np.finfo(np.float32).min)])
 def test_attention_masks_are_clipped_and_keep_fp16(mask, tmp_path):
     g = Builder()
