@@ -319,7 +319,7 @@ def test_missing_data_option_is_a_usage_error(quantkit, digits):
 
 
 def test_evaluate_refuses_invalid_options(quantkit, digits, tmp_path):
-    assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variants", "fp32,int4"), 1, "int4", "int8")
+    assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variants", "fp32,int3"), 1, "int3", "int8")
     assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variants", "int8"), 1, "--table")
     assert_usage(quantkit("evaluate", "--data", VAL, digits, "--variant", "x"), "--variant", "NAME=PATH")
     assert_refused(quantkit("evaluate", "--data", VAL, digits, "--variant", f"x={tmp_path / 'no.onnx'}"), 1, "no.onnx")

@@ -356,8 +356,14 @@ def test_every_number_of_the_tasks_and_metrics_is_reserved(tmp_path):
     x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
     found = list(detect(RIGHT, RIGHT).compute().values())
     found += detect(RIGHT, RIGHT, layout="yolov10").compute().values()
-    for task, output in ((Embedding(1), np.eye(4)), (Images(), np.ones((4, 1, 11, 11)))):
-        task.update(Batch({"x": np.zeros((4, 1))}, tuple("abcd")), {"a": {"y": output}, "b": {"y": output}})
+    labels = np.array([0, 0, 1, 1])
+    for task, output, targets in (
+        (Embedding(1), np.eye(4), None),
+        (Embedding(1), np.eye(4), labels),
+        (Images(), np.ones((4, 1, 11, 11)), None),
+    ):
+        batch = Batch({"x": np.zeros((4, 1))}, tuple("abcd"), targets)
+        task.update(batch, {"a": {"y": output}, "b": {"y": output}})
         found += task.compute().values()
     found += segment(Masks(TRUTH), {"a": one_hot(FP32), "b": one_hot(INT8)}).compute().values()
     found += [
