@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner, has_cuda_provider, using_gpu
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types.device_choice import parse_device
 
 __all__ = ["Devices", "choose_devices"]
@@ -55,8 +55,12 @@ def choose_devices(wanted: str) -> Devices:
             _check(index)
         return Devices(found, "asked for")
     try:
-        if not has_cuda_provider():
-            return Devices((), "ONNX Runtime is not built for CUDA")
+        is_built_for_cuda = has_cuda_provider()
+    except BackendUnavailableError as error:  # what needs it says so
+        return Devices((), str(error))
+    if not is_built_for_cuda:
+        return Devices((), "ONNX Runtime is not built for CUDA")
+    try:
         _check(0)
     except BackendError as error:
         return Devices((), str(error), is_fallback=True)

@@ -29,6 +29,14 @@ def test_auto_is_the_cpu_where_the_runtime_is_not_built_for_cuda():
     assert "not built for CUDA" in found.reason
 
 
+def test_a_runtime_that_is_missing_is_told_by_what_needs_it(monkeypatch):
+    def missing():
+        raise BackendUnavailableError("ONNX Runtime is not installed")
+
+    monkeypatch.setattr(devices, "has_cuda_provider", missing)
+    assert choose_devices("auto") == devices.Devices((), "ONNX Runtime is not installed")
+
+
 def test_a_gpu_that_is_asked_for_is_an_error_where_there_is_none():
     with pytest.raises(BackendUnavailableError, match=r"no provider CUDAExecutionProvider: run pip uninstall"):
         choose_devices("cuda")
