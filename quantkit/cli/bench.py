@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.text import make_console, print_table
 from quantkit.commands.bench import bench as time_models
@@ -36,7 +37,7 @@ def bench(
     export_times: Annotated[
         Path | None, typer.Option("--export-times", metavar="FILE", help="Write the time of each call (JSON, ms).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time models or engines on random inputs: no data, no accuracy.
 
@@ -50,7 +51,7 @@ def bench(
         write_text(export_times, json.dumps({name: list(times) for name, times in found.times.items()}) + "\n")
     if as_json:
         shown = {name: {**asdict(x), "percentiles": found.percentiles[name]} for name, x in found.latencies.items()}
-        typer.echo(json.dumps({"inputs": found.shapes, "models": shown}, indent=2))
+        echo_json({"inputs": found.shapes, "models": shown})
     else:
         _print(found, options.percentile)
     if export_times is not None:

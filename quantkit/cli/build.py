@@ -12,6 +12,7 @@ from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOp
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, megabytes, output_path
 from quantkit.commands.build import build as build_engine
@@ -34,6 +35,7 @@ def build(
         Path | None,
         typer.Option("--output", "-o", help="Engine or folder (default: MODEL.PRECISION.engine next to the model)."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.
 
@@ -50,10 +52,13 @@ def build(
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)
-    _print_engine(model, build_engine(model, options, engine=engine, output=output, notify=notify))
+    built = build_engine(model, options, engine=engine, output=output, notify=notify)
+    if as_json:
+        echo_json(built)
+    _print_engine(model, built, to_stderr=as_json)
 
 
-def _print_engine(model: Path, built: BuiltEngine) -> None:
+def _print_engine(model: Path, built: BuiltEngine, *, to_stderr: bool) -> None:
     """What the engine is, and the paths."""
     manifest = built.manifest
     rows = [("built with", f"{manifest.library} {manifest.library_version}"), ("precision", _precision(built))]
@@ -65,10 +70,10 @@ def _print_engine(model: Path, built: BuiltEngine) -> None:
         rows += [(f"shapes of {name}", shape) for name, shape in profile.items()]
     rows.append(("size", f"{megabytes(model.stat().st_size)} ONNX → {megabytes(manifest.engine_size_bytes)} engine"))
     for label, value in rows:
-        typer.echo(f"  {label:24}{value}")
+        typer.echo(f"  {label:24}{value}", err=to_stderr)
     word = "kept " if built.reused else "wrote"
-    typer.echo(f"{word} {built.path}  engine")
-    typer.echo(f"{word} {built.manifest_path}  manifest")
+    typer.echo(f"{word} {built.path}  engine", err=to_stderr)
+    typer.echo(f"{word} {built.manifest_path}  manifest", err=to_stderr)
 
 
 def _precision(built: BuiltEngine) -> str:

@@ -15,8 +15,8 @@ from quantkit.caches.merge import merge_statistics
 from quantkit.caches.open import check_no_input, open_cache, read_map
 from quantkit.caches.range_cache import difference
 from quantkit.caches.verify import verify_cache
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.cache_json import (
-    echo_json,
     json_from_difference,
     json_from_head,
     json_from_shown,
@@ -56,7 +56,6 @@ CacheArgument = Annotated[
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllOption = Annotated[bool, typer.Option("--all", help=f"List all tensors, not only the first {_SHOWN}.")]
 
 
@@ -216,6 +215,7 @@ def convert(
         Literal["fp32", "fp16"],
         typer.Option("--high-precision", help="Precision of layers that are not quantized, for qdq."),
     ] = "fp32",
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a calibration file to another format.
 
@@ -231,7 +231,9 @@ def convert(
         names=None if names is None else read_map(names),
         high_precision=high_precision,
     )
-    console = make_console()
+    if as_json:
+        echo_json({"files": [done.path], "num_tensors": done.num_tensors, "remarks": done.remarks})
+    console = make_console(stderr=as_json)
     for sentence in done.remarks:
         print_line(console, f"- {sentence}")
     print_line(console, f"wrote {done.path}  {count_text(done.num_tensors, 'tensor')}")
@@ -253,6 +255,7 @@ def merge(
     ],
     options: MergeOptions,
     messages: MessageOptions,
+    as_json: JsonOption = False,
 ) -> None:
     """Merge the statistics of several parts of a data set into one calibration table.
 
@@ -272,10 +275,12 @@ def merge(
         notify=make_printer(messages.quiet),
         **options.method_options,
     )
+    if as_json:
+        echo_json({"files": [output], "num_samples": table.num_samples, "num_tensors": len(table.tensors)})
     parts = "1 part" if len(statistics) == 1 else f"{len(statistics)} parts"
-    typer.echo(f"  {'samples':24}{table.num_samples} in {parts}")
-    typer.echo(f"  {'tensors with a range':24}{len(table.tensors)}")
-    typer.echo(f"wrote {output}  calibration table")
+    typer.echo(f"  {'samples':24}{table.num_samples} in {parts}", err=as_json)
+    typer.echo(f"  {'tensors with a range':24}{len(table.tensors)}", err=as_json)
+    typer.echo(f"wrote {output}  calibration table", err=as_json)
 
 
 def _print_verification(console: Console, found: Verification, path: Path, write_map: Path | None) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from quantkit.caches.range_cache import version_from_number
 from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
@@ -19,11 +15,6 @@ if TYPE_CHECKING:
     from quantkit.caches.inspection import RangeRow
     from quantkit.caches.range_cache import CacheDifference, RangeCache
     from quantkit.caches.verify import Verification
-
-
-def echo_json(data: dict[str, Any]) -> None:
-    """Prints JSON, which has no infinity: null stands for it."""
-    typer.echo(json.dumps(_finite(data), indent=2))
 
 
 def json_from_head(found: RangeCache, path: Path) -> dict[str, Any]:
@@ -110,11 +101,3 @@ def json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
         "preprocessing": None if found.preprocessing is None else found.preprocessing.declared(),
         "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

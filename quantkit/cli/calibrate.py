@@ -13,6 +13,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.calibration.table import load_table
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
@@ -51,6 +52,7 @@ def calibrate(
             rich_help_panel="Expert",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.
 
@@ -103,7 +105,7 @@ def calibrate(
             opened, table, quantized_path, quantization, data=data, preprocess=_said(options), notify=notify
         )
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
-    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet)
+    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=as_json)
 
 
 def _said(options: CalibrationOptions) -> ImageOptions | None:
@@ -134,6 +136,7 @@ def quantize(
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Create a quantized model from an existing calibration table."""
     if data is not None and not options.scheme.blocks:
@@ -141,4 +144,4 @@ def quantize(
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
-    print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet)
+    print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet, as_json=as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.evaluation import Limits, check_limits, require_passed
@@ -20,6 +21,7 @@ from quantkit.reporting import (
     load_report,
     print_report,
     report_html,
+    report_json,
     report_markdown,
     write_report,
 )
@@ -27,7 +29,7 @@ from quantkit.reporting.columns import TABLES
 from quantkit.reporting.figure import tables_csv, write_chart
 from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.join import join_reports
-from quantkit.reporting.variants import variant_rows
+from quantkit.reporting.variants import Variant, variant_rows
 from quantkit.storage import write_text
 from quantkit.types.options import Target
 
@@ -53,7 +55,7 @@ def compare(
     ] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown summary to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a report against limits: exit code 0 if all are met, 3 if one is violated.
 
@@ -91,6 +93,7 @@ def report(
     deploy: Annotated[
         Target | None, typer.Option("--deploy", help="What the decision at the top is for.", case_sensitive=False)
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Render a report again, or join reports of the same model and data.
 
@@ -102,7 +105,7 @@ def report(
     if len(named) > 1 and output is None:
         if chart is not None or csv is not None:
             raise typer.BadParameter("a folder is required to join reports", param_hint="--output")
-        _print_trend(loaded)
+        _print_trend(loaded, as_json=as_json)
         return
     shown = next(iter(loaded.values())) if len(loaded) == 1 else join_reports(loaded, force=force)
     shown = replace(shown, deploy=deploy or shown.deploy)
@@ -119,9 +122,12 @@ def report(
     for name, text in tables_csv(shown).items() if csv is not None else ():
         written.append(Path(csv or "") / f"{name}.csv")
         write_text(written[-1], text)
-    print_report(shown, make_console())
+    if as_json:
+        typer.echo(report_json(shown), nl=False)
+    else:
+        print_report(shown, make_console())
     for path in written:
-        typer.echo(f"wrote {path}")
+        typer.echo(f"wrote {path}", err=as_json)
 
 
 def gate(
@@ -154,10 +160,14 @@ def gate(
     require_passed(checks)
 
 
-def _print_trend(reports: Mapping[str, Report]) -> None:
+def _print_trend(reports: Mapping[str, Report], *, as_json: bool) -> None:
     """A row for each variant of each report, the oldest first."""
+    ordered = sorted(reports.items(), key=lambda item: item[1].created)
+    if as_json:
+        echo_json([_trend_point(name, row) for name, found in ordered for row in variant_rows(found)])
+        return
     rows = []
-    for name, found in sorted(reports.items(), key=lambda item: item[1].created):
+    for name, found in ordered:
         for row in variant_rows(found):
             cells = {c.field: c.text(row) for table in ("accuracy", "speed") for c in TABLES[table].columns}
             day = found.created.partition("T")[0]
@@ -167,6 +177,21 @@ def _print_trend(reports: Mapping[str, Report]) -> None:
     score = labels.pop() if len(labels) == 1 else "Score"
     headings = ("Date", "Report", "Variant", score, "Speed-up", "95% interval", "MB")
     print_table(make_console(), headings, rows, right=range(3, 7))
+
+
+def _trend_point(name: str, row: Variant) -> dict[str, object]:
+    """A row of the trend as JSON; a speed that says nothing about the target is left out, as in the table."""
+    score, latency = row.report.score, row.latency
+    return {
+        "created": row.report.created,
+        "report": name,
+        "variant": row.evaluation.name,
+        "score_name": score.name if score else None,
+        "score": row.metric(score.name) if score else None,
+        "speedup": row.speedup if row.representative else None,
+        "speedup_interval": latency.speedup_interval if latency and row.representative else None,
+        "size_bytes": row.evaluation.size_bytes,
+    }
 
 
 def _name_runs(words: list[str]) -> dict[str, Path]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from quantkit.cli import VERBS
-from quantkit.cli.config_file import configurable, format_section, read_config
+from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.config_file import configurable, format_section, read_config, section_values
 from quantkit.errors import OptionError
 from quantkit.registry import suggest
 
@@ -22,6 +23,7 @@ def config(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Configuration file to start from."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the effective options of a command, or of all commands, as a configuration file for --config.
 
@@ -35,5 +37,8 @@ def config(
     if not chosen:
         name = " ".join(wanted)
         raise OptionError(f"no command {name!r} takes a configuration file: {suggest(name, map(' '.join, every))}")
+    if as_json:
+        echo_json({".".join(s): section_values(command, given.get(s, {})) for s, command in chosen.items()})
+        return
     texts = [format_section(section, command, given.get(section, {})) for section, command in chosen.items()]
     typer.echo("\n\n".join(texts), nl=False)

@@ -183,6 +183,11 @@ def format_section(section: Section, command: Any, given: Mapping[str, Any]) -> 
     return "\n".join(parts)
 
 
+def section_values(command: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a command by its key: what is given, else its default; None where that is no value."""
+    return {key.name: given.get(key.name, key.default) for key in _keys(command)}
+
+
 def _section(context: Any) -> Section:
     """The command that is being parsed."""
     return () if context.parent is None else (*_section(context.parent), str(context.info_name))

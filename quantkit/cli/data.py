@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
@@ -43,7 +43,7 @@ def check(
     data: DataOption,
     options: CheckOptions,
     messages: MessageOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check data before calibration, and whether other preprocessing suits the model better.
 
@@ -54,7 +54,7 @@ def check(
     options = replace(options, progress=not messages.quiet)
     result = check_data(model, data, options, notify=make_printer(messages.quiet))
     if as_json:
-        typer.echo(json.dumps(_json(result), indent=2))
+        echo_json(_json(result))
     else:
         _print(make_console(), result)
     raise typer.Exit(1 if result.has_errors else 0)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import Annotated
-
 import typer
 
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.doctor import examine
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Show what is installed, which commands work here, and what to install for the others.
 
     Exits with code 1 if a package that every command needs is missing or broken.
     """
     diagnosis = examine()
     if as_json:
-        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        echo_json(diagnosis)
         raise typer.Exit(0 if diagnosis.is_valid else 1)
     console = make_console()
     print_table(

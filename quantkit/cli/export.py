@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOptions
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.cli.arguments import ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_json, echo_written
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
 from quantkit.commands.export import export_deepstream, export_triton, trtexec_command
@@ -36,14 +38,14 @@ def triton(
     options: TritonOptions,
     messages: MessageOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Triton model repository.")] = Path("model_repository"),
+    as_json: JsonOption = False,
 ) -> None:
     """Write a Triton repository: config.pbtxt with shapes, types and dynamic batching, and the engine or ONNX model."""
     made = export_triton(model, output, options)
     if not messages.quiet:
         batching = f"dynamic batching up to {made.max_batch}" if made.max_batch else "no batching: a dimension is fixed"
-        typer.echo(f"  {'batches':24}{batching}")
-    for path in made.files:
-        typer.echo(f"wrote {path}")
+        typer.echo(f"  {'batches':24}{batching}", err=as_json)
+    echo_written(made.files, as_json=as_json, max_batch=made.max_batch)
 
 
 @export_app.command()
@@ -56,17 +58,27 @@ def deepstream(
         Path | None,
         typer.Option("--output", "-o", help="File to write (default: MODEL.nvinfer.txt next to the model)."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the [property] lines of DeepStream's nvinfer, with the calibration cache and the preprocessing."""
     path = output or model.with_name(f"{model.stem}.nvinfer.txt")
-    typer.echo(f"wrote {export_deepstream(model, path, options, make_printer(messages.quiet))}")
+    echo_written([export_deepstream(model, path, options, make_printer(messages.quiet))], as_json=as_json)
 
 
 @export_app.command()
 @with_options
 def trtexec(
-    model: ModelArgument, options: TrtexecOptions, shapes: ShapeOptions, build: BuildOptions, messages: MessageOptions
+    model: ModelArgument,
+    options: TrtexecOptions,
+    shapes: ShapeOptions,
+    build: BuildOptions,
+    messages: MessageOptions,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the trtexec command that builds the engine, for people who build on the device."""
     build = replace(build, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
-    typer.echo(trtexec_command(model, options, build))
+    command = trtexec_command(model, options, build)
+    if as_json:
+        echo_json({"command": command, "arguments": shlex.split(command)})
+    else:
+        typer.echo(command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_written
 from quantkit.commands.init import look_at
 from quantkit.datasets.presets import PRESETS
 from quantkit.errors import OutputError
@@ -16,7 +17,8 @@ from quantkit.notices import visible
 from quantkit.storage import check_writable, write_text
 
 if TYPE_CHECKING:
-    from quantkit.commands.init import ModelFacts
+    from quantkit.cli.as_json import JsonOption, echo_written
+from quantkit.commands.init import ModelFacts
 
 _DETAILS = {
     "detect": ('# labels = "data.yaml"', '# detections = "yolov8"'),
@@ -33,6 +35,7 @@ def init(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("quantkit.toml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a commented quantkit.toml by asking the model and the data.
 
@@ -42,8 +45,9 @@ def init(
     if output.exists() and not force:
         raise OutputError(f"{output} exists: pass --force to overwrite it, or another name with -o")
     check_writable(output.parent)
-    write_text(output, _text(model, data, val or data, look_at(model, data)))
-    typer.echo(f"wrote {output}")
+    facts = look_at(model, data)
+    write_text(output, _text(model, data, val or data, facts))
+    echo_written([output], as_json=as_json, facts=facts)
     typer.echo(f"next: quantkit calibrate {model} --config {output}", err=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.caches.inspection import CacheInspection, select_tensors
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.inspect_json import json_from_inspection
 from quantkit.cli.text import bytes_text, count_text, make_console, print_line, print_table
 from quantkit.commands.inspect import EngineInspection
@@ -65,7 +65,7 @@ def inspect(
         str | None,
         typer.Option("--filter", help="Show only tensors, layers or operators whose name matches, e.g. 'layer1*'."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show which layers run in INT8, which do not, and why.
 
@@ -74,7 +74,7 @@ def inspect(
     """
     result = inspect_file(path, profile=profile, measure=measure, plugins=PATHS.parse(tuple(plugins or ())))
     if as_json:
-        typer.echo(json.dumps(json_from_inspection(result, sort=sort, pattern=pattern), indent=2))
+        echo_json(json_from_inspection(result, sort=sort, pattern=pattern))
         return
     console = make_console()
     if isinstance(result, EngineInspection):

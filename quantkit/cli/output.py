@@ -7,11 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import METHODS
+from quantkit.cli.as_json import echo_json, echo_written
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
@@ -37,8 +39,12 @@ def print_calibration(
     files: CalibrationFiles,
     kept: Container[Path],
     quiet: bool,
+    as_json: bool = False,
 ) -> None:
-    """A short table, if not quiet, and the paths of the files: which were written, which were `kept` as they are."""
+    """A short table, if not quiet, and the paths of the files: which were written, which were `kept` as they are.
+
+    With `as_json`, they go to stderr, and a document with the same facts to stdout.
+    """
     values = [table.settings.get(option.name) for option in METHODS[table.method].own_options]
     method = " ".join([table.method, *(str(value) for value in values if value is not None)])
     rows = [
@@ -52,7 +58,18 @@ def print_calibration(
     if table.quality and quantized.format == "int8":
         rows.append(("INT8 output", describe_quality(table.quality)))
     for label, value in () if quiet else rows:
-        typer.echo(f"  {label:24}{value}")
+        typer.echo(f"  {label:24}{value}", err=as_json)
+    outputs = _describe_files(table, quantized, files)
+    if as_json:
+        written = [{"path": p, "content": what, "is_written": p not in kept} for p, what in outputs.items()]
+        facts = {"num_samples": table.num_samples, "settings": table.settings, "num_tensors": len(table.tensors)}
+        echo_json({**facts, **_quantized_document(model, quantized, table), "files": written})
+    for path, what in outputs.items():
+        typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}", err=as_json)
+
+
+def _describe_files(table: CalibrationTable, quantized: QuantizedModel, files: CalibrationFiles) -> dict[Path, str]:
+    """What each file that a calibration leaves holds."""
     outputs = {files.table: "calibration table"}
     if table.refinement is not None:
         outputs[files.refinement] = _refinement_contents(table.refinement)
@@ -60,8 +77,7 @@ def print_calibration(
         header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
         outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"
     outputs[quantized.path] = f"{quantized.format.upper()} model"
-    for path, what in outputs.items():
-        typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}")
+    return outputs
 
 
 def _refinement_contents(refinement: Refinement) -> str:
@@ -97,9 +113,18 @@ def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tupl
 
 
 def print_quantized(
-    model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, *, list_float: bool, quiet: bool = False
+    model: FloatModel,
+    quantized: QuantizedModel,
+    table: CalibrationTable,
+    *,
+    list_float: bool,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
-    """What is quantized, what is not and why, if not quiet, and the path."""
+    """What is quantized, what is not and why, if not quiet, and the path; or the same as a document."""
+    if as_json:
+        echo_written([quantized.path], as_json=True, **_quantized_document(model, quantized, table))
+        return
     if quiet and not list_float:
         typer.echo(f"wrote {quantized.path}")
         return
@@ -116,6 +141,24 @@ def print_quantized(
         if len(counts) > _SHOWN_REASONS:
             typer.echo(f"  {sum(c for _, c in counts[_SHOWN_REASONS:]):6}  for other reasons (--list-float names each)")
     typer.echo(f"wrote {quantized.path}")
+
+
+def _quantized_document(model: FloatModel, quantized: QuantizedModel, table: CalibrationTable) -> dict[str, Any]:
+    """What is quantized, what is not and why."""
+    return {
+        "model": model.name,
+        "model_hash": model.hash,
+        "format": quantized.format,
+        "num_quantized": quantized.num_quantized,
+        "num_weighted": quantized.num_weighted,
+        "weight_share": quantized.weight_share,
+        "work_share": quantized.work_share,
+        "float_size_bytes": model.size_bytes,
+        "size_bytes": quantized.size_bytes,
+        "quality": table.quality or None,
+        "float_tensors": {n: reason for n, reason in table.float_tensors.items() if n in quantized.skipped},
+        "skipped": quantized.skipped,
+    }
 
 
 def _quantized_rows(model: FloatModel, quantized: QuantizedModel) -> list[tuple[str, str]]:

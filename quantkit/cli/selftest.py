@@ -11,6 +11,7 @@ import typer
 
 from quantkit._version import __version__
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.selftest import selftest as run_checks
@@ -25,6 +26,7 @@ def selftest(
     options: SelftestOptions,
     messages: MessageOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("selftest.json"),
+    as_json: JsonOption = False,
 ) -> None:
     """Check what works with the TensorRT of this machine: calibrators, builds, INT8 layers, accuracy.
 
@@ -33,10 +35,13 @@ def selftest(
     """
     check_no_source(output, (model, data))
     found = run_checks(model, data, options)
-    console = make_console()
+    document = {"quantkit": __version__, **asdict(found)}
+    if as_json:
+        echo_json(document)
+    console = make_console(stderr=as_json)
     if not messages.quiet:
         print_line(console, f"{found.library}, GPU: {found.gpu}")
     print_table(console, ("check", "", ""), [(r.name, r.status, r.detail) for r in found.results])
-    write_text(output, json.dumps({"quantkit": __version__, **asdict(found)}, indent=2) + "\n")
-    typer.echo(f"wrote {output}")
+    write_text(output, json.dumps(document, indent=2) + "\n")
+    typer.echo(f"wrote {output}", err=as_json)
     raise typer.Exit(1 if found.has_failed else 0)

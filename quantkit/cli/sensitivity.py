@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
@@ -34,7 +35,7 @@ def sensitivity(
         typer.Option("--output", "-o", help="Folder to write sensitivity.html and sensitivity.json to."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Rows to print of each ranking (0: all).")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rank tensors and operators by what quantizing each costs the output.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.plan_file import save_plan
 from quantkit.cli.arguments import DATA_PANEL, DataOption, ModelArgument
+from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path
 from quantkit.cli.text import make_console, print_line, print_table
@@ -50,7 +50,7 @@ def tune(
         Path | None,
         typer.Option("--output", "-o", help="Plan (.json) or folder (default: MODEL.plan.json next to it)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.
 
@@ -69,7 +69,7 @@ def tune(
     plan = find_plan(model, data, val, options, task=task, notify=make_printer(messages.quiet))
     save_plan(plan, path)
     if as_json:
-        typer.echo(json.dumps(asdict(plan), indent=2))
+        echo_json(plan)
     else:
         _print(make_console(), plan)
     typer.echo(f"wrote {path}", err=as_json)
