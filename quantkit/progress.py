@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tqdm.auto import tqdm
+from quantkit.types import Batch
 
-from quantkit.types import (
-    Batch,
-)
+with warnings.catch_warnings():  # of tqdm.autonotebook being experimental; tqdm.auto is that and asyncio
+    warnings.simplefilter("ignore")
+    from tqdm.autonotebook import tqdm
 
 
 def with_progress(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:

@@ -32,3 +32,13 @@ def test_types_are_imported_without_numpy():
     code = "import sys, quantkit.types; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_is_slow_and_seldom_needed_is_loaded_when_it_is():
+    code = (
+        "import sys, quantkit.commands.calibrate, onnx_ir\n"
+        "print({'sympy.core', 'onnx.reference', 'asyncio', 'yaml'} & set(sys.modules))\n"
+        "print(onnx_ir.SymbolicDim('n') + 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["set()", "n + 1"]

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
@@ -95,6 +93,8 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import yaml  # slow to load, and few data sets need it
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

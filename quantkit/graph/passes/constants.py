@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from onnx.reference import ReferenceEvaluator
 
 from quantkit.graph.passes.edits import Names, ancestors, inner_graphs, name_of
 
@@ -169,6 +168,8 @@ def _result_bytes(node: ir.Node, arguments: Mapping[str, np.ndarray], opset: int
 
 
 def _evaluate(node: ir.Node, arguments: Mapping[str, np.ndarray], opset: int) -> list[np.ndarray] | None:
+    from onnx.reference import ReferenceEvaluator  # slow to load (schemas of all operators), and few models need it
+
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(_alone(node, arguments, opset)).run(None, dict(arguments))
