@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from quantkit.datasets.annotated_images import list_images
+from quantkit.datasets.annotated_images import AnnotatedImage, list_images
 from quantkit.datasets.coco_boxes import Numbering, read_coco
-from quantkit.datasets.yolo_boxes import read_yolo
-from quantkit.datasets.yolo_data import class_names, is_yolo_data
+from quantkit.datasets.yolo_boxes import choose_folder, label_folders, read_yolo
+from quantkit.datasets.yolo_data import class_names, is_yolo_data, split_folders
 from quantkit.errors import DatasetError
 from quantkit.types import BoxAnnotations, Boxes, Dataset
 
@@ -33,7 +33,8 @@ def open_boxes(
     - A folder holds YOLO's text files, one for each image, a line for each object: ``class cx cy w h``, or the class
       and the corners of a polygon, as fractions of the image. The folder is the one of the labels, the root above
       "images" and "labels", or the one of the images. An image without a file is one without objects.
-    - A data.yaml of YOLO stands for the folder of the images, and has the names of the classes.
+    - A data.yaml of YOLO stands for the folder of the images, or where that has no labels for those of the file's own
+      images, found by their names; it has the names of the classes.
 
     Args:
         labels: the JSON file or the folder.
@@ -57,7 +58,7 @@ def open_boxes(
     images, given = list_images(dataset, data), tuple(classes or ())
     if is_yolo_data(labels):
         given = given or class_names(labels)
-        labels = Path(os.path.commonpath([image.path.absolute().parent for image in images]))
+        labels = choose_folder([_folder_of(images), *_folders_of_splits(labels)], images)
     sizes: Mapping[str, tuple[int, int]] = {}
     notes: tuple[str, ...] = ()
     if labels.is_dir():
@@ -80,6 +81,14 @@ def open_boxes(
         image_sizes=sizes,
         notes=notes,
     )
+
+
+def _folder_of(images: Sequence[AnnotatedImage]) -> Path:
+    return Path(os.path.commonpath([image.path.absolute().parent for image in images]))
+
+
+def _folders_of_splits(data_yaml: Path) -> list[Path]:
+    return [folder for images in split_folders(data_yaml) for folder in label_folders(images)]
 
 
 def _fingerprint(boxes: Mapping[str, Boxes], classes: tuple[str, ...], *, is_relative: bool) -> str:

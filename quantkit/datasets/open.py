@@ -37,6 +37,11 @@ from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, T
 from quantkit.types.options import ImageOptions, Order
 from quantkit.user_code import names_code
 
+_KEPT_AT_ANY_SIZE = (
+    *("color", "resize", "interpolation", "pad_value", "pad_position", "multiple_of"),
+    *("pixel_max", "scale", "mean", "std", "layout"),
+)
+
 
 @logs_duration
 def open_samples(
@@ -83,17 +88,34 @@ def prepared_as(
 ) -> Preprocessing | ImageOptions | str | None:
     """What is given; where it says nothing of preparation, batch axes or constants, what a table was made with.
 
+    A size alone changes the size of what the table was made with, and nothing else.
+
     Raises:
-        DatasetError: an input has another batch axis or constant in the table.
+        DatasetError: an input has another batch axis or constant in the table; or a size is given, but the table was
+            made with a user's function.
     """
     made_with = None if table is None or holds_arrays(data) else table.preprocessing
     if given is None or given == ImageOptions():
         given = made_with
     elif isinstance(given, ImageOptions) and not given.says_how:
         given = replace(given, base=given.base or made_with)
+    elif isinstance(given, ImageOptions) and made_with is not None and not replace(given, size=None).says_how:
+        given = _resized(given, made_with)
     if table is None or not (isinstance(given, ImageOptions) or {"batch_axis", "constant"} & table.settings.keys()):
         return given
     return placed_as(table.settings, _as_options(given))
+
+
+def _resized(given: ImageOptions, made_with: Preprocessing) -> ImageOptions:
+    if made_with.function is not None:
+        raise DatasetError(
+            f"--size: the table was made with {made_with.function}, which prepares the whole image: leave it out"
+        )
+    assert given.size is not None  # it is all that is said
+    kept = {name: getattr(made_with, name) for name in _KEPT_AT_ANY_SIZE}
+    if made_with.shorter_side is not None:
+        kept["shorter_side"] = round(made_with.shorter_side * max(given.size) / max(made_with.size))
+    return replace(given, **kept)
 
 
 def warn_of_batch_axes(

@@ -28,12 +28,32 @@ def read_yolo(
         DatasetError: as `quantkit.datasets.boxes.open_boxes`.
     """
     files = _find_texts(source, samples)
+    if not files:
+        example = str(PurePosixPath(*samples[0].parts).with_suffix(".txt"))
+        raise DatasetError(
+            f"{source} holds no text file for any of the {len(samples)} images: looked for {example!r} in it, and for "
+            "folders named images and labels side by side"
+        )
     names = classes or _read_names(source, files.values())
     boxes = {}
     for sample in samples:
         path = files.get(sample.id)
         boxes[sample.id] = _yolo_boxes(path, len(names)) if path else _boxes([], [])
     return boxes, names
+
+
+def choose_folder(folders: Sequence[Path], samples: Sequence[AnnotatedImage]) -> Path:
+    """The first folder that has a text file for any of the samples; the first of all where none has."""
+    return next((folder for folder in folders if _find_texts(folder, samples)), folders[0])
+
+
+def label_folders(images: Path) -> list[Path]:
+    """Where the text files of a folder's images lie: the same folder below "labels", and "labels" itself."""
+    path = _labels_for_images(images / "image")
+    if path is None:
+        return []
+    root = next(parent for parent in path.parents if parent.name == "labels")
+    return [folder for folder in dict.fromkeys((path.parent, root)) if folder.is_dir()]
 
 
 def _find_texts(source: Path, samples: Sequence[AnnotatedImage]) -> dict[str, Path]:
@@ -50,13 +70,7 @@ def _find_texts(source: Path, samples: Sequence[AnnotatedImage]) -> dict[str, Pa
             inside = root in path.parents or root in sample.path.absolute().parents
             if inside and path.is_file():
                 by_convention[sample.id] = path
-    if by_convention:
-        return by_convention
-    example = next(iter(here.values()))
-    raise DatasetError(
-        f"{source} holds no text file for any of the {len(samples)} images: looked for {example!r} in it, and for "
-        "folders named images and labels side by side"
-    )
+    return by_convention
 
 
 def _labels_for_images(path: Path) -> Path | None:

@@ -5,6 +5,7 @@ Keys as Ultralytics reads them (data/utils.py, check_det_dataset): path, train, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,16 @@ def split_paths(path: Path, split: Split) -> list[Path]:
         if all((base / name).exists() for name in named):
             return [base / name for name in named]
     raise DatasetError(f"{path}: {split} is {said!r}, which is not there (looked in {', '.join(map(str, roots))})")
+
+
+def split_folders(path: Path) -> list[Path]:
+    """Folders of images that the file names, those to evaluate on first; splits that are not there do not count."""
+    folders: list[Path] = []
+    splits: tuple[Split, ...] = ("val", "train")
+    for split in splits:
+        with contextlib.suppress(DatasetError):
+            folders += [place for place in split_paths(path, split) if place.is_dir()]
+    return folders
 
 
 def class_names(path: Path) -> tuple[str, ...]:

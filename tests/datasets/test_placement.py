@@ -1,11 +1,15 @@
 """Batch axes and constants in the settings of a table, and options laid over them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from quantkit.datasets.open import prepared_as
 from quantkit.datasets.placement import placed_as, placement_settings
+from quantkit.datasets.resolve_preprocessing import resolve_preprocessing
 from quantkit.errors import DatasetError
-from quantkit.types import CalibrationTable, Preprocessing, TensorRange
+from quantkit.types import CalibrationTable, Preprocessing, TensorRange, TensorSpec
 from quantkit.types.options import ImageOptions
 
 SAID = ImageOptions(batch_axis={"a=b": 2, "c,d": 0}, constant={"sr": 16000.0, "t": 1234567.125})
@@ -31,6 +35,19 @@ def test_options_add_to_a_table_and_do_not_contradict_it():
         placed_as(settings, ImageOptions(batch_axis={"x": 2}))
     with pytest.raises(DatasetError, match="--constant sr=16000: the table was calibrated with sr=8000"):
         placed_as(settings, ImageOptions(constant={"sr": 16000}))
+
+
+def test_a_size_alone_changes_the_size_alone(tmp_path):
+    crop = Preprocessing(size=(8, 8), resize="crop", shorter_side=10, mean=(3.0,), interpolation="box")
+    said = prepared_as(table({}, crop), ImageOptions(size=(16, 16)), tmp_path)
+    spec = TensorSpec("x", np.dtype(np.float32), ("n", 3, "h", "w"))
+    assert resolve_preprocessing(spec, said) == replace(crop, size=(16, 16), shorter_side=20)
+    assert prepared_as(table({}, crop), said, tmp_path) == said
+    with pytest.raises(DatasetError, match="--size 16x16 contradicts"):
+        resolve_preprocessing(TensorSpec("x", np.dtype(np.float32), ("n", 3, 8, 8)), said)
+    mine = Preprocessing(size=(0, 0), function="mine.py:prepare", function_hash="0")
+    with pytest.raises(DatasetError, match=r"--size: the table was made with mine\.py:prepare"):
+        prepared_as(table({}, mine), ImageOptions(size=(16, 16)), tmp_path)
 
 
 def test_a_table_is_asked_once_or_twice_alike(tmp_path):

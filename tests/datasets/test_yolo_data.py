@@ -55,6 +55,24 @@ def test_a_list_and_several_folders(root) -> None:
     assert list(found.ids) == ["train/a.png", "train/b.png", "val/c.png"]
 
 
+@pytest.mark.parametrize("data", ["photos", "photos/val"])
+def test_labels_of_the_file_beside_a_folder_with_the_same_images(root, tmp_path, save_image, data) -> None:
+    save_image("photos/val/c.png")
+    path = write(root, "val: images/val\nnames: [cat, dog]\n")
+    images = tmp_path / data
+    found = open_boxes(path, open_dataset(images, [SPEC]), data=images)
+    assert [len(boxes) for boxes in found.boxes.values()] == [1]
+    assert (found.classes, found.source) == (("cat", "dog"), str(root / "labels" / ("" if data == "photos" else "val")))
+
+
+def test_labels_beside_the_images_go_before_those_of_the_file(root, tmp_path, save_image) -> None:
+    save_image("other/c.png")
+    (tmp_path / "other/c.txt").write_text("0 0.5 0.5 1 1\n")
+    images = tmp_path / "other"
+    found = open_boxes(write(root, "val: images/val\n"), open_dataset(images, [SPEC]), data=images)
+    assert found.boxes["c.png"].classes.tolist() == [0]
+
+
 def test_a_named_split_goes_before(root) -> None:
     path = write(root, "train: images/train\nval: images/val\n")
     given = on_split(ImageOptions(split="val"), "train")
