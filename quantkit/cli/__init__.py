@@ -118,6 +118,13 @@ class _LazyGroup(TyperGroup):
             name: TyperCommand(name, help=verb.help, rich_help_panel=verb.panel) for name, verb in VERBS.items()
         }
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """None of them comes from the environment: pipelines set QUANTKIT_VERSION for other purposes."""
+        found: list[Any] = super().get_params(ctx)
+        for option in found:
+            option.allow_from_autoenv = option.show_envvar = False
+        return found
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
         return name, load_command(str(listed.name)) if listed else None, rest
@@ -147,7 +154,6 @@ app = typer.Typer(
     cls=_LazyGroup,
     help="INT8 post-training quantization for TensorRT and ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={
@@ -163,9 +169,9 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 @app.callback(invoke_without_command=True)
 def _root(
-    print_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
-    if print_version:  # not `version`: QUANTKIT_VERSION is set for other purposes
+    if version:
         typer.echo(f"quantkit {__version__}")
         raise typer.Exit
 

@@ -79,7 +79,7 @@ class _Key:
                 value = _join(value)
             if not isinstance(value, str):
                 raise ValueError(f"{_show(value)} is not a text")
-            if self.choices and value not in self.choices:
+            if self.choices and value.lower() not in map(str.lower, self.choices):
                 raise ValueError(f"there is no {value!r}: {suggest(value, self.choices)}")
         if self.field is not None:
             self.field.read(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Annotated, Any, get_args
 
@@ -106,8 +106,7 @@ def _parameter(field: OptionField) -> inspect.Parameter:
         rich_help_panel=option.group or None,
         metavar=metavar,
         show_default=default is not None and default is not False,
-        show_envvar=False,
-        case_sensitive=False,
+        autocompletion=_completion(names) if names else None,
     )
     return inspect.Parameter(
         field.name,
@@ -115,6 +114,16 @@ def _parameter(field: OptionField) -> inspect.Parameter:
         default=default,
         annotation=Annotated[kind if default is not None else kind | None, described],
     )
+
+
+def _completion(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Names that begin as what is typed, after the commas of a list; where none does, shells offer files."""
+
+    def complete(incomplete: str) -> list[str]:
+        head, comma, last = incomplete.rpartition(",")
+        return [f"{head}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
 
 
 def _rank(parameter: inspect.Parameter) -> tuple[bool, int]:

@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -40,12 +40,6 @@ _NARROWEST, _WIDEST = 60, 100
 class ShortHelp(TyperCommand):
     """A command whose `--help` shows the options of `COMMON` in two lines each at most, and the first example."""
 
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
-        super().__init__(*arguments, **attributes)
-        parameters: list[Any] = self.params
-        for parameter in parameters:
-            parameter.show_envvar = False  # one sentence on the reference page says their names
-
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the short help, or all of it after --help-all and for commands without a short one."""
         path = ctx.command_path.split(" ", 1)[-1]
@@ -75,7 +69,7 @@ def _entry(names: str, words: str, width: int) -> list[str]:
 
 
 def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the option --help-all."""
+    """Gives a command the option --help-all; its options are as all others: choices in any case, brief in the help."""
 
     def show(context: typer.Context, wanted: bool) -> bool:
         if wanted:
@@ -89,7 +83,13 @@ def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
         command(**arguments)
 
     signature = inspect.signature(command, eval_str=True)
-    described = typer.Option("--help-all", is_eager=True, callback=show, help="Show all options and examples.")
+    for parameter in signature.parameters.values():
+        for declared in get_args(parameter.annotation)[1:]:
+            declared.case_sensitive = False
+            declared.show_envvar = False  # one sentence on the reference page says their names
+    described = typer.Option(
+        "--help-all", is_eager=True, callback=show, help="Show all options and examples.", show_envvar=False
+    )
     added = inspect.Parameter(
         "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, described]
     )

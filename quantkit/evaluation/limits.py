@@ -118,6 +118,7 @@ class Limits:
                 raise LimitError(f"--{name.replace('_', '-')} {value} must be a positive number")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise LimitError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
+        object.__setattr__(self, "gates", tuple(name.lower() for name in self.gates))
         if unknown := [name for name in self.gates if name not in GATES]:
             raise LimitError(f"--gate {unknown[0]}: there is no such gate: choose from {', '.join(GATES)}")
         if self.at_batch is not None and (self.at_batch < 1 or self.min_speedup is None):

@@ -14,7 +14,7 @@ from quantkit.graph.model import float_precision
 from quantkit.graph.passes.prepare import has_signed_activations
 from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency
 
-__all__ = ["NO_TABLE", "VARIANTS", "choose_variants", "model_evaluation"]
+__all__ = ["NO_TABLE", "VARIANTS", "VARIANT_NAMES", "choose_variants", "model_evaluation"]
 
 VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
 """What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86.
@@ -25,6 +25,7 @@ A model of FP16 is the baseline itself.
 OTHER_FORMATS = tuple(name for name in SCHEMES if name != "int8")
 """Variants that are made where they are named: other formats of `quantkit quantize`, weights rounded to nearest."""
 
+VARIANT_NAMES = (*VARIANTS, *OTHER_FORMATS)
 
 NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --table or --calibrate-data"
 
@@ -37,9 +38,10 @@ def choose_variants(
     Raises:
         EvaluationError: there is no such variant, or no table for it.
     """
-    known = (*VARIANTS[VARIANTS.index(baseline) :], *OTHER_FORMATS)
+    known = VARIANT_NAMES[VARIANT_NAMES.index(baseline) :]
     if variants is None:
         return tuple(name for name in known if name in VARIANTS and (table is not None or not name.startswith("int8")))
+    variants = [name.lower() for name in variants]
     if unknown := [name for name in variants if name not in known]:
         of_half = " for a model of FP16" if baseline == "fp16" else ""
         raise EvaluationError(f"there is no variant {unknown[0]!r}{of_half}: choose from {', '.join(known)}")

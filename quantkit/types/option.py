@@ -46,7 +46,7 @@ class Option:
         group: heading in the help; empty for the first one.
         flag: "--name" or "--name,-n"; empty takes the field's name.
         form: how the value is written, where it is more than a word or a number.
-        registry: "module:NAME" of the mapping whose keys are the allowed values.
+        registry: "module:NAME" of the allowed values: names, or a mapping by them.
         is_open: the registry's names are only shown: whoever reads the value knows which others are valid.
         repeatable: may be given several times.
         unit: of a number, such as "seconds".
@@ -138,10 +138,11 @@ class OptionField:
             if not value:
                 return self.default
             value = tuple(value)
-        if self.option.registry and not self.option.is_open and str(value).lower() in self.option.known():
+        known = self.option.known()
+        if str(value).lower() in known:
             value = str(value).lower()
-        elif self.option.registry and not self.option.is_open and value not in self.option.known():
-            raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, self.option.known())}")
+        elif known and not self.option.is_open and value not in known:
+            raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, known)}")
         if self.option.form is None or not isinstance(value, str | tuple):
             return value
         try:

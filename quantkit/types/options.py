@@ -623,7 +623,9 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, Dev
     )
     variants: Sequence[str] | None = option(
         None,
-        "Variants to create and compare: fp32,fp16,int8,int8-cpu; if named, also fp8,int4,int4+int8.",
+        "Variants to create and compare, separated by commas; fp8, int4 and int4+int8 only if named.",
+        registry="quantkit.evaluation.models:VARIANT_NAMES",
+        is_open=True,
         form=NAMES,
         unit="names",
         default_text="all",

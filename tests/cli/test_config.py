@@ -157,7 +157,7 @@ def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(quan
         ("[calibrate]\nbatch-size = 1", "q.toml: [calibrate] batch-size is no option: did you mean 'batch_size'?"),
         ('[calibrate]\nconfig = "a"', "q.toml: [calibrate] config is no option: choose one of data, "),
         ('[calibrate]\nmethod = "mes"', "q.toml: [calibrate] method: there is no 'mes': did you mean 'mse'?"),
-        ('[calibrate]\ncolor = "rgb"', "q.toml: [calibrate] color: there is no 'rgb': choose one of "),
+        ('[calibrate]\ncolor = "xyz"', "q.toml: [calibrate] color: there is no 'xyz': choose one of "),
         ('[calibrate]\nseed = "1"', 'q.toml: [calibrate] seed: "1" is not a whole number'),
         ("[calibrate]\nseed = true", "q.toml: [calibrate] seed: true is not a whole number"),
         ("[calibrate]\npercentile = [99]", "q.toml: [calibrate] percentile: [99] is not a number"),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from typing import Literal, get_args, get_origin
+
 import pytest
 
+from quantkit.cli.config_file import read_config
 from quantkit.cli.examples import EXAMPLES
 from quantkit.cli.help import COMMON
+from quantkit.evaluation.limits import Limits
+from quantkit.types.option import without_none
 from tests.cli.conftest import CALIB
+from tests.cli.test_examples import COMMANDS
 
 _LINES, _COLUMNS = 40, 80
 
@@ -41,6 +49,36 @@ def test_options_come_from_the_environment_below_the_command_line(quantkit, digi
 def test_choices_are_taken_in_any_case(quantkit, digits):
     words = ("calibrate", "--data", CALIB, digits, "--num-samples", "4")
     assert quantkit(*words, "--method", "MinMax", "--target", "CPU", "--color", "l").code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_choice_is_taken_in_any_case(name):
+    """Those of types by the parser, those of registries when the value is read."""
+    command = COMMANDS[name]
+    fields = {field.name: field for field in getattr(command.callback, "option_fields", ())}
+    for parameter in command.params:
+        declared = inspect.signature(command.callback, eval_str=True).parameters.get(parameter.name)
+        kind = without_none(get_args(declared.annotation)[0]) if declared and get_args(declared.annotation) else None
+        flag = parameter.opts[0]
+        for word in get_args(kind) if get_origin(kind) is Literal else ():
+            given = command.make_context(name, [flag, word.upper()], resilient_parsing=True).params
+            assert given[parameter.name] == word
+        field = fields.get(parameter.name)
+        for word in field.option.known() if field is not None and field.option.form is None else ():
+            assert field.read(word.upper()) == word
+
+
+def test_variants_and_gates_are_taken_in_any_case(quantkit, digits):
+    words = ("evaluate", digits, "--data", CALIB, "--num-samples", "16", "--latency-s", "0", "--layer-samples", "0")
+    outcome = quantkit(*words, "--variants", "FP16", "--json")
+    assert [found["name"] for found in json.loads(outcome.out)["evaluations"]] == ["fp32", "fp16"]
+    assert Limits(gates=["MLPerf-99"]).gates == ("mlperf-99",)
+
+
+def test_a_choice_in_capitals_in_a_file(tmp_path):
+    file = tmp_path / "quantkit.toml"
+    file.write_text('[calibrate]\ntarget = "CPU"\n')
+    assert read_config(file)["calibrate",] == {"target": "CPU"}
 
 
 def test_a_mistyped_path_has_a_suggestion(quantkit, digits, tmp_path):
