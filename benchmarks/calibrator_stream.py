@@ -192,7 +192,7 @@ class Setting:
             calibrator = make_calibrator(self.library, batches, feed, batch_size=self.arguments.batch_size)
             build(self.library, calibrator, self.specs)
             calibrator.check()
-        assert calibrator.delivered == len(batches)
+        assert calibrator.consumed_batches == len(batches)
         assert calibrator.cache is not None
 
     def read_back(self, context: PrimaryContext, *, overlap: bool) -> list[str]:

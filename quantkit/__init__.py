@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.calibration.table import load_table, save_table
     from quantkit.commands.build import build
+    from quantkit.commands.build_best import build_best
     from quantkit.commands.calibrate import calibrate
     from quantkit.commands.evaluate import evaluate
     from quantkit.commands.quantize import quantize, write_tensorrt_cache
@@ -47,6 +48,7 @@ __all__ = [
     "TaskOptions",
     "__version__",
     "build",
+    "build_best",
     "calibrate",
     "evaluate",
     "load_report",
@@ -72,6 +74,7 @@ _HOMES = {
     "Report": "quantkit.types",
     "TaskOptions": "quantkit.evaluation.tasks.task",
     "build": "quantkit.commands.build",
+    "build_best": "quantkit.commands.build_best",
     "calibrate": "quantkit.commands.calibrate",
     "evaluate": "quantkit.commands.evaluate",
     "load_report": "quantkit.reporting",

@@ -15,13 +15,17 @@ from quantkit.cli.arguments import ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, megabytes, output_path
+from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.build import build as build_engine
+from quantkit.commands.build_best import build_best
+from quantkit.errors import BackendError
 from quantkit.notices import Notice
 from quantkit.types import SCHEMES
-from quantkit.types.options import EngineOptions, MessageOptions
+from quantkit.types.options import EngineOptions, MessageOptions, TimedBuildOptions
 
 if TYPE_CHECKING:
     from quantkit.commands.build import BuiltEngine
+    from quantkit.commands.build_best import BestEngine
 
 
 @with_options
@@ -31,6 +35,7 @@ def build(
     shapes: ShapeOptions,
     options: BuildOptions,
     messages: MessageOptions,
+    search: TimedBuildOptions | None = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Engine or folder (default: MODEL.PRECISION.engine next to the model)."),
@@ -40,6 +45,9 @@ def build(
     """Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.
 
     Writes MODEL.PRECISION.engine and a manifest (.json) next to it. An up-to-date engine is reused.
+
+    --precision best builds FP16, INT8 and INT8 with operators in float, times them in turns on this machine's GPU, and
+    keeps INT8 where it is at least 1.02 times as fast and the table's plan keeps its budget.
     """
     notify = make_printer(messages.quiet)
     if output is not None:
@@ -47,15 +55,45 @@ def build(
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
     beside = CalibrationFiles.of_model(model).table
     table = engine.table
-    from_table = engine.precision in SCHEMES or (engine.precision == "fp16" and engine.data is None)
+    from_table = engine.precision in (*SCHEMES, "best") or (engine.precision == "fp16" and engine.data is None)
     if from_table and table is None and engine.calibration_cache is None and beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)
-    built = build_engine(model, options, engine=engine, output=output, notify=notify)
-    if as_json:
-        echo_json(built)
+    if engine.precision == "best":
+        best = build_best(model, options, engine=engine, search=search, output=output, notify=notify)
+        if as_json:
+            echo_json(best)
+        elif not messages.quiet:
+            _print_trials(best)
+        built = best.built
+    else:
+        if search is not None:
+            raise BackendError("--max-builds and --latency-s are for --precision best")
+        built = build_engine(model, options, engine=engine, output=output, notify=notify)
+        if as_json:
+            echo_json(built)
     _print_engine(model, built, to_stderr=as_json)
+
+
+def _print_trials(best: BestEngine) -> None:
+    """The engines that were tried, and the choice."""
+    rows = [
+        (
+            trial.name,
+            trial.in_float,
+            megabytes(trial.size_bytes),
+            f"{trial.compute_ms:.4g}",
+            f"{trial.speedup:.3f}x",
+            "" if trial.interval is None else f"{trial.interval[0]:.3f} to {trial.interval[1]:.3f}",
+            "chosen" if trial.name == best.chosen else "",
+        )
+        for trial in best.trials
+    ]
+    headings = ("engine", "in float", "size", "ms", "speed-up", "95% interval", "")
+    console = make_console()
+    print_table(console, headings, rows, right=(2, 3, 4))
+    print_line(console, best.reason)
 
 
 def _print_engine(model: Path, built: BuiltEngine, *, to_stderr: bool) -> None:

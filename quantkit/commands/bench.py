@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.tensorrt.build.profiles import parse_shapes
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.engines import open_engines
 from quantkit.evaluation.latency.host import LatencyOptions, measure_latency, nearest_rank
+from quantkit.evaluation.latency.inputs import random_inputs
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.progress import show_progress
-from quantkit.types import Array, Latency, PathLike, Runner, TensorSpec
+from quantkit.types import Latency, PathLike, Runner
 from quantkit.types.option import make_options
 from quantkit.types.options import BenchOptions
 
@@ -64,7 +63,8 @@ def bench(models: Sequence[PathLike], options: BenchOptions | None = None, **key
             else:
                 graph = share_weights(FloatModel(own[name]).graph)
                 runners[name] = stack.enter_context(OnnxRuntimeRunner(graph, name=name, threads=options.threads))
-        inputs = _random_inputs(next(iter(runners.values())).inputs, options)
+        shapes = parse_shapes(options.shapes, "--shapes") if options.shapes else {}
+        inputs = random_inputs(next(iter(runners.values())).inputs, shapes, batch_size=options.batch_size)
         rounds: dict[str, list[list[float]]] = {}
         with show_progress(None, "timing", 100, options.progress) as bar:
             latencies = measure_latency(
@@ -90,25 +90,3 @@ def _name(models: Sequence[PathLike]) -> dict[str, PathLike]:
     if len(named) < len(models):
         raise EvaluationError("two models have one file name: rename one, or time them apart")
     return named
-
-
-def _random_inputs(specs: Sequence[TensorSpec], options: BenchOptions) -> dict[str, Array]:
-    """Floats from 0 to 1 and integers 0, which are an index everywhere."""
-    given = parse_shapes(options.shapes, "--shapes") if options.shapes else {}
-    if unknown := given.keys() - {spec.name for spec in specs}:
-        raise EvaluationError(f"--shapes: the model has no input {min(unknown)!r}")
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Array] = {}
-    for spec in specs:
-        shape = given.get(spec.name) or _complete(spec, options.batch_size)
-        is_float = np.issubdtype(spec.dtype, np.floating)
-        inputs[spec.name] = rng.random(shape).astype(spec.dtype) if is_float else np.zeros(shape, spec.dtype)
-    return inputs
-
-
-def _complete(spec: TensorSpec, batch_size: int) -> tuple[int, ...]:
-    first, *rest = spec.shape or (1,)
-    if any(not isinstance(n, int) for n in rest):
-        shown = "x".join(str(n) if isinstance(n, int) else "?" for n in spec.shape)
-        raise EvaluationError(f"input {spec.name!r} is {shown}: say its shape with --shapes {spec.name}:1x...")
-    return (first if isinstance(first, int) else batch_size, *(n for n in rest if isinstance(n, int)))

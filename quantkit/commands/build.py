@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
-from quantkit.backends.tensorrt.build.configuration import check_options, check_scheme
 from quantkit.backends.tensorrt.build.manifest import (
     Manifest,
     find_reusable,
@@ -20,24 +18,21 @@ from quantkit.backends.tensorrt.build.manifest import (
 from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
-from quantkit.backends.tensorrt.library import Library, choose_library
-from quantkit.caches.complete import check_coverage
-from quantkit.commands.build_defaults import complete_options
+from quantkit.backends.tensorrt.library import Library
 from quantkit.commands.build_inputs import (
     BuildInputs,
-    check_source,
     expected_manifest,
     load_build_inputs,
 )
 from quantkit.commands.engine_graph import EngineGraph, make_graph
-from quantkit.commands.quantize import HighPrecision
+from quantkit.commands.planned_build import plan_build
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
-from quantkit.storage import check_no_source, check_writable, temporary_folder
-from quantkit.types import SCHEMES, CalibrationTable, PathLike
+from quantkit.storage import temporary_folder
+from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
-from quantkit.types.options import EngineOptions, Precision
+from quantkit.types.options import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -83,31 +78,11 @@ def build(
         QuantKitError: one line that names the file, node or option, and the fix.
     """
     notify = announcing(notify)
-    options = options or BuildOptions()
     engine = make_options(EngineOptions, engine, keywords)
-    precision, mode = engine.precision, engine.mode
-    source = load_build_inputs(model, engine)
-    gpu = find_gpu()
-    found = choose_library(engine.library, targets=options.targets, has_gpu=gpu is not None)
-    _tell_inputs(source, engine, notify)
-    half: HighPrecision = engine.high_precision or "fp16"
-    if mode == "auto" and source.cache is not None:
-        mode = "implicit"
-    typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
-    is_implicit = precision == "int8" and typing.mode == "implicit"
-    check_source(source, found, typing)
-    check_options(found, options, gpu=gpu)
-    if precision in SCHEMES:
-        check_scheme(found, precision, options.targets, gpu)
-    options = complete_options(options, engine, found, source, gpu, notify)
-    path = Path(output) if output is not None else _default_path(source.model.path, precision)
-    check_writable(path.parent)
-    given = [
-        p for p in (engine.table, engine.calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)
-    ]
-    for written in (path, manifest_path(path)):
-        check_no_source(written, (*source.model.source_files, *given))
-    wanted = expected_manifest(source, found, typing, options, gpu)
+    planned = plan_build(model, options, engine, output=output, notify=notify)
+    source, found, typing = planned.source, planned.library, planned.typing
+    path, wanted, options = planned.path, planned.wanted, planned.options
+    is_implicit = source.precision == "int8" and typing.mode == "implicit"
     if not engine.force and (stored := find_reusable(path, wanted, notify)) is not None:
         return BuiltEngine(path, manifest_path(path), stored, reused=True)
     with temporary_folder() as folder:
@@ -133,16 +108,6 @@ def build(
     return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
 
 
-def _tell_inputs(source: BuildInputs, engine: EngineOptions, notify: Notify) -> None:
-    """What a cache lacks, and whether it is known where FP16 overflows."""
-    if source.cache is not None:
-        named = (source.cache, source.cache_name)
-        check_coverage(source.model.prepared(), *named, least=engine.min_coverage, notify=notify)
-    if engine.precision == "fp16" and not source.magnitudes:
-        text = "where FP16 overflows is not known: --table or --data shows it, and what overflows stays in FP32"
-        notify(Notice("info", "model", text))
-
-
 def describe_engine(
     library: Library,
     model: PathLike | FloatModel,
@@ -166,8 +131,3 @@ def _implicit(source: BuildInputs, made: EngineGraph, library: Library, options:
         calibration_shapes={n: s.optimum for p in options.profiles[:1] for n, s in p.shapes.items()},
         float_nodes=made.float_nodes,
     )
-
-
-def _default_path(model: Path, precision: Precision) -> Path:
-    """model.int8.engine next to the model; model.int8.onnx does not become model.int8.int8.engine."""
-    return model.with_name(f"{model.stem.removesuffix(f'.{precision}')}.{precision}.engine")

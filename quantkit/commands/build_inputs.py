@@ -91,7 +91,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
     Raises:
         QuantKitError: they do not fit together, or INT8 has no ranges.
     """
-    precision, cache, data = engine.precision, engine.calibration_cache, engine.data
+    precision, cache, data = engine.single_precision, engine.calibration_cache, engine.data
     if cache is not None and precision in SCHEMES and precision != "int8":
         raise ModelError(f"--calib is for implicit INT8: {precision} is explicit (Q/DQ): pass --table")
     needs_int8 = {

@@ -9,6 +9,7 @@ from typing import Any
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations
 from quantkit.commands.sensitivity import find_or_make_table, open_sensitivity_samples
+from quantkit.commands.timed_builds import FloatCosts, check_can_time
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import Limits, check_limits
 from quantkit.evaluation.limits import Drop, parse_drop
@@ -62,9 +63,13 @@ def tune(
     model = FloatModel.open(model)
     model.check_float()
     drop = parse_drop(options.max_drop)
+    if options.objective == "latency":
+        check_can_time("--objective latency")
     table = find_or_make_table(model, data, options, accuracy="balanced", table_path=options.table_path, notify=notify)
     model = fix_as_calibrated(model, table)
     search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
+    if options.objective == "latency":
+        search.times = FloatCosts(model, table, options, options.progress, notify)
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
     samples = open_sensitivity_samples(model, data, table, options, notify=notify)
     return search.run(analyze_sensitivity(model, table, samples, operators=False, progress=options.progress))
@@ -77,6 +82,7 @@ class _Search:
         self.evaluations, self.drop, self.notify = evaluations, drop, notify
         self.reports: dict[tuple[str, ...], Report] = {}
         self.units: dict[str, UnitSensitivity] = {}
+        self.times: FloatCosts | None = None
 
     def run(self, ranking: Sensitivity) -> QuantizationPlan:
         """The plan: of the smallest set that meets the budget, else of the best that was evaluated."""
@@ -84,7 +90,13 @@ class _Search:
         # With everything in float there would be no INT8 model: the last of the ranking stays.
         names = list(self.units)
         work = {name: unit.work for name, unit in self.units.items()}
-        chosen = find_smallest_set(names[:-1], work, lambda units: self.check(units).passed)
+
+        def costs(units: tuple[str, ...]) -> Mapping[str, float]:
+            if self.times is None:
+                return work
+            return self.times.costs(sorted(units[:-1], key=lambda n: -work[n]), units, self._float_tensors)
+
+        chosen = find_smallest_set(names[:-1], costs, lambda units: self.check(units).passed)
         if chosen is None:
             chosen = min(self.reports, key=lambda units: (self.check(units).value, len(units)))
         check, report = self.check(chosen), self.reports[chosen]

@@ -11,7 +11,9 @@ _MOST_PRUNED = 6
 
 
 def find_smallest_set(
-    ranking: Sequence[str], work: Mapping[str, float], is_met: Callable[[tuple[str, ...]], bool]
+    ranking: Sequence[str],
+    costs: Callable[[tuple[str, ...]], Mapping[str, float]],
+    is_met: Callable[[tuple[str, ...]], bool],
 ) -> tuple[str, ...] | None:
     """Leaves the first units of a ranking in float: as few as meet the budget, then without those that need not be.
 
@@ -20,14 +22,15 @@ def find_smallest_set(
 
     Args:
         ranking: names of units, the most harmful first.
-        work: of each, what leaving it in float costs.
+        costs: what leaving each of these units in float costs; one without a cost stays in float.
         is_met: whether the budget is met with these units in float.
 
     Returns:
         Names in the order of the ranking; None where even all of them do not meet it.
 
     Example:
-        >>> find_smallest_set("abcdefgh", dict.fromkeys("abcdefgh", 1.0), lambda units: {"b", "e"} <= set(units))
+        >>> alike = lambda units: dict.fromkeys(units, 1.0)
+        >>> find_smallest_set("abcdefgh", alike, lambda units: {"b", "e"} <= set(units))
         ('b', 'e')
     """
     if is_met(()):
@@ -44,7 +47,10 @@ def find_smallest_set(
         low, high = (low, middle) if is_met(tuple(ranking[:middle])) else (middle, high)
     chosen = tuple(ranking[:high])
     # The last one is needed: without it the budget was missed.
-    for name in sorted(chosen[:-1], key=lambda name: -work[name])[:_MOST_PRUNED]:
+    cost = costs(chosen) if len(chosen) > 1 else {}
+    for name in sorted(cost.keys() & set(chosen[:-1]), key=lambda name: (-cost[name], chosen.index(name)))[
+        :_MOST_PRUNED
+    ]:
         rest = tuple(other for other in chosen if other != name)
         if is_met(rest):
             chosen = rest

@@ -40,6 +40,7 @@ __all__ = [
     "Effort",
     "EngineLibrary",
     "EngineOptions",
+    "EnginePrecision",
     "EvaluationOptions",
     "ExcludeOptions",
     "ExtensionOptions",
@@ -58,6 +59,7 @@ __all__ = [
     "SensitivityOptions",
     "StrictDataOptions",
     "Target",
+    "TimedBuildOptions",
     "TritonOptions",
     "TrtexecOptions",
     "TuneOptions",
@@ -70,6 +72,7 @@ CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]
 Format = Literal["int8", "fp8", "int4", "int4+int8"]
 Precision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]
+EnginePrecision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8", "best"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]
 Effort = Literal["fast", "balanced", "best"]
@@ -681,7 +684,7 @@ class EngineOptions(ExcludeOptions):
     """What `build` builds from, and in which precision; how TensorRT builds it is in `BuildOptions`.
 
     Attributes:
-        precision: "fp32", "fp16", or a format as in `quantize`.
+        precision: "fp32", "fp16", or a format as in `quantize`; "best" is for `build_best`.
         table: for a quantized engine of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
         data: for FP16 without a table: samples on which to see where it overflows.
@@ -698,7 +701,9 @@ class EngineOptions(ExcludeOptions):
         progress: show a progress bar on a terminal.
     """
 
-    precision: Precision = option("fp32", "Precision of the engine.")
+    precision: EnginePrecision = option(
+        "fp32", "Precision of the engine. best: FP16 or INT8, whichever is measured to be faster on this GPU."
+    )
     table: CalibrationTable | PathLike | None = option(
         None,
         "Calibration table, for INT8 and other formats.",
@@ -766,10 +771,40 @@ class EngineOptions(ExcludeOptions):
             raise BackendError("--constant is for the samples of --data")
 
     @property
+    def single_precision(self) -> Precision:
+        """`precision` of one engine.
+
+        Raises:
+            BackendError: it is "best", for which several are built.
+        """
+        if self.precision == "best":
+            raise BackendError("--precision best times several engines: call build_best")
+        return self.precision
+
+    @property
     def placed(self) -> ImageOptions | None:
         """Batch axes and constants as data sets take them; None where neither is said."""
         said = ImageOptions(batch_axis=self.batch_axis, constant=self.constant)
         return None if said == ImageOptions() else said
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedBuildOptions:
+    """How many engines are built to be timed, and how long.
+
+    Attributes:
+        max_builds: engines that are built at most: FP16 and INT8, then INT8 with operators in float.
+        latency_s: timed seconds of each engine.
+    """
+
+    max_builds: int = option(8, "Engines to build and time at most.", group=LATENCY)
+    latency_s: float = option(3.0, "Measurement time per engine.", group=LATENCY, unit="seconds")
+
+    def __post_init__(self) -> None:
+        if self.max_builds < 2:
+            raise OptionError(f"--max-builds {self.max_builds} must be at least 2: FP16 and INT8")
+        if not (math.isfinite(self.latency_s) and self.latency_s > 0):
+            raise OptionError(f"--latency-s {self.latency_s} must be a number of seconds above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -881,12 +916,15 @@ class SensitivityOptions(DataOptions, DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(SensitivityOptions):
+class TuneOptions(SensitivityOptions, TimedBuildOptions):
     """Options of `tune`.
 
     Attributes:
         table: the calibration that the plan is for.
         max_drop: the budget, as `--max-drop` of `evaluate` takes it.
+        objective: what decides which tensors go back to INT8 first, among those that keep the budget: "work" (the
+            multiply-adds behind them), or "latency" (the time, measured with TensorRT on this machine's GPU; what
+            INT8 does not clearly speed up stays in float).
         num_val_samples: of the validation data; None takes all.
         batch_size: samples run at once in an evaluation.
         runs: folder where finished evaluations are kept, so that an interrupted search goes on; None keeps none.
@@ -901,6 +939,10 @@ class TuneOptions(SensitivityOptions):
         default_text="MODEL.calib.json next to the model if it fits, else a new calibration is written there",
     )
     max_drop: str = option("0.5pt", "Maximum drop of the score below FP32's: 0.5pt (or 0.5) in points, 1% relative.")
+    objective: Literal["work", "latency"] = option(
+        "work",
+        "What a tensor in float costs. work: its multiply-adds; latency: time, measured with TensorRT on this GPU.",
+    )
     num_val_samples: int | None = option(None, "Number of validation samples.", group=DATA, default_text="all")
     batch_size: int = option(32, "Samples per batch when measuring accuracy.", group=DATA)
     runs: PathLike | None = None
@@ -908,6 +950,8 @@ class TuneOptions(SensitivityOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        TimedBuildOptions.__post_init__(self)
+        check_choices(self, OptionError)
         check_minimum(self, 1, ("num_val_samples", "batch_size"), OptionError)
 
 

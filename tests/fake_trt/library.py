@@ -20,7 +20,7 @@ from typing import Any
 from tests.fake_trt import abi, driver
 from tests.fake_trt.abi import Abi, FakeObject, slot
 from tests.fake_trt.config import Config
-from tests.fake_trt.objects import HostMemory, Network, OptimizationProfile
+from tests.fake_trt.objects import HostMemory, Layer, Network, OptimizationProfile
 from tests.fake_trt.parser import Parser
 
 INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -238,7 +238,13 @@ def _describe(network: Network, config: Config) -> dict[str, Any]:
     """Everything that was asked of a build."""
     flags = fake.trt.BuilderFlag.__members__
     kinds = (int(fake.trt.LayerType.QUANTIZE), int(fake.trt.LayerType.DEQUANTIZE))
+    products = (int(fake.trt.LayerType.CONVOLUTION), int(fake.trt.LayerType.MATRIX_MULTIPLY))
+    dequantized = {tensor.name for layer in network.layers if layer.kind == kinds[1] for tensor in layer.outputs}
     profile = config.calibration_profile
+
+    def reads_int8(layer: Layer) -> bool:
+        return any(tensor.name in dequantized for tensor in layer.inputs)
+
     return {
         "version": fake.trt.__version__,
         "network_flags": network.flags,
@@ -255,6 +261,9 @@ def _describe(network: Network, config: Config) -> dict[str, Any]:
             if tensor.formats is not None
         },
         "outputs": [tensor.name for tensor in network.outputs],
+        "output_shapes": [(tensor.name, tensor.dims) for tensor in network.outputs],
+        "products": [layer.name for layer in network.layers if layer.kind in products],
+        "int8_products": [layer.name for layer in network.layers if layer.kind in products and reads_int8(layer)],
         "precisions": {layer.name: layer.precision for layer in network.layers if layer.precision is not None},
         "output_types": {layer.name: layer.output_types for layer in network.layers if layer.output_types},
         "dynamic_ranges": {

@@ -15,7 +15,8 @@ def search(needed, ranking, work=None):
         asked.append(units)
         return needed <= set(units)
 
-    return find_smallest_set(ranking, work or dict.fromkeys(ranking, 1.0), is_met), asked
+    costs = work or dict.fromkeys(ranking, 1.0)
+    return find_smallest_set(ranking, lambda units: costs, is_met), asked
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 40])
@@ -48,3 +49,10 @@ def test_the_costliest_is_pruned_first():
 
 def test_a_set_that_needs_every_member_is_kept():
     assert search({"a", "c"}, list("abcd"))[0] == ("a", "c")
+
+
+def test_what_has_no_cost_stays_in_float():
+    ranking = list("abcdefgh")
+    found, asked = search({"h"}, ranking, {"b": 1.0, "d": 2.0})
+    assert found == tuple("acefgh")
+    assert [set(ranking) - set(units) for units in asked[-2:]] == [{"d"}, {"b", "d"}]

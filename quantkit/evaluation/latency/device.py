@@ -29,6 +29,7 @@ def measure_device_latency(
     *,
     backends: Mapping[str, str] | None = None,
     on_progress: Callable[[float], None] | None = None,
+    rounds: dict[str, list[list[float]]] | None = None,
 ) -> dict[str, Latency]:
     """Times queries of every runner on the same inputs, as trtexec does.
 
@@ -43,6 +44,7 @@ def measure_device_latency(
         options: how long; the defaults are trtexec's own.
         backends: variant → backend: a speed-up is over the first variant of the same one; None if all are of one.
         on_progress: called after each round with the share that is done, 0 to 1.
+        rounds: filled with the times of the computation in ms, by variant and block.
 
     Returns:
         variant → latency, in the order of `runners`.
@@ -62,7 +64,9 @@ def measure_device_latency(
 
     take_turns(list(runners), time_block, options, on_progress=on_progress)
     batch_size = len(next(iter(inputs.values())))
-    compute = {name: [block.compute_ms for block in timed] for name, timed in blocks.items()}
+    compute = {name: [list(block.compute_ms) for block in timed] for name, timed in blocks.items()}
+    if rounds is not None:
+        rounds |= compute
     speedups = speedup_intervals(compute, find_references(list(runners), backends))
     return {
         name: _summarize(

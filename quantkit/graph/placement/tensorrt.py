@@ -171,6 +171,12 @@ def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def exact_patterns(model: ir.Model, names: Iterable[str]) -> list[str]:
+    """For `match_nodes`: what matches these nodes alone, also where one is called as an operator type."""
+    types = {node.op_type for node in model.graph}
+    return [f"[{name[0]}]{name[1:]}" if name in types else name for name in names]
+
+
 def weight_axis(node: ir.Node, index: int) -> int | None:
     """Output-channel axis of a constant input; None for a per-tensor scale.
 

@@ -54,6 +54,7 @@ class Plan:
     fails: bool = False
     host_code: bool = False
     dla_core: int = -1
+    compute_ms: float = COMPUTE_MS
     layers: str = '{"Layers": ["only a name"], "Bindings": []}'
     log: list[str] = field(default_factory=list)
 
@@ -211,7 +212,7 @@ class ExecutionContext:
         for name, array in self.plan.compute(self._inputs(addresses, shapes)).items():
             assert array.shape == self.plan.shape_of(name, shapes)
             self.gpu.write(addresses[name], np.ascontiguousarray(array).tobytes())
-        self.gpu.now_ms += COMPUTE_MS
+        self.gpu.now_ms += self.plan.compute_ms
 
     def _run_allocated(self, stream) -> bool:
         """TensorRT waits for the shape itself, then asks for the memory, then goes on."""
@@ -230,7 +231,7 @@ class ExecutionContext:
             allocator.notify_shape(name, array.shape)
             content = np.ascontiguousarray(array).tobytes()
             stream.put(lambda address=address, content=content: self.gpu.write(address, content))
-        self.gpu.now_ms += COMPUTE_MS
+        self.gpu.now_ms += self.plan.compute_ms
         return True
 
     def __del__(self) -> None:

@@ -8,9 +8,17 @@ from typing import Any
 
 
 def install_gpu() -> Any:
-    """A fake GPU that pycuda and the driver both show."""
+    """The same, as a GPU of an older generation."""
     import quantkit.backends.tensorrt.build as build
     import quantkit.backends.tensorrt.gpu as device
+
+    fake = install_driver()
+    device.find_gpu = build.find_gpu = lambda: device.Gpu("Fake GPU", "8.6")
+    return fake
+
+
+def install_driver() -> Any:
+    """A fake GPU that pycuda and the driver both show."""
     from tests.backends import gpu
 
     class Patch:
@@ -22,7 +30,6 @@ def install_gpu() -> Any:
 
     fake = gpu.Gpu(capacity=1 << 30)
     gpu.install(fake, Patch())
-    device.find_gpu = build.find_gpu = lambda: device.Gpu("Fake GPU", "8.6")
     return fake
 
 

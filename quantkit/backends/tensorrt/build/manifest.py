@@ -29,7 +29,9 @@ _FORMAT_VERSION = 1
 _LATER_MAJORS = {8: (9, 10), 10: (11,)}
 """Major versions beside its own on which a version-compatible engine runs. Never on one older than the builder's."""
 
-_NOT_DECIDING = ("engine_sha256", "engine_size_bytes", "model_name", "created", "format", "format_version")
+_NOT_DECIDING = (
+    *("engine_sha256", "engine_size_bytes", "model_name", "created", "selection", "format", "format_version"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Manifest:
         quantkit_version: that made the graph.
         engine_sha256, engine_size_bytes: of the engine.
         created: ISO 8601, UTC.
+        selection: of `build_best`: which engines were timed, which was chosen, and why; empty where none was.
     """
 
     model_name: str
@@ -66,6 +69,7 @@ class Manifest:
     engine_sha256: str = ""
     engine_size_bytes: int = 0
     created: str = ""
+    selection: Mapping[str, Any] = field(default_factory=dict)
     format: str = _FORMAT
     format_version: int = _FORMAT_VERSION
 
@@ -216,6 +220,7 @@ def describe_build(engine: Path) -> dict[str, str]:
         "built with": f"{manifest.library} {manifest.library_version}",
         "built on": manifest.gpu or "",
         "excluded": ", ".join(manifest.exclude),
+        "chosen": str(manifest.selection.get("reason", "")),
         "host code": "allowed: the engine is version-compatible" if manifest.holds_host_code else "",
         "calibration": ", ".join(f"{key} {str(value)[:12]}" for key, value in manifest.table.items()),
     }

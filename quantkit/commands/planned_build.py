@@ -1,0 +1,96 @@
+"""What an engine will be: everything that is asked for read, checked and completed, before anything is built."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.configuration import check_options, check_scheme
+from quantkit.backends.tensorrt.build.manifest import Manifest, manifest_path
+from quantkit.backends.tensorrt.build.precision import Typing, choose_typing
+from quantkit.backends.tensorrt.gpu import find_gpu
+from quantkit.backends.tensorrt.library import Library, choose_library
+from quantkit.caches.complete import check_coverage
+from quantkit.commands.build_defaults import complete_options
+from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
+from quantkit.commands.quantize import HighPrecision
+from quantkit.graph.float_model import FloatModel
+from quantkit.notices import Notice, Notify
+from quantkit.storage import check_no_source, check_writable
+from quantkit.types import SCHEMES, PathLike
+from quantkit.types.options import EngineOptions, Precision
+
+__all__ = ["PlannedBuild", "plan_build"]
+
+
+@dataclass(frozen=True)
+class PlannedBuild:
+    """An engine that can be built: what is asked for was checked.
+
+    Attributes:
+        source: model, and table or cache.
+        library: that builds.
+        typing: how it decides precisions.
+        options: with profiles and targets as they will be used.
+        path: of the engine.
+        wanted: its manifest, but for the engine itself.
+    """
+
+    source: BuildInputs
+    library: Library
+    typing: Typing
+    options: BuildOptions
+    path: Path
+    wanted: Manifest
+
+
+def plan_build(
+    model: PathLike | FloatModel,
+    options: BuildOptions | None,
+    engine: EngineOptions,
+    *,
+    output: PathLike | None = None,
+    notify: Notify,
+) -> PlannedBuild:
+    """Reads and checks what an engine is built from; see `build`."""
+    options = options or BuildOptions()
+    source = load_build_inputs(model, engine)
+    precision, mode = source.precision, engine.mode
+    gpu = find_gpu()
+    found = choose_library(engine.library, targets=options.targets, has_gpu=gpu is not None)
+    _tell_inputs(source, engine, notify)
+    half: HighPrecision = engine.high_precision or "fp16"
+    if mode == "auto" and source.cache is not None:
+        mode = "implicit"
+    typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
+    check_source(source, found, typing)
+    check_options(found, options, gpu=gpu)
+    if precision in SCHEMES:
+        check_scheme(found, precision, options.targets, gpu)
+    options = complete_options(options, engine, found, source, gpu, notify)
+    path = Path(output) if output is not None else _default_path(source.model.path, precision)
+    check_writable(path.parent)
+    given = [
+        p for p in (engine.table, engine.calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)
+    ]
+    for written in (path, manifest_path(path)):
+        check_no_source(written, (*source.model.source_files, *given))
+    wanted = expected_manifest(source, found, typing, options, gpu)
+    return PlannedBuild(source, found, typing, options, path, wanted)
+
+
+def _tell_inputs(source: BuildInputs, engine: EngineOptions, notify: Notify) -> None:
+    """What a cache lacks, and whether it is known where FP16 overflows."""
+    if source.cache is not None:
+        named = (source.cache, source.cache_name)
+        check_coverage(source.model.prepared(), *named, least=engine.min_coverage, notify=notify)
+    if engine.precision == "fp16" and not source.magnitudes:
+        text = "where FP16 overflows is not known: --table or --data shows it, and what overflows stays in FP32"
+        notify(Notice("info", "model", text))
+
+
+def _default_path(model: Path, precision: Precision) -> Path:
+    """model.int8.engine next to the model; model.int8.onnx does not become model.int8.int8.engine."""
+    return model.with_name(f"{model.stem.removesuffix(f'.{precision}')}.{precision}.engine")
