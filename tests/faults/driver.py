@@ -27,7 +27,7 @@ def run(shim, call, number, code, folder, words):
     if child == 0:
         said, exit_code = io.StringIO(), 0
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            shim.fault_arm(CALLS.index(call), number, code, os.fsencode(folder))
+            shim.fault_arm(CALLS.index(call), number, code, os.fsencode(folder), ctypes.c_size_t(0))
             try:
                 main(words)
             except SystemExit as stop:
@@ -36,7 +36,7 @@ def run(shim, call, number, code, folder, words):
                 exit_code = -1
                 said.write(repr(error))
         fired = shim.fault_fired()
-        shim.fault_arm(-1, 0, 0, b"")
+        shim.fault_arm(-1, 0, 0, b"", ctypes.c_size_t(0))
         os.write(writing, json.dumps([exit_code, said.getvalue()[-2000:], fired]).encode())
         os._exit(0)
     os.close(writing)
