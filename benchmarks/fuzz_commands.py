@@ -457,7 +457,8 @@ def what_is_unusable(words: list[str], out: Path) -> str:
                 options.log_severity_level = 4
                 onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        return f"made what does not load: {error}"
+        # An operator that nobody knows is left to a plugin of TensorRT.
+        return "" if "No Op registered" in str(error) else f"made what does not load: {error}"
     return ""
 
 
