@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.complete import check_complete, ranges_for_cache
@@ -32,6 +32,9 @@ from quantkit.types import (
 )
 from quantkit.types.option import make_options
 from quantkit.types.options import HighPrecision, ImageOptions, QuantizeOptions, Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["HighPrecision", "Target", "check_quantizable", "quantize", "write_tensorrt_cache"]
 
@@ -84,7 +87,7 @@ def quantize(
     samples = None if data is None or not options.scheme.blocks else samples_of(model, table, data, preprocess)
     graph, plan = quantize_graph(model, planned, options, notify, samples=samples)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
-    check_model(graph, Path(output).name)
+    _check_valid(graph, Path(output).name, model, notify)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)
     check_no_source(output, (*model.source_files, *given))
     model.check_unchanged()
@@ -102,6 +105,21 @@ def quantize(
         work_share=share.of_work,
         format=options.format,
     )
+
+
+def _check_valid(graph: ir.Model, name: str, model: FloatModel, notify: Notify) -> None:
+    """Refuses a quantized model that is not valid, unless the float model, which runs, is not valid either."""
+    graph.graph.name = graph.graph.name or "main_graph"
+    try:
+        check_model(graph, name)
+    except ModelError:
+        try:
+            check_model(model.graph, model.path.name)
+        except ModelError as error:
+            text = f"{error}: it runs all the same, and {name} is made; other tools may refuse both"
+            notify(Notice("warning", "model", text))
+        else:
+            raise
 
 
 def write_tensorrt_cache(

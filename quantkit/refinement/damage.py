@@ -49,6 +49,10 @@ def recognize_class_scores(outputs: Sequence[MeasuredOutput], reference: Outputs
 
 
 def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutput:
+    if output.axis is not None and any(
+        not -array.ndim <= output.axis < array.ndim for array in map(np.asarray, values)
+    ):
+        return replace(output, kind="values", axis=None)  # the model declares another rank than it computes
     if output.kind == "logits" and not _are_logits(output, values):
         return replace(output, kind="values")
     if output.kind == "values":

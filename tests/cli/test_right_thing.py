@@ -33,3 +33,47 @@ def test_nan_of_the_baseline_is_said_first(quantkit, tmp_path):
     outcome = quantkit("evaluate", "--data", images, tmp_path / "net.onnx", "--latency-s", "0")
     assert outcome.code == 0, outcome.err
     assert "the float model itself gives 32 NaN or infinite values" in outcome.out
+
+
+def test_a_model_that_declares_less_than_the_standard_wants_is_quantized(quantkit, tmp_path):
+    model = onnx.load(conv_model(tmp_path / "net.onnx"))
+    model.graph.name = ""
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.node[-1].output[0] = "z"
+    model.graph.node.append(helper.make_node("Squeeze", ["z"], ["y"]))  # of what rank it is shows when it runs
+    onnx.save(model, tmp_path / "net.onnx")
+    images = write_images(tmp_path / "imgs", 4)
+    outcome = quantkit("calibrate", "--data", images, tmp_path / "net.onnx", "--accuracy", "fast")
+    assert outcome.code == 0, outcome.err
+    assert "warning: net.onnx does not pass onnx.checker" in outcome.err
+    onnx.load(tmp_path / "net.int8.onnx")
+
+
+def test_an_output_of_another_rank_than_is_declared(quantkit, tmp_path):
+    model = onnx.load(conv_model(tmp_path / "net.onnx"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    for _ in range(4):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = "d"
+    images = write_images(tmp_path / "imgs", 4)
+    model.graph.node[-1].output[0] = "z"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), "shape"))
+    model.graph.node.append(helper.make_node("Reshape", ["z", "shape"], ["y"]))
+    onnx.save(model, tmp_path / "net.onnx")
+    outcome = quantkit("calibrate", "--data", images, tmp_path / "net.onnx")
+    assert outcome.code == 0, outcome.err
+
+
+def test_batch_normalization_of_training_is_named(quantkit, tmp_path):
+    model = onnx.load(conv_model(tmp_path / "net.onnx"))
+    model.graph.node[0].output[0] = "made"
+    ones = numpy_helper.from_array(np.ones(8, np.float32), "ones")
+    model.graph.initializer.append(ones)
+    node = helper.make_node(
+        "BatchNormalization", ["made", *["ones"] * 4], ["c", "mean", "var"], training_mode=1, name="bn"
+    )
+    model.graph.node.insert(1, node)
+    onnx.save(model, tmp_path / "net.onnx")
+    images = write_images(tmp_path / "imgs", 4)
+    outcome = quantkit("calibrate", "--data", images, tmp_path / "net.onnx", "--accuracy", "fast")
+    assert "normalizes by the batch" in outcome.err
+    assert "bn (BatchNormalization)" in outcome.err
