@@ -25,8 +25,8 @@ GRACE_S = 1.5
 _ASKED_S = 0.5
 """Within which a command that takes Ctrl-C as a wish has to be about to fulfil it, or is interrupted."""
 
-_FULFILLING_S = 30.0
-"""For writing what was found by then."""
+_FULFILLING_S = 1.9
+"""From the signal to the end where what was found by then is being written: a report that takes longer is given up."""
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _DONE = b"\0"
@@ -61,6 +61,7 @@ class _Run:
         self.advice = ""
         self.signal: int | None = None
         self.takes_wishes = self.is_fulfilling = self.was_interrupted = False
+        self.leaves_threads = False
 
 
 _RUN = _Run()
@@ -77,6 +78,16 @@ def raise_if_stopped() -> None:
         raise KeyboardInterrupt
     if _RUN.signal is not None:
         raise EndedError(_RUN.signal)
+
+
+def leave_threads() -> None:
+    """Says that a thread hangs, for which the interpreter would wait at its end."""
+    _RUN.leaves_threads = True
+
+
+def leaves_threads() -> bool:
+    """Whether the process has to be ended without waiting for its threads."""
+    return _RUN.leaves_threads
 
 
 @contextlib.contextmanager
@@ -180,7 +191,7 @@ def _end(number: int, _: object) -> None:
 
 def _watch(reading: int, ours: frozenset[int], describe: Callable[[int], str]) -> None:
     """Hears signals until the run is over."""
-    phase, deadline = "running", None
+    phase, deadline, begun = "running", None, 0.0
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         heard = os.read(reading, 1) if select.select([reading], [], [], left)[0] else b""
@@ -190,7 +201,7 @@ def _watch(reading: int, ours: frozenset[int], describe: Callable[[int], str]) -
         if heard and heard[0] not in ours:
             continue
         if heard and phase == "running":
-            _RUN.signal = heard[0]
+            _RUN.signal, begun = heard[0], now
             is_wish = _RUN.takes_wishes and heard[0] == signal.SIGINT
             phase, deadline = ("asked", now + _ASKED_S) if is_wish else ("ending", now + GRACE_S)
             if not is_wish:
@@ -198,7 +209,7 @@ def _watch(reading: int, ours: frozenset[int], describe: Callable[[int], str]) -
         elif heard and phase == "interrupting":
             phase = "ending"  # this one is of our own, from below
         elif not heard and phase in ("asked", "ending") and _RUN.is_fulfilling:
-            phase, deadline = "fulfilling", now + _FULFILLING_S
+            phase, deadline = "fulfilling", begun + _FULFILLING_S
         elif not heard and phase == "asked":
             # It does not get to asking whether to stop: it is interrupted where it is.
             phase, deadline = "interrupting", now + GRACE_S - _ASKED_S

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from quantkit._version import DISTRIBUTION
 from quantkit.backends.onnxruntime import runtime_version
@@ -54,16 +55,35 @@ def test_nothing_tells_to_install_the_other_project_of_that_name(folder):
         assert not told, f"{file}: {told[0]}"
 
 
-def test_the_lock_of_ci_holds_every_dependency_with_hashes_and_as_new_as_asked():
-    text = (REPOSITORY / "requirements" / "ci.txt").read_text(encoding="utf-8")
+def locked_versions(file: str) -> dict[str, set[str]]:
+    """Versions by name, of a lock in which each has a hash."""
+    text = (REPOSITORY / "requirements" / file).read_text(encoding="utf-8")
     locked: dict[str, set[str]] = {}
     for entry in re.split(r"\n(?=[a-z0-9])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
         name, version = re.match(r"([\w.-]+)==([^\s;]+)", entry).groups()
         assert "--hash=sha256:" in entry, name
         locked.setdefault(canonicalize_name(name), set()).add(version)
-    extras = PROJECT["optional-dependencies"]
-    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *extras["cpu"], *extras["test"], *extras["dev"])]
-    for requirement in wanted:
-        if requirement.name != DISTRIBUTION:
-            versions = locked[canonicalize_name(requirement.name)]
-            assert all(requirement.specifier.contains(version) for version in versions), requirement
+    return locked
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """Of the distribution and of extras of it."""
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    return [r for r in map(Requirement, lines) if r.name != DISTRIBUTION]
+
+
+def test_the_lock_of_ci_holds_every_dependency_with_hashes_and_as_new_as_asked():
+    locked = locked_versions("ci.txt")
+    for requirement in requirements("cpu", "test", "dev"):
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_the_lock_of_the_oldest_versions_holds_the_lower_bounds():
+    locked = locked_versions("lowest.txt")
+    for requirement in requirements("cpu", "test"):
+        if requirement.name != "tensorrt-rtx":
+            (bound,) = requirement.specifier
+            oldest = min(map(Version, locked[canonicalize_name(requirement.name)]))
+            asked = Version(bound.version).release
+            assert oldest.release[: len(asked)] == asked, requirement

@@ -7,6 +7,7 @@ import functools
 import importlib
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from quantkit._version import __version__
 from quantkit.cli.examples import examples_text
 from quantkit.cli.failures import explain_memory, explain_unexpected
 from quantkit.errors import INTERRUPTED, QuantKitError
-from quantkit.interrupts import EndedError, ending_on_signals, take_advice
+from quantkit.interrupts import EndedError, ending_on_signals, leaves_threads, take_advice
 from quantkit.machine import lacks_memory
 from quantkit.notices import join_names, visible
 
@@ -205,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(explain_unexpected(error, is_traced=getattr(error, "is_traced", False)), 1)
     if code == INTERRUPTED:
         _fail(describe(signal.SIGINT), INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+    _exit(code if isinstance(code, int) else 0)
 
 
 @contextlib.contextmanager
@@ -238,6 +239,14 @@ def _interruption(number: int, written: list[Path]) -> str:
 
 def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"quantkit: error: {visible(message)}", err=True)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    if leaves_threads():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as LateError
 from contextlib import closing
 from itertools import islice
 
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.datasets.fingerprint import count_cpus
-from quantkit.errors import DatasetError, UnreadableSampleError
+from quantkit.errors import DatasetError, MachineError, UnreadableSampleError
+from quantkit.interrupts import leave_threads
 from quantkit.types import (
     Array,
     Batch,
@@ -23,6 +25,9 @@ from quantkit.types import (
 )
 
 _MAX_DEFAULT_WORKERS = 16
+
+SAMPLE_LIMIT_S = 120.0
+"""For reading and preparing one sample: a decoder, a function of the user's or a disk that takes longer hangs."""
 
 
 def iterate_batches(
@@ -93,7 +98,7 @@ def _read(
     pending: deque[tuple[int, Future[Sample]]] = deque()
     indices = iter(range(len(dataset)))
     first_reason: str | None = None
-    delivered = 0
+    delivered, is_stuck = 0, False
     pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-decode")
     try:
         while True:
@@ -103,7 +108,15 @@ def _read(
                 break
             index, future = pending.popleft()
             try:
-                sample = future.result()
+                sample = future.result(SAMPLE_LIMIT_S)
+            except LateError:
+                is_stuck = not future.done()
+                if not is_stuck:
+                    raise  # the data set's own
+                raise MachineError(
+                    f"{dataset.ids[index]} could not be read and prepared within {SAMPLE_LIMIT_S:g} s: "
+                    "the file, its disk, --preprocess or --loader hangs"
+                ) from None
             except DatasetError as error:
                 if strict:
                     raise
@@ -118,7 +131,9 @@ def _read(
             yield sample
             del sample
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not is_stuck, cancel_futures=True)
+        if is_stuck:
+            leave_threads()
     if delivered == 0:
         what = "sample" if dataset.preprocessing is None else "image"
         raise DatasetError(f"no readable {what} among {len(dataset)}: {first_reason or 'the data set is empty'}")

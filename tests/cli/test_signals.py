@@ -1,6 +1,7 @@
 """Signals end a run wherever it is, in a kernel or a decoder that hangs; what was temporary goes, after kill -9 too."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_a_wish_that_is_asked_for_is_fulfilled():
         assert should_stop()
 
 
+def test_what_takes_too_long_to_write_is_given_up():
+    child = os.fork()
+    if child == 0:
+        with ending_on_signals(str), stop_on_interrupt() as should_stop:
+            signal.raise_signal(signal.SIGINT)
+            wait_for(should_stop)
+            time.sleep(LONG_S)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_other_signals_are_raised_and_handlers_put_back(name):
     number = getattr(signal, name)
@@ -263,3 +275,22 @@ def test_an_interrupted_calibration_says_how_to_resume(quantkit, tmp_path, monke
     resumed = quantkit(*words, "--resume")
     assert resumed.code == 0
     assert "Resuming after 8 of 12" in resumed.err
+
+
+def test_a_sample_that_is_never_prepared_ends_the_run(tmp_path):
+    """In one line, and without waiting for its thread."""
+    model, images = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "imgs", 4)
+    function, _ = hanging_function(tmp_path)
+    words = ["calibrate", "--data", str(images), str(model), "--preprocess", function, "-o", str(tmp_path / "out")]
+    program = (
+        "from quantkit.datasets import batching; from quantkit.cli import main; "
+        f"batching.SAMPLE_LIMIT_S = 0.1; main({words!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=LONG_S / 2, check=False
+    )
+    assert done.returncode == 1
+    assert re.match(
+        r"quantkit: error: 00.\.png could not be read and prepared within 0.1 s", done.stderr.splitlines()[-1]
+    )
+    assert not (tmp_path / "out").exists()
