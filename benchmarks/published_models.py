@@ -320,7 +320,7 @@ MODELS = {
         "voice activity, with a state, in an If",
         "silero-vad 6.2.3, opset 18",
         "MIT",
-        f"--loader {MINE}:speech --batch-axis state=1 --constant sr=16000",
+        f"--loader {MINE}:speech --state state=stateN --batch-axis state=1 --constant sr=16000",
         "--data speech_train.txt",
         "--data speech_val.txt --task none",
         "sqnr_db",

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import OF_INPUTS, calibration_facts
+from quantkit.caches.reuse import calibration_facts
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics import merge
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import save_table
 from quantkit.datasets.fingerprint import fingerprint_of
+from quantkit.datasets.placement import PLACEMENT
 from quantkit.errors import CalibrationError
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.provenance import differences
@@ -127,7 +128,7 @@ def _check_alike(parts: Mapping[str, KeptStatistics]) -> None:
 def _shared_facts(part: KeptStatistics) -> dict[str, object]:
     """What all parts of one run have in common."""
     return {
-        **calibration_facts(part.origin, part.origin.settings, OF_INPUTS),
+        **calibration_facts(part.origin, part.origin.settings, PLACEMENT),
         "observed tensors": dict.fromkeys(part.tensors),
         "unclipped tensors": dict.fromkeys(part.origin.unclipped),
     }

@@ -17,6 +17,7 @@ from quantkit.calibration.statistics_file import load_statistics
 from quantkit.calibration.table import load_table
 from quantkit.datasets.batching import count_readable
 from quantkit.datasets.fingerprint import fingerprint_of
+from quantkit.datasets.placement import PLACEMENT
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
-
-OF_INPUTS = ("batch_axis", "constant")
-"""Settings that say how samples become the inputs of the model."""
 
 
 def calibration_facts(
@@ -103,7 +101,7 @@ def find_table(
         return None
     of_method = method_settings(str(settings["method"]), {})
     of_order = _OF_ORDER if settings["histogram"] == "tensorrt" or settings["calibrator"] != "quantkit" else ()
-    deciding = ("calibrator", *of_method, "accuracy", "rounding", "histogram", "observed", *OF_INPUTS, *of_order)
+    deciding = ("calibrator", *of_method, "accuracy", "rounding", "histogram", "observed", *PLACEMENT, *of_order)
     fingerprint = fingerprint_of(origin.contents)
     before = calibration_facts(stored, stored.settings, deciding)
     after = calibration_facts(origin, settings, deciding)
@@ -206,7 +204,7 @@ def _differences(
     kept: KeptStatistics, origin: StatisticsOrigin, tensors: tuple[str, ...], *, strict: bool, dataset: Dataset
 ) -> list[str]:
     """What differs between stored statistics and those that a run would collect."""
-    deciding = ("histogram", *OF_INPUTS, *(_OF_ORDER if origin.settings["histogram"] == "tensorrt" else ()))
+    deciding = ("histogram", *PLACEMENT, *(_OF_ORDER if origin.settings["histogram"] == "tensorrt" else ()))
     before = {"samples": dict(kept.origin.contents), **calibration_facts(kept.origin, kept.origin.settings, deciding)}
     after = {"samples": dict(origin.contents), **calibration_facts(origin, origin.settings, deciding)}
     if kept.origin.model_hash == origin.model_hash:

@@ -20,6 +20,7 @@ from quantkit.caches.siblings import find_stale_siblings
 from quantkit.calibration.collect import collect, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.open import on_split, open_samples, prepared_as
+from quantkit.datasets.rolled_states import RunnableModel
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, share_weights
 from quantkit.graph.name_mapping import match_by_order, match_by_structure
@@ -139,7 +140,7 @@ def verify_cache(
     if options.data is not None:
         own = None if cache.table is None else cache.table.preprocessing
         dataset = open_samples(
-            input_specs(graph),
+            RunnableModel(input_specs(graph), lambda: OnnxRuntimeRunner(share_weights(graph), name=opened.name)),
             options.data,
             on_split(prepared_as(cache.table, options.preprocess, options.data), "train"),
             None,

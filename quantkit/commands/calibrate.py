@@ -16,12 +16,13 @@ from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
-from quantkit.commands.on_device import on_device
+from quantkit.commands.on_device import on_device, runnable
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
-from quantkit.datasets.placement import placement_settings
+from quantkit.datasets.placement import PLACEMENT, placement_settings
+from quantkit.datasets.rolled_states import RolledSteps
 from quantkit.datasets.user_samples import LoadedSamples
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 _OF_STATISTICS = frozenset(
-    {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", "batch_axis", "constant"}
+    {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", *PLACEMENT}
 )
 """Settings that decide what is collected; the others choose from it."""
 
@@ -137,7 +138,7 @@ def _choose_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions,
 def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions, notify: Notify) -> Dataset:
     """The chosen samples, hashed."""
     dataset = open_samples(
-        model.inputs,
+        runnable(model),
         data,
         on_split(options.preprocess, "train"),
         options.classes,
@@ -174,6 +175,8 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
         settings |= placement_settings(options.preprocess)
     source = getattr(dataset, "dataset", dataset)
     if isinstance(source, PlacedSamples):
+        source = source.dataset
+    if isinstance(source, RolledSteps):
         source = source.dataset
     if isinstance(source, LoadedSamples):
         settings["loader"] = source.loader

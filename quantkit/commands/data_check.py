@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-from quantkit.commands.on_device import on_device
+from quantkit.commands.on_device import on_device, runnable
 from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import share_weights
 from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
@@ -77,7 +75,7 @@ def check_data(
     notify = announcing(notify)
     model = FloatModel.open(model)
     chosen = open_samples(
-        model.inputs,
+        runnable(model),
         data,
         on_split(options.preprocess, "train"),
         options.classes,
@@ -95,7 +93,7 @@ def check_data(
     findings += lint.check_duplicates(dataset)
     if options.against is not None:
         other = open_samples(
-            model.inputs,
+            runnable(model),
             options.against,
             on_split(options.preprocess, "val"),
             options.classes,
@@ -106,7 +104,7 @@ def check_data(
         findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
-        with on_device(options, notify), OnnxRuntimeRunner(share_weights(model.graph), name="the model") as runner:
+        with on_device(options, notify), runnable(model).open() as runner:
             unreadable = frozenset(facts.unreadable)
             samples = _choose(dataset, unreadable, options.probe_samples, options.seed)
             rest = sorted(set(_choose(dataset, unreadable, len(dataset), options.seed)) - set(samples))

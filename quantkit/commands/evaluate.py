@@ -9,7 +9,7 @@ from typing import Any
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
-from quantkit.commands.on_device import on_device
+from quantkit.commands.on_device import on_device, runnable
 from quantkit.commands.variants import OpenVariants, open_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
@@ -90,7 +90,7 @@ def _evaluate(
     environment = describe_environment()  # now: later the machine is busy with us
     prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(
-        model.inputs,
+        runnable(model),
         data,
         prepared,
         options.classes if TASKS[task_options.task].has_class_labels else None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from quantkit._version import __version__
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.on_device import runnable
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.evaluation.tasks.task import TASKS, TaskOptions
 from quantkit.graph.float_model import FloatModel
@@ -86,7 +87,7 @@ class KeptEvaluations:
         """Of the validation samples."""
         is_labelled = TASKS[self._task.task].has_class_labels
         dataset = open_samples(
-            self._model.inputs,
+            runnable(self._model),
             self._val,
             self._options.preprocess,
             self._options.classes if is_labelled else None,

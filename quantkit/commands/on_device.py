@@ -13,7 +13,9 @@ from quantkit.backends.cuda.histogram import DeviceHistograms
 from quantkit.backends.devices import Devices, choose_devices
 from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using_gpu
 from quantkit.calibration.collect import Collector
+from quantkit.datasets.rolled_states import RunnableModel
 from quantkit.errors import CalibrationError
+from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first, hide_copies
 from quantkit.notices import Notice, Notify
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions, DeviceOptions
 
-__all__ = ["Member", "on_device", "open_members"]
+__all__ = ["Member", "on_device", "open_members", "runnable"]
 
 _SHARE_OF_MEMORY = 0.2
 """Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
@@ -48,6 +50,11 @@ def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
         notify(Notice("info", "device", f"device: {devices} ({devices.reason})"))
     with using_gpu(devices.first_gpu):
         yield devices
+
+
+def runnable(model: FloatModel) -> RunnableModel:
+    """The model for data sets: states of recurrent models are what it makes of the samples."""
+    return RunnableModel(model.inputs, lambda: OnnxRuntimeRunner(share_weights(model.graph), name="the model"))
 
 
 @dataclass(frozen=True)

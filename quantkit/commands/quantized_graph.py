@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantkit.caches.reuse import check_table
+from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, make_batches
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import ModelError
@@ -43,7 +44,7 @@ def samples_of(
     prepared = prepared_as(table, preprocess, data)
 
     def choose(count: int) -> Dataset:
-        return open_samples(model.inputs, data, prepared, None, num_samples=count, seed=0, order="shuffled")
+        return open_samples(runnable(model), data, prepared, None, num_samples=count, seed=0, order="shuffled")
 
     dataset = choose(min(affordable_samples(model, choose(_BATCH), effort="balanced"), _MOST_SAMPLES))
     batches = make_batches(dataset, _BATCH, strict=False, workers=None, skipped={})

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from quantkit.calibration.methods import METHODS
+from quantkit.datasets.placement import PLACEMENT
 from quantkit.types import CalibrationTable, HistogramRule, Preprocessing
 from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions
@@ -44,7 +45,7 @@ def calibrate_command(table: CalibrationTable, model: str) -> str | None:
         words += ["--rounding", str(settings["rounding"])]
     if settings.get("observed") == "quantized":
         words.append("--no-all-tensors")
-    for name in ("batch_axis", "constant"):
+    for name in PLACEMENT:
         for value in filter(None, str(settings.get(name, "")).split(",")):
             words += [f"--{name.replace('_', '-')}", value]
     if (loader := settings.get("loader")) is not None:

@@ -10,6 +10,7 @@ from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.fixed_inputs import fix_as_calibrated
+from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
@@ -122,7 +123,7 @@ def open_sensitivity_samples(
     """Samples for the analysis, prepared as for the calibration unless options override it."""
     prepared = prepared_as(table, options.preprocess, data)
     dataset = open_samples(
-        model.inputs,
+        runnable(model),
         data,
         on_split(prepared, "train"),
         options.classes,

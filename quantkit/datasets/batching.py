@@ -80,7 +80,7 @@ def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Gener
                 groups.setdefault(_shapes(sample), []).append(sample)
             collected.clear()
             for shape in list(groups):
-                yield _stack(groups.pop(shape))
+                yield stack_samples(groups.pop(shape))
 
 
 def _shapes(sample: Sample) -> tuple[object, ...]:
@@ -139,7 +139,8 @@ def _read(
         raise DatasetError(f"no readable {what} among {len(dataset)}: {first_reason or 'the data set is empty'}")
 
 
-def _stack(samples: Sequence[Sample]) -> Batch:
+def stack_samples(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples whose arrays have equal shapes."""
     axes = samples[0].axes
     inputs = {}
     for name, first in samples[0].inputs.items():

@@ -22,10 +22,11 @@ from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.image_headers import look_at_headers
 from quantkit.datasets.native_size import keep_native_size
-from quantkit.datasets.placement import placed_as
+from quantkit.datasets.placement import PLACEMENT, placed_as
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.preprocessor_config import reads_config
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
+from quantkit.datasets.rolled_states import RunnableModel, roll_states, sequence_inputs
 from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
 from quantkit.datasets.sampling import select
 from quantkit.datasets.user_samples import open_image_function, open_loaded
@@ -45,7 +46,7 @@ _KEPT_AT_ANY_SIZE = (
 
 @logs_duration
 def open_samples(
-    inputs: Sequence[TensorSpec],
+    model: Sequence[TensorSpec] | RunnableModel,
     data: PathLike,
     preprocessing: Preprocessing | ImageOptions | str | None,
     classes: Sequence[str] | None,
@@ -55,13 +56,21 @@ def open_samples(
     order: Order,
     labelled: bool = True,
 ) -> Dataset:
-    """Opens `data` for the `inputs` of a model and chooses samples; without labels if they mean nothing here."""
+    """Opens `data` for a model and chooses samples; without labels if they mean nothing here.
+
+    Its inputs are enough but for states, which the model itself makes.
+    """
+    inputs = model.inputs if isinstance(model, RunnableModel) else model
     if isinstance(preprocessing, str):
         preprocessing = ImageOptions(preset=preprocessing)
     said = preprocessing if isinstance(preprocessing, ImageOptions) else ImageOptions()
     constants = constant_inputs(inputs, said.constant or {})
     axes = find_batch_axes(inputs, said.batch_axis or {})
-    fed = [spec for spec in first_axes(inputs, axes) if spec.name not in constants]
+    placed = [spec for spec in first_axes(inputs, axes) if spec.name not in constants]
+    states = said.state or {}
+    fed = sequence_inputs(placed, states) if states else placed
+    if states and not (holds_sample_files(Path(data)) or said.loader):
+        raise DatasetError(f"{data}: --state needs a folder of .npz files, a sequence each, or a --loader")
     if holds_sample_files(Path(data)):
         if said.says_how or said.crops is not None or said.loader is not None:
             raise DatasetError(f"{data}: image options have no meaning for arrays")
@@ -70,6 +79,9 @@ def open_samples(
         dataset = _open_as_said(data, fed, preprocessing, classes)
     else:
         dataset = open_dataset(data, fed, preprocessing=preprocessing, classes=classes)
+    if states:
+        assert isinstance(model, RunnableModel)  # from commands that take --state
+        dataset = roll_states(dataset, placed, states, model, axes=axes, constants=constants)
     if axes or constants:
         dataset = PlacedSamples(dataset, axes | dict.fromkeys(constants), constants)
     return look_at_headers(select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled))
@@ -101,7 +113,7 @@ def prepared_as(
         given = replace(given, base=given.base or made_with)
     elif isinstance(given, ImageOptions) and made_with is not None and not replace(given, size=None).says_how:
         given = _resized(given, made_with)
-    if table is None or not (isinstance(given, ImageOptions) or {"batch_axis", "constant"} & table.settings.keys()):
+    if table is None or not (isinstance(given, ImageOptions) or not table.settings.keys().isdisjoint(PLACEMENT)):
         return given
     return placed_as(table.settings, _as_options(given))
 

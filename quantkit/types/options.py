@@ -135,6 +135,17 @@ def _read_named_axes(words: tuple[str, ...]) -> dict[str, int]:
     return {name: int(number) for name, number in numbers.items()}
 
 
+def _read_named_outputs(words: tuple[str, ...]) -> dict[str, str]:
+    outputs: dict[str, str] = {}
+    for word in words:
+        name, _, output = word.partition("=")
+        if not name or not output or name in outputs:
+            raise ValueError(f"{word!r} is not INPUT=OUTPUT, each input once")
+        outputs[name] = output
+    return outputs
+
+
+_NAMED_OUTPUTS = TextForm(_read_named_outputs)
 _NAMED_NUMBERS = TextForm(_read_named_numbers)
 _NAMED_AXES = TextForm(_read_named_axes)
 
@@ -253,6 +264,14 @@ class ImageOptions:
         form=_NAMED_NUMBERS,
         repeatable=True,
     )
+    state: Mapping[str, str] | None = option(
+        None,
+        "INPUT=OUTPUT: state of a recurrent model, e.g. h=hn: samples are sequences, over which the FP32 model makes "
+        "it. Repeatable.",
+        group=DATA,
+        form=_NAMED_OUTPUTS,
+        repeatable=True,
+    )
 
     def __post_init__(self) -> None:
         check_choices(self, DatasetError)
@@ -260,7 +279,8 @@ class ImageOptions:
     @property
     def says_how(self) -> bool:
         """Whether anything of the preparation is said."""
-        kept = replace(self, crops=None, loader=None, split=None, base=None, batch_axis=None, constant=None)
+        placed: dict[str, None] = dict.fromkeys(("batch_axis", "constant", "state"))
+        kept = replace(self, crops=None, loader=None, split=None, base=None, **placed)
         return kept != ImageOptions()
 
 

@@ -35,6 +35,7 @@ VALUES = {
     "engine": ["e=f.engine"],
     "batch_axis": ["state=1", "a=b=2"],
     "constant": ["sr=16000", "threshold=0.5"],
+    "state": ["h=hn", "c=a=b"],
     "max_drop": "1%",
     "gate": ["mlperf-99"],
     "workspace": "64M",
