@@ -139,8 +139,8 @@ class OptionField:
                 return self.default
             value = tuple(value)
         known = self.option.known()
-        if str(value).lower() in known:
-            value = str(value).lower()
+        if isinstance(value, str) and value.lower() in known:  # None is not the preset "none"
+            value = value.lower()
         elif known and not self.option.is_open and value not in known:
             raise OptionError(f"{self.flags[0]}: there is no {value!r}: {suggest(value, known)}")
         if self.option.form is None or not isinstance(value, str | tuple):

@@ -43,3 +43,8 @@ def test_text_that_is_no_value_is_refused_by_the_option(name, text, message):
 def test_image_options_are_checked_when_made():
     with pytest.raises(DatasetError, match="--color 'CMYK' is not one of RGB, BGR, L"):
         ImageOptions(color="CMYK")  # type: ignore[arg-type]
+
+
+def test_a_preset_that_is_not_given_is_not_the_one_named_none():
+    assert IMAGES["preprocess"].read(None) is None
+    assert IMAGES["preprocess"].read("NONE") == "none"
