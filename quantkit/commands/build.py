@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantkit.backends.cuda.context import using_device
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.builder import ImplicitQuantization, OnnxInput, build_engine
 from quantkit.backends.tensorrt.build.manifest import (
@@ -79,6 +80,17 @@ def build(
     """
     notify = announcing(notify)
     engine = make_options(EngineOptions, engine, keywords)
+    with using_device(engine.gpu):
+        return _build(model, options, engine, output, notify)
+
+
+def _build(
+    model: PathLike | FloatModel,
+    options: BuildOptions | None,
+    engine: EngineOptions,
+    output: PathLike | None,
+    notify: Notify,
+) -> BuiltEngine:
     planned = plan_build(model, options, engine, output=output, notify=notify)
     source, found, typing = planned.source, planned.library, planned.typing
     path, wanted, options = planned.path, planned.wanted, planned.options

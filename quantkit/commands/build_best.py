@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from quantkit.backends.cuda.context import using_device
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import find_manifest, manifest_path, write_engine
 from quantkit.calibration.plan_file import load_plan
@@ -77,7 +78,18 @@ def build_best(
     notify = announcing(notify)
     search = search or TimedBuildOptions()
     engine = make_options(EngineOptions, engine, keywords)
-    model = FloatModel.open(model)
+    with using_device(engine.gpu):
+        return _build_best(FloatModel.open(model), options, engine, search, output, notify)
+
+
+def _build_best(
+    model: FloatModel,
+    options: BuildOptions | None,
+    engine: EngineOptions,
+    search: TimedBuildOptions,
+    output: PathLike | None,
+    notify: Notify,
+) -> BestEngine:
     path = Path(output) if output is not None else model.path.with_name(f"{model.path.stem}.best.engine")
     check_writable(path.parent)
     check_can_time("--precision best")

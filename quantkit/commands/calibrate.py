@@ -75,10 +75,10 @@ def calibrate(
     options = make_options(CalibrationOptions, options, keywords)
     notify = announcing(notify)
     bind_method(options.method, options.method_options)
-    options, native, reason = _choose_calibrator(options)
     model = fix_inputs(FloatModel.open(model), options.preprocess, notify)
     model.check_float()
     with with_extensions(options), on_device(options, notify) as devices:
+        options, native, reason = _choose_calibrator(options)
         return _calibrate(model, data, options, (native, reason, devices), notify)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.cuda.context import PrimaryContext, using_device
 from quantkit.backends.cuda.histogram import DeviceHistograms
 from quantkit.backends.devices import Devices, choose_devices
 from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using_gpu
@@ -40,7 +40,9 @@ _LARGEST_BATCH = 64
 
 @contextmanager
 def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
-    """ONNX Runtime computes on the device that `--device` asks for, the first of several; a GPU is named.
+    """ONNX Runtime and TensorRT compute on the device that `--device` asks for, the first of several; a GPU is named.
+
+    TensorRT, which runs on no CPU, takes the first GPU there.
 
     Raises:
         BackendError: a GPU is asked for that is not there or cannot be used.
@@ -48,7 +50,7 @@ def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
     devices = choose_devices(options.device)
     if devices.gpus or devices.is_fallback:
         notify(Notice("info", "device", f"device: {devices} ({devices.reason})"))
-    with using_gpu(devices.first_gpu):
+    with using_gpu(devices.first_gpu), using_device(devices.first_gpu):
         yield devices
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quantkit.backends.cuda.context import using_device
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations
 from quantkit.commands.sensitivity import find_or_make_table, open_sensitivity_samples
@@ -19,6 +20,7 @@ from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
 from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
 from quantkit.types import GateCheck, PathLike, Report
+from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
 from quantkit.types.options import TuneOptions
 from quantkit.types.plan import PlanPoint, QuantizationPlan
@@ -63,6 +65,18 @@ def tune(
     model = FloatModel.open(model)
     model.check_float()
     drop = parse_drop(options.max_drop)
+    with using_device(first_gpu(options.device)):
+        return _tune(model, data, val, (options, task, drop), notify)
+
+
+def _tune(
+    model: FloatModel,
+    data: PathLike,
+    val: PathLike,
+    said: tuple[TuneOptions, TaskOptions, Drop],
+    notify: Notify,
+) -> QuantizationPlan:
+    options, task, drop = said
     if options.objective == "latency":
         check_can_time("--objective latency")
     table = find_or_make_table(model, data, options, accuracy="balanced", table_path=options.table_path, notify=notify)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["parse_device"]
+__all__ = ["first_gpu", "parse_device"]
 
 
 def parse_device(text: str) -> Literal["auto"] | tuple[int, ...]:
@@ -30,3 +30,13 @@ def parse_device(text: str) -> Literal["auto"] | tuple[int, ...]:
     if match is None:
         raise ValueError(f"--device takes auto, cpu, cuda, cuda:N or cuda:N,M, not {text!r}")
     return tuple(dict.fromkeys(int(part) for part in match[1].split(",")))
+
+
+def first_gpu(text: str) -> int | None:
+    """The first GPU that is named; None for "auto" and "cpu".
+
+    Raises:
+        ValueError: see `parse_device`.
+    """
+    found = parse_device(text)
+    return found[0] if found != "auto" and found else None

@@ -24,7 +24,7 @@ from quantkit.errors import (
 )
 from quantkit.types.calibration import CalibrationTable, HistogramRule
 from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, PathLike, Preprocessing, Resize
-from quantkit.types.device_choice import parse_device
+from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import SCHEMES, QuantScheme
@@ -716,6 +716,7 @@ class EngineOptions(ExcludeOptions):
             TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
         high_precision: of what is not quantized; None is FP16, or what a model with Q/DQ says.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
+        device: GPU that TensorRT builds for: "auto" (the first, or that of `using_device`), "cuda" or "cuda:N".
         force: build even if the engine that is there is up to date.
         verbose: report every message of TensorRT.
         progress: show a progress bar on a terminal.
@@ -777,6 +778,9 @@ class EngineOptions(ExcludeOptions):
     high_precision: HighPrecision | None = option(
         None, "Precision of layers that are not quantized.", group=PRECISION, default_text="fp16"
     )
+    device: str = option(
+        "auto", "GPU to build for, and to time on: cuda, or cuda:N of several (auto: the first).", group=EXPERT
+    )
     force: bool = option(False, "Rebuild even if an up-to-date engine exists.")
     verbose: bool = False
     progress: bool = True
@@ -789,6 +793,17 @@ class EngineOptions(ExcludeOptions):
             raise BackendError("--min-coverage is for a cache that --calib names")
         if self.constant and self.data is None:
             raise BackendError("--constant is for the samples of --data")
+        try:
+            found = parse_device(self.device)
+        except ValueError as error:
+            raise BackendError(str(error)) from None
+        if found != "auto" and len(found) != 1:
+            raise BackendError(f"--device {self.device}: an engine is built for one GPU: cuda or cuda:N")
+
+    @property
+    def gpu(self) -> int | None:
+        """Index of the GPU that was asked for."""
+        return first_gpu(self.device)
 
     @property
     def single_precision(self) -> Precision:

@@ -132,10 +132,14 @@ class Event:
 
 
 class Gpu:
-    """The device and everything that lives on it. `capacity` is in bytes."""
+    """The device and everything that lives on it. `capacity` is in bytes.
 
-    def __init__(self, capacity: int = 1 << 20) -> None:
-        self.capacity = capacity
+    Several share one memory; `used` says on which of them something was put.
+    """
+
+    def __init__(self, capacity: int = 1 << 20, count: int = 1) -> None:
+        self.capacity, self.count = capacity, count
+        self.used: set[int] = set()
         self.memory: dict[int, bytearray] = {}
         self.pinned: dict[int, PinnedAllocation] = {}
         self.graveyard: list[np.ndarray] = []
@@ -170,6 +174,7 @@ class Gpu:
 
     def allocate(self, size: int) -> Allocation:
         self.need_context()
+        self.used.add(self.stack[-1].device)
         if size <= 0:
             raise CudaLogicError("cuMemAlloc failed: invalid argument")
         if sum(map(len, self.memory.values())) + size > self.capacity:
@@ -320,8 +325,8 @@ class Kernel:
 
 
 class Context:
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: Gpu, device: int) -> None:
+        self.gpu, self.device = gpu, device
 
     def push(self) -> None:
         self.gpu.stack.append(self)
@@ -338,18 +343,19 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
 
     class Device:
         def __init__(self, index: int) -> None:
-            assert index == 0
+            assert 0 <= index < gpu.count
+            self.index = index
 
         @staticmethod
         def count() -> int:
-            return 1
+            return gpu.count
 
         def get_attribute(self, attribute: str) -> int:
             return {"MULTIPROCESSOR_COUNT": 4}[attribute]
 
         def retain_primary_context(self) -> Context:
             gpu.retained += 1
-            return Context(gpu)
+            return Context(gpu, self.index)
 
     class EventFlags(IntFlag):
         DEFAULT = 0
@@ -389,15 +395,15 @@ class Libcuda:
         return 0
 
     def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = 1
+        count._obj.value = self.gpu.count
         return 0
 
     def cuDeviceGet(self, device, index):  # noqa: N802
         device._obj.value = index
-        return 0
+        return 0 if index < self.gpu.count else 101
 
     def cuDeviceGetName(self, name, length, device):  # noqa: N802
-        name.value = NAME.encode()
+        name.value = (f"{NAME} {device.value}" if device.value else NAME).encode()
         return 0
 
     def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802

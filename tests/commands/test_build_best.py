@@ -102,6 +102,13 @@ def test_operators_that_int8_slows_down_stay_in_float_together(bindings, materia
     assert bindings.call(timed.best, *material, {}, output, {"max_builds": 2})["chosen"] == "int8"
 
 
+def test_engines_are_timed_on_the_gpu_that_was_asked_for(bindings, material, tmp_path):
+    words = {"max_builds": 2, "device": "cuda:1"}
+    found = bindings.call(timed.best, *material, {}, str(tmp_path / "net.engine"), words)
+    assert found["gpu"] == "Imaginary GPU 3000 1 (sm90)"
+    assert found["used"] == [1]
+
+
 def test_one_run_that_helps_needs_no_engine_of_its_own(bindings, material, tmp_path):
     found = bindings.call(timed.best, *material, {"conv_2": 0.9}, str(tmp_path / "net.engine"), {})
     assert found["chosen"] == "int8-3"

@@ -37,6 +37,7 @@ class Fake:
     Attributes:
         trt: the real bindings; also what `import tensorrt` finds.
         on_batch: called with names and device pointers while TensorRT would compute on a calibration batch.
+        on_build: called when a build starts.
         max_batches: calibration stops asking after so many batches, as it does where the bindings lose an error.
         reads_cache: whether a cache is asked for; TensorRT always does.
         plugins_ready: whether NVIDIA's plugins are registered.
@@ -47,6 +48,7 @@ class Fake:
 
     trt: Any = None
     on_batch: Callable[[list[str], list[int]], None] | None = None
+    on_build: Callable[[], None] | None = None
     max_batches: int = _TOO_MANY_BATCHES
     reads_cache: bool = True
     scale_bits: dict[str, str] = field(default_factory=dict)
@@ -168,6 +170,8 @@ class Builder(FakeObject):
 
     @slot(c_void_p, c_void_p, c_void_p)
     def buildSerializedNetwork(self, network, config):
+        if fake.on_build is not None:
+            fake.on_build()
         engine = self._build(FakeObject.by_address[network], FakeObject.by_address[config])
         return None if engine is None else HostMemory(json.dumps(engine).encode()).address
 

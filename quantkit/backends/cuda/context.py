@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import atexit
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import BackendError, BackendUnavailableError
@@ -26,17 +29,17 @@ class PrimaryContext:
     it, and would leave it current in the caller's thread.
 
     Args:
-        device: index of the GPU, in CUDA's order.
+        device: index of the GPU, in CUDA's order; None is that of `using_device`.
 
     Raises:
         BackendUnavailableError: pycuda is not installed.
         BackendError: there is no driver, or no such GPU.
     """
 
-    def __init__(self, device: int = 0) -> None:
+    def __init__(self, device: int | None = None) -> None:
         self.driver = load_driver()
-        self.device = device
-        self._context = _retain(self.driver, device)
+        self.device = current_device() if device is None else device
+        self._context = _retain(self.driver, self.device)
 
     def __enter__(self) -> Self:
         self._context.push()
@@ -62,6 +65,33 @@ class PrimaryContext:
         with self:
             free, total = self.driver.mem_get_info()
         return int(free), int(total)
+
+
+@contextmanager
+def using_device(device: int | None) -> Iterator[None]:
+    """What is done meanwhile in this thread on "the GPU" is done on this one.
+
+    Args:
+        device: index in CUDA's order; None: the same as before, which is the first unless somebody said another.
+    """
+    before = _device.set(current_device() if device is None else device)
+    try:
+        yield
+    finally:
+        _device.reset(before)
+
+
+_device: ContextVar[int] = ContextVar("device", default=0)
+
+
+def current_device() -> int:
+    """Index of the GPU of `using_device`."""
+    return _device.get()
+
+
+def on_current_device() -> AbstractContextManager[object]:
+    """Makes libraries that take CUDA's current device take that of `using_device`; the first needs no pycuda for it."""
+    return PrimaryContext() if current_device() else nullcontext()
 
 
 def load_driver() -> Any:

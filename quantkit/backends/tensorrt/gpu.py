@@ -6,6 +6,8 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
+from quantkit.backends.cuda.context import current_device
+
 # CUdevice_attribute values of the driver API, cuda.h.
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
@@ -36,7 +38,11 @@ class Gpu:
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU that CUDA lists (see CUDA_VISIBLE_DEVICES); None without a GPU or driver."""
+    """The GPU of `using_device`, else the first that CUDA lists (see CUDA_VISIBLE_DEVICES).
+
+    Returns:
+        None without a driver or such a GPU.
+    """
     cuda = _load_driver()
     if cuda is None:
         return None
@@ -44,7 +50,7 @@ def find_gpu() -> Gpu | None:
     name = ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
     failed = (
-        cuda.cuDeviceGet(ctypes.byref(device), 0)
+        cuda.cuDeviceGet(ctypes.byref(device), current_device())
         or cuda.cuDeviceGetName(name, len(name), device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
@@ -59,7 +65,7 @@ def find_gpu_address() -> str:
     """
     cuda = _load_driver()
     device, address = ctypes.c_int(), ctypes.create_string_buffer(32)
-    if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), 0):
+    if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), current_device()):
         return ""
     return "" if cuda.cuDeviceGetPCIBusId(address, len(address), device) else address.value.decode(errors="replace")
 

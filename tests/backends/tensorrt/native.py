@@ -17,8 +17,8 @@ def install_gpu() -> Any:
     return fake
 
 
-def install_driver() -> Any:
-    """A fake GPU that pycuda and the driver both show."""
+def install_driver(count: int = 1) -> Any:
+    """A fake GPU, or several, that pycuda and the driver both show."""
     from tests.backends import gpu
 
     class Patch:
@@ -28,7 +28,7 @@ def install_driver() -> Any:
         def setattr(self, owner: object, name: str, value: object) -> None:
             setattr(owner, name, value)
 
-    fake = gpu.Gpu(capacity=1 << 30)
+    fake = gpu.Gpu(capacity=1 << 30, count=count)
     gpu.install(fake, Patch())
     return fake
 
@@ -147,3 +147,30 @@ def build_again(model: str, table: str, engine: str) -> list[str]:
         notify=lambda notice: told.append(notice.text),
     )
     return told
+
+
+def work_on_second_gpu(model: str, data: str, folder: str) -> dict[str, Any]:
+    """Calibrates with TensorRT and builds, each on the second of two GPUs: which of them were used for what."""
+    from contextlib import nullcontext
+
+    import quantkit
+    from quantkit.backends.devices import Devices
+    from quantkit.backends.tensorrt.build.manifest import load_manifest, manifest_path
+    from quantkit.commands import on_device
+    from tests.fake_trt.library import fake as library
+
+    gpu = install_driver(count=2)
+    # ONNX Runtime, which is not built for CUDA here, stays on the CPU.
+    on_device.choose_devices = lambda text: Devices((1,), "a test")
+    on_device.using_gpu = lambda device: nullcontext()
+    building: list[int] = []
+    library.on_build = lambda: building.append(gpu.stack[-1].device if gpu.stack else 0)
+    calibrated, built = Path(folder) / "net.int8.engine", Path(folder) / "net.fp16.engine"
+    table = Path(folder) / "net.calib.json"
+    words = {"table_path": table, "engine_path": calibrated, "progress": False}
+    quantkit.calibrate(model, data, method="entropy", calibrator="tensorrt", device="cuda:1", **words)
+    found = {"memory": sorted(gpu.used)}
+    quantkit.build(model, precision="fp16", output=built, library="tensorrt", device="cuda:1", progress=False)
+    quantkit.build(model, precision="fp32", output=Path(folder) / "first.engine", library="tensorrt", progress=False)
+    paths = (calibrated, built, Path(folder) / "first.engine")
+    return {**found, "building": building, "gpus": [load_manifest(manifest_path(path)).gpu for path in paths]}

@@ -221,3 +221,10 @@ def test_the_choice_is_explained_without_tensorrt():
     if library is None:
         with pytest.raises(BackendUnavailableError, match="--calibrator"):
             choose_calibrator("tensorrt", method="entropy", histogram="exact")
+
+
+def test_calibrator_and_builds_are_on_the_gpu_that_was_asked_for(calibrating, material):
+    found = calibrating.call(native.work_on_second_gpu, *map(str, material))
+    assert found["memory"] == [1]
+    assert found["building"] == [1, 1, 0]
+    assert found["gpus"] == ["Imaginary GPU 3000 1 (sm90)"] * 2 + ["Imaginary GPU 3000 (sm90)"]

@@ -27,14 +27,18 @@ CALL_MS, FLOAT_MS, INT8_MS = 1.0, 0.5, 0.3
 _milliseconds: list[Callable[[Mapping[str, Any]], float]] = []
 """Of a query of an engine: what was installed last."""
 
+gpu: Any = None
+"""Two of them, once installed."""
+
 
 def install(milliseconds: Callable[[Mapping[str, Any]], float]) -> None:
     """In a process that has the fake library: `import tensorrt` finds both. A later call changes the times alone."""
+    global gpu
     is_first = not _milliseconds
     _milliseconds[:] = [milliseconds]
     if not is_first:
         return
-    gpu = native.install_driver()
+    gpu = native.install_driver(count=2)
     bindings = sys.modules["tensorrt"]
     module = types.ModuleType("tensorrt")
     module.__dict__.update(vars(bindings))
@@ -106,6 +110,7 @@ def best(model: str, table: str, int8_ms: dict[str, float], output: str, words: 
     install(lambda engine: milliseconds(engine, int8_ms))
     max_builds = words.pop("max_builds", 7)
     told: list[str] = []
+    gpu.used.clear()
     found = build_best(
         model,
         search=TimedBuildOptions(max_builds=max_builds, latency_s=0.01),
@@ -121,6 +126,8 @@ def best(model: str, table: str, int8_ms: dict[str, float], output: str, words: 
         "trials": {trial.name: [trial.in_float, trial.speedup, trial.interval] for trial in found.trials},
         "exclude": list(found.built.manifest.exclude),
         "precision": found.built.manifest.precision,
+        "gpu": found.built.manifest.gpu,
+        "used": sorted(gpu.used),
         "engine": json.loads(Path(output).read_bytes()),
         "selection": json.loads(Path(f"{output}.json").read_text())["selection"],
         "built": sum(text.startswith("building ") for text in told),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from quantkit.backends.cuda.context import on_current_device
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.build_progress import OnProgress, make_monitor
 from quantkit.backends.tensorrt.build.configuration import add_profiles, check_options, configure
@@ -126,7 +127,20 @@ def build_engine(
         EngineBuildError: TensorRT cannot build it.
     """
     options = options or BuildOptions()
-    notify = announcing(notify)
+    with on_current_device():
+        return _build(library, model, typing, implicit, options, on_progress, announcing(notify), verbose)
+
+
+def _build(
+    library: Library,
+    model: OnnxInput,
+    typing: Typing,
+    implicit: ImplicitQuantization | None,
+    options: BuildOptions,
+    on_progress: OnProgress | None,
+    notify: Notify,
+    verbose: bool,
+) -> bytes:
     precision = typing.precision
     if (implicit is not None) != (precision == "int8" and typing.mode == "implicit"):
         if implicit is None:
