@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "echo_json", "echo_written"]
+__all__ = ["JSON_HELP", "JsonOption", "echo_json", "echo_written"]
 
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on standard output; words go to standard error.")
-]
+JSON_HELP = "Print one JSON document on standard output; words go to standard error."
+JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
 
 def echo_json(data: Any) -> None:

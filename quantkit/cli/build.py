@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOptions
+from quantkit.backends.tensorrt.build.manifest import manifest_path
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import ModelArgument
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import echo_json
+from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, megabytes, output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.build import build as build_engine
 from quantkit.commands.build_best import build_best
+from quantkit.commands.forecasts import forecast_build
 from quantkit.errors import BackendError
 from quantkit.notices import Notice
 from quantkit.types import SCHEMES
-from quantkit.types.options import EngineOptions, MessageOptions, TimedBuildOptions
+from quantkit.types.options import EngineOptions, TimedBuildOptions
 
 if TYPE_CHECKING:
     from quantkit.commands.build import BuiltEngine
@@ -34,13 +37,12 @@ def build(
     engine: EngineOptions,
     shapes: ShapeOptions,
     options: BuildOptions,
-    messages: MessageOptions,
+    messages: RunOptions,
     search: TimedBuildOptions | None = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Engine or folder (default: MODEL.PRECISION.engine next to the model)."),
     ] = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Build an engine for TensorRT 8.6 to 11, or for TensorRT-RTX, which needs no GPU to build.
 
@@ -60,9 +62,13 @@ def build(
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)
+    if messages.dry_run:
+        path = output or model.with_name(f"{model.stem}.{engine.precision}.engine")
+        print_forecast(forecast_build(model, engine, (path, manifest_path(path))), as_json=messages.as_json)
+        return
     if engine.precision == "best":
         best = build_best(model, options, engine=engine, search=search, output=output, notify=notify)
-        if as_json:
+        if messages.as_json:
             echo_json(best)
         elif not messages.quiet:
             _print_trials(best)
@@ -71,9 +77,9 @@ def build(
         if search is not None:
             raise BackendError("--max-builds and --latency-s are for --precision best")
         built = build_engine(model, options, engine=engine, output=output, notify=notify)
-        if as_json:
+        if messages.as_json:
             echo_json(built)
-    _print_engine(model, built, to_stderr=as_json)
+    _print_engine(model, built, to_stderr=messages.as_json)
 
 
 def _print_trials(best: BestEngine) -> None:

@@ -13,18 +13,19 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.calibration.table import load_table
 from quantkit.cli.arguments import DataOption, ModelArgument
-from quantkit.cli.as_json import JsonOption
+from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.forecasts import forecast_calibration, forecast_quantization
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
 from quantkit.errors import IncompleteCacheError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
-from quantkit.types.options import CalibrationOptions, ImageOptions, MessageOptions, QuantizeOptions
+from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
 __all__ = ["calibrate", "quantize"]
 
@@ -35,7 +36,7 @@ def calibrate(
     data: DataOption,
     options: CalibrationOptions,
     quantization: QuantizeOptions,
-    messages: MessageOptions,
+    messages: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +53,6 @@ def calibrate(
             rich_help_panel="Expert",
         ),
     ] = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Calibrate a model on images: writes a calibration table, a TensorRT cache and the INT8 model.
 
@@ -73,6 +73,9 @@ def calibrate(
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
     check_quantizable(opened, quantization)
+    if messages.dry_run:
+        print_forecast(forecast_calibration(opened, data, options, outputs), as_json=messages.as_json)
+        return
     check_writable(folder, outputs)
     notify = make_printer(messages.quiet)
     options = replace(
@@ -105,7 +108,7 @@ def calibrate(
             opened, table, quantized_path, quantization, data=data, preprocess=_said(options), notify=notify
         )
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
-    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=as_json)
+    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=messages.as_json)
 
 
 def _said(options: CalibrationOptions) -> ImageOptions | None:
@@ -124,7 +127,7 @@ def quantize(
         Path, typer.Option("--table", help="Calibration table of this model (MODEL.calib.json).", show_default=False)
     ],
     options: QuantizeOptions,
-    messages: MessageOptions,
+    messages: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Quantized model (.onnx) or folder (default: MODEL.FORMAT.onnx)."),
@@ -136,12 +139,16 @@ def quantize(
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Create a quantized model from an existing calibration table."""
     if data is not None and not options.scheme.blocks:
         raise ModelError(f"--data rounds weights in blocks, for --format int4 and int4+int8: not for {options.format}")
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
+    if messages.dry_run:
+        print_forecast(forecast_quantization(model, table, path), as_json=messages.as_json)
+        return
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
-    print_quantized(opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet, as_json=as_json)
+    print_quantized(
+        opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet, as_json=messages.as_json
+    )

@@ -11,12 +11,14 @@ import typer
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.compare import gate
+from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.output import command_line, make_printer, output_path
 from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.evaluate import evaluate as evaluate_variants
+from quantkit.commands.forecasts import forecast_evaluation
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
@@ -26,7 +28,7 @@ from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import option
-from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, MessageOptions, Target
+from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,6 @@ class CommandOptions(EvaluationOptions):
     Attributes:
         calibrate_data: what to calibrate on where there is no up-to-date table.
         deploy: what the decision is for.
-        as_json: print the report as one JSON document.
     """
 
     calibrate_data: PathLike | None = option(
@@ -52,7 +53,6 @@ class CommandOptions(EvaluationOptions):
         "What the decision at the top of the report is for.",
         default_text="an engine that is evaluated, else INT8 timed on this CPU, else TensorRT",
     )
-    as_json: bool = option(False, "Print report.json; all other words go to stderr.", flag="--json")
 
 
 @with_options
@@ -62,7 +62,7 @@ def evaluate(
     options: CommandOptions,
     task: TaskOptions,
     limits: Limits,
-    messages: MessageOptions,
+    messages: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Report folder, or report (.json) (default: MODEL.report next to it)."),
@@ -83,9 +83,15 @@ def evaluate(
     """
     _check_limits(limits, task, options, gate_variant or [])
     path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
-    check_writable(path.parent)
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
+    if messages.dry_run:
+        if options.table is None and options.calibrate_data is None:
+            options = replace(options, table=_find_table(model, notify))
+        pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
+        print_forecast(forecast_evaluation(model, data, options, pages), as_json=messages.as_json)
+        return
+    check_writable(path.parent)
     if options.calibrate_data is not None:
         options = replace(options, table=_calibrate(model, options.calibrate_data, options, notify))
     elif options.table is None:
@@ -98,15 +104,15 @@ def evaluate(
         )
     result = replace(result, deploy=options.deploy)
     paths = write_report(result, path.parent, stem=path.stem)
-    if options.as_json:
+    if messages.as_json:
         typer.echo(report_json(result), nl=False)
     else:
         print_report(result, make_console(), quiet=messages.quiet)
     for written in paths.values():
-        typer.echo(f"wrote {written}", err=options.as_json)
+        typer.echo(f"wrote {written}", err=messages.as_json)
     if should_stop():
         raise SystemExit(INTERRUPTED)
-    gate(result, limits, variants=gate_variant or (), to_stderr=options.as_json)
+    gate(result, limits, variants=gate_variant or (), to_stderr=messages.as_json)
 
 
 def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions, gated: list[str]) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
-from quantkit.cli.as_json import JsonOption
+from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.commands.forecasts import forecast_sensitivity
 from quantkit.commands.sensitivity import sensitivity as rank_units
 from quantkit.reporting.sensitivity_page import COLUMNS, sensitivity_json, unit_cells, write_sensitivity
 from quantkit.storage import check_writable
-from quantkit.types.options import MessageOptions, SensitivityOptions
+from quantkit.types.options import SensitivityOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +30,12 @@ def sensitivity(
     model: ModelArgument,
     data: DataOption,
     options: SensitivityOptions,
-    messages: MessageOptions,
+    messages: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder to write sensitivity.html and sensitivity.json to."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Rows to print of each ranking (0: all).")] = 20,
-    as_json: JsonOption = False,
 ) -> None:
     """Rank tensors and operators by what quantizing each costs the output.
 
@@ -43,17 +43,21 @@ def sensitivity(
     number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
     the multiply-adds. No labels are needed.
     """
+    if messages.dry_run:
+        pages = [] if output is None else [output / "sensitivity.html", output / "sensitivity.json"]
+        print_forecast(forecast_sensitivity(model, data, options, pages), as_json=messages.as_json)
+        return
     if output is not None:
         check_writable(output)
     options = replace(options, progress=not messages.quiet)
     found = rank_units(model, data, options, notify=make_printer(messages.quiet))
-    if as_json:
+    if messages.as_json:
         typer.echo(sensitivity_json(found), nl=False)
     else:
         _print(make_console(), found, top)
     if output is not None:
         for path in write_sensitivity(found, output):
-            typer.echo(f"wrote {path}", err=as_json)
+            typer.echo(f"wrote {path}", err=messages.as_json)
 
 
 def _print(console: Console, found: Sensitivity, top: int) -> None:

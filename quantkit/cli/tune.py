@@ -11,16 +11,18 @@ import typer
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.plan_file import save_plan
 from quantkit.cli.arguments import DATA_PANEL, DataOption, ModelArgument
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import echo_json
+from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path
 from quantkit.cli.text import make_console, print_line, print_table
+from quantkit.commands.forecasts import forecast_tuning
 from quantkit.commands.tune import tune as find_plan
 from quantkit.errors import GateFailedError
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.reporting.formatting import format_percent, format_significant
 from quantkit.storage import check_writable
-from quantkit.types.options import MessageOptions, TuneOptions
+from quantkit.types.options import TuneOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,12 +47,11 @@ def tune(
     ],
     options: TuneOptions,
     task: TaskOptions,
-    messages: MessageOptions,
+    messages: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Plan (.json) or folder (default: MODEL.plan.json next to it)."),
     ] = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.
 
@@ -59,6 +60,9 @@ def tune(
     with code 3 if the budget is missed.
     """
     path = output_path(output, model.with_name(f"{model.stem}.plan.json"))
+    if messages.dry_run:
+        print_forecast(forecast_tuning(model, data, val, options, [path]), as_json=messages.as_json)
+        return
     check_writable(path.parent)
     options = replace(
         options,
@@ -68,11 +72,11 @@ def tune(
     )
     plan = find_plan(model, data, val, options, task=task, notify=make_printer(messages.quiet))
     save_plan(plan, path)
-    if as_json:
+    if messages.as_json:
         echo_json(plan)
     else:
         _print(make_console(), plan)
-    typer.echo(f"wrote {path}", err=as_json)
+    typer.echo(f"wrote {path}", err=messages.as_json)
     if plan.verdict == "missed":
         raise GateFailedError(f"budget missed: {plan.explanation}")
 

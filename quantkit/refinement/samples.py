@@ -17,9 +17,9 @@ from quantkit.types import Array, Dataset
 __all__ = ["SampleBatches", "affordable_samples", "choose_samples"]
 
 _BATCH = 16
-_BUDGET_BYTES = 2 << 30
+REFINEMENT_BUDGET_BYTES = 2 << 30
 _FAST_SAMPLES = 64
-_MOST_SAMPLES = {"balanced": 1024, "best": 2048}
+MOST_SAMPLES = {"balanced": 1024, "best": 2048}
 _PARTS = 4
 """At least so many batches, where there are as many samples: some suggest, others judge."""
 
@@ -54,10 +54,11 @@ class SampleBatches:
         return replace(self, batches=tuple(kept))
 
     def within(self, sample_bytes: int) -> SampleBatches:
-        """As many of the first samples as `_BUDGET_BYTES` hold at so many bytes each: at least one, or one batch that
-        the model needs whole.
+        """As many of the first samples as `REFINEMENT_BUDGET_BYTES` hold at so many bytes each.
+
+        At least one, or one batch that the model needs whole.
         """
-        count = max(_BUDGET_BYTES // max(sample_bytes, 1), 1)
+        count = max(REFINEMENT_BUDGET_BYTES // max(sample_bytes, 1), 1)
         if self.is_fixed or count >= self._size(self.batches[0]):
             fitting = max(int(count // self._size(self.batches[0])), 1)
             return replace(self, batches=self.batches[:fitting])
@@ -125,7 +126,7 @@ def choose_samples(
 
 
 def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> int:
-    """How many samples two streams through a model can hold at once in `_BUDGET_BYTES`, at least 16."""
+    """How many samples two streams through a model can hold at once in `REFINEMENT_BUDGET_BYTES`, at least 16."""
     if effort == "fast":
         return _FAST_SAMPLES
     sample = next(iter(make_batches(dataset, 1, strict=False, workers=1, skipped={})))
@@ -134,4 +135,4 @@ def affordable_samples(model: FloatModel, dataset: Dataset, *, effort: str) -> i
     inputs = take_rows(sample, np.zeros(fixed, np.intp))
     (values,) = observe(pieces, pieces.producers, [inputs])
     peak = pieces.peak_bytes({name: np.asarray(array).nbytes for name, array in values.items()})
-    return int(np.clip(_BUDGET_BYTES * fixed // max(2 * peak, 1), _BATCH, _MOST_SAMPLES[effort]))
+    return int(np.clip(REFINEMENT_BUDGET_BYTES * fixed // max(2 * peak, 1), _BATCH, MOST_SAMPLES[effort]))

@@ -66,6 +66,8 @@ def test_every_choice_is_taken_in_any_case(name):
         field = fields.get(parameter.name)
         for word in field.option.known() if field is not None and field.option.form is None else ():
             assert field.read(word.upper()) == word
+        if field is not None and field.default is None:
+            assert field.read(None) is None  # and not the preset "none"
 
 
 def test_variants_and_gates_are_taken_in_any_case(quantkit, digits):

@@ -1,0 +1,182 @@
+"""What a command would read, run and write, and what it would cost: for `--dry-run`.
+
+The cost comes from one measurement, the processor time of a few samples through the float model on this machine, times
+how many such passes the command makes. Those counts were fitted to runs of models for CIFAR-10, and hold within a
+factor of about 2: docs/explanation/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.calibration.collect import ACTIVATION_BUDGET_BYTES
+from quantkit.datasets.batching import make_batches
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import share_weights
+from quantkit.graph.observed_tensors import observed_tensors
+from quantkit.graph.passes.expose import expose
+from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
+from quantkit.types import Dataset, PathLike
+from quantkit.types.options import Effort
+
+__all__ = ["Forecast", "PassCost", "forecast", "measure_pass"]
+
+_PROBED = 4
+"""Samples that are timed."""
+
+_START_S, _START_BYTES = 4.0, 250 << 20
+"""Imports, reading the model, the search for ranges: of every command that runs a model."""
+
+_STATISTICS = 3.0
+"""A pass that counts histograms, in plain passes."""
+
+_TRIALS, _ROUNDING = 280.0, 0.7
+"""Of balanced, in passes for each tensor: trying ranges, and, for each sample, rounding weights."""
+
+_UNCERTAINTY = 2.0
+
+_COPIES_OF_MODEL = 3
+"""In memory: as read, as prepared, in the runtime."""
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """What one sample costs.
+
+    Attributes:
+        run_s: processor seconds of the float model.
+        decode_s: of reading and preparing the sample.
+        activation_bytes: of all its observed activations.
+        num_tensors: that INT8 needs a range for.
+        model_bytes: size of the model.
+    """
+
+    run_s: float
+    decode_s: float
+    activation_bytes: int
+    num_tensors: int
+    model_bytes: int
+
+    def calibration_s(self, num_samples: int, effort: Effort) -> float:
+        """Processor seconds of a calibration."""
+        total = _START_S + num_samples * (self.decode_s + _STATISTICS * self.run_s)
+        if effort != "fast":
+            rounded = min(num_samples, MOST_SAMPLES[effort])
+            total += self.num_tensors * self.run_s * (_TRIALS + _ROUNDING * rounded)
+        return total
+
+    def passes_s(self, passes: float, num_decoded: int = 0) -> float:
+        """Processor seconds of so many plain passes of one sample, and so many decoded samples."""
+        return passes * self.run_s + num_decoded * self.decode_s
+
+    def memory(self, num_samples: int, effort: Effort = "fast") -> int:
+        """Bytes at the most, about."""
+        batch = min(ACTIVATION_BUDGET_BYTES, num_samples * self.activation_bytes)
+        total = _START_BYTES + _COPIES_OF_MODEL * self.model_bytes + batch
+        if effort != "fast":
+            total += min(REFINEMENT_BUDGET_BYTES, min(num_samples, MOST_SAMPLES[effort]) * self.activation_bytes)
+        return total
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a command would do.
+
+    Attributes:
+        reads: files and data, a line each.
+        runs: what would be computed.
+        writes: path → "new" or "replaces the file that is there".
+        seconds: of the whole command, at least and at most, about; None where nothing here tells.
+        memory_bytes: at the most, about; None likewise.
+        grounds: what the estimates are made of.
+    """
+
+    reads: tuple[str, ...]
+    runs: tuple[str, ...]
+    writes: dict[str, str]
+    seconds: tuple[float, float] | None
+    memory_bytes: int | None
+    grounds: str
+
+
+def measure_pass(model: PathLike | FloatModel, dataset: Dataset) -> PassCost:
+    """Runs a few samples and times them; nothing is written.
+
+    Raises:
+        QuantKitError: the model or the first samples cannot be used.
+    """
+    model = FloatModel.open(model)
+    graph = model.prepared()
+    observed = observed_tensors(graph, all_tensors=True)
+    begun = time.process_time()
+    batches = make_batches(dataset, 1, strict=False, workers=1, skipped={})
+    samples = [batch.inputs for batch, _ in zip(batches, range(_PROBED), strict=False)]
+    decoded = time.process_time()
+    with OnnxRuntimeRunner(share_weights(model.prepared()), name=model.name, threads=1, spinning=False) as runner:
+        runner.run(samples[0])  # the first call plans memory
+        start = time.process_time()
+        for sample in samples:
+            runner.run(sample)
+        ran = time.process_time() - start
+        size = max(next(iter(np.shape(array)), 1) for array in samples[0].values())
+    exposed = share_weights(expose(model.prepared(), observed.names))
+    with OnnxRuntimeRunner(exposed, name=model.name, threads=1, spinning=False) as runner:
+        used = sum(array.nbytes for array in runner.run(samples[0]).values())
+    return PassCost(
+        run_s=ran / len(samples) / size,
+        decode_s=(decoded - begun) / len(samples),
+        activation_bytes=used // size,
+        num_tensors=len(observed.needed),
+        model_bytes=model.size_bytes,
+    )
+
+
+def forecast(
+    reads: Sequence[str],
+    runs: Sequence[str],
+    writes: Sequence[Path],
+    *,
+    cost: PassCost | None = None,
+    processor_s: float = 0.0,
+    fixed_s: float = 0.0,
+    memory_bytes: int | None = None,
+    grounds: str = "",
+) -> Forecast:
+    """Puts a forecast together: wall time from processor time, and whether files are there.
+
+    Args:
+        reads: as in `Forecast`.
+        runs: likewise.
+        writes: paths.
+        cost: that the estimate is made of; None where there is none.
+        processor_s: estimate of the processor time.
+        fixed_s: seconds on top that are exact, such as those of timing.
+        memory_bytes: as in `Forecast`.
+        grounds: words on top of those about `cost`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    seconds = None
+    if cost is not None:
+        low, high = processor_s / cores, processor_s * _UNCERTAINTY
+        seconds = (round(fixed_s + low, 1), round(fixed_s + high, 1))
+        measured = (
+            f"a sample takes {1e3 * cost.run_s:.3g} ms in the float model and {1e3 * cost.decode_s:.3g} ms to read "
+            f"(timed now, {_PROBED} samples, one thread): about {processor_s:.0f} s of processor time, from all "
+            f"{cores} processors busy to twice as much on one"
+        )
+        grounds = "; ".join(filter(None, (measured, grounds)))
+    return Forecast(
+        reads=tuple(reads),
+        runs=tuple(runs),
+        writes={str(path): "replaces the one that is there" if path.exists() else "new" for path in writes},
+        seconds=seconds,
+        memory_bytes=memory_bytes,
+        grounds=grounds,
+    )

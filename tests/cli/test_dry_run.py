@@ -1,0 +1,82 @@
+"""`--dry-run`: says what would be read, run and written, with an estimate, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from quantkit.commands.pass_cost import PassCost
+from tests.cli.conftest import CALIB, VAL
+
+LINES = {
+    "calibrate": f"--data {CALIB}",
+    "quantize": "--table digits.calib.json",
+    "build": "--precision int8 --table digits.calib.json",
+    "evaluate": f"--data {VAL} --table digits.calib.json --latency-s 2 --batch-sizes 1,8 --variants int8",
+    "sensitivity": f"--data {CALIB} -o pages",
+    "tune": f"--data {CALIB} --val {VAL}",
+}
+WRITES = {
+    "calibrate": ["digits.calib.json", "digits.calib.weights", "digits.calib", "digits.int8.onnx"],
+    "quantize": ["digits.int8.onnx"],
+    "build": ["digits.int8.engine", "digits.int8.engine.json"],
+    "evaluate": ["digits.report/report.json", "digits.report/report.md", "digits.report/report.html"],
+    "sensitivity": ["pages/sensitivity.html", "pages/sensitivity.json"],
+    "tune": ["digits.plan.json"],
+}
+
+
+@pytest.fixture
+def calibrated(quantkit, digits, monkeypatch):
+    monkeypatch.chdir(digits.parent)
+    words = ("--data", CALIB, "--num-samples", "4", "--accuracy", "fast", "-q")
+    assert quantkit("calibrate", "digits.onnx", *words).code == 0
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("name", LINES)
+def test_nothing_is_written_and_what_would_be_is_said(quantkit, tmp_path, name):
+    before = snapshot(tmp_path)
+    words = (name, "digits.onnx", *shlex.split(LINES[name]), "--dry-run")
+    found = json.loads(quantkit(*words, "--json").out)
+    outcome = quantkit(*words)
+    assert outcome.code == 0, outcome.err
+    assert snapshot(tmp_path) == before
+    assert list(found["writes"]) == WRITES[name]
+    for path, state in found["writes"].items():
+        assert state == ("replaces the one that is there" if (tmp_path / path).exists() else "new")
+        assert f"{path} ({state})" in outcome.out
+    assert "digits.onnx: 1.23 MB" in found["reads"][0]
+    assert found["runs"]
+    assert found["grounds"]
+    assert outcome.out.rstrip().endswith("dry run: nothing was written")
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_timing_is_counted_exactly(quantkit):
+    words = ("evaluate", "digits.onnx", *shlex.split(LINES["evaluate"]), "--dry-run", "--json")
+    low, high = json.loads(quantkit(*words).out)["seconds"]
+    assert 2 * 2 * 2.0 < low < high  # variants x batch sizes x seconds, and the rest
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_mistakes_are_said_as_in_a_run(quantkit):
+    assert quantkit("calibrate", "digits.onnx", "--data", "nowhere", "--dry-run").code == 1
+    assert quantkit("evaluate", "digits.onnx", "--data", VAL, "--variants", "int9", "--dry-run").code == 1
+
+
+def test_the_estimate_grows_with_samples_tensors_and_effort():
+    cost = PassCost(run_s=0.002, decode_s=0.001, activation_bytes=10_000_000, num_tensors=20, model_bytes=5_000_000)
+    fast, more = cost.calibration_s(100, "fast"), cost.calibration_s(200, "fast")
+    assert more - fast == pytest.approx(100 * (0.001 + 3 * 0.002))
+    extra = cost.calibration_s(100, "balanced") - fast
+    assert extra == pytest.approx(20 * 0.002 * (280 + 0.7 * 100))
+    assert cost.calibration_s(4096, "best") > cost.calibration_s(4096, "balanced")
+    assert cost.memory(8) - cost.memory(4) == 4 * 10_000_000
+    assert cost.memory(100_000) < cost.memory(100_000, "balanced") < 3 << 30  # bounded by the budgets
