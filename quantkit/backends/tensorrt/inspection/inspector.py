@@ -202,13 +202,16 @@ def product_precision(
     Args:
         inputs: of the layer. Where the weight is among them, it comes second.
         weight_dtype: of a weight that is stored in the layer.
-        name: fused attention ("mha") multiplies its first three inputs.
+        name: fused attention ("mha") multiplies query, key and value; before the value there may be masks.
         operands: how many of the inputs are multiplied where no weight is stored in the layer.
     """
     if weight_dtype is not None and weight_dtype != "unknown":
         kinds = [inputs[0].dtype if inputs else weight_dtype, weight_dtype]
+    elif "mha" in name:
+        data: list[ElementType] = [tensor.dtype for tensor in inputs if tensor.dtype != "bool"]
+        kinds = data[:1] if data[:4].count("int8") == 3 else data[:3]
     else:
-        kinds = [tensor.dtype for tensor in inputs[: 3 if "mha" in name else operands]]
+        kinds = [tensor.dtype for tensor in inputs[:operands]]
     return next((kind for kind in kinds if kind != "int8"), "int8") if kinds else "unknown"
 
 

@@ -140,6 +140,9 @@ def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quant
         ("fc_myl0_1", ["Half", "Int8"], False),
         ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Int8"], True),
         ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Half"], False),
+        ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Bool", "Bool", "Int8"], True),  # masks
+        ("_gemm_mha_v2_myl0_2", ["Int8", "Int8", "Half", "Int8"], True),
+        ("_gemm_mha_v2_myl0_2", ["Half", "Half", "Bool", "Half"], False),
     ],
 )
 def test_myelin_matrix_products_are_found(name, inputs, is_quantized) -> None:
