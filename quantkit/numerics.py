@@ -111,7 +111,7 @@ class QuantParams:
     @property
     def dtype(self) -> np.dtype:
         """Array type that stores the quantized values."""
-        return _STORAGE[_storage_key(self.format)]
+        return storage_type(self.format)
 
     @classmethod
     def from_amax(cls, amax: float, fmt: QuantFormat = INT8) -> QuantParams:
@@ -170,23 +170,27 @@ def fake_quantize(x: Array, scale: float | npt.NDArray[np.float32], fmt: QuantFo
     """
     if isinstance(scale, np.ndarray):
         values = np.asarray(np.asarray(x, np.float32) / scale)
-        return np.asarray(_round_and_clip(values, fmt) * scale, x.dtype)
+        return np.asarray(round_values(values, fmt) * scale, x.dtype)
     result = np.empty(x.shape, x.dtype)
     flat, out = np.ascontiguousarray(x).reshape(-1), result.reshape(-1)
     step = np.float32(scale)
     for start in range(0, flat.size, _CHUNK):
-        values = _round_and_clip(flat[start : start + _CHUNK].astype(np.float32) / step, fmt)
+        values = round_values(flat[start : start + _CHUNK].astype(np.float32) / step, fmt)
         np.multiply(values, step, out=out[start : start + _CHUNK], casting="same_kind")
     return result
 
 
-def _round_and_clip(values: npt.NDArray[np.float32], fmt: QuantFormat) -> npt.NDArray[np.float32]:
-    """The quantized values of a symmetric format, as float32; changes `values`."""
+def round_values(values: npt.NDArray[Any], fmt: QuantFormat) -> npt.NDArray[Any]:
+    """The quantized values of a symmetric format nearest to `values`, which are overwritten.
+
+    >>> round_values(np.array([0.3, 17.2, 500.0]), QuantFormat("float", 8)).tolist()
+    [0.3125, 18.0, 448.0]
+    """
     if fmt.kind != "float":
         np.rint(values, out=values)
     np.clip(values, *value_bounds(fmt), out=values)
     if fmt.kind == "float":
-        values[...] = values.astype(_STORAGE[_storage_key(fmt)])
+        values[...] = values.astype(storage_type(fmt))
     return values
 
 
@@ -216,6 +220,18 @@ def weight_params(weight: npt.NDArray[np.floating], axis: int | None, fmt: Quant
     used = scale > SMALLEST_SCALE
     fill = np.float32(scale[used].mean()) if used.any() else np.float32(1)
     return QuantParams(scale=np.where(used, scale, fill), axis=axis, format=fmt)
+
+
+def half_scale(scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scales that are exact in FP16, rounded up so that no more values are clipped.
+
+    >>> half_scale(np.array([1.0, 1.0001], np.float32)).tolist()
+    [1.0, 1.0009765625]
+    """
+    wide = np.maximum(scale, SMALLEST_HALF)
+    half = wide.astype(np.float16)
+    half = np.where(half.astype(np.float32) < wide, np.nextafter(half, np.float16(np.inf)), half)
+    return half.astype(np.float32)
 
 
 _BLOCK_RATIOS = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
@@ -251,6 +267,11 @@ def block_params(
         found = np.add.reduceat(error, starts, axis=axis)
         best, least = np.where(found < least, scale, best), np.minimum(found, least)
     return QuantParams(scale=best, axis=axis, format=fmt)
+
+
+def storage_type(fmt: QuantFormat) -> np.dtype:
+    """Array type that stores the quantized values of a format."""
+    return _STORAGE[_storage_key(fmt)]
 
 
 def _storage_key(fmt: QuantFormat) -> tuple[str, int]:

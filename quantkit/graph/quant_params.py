@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from quantkit.errors import CalibrationError
-from quantkit.numerics import SMALLEST_HALF, SMALLEST_SCALE, QuantParams, value_bounds
+from quantkit.numerics import SMALLEST_SCALE, QuantParams, half_scale, value_bounds
 from quantkit.types import UINT8, QdqPlan, TensorRange
 
 
@@ -83,7 +83,4 @@ def shared_ranges(plan: QdqPlan, ranges: Mapping[str, TensorRange]) -> dict[str,
 
 def fp16_params(params: QuantParams) -> QuantParams:
     """The same parameters with scales that are exact in FP16, rounded up so that no more values are clipped."""
-    wide = np.maximum(params.scale, SMALLEST_HALF)
-    half = wide.astype(np.float16)
-    half = np.where(half.astype(np.float32) < wide, np.nextafter(half, np.float16(np.inf)), half)
-    return replace(params, scale=half.astype(np.float32))
+    return replace(params, scale=half_scale(params.scale))

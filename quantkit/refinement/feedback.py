@@ -11,12 +11,22 @@ far to go.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
+from quantkit.numerics import (
+    QuantParams,
+    block_params,
+    half_scale,
+    quantize_array,
+    round_values,
+    storage_type,
+    value_bounds,
+    weight_params,
+)
 from quantkit.types import QuantFormat, block_format, weight_format
 
 __all__ = [
@@ -31,8 +41,11 @@ __all__ = [
 
 _Floats = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
-_Codes = npt.NDArray[np.int8]
+_Codes = npt.NDArray[Any]
+"""Quantized values, in the array type that stores them: int8 or E4M3."""
 _Scale = npt.NDArray[np.float32]
+
+_INT8 = weight_format(0)
 
 _BLOCK = 64
 """Columns that are rounded before their errors are handed on to all the others in one product."""
@@ -40,21 +53,22 @@ _BLOCK = 64
 
 def dequantize_matrix(codes: _Codes, scale: _Scale) -> _Array:
     """The weights [G, R, K] that codes [G, R, K] with scales [G, R], or [G, R, K] of blocks, stand for."""
-    return np.asarray(codes * _steps(scale))
+    return np.asarray(codes.astype(np.float64) * _steps(scale))
 
 
-def matrix_scale(matrix: _Floats, scale_shape: tuple[int, int], levels: int = 127) -> _Scale:
-    """Scales [G, R] of a matrix [G, R, K] as `quantkit.numerics.weight_params` chooses them: largest weight / levels.
+def matrix_scale(matrix: _Floats, scale_shape: tuple[int, int], fmt: QuantFormat = _INT8) -> _Scale:
+    """Scales [G, R] of a matrix [G, R, K] as `quantkit.numerics.weight_params` chooses them; of FP8, exact in FP16.
 
     Args:
         matrix: float weight.
         scale_shape: [G or 1, R or 1], which rows share a scale.
-        levels: largest code.
+        fmt: of the codes.
     """
     groups, rows, width = matrix.shape
     of_groups, of_rows = scale_shape
     together = matrix.reshape(of_groups, groups // of_groups, of_rows, rows // of_rows, width).swapaxes(1, 2)
-    scale = weight_params(together.reshape(of_groups * of_rows, -1), 0, _format(levels)).scale
+    scale = weight_params(together.reshape(of_groups * of_rows, -1), 0, _of_channels(fmt)).scale
+    scale = half_scale(scale) if fmt.kind == "float" else scale
     return np.array(np.broadcast_to(scale.reshape(scale_shape), (groups, rows)))
 
 
@@ -73,36 +87,36 @@ def block_steps(matrix: _Floats, block: int, importance: _Floats) -> _Scale:
     return np.repeat(np.stack(scales), block, axis=2)[:, :, : matrix.shape[2]]
 
 
-def round_nearest(matrix: _Floats, scale: _Scale, levels: int = 127) -> _Codes:
+def round_nearest(matrix: _Floats, scale: _Scale, fmt: QuantFormat = _INT8) -> _Codes:
     """Codes [G, R, K] of a matrix with scales [G, R], or [G, R, K] of blocks, each weight rounded to nearest."""
     if scale.ndim == 3:
-        return np.asarray(np.clip(np.rint(matrix / scale), -levels - 1, levels), np.int8)
-    params = QuantParams(scale.ravel(), axis=0, format=_format(levels))
-    return np.asarray(quantize_array(matrix.reshape(-1, matrix.shape[2]), params), np.int8).reshape(matrix.shape)
+        return round_values(matrix / scale, fmt).astype(_stored(fmt))
+    params = QuantParams(scale.ravel(), axis=0, format=_of_channels(fmt))
+    return quantize_array(matrix.reshape(-1, matrix.shape[2]), params).astype(_stored(fmt)).reshape(matrix.shape)
 
 
 def round_with_feedback(
-    matrix: _Floats, second_moment: _Array, scale: _Scale, damping: float, levels: int = 127
+    matrix: _Floats, second_moment: _Array, scale: _Scale, damping: float, fmt: QuantFormat = _INT8
 ) -> _Codes:
     """Rounds a matrix so that the errors of its weights cancel in the output.
 
     Weights on inputs with large second moments come first. The largest weight of a scale always becomes the largest
-    code, but not in blocks, whose scales may clip it. A moment matrix that cannot be factorized is damped more, and at
-    last the weights are rounded to nearest.
+    integer, but not in blocks, whose scales may clip it. A moment matrix that cannot be factorized is damped more, and
+    at last the weights are rounded to nearest.
 
     Args:
         matrix: float weight [G, R, K].
         second_moment: of its inputs, [G, K, K].
         scale: [G, R], or [G, R, K] of blocks.
         damping: what is added to the diagonal of `second_moment`, as a share of its mean.
-        levels: largest code.
+        fmt: of the codes.
 
     Returns:
         Codes [G, R, K].
     """
     # The code of the largest weight is known, so the only row of a group can make up for it from the start.
-    first = _is_largest(matrix, scale, levels)[:, 0] if matrix.shape[1] == 1 else None
-    return FeedbackFactor(second_moment, damping, first).round(matrix, scale, levels)
+    first = _is_largest(matrix, scale, fmt)[:, 0] if matrix.shape[1] == 1 else None
+    return FeedbackFactor(second_moment, damping, first).round(matrix, scale, fmt)
 
 
 class FeedbackFactor:
@@ -124,15 +138,14 @@ class FeedbackFactor:
         in_order = second_moment[group, self._order[:, :, None], self._order[:, None, :]]
         self._factor = _factorize(in_order, damping)
 
-    def round(self, matrix: _Floats, scale: _Scale, levels: int = 127) -> _Codes:
-        """Codes of a matrix [G, R, K] with scales [G, R], or [G, R, K] of blocks, which have one code more below 0."""
+    def round(self, matrix: _Floats, scale: _Scale, fmt: QuantFormat = _INT8) -> _Codes:
+        """Codes of a matrix [G, R, K] with scales [G, R], or [G, R, K] of blocks."""
         if self._factor is None:
-            return round_nearest(matrix, scale, levels)
-        weights, is_largest = (self._sort(x) for x in (matrix, _is_largest(matrix, scale, levels)))
+            return round_nearest(matrix, scale, fmt)
+        weights, is_largest = (self._sort(x) for x in (matrix, _is_largest(matrix, scale, fmt)))
         steps = self._sort(np.broadcast_to(_steps(scale), matrix.shape))
-        lowest = -levels - (scale.ndim == 3)
-        codes = _round_sorted(weights, is_largest, self._factor, steps, (lowest, levels))
-        found = np.empty(matrix.shape, np.int8)
+        codes = _round_sorted(weights, is_largest, self._factor, steps, fmt)
+        found = np.empty(matrix.shape, codes.dtype)
         np.put_along_axis(found, self._order[:, None, :], codes.swapaxes(1, 2), 2)
         return found
 
@@ -164,15 +177,15 @@ def correct_towards_float(matrix: _Floats, second_moment: _Array, cross_moment: 
 
 
 def _round_sorted(
-    weights: _Array, is_largest: npt.NDArray[np.bool_], factor: _Array, steps: _Array, bounds: tuple[int, int]
-) -> npt.NDArray[np.int8]:
+    weights: _Array, is_largest: npt.NDArray[np.bool_], factor: _Array, steps: _Array, fmt: QuantFormat
+) -> _Codes:
     """Codes of weights [G, K, R] with `steps` [G, K, R], rounded from the last one of K to the first.
 
     With E the errors and L the factor of the moments, the mean square of the output's error is that of E^T L. As L is
     lower triangular, its column k holds what is left of the errors from k on, and rounding k can cancel it.
     """
-    width = weights.shape[1]
-    codes = np.empty(weights.shape, np.int8)
+    width, largest = weights.shape[1], value_bounds(fmt)[1]
+    codes = np.empty(weights.shape, _stored(fmt))
     errors = np.empty(weights.shape)
     for end in range(width, 0, -_BLOCK):
         start = max(end - _BLOCK, 0)
@@ -181,8 +194,8 @@ def _round_sorted(
         for k in range(end - 1, start - 1, -1):
             i = k - start
             moved = wanted[:, i] + (of_block[:, i, None, i + 1 :] @ errors[:, k + 1 : end])[:, 0]
-            rounded = np.maximum(np.minimum(np.rint(moved / steps[:, k]), bounds[1]), bounds[0])
-            rounded = np.where(is_largest[:, k], np.copysign(bounds[1], weights[:, k]), rounded)
+            rounded = round_values(moved / steps[:, k], fmt)
+            rounded = np.where(is_largest[:, k], np.copysign(largest, weights[:, k]), rounded)
             codes[:, k] = rounded
             errors[:, k] = weights[:, k] - rounded * steps[:, k]
     return codes
@@ -193,11 +206,14 @@ def _steps(scale: _Scale) -> _Array:
     return np.asarray(scale if scale.ndim == 3 else scale[:, :, None], np.float64)
 
 
-def _is_largest(matrix: _Floats, scale: _Scale, levels: int) -> npt.NDArray[np.bool_]:
-    """Which weights [G, R, K] are the largest of their scale; they become the largest code. None in blocks."""
-    if scale.ndim == 3:
+def _is_largest(matrix: _Floats, scale: _Scale, fmt: QuantFormat) -> npt.NDArray[np.bool_]:
+    """Which weights [G, R, K] are the largest of their scale; they become the largest integer. None in blocks.
+
+    Only for implicit INT8, which finds the scale again by the largest weight.
+    """
+    if scale.ndim == 3 or fmt.kind == "float":
         return np.zeros(matrix.shape, np.bool_)
-    return np.asarray(np.abs(matrix) >= (levels - 1e-3) * scale[:, :, None].astype(np.float64))
+    return np.asarray(np.abs(matrix) >= (value_bounds(fmt)[1] - 1e-3) * scale[:, :, None].astype(np.float64))
 
 
 def _factorize(moment: _Array, damping: float) -> _Array | None:
@@ -220,5 +236,10 @@ def _damp(moment: _Array, damping: float) -> _Array:
     return damped
 
 
-def _format(levels: int) -> QuantFormat:
-    return weight_format(0, bits=levels.bit_length() + 1)
+def _of_channels(fmt: QuantFormat) -> QuantFormat:
+    return replace(fmt, granularity="channel", block=None)
+
+
+def _stored(fmt: QuantFormat) -> np.dtype:
+    """Array type of the codes: int8 for integers of any number of bits."""
+    return storage_type(fmt) if fmt.kind == "float" else np.dtype(np.int8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,13 @@ from quantkit.refinement.feedback import (
     round_with_feedback,
 )
 from quantkit.refinement.moments import InputMoments, Moments
+from quantkit.types import QuantFormat, weight_format
 
 __all__ = ["RoundedMatrix", "RoundingRecipe", "round_layer"]
 
 _Floats = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
-_Codes = npt.NDArray[np.int8]
+_Codes = npt.NDArray[Any]
 _Scale = npt.NDArray[np.float32]
 
 _TRIAL_ROWS = 128
@@ -68,13 +70,13 @@ class RoundingRecipe:
 
 @dataclass(frozen=True)
 class RoundedMatrix:
-    """A rounded weight as a matrix [G, R, K]; its scales are such that the largest code of each is 127.
+    """A rounded weight as a matrix [G, R, K]; its scales are such that the largest integer of each is 127.
 
     So rounding to nearest of ``codes * scale``, as TensorRT does it for a float weight, gives the same codes again.
-    Blocks are stored as they are.
+    Blocks and FP8 are stored as they are.
 
     Attributes:
-        codes: int8 [G, R, K].
+        codes: int8 or E4M3, [G, R, K].
         scale: float32 [G, R], or [G, R, K] of blocks.
         bias: float32 [G * R], to be added to the bias of the layer; zeros if it has none.
         recipe: that was chosen.
@@ -101,8 +103,7 @@ def round_layer(
     *,
     has_bias: bool,
     scale_shape: tuple[int, int] | None = None,
-    levels: int = 127,
-    block: int | None = None,
+    fmt: QuantFormat | None = None,
     recipe: RoundingRecipe | None = None,
 ) -> RoundedMatrix:
     """Rounds a layer's weight by the recipe that is best on the held-out samples, then again with all the samples.
@@ -115,8 +116,7 @@ def round_layer(
         has_bias: whether a bias can be added to the output. If so, it takes up the mean of the error, and only the
             covariance of the inputs counts; if not, the raw second moments do.
         scale_shape: [G or 1, R or 1], which rows share a scale; default: none. See `LayerShape.scale_shape`.
-        levels: largest code.
-        block: inputs that share a scale, for each output channel, instead of all of them.
+        fmt: of the weight; default: INT8. With blocks, so many inputs share a scale, for each output channel.
         recipe: to use, instead of the best.
 
     Example:
@@ -129,7 +129,8 @@ def round_layer(
         >>> rounded.choice, rounded.error < 0.7 * rounded.nearest_error
         ('error feedback, damping 10%', True)
     """
-    layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, scale_shape or matrix.shape[:2], levels, block)
+    shape = scale_shape or matrix.shape[:2]
+    layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, shape, fmt or weight_format(0))
     chosen, error, nearest_error = _choose_recipe(layer.sample_rows(), recipe)
     everything = _Fit(moments.training.merge(moments.held_out), has_bias)
     codes, scale, bias = layer.round(chosen, everything)
@@ -181,8 +182,7 @@ class _Layer:
     moments: Moments
     has_bias: bool
     scale_shape: tuple[int, int]
-    levels: int
-    block: int | None
+    format: QuantFormat
 
     def sample_rows(self) -> _Layer:
         """The layer with only a few of its output channels, which are enough to compare recipes by."""
@@ -200,13 +200,13 @@ class _Layer:
             target = self.moments.join(blocks, self.matrix.shape[2])
         scale = self._scale(target, fit)
         if recipe.damping is None:
-            codes = round_nearest(target, scale, self.levels)
+            codes = round_nearest(target, scale, self.format)
         else:
-            if self.block is None:
+            if self.format.block is None:
                 scale_of_blocks = np.repeat(scale, self.moments.num_blocks, axis=0)
             else:
                 scale_of_blocks = np.where((split := self.moments.split(scale)) > 0, split, np.float32(1))
-            codes = fit.round(blocks, scale_of_blocks, recipe.damping, self.levels)
+            codes = fit.round(blocks, scale_of_blocks, recipe.damping, self.format)
             codes = self.moments.join(codes, self.matrix.shape[2])
         if not (recipe.corrects_bias and self.has_bias):
             return codes, scale, np.zeros(scale.shape[:2])
@@ -214,10 +214,10 @@ class _Layer:
         return codes, scale, np.where(np.isfinite(bias), bias, 0)
 
     def _scale(self, target: _Floats, fit: _Fit) -> _Scale:
-        if self.block is None:
-            return matrix_scale(target, self.scale_shape, self.levels)
+        if self.format.block is None:
+            return matrix_scale(target, self.scale_shape, self.format)
         squares = np.einsum("gkk->gk", fit.second_moment)[:, None, :]
-        return block_steps(target, self.block, self.moments.join(squares, target.shape[2])[:, 0])
+        return block_steps(target, self.format.block, self.moments.join(squares, target.shape[2])[:, 0])
 
     def mean_error(self, codes: _Codes, scale: _Scale, inputs: InputMoments | _Fit) -> _Array:
         """E[W x - Q x^], [G, R]."""
@@ -237,14 +237,14 @@ class _Fit:
         self._damping = np.nan
         self._factor: FeedbackFactor | None = None
 
-    def round(self, matrix: _Array, scale: _Scale, damping: float, levels: int) -> _Codes:
+    def round(self, matrix: _Array, scale: _Scale, damping: float, fmt: QuantFormat) -> _Codes:
         """`round_with_feedback`, which takes the factor of the last call again where it can."""
         if matrix.shape[1] == 1:  # The order depends on the weights.
-            return round_with_feedback(matrix, self.second_moment, scale, damping, levels)
+            return round_with_feedback(matrix, self.second_moment, scale, damping, fmt)
         if self._factor is None or self._damping != damping:
             self._damping, self._factor = damping, None
             self._factor = FeedbackFactor(self.second_moment, damping)
-        return self._factor.round(matrix, scale, levels)
+        return self._factor.round(matrix, scale, fmt)
 
 
 class _HeldOutError:

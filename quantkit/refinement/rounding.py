@@ -13,13 +13,13 @@ from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array,
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quant_params import activation_params
-from quantkit.numerics import QuantParams, dequantize_array, value_bounds
+from quantkit.numerics import QuantParams, dequantize_array
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.unfold import LayerShape, layer_shape, spread_positions
 from quantkit.refinement.walk import NewConstants, Stop, Walk
-from quantkit.types import QdqEdge, QdqPlan, Refinement, RoundedWeight, TensorRange, weight_format
+from quantkit.types import QdqEdge, QdqPlan, Refinement, RoundedWeight, TensorRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,21 +70,18 @@ class _Rounder:
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
         moments = self._collect(stop, layer)
-        block = edge.format.block
         rounded = round_layer(
             layer.matrix(weight),
             moments,
             has_bias=bias is not None,
-            scale_shape=layer.scale_shape(edge.axis if block is None else 1),
-            levels=value_bounds(edge.format)[1],
-            block=block,
+            scale_shape=layer.scale_shape(edge.axis if edge.format.block is None else 1),
+            fmt=edge.format,
         )
         self.layers.append(RoundedLayer(edge.node, rounded.choice, rounded.error, rounded.nearest_error))
         params = _params(layer, edge, rounded.scale)
         codes = layer.weight_from(rounded.codes)
-        self.weights[edge.tensor] = RoundedWeight(
-            codes, params.scale, edge.axis, None if block is None else edge.format
-        )
+        is_plain = edge.format.kind == "int" and edge.format.block is None
+        self.weights[edge.tensor] = RoundedWeight(codes, params.scale, edge.axis, None if is_plain else edge.format)
         new = dequantize_array(codes, params)
         if bias is None or not rounded.bias.any():
             return NewConstants(new)
@@ -149,8 +146,7 @@ def round_weights(
                 weight.dtype
             )
     params = {} if ranges is None else activation_params(plan, ranges)
-    scales = {name: float(found.scale) for name, found in params.items()}
-    walk = Walk(GraphPieces(graph), plan, scales, biases, constants)
+    walk = Walk(GraphPieces(graph), plan, params, biases, constants)
     walk.run(samples.batches, (), rounder.visit, progress=progress)
     return Refinement(weights=rounder.weights, biases=rounder.corrections), tuple(rounder.layers)
 
@@ -184,5 +180,5 @@ def _params(layer: LayerShape, edge: QdqEdge, scale: np.ndarray) -> QuantParams:
     return QuantParams(
         scale=np.asarray(groups.reshape(() if edge.axis is None else -1), np.float32),
         axis=edge.axis,
-        format=weight_format(edge.axis),
+        format=edge.format,
     )

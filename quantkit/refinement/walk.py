@@ -16,7 +16,7 @@ import numpy.typing as npt
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.graph.layer_constants import BiasEdge
 from quantkit.graph.pieces import GraphPieces, Piece
-from quantkit.numerics import fake_quantize
+from quantkit.numerics import QuantParams, fake_quantize
 from quantkit.progress import show_progress
 from quantkit.types import Array, QdqEdge, QdqPlan
 
@@ -61,7 +61,7 @@ class Walk:
     Args:
         pieces: of the prepared float model.
         plan: what is quantized.
-        scales: of the quantized activations; those of the plan without one stay in float.
+        params: scale and format of the quantized activations; those of the plan without one stay in float.
         biases: by weighted node, of those that can take a bias.
         constants: value of every constant input that a stop may change: weights and biases; 0 where there is no bias.
     """
@@ -70,11 +70,11 @@ class Walk:
         self,
         pieces: GraphPieces,
         plan: QdqPlan,
-        scales: Mapping[str, float],
+        params: Mapping[str, QuantParams],
         biases: Mapping[str, BiasEdge],
         constants: Constants,
     ) -> None:
-        self._pieces, self._scales, self._biases, self._constants = pieces, scales, biases, constants
+        self._pieces, self._params, self._biases, self._constants = pieces, params, biases, constants
         self._activations: dict[str, list[QdqEdge]] = {}
         for edge in plan.activations:
             self._activations.setdefault(edge.node, []).append(edge)
@@ -124,7 +124,7 @@ class Walk:
         owners = {key: pieces.positions[key[0]] for key in self._pending}
         changed = {key: self._pending.pop(key) for key, position in owners.items() if position in inside}
         if kept:
-            replaced = {(e.node, e.index): _mark(e.tensor) for e in activations if e.tensor in self._scales}
+            replaced = {(e.node, e.index): _mark(e.tensor) for e in activations if e.tensor in self._params}
             replaced |= {key: _mark_constant(key) for key in changed}
             self._run_piece(pieces.of(inside), kept, replaced, changed, streams)
         for stream in streams:
@@ -143,13 +143,12 @@ class Walk:
         if weight is None:
             return {}
         tensor = activations[0].tensor
-
-        scale = self._scales.get(tensor)
+        params = self._params.get(tensor)
 
         def inputs() -> Iterator[tuple[Array, Array]]:
             for stream in streams:
                 quantized = stream.quantized[tensor]
-                yield stream.exact[tensor], quantized if scale is None else fake_quantize(quantized, scale)
+                yield stream.exact[tensor], quantized if params is None else _behind_qdq(quantized, params)
 
         new = visit(Stop(weight, inputs))
         changed = {(node, weight.index): new.weight}
@@ -169,7 +168,7 @@ class Walk:
         old = {_mark_constant(key): self._constants[key] for key in changed}
         new = {_mark_constant(key): np.asarray(array, old[_mark_constant(key)].dtype) for key, array in changed.items()}
         dtypes = {n: np.asarray(a).dtype for n, a in {**streams[0].exact, **old}.items()}
-        marked = {_mark(tensor): tensor for tensor in self._scales}
+        marked = {_mark(tensor): tensor for tensor in self._params}
         with OnnxRuntimeRunner(
             self._pieces.cut(piece, kept, dtypes=dtypes, replaced=replaced), spinning=False
         ) as runner:
@@ -180,7 +179,7 @@ class Walk:
                 changed_feeds = {
                     n: new[n]
                     if n in new
-                    else fake_quantize(stream.quantized[marked[n]], self._scales[marked[n]])
+                    else _behind_qdq(stream.quantized[marked[n]], self._params[marked[n]])
                     if n in marked
                     else stream.quantized[n]
                     for n in names
@@ -188,6 +187,10 @@ class Walk:
                 is_same = all(changed_feeds[n] is feeds[n] for n in names)
                 stream.exact.update(results)
                 stream.quantized.update(results if is_same else runner.run(changed_feeds))
+
+
+def _behind_qdq(array: Array, params: QuantParams) -> Array:
+    return fake_quantize(array, float(params.scale), params.format)
 
 
 def _mark(tensor: str) -> str:

@@ -1,5 +1,6 @@
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from quantkit.refinement.feedback import (
     round_with_feedback,
 )
 from quantkit.refinement.moments import Moments
+from quantkit.types import block_format, weight_format
 from tests.refinement.layer_inputs import correlated, per_row
 
 
@@ -122,8 +124,8 @@ def test_blocks_use_all_codes_and_errors_cancel() -> None:
     assert steps.shape == matrix.shape
     assert (steps == np.repeat(steps[:, :, ::16], 16, axis=2)).all()
     assert (steps == steps.astype(np.float16)).all()
-    nearest = round_nearest(matrix, steps, 7)
-    codes = round_with_feedback(matrix, moment, steps, 0.01, 7)
+    nearest = round_nearest(matrix, steps, block_format(16))
+    codes = round_with_feedback(matrix, moment, steps, 0.01, block_format(16))
     assert (codes.min(), codes.max()) == (nearest.min(), nearest.max()) == (-8, 7)
 
     def error(codes: np.ndarray) -> float:
@@ -138,3 +140,19 @@ def test_blocks_are_clipped_for_what_is_multiplied_most() -> None:
     matrix = np.array([[[1.0, *[0.3] * 15]]])
     free = block_steps(matrix, 16, np.ones((1, 16)))
     assert block_steps(matrix, 16, np.array([[0.0, *[1.0] * 15]])).max() < free.max() <= np.float32(1 / 7) * 1.001
+
+
+def test_errors_cancel_on_the_grid_of_fp8_too() -> None:
+    random = np.random.default_rng(0)
+    x = np.repeat(random.normal(size=(1, 32, 4000)), 2, axis=1) + 0.1 * random.normal(size=(1, 64, 4000))
+    moment = x @ x.swapaxes(1, 2) / x.shape[2]
+    matrix = random.normal(size=(1, 24, 64))
+    fmt = weight_format(0, kind="float")
+    scale = matrix_scale(matrix, (1, 24), fmt)
+    assert (scale == scale.astype(np.float16)).all()
+    np.testing.assert_allclose(scale[0], np.abs(matrix[0]).max(axis=1) / 448, rtol=2e-3)
+    nearest = round_nearest(matrix, scale, fmt)
+    codes = round_with_feedback(matrix, moment, scale, 0.01, fmt)
+    assert codes.dtype == nearest.dtype == ml_dtypes.float8_e4m3fn
+    errors = [quadratic_error(matrix, c, scale, moment).sum() for c in (codes, nearest)]
+    assert errors[0] < 0.65 * errors[1]

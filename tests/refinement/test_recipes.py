@@ -3,10 +3,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from quantkit.numerics import value_bounds
 from quantkit.refinement import moments as moments_module
 from quantkit.refinement.feedback import dequantize_matrix, matrix_scale, round_nearest
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.recipes import RoundingRecipe, round_layer
+from quantkit.types import weight_format
 from tests.refinement.layer_inputs import correlated, per_row
 
 
@@ -99,22 +101,23 @@ RECIPES = [
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 5), (1, 5), (1, 1)])
-@pytest.mark.parametrize("levels", [127, 63])
-def test_max_quantization_reproduces_the_codes(recipe, shape, levels):
+@pytest.mark.parametrize("bits", [8, 7])
+def test_max_quantization_reproduces_the_codes(recipe, shape, bits):
     """TensorRT quantizes the weights of an implicit network by the maximum of each channel."""
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(2, 5, 30))
     matrix[1, 2] = 0
     x = correlated(rng, 2, 30, 500)
     moments = collect(x, quantize(x, 0.3), x, quantize(x, 0.3))
-    rounded = round_layer(matrix, moments, has_bias=True, scale_shape=shape, levels=levels, recipe=recipe)
+    fmt = weight_format(0, bits=bits)
+    rounded = round_layer(matrix, moments, has_bias=True, scale_shape=shape, fmt=fmt, recipe=recipe)
     assert rounded.recipe == recipe
     weights = dequantize_matrix(rounded.codes, rounded.scale).astype(np.float32)
-    scale = matrix_scale(weights, shape, levels)
+    scale = matrix_scale(weights, shape, fmt)
     used = weights.any(axis=2)
     np.testing.assert_allclose(scale[used], rounded.scale[used], rtol=1e-6)
-    np.testing.assert_array_equal(round_nearest(weights, scale, levels), rounded.codes)
-    assert np.abs(rounded.codes).max() == levels
+    np.testing.assert_array_equal(round_nearest(weights, scale, fmt), rounded.codes)
+    assert np.abs(rounded.codes).max() == value_bounds(fmt)[1]
     assert (rounded.scale > 0).all()
 
 

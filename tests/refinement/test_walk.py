@@ -45,7 +45,7 @@ def float_outputs(subject: Net) -> np.ndarray:
 
 def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> None:
     graph, plan = subject.model.prepared(), subject.plan
-    scales = {name: float(QuantParams.from_amax(r.amax).scale) for name, r in subject.ranges().items()}
+    params = {name: QuantParams.from_amax(r.amax) for name, r in subject.ranges().items()}
     biases = bias_edges(graph)
     constants = {(edge.node, edge.index): constant_array(graph, edge.tensor) for edge in plan.weights}
     for node, bias in biases.items():
@@ -61,12 +61,12 @@ def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> Non
         assert len(pairs) == len(subject.samples.batches)
         if len(visited) == 1:  # nothing was quantized in front: the streams differ by the Q/DQ of this input alone
             for exact, quantized in pairs:
-                assert np.abs(exact - quantized).max() <= scales[read[stop.edge.node]] * 0.501
+                assert np.abs(exact - quantized).max() <= params[read[stop.edge.node]].scale * 0.501
         weight = constant_array(graph, stop.edge.tensor)
-        params = weight_params(weight, stop.edge.axis)
-        return NewConstants(dequantize_array(quantize_array(weight, params), params))
+        of_weight = weight_params(weight, stop.edge.axis)
+        return NewConstants(dequantize_array(quantize_array(weight, of_weight), of_weight))
 
-    walk = Walk(GraphPieces(graph), plan, scales, biases, constants)
+    walk = Walk(GraphPieces(graph), plan, params, biases, constants)
     found = walk.run(subject.samples.batches, subject.outputs, visit)
     exact, quantized = (np.concatenate([streams[i][subject.outputs[0]] for streams in found]) for i in (0, 1))
     assert visited == [edge.node for edge in plan.weights]
@@ -172,8 +172,8 @@ def test_a_bias_behind_another_product_is_corrected_in_the_stream_too() -> None:
     def visit(stop: Stop) -> NewConstants:
         return NewConstants(constant_array(graph, stop.edge.tensor), np.full(4, 100, np.float32))
 
-    scales = {name: float(QuantParams.from_amax(r.amax).scale) for name, r in subject.ranges().items()}
-    found = Walk(GraphPieces(graph), plan, scales, biases, constants).run(
+    params = {name: QuantParams.from_amax(r.amax) for name, r in subject.ranges().items()}
+    found = Walk(GraphPieces(graph), plan, params, biases, constants).run(
         subject.samples.batches, subject.outputs, visit
     )
     for name in subject.outputs:
@@ -194,7 +194,7 @@ def test_members_of_a_group_are_quantized_with_its_scale() -> None:
 
     def spy(self: Walk, *arguments: object, original=Walk.__init__) -> None:
         original(self, *arguments)  # type: ignore[arg-type]
-        seen.update(self._scales)
+        seen.update(self._params)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Walk, "__init__", spy)
