@@ -14,7 +14,8 @@ _MODELS = {"tensorrt": "int8", "cpu": "int8-cpu"}
 """Middle of an INT8 model's name by its target."""
 
 _SUFFIXES = (
-    *(f".calib{suffix}" for suffix in (".json", ".stats", ".partial", ".weights", "")),
+    *(f".calib{suffix}" for suffix in (".json", ".stats", ".partial", "")),
+    *(refinement_path(".calib.json", name).name for name in SCHEMES),
     *(f".{name}.onnx" for name in (*SCHEMES, "int8-cpu")),
 )
 
@@ -53,6 +54,10 @@ class CalibrationFiles:
     def refinement(self) -> Path:
         """Rounded weights, biases and channel scales: MODEL.calib.weights."""
         return refinement_path(self.table)
+
+    def rounding(self, form: str) -> Path:
+        """Rounded weights and biases of another format than INT8: MODEL.calib.fp8.weights."""
+        return refinement_path(self.table, form)
 
     @property
     def checkpoint(self) -> Path:

@@ -18,9 +18,10 @@ import numpy as np
 
 from quantkit.calibration.sealed_file import Seal
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.numerics import storage_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
-from quantkit.types import Array, Refinement, RoundedWeight
+from quantkit.types import Array, QuantFormat, Refinement, RoundedWeight
 
 _SEAL = Seal(b"quantkit weights ", 1, "a file of rounded weights")
 
@@ -34,6 +35,7 @@ class _Entry(msgspec.Struct):
     name: str
     shape: tuple[int, ...]
     axis: int | None = None
+    format: QuantFormat | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Header(msgspec.Struct):
@@ -41,9 +43,9 @@ class _Header(msgspec.Struct):
     arrays: list[_Entry]
 
 
-def refinement_path(table_path: str | os.PathLike[str]) -> Path:
-    """Where the refinement of a table lies: MODEL.calib.weights beside MODEL.calib.json."""
-    return Path(table_path).with_suffix(".weights")
+def refinement_path(table_path: str | os.PathLike[str], form: str = "int8") -> Path:
+    """Where the refinement of a table lies: MODEL.calib.weights beside MODEL.calib.json, MODEL.calib.fp8.weights."""
+    return Path(table_path).with_suffix(".weights" if form == "int8" else f".{form}.weights")
 
 
 def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, table: str) -> Path:
@@ -60,7 +62,7 @@ def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, tab
     entries, body = [], []
     for entry, array in _arrays(refinement):
         entries.append(entry)
-        body.append(np.ascontiguousarray(array, _dtype(entry.kind)).tobytes())
+        body.append(np.ascontiguousarray(array).astype(_dtype(entry), copy=False).tobytes())
     content = b"".join([msgspec.json.encode(_Header(table, entries)), b"\n", *body])
     write_bytes(path, _SEAL.put(content))
     return Path(path)
@@ -95,7 +97,8 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
 
 def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
     for name, weight in refinement.weights.items():
-        yield _Entry("codes", name, weight.codes.shape, weight.axis), weight.codes
+        fmt = weight.format or msgspec.UNSET
+        yield _Entry("codes", name, weight.codes.shape, weight.axis, fmt), weight.codes
         yield _Entry("scale", name, np.shape(weight.scale), weight.axis), weight.scale
     for name, bias in refinement.biases.items():
         yield _Entry("bias", name, bias.shape), bias
@@ -107,42 +110,52 @@ def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
         yield _Entry("amax", name, ()), np.asarray(amax, np.float32)
 
 
-def _dtype(kind: _Kind) -> np.dtype:
-    return np.dtype(np.int8 if kind == "codes" else "<f4")
+def _dtype(entry: _Entry) -> np.dtype:
+    if entry.kind != "codes":
+        return np.dtype("<f4")
+    return storage_type(entry.format) if entry.format and entry.format.kind == "float" else np.dtype(np.int8)
 
 
 def _decode(header: _Header, body: bytes) -> Refinement:
-    found: dict[_Kind, dict[str, tuple[Any, int | None]]] = {kind: {} for kind in get_args(_Kind)}
+    found: dict[_Kind, dict[str, tuple[Any, _Entry]]] = {kind: {} for kind in get_args(_Kind)}
     offset = 0
     for entry in header.arrays:
-        dtype = _dtype(entry.kind)
+        dtype = _dtype(entry)
         if any(size < 0 for size in entry.shape) or entry.name in found[entry.kind]:
             raise CalibrationError(f"{entry.kind} of {entry.name!r} contradicts itself")
         size = math.prod(entry.shape) * dtype.itemsize
         if offset + size > len(body):
             raise CalibrationError(f"{entry.kind} of {entry.name!r} is not there")
         array = np.frombuffer(body, dtype, math.prod(entry.shape), offset).reshape(entry.shape)
-        if dtype != np.int8 and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             raise CalibrationError(f"{entry.kind} of {entry.name!r} is not finite")
         if entry.kind in _POSITIVE and not (array > 0).all():
             raise CalibrationError(f"{entry.kind} of {entry.name!r} is not positive")
         if entry.kind == "amax" and entry.shape:
             raise CalibrationError(f"amax of {entry.name!r} is not one number")
-        found[entry.kind][entry.name] = array.astype(dtype.newbyteorder("=")), entry.axis
+        found[entry.kind][entry.name] = array.astype(dtype.newbyteorder("=")), entry
         offset += size
     transformed = found["shift"].keys() | found["channel_scale"].keys()
     if offset != len(body) or found["codes"].keys() != found["scale"].keys() or transformed != found["amax"].keys():
         raise CalibrationError("it lists other arrays than follow")
-    for name, (codes, axis) in found["codes"].items():
-        channels = () if axis is None else codes.shape[axis : axis + 1]
-        if found["scale"][name][0].shape != channels or (axis is not None and not 0 <= axis < codes.ndim):
+    weights = {}
+    for name, (codes, entry) in found["codes"].items():
+        scale, axis, fmt = found["scale"][name][0], entry.axis, entry.format or None
+        if (axis is not None and not 0 <= axis < codes.ndim) or scale.shape != _scale_shape(codes.shape, axis, fmt):
             raise CalibrationError(f"scale of {name!r} does not fit its codes")
+        if fmt is not None and fmt.kind != "float" and np.any(codes != np.clip(codes, *value_bounds(fmt))):
+            raise CalibrationError(f"codes of {name!r} are none of {fmt.name}")
+        weights[name] = RoundedWeight(codes, scale, axis, fmt)
     return Refinement(
-        weights={
-            name: RoundedWeight(codes, found["scale"][name][0], axis) for name, (codes, axis) in found["codes"].items()
-        },
+        weights=weights,
         biases={name: array for name, (array, _) in found["bias"].items()},
         shifts={name: array for name, (array, _) in found["shift"].items()},
         channel_scales={name: array for name, (array, _) in found["channel_scale"].items()},
         amax={name: float(array) for name, (array, _) in found["amax"].items()},
     )
+
+
+def _scale_shape(shape: tuple[int, ...], axis: int | None, fmt: QuantFormat | None) -> tuple[int, ...]:
+    if axis is None or fmt is None or fmt.block is None:
+        return () if axis is None else shape[axis : axis + 1]
+    return (*shape[:axis], -(-shape[axis] // fmt.block), *shape[axis + 1 :])

@@ -20,7 +20,7 @@ from quantkit.calibration.refinement_file import load_refinement, refinement_pat
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, PathLike, Preprocessing, TensorRange
+from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
 from quantkit.types.calibration import Setting
 
 __all__ = [
@@ -83,7 +83,7 @@ def save_table(table: CalibrationTable, path: str | os.PathLike[str]) -> Path:
 
 
 def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
-    """Reads and verifies a table, and the refinement beside it, if there is one of this table.
+    """Reads and verifies a table, and what was rounded and found beside it, for each format, if it is of this table.
 
     Raises:
         CalibrationError: the file is missing, not a table, truncated, of a newer format, or was edited by hand.
@@ -109,13 +109,18 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         where = _changed_places(checked, data.get("digests"))
         raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
     table = _decode(file, checked)
-    weights = refinement_path(file)
-    if not weights.is_file():
-        return table
+    checksum = table_checksum(table)
+    found = {form: _refinement_beside(refinement_path(file, form), checksum) for form in SCHEMES}
+    refinement = found.pop("int8")
+    return replace(table, refinement=refinement, roundings={form: kept for form, kept in found.items() if kept})
+
+
+def _refinement_beside(path: Path, checksum: str) -> Refinement | None:
+    """What was found beside the ranges of a table; None where it is of another run, or damaged."""
     try:
-        return replace(table, refinement=load_refinement(weights, table=table_checksum(table)))
-    except CalibrationError:  # of another run, or damaged: reported where it is needed
-        return table
+        return load_refinement(path, table=checksum) if path.is_file() else None
+    except CalibrationError:  # reported where it is needed
+        return None
 
 
 def _head(table: CalibrationTable) -> dict[str, Any]:

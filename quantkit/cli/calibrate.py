@@ -21,6 +21,7 @@ from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.forecasts import forecast_calibration, forecast_quantization
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
+from quantkit.commands.quantized_graph import is_rounded
 from quantkit.errors import IncompleteCacheError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
@@ -68,7 +69,13 @@ def calibrate(
         quantized_path = files.quantized_model(quantization.target, quantization.format)
     else:
         files = CalibrationFiles.of_model(model, folder)
-    outputs = (files.table, files.refinement, files.tensorrt_cache, quantized_path)
+    outputs = (
+        files.table,
+        files.refinement,
+        files.rounding(quantization.format),
+        files.tensorrt_cache,
+        quantized_path,
+    )
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
@@ -105,10 +112,26 @@ def calibrate(
                 notify(Notice("warning", "ranges", f"{files.tensorrt_cache.name} is not written: {error}."))
                 files.tensorrt_cache.unlink(missing_ok=True)
         quantized = quantize_model(
-            opened, table, quantized_path, quantization, data=data, preprocess=_said(options), notify=notify
+            opened,
+            table if quantization.scheme.is_plain else files.table,
+            quantized_path,
+            quantization,
+            data=_data_to_round_on(opened, files, data, options, quantization),
+            preprocess=_said(options),
+            notify=notify,
         )
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
     print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=messages.as_json)
+
+
+def _data_to_round_on(
+    model: FloatModel, files: CalibrationFiles, data: Path, options: CalibrationOptions, quantization: QuantizeOptions
+) -> Path | None:
+    """The data, unless calibration rounded all weights or their rounding for this format was kept."""
+    if quantization.scheme.is_plain or quantization.rounding == "nearest":
+        return None
+    is_kept = not options.force and is_rounded(model, load_table(files.table), quantization)
+    return None if is_kept else data
 
 
 def _said(options: CalibrationOptions) -> ImageOptions | None:
@@ -134,15 +157,19 @@ def quantize(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="For int4: images or arrays on which weights are rounded with error feedback."),
+        typer.Option(
+            "--data",
+            help="For formats other than int8: images or arrays on which weights are rounded with error feedback. What "
+            "is found is kept beside the table.",
+        ),
     ] = None,
     list_float: Annotated[
         bool, typer.Option("--list-float", help="List every tensor that stays in float, with the reason.")
     ] = False,
 ) -> None:
     """Create a quantized model from an existing calibration table."""
-    if data is not None and not options.scheme.blocks:
-        raise ModelError(f"--data rounds weights in blocks, for --format int4 and int4+int8: not for {options.format}")
+    if data is not None and options.scheme.is_plain:
+        raise ModelError("--data rounds weights for --format fp8, int4 and int4+int8; for int8, calibrate has done it")
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     if messages.dry_run:
         print_forecast(forecast_quantization(model, table, path), as_json=messages.as_json)

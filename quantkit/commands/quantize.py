@@ -11,14 +11,13 @@ from quantkit.caches.complete import check_complete, ranges_for_cache
 from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
+from quantkit.calibration.refinement_file import refinement_path, save_refinement
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.quantized_graph import prepared_for, quantize_graph, samples_of
-from quantkit.errors import ModelError
+from quantkit.commands.quantized_graph import plan_blocks, prepared_for, quantize_graph, round_for_format, samples_of
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.placement.tensorrt import plan_tensorrt
-from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_cpu import cpu_tensors
 from quantkit.graph.share import quantized_share
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
@@ -58,7 +57,8 @@ def quantize(
         table: a calibration table, or its path. Rounded weights (MODEL.calib.weights) are taken from beside it.
         output: path of the quantized model.
         options: settings; None takes the defaults of `QuantizeOptions`.
-        data: samples on which INT4 weights are rounded with error feedback; without, they are rounded to nearest.
+        data: samples on which the weights of another format than INT8 are rounded with error feedback; kept beside the
+            table where that is a path. Without, those that are kept are taken, and others rounded to nearest.
         preprocess: of images in `data`; None as for the table.
         notify: called with each `Notice`; without it, notices are only logged.
         keywords: fields of `QuantizeOptions`, instead of those in `options`.
@@ -84,8 +84,12 @@ def quantize(
         text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
     planned = apply_plan(table, options.plan)
-    samples = None if data is None or not options.scheme.blocks else samples_of(model, table, data, preprocess)
-    graph, plan = quantize_graph(model, planned, options, notify, samples=samples)
+    if data is not None and not options.scheme.is_plain:
+        planned = round_for_format(model, planned, options, samples_of(model, table, data, preprocess), notify)
+        if not isinstance(table_given, CalibrationTable):
+            path = refinement_path(table_given, options.format)
+            save_refinement(planned.roundings[options.format], path, table=table_checksum(table))
+    graph, plan = quantize_graph(model, planned, options, notify)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     _check_valid(graph, Path(output).name, model, notify)
     given = () if isinstance(table_given, CalibrationTable) else (table_given,)
@@ -158,5 +162,5 @@ def check_quantizable(model: PathLike | FloatModel, options: QuantizeOptions) ->
         cpu_tensors(graph, exclude=options.exclude, name=model.name)
     elif fmt is not None:
         plan_tensorrt(graph, exclude=options.exclude, quantize_all=options.quantize_all, fmt=fmt)
-    elif not plan_weight_only(graph, options.block_size, exclude=options.exclude).weights:
-        raise ModelError(f"{model.name} has no MatMul or Gemm whose weight can be INT4")
+    else:
+        plan_blocks(graph, options, model.name)

@@ -19,6 +19,7 @@ from quantkit.evaluation.models import OTHER_FORMATS, choose_variants, model_eva
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, save_model
 from quantkit.graph.placement.tensorrt import match_nodes
+from quantkit.notices import Notice
 from quantkit.processor import products_saturate
 from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
@@ -163,8 +164,10 @@ def _make_variants(
                     quantize_all=options.quantize_all,
                     reduce_range=reduce_range,
                 )
-                graph, plan = quantize_graph(model, table, how)
+                said: list[Notice] = []
+                graph, plan = quantize_graph(model, table, how, said.append)
                 left[name] = plan.skipped
+                notes[name] = tuple(notice.text for notice in said if notice.topic == "weights")
         except ModelError as error:
             refused[name] = error
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.types.quantization import QuantFormat, weight_format
 
@@ -20,13 +20,13 @@ class RoundedWeight:
     """Quantized values of a weight that were not simply rounded to nearest.
 
     Attributes:
-        codes: int8, the shape of the weight.
+        codes: the shape of the weight, in the array type that stores them: int8 for integers of any number of bits.
         scale: float32, [C] along `axis`, or [] for one scale; of a format with blocks, one for each block.
         axis: dimension that the scales belong to; None for one scale.
         format: of the codes; None is `weight_format(axis)`.
     """
 
-    codes: npt.NDArray[np.int8]
+    codes: npt.NDArray[Any]
     scale: npt.NDArray[np.float32]
     axis: int | None
     format: QuantFormat | None = None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from quantkit.calibration.refinement_file import load_refinement, refinement_path, save_refinement
 from quantkit.errors import CalibrationError
-from quantkit.types import Refinement, RoundedWeight
+from quantkit.types import Refinement, RoundedWeight, block_format, weight_format
 
 TABLE = "a" * 64
 REFINEMENT = Refinement(
@@ -55,8 +56,32 @@ def test_round_trip(tmp_path: Path, refinement: Refinement) -> None:
     assert save_refinement(again, tmp_path / "again", table=TABLE).read_bytes() == path.read_bytes()
 
 
+OTHERS = Refinement(
+    weights={
+        "fp8": RoundedWeight(
+            np.array([[448, -0.5], [0, 2**-9]], np.float32).astype(ml_dtypes.float8_e4m3fn),
+            np.array([0.5, 2], np.float32),
+            0,
+            weight_format(0, kind="float"),
+        ),
+        "int4": RoundedWeight(np.full((4, 130), -8, np.int8), np.ones((4, 2), np.float32), 1, block_format(128)),
+    },
+    biases={"conv": np.ones(3, np.float32)},
+)
+
+
+def test_weights_of_other_formats_keep_their_format(tmp_path: Path) -> None:
+    path = save_refinement(OTHERS, tmp_path / "m.calib.fp8.weights", table=TABLE)
+    again = load_refinement(path, table=TABLE)
+    assert arrays(again) == arrays(OTHERS)
+    assert [w.format for w in again.weights.values()] == [w.format for w in OTHERS.weights.values()]
+    assert again.weights["fp8"].fits(0, weight_format(0, kind="float"))
+    assert not again.weights["int4"].fits(1, block_format(64))
+
+
 def test_it_lies_beside_its_table() -> None:
     assert refinement_path("a/m.calib.json") == Path("a/m.calib.weights")
+    assert refinement_path("a/m.calib.json", "int4+int8") == Path("a/m.calib.int4+int8.weights")
 
 
 def sealed(header: object, body: bytes) -> bytes:
@@ -73,6 +98,7 @@ def header(*entries: dict) -> dict:
     return {"table": TABLE, "arrays": entries}
 
 
+INT4 = {"kind": "int", "bits": 4, "granularity": "block", "block": 2, "narrow_range": False}
 FLOATS = np.ones(2, "<f4").tobytes()
 
 
@@ -113,6 +139,13 @@ FLOATS = np.ones(2, "<f4").tobytes()
         (
             sealed(header(array("codes", axis=-1), array("scale")), b"ab" + FLOATS),
             "scale of 'w' does not fit its codes",
+        ),
+        (
+            sealed(
+                header(array("codes", axis=0) | {"format": INT4}, array("scale", shape=(1,), axis=0)),
+                np.array([7, 8], np.int8).tobytes() + FLOATS[:4],
+            ),
+            "codes of 'w' are none of int4",
         ),
     ],
 )

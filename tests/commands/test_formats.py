@@ -20,6 +20,7 @@ from quantkit.commands.build import build
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.quantize import quantize
+from quantkit.commands.quantized_graph import is_rounded
 from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
@@ -80,7 +81,10 @@ def test_fp32_beside_fp8_if_asked(calibrated, tmp_path):
     assert all(i.data_type != onnx.TensorProto.FLOAT16 for i in onnx.load(made.path).graph.initializer)
 
 
-def test_int4_is_rounded_on_samples_if_there_are_any(tmp_path):
+@pytest.mark.parametrize(
+    ("form", "stored", "size", "gain"), [("int4", "INT4", 0.2, 3), ("fp8", "FLOAT8E4M3FN", 0.4, 0.5)]
+)
+def test_weights_are_rounded_on_samples_if_there_are_any_and_kept(tmp_path, form, stored, size, gain):
     g = Builder()
     x = g.input("x", 64)
     mixed = g.op("MatMul", x, g.weight(64, 256))
@@ -88,20 +92,47 @@ def test_int4_is_rounded_on_samples_if_there_are_any(tmp_path):
     random = np.random.default_rng(0)
     data = (random.standard_normal((256, 8)) @ random.standard_normal((8, 64))).astype(np.float32)
     np.save(tmp_path / "data.npy", data)
-    table = calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
-    said: list[str] = []
+    table = tmp_path / "mlp.calib.json"
+    calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False, table_path=table)
+    said: dict[str, str] = {}
     quality = {}
-    for name, samples in (("nearest", None), ("feedback", tmp_path / "data.npy")):
+    for name, samples in (("nearest", None), ("feedback", tmp_path / "data.npy"), ("kept", None)):
         path = tmp_path / f"{name}.onnx"
-        made = quantize(model, table, path, format="int4", data=samples, notify=lambda notice: said.append(notice.text))
+        heard: list[str] = []
+        made = quantize(model, table, path, format=form, data=samples, notify=lambda n, to=heard: to.append(n.text))
         assert (made.num_quantized, made.num_weighted) == (2, 2)
-        assert stored_types(path) == {"INT4"}
-        assert made.size_bytes < 0.2 * model.stat().st_size
+        assert stored_types(path) == {stored}
+        assert made.size_bytes < size * model.stat().st_size
         reference, got = (run(onnx.load(p), {"x": data[:64]}) for p in (model, path))
         quality[name] = min(sqnr_db(value, got[key]) for key, value in reference.items())
-    assert quality["feedback"] > quality["nearest"] + 3
-    assert any("rounded to nearest: error feedback needs samples" in text for text in said)
-    assert any("rounded with error feedback" in text for text in said)
+        said[name] = "\n".join(heard)
+    assert quality["feedback"] > quality["nearest"] + gain
+    assert quality["kept"] == quality["feedback"]
+    assert "2 of 2 weights are rounded to nearest" in said["nearest"]
+    assert f"--format {form}" in said["nearest"]
+    assert "2 weights rounded with error feedback" in said["feedback"]
+    assert "rounded" not in said["kept"]
+    assert is_rounded(FloatModel(model), load_table(table), QuantizeOptions(format=form))
+    options = {"variants": [form], "task": "none", "latency_s": 0, "layer_samples": 0, "progress": False}
+    report = evaluate(model, tmp_path / "data.npy", table=table, **options)
+    assert not any("nearest" in note for note in report.evaluations[1].notes)
+    for left in (replace(load_table(table), roundings={}), load_table(table)):
+        nearest = quantize(model, left, tmp_path / "again.onnx", format=form, rounding="nearest")
+        assert nearest.path.read_bytes() == (tmp_path / "nearest.onnx").read_bytes()
+
+
+def test_blocks_of_another_size_are_not_taken_for_those_that_were_kept(tmp_path):
+    g = Builder()
+    model = write(g.model(g.linear(g.input("x", 128), 128, 64)), tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32))
+    table = tmp_path / "net.calib.json"
+    calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False, table_path=table)
+    quantize(model, table, tmp_path / "net.int4.onnx", format="int4", data=tmp_path / "data.npy")
+    said: list[str] = []
+    other = {"format": "int4", "block_size": 64}
+    quantize(model, table, tmp_path / "o.onnx", **other, notify=lambda notice: said.append(notice.text))
+    assert any("1 of 1 weights are rounded to nearest" in t and "--block-size 64 --data" in t for t in said)
+    assert not is_rounded(FloatModel(model), load_table(table), QuantizeOptions(**other))
 
 
 def test_int4_beside_int8(calibrated, tmp_path):
