@@ -18,7 +18,7 @@ from quantkit.errors import BackendError, EvaluationError
 from quantkit.evaluation.gpu_environment import describe_gpu_settings
 from quantkit.evaluation.latency.device import latency_notes
 from quantkit.evaluation.run import metric_notes
-from quantkit.types import SCHEMES, Evaluation, Latency, PathLike, Runner
+from quantkit.types import Evaluation, Latency, PathLike, Precision, Runner
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.manifest import Manifest
@@ -70,13 +70,15 @@ class OpenEngine:
             device=self.device,
         )
 
-    def _precision(self, name: str) -> tuple[Literal["fp32", "fp16", "int8"], list[str]]:
+    def _precision(self, name: str) -> tuple[Precision, list[str]]:
         """By its manifest, else by its layers, else by its name; and a note where that is a guess."""
         found = self.manifest.precision if self.manifest is not None else _precision_of_layers(self.runner)
-        guess = next((word for word in ("int8", "fp16") if word in f"{name} {self.path.name}".lower()), "fp32")
+        words = f"{name} {self.path.name}".lower()
+        # The longest name first: "int4+int8" has the others in it.
+        known: tuple[Precision, ...] = ("int4+int8", "int8", "int4", "fp8", "fp16", "fp32")
+        guess = next((word for word in known if word in words), "fp32")
         notes = [] if found else [f"the engine does not report its precision: {guess} is taken from its name"]
-        chosen = found or guess
-        return ("int8" if chosen in SCHEMES else "fp16" if chosen == "fp16" else "fp32"), notes
+        return next((word for word in known if word == found), "fp32" if found else guess), notes
 
 
 def open_timed_engine(
@@ -121,8 +123,8 @@ def _precision_of_layers(runner: Runner) -> str | None:
         return None
     if not anatomy.has_details:
         return None
-    if any(layer.is_quantized for layer in anatomy.layers):
-        return "int8"
+    if quantized := [layer.precision for layer in anatomy.layers if layer.is_quantized]:
+        return max(set(quantized), key=quantized.count)
     return "fp16" if any(layer.precision in ("fp16", "bf16") for layer in anatomy.weighted) else "fp32"
 
 

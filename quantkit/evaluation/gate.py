@@ -89,10 +89,10 @@ def _choose(report: Report, variants: Sequence[str]) -> list[Evaluation]:
         if by_name[name] is report.baseline:
             raise EvaluationError(f"variant {name!r} is the baseline: there is nothing to compare it with")
     chosen = [by_name[name] for name in dict.fromkeys(variants)]
-    chosen = chosen or [e for e in report.evaluations[1:] if e.precision == "int8"]
+    chosen = chosen or [e for e in report.evaluations[1:] if e.is_quantized]
     if not chosen:
         raise EvaluationError(
-            f"the report of {report.model_name} has no INT8 variant to gate, only {_list(by_name)}: "
+            f"the report of {report.model_name} has no quantized variant to gate, only {_list(by_name)}: "
             "evaluate with a calibration table, or name the variant to gate"
         )
     return chosen
@@ -208,7 +208,7 @@ def _check_comparable(evaluation: Evaluation, reference: Evaluation, option: str
             f"{option}: {evaluation.name} was timed on a device it is not made for ({evaluation.backend}), which "
             "says nothing about its speed: gate another variant, such as int8-cpu or an engine"
         )
-    if reference is evaluation or reference.precision == "int8":
+    if reference is evaluation or reference.is_quantized:
         raise EvaluationError(
             f"{option}: no float variant was timed as {evaluation.name} was ({evaluation.backend}): times of different "
             "devices are not comparable; evaluate with a float model or engine there"

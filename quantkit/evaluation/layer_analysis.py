@@ -32,7 +32,7 @@ from quantkit.interrupts import fulfils_wish
 from quantkit.notices import join_names, logs_duration
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
-from quantkit.types import UINT8, Batch, Dataset, LayerPlacement, PathLike, TensorQuality
+from quantkit.types import SCHEMES, UINT8, Batch, Dataset, LayerPlacement, PathLike, TensorQuality
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -298,7 +298,7 @@ def _anatomy(runner: TensorRTRunner, path: Path) -> EngineLayers:
 
 def _is_meant_quantized(engine: OpenEngine, anatomy: EngineLayers) -> bool:
     """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
-    asked = engine.manifest is not None and engine.manifest.precision == "int8"
+    asked = engine.manifest is not None and engine.manifest.precision in SCHEMES
     return asked or any(layer.is_quantized for layer in anatomy.layers)
 
 

@@ -11,8 +11,8 @@ from quantkit.evaluation.accurate_session import computes_in_fp16, is_for_gpu
 from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
-from quantkit.graph.passes.prepare import has_signed_activations
-from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency
+from quantkit.graph.passes.prepare import has_signed_activations, quantized_formats, scheme_of
+from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency, Precision
 
 __all__ = ["NO_TABLE", "VARIANTS", "VARIANT_NAMES", "choose_variants", "model_evaluation"]
 
@@ -71,7 +71,9 @@ def model_evaluation(
         origin: which table it was made of, one sentence each.
         device: that it ran on.
     """
-    precision: Literal["fp32", "fp16", "int8"] = "int8" if model.is_quantized else float_precision(model.graph)
+    precision: Precision = float_precision(model.graph)
+    if model.is_quantized:
+        precision = scheme_of(quantized_formats(model.graph))
     notes = [*metric_notes(metrics), *origin]
     for_gpu = is_for_gpu(model)
     if has_signed_activations(model.graph):

@@ -358,7 +358,7 @@ _TENSORS: tuple[Column[TensorRow], ...] = (
 
 _COVERAGE: tuple[Column[OperatorCount], ...] = (
     _name("Operator", lambda row: row.op_type or "All", "operator"),
-    Column("int8_count", "INT8", lambda row: format_count(row.num_quantized), terms.COVERAGE),
+    Column("int8_count", "Quantized", lambda row: format_count(row.num_quantized), terms.COVERAGE),
     Column("operator_count", "Total", lambda row: format_count(row.num_all), terms.COVERAGE),
     Column("coverage_bar", "Share, drawn", lambda row: "", forms=("html",), drawing="share"),
 )

@@ -1,4 +1,4 @@
-"""INT8 coverage: which operators of a variant run in INT8, and what stays in float, by reason."""
+"""Coverage: which operators of a variant run in INT8 or its other format, and what stays in float, by reason."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.reporting.formatting import format_count, single_line
-from quantkit.types import LayerPlacement, Report
+from quantkit.types import LayerPlacement, Report, title_of
 
 
 @dataclass(frozen=True)
 class OperatorCount:
-    """Operators of one type, all types if empty: how many run in INT8, and of how many."""
+    """Operators of one type, all types if empty: how many are quantized, and of how many."""
 
     op_type: str
     num_quantized: int
@@ -19,7 +19,7 @@ class OperatorCount:
 
     @property
     def share(self) -> float:
-        """Fraction in INT8."""
+        """Fraction that is quantized."""
         return round(self.num_quantized / self.num_all, 4) if self.num_all else 0.0
 
 
@@ -38,9 +38,10 @@ class ReasonGroup:
 
 @dataclass(frozen=True)
 class Coverage:
-    """One variant: weighted operators by type, a total where there are several, and the float ones by reason."""
+    """One variant: its format, weighted operators by type and in total, and the float ones by reason."""
 
     variant: str
+    format: str
     rows: tuple[OperatorCount, ...]
     groups: tuple[ReasonGroup, ...]
 
@@ -48,13 +49,23 @@ class Coverage:
     def sentence(self) -> str:
         """For people, on one line."""
         total = self.rows[-1]
-        return f"{format_count(total.num_quantized)} of {format_count(total.num_all)} weighted operators run in INT8"
+        counts = format_count(total.num_quantized), format_count(total.num_all)
+        return f"{' of '.join(counts)} weighted operators run in {self.format}"
 
 
 def coverages(report: Report) -> tuple[Coverage, ...]:
     """Every variant that was analyzed, in the order in which they come."""
     names = dict.fromkeys(layer.variant for layer in report.layers)
-    return tuple(_coverage(name, [layer for layer in report.layers if layer.variant == name]) for name in names)
+    titles = {e.name: title_of([e.precision]) for e in report.evaluations if e.is_quantized}
+    return tuple(
+        _coverage(name, titles.get(name, "INT8"), [layer for layer in report.layers if layer.variant == name])
+        for name in names
+    )
+
+
+def coverage_title(report: Report) -> str:
+    """Of the section."""
+    return f"{title_of([c.format for c in coverages(report)] or ['int8'])} coverage"
 
 
 def left_in_float(report: Report) -> tuple[ReasonGroup, ...]:
@@ -63,11 +74,13 @@ def left_in_float(report: Report) -> tuple[ReasonGroup, ...]:
     return _group({name: reason for name, reason in report.skipped.items() if name not in named})
 
 
-def _coverage(variant: str, layers: Sequence[LayerPlacement]) -> Coverage:
+def _coverage(variant: str, title: str, layers: Sequence[LayerPlacement]) -> Coverage:
     types = dict.fromkeys(layer.op_type for layer in layers)
     rows = [_count(op_type, [x for x in layers if x.op_type == op_type]) for op_type in types]
     left = {f"{x.op_type} {x.node}": x.reason or "unknown reason" for x in layers if not x.is_int8}
-    return Coverage(single_line(variant), tuple(rows if len(rows) == 1 else [*rows, _count("", layers)]), _group(left))
+    return Coverage(
+        single_line(variant), title, tuple(rows if len(rows) == 1 else [*rows, _count("", layers)]), _group(left)
+    )
 
 
 def _count(op_type: str, layers: Sequence[LayerPlacement]) -> OperatorCount:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from quantkit.reporting.formatting import plural, single_line
 from quantkit.significance import CLOSE, compare_accuracy, compare_speed
-from quantkit.types import Evaluation, Report
+from quantkit.types import SCHEMES, Evaluation, Report, title_of
 from quantkit.types.options import Target
 
 Word = Literal["ship", "do not ship", "not settled"]
@@ -34,19 +34,22 @@ class Decision:
 
 
 def decide(report: Report) -> Decision | None:
-    """The decision for `report.deploy`; without it for an engine, else for INT8 timed on this CPU, else for TensorRT.
+    """The decision for `report.deploy`; without it for an engine, else for what was timed on this CPU, else for TensorRT.
 
     Returns:
-        None without an INT8 variant.
+        None without a quantized variant.
     """
-    found = [e for e in report.evaluations[1:] if e.precision == "int8"]
+    found = [e for e in report.evaluations[1:] if e.is_quantized]
     if not found:
         return None
     target: Target = report.deploy or _guess(found)
     place = _PLACES[target]
     candidates = [e for e in found if _is_for(e, target)]
     if not candidates:
-        return Decision(target, "", "not settled", f"For {place}: not settled: no INT8 variant for it was evaluated.")
+        words = title_of(e.precision for e in found)
+        return Decision(
+            target, "", "not settled", f"For {place}: not settled: no {words} variant for it was evaluated."
+        )
     judged = [(_judge(report, evaluation, target), evaluation) for evaluation in candidates]
     order: tuple[Word, ...] = ("ship", "not settled", "do not ship")
     (word, reason), evaluation = min(judged, key=lambda pair: order.index(pair[0][0]))
@@ -64,8 +67,8 @@ def _guess(found: list[Evaluation]) -> Target:
 
 
 def _is_for(evaluation: Evaluation, target: Target) -> bool:
-    """Engines, and models whose times say nothing about this CPU, are for TensorRT; untimed, quantkit's own `int8`."""
-    is_own = evaluation.latency is None and evaluation.name == "int8"
+    """Engines, and models whose times say nothing about this CPU, are for TensorRT; untimed, quantkit's own for it."""
+    is_own = evaluation.latency is None and evaluation.name in SCHEMES
     is_for_gpu = evaluation.device == "gpu" or not evaluation.representative or is_own
     return is_for_gpu == (target == "tensorrt")
 

@@ -17,7 +17,7 @@ from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import COUNTED, TABLES, shown_columns, terms_by_field
-from quantkit.reporting.coverage import coverages, left_in_float
+from quantkit.reporting.coverage import coverage_title, coverages, left_in_float
 from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import MISSING, format_significant, score_unit, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
@@ -75,6 +75,7 @@ def report_html(report: Report) -> str:
         "changes": dict(sorted(change_groups(report).items(), key=lambda item: place(item[0]))),
         "tensors": sorted(tensor_tables(report), key=lambda table: place(table.variant)),
         "coverages": sorted(coverages(report), key=lambda coverage: place(coverage.variant)),
+        "coverage_title": coverage_title(report),
         "left_in_float": left_in_float(report),
         "has_choices": bool(report.range_methods or report.float_tensors or report.sensitivity),
         "unit_tables": unit_tables(report),
@@ -129,7 +130,7 @@ def _contents(page: dict[str, Any]) -> list[tuple[str, str]]:
         ("changes", "Changed samples", page["changes"]),
         ("tensors", "Layer-wise error", page["tensors"]),
         ("ranges", "Ranges and sensitivity", page["has_choices"]),
-        ("coverage", "INT8 coverage", page["coverages"] or page["left_in_float"]),
+        ("coverage", coverage_title(report), page["coverages"] or page["left_in_float"]),
         ("reproduction", "Reproduction", True),
         ("glossary", "Glossary", True),
     )

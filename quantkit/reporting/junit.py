@@ -10,7 +10,7 @@ import msgspec
 
 from quantkit.reporting.formatting import single_line
 from quantkit.reporting.markdown import escape
-from quantkit.types import GateCheck, Report
+from quantkit.types import GateCheck, Report, title_of
 
 
 def gate_junit(report: Report, checks: Sequence[GateCheck]) -> str:
@@ -60,8 +60,10 @@ def gate_json(report: Report, checks: Sequence[GateCheck]) -> str:
 def gate_markdown(report: Report, checks: Sequence[GateCheck], *, cautions: Sequence[str] = ()) -> str:
     """Writes a heading, a table of the checks and the cautions, for a job summary or a comment on GitHub."""
     passed = all(check.passed for check in checks)
+    precisions = {e.name: e.precision for e in report.evaluations}
+    words = title_of([precisions[check.variant] for check in checks if check.variant in precisions] or ["int8"])
     lines = [
-        f"## {'✅' if passed else '❌'} INT8 gate {'passed' if passed else 'failed'}: {escape(report.model_name)}",
+        f"## {'✅' if passed else '❌'} {words} gate {'passed' if passed else 'failed'}: {escape(report.model_name)}",
         "",
         "| | Variant | Limit | Measured |",
         "|:--|:--|:--|:--|",

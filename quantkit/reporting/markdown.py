@@ -10,7 +10,7 @@ from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import NUM_CLASSES_SHOWN, class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns, terms_by_field
-from quantkit.reporting.coverage import ReasonGroup, coverages, left_in_float
+from quantkit.reporting.coverage import ReasonGroup, coverage_title, coverages, left_in_float
 from quantkit.reporting.decision import decide
 from quantkit.reporting.formatting import MISSING, format_significant, single_line
 from quantkit.reporting.measurement_setup import how_measured, reproduction_facts
@@ -120,7 +120,7 @@ def _coverage(report: Report) -> list[str]:
         parts += _reasons(coverage.groups)
     if left := left_in_float(report):
         parts += ["### Kept in float", *_reasons(left)]
-    return ["## INT8 coverage", *parts] if parts else []
+    return [f"## {coverage_title(report)}", *parts] if parts else []
 
 
 def _reasons(groups: Sequence[ReasonGroup]) -> list[str]:

@@ -162,7 +162,9 @@ HISTOGRAM = Term(
 )
 
 COVERAGE = Term(
-    "INT8 coverage", "Share of weighted operators (convolutions, matrix products) whose inputs and weights are INT8."
+    "Coverage",
+    "Share of weighted operators (convolutions, matrix products) that are quantized: their inputs and weights in INT8 "
+    "or FP8, or their weights alone in INT4.",
 )
 
 RANGE_METHOD = Term(

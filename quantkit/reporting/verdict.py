@@ -92,12 +92,12 @@ class Verdict:
 
 
 def verdicts(report: Report) -> tuple[Verdict, ...]:
-    """A verdict for each variant but the baseline; the one that is decided on first, then timed INT8."""
+    """A verdict for each variant but the baseline; the one that is decided on first, then what is quantized and timed."""
     decision = decide(report)
     chosen = "" if decision is None else decision.variant
     others = sorted(
         report.evaluations[1:],
-        key=lambda e: (single_line(e.name) != chosen, e.precision != "int8", not e.representative),
+        key=lambda e: (single_line(e.name) != chosen, not e.is_quantized, not e.representative),
     )
     return tuple(_verdict(report, evaluation) for evaluation in others)
 

@@ -47,12 +47,15 @@ from quantkit.types.quantization import (
     OLDEST_QDQ_OPSET,
     SCHEMES,
     UINT8,
+    Format,
+    Precision,
     QdqEdge,
     QdqPlan,
     QuantFormat,
     QuantizedModel,
     QuantScheme,
     block_format,
+    title_of,
     weight_format,
 )
 from quantkit.types.refinement import Refinement, RoundedWeight
@@ -76,6 +79,7 @@ __all__ = [
     "ColorOrder",
     "Dataset",
     "Evaluation",
+    "Format",
     "GateCheck",
     "HistogramRule",
     "Interpolation",
@@ -85,6 +89,7 @@ __all__ = [
     "Layout",
     "MaskAnnotations",
     "PathLike",
+    "Precision",
     "Preprocessing",
     "QdqEdge",
     "QdqPlan",
@@ -108,5 +113,6 @@ __all__ = [
     "TensorStatistics",
     "TimedRunner",
     "block_format",
+    "title_of",
     "weight_format",
 ]

@@ -10,6 +10,7 @@ from typing import Literal
 from quantkit.errors import EvaluationError
 from quantkit.types.data import Preprocessing
 from quantkit.types.notebook import ShownInNotebook, ShownRow
+from quantkit.types.quantization import SCHEMES, Precision
 from quantkit.types.sensitivity import SensitivityRanking
 
 """What a model's outputs are: "none" compares them with the baseline's alone."""
@@ -119,7 +120,7 @@ class Evaluation:
 
     Attributes:
         name: unique in a report: "fp32", "fp16", "int8", "int8-cpu", or the user's.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", or the format that it is quantized to: a name in `SCHEMES`.
         backend: runtime and device, for example "onnxruntime 1.31.1 CPU".
         size_bytes: of the model file, external data included.
         num_samples: samples that the metrics were computed over.
@@ -132,7 +133,7 @@ class Evaluation:
     """
 
     name: str
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     backend: str
     size_bytes: int
     num_samples: int
@@ -142,6 +143,11 @@ class Evaluation:
     representative: bool = True
     sweep: tuple[Latency, ...] = ()
     device: Literal["cpu", "gpu"] | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is in a low-precision format."""
+        return self.precision in SCHEMES
 
     def __post_init__(self) -> None:
         sizes = [latency.batch_size for latency in self.latencies]
@@ -228,7 +234,7 @@ class TensorQuality:
 
 @dataclass(frozen=True)
 class LayerPlacement:
-    """Whether one operator of a variant computes on INT8.
+    """Whether one operator of a variant computes on INT8, or on the format that the variant is quantized to.
 
     Attributes:
         variant: its name.

@@ -27,7 +27,7 @@ from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, 
 from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
-from quantkit.types.quantization import SCHEMES, QuantScheme
+from quantkit.types.quantization import SCHEMES, Format, Precision, QuantScheme
 
 __all__ = [
     "BenchOptions",
@@ -70,8 +70,6 @@ __all__ = [
 Order = Literal["shuffled", "given"]
 CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]
-Format = Literal["int8", "fp8", "int4", "int4+int8"]
-Precision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]
 EnginePrecision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8", "best"]
 EngineLibrary = Literal["auto", "tensorrt", "rtx"]
 HighPrecision = Literal["fp32", "fp16"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -122,6 +122,9 @@ class QuantScheme:
 
 _RELEASES = "https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-10"
 
+Format = Literal["int8", "fp8", "int4", "int4+int8"]
+Precision = Literal["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]
+
 SCHEMES: dict[str, QuantScheme] = {
     "int8": QuantScheme(INT8),
     "fp8": QuantScheme(FP8, oldest_opset=21, oldest_tensorrt=(10, 3), oldest_gpu=89, source=f"{_RELEASES}/10.3.0.html"),
@@ -131,6 +134,16 @@ SCHEMES: dict[str, QuantScheme] = {
     ),
 }
 """By the name that users write."""
+
+
+def title_of(names: Iterable[str]) -> str:
+    """Formats as reports and messages name them, each once.
+
+    >>> title_of(["int8", "int4+int8", "int8"])
+    'INT8 and INT4+INT8'
+    """
+    *others, last = dict.fromkeys(name.upper() for name in names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 @dataclass(frozen=True, order=True)

@@ -54,7 +54,7 @@ def test_the_score_is_defined_by_the_report():
 
 def test_what_is_not_in_a_report_is_not_explained():
     whole = glossary(make_classification())
-    assert {"Top-5", "MLPerf", "Interval of a percentile", "Local SQNR", "INT8 coverage", "Class score"} <= whole.keys()
+    assert {"Top-5", "MLPerf", "Interval of a percentile", "Local SQNR", "Coverage", "Class score"} <= whole.keys()
     assert not {"Compute", "Samples"} & whole.keys()
     bare = glossary(make_unlabelled_arrays())
     assert not {"Top-1", "Difference", "MLPerf", "Top-5", "Class score"} & bare.keys()

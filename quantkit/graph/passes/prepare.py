@@ -7,7 +7,8 @@ fused: runtimes do that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -19,7 +20,7 @@ from quantkit.graph.passes.element_types import infer_types
 from quantkit.graph.passes.opset import convert_opset
 from quantkit.graph.passes.products import rewrite_products
 from quantkit.graph.unknown_operators import set_aside
-from quantkit.types import OLDEST_QDQ_OPSET, Array
+from quantkit.types import OLDEST_QDQ_OPSET, Array, Format
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
@@ -127,6 +128,16 @@ def quantized_formats(model: ir.Model) -> tuple[str, ...]:
         if dtype in _FORMATS:
             found.add(_FORMATS[dtype])
     return tuple(sorted(found)) or ("int8",) * has_qdq(model)
+
+
+def scheme_of(formats: Sequence[str]) -> Format:
+    """Which of `SCHEMES` a model with Q/DQ of these formats is.
+
+    >>> scheme_of(("int4", "int8")), scheme_of(("fp8",))
+    ('int4+int8', 'fp8')
+    """
+    joined = "+".join(formats)
+    return next((name for name in get_args(Format) if name == joined), "int8")
 
 
 def has_signed_activations(model: ir.Model) -> bool:
