@@ -7,6 +7,7 @@ executed or decompressed, and every length is checked before use.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -66,6 +67,15 @@ def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, tab
     content = b"".join([msgspec.json.encode(_Header(table, entries)), b"\n", *body])
     write_bytes(path, _SEAL.put(content))
     return Path(path)
+
+
+def refinement_digest(refinement: Refinement) -> str:
+    """Hash of everything in it."""
+    found = hashlib.sha256()
+    for entry, array in _arrays(refinement):
+        found.update(msgspec.json.encode(entry))
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +19,9 @@ from quantkit.cli.output import make_printer, output_path, print_calibration, pr
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.forecasts import forecast_calibration, forecast_quantization
+from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
-from quantkit.commands.quantized_graph import is_rounded
 from quantkit.errors import IncompleteCacheError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
@@ -69,13 +69,8 @@ def calibrate(
         quantized_path = files.quantized_model(quantization.target, quantization.format)
     else:
         files = CalibrationFiles.of_model(model, folder)
-    outputs = (
-        files.table,
-        files.refinement,
-        files.rounding(quantization.format),
-        files.tensorrt_cache,
-        quantized_path,
-    )
+    rounding = files.rounding(quantization.format)
+    outputs = (files.table, files.refinement, rounding, files.tensorrt_cache, quantized_path)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
@@ -111,31 +106,22 @@ def calibrate(
             except IncompleteCacheError as error:
                 notify(Notice("warning", "ranges", f"{files.tensorrt_cache.name} is not written: {error}."))
                 files.tensorrt_cache.unlink(missing_ok=True)
-        quantized = quantize_model(
-            opened,
-            table if quantization.scheme.is_plain else files.table,
-            quantized_path,
-            quantization,
-            data=_data_to_round_on(opened, files, data, options, quantization),
-            preprocess=_said(options),
-            notify=notify,
-        )
+        samples = _to_round_on(opened, files, data, options, quantization)
+        made_of = table if quantization.scheme.is_plain else files.table  # what is rounded is kept beside it
+        quantized = quantize_model(opened, made_of, quantized_path, quantization, notify=notify, **samples)
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
     print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=messages.as_json)
 
 
-def _data_to_round_on(
+def _to_round_on(
     model: FloatModel, files: CalibrationFiles, data: Path, options: CalibrationOptions, quantization: QuantizeOptions
-) -> Path | None:
+) -> dict[str, Any]:
     """The data, unless calibration rounded all weights or their rounding for this format was kept."""
     if quantization.scheme.is_plain or quantization.rounding == "nearest":
-        return None
-    is_kept = not options.force and is_rounded(model, load_table(files.table), quantization)
-    return None if is_kept else data
-
-
-def _said(options: CalibrationOptions) -> ImageOptions | None:
-    return options.preprocess if isinstance(options.preprocess, ImageOptions) else None
+        return {}
+    if not options.force and is_rounded(model, load_table(files.table), quantization):
+        return {}
+    return {"data": data, "preprocess": options.preprocess if isinstance(options.preprocess, ImageOptions) else None}
 
 
 def _times(files: Iterable[Path]) -> dict[Path, int]:

@@ -17,7 +17,7 @@ from quantkit.cli.as_json import echo_json, echo_written
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
-from quantkit.types import CalibrationTable, QuantizedModel, Refinement
+from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
 
 _SHOWN_REASONS = 8
 
@@ -52,7 +52,7 @@ def print_calibration(
         ("method", method),
         ("histogram", _HISTOGRAMS[str(table.settings["histogram"])]),
         ("tensors with a range", str(len(table.tensors))),
-        *_refined_rows(table, quantized),
+        *(_refined_rows(table, quantized) if SCHEMES[quantized.format].activations == INT8 else ()),
         *_quantized_rows(model, quantized),
     ]
     if table.quality and quantized.format == "int8":
@@ -73,6 +73,8 @@ def _describe_files(table: CalibrationTable, quantized: QuantizedModel, files: C
     outputs = {files.table: "calibration table"}
     if table.refinement is not None:
         outputs[files.refinement] = _refinement_contents(table.refinement)
+    if quantized.format != "int8" and files.rounding(quantized.format).is_file():
+        outputs[files.rounding(quantized.format)] = f"weights rounded to {quantized.format.upper()}"
     if files.tensorrt_cache.is_file():
         header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
         outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"

@@ -15,6 +15,7 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
+from quantkit.calibration.refinement_file import refinement_digest
 from quantkit.calibration.table import table_sha256
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.fp16_check import known_magnitudes
@@ -22,6 +23,7 @@ from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
+from quantkit.graph.model_hash import outputs_hash
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes
 from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.graph.placement.tensorrt import match_nodes
@@ -44,6 +46,7 @@ class BuildInputs:
         high_precision: of what stays in float beside INT8, as given.
         exclude: what stays in float.
         quantize_all: also what INT8 does not speed up.
+        block_size: of INT4.
         table: of the calibration.
         cache: content of TensorRT's own cache, instead of a table.
         cache_name: of its file.
@@ -59,6 +62,7 @@ class BuildInputs:
     cache_name: str
     magnitudes: Mapping[str, float] = field(default_factory=dict)
     quantize_all: bool = False
+    block_size: int | None = None
 
     @property
     def name(self) -> str:
@@ -100,10 +104,11 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         "--exclude": engine.exclude,
         "--quantize-all": engine.quantize_all,
         "--high-precision": engine.high_precision,
+        "--block-size": engine.block_size,
     }
     given = [option for option, value in needs_int8.items() if value]
     if precision not in SCHEMES and given:
-        raise ModelError(f"{given[0]} is for --precision int8, not for {precision}")
+        raise ModelError(f"{given[0]} is for quantized engines, such as --precision int8, not for {precision}")
     if data is not None and (precision != "fp16" or engine.table is not None):
         raise ModelError("--data is for --precision fp16 without --table: it shows where FP16 overflows")
     if engine.table is not None and cache is not None:
@@ -134,6 +139,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
         cache_name="" if cache is None else Path(cache).name,
         magnitudes=known_magnitudes(model, table, data, engine.placed),
         quantize_all=engine.quantize_all,
+        block_size=engine.block_size,
     )
     if source.is_half and precision == "fp32":
         raise ModelError(f"{model.name} is in FP16 already: build it with --precision fp16")
@@ -164,9 +170,11 @@ def expected_manifest(
         facts["fp32_nodes"] = list(kept)
     if source.exclude:
         # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
-        facts["excluded"] = _hit(source)
-    if source.quantize_all:
-        facts["quantize_all"] = True
+        graph = source.model.prepared()
+        facts["excluded"] = outputs_hash(graph, match_nodes(graph, source.exclude))
+    facts |= {k: v for k, v in (("quantize_all", source.quantize_all), ("block_size", source.block_size)) if v}
+    if source.table is not None and (rounded := source.table.roundings.get(source.precision)):
+        facts["rounding"] = refinement_digest(rounded)
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints
     return Manifest(
@@ -183,14 +191,6 @@ def expected_manifest(
         options=facts,
         quantkit_version=__version__,
     )
-
-
-def _hit(source: BuildInputs) -> str:
-    """Hash of the tensors that the excluded nodes make."""
-    graph = source.model.prepared()
-    names = match_nodes(graph, source.exclude)
-    outputs = sorted(str(v.name) for node in graph.graph if node.name in names for v in node.outputs)
-    return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]
 
 
 def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:

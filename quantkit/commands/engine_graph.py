@@ -57,6 +57,7 @@ def make_graph(source: BuildInputs, typing: Typing, folder: Path, notify: Notify
             high_precision=around,
             exclude=source.exclude,
             quantize_all=source.quantize_all,
+            block_size=source.block_size,
         )
         graph, plan = quantize_graph(source.model, source.table, options, notify)
         quantized = len({edge.node for edge in plan.weights})

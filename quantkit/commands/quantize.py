@@ -14,7 +14,9 @@ from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.refinement_file import refinement_path, save_refinement
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.quantized_graph import plan_blocks, prepared_for, quantize_graph, round_for_format, samples_of
+from quantkit.commands.format_plan import plan_blocks, prepared_for
+from quantkit.commands.format_rounding import round_for_format, samples_of
+from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.placement.tensorrt import plan_tensorrt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -89,3 +89,9 @@ def _tensor_words(tensor: ir.TensorProtocol) -> Iterable[object]:
     in_place = tensor.dtype in ARRAY_TYPES
     content = np.ascontiguousarray(tensor.numpy()).data if in_place else tensor.tobytes()
     return (str(tensor.dtype), shape, hashlib.sha256(content).hexdigest())
+
+
+def outputs_hash(model: ir.Model, nodes: Container[str | None]) -> str:
+    """Hash of the names of the tensors that some nodes make."""
+    outputs = sorted(str(value.name) for node in model.graph if node.name in nodes for value in node.outputs)
+    return hashlib.sha256("\n".join(outputs).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ class Decision:
 
 
 def decide(report: Report) -> Decision | None:
-    """The decision for `report.deploy`; without it for an engine, else for what was timed on this CPU, else for TensorRT.
+    """The decision for `report.deploy`; without it for an engine, else what was timed on this CPU, else for TensorRT.
 
     Returns:
         None without a quantized variant.

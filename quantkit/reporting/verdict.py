@@ -92,7 +92,7 @@ class Verdict:
 
 
 def verdicts(report: Report) -> tuple[Verdict, ...]:
-    """A verdict for each variant but the baseline; the one that is decided on first, then what is quantized and timed."""
+    """A verdict for each variant but the baseline; the one that is decided on first, then what is quantized."""
     decision = decide(report)
     chosen = "" if decision is None else decision.variant
     others = sorted(

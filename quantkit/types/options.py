@@ -27,7 +27,7 @@ from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, 
 from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
-from quantkit.types.quantization import SCHEMES, Format, Precision, QuantScheme
+from quantkit.types.quantization import DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
 
 __all__ = [
     "BenchOptions",
@@ -547,6 +547,18 @@ class MergeOptions(MethodOptions):
     progress: bool = True
 
 
+_BLOCK_SIZE = "With int4: inputs that share a scale; halved where so many do not divide a weight's inputs."
+
+
+def check_block_size(block: int | None, precision: str, option: str) -> None:
+    """Refuses a size of blocks that TensorRT has no kernels for, or where there are no blocks."""
+    blocked = [name for name, scheme in SCHEMES.items() if scheme.blocks]
+    if block is not None and precision not in blocked:
+        raise ModelError(f"--block-size is for {option} {' and '.join(blocked)}, not for {precision}")
+    if block not in (None, 64, 128):
+        raise ModelError(f"--block-size {block}: TensorRT has kernels for 64 and 128")
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions(ExcludeOptions):
     """Options of `quantize`.
@@ -555,7 +567,7 @@ class QuantizeOptions(ExcludeOptions):
         target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
         format: a name in `quantkit.types.SCHEMES`: "int8", "fp8" for GPUs from sm89 on, "int4" for weights of MatMul
             and Gemm alone, "int4+int8" for these beside INT8.
-        block_size: of INT4: number of inputs that share a scale, for each output.
+        block_size: of INT4: number of inputs that share a scale, for each output; None is 128.
         high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
             None is FP32 beside INT8, else FP16.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
@@ -570,11 +582,7 @@ class QuantizeOptions(ExcludeOptions):
         "Number format. int8: any GPU; fp8 (E4M3): Ada, Hopper, Blackwell with TensorRT 10.3 or TensorRT-RTX; int4: "
         "weights of MatMul and Gemm alone, TensorRT 10 or TensorRT-RTX; int4+int8: these, and INT8 for the rest.",
     )
-    block_size: int = option(
-        128,
-        "With int4: inputs that share a scale; halved where so many do not divide a weight's inputs.",
-        unit="inputs",
-    )
+    block_size: int | None = option(None, _BLOCK_SIZE, unit="inputs", default_text="128")
     high_precision: HighPrecision | None = option(
         None, "Precision of layers that are not quantized.", default_text="fp32 for int8, else fp16"
     )
@@ -596,14 +604,18 @@ class QuantizeOptions(ExcludeOptions):
             raise ModelError("--plan is for the target tensorrt")
         if self.target == "cpu" and not self.scheme.is_plain:
             raise ModelError(f"--format {self.format} is for TensorRT: the target cpu has kernels for int8 alone")
-        if self.block_size not in (64, 128):
-            raise ModelError(f"--block-size {self.block_size}: TensorRT has kernels for 64 and 128")
+        check_block_size(self.block_size, self.format, "--format")
         if self.plan is not None and not self.scheme.is_plain:
             raise ModelError(f"--plan is for --format int8, for which it was found, not for {self.format}")
         if self.target == "cpu" and self.high_precision == "fp16":
             raise ModelError("the target cpu runs in FP32 around INT8: leave out --high-precision fp16")
         if self.target != "cpu" and self.reduce_range:
             raise ModelError("--reduce-range is for the target cpu: a GPU adds products in 32 bits")
+
+    @property
+    def block(self) -> int:
+        """`block_size`, decided."""
+        return self.block_size or DEFAULT_BLOCK
 
     @property
     def scheme(self) -> QuantScheme:
@@ -712,6 +724,7 @@ class EngineOptions(ExcludeOptions):
         library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
         mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
             TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
+        block_size: of INT4, as in `quantize`.
         high_precision: of what is not quantized; None is FP16, or what a model with Q/DQ says.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         device: GPU that TensorRT builds for: "auto" (the first, or that of `using_device`), "cuda" or "cuda:N".
@@ -779,12 +792,14 @@ class EngineOptions(ExcludeOptions):
     device: str = option(
         "auto", "GPU to build for, and to time on: cuda, or cuda:N of several (auto: the first).", group=EXPERT
     )
+    block_size: int | None = option(None, _BLOCK_SIZE, group=PRECISION, unit="inputs", default_text="128")
     force: bool = option(False, "Rebuild even if an up-to-date engine exists.")
     verbose: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
         check_choices(self, BackendError)
+        check_block_size(self.block_size, self.precision, "--precision")
         if self.min_coverage is not None and not 0 <= self.min_coverage <= 1:
             raise BackendError(f"--min-coverage {self.min_coverage:g} is not a share from 0 to 1")
         if self.min_coverage is not None and self.calibration_cache is None:

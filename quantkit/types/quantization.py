@@ -82,6 +82,10 @@ def weight_format(axis: int | None, *, bits: int = 8, kind: Literal["int", "floa
     return QuantFormat(kind, bits, "tensor" if axis is None else "channel", narrow_range=kind == "int")
 
 
+DEFAULT_BLOCK = 128
+"""Inputs that share a scale in INT4, where nothing else is said."""
+
+
 def block_format(block: int) -> QuantFormat:
     """Format of a constant weight that alone is quantized: INT4, from -8 to 7, with a scale for each `block` values.
 

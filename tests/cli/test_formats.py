@@ -29,4 +29,4 @@ def test_calibrating_for_fp8_writes_no_cache(quantkit, network, tmp_path):
     outcome = quantkit("calibrate", network, "--data", data, "--accuracy", "fast", "--format", "fp8", "-o", folder)
     assert outcome.code == 0, outcome.err
     assert "net.calib is not written: a calibration cache is for implicit INT8" in outcome.out + outcome.err
-    assert sorted(path.name for path in folder.iterdir()) == ["net.calib.json", "net.fp8.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["net.calib.fp8.weights", "net.calib.json", "net.fp8.onnx"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from quantkit.calibration.table import load_table
 from quantkit.commands.build import build
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import quantize
-from quantkit.commands.quantized_graph import is_rounded
 from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
@@ -178,6 +179,7 @@ def test_weights_in_blocks_are_rounded_after_the_scales_of_channels_went_into_th
         ({"format": "fp8", "plan": "net.plan.json"}, "--plan is for --format int8"),
         ({"format": "fp4"}, "fp4"),
         ({"format": "int4", "block_size": 100}, "64 and 128"),
+        ({"format": "fp8", "block_size": 64}, "--block-size is for --format int4 and int4\\+int8, not for fp8"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, reason):
@@ -199,6 +201,23 @@ def test_engines_hold_the_format(calibrated, tmp_path, precision, kind):
     assert any(kind in layer.inputs for layer in rtx.read_layers(again.path.read_bytes()))
     with pytest.raises(ModelError, match=f"use --precision {re.escape(precision)}"):
         build(quantized, options, output=tmp_path / "no.engine", **{**keywords, "precision": "int8"})
+
+
+def test_engines_take_blocks_of_the_size_that_is_asked_for_and_what_was_kept(calibrated, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    model, table = (shutil.copy(path, tmp_path) for path in calibrated)
+    np.save(tmp_path / "data.npy", np.load(calibrated[0].with_name("data.npy")))
+    keywords = {"library": "rtx", "precision": "int4", "table": table, "progress": False}
+    made = {}
+    for name, size in (("default", None), ("small", 64)):
+        made[name] = build(model, BuildOptions(targets=("sm89",)), **keywords, block_size=size, output=tmp_path / name)
+    assert made["small"].manifest.options["block_size"] == 64
+    quantize(model, table, tmp_path / "net.int4.onnx", format="int4", data=tmp_path / "data.npy")
+    again = build(model, BuildOptions(targets=("sm89",)), **keywords, output=tmp_path / "default")
+    assert not again.reused  # its weights are other ones now
+    assert build(model, BuildOptions(targets=("sm89",)), **keywords, output=tmp_path / "default").reused
+    with pytest.raises(ModelError, match="--block-size is for --precision int4 and int4"):
+        build(model, **{**keywords, "precision": "fp8"}, block_size=64)
 
 
 def test_ampere_is_refused_for_fp8(calibrated, tmp_path):

@@ -167,12 +167,15 @@ def test_size_ratio_is_limited():
     assert not only(make_report(), Limits(max_size_ratio=0.29)).passed
 
 
-def test_default_is_every_int8_variant():
+def test_default_is_every_quantized_variant():
     report = make_report()
     second = replace(report.evaluations[-1], name="int8-cpu", latency=latency(0.3))
     report = replace(report, evaluations=(*report.evaluations, second))
     assert [c.variant for c in check_limits(report, Limits(max_size_ratio=1))] == ["int8", "int8-cpu"]
-    with pytest.raises(EvaluationError, match="no INT8 variant"):
+    fp8 = replace(report.evaluations[-1], name="fp8", precision="fp8")
+    others = replace(report, evaluations=(*report.evaluations[:2], fp8))
+    assert [c.variant for c in check_limits(others, Limits(max_size_ratio=1))] == ["fp8"]
+    with pytest.raises(EvaluationError, match="no quantized variant"):
         check_limits(replace(report, evaluations=report.evaluations[:2]), Limits(max_size_ratio=1))
 
 

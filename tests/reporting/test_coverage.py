@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.reporting.coverage import coverages, left_in_float
+from quantkit.reporting.coverage import coverage_title, coverages, left_in_float
 
 from .samples import make_classification
 
@@ -23,6 +23,15 @@ def test_what_is_in_float_is_grouped_by_reason_the_largest_first():
     first, second = coverages(make_classification())[0].groups
     assert (first.reason_count, first.reason) == ("2", "depthwise: INT8 gains no time here")
     assert second.names == ("MatMul /attention/MatMul",)
+
+
+def test_the_format_of_the_variant_is_named():
+    report = make_classification()
+    assert coverage_title(report) == "INT8 coverage"
+    fp8 = tuple(replace(e, precision="fp8") if e.precision == "int8" else e for e in report.evaluations)
+    report = replace(report, evaluations=fp8)
+    assert coverages(report)[0].sentence == "21 of 24 weighted operators run in FP8"
+    assert coverage_title(report) == "FP8 coverage"
 
 
 def test_a_node_is_not_named_twice():

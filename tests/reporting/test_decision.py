@@ -70,6 +70,16 @@ def test_nothing_is_shipped_on_tensorrt_where_nothing_ran_on_it():
     assert (word, sentence) == ("not settled", "For the CPU: not settled: no INT8 variant for it was evaluated.")
 
 
+def test_another_format_is_decided_on_as_int8_is():
+    report = make_report()
+    fp8 = replace(report.evaluations[2], name="fp8", precision="fp8", latency=None)
+    report = replace(report, evaluations=(report.baseline, fp8))
+    target, word, sentence = decided(report)
+    assert (target, word) == ("tensorrt", "not settled")
+    assert sentence.startswith("For TensorRT: not settled for fp8: accurate enough")
+    assert "no FP8 variant for it" in decided(replace(report, deploy="cpu"))[2]
+
+
 def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_settled():
     report = make_report()
     assert decide(replace(report, evaluations=report.evaluations[:2])) is None

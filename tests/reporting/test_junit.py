@@ -43,6 +43,13 @@ def test_json_holds_every_check():
     assert content["checks"][1]["bound"] == 3
 
 
+def test_the_format_is_named():
+    report = make_report()
+    fp8 = tuple(replace(e, precision="fp8") if e.name == "int8" else e for e in report.evaluations)
+    report = replace(report, evaluations=fp8)
+    assert gate_markdown(report, checks_of(report)).startswith("## ❌ FP8 gate failed: resnet20.onnx")
+
+
 def test_markdown_is_a_table_with_a_row_for_each_check():
     report = make_report()
     text = gate_markdown(report, checks_of(report), cautions=["mind the | pipe"])

@@ -96,7 +96,7 @@ def test_any_report_fits_the_schema(report):
     "change",
     [
         lambda c: c.pop("model_hash"),
-        lambda c: c["evaluations"][0].update(precision="int4"),
+        lambda c: c["evaluations"][0].update(precision="int3"),
         lambda c: c["evaluations"][0]["metrics"].update(top1="high"),
         lambda c: c["tensors"][0].update(histogram=["a"]),
         lambda c: c.update(planned_samples="all"),

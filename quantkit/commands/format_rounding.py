@@ -1,0 +1,100 @@
+"""Weights of formats that calibration for INT8 does not round: rounded on samples, and kept beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantkit.commands.format_plan import FormatPlan, plan_format
+from quantkit.commands.on_device import runnable
+from quantkit.datasets.batching import batch_axes, make_batches
+from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.graph.float_model import FloatModel
+from quantkit.notices import Notice, Notify, announcing
+from quantkit.refinement.rounding import round_weights, round_weights_alone
+from quantkit.refinement.samples import SampleBatches, affordable_samples
+from quantkit.types import CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
+from quantkit.types.options import ImageOptions, QuantizeOptions
+
+__all__ = ["is_rounded", "kept_rounding", "round_for_format", "samples_of", "tell_nearest"]
+
+_BATCH = 16
+_MOST_SAMPLES = 256
+
+
+def samples_of(
+    model: FloatModel, table: CalibrationTable, data: PathLike, preprocess: ImageOptions | None = None
+) -> SampleBatches:
+    """Samples that weights are rounded on, prepared as for the table where nothing else is said: some of `data`."""
+    prepared = prepared_as(table, preprocess, data)
+
+    def choose(count: int) -> Dataset:
+        return open_samples(runnable(model), data, prepared, None, num_samples=count, seed=0, order="shuffled")
+
+    dataset = choose(min(affordable_samples(model, choose(_BATCH), effort="balanced"), _MOST_SAMPLES))
+    batches = make_batches(dataset, _BATCH, strict=False, workers=None, skipped={})
+    return SampleBatches(tuple(batch.inputs for batch in batches), batch_axes(dataset))
+
+
+def round_for_format(
+    model: FloatModel,
+    table: CalibrationTable,
+    options: QuantizeOptions,
+    samples: SampleBatches,
+    notify: Notify | None = None,
+    *,
+    progress: bool = False,
+) -> CalibrationTable:
+    """The table with the weights of a format that is not INT8 alone rounded with error feedback.
+
+    Args:
+        model: the float model.
+        table: of that model.
+        options: with the format.
+        samples: to round on.
+        notify: hears what the rounding saved.
+        progress: show a progress bar.
+    """
+    planned = plan_format(model, table, options, announcing(notify))
+    if options.scheme.blocks:
+        found, layers = round_weights_alone(planned.graph, planned.blocks, samples, progress=progress)
+    else:
+        assert planned.pairs is not None  # a format without blocks quantizes activations
+        known = planned.pairs.qdq, planned.pairs.ranges
+        found, layers = round_weights(planned.graph, *known, samples, progress=progress)
+    saved = sum(layer.error for layer in layers) / max(sum(layer.nearest_error for layer in layers), 1e-30)
+    text = f"{len(layers)} weights rounded with error feedback: {saved:.0%} of the squared error of nearest"
+    if saved >= 1:
+        text = f"{len(layers)} weights rounded to nearest: error feedback did not help on these samples"
+    announcing(notify)(Notice("info", "weights", text))
+    return replace(table, roundings={**table.roundings, options.format: found})
+
+
+def is_rounded(model: FloatModel, table: CalibrationTable, options: QuantizeOptions) -> bool:
+    """Whether the table has every weight that would be rounded for the format."""
+    planned = plan_format(model, table, options, announcing(None))
+    return not _to_nearest(planned.rounded_apart(options.scheme), kept_rounding(table, options))
+
+
+def kept_rounding(table: CalibrationTable, options: QuantizeOptions) -> Refinement:
+    """What was rounded for the format."""
+    found = table.roundings.get(options.format) if options.rounding == "feedback" else None
+    return found or Refinement()
+
+
+def _to_nearest(edges: Sequence[QdqEdge], rounded: Refinement) -> list[QdqEdge]:
+    """The edges of weights for which nothing was kept in their format."""
+    found = rounded.weights
+    return [e for e in edges if e.tensor not in found or not found[e.tensor].fits(e.axis, e.format)]
+
+
+def tell_nearest(planned: FormatPlan, rounded: Refinement, options: QuantizeOptions, notify: Notify) -> None:
+    """Says which weights are rounded to nearest for want of better ones, and what to do about it."""
+    edges = planned.rounded_apart(options.scheme)
+    left = _to_nearest(edges, rounded)
+    if not left or options.rounding == "nearest":
+        return
+    form = f"{options.format} --block-size {options.block}" if options.scheme.blocks else options.format
+    text = f"{len(left)} of {len(edges)} weights are rounded to nearest: nothing better is kept beside the table; "
+    text += f"`quantkit quantize MODEL --table TABLE --format {form} --data DATA` rounds them with error feedback"
+    notify(Notice("info", "weights", f"{text}, and keeps them there"))
