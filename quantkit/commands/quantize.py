@@ -17,6 +17,7 @@ from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import plan_blocks, prepared_for
 from quantkit.commands.format_rounding import round_for_format, samples_of
 from quantkit.commands.quantized_graph import quantize_graph
+from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
 from quantkit.graph.placement.tensorrt import plan_tensorrt
