@@ -76,9 +76,10 @@ class OpenEngine:
         words = f"{name} {self.path.name}".lower()
         # The longest name first: "int4+int8" has the others in it.
         known: tuple[Precision, ...] = ("int4+int8", "int8", "int4", "fp8", "fp16", "fp32")
+        if found is not None:
+            return next((word for word in known if word == found), "fp32"), []
         guess = next((word for word in known if word in words), "fp32")
-        notes = [] if found else [f"the engine does not report its precision: {guess} is taken from its name"]
-        return next((word for word in known if word == found), "fp32" if found else guess), notes
+        return guess, [f"the engine does not report its precision: {guess} is taken from its name"]
 
 
 def open_timed_engine(
