@@ -78,7 +78,7 @@ class OpenEngine:
         known: tuple[Precision, ...] = ("int4+int8", "int8", "int4", "fp8", "fp16", "fp32")
         if found is not None:
             return next((word for word in known if word == found), "fp32"), []
-        guess = next((word for word in known if word in words), "fp32")
+        guess: Precision = next((word for word in known if word in words), "fp32")
         return guess, [f"the engine does not report its precision: {guess} is taken from its name"]
 
 
