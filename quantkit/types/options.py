@@ -435,7 +435,7 @@ class ExcludeOptions:
     quantize_all: bool = option(
         False,
         "For TensorRT: quantize also operators that INT8 does not speed up (squeeze-and-excitation, single vectors, "
-        "few channels).",
+        "few channels, between average pools).",
     )
 
 

@@ -7,6 +7,11 @@
    large one is bound by reading its weights, and stays INT8.
 3. Kernels pad channels: to 16 or 32 for INT8, to 8 for FP16. With fewer, INT8 computes on padding. ModelOpt excludes
    convolutions and products with fewer than 16; here the limit is where FP16 pads too.
+4. The Q of an input is part of the kernel that computes it, and the DQ of a result of the one that reads it. Averages,
+   global maxima and running sums take neither in: Q or DQ is then a kernel of its own (plans: one more on each such
+   side, for other operators none), which reads and writes the whole tensor. Between such operators a product stays in
+   float where that moves more bytes than its smaller operands and its faster multiplication save, counted on the GPU
+   with the fewest multiply-adds per byte among NVIDIA's for inference: nowhere else could INT8 pay either.
 
 Together they are at most 0.4% of the multiply-adds, the smallest first: the rest of what may stay in float is for
 calibration to choose, for the sake of accuracy. With 2% an EfficientNet lost 1.3 dB.
@@ -14,6 +19,7 @@ calibration to choose, for the sake of accuracy. With 2% an EfficientNet lost 1.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +42,14 @@ _ENOUGH_CHANNELS = 16
 GATE = "squeeze-and-excitation on maps of one position: 8 bits would take more kernels than float"
 VECTOR = "product of a matrix and one vector: 8 bits would not be faster"
 CHANNELS = "few channels: 8 bits would compute on padding"
+
+ISLAND = "between float operators that Q and DQ do not fuse with: 8 bits would move more bytes than they save"
+
+_ALONE_BEFORE_Q = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "CumSum")
+_ALONE_BEHIND_DQ = ("AveragePool", "LpPool", "CumSum")
+
+_MULTIPLY_ADDS_PER_BYTE = 76
+"""In FP16, while a byte is moved: A100, 312 TFLOPS and 2,039 GB/s (NVIDIA's data sheet). INT8 does twice as many."""
 
 _ACTIVATIONS = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Clip", "Tanh", "Gelu", "Erf")
 
@@ -98,14 +112,38 @@ def _reason(node: ir.Node) -> str:
     if is_standard(node, "Conv"):
         if _is_single(node.outputs[0]) and _ends_in_gate(node.outputs[0]):
             return GATE
-        return CHANNELS if _has_few_channels(node, weight) else ""
+        return CHANNELS if _has_few_channels(node, weight) else ISLAND if _is_island(node, weight) else ""
     if len(weight) != 2:
         return ""
     transposed = is_standard(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
     inner, outer = reversed(weight) if transposed else weight
     if (outer == 1 or _num_rows(node) == 1) and inner * outer < _LARGE_WEIGHT:
         return VECTOR
-    return CHANNELS if min(inner, outer) < _FEW_CHANNELS else ""
+    if min(inner, outer) < _FEW_CHANNELS:
+        return CHANNELS
+    return ISLAND if _is_island(node, weight) else ""
+
+
+def _is_island(node: ir.Node, weight: Sequence[int]) -> bool:
+    """Whether Q and DQ around a product move more bytes than INT8 saves; False where sizes are not known."""
+    data, result = node.inputs[0], node.outputs[0]
+    num_read, num_written = _num_elements(data), _num_elements(result)
+    if data is None or num_read is None or num_written is None:
+        return False
+    producer, is_alone = data.producer(), len(data.uses()) == 1 and not data.is_graph_output()
+    has_own_q = is_alone and producer is not None and is_standard(producer, *_ALONE_BEFORE_Q)
+    readers = [user for user, _ in result.uses()]
+    has_own_dq = (
+        bool(readers) and not result.is_graph_output() and all(is_standard(user, *_ALONE_BEHIND_DQ) for user in readers)
+    )
+    if not has_own_q and not has_own_dq:
+        return False
+    # FP16 reads 2 bytes of the input and writes 2 of the result. A Q of its own reads 2 and writes 1, which is then
+    # read; one in the kernel before saves 1 there and 1 here. A DQ of its own reads 2 and writes 2 more.
+    moved = (2 if has_own_q else -2 if is_alone else 0) * num_read + (4 if has_own_dq else 0) * num_written
+    num_weights = math.prod(weight)
+    per_result = num_weights // (weight[0] if is_standard(node, "Conv") else max(_sizes(result)[-1] or 1, 1))
+    return moved > num_weights + num_written * per_result / (2 * _MULTIPLY_ADDS_PER_BYTE)
 
 
 def _has_few_channels(node: ir.Node, weight: Sequence[int]) -> bool:
@@ -148,6 +186,12 @@ def _is_gate(node: ir.Node) -> bool:
         return True
     is_inner = is_standard(node, "Conv", "Mul", "Add", "Div", "BatchNormalization", *_ACTIVATIONS, *LAYOUT_OPS)
     return is_inner and _is_single(result) and _ends_in_gate(result)
+
+
+def _num_elements(value: ir.Value | None) -> int | None:
+    """Of one sample; None where a dimension behind the first is not known."""
+    first, *rest = _sizes(value) or [None, None]
+    return None if None in rest else math.prod(size for size in (first or 1, *rest) if size is not None)
 
 
 def _sizes(value: ir.Value | None) -> list[int | None]:

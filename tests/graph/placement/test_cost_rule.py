@@ -9,7 +9,7 @@ import pytest
 from quantkit.commands.quantize import quantize
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.graph.placement.cost_rule import CHANNELS, GATE, VECTOR, Unprofitable, find_unprofitable
+from quantkit.graph.placement.cost_rule import CHANNELS, GATE, ISLAND, VECTOR, Unprofitable, find_unprofitable
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.share import quantized_share
 from quantkit.types import CalibrationTable, TensorRange
@@ -95,6 +95,53 @@ def test_few_channels() -> None:
     g = Builder()
     y = g.conv(g.input("x", 3, 32, 32), 3, 8, name="first")
     assert found(g.model(large(g, y, 8))).in_float == {}
+
+
+def average(g: Builder, x: str, size: int = 3) -> str:
+    return g.op("AveragePool", x, kernel_shape=[size, size], strides=[size // 2] * 2 if size > 3 else [1, 1])
+
+
+def island(before: str, behind: str, *, channels: int = 32, kernel: int = 1) -> onnx.ModelProto:
+    """A convolution, "island", on maps of 7 x 7, between two kinds of operators."""
+    g = Builder()
+    x = average(g, large(g, g.input("x", 32, 32, 32)), 8)
+    x = g.op("Relu", g.conv(x, 32, channels, 1, name="before")) if channels != 32 else x
+    x = average(g, x) if before == "average" else g.op(before, x)
+    y = g.conv(x, channels, channels, kernel, name="island")
+    y = average(g, y) if behind == "average" else g.op(behind, y)
+    return g.model(g.op("Tanh", y))
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "options", "is_island"),
+    [
+        ("average", "average", {}, True),
+        ("average", "Sigmoid", {}, True),
+        ("Sigmoid", "average", {}, True),
+        ("Sigmoid", "Sigmoid", {}, False),
+        ("average", "average", {"channels": 256}, False),  # the weights are half as large in INT8
+        ("GlobalAveragePool", "Sigmoid", {}, False),
+    ],
+)
+def test_products_between_what_takes_in_neither_q_nor_dq(before, behind, options, is_island) -> None:
+    names = found(island(before, behind, **options))
+    assert names == (Unprofitable({"island": ISLAND}, {}) if is_island else Unprofitable({}, {}))
+
+
+def test_an_island_that_shares_its_q_is_none() -> None:
+    g = Builder()
+    x = average(g, average(g, large(g, g.input("x", 32, 32, 32)), 8))
+    both = g.op("Concat", g.conv(x, 32, 32, 1), g.conv(x, 32, 32, 1), axis=1)
+    assert found(g.model(both)).in_float == {}
+
+
+@pytest.mark.parametrize(("behind", "spared"), [("average", 2), ("Sigmoid", 1)])
+def test_plans_have_a_kernel_less_on_each_side_of_an_island(behind: str, spared: int) -> None:
+    model = island("average", behind)
+    kept = rtx.count_kernels(quantize_in_memory(model, high_precision="fp16").proto)
+    everything = rtx.count_kernels(quantize_in_memory(model, high_precision="fp16", quantize_all=True).proto)
+    assert (kept.products, everything.products) == (1, 2)
+    assert kept.kernels == everything.kernels - spared
 
 
 def test_what_is_much_of_the_model_is_quantized() -> None:
