@@ -17,14 +17,20 @@ from quantkit.types import PathLike, Report
 
 __all__ = ["chart_svg", "tables_csv", "write_chart"]
 
+_COLORS = ("#1d2024", "#0f6cbd", "#b5450b", "#1b7f4b", "#8a3ffc", "#9a6700", "#b3236b")
+"""Those of the page by day, where they are variables, which CairoSVG does not know."""
+
 _STYLE = """
 svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
 text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font-size: 11px; }
 .grid { stroke: #e3e6e8; } .base { stroke: #8a9197; stroke-dasharray: 4 3; }
-.rail { fill: none; stroke: #0b7285; stroke-width: 1.5; } .rail.first { stroke: #565d63; }
-.bead, .dot { fill: #0b7285; } .bead.first, .dot.first { fill: #565d63; }
-.dot.hollow { fill: #fff; stroke: #0b7285; stroke-width: 2; } .bar-line { fill: none; stroke: #565d63; }
+.rail, .bar-line { fill: none; stroke-width: 1.5; } .aside { opacity: .45; }
 """
+_STYLE += "".join(
+    f".v{i} {{ stroke: {color}; }} .dot.v{i}, .bead.v{i} {{ fill: {color}; }}\n" for i, color in enumerate(_COLORS)
+)
+_STYLE += ".dot.hollow, .bead.hollow { fill: #fff; stroke-width: 1.25; opacity: .75; }\n"
+
 _PNG_SCALE = 2
 _MARGIN = 12
 """Pixels above the frame, where the title of the axis stands."""

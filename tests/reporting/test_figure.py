@@ -20,7 +20,8 @@ def test_the_chart_is_a_document_of_its_own(make):
     root = ElementTree.fromstring(chart_svg(report))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert not root.findall(".//{http://www.w3.org/2000/svg}script")
-    assert len(root.findall(".//{*}circle[@r='6']")) >= 2
+    points, names = (root.findall(f".//{{*}}{tag}") for tag in ("path", "text[@class='legend']"))
+    assert len([path for path in points if path.get("class", "").startswith("dot ")]) == 2 * len(names) >= 4
 
 
 def test_a_report_without_times_has_no_chart(tmp_path):

@@ -55,6 +55,19 @@ def test_a_share_that_rounds_to_nothing_is_not_nothing():
         assert cells("tensors", table_of(replace(PLAIN, clipped=clipped)).all, "tensor_clipped") == [text]
 
 
+def test_the_int8_outline_is_on_the_same_axis_with_what_is_clipped_at_the_threshold():
+    histogram = table_of(PLAIN).all[0].histogram
+    ends = [float(x) for x in re.findall(r"H([\d.]+)", histogram.quantized)]
+    heights = [30 - float(y) for y in re.findall(r"V([\d.]+)H", histogram.quantized)]
+    kept = re.findall(r"M([\d.]+) 30v-([\d.]+)", histogram.kept)
+    assert ends == sorted(ends)
+    assert ends[-1] == pytest.approx(histogram.amax_x, abs=0.1)
+    assert heights[0] == pytest.approx(float(kept[0][1]), abs=0.05)
+    assert heights[-1] >= float(kept[-1][1])
+    everything = table_of(replace(PLAIN, amax=8.0)).all[0].histogram
+    assert len(re.findall("H", everything.quantized)) == len(PLAIN.histogram)
+
+
 def test_the_histogram_is_parted_at_the_threshold():
     histogram = table_of(PLAIN).all[0].histogram
     assert histogram.amax_x == pytest.approx(119 * 2 / 4, abs=0.1)

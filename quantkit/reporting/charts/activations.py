@@ -21,10 +21,14 @@ _LOWEST_DB, _HIGHEST_DB = -20.0, 120.0
 
 @dataclass(frozen=True)
 class Histogram:
-    """Two areas, up to the threshold and beyond it, and where the threshold lies."""
+    """FP32 values as two areas, up to the threshold and beyond it; INT8 values as an outline; where the threshold lies.
+
+    The outline is what quantization makes of the same counts: values beyond the threshold are moved to it.
+    """
 
     kept: str
     clipped: str
+    quantized: str
     amax_x: float
     width: int = _HISTOGRAM_WIDTH
     height: int = _HISTOGRAM_HEIGHT
@@ -61,13 +65,23 @@ def make_histogram(tensor: TensorQuality) -> Histogram | None:
     high = math.log1p(max(bars))
     kept: list[str] = []
     clipped: list[str] = []
+    last = min(max(math.ceil(amax / width) - 1, 0), len(bars) - 1)
+
+    def height_of(count: float) -> float:
+        return max(round(min(math.log1p(count) / high, 1.0) * (_HISTOGRAM_HEIGHT - 2), 1), 0.7) if count else 0.0
+
     for i, bar in enumerate(bars):
         if bar:
-            height = max(round(math.log1p(bar) / high * (_HISTOGRAM_HEIGHT - 2), 1), 0.7)
+            height = height_of(bar)
             step = f"M{i * width * unit:.1f} {_HISTOGRAM_HEIGHT}v-{height:g}h{width * unit:.2f}v{height:g}z"
             # A bin that contains the threshold is kept: most of its values may be.
             (clipped if i * width >= amax else kept).append(step)
-    return Histogram("".join(kept), "".join(clipped), round(amax * unit, 1))
+    moved = [*bars[:last], sum(bars[last:])]
+    outline = "".join(
+        f"V{_HISTOGRAM_HEIGHT - height_of(count):g}H{(i + 1) * width * unit:.1f}" for i, count in enumerate(moved)
+    )
+    quantized = f"M0 {_HISTOGRAM_HEIGHT}{outline}V{_HISTOGRAM_HEIGHT}"
+    return Histogram("".join(kept), "".join(clipped), quantized, round(amax * unit, 1))
 
 
 def make_profile(tensors: Sequence[TensorQuality], worst: Sequence[int]) -> Profile | None:

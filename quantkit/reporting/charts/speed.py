@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from quantkit.reporting.charts.axes import Chart, PlotFrame, Scale, log_ticks, nice_ticks, place_ticks
 from quantkit.reporting.charts.labels import Point, place_labels
+from quantkit.reporting.charts.legend import LegendItem, lay_out_legend
 from quantkit.reporting.formatting import format_score, format_significant, score_unit, shorten, single_line, with_unit
 from quantkit.types import Evaluation, Interval, Latency, Report, Score
 
@@ -26,16 +27,18 @@ class Series:
 
     path: str
     dots: tuple[tuple[float, float, str], ...]
-    is_baseline: bool
+    index: int
+    representative: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedChart(Chart):
-    """`heading` names the backend where there are several charts."""
+    """`heading` names the backend where there are several charts; points are drawn in their order, the last on top."""
 
     heading: str
     points: tuple[Point, ...]
     series: tuple[Series, ...]
+    legend: tuple[LegendItem, ...]
     is_log: bool
     baseline_y: float | None = None
     has_intervals: bool = False
@@ -84,8 +87,9 @@ def _accuracy_chart(
     unit = score_unit(score)
     size = group[0].latencies[0].batch_size
     x_label = f"Median {what} per sample, ms" if per_sample else f"Median {what} of a batch of {size}, ms"
+    legend, height = lay_out_legend(points, _FRAME)
     return SpeedChart(
-        frame=_FRAME,
+        frame=replace(_FRAME, height=height),
         heading=single_line(group[0].backend) if several else "",
         title=f"{measure} over median {what}",
         description="; ".join(f"{p.name}: {p.label}" for p in points) + ".",
@@ -95,6 +99,7 @@ def _accuracy_chart(
         y_ticks=place_ticks(y_values, y_scale),
         points=_place(points, rails),
         series=_without_crowded_sizes(rails),
+        legend=legend,
         baseline_y=round(y_scale(base), 2),
         has_intervals=any(p.low is not None for p in points),
         is_log=x_scale.is_log,
@@ -112,14 +117,15 @@ def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: b
         ordered = sorted(e.latencies, key=lambda latency: latency.batch_size)
         places = [(round(x_scale(x.median_ms), 1), round(y_scale(x.throughput), 1), str(x.batch_size)) for x in ordered]
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y, _ in places)
-        series.append(Series(path, tuple(places), e is report.baseline))
+        series.append(Series(path, tuple(places), report.evaluations.index(e), e.representative))
         numbers = ", ".join(
             f"batch {x.batch_size} {format_significant(x.median_ms)} ms, {format_significant(x.throughput)} samples/s"
             for x in ordered
         )
         ends.append(_bare_point(report, e, places[-1][0], places[-1][1], numbers))
+    legend, height = lay_out_legend(ends, _FRAME)
     return SpeedChart(
-        frame=_FRAME,
+        frame=replace(_FRAME, height=height),
         heading=single_line(group[0].backend) if several else "",
         title="Throughput over median latency at each batch size",
         description="; ".join(f"{p.name}: {p.label}" for p in ends) + ".",
@@ -129,12 +135,16 @@ def _throughput_chart(report: Report, group: Sequence[Evaluation], *, several: b
         y_ticks=place_ticks(y_values, y_scale),
         points=_place(ends, series),
         series=_without_crowded_sizes(series),
+        legend=legend,
         is_log=True,
     )
 
 
 def _place(points: Sequence[Point], series: Sequence[Series]) -> tuple[Point, ...]:
     dots = [(x, y) for drawn in series for x, y, _ in drawn.dots]
+    for point, drawn in zip(points, series, strict=False):  # a line at the height of its point leads to its dots
+        ends = [point.x, *(x for x, y, _ in drawn.dots if abs(y - point.y) < 1)]
+        dots += [(float(x), point.y) for x in range(round(min(ends)), round(max(ends)), 8)]
     return place_labels(points, left=_FRAME.left, right=_FRAME.width, avoid=dots)
 
 
@@ -254,6 +264,7 @@ def _bare_point(report: Report, evaluation: Evaluation, x: float, y: float, numb
         x=round(x, 2),
         y=round(y, 2),
         label=numbers,
+        index=report.evaluations.index(evaluation),
         is_baseline=evaluation is report.baseline,
         representative=evaluation.representative,
     )
@@ -269,5 +280,6 @@ def _rail(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scale
     return Series(
         f"M{min(ends):g} {y:g}H{max(ends):g}",
         tuple(dots[1:]),  # the first is the variant's own point
-        evaluation is report.baseline,
+        report.evaluations.index(evaluation),
+        evaluation.representative,
     )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.reporting.charts.axes import Scale, log_ticks, nice_ticks
+from quantkit.reporting.charts.legend import SHAPES
 from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
 from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
 from tests.reporting.samples import make_classification, make_detection, make_error_score, make_joined
@@ -57,12 +58,53 @@ def test_labels_of_close_points_do_not_cover_each_other():
     same = tuple(replace(base, name=f"variant{i}", latency=latency(0.25 + i / 500)) for i in range(4))
     points = make_charts(replace(report, evaluations=(report.baseline, *same)))[0].points
     boxes = []
-    for p in points:
+    for p in (p for p in points if p.is_labelled):
         left = p.label_x if p.anchor == "start" else p.label_x - 7 * len(p.name)
         boxes.append((left, p.label_y - 12, left + 7 * len(p.name), p.label_y))
     for i, a in enumerate(boxes):
         for b in boxes[i + 1 :]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_a_label_is_beside_its_own_point_or_missing():
+    for chart in (*make_charts(make_classification()), *make_throughput_charts(make_classification())):
+        for p in (p for p in chart.points if p.is_labelled):
+            assert abs(p.label_x - p.x) <= 12.01
+            assert abs(p.label_y - p.y) <= 30
+        assert any(p.is_labelled for p in chart.points)
+        assert [item.name for item in chart.legend] == [p.name for p in chart.points]  # the legend has all of them
+
+
+def test_a_variant_has_one_color_and_shape_in_all_charts():
+    report = make_classification()
+    places = {e.name: i for i, e in enumerate(report.evaluations)}
+    for chart in (*make_charts(report), *make_throughput_charts(report)):
+        for item, series in zip(chart.legend, chart.series, strict=True):
+            assert item.index == series.index == places[item.name]
+            assert item.is_hollow == (not series.representative)
+        assert len({item.shape for item in chart.legend}) == len(chart.legend)
+
+
+def test_the_legend_has_as_many_rows_as_it_needs():
+    report = make_report()
+    names = [f"a variant with a long name {i}" for i in range(9)]
+    copies = tuple(replace(report.evaluations[2], name=name, latency=latency(0.2)) for name in names)
+    (chart,) = make_charts(replace(report, evaluations=(report.baseline, *copies)))
+    rows = {item.y for item in chart.legend}
+    assert len(rows) >= 4
+    assert max(rows) < chart.frame.height
+    assert len({item.shape for item in chart.legend}) == len(SHAPES) < len(names)
+
+
+def test_points_for_the_target_choose_their_labels_first():
+    report = make_report()
+    aside = tuple(
+        replace(report.evaluations[1], name=f"aside{i}", latency=latency(0.25), representative=False) for i in range(8)
+    )
+    evaluations = (report.baseline, *aside, replace(report.evaluations[2], latency=latency(0.25)))
+    (chart,) = make_charts(replace(report, evaluations=evaluations))
+    assert chart.points[-1].is_labelled
+    assert not all(point.is_labelled for point in chart.points[1:-1])
 
 
 def test_without_labels_agreement_is_drawn_and_without_latency_nothing():
