@@ -222,7 +222,7 @@ MODELS = {
     "fastestdet": Published(
         "FastestDet.onnx",
         "detector, 80 classes",
-        "dog-qiuqiu/FastestDet, opset 11",
+        "dog-qiuqiu/FastestDet 50473cd, opset 11",
         "BSD-3-Clause",
         "--preprocess unit --color bgr",
         f"--data {COCO}",
@@ -232,7 +232,7 @@ MODELS = {
     "nanodet": Published(
         "nanodet_m.onnx",
         "detector, 80 classes",
-        "hpc203/nanodet-opncv-dnn-cpp-python, opset 11",
+        "hpc203/nanodet-opncv-dnn-cpp-python 15dd99c, opset 11",
         "not stated (NanoDet: Apache-2.0)",
         NANODET,
         f"--data {COCO}",
@@ -291,7 +291,7 @@ MODELS = {
     "espcn": Published(
         "pytorch_super_resolution.onnx",
         "super-resolution, 3 x",
-        "microsoft/onnxruntime-extensions, opset 15",
+        "microsoft/onnxruntime-extensions 319f8d2c, opset 15",
         "MIT",
         "--preprocess unit",
         "--data made/low/train --num-samples 32",
@@ -305,7 +305,7 @@ MODELS = {
     "sinet": Published(
         "SINet.onnx",
         "portrait segmentation",
-        "anilsathyan7/Portrait-Segmentation, opset 12",
+        "anilsathyan7/Portrait-Segmentation dbf69b0, opset 12",
         "MIT",
         SINET,
         "--data coco/images/train2017 --num-samples 64",
@@ -343,7 +343,7 @@ MODELS = {
 
 @dataclass
 class Result:
-    """What a model gave; scores in the metric's own unit, fractions as such."""
+    """What a model gave; scores in the metric's own unit, fractions as such; the share of multiply-adds in INT8."""
 
     fp32: float | None
     int8: float
@@ -352,6 +352,7 @@ class Result:
     size_ratio: float
     sqnr_db: float | None
     samples: int
+    work_share: float | None = None
 
 
 def measure(name: str, folder: Path) -> Result:
@@ -374,6 +375,7 @@ def measure(name: str, folder: Path) -> Result:
         int8["size_bytes"] / fp32["size_bytes"],
         int8["metrics"].get("sqnr_db"),
         report["dataset"]["num_samples"],
+        made.work_share,
     )
 
 
@@ -385,10 +387,11 @@ def run(command: str, folder: Path) -> None:
 
 def table(results: dict[str, Result]) -> str:
     """Markdown: a row for each model, then its commands."""
-    rows = [
-        "| model | source | license | INT8 | size | samples | score | FP32 | INT8 | goal | SQNR, dB | peers, INT8 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = (
+        *("model", "source", "license", "INT8", "multiply-adds, %", "size", "samples", "score", "FP32", "INT8", "goal"),
+        *("SQNR, dB", "peers, INT8"),
+    )
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, found in results.items():
         model = MODELS[name]
         factor = 100 if model.unit == "%" else 1
@@ -398,6 +401,7 @@ def table(results: dict[str, Result]) -> str:
         )
         cells = (
             *(f"{name}: {model.kind}", model.source, model.license, f"{found.quantized} of {found.weighted}"),
+            "" if found.work_share is None else f"{100 * found.work_share:.1f}",
             *(f"{found.size_ratio:.2f}", str(found.samples), f"{model.metric}, {model.unit}", fp32),
             *(f"{factor * found.int8:.2f}", model.goal, sqnr, model.peers),
         )
