@@ -71,8 +71,8 @@ def open_samples(
     fed = sequence_inputs(placed, states) if states else placed
     if states and not (holds_sample_files(Path(data)) or said.loader):
         raise DatasetError(f"{data}: --state needs a folder of .npz files, a sequence each, or a --loader")
-    if holds_sample_files(Path(data)):
-        if said.says_how or said.crops is not None or said.loader is not None:
+    if said.loader is None and holds_sample_files(Path(data)):
+        if said.says_how or said.crops is not None:
             raise DatasetError(f"{data}: image options have no meaning for arrays")
         dataset: Dataset = open_sample_files(Path(data), fed, axes=axes, classes=classes)
     elif isinstance(preprocessing, ImageOptions):

@@ -157,6 +157,15 @@ def test_what_a_loader_does_wrong_is_told(code, tmp_path, body, message) -> None
         open_with(tmp_path, TOKENS, GAIN, loader=f"{file}:load")
 
 
+def test_a_loader_reads_any_folder(code, tmp_path) -> None:
+    (tmp_path / "files").mkdir()
+    np.savez(tmp_path / "files" / "a.npz", other=np.zeros(3))
+    file = code(
+        "def f(path):\n    yield {'x': np.zeros((3, 4, 4), np.float32), 'id': [p.name for p in path.iterdir()]}"
+    )
+    assert open_with(tmp_path / "files", SPEC, loader=f"{file}:f").ids == ("['a.npz']",)
+
+
 def test_a_loader_takes_no_image_options(code, tmp_path) -> None:
     with pytest.raises(DatasetError, match="--loader makes whole samples"):
         open_with(tmp_path, TOKENS, loader=f"{code('')}:load", color="BGR")
