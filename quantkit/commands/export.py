@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import Manifest, find_manifest
@@ -14,16 +15,17 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.table import load_table
 from quantkit.datasets.batch_axes import find_batch_axes
-from quantkit.errors import BackendError, CalibrationError
+from quantkit.errors import BackendError, CalibrationError, ModelError
 from quantkit.export.deepstream import preprocessing_properties, properties_text
 from quantkit.export.triton import is_batched, model_config
 from quantkit.export.trtexec import command_line, io_format_flags, precision_flags
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, output_specs
+from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
 from quantkit.types import CalibrationTable
-from quantkit.types.options import DeepStreamOptions, TritonOptions, TrtexecOptions
+from quantkit.types.options import DeepStreamOptions, Precision, TritonOptions, TrtexecOptions
 
 __all__ = ["export_deepstream", "export_triton", "trtexec_command"]
 
@@ -111,9 +113,13 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     """
     opened = FloatModel(model)
     version = parse_version(version_of_caches(options.tensorrt_version))
-    typed = opened.is_quantized or float_precision(opened.graph) == "fp16"
+    own = "+".join(quantized_formats(opened.graph)) if opened.is_quantized else float_precision(opened.graph)
+    precision = cast(Precision, options.precision or own)
+    typed = opened.is_quantized or own == "fp16"
+    if typed and precision != own:
+        raise ModelError(f"{model.name} is in {own.upper()} already: use --precision {own}, or pass the float model")
     cache = Path(options.calibration_cache or CalibrationFiles.of_model(model).tensorrt_cache)
-    wants_cache = options.precision == "int8" and not typed
+    wants_cache = precision == "int8" and not typed
     if wants_cache and not cache.is_file():
         raise CalibrationError(f"there is no calibration cache {cache}: pass --calib, or the INT8 model with Q/DQ")
     shapes = {spec.name: spec.shape for spec in opened.inputs}
@@ -121,9 +127,9 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     how = load_table(beside).preprocessing if beside.is_file() else None
     axes = find_batch_axes(opened.inputs, {})
     profiles = resolve_profiles(shapes, build.profiles, known=image_sizes(how, shapes), axes=axes)
-    flags = precision_flags(options.precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
+    flags = precision_flags(precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
     flags += io_format_flags(build, opened.inputs, output_specs(opened.graph))
-    engine = f"{model.stem.removesuffix(f'.{options.precision}')}.{options.precision}.engine"
+    engine = f"{model.stem.removesuffix(f'.{precision}')}.{precision}.engine"
     return command_line(str(model), str(model.with_name(engine)), flags, replace(build, profiles=profiles))
 
 

@@ -906,7 +906,7 @@ class DeepStreamOptions:
 class TrtexecOptions:
     """Options of `export trtexec` beside those of a build."""
 
-    precision: Precision = option("fp32", "Precision of the engine.")
+    precision: Precision | None = option(None, "Precision of the engine.", default_text="the model's own")
     calibration_cache: PathLike | None = option(
         None,
         "Calibration cache, for implicit INT8.",

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import quantkit
 from quantkit.caches.complete import check_complete, constant_ranges, coverage_of, ranges_for_cache
@@ -86,3 +88,61 @@ def test_what_is_not_finite_and_not_needed_ends_no_calibration(tmp_path, data):
     amax = ranges_for_cache(graph, {n: r.amax for n, r in table.tensors.items()}, version=8601)
     with pytest.raises(IncompleteCacheError, match=f"{infinite}.*NaN or infinite"):
         check_complete(graph, amax, table.skipped)
+
+
+def mobilenet_v1(path):
+    """MobileNet V1 in small, with the tensor names of NVIDIA's submission to MLPerf Inference 0.5: 27 convolutions."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last, number = [], [], "0", 84
+
+    def constant(values):
+        weights.append(numpy_helper.from_array(np.asarray(values, np.float32), f"w{len(weights)}"))
+        return weights[-1].name
+
+    def block(channels_in, channels, kernel, *, stride=1, depthwise=False):
+        nonlocal last, number
+        shape = (channels, 1 if depthwise else channels_in, kernel, kernel)
+        conv, norm, result = map(str, range(number, number + 3))
+        options = {"group": channels if depthwise else 1, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
+        nodes.append(helper.make_node("Conv", [last, constant(rng.standard_normal(shape) * 0.3)], [conv], **options))
+        statistics = [constant(np.full(channels, value)) for value in (1.0, 0.1, 0.0, 1.0)]
+        nodes.append(helper.make_node("BatchNormalization", [conv, *statistics], [norm]))
+        nodes.append(helper.make_node("Relu", [norm], [result]))
+        last, number = result, number + 3
+
+    block(3, 8, 3, stride=2)
+    for index in range(13):
+        block(8, 8, 3, stride=2 if index in (1, 3) else 1, depthwise=True)
+        block(8, 8, 1)
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooling_replaced_output"]))
+    head = constant(rng.standard_normal((16, 8, 1, 1)))
+    nodes.append(helper.make_node("Conv", ["pooling_replaced_output", head], ["fc_replaced_output"]))
+    outputs = ["topk_layer_output_value", "topk_layer_output_index"]
+    weights.append(numpy_helper.from_array(np.array([1]), "k"))
+    nodes.append(helper.make_node("TopK", ["fc_replaced_output", "k"], outputs, axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "mobilenet",
+        [helper.make_tensor_value_info("0", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [
+            helper.make_tensor_value_info(name, kind, ["n", 1, 1, 1])
+            for name, kind in zip(outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=True)
+        ],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_a_cache_has_the_tensor_names_of_nvidias_own(tmp_path):
+    """Of mlcommons/inference_results_v0.5, closed/NVIDIA/code/mobilenet/tensorrt/calibrator.cache (TensorRT 6.0.1).
+
+    Theirs lists the integer output of TopK too, which TensorRT 8.6 and later type as INT32.
+    """
+    theirs = {"0", *map(str, range(84, 165)), "pooling_replaced_output", "fc_replaced_output"}
+    theirs |= {"topk_layer_output_value", "topk_layer_output_index"}
+    model = mobilenet_v1(tmp_path / "mobilenet.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(1).normal(size=(4, 3, 32, 32)).astype(np.float32))
+    table = quantkit.calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
+    cache = write_tensorrt_cache(model, table, tmp_path / "c", tensorrt_version="8.6.1")
+    assert set(parse_cache(cache.read_text()).amax) == theirs - {"topk_layer_output_index"}

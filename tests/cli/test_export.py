@@ -29,5 +29,8 @@ def test_deepstream_and_trtexec_of_a_calibrated_model(quantkit, digits, tmp_path
     typed = quantkit("export", "trtexec", tmp_path / "digits.int8.onnx", "--precision", "int8")
     assert "--stronglyTyped" in typed.out
     assert "--calib" not in typed.out
+    assert quantkit("export", "trtexec", tmp_path / "digits.int8.onnx").out == typed.out  # the model says it
+    refused = quantkit("export", "trtexec", tmp_path / "digits.int8.onnx", "--precision", "fp16")
+    assert "digits.int8.onnx is in INT8 already: use --precision int8, or pass the float model" in refused.err
     triton = quantkit("export", "triton", digits, "-o", tmp_path / "repo")
     assert "dynamic batching up to 32" in triton.out
