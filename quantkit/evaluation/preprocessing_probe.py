@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantkit.datasets import Selection
-from quantkit.datasets.alternatives import other_resizes, other_values
+from quantkit.datasets.alternatives import Alternative, other_resizes, other_values
+from quantkit.datasets.array_alternatives import ArrayAlternative, other_array_values
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.lint import Finding
@@ -22,10 +23,9 @@ from quantkit.evaluation.preprocessing_score import (
     score_preprocessing,
 )
 from quantkit.progress import show_progress
-from quantkit.types import Dataset, Preprocessing, Runner
+from quantkit.types import Batch, Dataset, Preprocessing, Runner
 
-if TYPE_CHECKING:
-    from quantkit.datasets.alternatives import Alternative
+AnyAlternative = Alternative | ArrayAlternative
 
 _SAME = 2.0
 """Standard errors within which two alternatives fit alike, so that the smaller change is named."""
@@ -94,32 +94,42 @@ def probe_preprocessing(
         The probe, the number of classes that the model scores, why there is no probe, and what was found.
     """
 
-    def measure(preprocessing: Preprocessing | None, chosen: tuple[int, ...] = samples) -> PreprocessingScore:
-        view = _view(dataset, chosen, preprocessing)
-        return score_preprocessing(runner, make_batches(view, 32, strict=True, workers=workers, skipped={}))
+    def read(chosen: tuple[int, ...], alternative: AnyAlternative | None = None) -> Iterator[Batch]:
+        view = _view(dataset, chosen, alternative.preprocessing if isinstance(alternative, Alternative) else None)
+        return make_batches(view, 32, strict=True, workers=workers, skipped={})
+
+    def measure(alternative: AnyAlternative | None, chosen: tuple[int, ...] = samples) -> PreprocessingScore:
+        batches: Iterable[Batch] = read(chosen, alternative)
+        if isinstance(alternative, ArrayAlternative):
+            batches = (replace(batch, inputs=alternative.apply(batch.inputs)) for batch in batches)
+        return score_preprocessing(runner, batches)
 
     try:
         declared = measure(None)
     except EvaluationError as error:
         return None, None, str(error), []
     num_scores = declared.probabilities.shape[1]
-    if dataset.preprocessing is None:
-        return None, num_scores, "arrays are fed as they are", []
-    if dataset.preprocessing.function is not None:
-        return None, num_scores, f"{dataset.preprocessing.function} prepares the images", []
+    declared_as = dataset.preprocessing
+    if declared_as is not None and declared_as.function is not None:
+        return None, num_scores, f"{declared_as.function} prepares the images", []
+    first: Sequence[AnyAlternative]
+    if declared_as is not None:
+        first = other_values(declared_as)
+    elif not (first := other_array_values(next(read(samples[:16])).inputs)):
+        return None, num_scores, "arrays that do not look like images are fed as they are", []
     unlabelled = declared.targets is not None and int(declared.targets.max()) >= num_scores
-    first = other_values(dataset.preprocessing)
     with show_progress(None, "trying preprocessings", len(first) + 4, progress) as bar:
         tried = _measure_all(measure, first, bar)
         best = _choose_best(tried, declared, unlabelled=unlabelled)
-        base = dataset.preprocessing if best is None else best.preprocessing
-        tried += _measure_all(measure, other_resizes(dataset.preprocessing, base), bar)
+        if declared_as is not None:
+            base = best.preprocessing if isinstance(best, Alternative) else declared_as
+            tried += _measure_all(measure, other_resizes(declared_as, base), bar)
         tried_first, declared_first = tried, declared
         leader = _leader(tried, declared, unlabelled=unlabelled)
         while leader is not None and more and may_be_better(*_pair(leader[1], declared, unlabelled)):
             samples, more = (*samples, *more[: len(samples)]), more[len(samples) :]
             declared = measure(None, samples)
-            leader = leader[0], measure(leader[0].preprocessing, samples)
+            leader = leader[0], measure(leader[0], samples)
         if leader is not None and declared is not declared_first:
             tried = [leader]
     findings = []
@@ -147,11 +157,11 @@ def probe_preprocessing(
 
 
 def _measure_all(
-    measure: Callable[[Preprocessing], PreprocessingScore], alternatives: Sequence[Alternative], bar: Any
-) -> list[tuple[Alternative, PreprocessingScore]]:
+    measure: Callable[[AnyAlternative], PreprocessingScore], alternatives: Sequence[AnyAlternative], bar: Any
+) -> list[tuple[AnyAlternative, PreprocessingScore]]:
     tried = []
     for alternative in alternatives:
-        tried.append((alternative, measure(alternative.preprocessing)))
+        tried.append((alternative, measure(alternative)))
         bar.update(1)
     return tried
 
@@ -163,8 +173,8 @@ def _view(dataset: Dataset, samples: tuple[int, ...], preprocessing: Preprocessi
 
 
 def _choose_best(
-    tried: Sequence[tuple[Alternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
-) -> Alternative | None:
+    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+) -> AnyAlternative | None:
     """Of those that are clearly better, the smallest change that fits as well as the best; None without one."""
     good = [_strip(f, unlabelled) for a, f in tried if _is_better(a, f, declared, unlabelled=unlabelled)]
     if not good:
@@ -176,7 +186,7 @@ def _choose_best(
 
 
 def _is_better(
-    alternative: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+    alternative: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
 ) -> bool:
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if _is_chance(fit):  # labels in another order make a wrong input luckier than the right one
@@ -186,8 +196,8 @@ def _is_better(
 
 
 def _leader(
-    tried: Sequence[tuple[Alternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
-) -> tuple[Alternative, PreprocessingScore] | None:
+    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+) -> tuple[AnyAlternative, PreprocessingScore] | None:
     """The alternative that would be chosen; where none is clearly better, the one that gains most."""
     best = _choose_best(tried, declared, unlabelled=unlabelled)
     if best is not None:
@@ -219,7 +229,7 @@ def _is_chance(fit: PreprocessingScore) -> bool:
 
 
 def _trial(
-    alternative: Alternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+    alternative: AnyAlternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
 ) -> PreprocessingTrial:
     return PreprocessingTrial(
         changes=() if alternative is None else alternative.changes,
@@ -242,7 +252,9 @@ def _labels_finding(declared: PreprocessingScore) -> Finding:
     )
 
 
-def _misfit(best: Alternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool) -> Finding:
+def _misfit(
+    best: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+) -> Finding:
     fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
     if fit.targets is not None:
         numbers = f"top-1 {100 * declared.right.mean():.1f}% → {100 * fit.right.mean():.1f}%"
@@ -253,5 +265,5 @@ def _misfit(best: Alternative, fit: PreprocessingScore, declared: PreprocessingS
         "preprocessing",
         f"the model fits better with {' and '.join(best.changes)}: {numbers} on {len(fit.probabilities)} samples",
         (),
-        f"use {best.flags}",
+        best.flags if isinstance(best, ArrayAlternative) else f"use {best.flags}",
     )

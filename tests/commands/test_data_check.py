@@ -5,8 +5,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from quantkit.commands.data_check import check_data
+from quantkit.datasets.array_alternatives import other_array_values
 from quantkit.errors import EvaluationError
 from quantkit.types.options import ImageOptions
 from tests.cli.conftest import CALIB, DIGITS, VAL, conv_model, write_images
@@ -96,8 +98,8 @@ def test_arrays_are_looked_at_and_not_changed(tmp_path):
     model = conv_model(tmp_path / "net.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3, 8, 8), np.float32))
     result = check_data(model, tmp_path / "x.npy", progress=False)
-    assert result.probe is None
-    assert "arrays" in result.probe_reason
+    assert not any(trial.is_better for trial in result.probe.others)
+    assert blamed(result) is None
     json.dumps(asdict(result))
 
 
@@ -140,3 +142,38 @@ def test_trained_models_tell_wrong_from_right(shared, cifar, name):
         assert "pixels times 1/255 instead of 1" in undivided.what
         assert undivided.fix == "use --scale 1/255"
         assert "the mean and std of ImageNet" in check(preset="unit").what
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "words"),
+    [(255.0, 0.0, "values divided by 255"), (2.0, -1.0, "values from 0 to 1 instead of -1 to 1")],
+)
+def test_arrays_of_images_are_probed_too(tmp_path, factor, offset, words):
+    right = [np.asarray(Image.open(path).convert("L"), np.float32) / 255 for path in sorted(CALIB.rglob("*.png"))]
+    labels = [int(path.parent.name) for path in sorted(CALIB.rglob("*.png"))]
+    pixels = np.stack(right)[:, None]
+    np.savez(tmp_path / "right.npz", image=pixels, labels=labels)
+    np.savez(tmp_path / "wrong.npz", image=pixels * factor + offset, labels=labels)
+    fine = check_data(DIGITS, tmp_path / "right.npz", probe_samples=64, progress=False)
+    assert blamed(fine) is None
+    assert fine.probe.best is not None  # said with its figure, though it is not better
+    found = blamed(check_data(DIGITS, tmp_path / "wrong.npz", probe_samples=64, progress=False))
+    assert words in found.what
+    assert found.fix == f"save the arrays with {words}"
+
+
+def test_channels_of_arrays_are_turned_and_other_arrays_left_alone():
+    image = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
+    found = other_array_values({"x": image})
+    turned = next(a for a in found if a.changes == ("channels in the reverse order",))
+    assert np.array_equal(turned.apply({"x": image})["x"], image[:, ::-1])
+    last = np.moveaxis(image, 1, 3)
+    (same,) = (a for a in other_array_values({"x": last}) if a.changes == turned.changes)
+    assert np.array_equal(same.apply({"x": last})["x"], last[..., ::-1])
+    normalized = next(a for a in found if a.changes == ("values divided by 255, then the mean and std of ImageNet",))
+    expected = (image / 255 - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape(
+        [0.229, 0.224, 0.225], (3, 1, 1)
+    )
+    assert np.allclose(normalized.apply({"x": image})["x"], expected, atol=1e-5)
+    assert other_array_values({"x": image[:, 0]}) == other_array_values({"x": image.astype(np.int64)}) == []
+    assert other_array_values({"x": image, "y": image}) == []
