@@ -73,6 +73,7 @@ def selftest(
             "INT8 engine, implicit": on.build_implicit,
             "layers in INT8": on.inspect,
             "accuracy and latency": on.run,
+            "the faster of FP16 and INT8": on.choose_fastest,
             "version compatibility": lambda: on.build_portable("none", version=True),
             "hardware compatibility": lambda: on.build_portable("ampere-plus", version=False),
             "plugins": on.register_plugins,

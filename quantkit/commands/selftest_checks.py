@@ -14,12 +14,13 @@ from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.plugins import init_standard_plugins
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.commands.build import BuiltEngine, build
+from quantkit.commands.build_best import build_best
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
 from quantkit.errors import BackendError, QuantKitError
 from quantkit.notices import Notify
 from quantkit.types import CalibrationTable, PathLike
-from quantkit.types.options import EngineOptions, Precision, SelftestOptions
+from quantkit.types.options import EngineOptions, Precision, SelftestOptions, TimedBuildOptions
 
 __all__ = ["SkippedError", "TensorRTChecks"]
 
@@ -104,6 +105,20 @@ class TensorRTChecks:
             time = "" if found.latency is None else f", {found.latency.median_ms:.3g} ms"
             shown.append(f"{found.name.removeprefix('engine-')}: {score}{time}")
         return "; ".join(shown)
+
+    def choose_fastest(self) -> str:
+        """Lets FP16 and INT8 take turns, and keeps the faster one."""
+        self._need_gpu()
+        if self.table is None:
+            raise SkippedError("there is no table")
+        if not self.options.latency_s:
+            raise SkippedError("--latency-s 0")
+        found = build_best(
+            self.model, table=self.table, library="rtx" if self.library.is_rtx else "tensorrt", progress=False,
+            search=TimedBuildOptions(max_builds=2, latency_s=self.options.latency_s),
+            output=self.folder / "best.engine", notify=self.notify,
+        )  # fmt: skip
+        return f"{found.chosen}: {found.reason}"
 
     def build_portable(self, level: HardwareCompatibility, *, version: bool) -> str:
         """Builds an engine for other versions or GPUs, and loads it here."""

@@ -142,7 +142,9 @@ class FloatCosts:
 
         measured = asked[: self._search.max_builds - 1]
         with temporary_folder() as folder:
-            planned = plan_build(self._model, None, engine(in_float), output=folder / "all.engine", notify=self._notify)
+            planned = plan_build(
+                self._model, None, engine(in_float), output=folder / "float.engine", notify=self._notify
+            )
             builds = TimedBuilds(
                 self._model,
                 planned.options,
@@ -151,17 +153,17 @@ class FloatCosts:
                 progress=self._progress,
                 notify=self._notify,
             )
-            builds.build("all", engine(in_float))
-            for number, unit in enumerate(measured):
-                builds.build(str(number), engine([other for other in in_float if other != unit]))
+            builds.build("float", engine(in_float))
+            for number, unit in enumerate(measured, 1):
+                builds.build(f"int8-{number}", engine([other for other in in_float if other != unit]))
             times = builds.time(list(builds.built))
         found = {}
-        for number, unit in enumerate(measured):
-            interval = times.interval(str(number), "all")
-            cost = times.median_ms("all") - times.median_ms(str(number))
+        for number, unit in enumerate(measured, 1):
+            interval = times.interval(f"int8-{number}", "float")
+            cost = times.median_ms("float") - times.median_ms(f"int8-{number}")
             is_clear = interval is not None and interval[0] > 1
             text = f"{unit} in float costs {cost:.4g} ms" if is_clear else f"{unit} in float costs no measurable time"
-            self._notify(Notice("info", "engine", f"{text} of {times.median_ms('all'):.4g} ms"))
+            self._notify(Notice("info", "engine", f"{text} of {times.median_ms('float'):.4g} ms"))
             if is_clear:
                 found[unit] = cost
         return found

@@ -45,7 +45,8 @@ def test_without_a_gpu_it_builds_and_says_what_it_skipped(bindings, material):
         "hardware compatibility", "plugins", *(["INT8 engine, implicit"] if old else []),
     }, found  # fmt: skip
     assert "fail" not in status.values()
-    assert found["accuracy and latency"] == ["skip", "there is no NVIDIA GPU"]
+    for name in ("accuracy and latency", "the faster of FP16 and INT8"):
+        assert found[name] == ["skip", "there is no NVIDIA GPU"]
     said = "there is no NVIDIA GPU" if old else f"TensorRT {bindings.release.version} has no calibrators"
     assert found["calibration by TensorRT"] == ["skip", said]
 
@@ -59,6 +60,7 @@ def test_with_a_gpu_tensorrt_calibrates_and_takes_its_cache_again(bindings, mate
     assert found["its cache, read back"][0] == "pass", found
     assert found["accuracy and latency"][0] == "fail"
     assert found["layers in INT8"][0] == "fail"
+    assert found["the faster of FP16 and INT8"] == ["skip", "--latency-s 0"]
 
 
 def test_tensorrt_rtx_builds_and_shows_its_layers(tmp_path, material, capsys, monkeypatch):
