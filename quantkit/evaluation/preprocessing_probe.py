@@ -110,13 +110,9 @@ def probe_preprocessing(
         return None, None, str(error), []
     num_scores = declared.probabilities.shape[1]
     declared_as = dataset.preprocessing
-    if declared_as is not None and declared_as.function is not None:
-        return None, num_scores, f"{declared_as.function} prepares the images", []
-    first: Sequence[AnyAlternative]
-    if declared_as is not None:
-        first = other_values(declared_as)
-    elif not (first := other_array_values(next(read(samples[:16])).inputs)):
-        return None, num_scores, "arrays that do not look like images are fed as they are", []
+    first, reason = _first_alternatives(declared_as, lambda: next(read(samples[:16])))
+    if reason and not first:
+        return None, num_scores, reason, []
     unlabelled = declared.targets is not None and int(declared.targets.max()) >= num_scores
     with show_progress(None, "trying preprocessings", len(first) + 4, progress) as bar:
         tried = _measure_all(measure, first, bar)
@@ -154,6 +150,17 @@ def probe_preprocessing(
         "",
         findings,
     )
+
+
+def _first_alternatives(
+    declared: Preprocessing | None, read: Callable[[], Batch]
+) -> tuple[Sequence[AnyAlternative], str]:
+    """Other values than the declared ones, or than those of arrays; without any, the reason."""
+    if declared is not None and declared.function is not None:
+        return (), f"{declared.function} prepares the images"
+    if declared is not None:
+        return other_values(declared), ""
+    return other_array_values(read().inputs), "arrays that do not look like images are fed as they are"
 
 
 def _measure_all(
