@@ -19,10 +19,12 @@ from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.evaluate import evaluate as evaluate_variants
 from quantkit.commands.forecasts import forecast_evaluation
+from quantkit.commands.wanted_variants import check_variants, round_variants
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
 from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
 from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
@@ -137,6 +139,7 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     """Makes the table or finds it up to date; where it is."""
     given = options.table
     table = CalibrationFiles.of_model(model).table if given is None or isinstance(given, CalibrationTable) else given
+    check_variants(FloatModel(model), options, table)
     calibration = CalibrationOptions(
         table_path=table,
         preprocess=options.preprocess,
@@ -145,6 +148,7 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
         progress=options.progress,
     )
     calibrate_model(model, data, calibration, notify=notify)
+    round_variants(FloatModel(model), table, data, options, notify)
     return table
 
 

@@ -17,6 +17,7 @@ from quantkit.cli.text import bytes_text, count_text, make_console, print_line, 
 from quantkit.commands.inspect import EngineInspection
 from quantkit.commands.inspect import inspect as inspect_file
 from quantkit.graph.inspection import ModelInspection
+from quantkit.types import title_of
 from quantkit.types.options import PATHS
 
 if TYPE_CHECKING:
@@ -95,11 +96,14 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
     if anatomy.memory_bytes:
         rows.append(("memory", ", ".join(f"{key} {bytes_text(size)}" for key, size in anatomy.memory_bytes.items())))
     if anatomy.has_details:
-        rows.append(("INT8, weighted layers", _share(anatomy.weighted_coverage)))
-        rows.append(("INT8, all layers", _share(anatomy.layer_coverage)))
+        name = title_of([layer.precision for layer in anatomy.layers if layer.is_quantized] or ["int8"])
+        rows.append((f"{name}, weighted layers", _share(anatomy.weighted_coverage)))
+        if blocks := sum(any(t.dtype == "int4" for t in layer.inputs) for layer in anatomy.weighted):
+            rows.append(("INT4 weights", f"{blocks} of {len(anatomy.weighted)} weighted layers"))
+        rows.append((f"{name}, all layers", _share(anatomy.layer_coverage)))
         time = anatomy.time_coverage
         rows.append(
-            ("INT8, time", "not measured (use --profile or --measure)" if time is None else _share(time, " ms"))
+            (f"{name}, time", "not measured (use --profile or --measure)" if time is None else _share(time, " ms"))
         )
         cost = "" if anatomy.reformat_ms is None else f", {anatomy.reformat_ms:.3f} ms"
         rows.append(("reformats", f"{len(anatomy.reformats)}{cost}"))

@@ -11,6 +11,7 @@ from quantkit.commands.evaluation_report import Measured, find_ranking, make_rep
 from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.on_device import on_device, runnable
 from quantkit.commands.variants import OpenVariants, open_variants
+from quantkit.commands.wanted_variants import check_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import open_samples, prepared_as, warn_of_batch_axes
@@ -22,11 +23,9 @@ from quantkit.evaluation.gate import check_unlabelled
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import choose_variants
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import float_precision
 from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
@@ -85,7 +84,7 @@ def _evaluate(
 ) -> Report:
     table = open_planned_table(options.table, options.plan)
     model = open_runnable(model, table)
-    choose_variants(options.variants, table, float_precision(model.graph))  # a wrong name is said first
+    check_variants(model, options, table)  # what is wrong is said first
     warn_of_randomness(model.graph, notify)
     environment = describe_environment()  # now: later the machine is busy with us
     prepared = prepared_as(table, options.preprocess, data)

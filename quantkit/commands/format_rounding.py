@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quantkit.calibration.refinement_file import refinement_path, save_refinement
+from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
 from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, make_batches
@@ -16,7 +18,7 @@ from quantkit.refinement.samples import SampleBatches, affordable_samples
 from quantkit.types import CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
 from quantkit.types.options import ImageOptions, QuantizeOptions
 
-__all__ = ["is_rounded", "kept_rounding", "round_for_format", "samples_of", "tell_nearest"]
+__all__ = ["is_rounded", "keep_rounding", "kept_rounding", "round_for_format", "samples_of", "tell_nearest"]
 
 _BATCH = 16
 _MOST_SAMPLES = 256
@@ -68,6 +70,23 @@ def round_for_format(
         text = f"{len(layers)} weights rounded to nearest: error feedback did not help on these samples"
     announcing(notify)(Notice("info", "weights", text))
     return replace(table, roundings={**table.roundings, options.format: found})
+
+
+def keep_rounding(
+    model: FloatModel,
+    table: CalibrationTable | PathLike,
+    options: QuantizeOptions,
+    data: PathLike,
+    preprocess: ImageOptions | None,
+    notify: Notify,
+) -> CalibrationTable:
+    """The same on samples of `data`; where the table is a path, they are kept beside it."""
+    opened = open_table(table)
+    found = round_for_format(model, opened, options, samples_of(model, opened, data, preprocess), notify)
+    if not isinstance(table, CalibrationTable):
+        path = refinement_path(table, options.format)
+        save_refinement(found.roundings[options.format], path, table=table_checksum(opened))
+    return found
 
 
 def is_rounded(model: FloatModel, table: CalibrationTable, options: QuantizeOptions) -> bool:

@@ -11,11 +11,10 @@ from quantkit.caches.complete import check_complete, ranges_for_cache
 from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
-from quantkit.calibration.refinement_file import refinement_path, save_refinement
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import plan_blocks, prepared_for
-from quantkit.commands.format_rounding import round_for_format, samples_of
+from quantkit.commands.format_rounding import keep_rounding
 from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
@@ -86,12 +85,9 @@ def quantize(
         text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
         text += "to nearest, and the output is less accurate than the table says."
         notify(Notice("warning", "weights", text))
-    planned = apply_plan(table, options.plan)
     if data is not None and not options.scheme.is_plain:
-        planned = round_for_format(model, planned, options, samples_of(model, table, data, preprocess), notify)
-        if not isinstance(table_given, CalibrationTable):
-            path = refinement_path(table_given, options.format)
-            save_refinement(planned.roundings[options.format], path, table=table_checksum(table))
+        table = keep_rounding(model, table_given, options, data, preprocess, notify)
+    planned = apply_plan(table, options.plan)
     graph, plan = quantize_graph(model, planned, options, notify)
     graph.metadata_props[TABLE_KEY] = table_checksum(table)
     _check_valid(graph, Path(output).name, model, notify)

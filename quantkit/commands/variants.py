@@ -6,24 +6,23 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from quantkit.caches.siblings import describe_provenance
 from quantkit.calibration.table import TABLE_KEY
 from quantkit.commands.fp16_check import in_fp16
 from quantkit.commands.quantized_graph import quantize_graph
+from quantkit.commands.wanted_variants import how_to_make
 from quantkit.errors import BackendError, EvaluationError, ModelError, QuantKitError
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.engines import OpenEngine, open_engines
-from quantkit.evaluation.models import OTHER_FORMATS, choose_variants, model_evaluation
+from quantkit.evaluation.models import choose_variants, model_evaluation
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, save_model
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.notices import Notice
-from quantkit.processor import products_saturate
 from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
-from quantkit.types.options import EvaluationOptions, Format, QuantizeOptions, Target
+from quantkit.types.options import EvaluationOptions
 
 __all__ = ["OpenVariants", "open_variants"]
 
@@ -155,17 +154,8 @@ def _make_variants(
             if name == "fp16":
                 graph, notes[name] = in_fp16(model, table, dataset)
             elif table is not None:
-                target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
-                reduce_range = target == "cpu" and products_saturate()
-                how = QuantizeOptions(
-                    target=target,
-                    format=cast(Format, name if name in OTHER_FORMATS else "int8"),
-                    exclude=options.exclude,
-                    quantize_all=options.quantize_all,
-                    reduce_range=reduce_range,
-                )
                 said: list[Notice] = []
-                graph, plan = quantize_graph(model, table, how, said.append)
+                graph, plan = quantize_graph(model, table, how_to_make(name, options), said.append)
                 left[name] = plan.skipped
                 notes[name] = tuple(notice.text for notice in said if notice.topic == "weights")
         except ModelError as error:

@@ -11,8 +11,8 @@ from quantkit.evaluation.accurate_session import computes_in_fp16, is_for_gpu
 from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
-from quantkit.graph.passes.prepare import has_signed_activations, quantized_formats, scheme_of
-from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency, Precision
+from quantkit.graph.passes.prepare import has_signed_activations, scheme_of
+from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency, PathLike, Precision
 
 __all__ = ["NO_TABLE", "VARIANTS", "VARIANT_NAMES", "choose_variants", "model_evaluation"]
 
@@ -31,7 +31,9 @@ NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --
 
 
 def choose_variants(
-    variants: Sequence[str] | None, table: CalibrationTable | None, baseline: Literal["fp32", "fp16"] = "fp32"
+    variants: Sequence[str] | None,
+    table: CalibrationTable | PathLike | None,
+    baseline: Literal["fp32", "fp16"] = "fp32",
 ) -> tuple[str, ...]:
     """Which variants to make, the model itself, of that precision, first.
 
@@ -73,7 +75,7 @@ def model_evaluation(
     """
     precision: Precision = float_precision(model.graph)
     if model.is_quantized:
-        precision = scheme_of(quantized_formats(model.graph))
+        precision = scheme_of(model.graph)
     notes = [*metric_notes(metrics), *origin]
     for_gpu = is_for_gpu(model)
     if has_signed_activations(model.graph):

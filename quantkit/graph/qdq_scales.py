@@ -48,7 +48,10 @@ def activation_scales(model: ir.Model) -> tuple[dict[str, ReadScale], dict[str, 
             unread[name] = "its scale is computed" if scale is None else f"it has {scale.size} scales"
             continue
         read = _read(node, float(scale.astype(np.float32).reshape(())))
-        if read is None:
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        if zero is not None and zero.dtype is ir.DataType.FLOAT8E4M3FN:
+            unread[name] = "it is quantized to FP8, whose scales are no ranges of INT8"
+        elif read is None:
             unread[name] = "it is not quantized to 8 bits with one zero point, or its scale is not positive and finite"
         elif name in found and found[name] != read:
             unread[name] = f"it is quantized twice, with scales {found[name].scale:.6g} and {read.scale:.6g}"

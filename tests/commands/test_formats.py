@@ -22,13 +22,14 @@ from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import quantize
+from quantkit.commands.wanted_variants import check_variants
 from quantkit.errors import BackendError, EvaluationError, ModelError
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.types import Refinement
-from quantkit.types.options import QuantizeOptions
+from quantkit.types.options import EvaluationOptions, QuantizeOptions
 
 from .. import rtx
 from ..graph.builder import Builder
@@ -246,7 +247,9 @@ def test_inspection_names_the_formats(calibrated, tmp_path, form):
     found = inspect_model(FloatModel(quantize(*calibrated, tmp_path / "net.onnx", format=form).path))
     assert "+".join(found.formats) == form
     assert (found.num_quantized, found.num_weighted) == (2 if form == "int4" else 4, 4)
-    assert {finding.rule for finding in found.findings} <= {"fp16 scale"}
+    told = {finding.rule: finding.text for finding in found.findings}
+    version = {"fp8": "TensorRT 10.3 or later, and GPUs from sm89 on", "int4": "TensorRT 10.0 or later"}
+    assert told == ({} if form == "int8" else {"format": f"{form.upper()}: needs {version[form.partition('+')[0]]}"})
 
 
 def test_a_model_without_matrix_products_has_no_int4(tmp_path):
@@ -269,7 +272,17 @@ def test_all_formats_are_evaluated_side_by_side(calibrated):
     assert found["int8"].metrics["sqnr_db"] != found["fp8"].metrics["sqnr_db"]
     assert choose_variants(None, load_table(table)) == ("fp32", "fp16", "int8", "int8-cpu")
     with pytest.raises(EvaluationError, match="needs a calibration table"):
-        choose_variants(["fp8"], None)
+        choose_variants(["FP8"], None)
+
+
+def test_what_a_model_cannot_be_is_said_before_it_is_evaluated(tmp_path):
+    g = Builder()
+    model = write(g.model(g.conv(g.input("image", 3, 8, 8), 3, 8)), tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    for names in (["INT4"], ["fp32", "Int8", "int4"]):
+        with pytest.raises(ModelError, match="no MatMul or Gemm whose weight can be INT4"):
+            check_variants(FloatModel(model), EvaluationOptions(variants=names), "net.calib.json")
+    check_variants(FloatModel(model), EvaluationOptions(), None)
 
 
 @pytest.mark.parametrize(("width", "factor", "reason"), [(33, 1, "odd number"), (64, 1e6, "beyond FP16")])

@@ -7,7 +7,7 @@ fused: runtimes do that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import get_args
 
 import onnx_ir as ir
@@ -130,14 +130,10 @@ def quantized_formats(model: ir.Model) -> tuple[str, ...]:
     return tuple(sorted(found)) or ("int8",) * has_qdq(model)
 
 
-def scheme_of(formats: Sequence[str]) -> Format:
-    """Which of `SCHEMES` a model with Q/DQ of these formats is.
-
-    >>> scheme_of(("int4", "int8")), scheme_of(("fp8",))
-    ('int4+int8', 'fp8')
-    """
-    joined = "+".join(formats)
-    return next((name for name in get_args(Format) if name == joined), "int8")
+def scheme_of(model: ir.Model) -> Format:
+    """Which of `SCHEMES` a model with Q/DQ is made by, as its formats say: INT8 where they are those of none."""
+    formats = "+".join(quantized_formats(model))
+    return next((name for name in get_args(Format) if name == formats), "int8")
 
 
 def has_signed_activations(model: ir.Model) -> bool:

@@ -1,0 +1,54 @@
+"""Variants that are asked for by name: whether the model can be quantized so, and rounded on calibration data."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from quantkit.calibration.table import load_table
+from quantkit.commands.format_rounding import is_rounded, keep_rounding
+from quantkit.commands.quantize import check_quantizable
+from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import float_precision
+from quantkit.notices import Notify
+from quantkit.processor import products_saturate
+from quantkit.types import SCHEMES, CalibrationTable, PathLike
+from quantkit.types.options import EvaluationOptions, Format, ImageOptions, QuantizeOptions, Target
+
+__all__ = ["check_variants", "how_to_make", "round_variants"]
+
+
+def check_variants(model: FloatModel, options: EvaluationOptions, table: CalibrationTable | PathLike | None) -> None:
+    """Refuses what is asked for by name and cannot be had, before anything is calibrated or measured.
+
+    Raises:
+        EvaluationError: there is no such variant, or it needs a table.
+        ModelError: the model cannot be quantized so.
+    """
+    names = choose_variants(options.variants, table, float_precision(model.graph))
+    for name in names if options.variants is not None else ():
+        if name in SCHEMES or name == "int8-cpu":
+            check_quantizable(model, how_to_make(name, options))
+
+
+def round_variants(
+    model: FloatModel, table: PathLike, data: PathLike, options: EvaluationOptions, notify: Notify
+) -> None:
+    """Rounds weights of the formats that are asked for by name on calibration data, and keeps them beside the table."""
+    names = () if options.variants is None else choose_variants(options.variants, table)
+    for name in names:
+        if name in OTHER_FORMATS and not is_rounded(model, load_table(table), how_to_make(name, options)):
+            said = options.preprocess if isinstance(options.preprocess, ImageOptions) else None
+            keep_rounding(model, table, how_to_make(name, options), data, said, notify)
+
+
+def how_to_make(name: str, options: EvaluationOptions) -> QuantizeOptions:
+    """A variant that is made of a table."""
+    target: Target = "cpu" if name == "int8-cpu" else "tensorrt"
+    return QuantizeOptions(
+        target=target,
+        format=cast(Format, name if name in OTHER_FORMATS else "int8"),
+        exclude=options.exclude,
+        quantize_all=options.quantize_all,
+        reduce_range=target == "cpu" and products_saturate(),
+    )
