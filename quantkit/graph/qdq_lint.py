@@ -179,8 +179,8 @@ def _lint_opset(model: ir.Model) -> Iterator[QdqFinding]:
     needs = SCHEMES[scheme := scheme_of(model)]
     if not needs.is_plain:
         gpus = f", and GPUs from sm{needs.oldest_gpu} on" if needs.oldest_gpu else ""
-        version = ".".join(map(str, needs.oldest_tensorrt))
-        yield QdqFinding("format", "", "note", f"{title_of([scheme])}: needs TensorRT {version} or later{gpus}")
+        text = f"{title_of([scheme])}: needs TensorRT {'.'.join(map(str, needs.oldest_tensorrt))} or later{gpus}"
+        yield QdqFinding("format", "", "note", text)
         return  # these versions read FP16 scales
     half = next((node for node in model.graph if (_is_q(node) or _is_dq(node)) and _has_fp16_scale(node)), None)
     if half is not None:
@@ -212,9 +212,7 @@ def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
         yield QdqFinding("computed scale", name, "refused", "scale is not a constant: TensorRT rejects the model")
         return
     if not (np.isfinite(scale).all() and (scale > 0).all()):
-        text = (
-            "a scale is not positive and finite: TensorRT rejects the model; use any positive scale in unused channels"
-        )
+        text = "a scale is not positive and finite: TensorRT rejects the model; use any positive one in unused channels"
         yield QdqFinding("scale not positive", name, "refused", text)
     is_constant = _source(node) is not None
     if scale.size > 1 and not is_constant:
@@ -233,9 +231,8 @@ def _lint_product(node: ir.Node) -> Iterator[QdqFinding]:
             text = f"its weight scales are along axis {axis}, not along the output channels: TensorRT runs it in float"
             yield QdqFinding("weight axis", name, "float", f"{node.op_type}: {text}")
         elif is_standard(node, "ConvTranspose"):
-            yield QdqFinding(
-                "ConvTranspose", name, "float", "ConvTranspose: TensorRT-RTX runs it in float despite its Q/DQ"
-            )
+            text = "ConvTranspose: TensorRT-RTX runs it in float despite its Q/DQ"
+            yield QdqFinding("ConvTranspose", name, "float", text)
     elif any(reads) and not _is_weight_only(node):
         first, second = (node.inputs[i] for i in WEIGHTED_OPS[node.op_type])
         if any(_weight_source(v) is not None for v in (first, second)):
