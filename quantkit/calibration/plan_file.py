@@ -58,7 +58,7 @@ def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
 
 
 def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None) -> CalibrationTable:
-    """The table with the plan's tensors left in float; the table itself without a plan.
+    """The table with the plan's tensors left in float, or in another format; the table itself without a plan.
 
     Raises:
         StaleTableError: the plan was found for another model or table.
@@ -71,9 +71,11 @@ def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None
     stored = {MODEL_HASH: plan.model_hash, TABLE_CHECKSUM: plan.table_checksum}
     if reason := why_stale(name, stored, {MODEL_HASH: table.model_hash, TABLE_CHECKSUM: table_checksum(table)}):
         raise StaleTableError(f"{reason}: run `quantkit tune` again")
-    if unknown := sorted(plan.float_tensors.keys() - table.tensors.keys()):
+    if unknown := sorted((plan.float_tensors.keys() | plan.formats.keys()) - table.tensors.keys()):
         raise CalibrationError(f"{name}: the calibration table has no tensor {unknown[0]!r}")
-    return replace(table, float_tensors={**table.float_tensors, **plan.float_tensors})
+    # What a calibration for INT8 left in float need not stay there in another format.
+    in_float = {name: reason for name, reason in table.float_tensors.items() if name not in plan.formats}
+    return replace(table, float_tensors={**in_float, **plan.float_tensors}, formats=plan.formats)
 
 
 def open_planned_table(

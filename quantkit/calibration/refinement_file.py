@@ -69,8 +69,10 @@ def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, tab
     return Path(path)
 
 
-def refinement_digest(refinement: Refinement) -> str:
-    """Hash of everything in it."""
+def refinement_digest(refinement: Refinement | None) -> str:
+    """Hash of everything in it; empty without one."""
+    if refinement is None:
+        return ""
     found = hashlib.sha256()
     for entry, array in _arrays(refinement):
         found.update(msgspec.json.encode(entry))

@@ -22,6 +22,7 @@ from quantkit.errors import GateFailedError
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.reporting.formatting import format_percent, format_significant
 from quantkit.storage import check_writable
+from quantkit.types import title_of
 from quantkit.types.options import TuneOptions
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _print(console: Console, plan: QuantizationPlan) -> None:
     rows = [
         (
             str(point.num_float),
+            *([str(point.num_other)] if plan.formats else []),
             format_percent(point.quantized_work),
             f"{100 * point.score:.2f}" if plan.is_fraction else format_significant(point.score, 4),
             _loss(plan, point.loss),
@@ -94,8 +96,19 @@ def _print(console: Console, plan: QuantizationPlan) -> None:
         for point in plan.front
     ]
     score = f"{plan.score_name}{' %' if plan.is_fraction else ''}"
-    headings = ("in float", "INT8 multiply-adds %", score, f"drop {plan.loss_unit}".strip(), "95% interval", "")
-    print_table(console, headings, rows, right=range(5))
+    others = [f"in {title_of(plan.formats.values())}"] if plan.formats else []
+    headings = (
+        "in float",
+        *others,
+        f"{'8-bit' if others else 'INT8'} multiply-adds %",
+        score,
+        f"drop {plan.loss_unit}".strip(),
+        "95% interval",
+        "",
+    )
+    print_table(console, headings, rows, right=range(5 + len(others)))
+    for name, form in plan.formats.items():
+        print_line(console, f"in {title_of([form])}: {name}")
     for name, reason in plan.float_tensors.items():
         print_line(console, f"in float: {name}: {reason}")
     print_line(console, f"{plan.verdict}: {plan.explanation}")

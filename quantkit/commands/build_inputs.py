@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
@@ -25,7 +25,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.model_hash import outputs_hash
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes
-from quantkit.graph.passes.prepare import quantized_formats
+from quantkit.graph.passes.prepare import scheme_of
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
@@ -114,7 +114,7 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
     if engine.table is not None and cache is not None:
         raise CalibrationError("--table and --calib exclude each other")
     model = FloatModel.open(model)
-    if model.is_quantized and precision != (stored := "+".join(quantized_formats(model.graph))):
+    if model.is_quantized and precision != (stored := scheme_of(model.graph)):
         raise ModelError(f"{model.name} contains Q/DQ: use --precision {stored}, or pass the float model")
     if model.is_quantized and given:
         raise ModelError(
@@ -170,11 +170,11 @@ def expected_manifest(
         facts["fp32_nodes"] = list(kept)
     if source.exclude:
         # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
-        graph = source.model.prepared()
-        facts["excluded"] = outputs_hash(graph, match_nodes(graph, source.exclude))
-    facts |= {k: v for k, v in (("quantize_all", source.quantize_all), ("block_size", source.block_size)) if v}
-    if source.table is not None and (rounded := source.table.roundings.get(source.precision)):
-        facts["rounding"] = refinement_digest(rounded)
+        facts["excluded"] = outputs_hash(graph := source.model.prepared(), match_nodes(graph, source.exclude))
+    said: dict[str, Any] = {"quantize_all": source.quantize_all, "block_size": source.block_size}
+    if (table := source.table) is not None:
+        said |= {"formats": table.formats, "rounding": refinement_digest(table.roundings.get(source.precision))}
+    facts |= {name: value for name, value in said.items() if value}
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints
     return Manifest(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantkit.caches.reuse import check_table
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.fp16 import FP16_OPSET
 from quantkit.graph.passes.input_channels import follow_edits
+from quantkit.graph.passes.prepare import WEIGHTED_OPS, is_standard
 from quantkit.graph.placement.cost_rule import tell_unprofitable
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_tensorrt import RefinedPlan, plan_refined
 from quantkit.notices import Notice, Notify, announcing, join_names
-from quantkit.types import OLDEST_QDQ_OPSET, CalibrationTable, QdqEdge, QdqPlan, QuantScheme, Refinement
+from quantkit.types import FP8, OLDEST_QDQ_OPSET, SCHEMES, CalibrationTable, QdqEdge, QdqPlan, QuantScheme, Refinement
 from quantkit.types.options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class FormatPlan:
         graph: prepared; channels are shifted and scaled already.
         pairs: what has Q/DQ at activations; None where nothing has.
         blocks: weights that alone are quantized.
+        others: what a plan quantizes to another format than the pairs; None where it is nothing.
         refinement: of the pairs, as INT8 has it.
     """
 
@@ -39,6 +42,7 @@ class FormatPlan:
     pairs: RefinedPlan | None
     blocks: QdqPlan
     refinement: Refinement
+    others: RefinedPlan | None = None
 
     def rounded_apart(self, scheme: QuantScheme) -> tuple[QdqEdge, ...]:
         """Weights that calibration for INT8 does not round."""
@@ -47,19 +51,22 @@ class FormatPlan:
     @property
     def joined(self) -> QdqPlan:
         """Both plans as one."""
-        if self.pairs is None or not self.blocks.weights:
-            return self.blocks if self.pairs is None else self.pairs.qdq
-        plan, blocks = self.pairs.qdq, self.blocks
-        weights = plan.weights + blocks.weights
-        done = {name for edge in weights for name in (edge.node, edge.tensor)}
-        skipped = {name: reason for name, reason in {**blocks.skipped, **plan.skipped}.items() if name not in done}
-        return replace(plan, weights=weights, skipped=skipped)
+        plans = [self.blocks] if self.blocks.weights or self.pairs is None else []
+        plans += [found.qdq for found in (self.others, self.pairs) if found is not None]
+        weights = tuple(edge for plan in reversed(plans) for edge in plan.weights)
+        activations = tuple(edge for plan in reversed(plans) for edge in plan.activations)
+        done = {name for edge in (*weights, *activations) for name in (edge.node, edge.tensor)}
+        skipped = {name: reason for plan in plans for name, reason in plan.skipped.items() if name not in done}
+        if len(plans) == 1:
+            return plans[0]
+        return replace(plans[-1], weights=weights, activations=activations, skipped=skipped)
 
 
 def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOptions, notify: Notify) -> FormatPlan:
     """Plans Q/DQ at activations and weights, and shifts and scales channels of the graph."""
     half, scheme = options.float_precision == "fp16", options.scheme
-    graph = prepared_for(model, table, opset=max(FP16_OPSET if half else OLDEST_QDQ_OPSET, scheme.oldest_opset))
+    opset = max([scheme.oldest_opset, *(SCHEMES[name].oldest_opset for name in table.formats.values())])
+    graph = prepared_for(model, table, opset=max(FP16_OPSET if half else OLDEST_QDQ_OPSET, opset))
     blocks = plan_blocks(graph, options, model.name, notify) if scheme.blocks else QdqPlan((), ())
     table = table.for_scheme(scheme)
     found = table.refinement or Refinement()
@@ -68,17 +75,39 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
         return FormatPlan(graph, None, blocks, found)
     if not options.quantize_all:
         tell_unprofitable(graph, notify)
+    apart = {edge.node for edge in blocks.weights}
+    otherwise = _readers(graph, table.formats) - apart if scheme.is_plain else frozenset()
+    keywords = {"exclude": options.exclude, "quantize_all": options.quantize_all}
+    in_float, fmt = table.in_float, scheme.activations
+    no_pairs = {**in_float, **({name: f"its products are in {form}" for name, form in table.formats.items()})}
     pairs = plan_refined(
         graph,
         table.tensors,
         found,
-        exclude=options.exclude,
-        in_float=table.in_float,
-        quantize_all=options.quantize_all,
-        fmt=scheme.activations,
-        apart={edge.node for edge in blocks.weights},
+        in_float=no_pairs if otherwise else in_float,
+        fmt=fmt,
+        apart=apart | otherwise,
+        **keywords,
     )
-    return FormatPlan(graph, pairs, follow_edits(blocks, graph) if scheme.blocks else blocks, found)
+    blocks = follow_edits(blocks, graph) if scheme.blocks else blocks
+    if not otherwise:
+        return FormatPlan(graph, pairs, blocks, found)
+    rest = {name_of(node) for node in graph.graph} - otherwise
+    seen = table.for_scheme(SCHEMES["fp8"]).tensors
+    others = plan_refined(graph, seen, Refinement(), in_float=in_float, fmt=FP8, apart=rest, **keywords)
+    needs = SCHEMES["fp8"]
+    text = f"{len({edge.node for edge in others.qdq.weights})} operators are in FP8, as planned: they need TensorRT "
+    text += f"{'.'.join(map(str, needs.oldest_tensorrt))} or later, and GPUs from sm{needs.oldest_gpu} on"
+    notify(Notice("info", "ranges", text))
+    return FormatPlan(graph, pairs, blocks, found, others)
+
+
+def _readers(graph: ir.Model, tensors: Collection[str]) -> frozenset[str]:
+    """Names of the products that read any of these."""
+    products = [node for node in graph.graph if is_standard(node, *WEIGHTED_OPS)]
+    return frozenset(
+        name_of(node) for node in products if any(value is not None and value.name in tensors for value in node.inputs)
+    )
 
 
 def plan_blocks(graph: ir.Model, options: QuantizeOptions, name: str, notify: Notify | None = None) -> QdqPlan:

@@ -58,28 +58,33 @@ class KeptEvaluations:
             layer_samples=0,
         )
 
-    def report(self, float_tensors: Mapping[str, str]) -> tuple[Report, bool]:
+    def report(self, float_tensors: Mapping[str, str], formats: Mapping[str, str] | None = None) -> tuple[Report, bool]:
         """The report with these tensors in float beside those of the table, and whether it is of an earlier run.
+
+        Args:
+            float_tensors: with the reason.
+            formats: of tensors in another format than INT8.
 
         Raises:
             QuantKitError: the data do not fit the model or the task.
         """
-        kept = None if self._folder is None else self._folder / f"{self._name(float_tensors)}.json"
+        kept = None if self._folder is None else self._folder / f"{self._name(float_tensors, formats or {})}.json"
         if kept is not None and kept.is_file():
             return load_report(kept), True
-        table = replace(self._table, float_tensors={**self._table.float_tensors, **float_tensors})
+        in_float = {name: why for name, why in self._table.float_tensors.items() if name not in (formats or {})}
+        table = replace(self._table, float_tensors={**in_float, **float_tensors}, formats=formats or {})
         report = evaluate(self._model, self._val, replace(self._options, table=table), task=self._task)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_text(kept, report_json(report))
         return report, False
 
-    def _name(self, float_tensors: Mapping[str, str]) -> str:
+    def _name(self, float_tensors: Mapping[str, str], formats: Mapping[str, str]) -> str:
         """Of everything that decides the score, but for annotations that lie in files of their own."""
         # The checksum is of the table alone: rounded weights may have been missing beside it.
         is_refined = self._table.refinement is not None
         facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._fingerprint]
-        facts.append(str(self._task))
+        facts += [str(self._task), *map(list, sorted(formats.items()))]
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]
 
     @cached_property

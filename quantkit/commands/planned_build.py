@@ -16,7 +16,9 @@ from quantkit.caches.complete import check_coverage
 from quantkit.commands.build_defaults import complete_options
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
 from quantkit.commands.quantize import HighPrecision
+from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, check_writable
 from quantkit.types import SCHEMES, PathLike
@@ -67,8 +69,10 @@ def plan_build(
     typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
     check_source(source, found, typing)
     check_options(found, options, gpu=gpu)
-    if precision in SCHEMES:
-        check_scheme(found, precision, options.targets, gpu)
+    for name in _formats(source):
+        check_scheme(found, name, options.targets, gpu)
+        if typing.mode == "implicit" and name != "int8":
+            raise ModelError(f"a plan with {name} is for explicit quantization (Q/DQ): omit --mode and --dla-core")
     options = complete_options(options, engine, found, source, gpu, notify)
     path = Path(output) if output is not None else _default_path(source.model.path, precision)
     check_writable(path.parent)
@@ -79,6 +83,15 @@ def plan_build(
         check_no_source(written, (*source.model.source_files, *given))
     wanted = expected_manifest(source, found, typing, options, gpu)
     return PlannedBuild(source, found, typing, options, path, wanted)
+
+
+def _formats(source: BuildInputs) -> tuple[str, ...]:
+    """What operators are quantized to: as the model has it, or by the table and its plan."""
+    if source.precision not in SCHEMES:
+        return ()
+    if source.model.is_quantized:
+        return quantized_formats(source.model.graph)
+    return tuple(dict.fromkeys([source.precision, *(source.table.formats.values() if source.table else ())]))
 
 
 def _tell_inputs(source: BuildInputs, engine: EngineOptions, notify: Notify) -> None:

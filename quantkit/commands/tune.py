@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from quantkit.backends.cuda.context import using_device
 from quantkit.commands.fixed_inputs import fix_as_calibrated
@@ -84,9 +84,14 @@ def _tune(
     search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
     if options.objective == "latency":
         search.times = FloatCosts(model, table, options, options.progress, notify)
+    search.tries_others = options.tries_others
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
     samples = open_sensitivity_samples(model, data, table, options, notify=notify)
     return search.run(analyze_sensitivity(model, table, samples, operators=False, progress=options.progress))
+
+
+_Choice = tuple[tuple[str, ...], tuple[str, ...]]
+"""Units in float, and in FP8."""
 
 
 class _Search:
@@ -94,9 +99,10 @@ class _Search:
 
     def __init__(self, evaluations: KeptEvaluations, drop: Drop, notify: Notify) -> None:
         self.evaluations, self.drop, self.notify = evaluations, drop, notify
-        self.reports: dict[tuple[str, ...], Report] = {}
+        self.reports: dict[_Choice, Report] = {}
         self.units: dict[str, UnitSensitivity] = {}
         self.times: FloatCosts | None = None
+        self.tries_others = False
 
     def run(self, ranking: Sensitivity) -> QuantizationPlan:
         """The plan: of the smallest set that meets the budget, else of the best that was evaluated."""
@@ -112,39 +118,58 @@ class _Search:
 
         chosen = find_smallest_set(names[:-1], costs, lambda units: self.check(units).passed)
         if chosen is None:
-            chosen = min(self.reports, key=lambda units: (self.check(units).value, len(units)))
-        check, report = self.check(chosen), self.reports[chosen]
+            best = min(self.reports, key=lambda choice: (self.check(*choice).value, len(choice[0])))
+        else:
+            best = self._without_float(chosen) if self.tries_others else (chosen, ())
+        check, report = self.check(*best), self.reports[best]
         assert report.score is not None  # the check needs it
-        points = {units: self._point(units, ranking.work) for units in self.reports}
+        points = {choice: self._point(choice, ranking.work) for choice in self.reports}
         return QuantizationPlan(
             model_name=ranking.model_name,
             model_hash=ranking.model_hash,
             table_checksum=ranking.table_checksum,
-            float_tensors=self._float_tensors(chosen),
-            float_nodes=tuple(dict.fromkeys(node for name in chosen for node in self.units[name].nodes)),
+            float_tensors=self._float_tensors(best[0]),
+            float_nodes=tuple(dict.fromkeys(node for name in best[0] for node in self.units[name].nodes)),
             max_drop=str(self.drop),
             verdict="unknown" if check.undecided else "met" if check.passed else "missed",
             explanation=check.sentence,
             score_name=report.score.name,
             is_fraction=report.score.is_fraction,
             loss_unit=self.drop.mark(report.score),
-            point=points[chosen],
-            front=tuple(sorted(points.values(), key=lambda point: (point.num_float, -point.quantized_work))),
+            point=points[best],
+            front=tuple(sorted(points.values(), key=lambda p: (p.num_float, p.num_other, -p.quantized_work))),
+            formats=self._formats(best[1]),
             dataset_fingerprint=str(report.dataset["fingerprint"]),
             num_samples=report.baseline.num_samples,
         )
 
-    def check(self, units: tuple[str, ...]) -> GateCheck:
-        """Whether the budget is met with these units in float; each set is evaluated once."""
-        start, is_new, took = time.monotonic(), units not in self.reports, "from an earlier run"
+    def _without_float(self, units: tuple[str, ...]) -> _Choice:
+        """These units in FP8, as far as the budget is kept: all of them, else one after another, the worst last."""
+        if not units or self.check((), units).passed:
+            return (), units
+        chosen: _Choice = units, ()
+        for name in reversed(units):
+            tried = tuple(n for n in chosen[0] if n != name), (name, *chosen[1])
+            if tried[0] and self.check(*tried).passed:
+                chosen = tried
+        return chosen
+
+    def check(self, units: tuple[str, ...], others: tuple[str, ...] = ()) -> GateCheck:
+        """Whether the budget is met with these units in float, and others in FP8; each choice is evaluated once."""
+        choice = units, others
+        start, is_new, took = time.monotonic(), choice not in self.reports, "from an earlier run"
         if is_new:
-            self.reports[units], is_kept = self.evaluations.report(self._float_tensors(units))
+            self.reports[choice], is_kept = self.evaluations.report(self._float_tensors(units), self._formats(others))
             took = took if is_kept else f"{time.monotonic() - start:.0f} s"
-        (check,) = check_limits(self.reports[units], Limits(max_drop=self.drop), variants=[VARIANT])
+        (check,) = check_limits(self.reports[choice], Limits(max_drop=self.drop), variants=[VARIANT])
         if is_new:
-            text = f"evaluation {len(self.reports)}: {len(units)} tensors in float: {check.sentence} ({took})"
+            told = f"{len(units)} tensors in float{f', {len(others)} in FP8' if others else ''}"
+            text = f"evaluation {len(self.reports)}: {told}: {check.sentence} ({took})"
             self.notify(Notice("info", "accuracy", text))
         return check
+
+    def _formats(self, units: Sequence[str]) -> dict[str, Literal["fp8"]]:
+        return {tensor: "fp8" for name in units for tensor in self.units[name].tensors}
 
     def _float_tensors(self, units: Sequence[str]) -> dict[str, str]:
         """Tensors of the units, with the reason."""
@@ -154,8 +179,8 @@ class _Search:
             for tensor in self.units[name].tensors
         }
 
-    def _point(self, units: tuple[str, ...], work: Mapping[str, float]) -> PlanPoint:
-        report, check = self.reports[units], self.check(units)
+    def _point(self, choice: _Choice, work: Mapping[str, float]) -> PlanPoint:
+        (units, others), report, check = choice, self.reports[choice], self.check(*choice)
         assert report.score is not None  # the check needs it
         in_float = {node for name in units for node in self.units[name].nodes}
         quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
@@ -165,4 +190,5 @@ class _Search:
             score=next(e for e in report.evaluations if e.name == VARIANT).metrics[report.score.name],
             loss=check.value,
             interval=check.interval,
+            num_other=len(others),
         )

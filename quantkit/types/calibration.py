@@ -147,6 +147,7 @@ class CalibrationTable(ShownInNotebook):
         quality: what the INT8 output is worth on samples that nothing was chosen on, by name: see
             `quantkit.refinement.quality`.
         refinement: what was found on samples beside the ranges; None without it, or where its file is not there.
+        formats: of activations whose readers a plan quantizes to another format than INT8; no part of the file.
         roundings: weights and biases that were rounded on samples for other formats, by their names in `SCHEMES`.
     """
 
@@ -161,6 +162,7 @@ class CalibrationTable(ShownInNotebook):
     versions: Mapping[str, str] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
     refinement: Refinement | None = field(default=None, compare=False, repr=False)
+    formats: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     roundings: Mapping[str, Refinement] = field(default_factory=dict, compare=False, repr=False)
     model_name: str = ""
     format_version: int = 1

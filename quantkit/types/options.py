@@ -969,6 +969,7 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
 
     Attributes:
         table: the calibration that the plan is for.
+        formats: that a tensor may have: INT8, and with "fp8" also FP8, which is tried before a tensor stays in float.
         max_drop: the budget, as `--max-drop` of `evaluate` takes it.
         objective: what decides which tensors go back to INT8 first, among those that keep the budget: "work" (the
             multiply-adds behind them), or "latency" (the time, measured with TensorRT on this machine's GPU; what
@@ -986,6 +987,12 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
         unit="file",
         default_text="MODEL.calib.json next to the model if it fits, else a new calibration is written there",
     )
+    formats: Sequence[str] = option(
+        ("int8",),
+        "Formats that a tensor may have: int8, or int8,fp8: what INT8 harms is tried in FP8 before it stays in float.",
+        form=NAMES,
+        unit="names",
+    )
     max_drop: str = option("0.5pt", "Maximum drop of the score below FP32's: 0.5pt (or 0.5) in points, 1% relative.")
     objective: Literal["work", "latency"] = option(
         "work",
@@ -1001,6 +1008,13 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
         TimedBuildOptions.__post_init__(self)
         check_choices(self, OptionError)
         check_minimum(self, 1, ("num_val_samples", "batch_size"), OptionError)
+        if {name.lower() for name in self.formats} not in ({"int8"}, {"int8", "fp8"}):
+            raise OptionError(f"--formats {','.join(self.formats)}: choose int8, or int8,fp8")
+
+    @property
+    def tries_others(self) -> bool:
+        """Whether a tensor may have another format than INT8."""
+        return len(self.formats) > 1
 
 
 @dataclass(frozen=True, kw_only=True)

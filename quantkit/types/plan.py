@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["PlanPoint", "QuantizationPlan"]
@@ -15,11 +15,12 @@ class PlanPoint:
 
     Attributes:
         num_float: tensors left in float, beside those of the calibration; a group that shares a scale counts as one.
-        quantized_work: share of the multiply-adds in INT8, 0 to 1.
-        score: of the INT8 model.
+        quantized_work: share of the multiply-adds in INT8 or another format, 0 to 1.
+        score: of the quantized model.
         loss: how much worse than FP32's the score is: in the score's own unit, or, of a budget in percent, as a
             fraction of FP32's score.
         interval: 95% interval of the loss; None where there is none.
+        num_other: tensors in another format than INT8.
     """
 
     num_float: int
@@ -27,6 +28,7 @@ class PlanPoint:
     score: float
     loss: float
     interval: tuple[float, float] | None = None
+    num_other: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class QuantizationPlan:
         front: all that was evaluated, the fewest tensors in float first.
         dataset_fingerprint: of the validation data.
         num_samples: of the validation data.
+        formats: activations whose readers are quantized to another format than INT8, with its name.
     """
 
     model_name: str
@@ -66,3 +69,4 @@ class QuantizationPlan:
     front: tuple[PlanPoint, ...]
     dataset_fingerprint: str
     num_samples: int
+    formats: Mapping[str, Literal["fp8"]] = field(default_factory=dict)

@@ -8,11 +8,13 @@ import onnx
 import pytest
 
 import quantkit
+from quantkit.calibration.plan_file import load_plan, save_plan
 from quantkit.commands import kept_evaluations
 from quantkit.commands import tune as module
 from quantkit.commands.evaluate import evaluate
 from quantkit.errors import EvaluationError, LimitError, OptionError, StaleTableError
 from quantkit.types import TensorRange
+from quantkit.types.options import TuneOptions
 
 from ..cli.conftest import CALIB, DIGITS, VAL
 
@@ -48,6 +50,37 @@ def test_only_what_ruins_the_score_stays_in_float(plan, ruined):
     assert plan.float_nodes
     assert plan.score_name == "top1"
     assert plan.loss_unit == "pt"
+
+
+@pytest.fixture(scope="module")
+def mixed(table):
+    return tune(table, max_drop="1pt", formats=("int8", "fp8"))
+
+
+def test_what_int8_ruins_is_taken_in_fp8_before_it_stays_in_float(mixed, plan, table, ruined, tmp_path):
+    assert dict(mixed.formats) == {ruined: "fp8"}
+    assert (dict(mixed.float_tensors), mixed.float_nodes) == ({}, ())
+    assert mixed.verdict == "met"
+    assert (mixed.point.num_float, mixed.point.num_other) == (0, 1)
+    assert mixed.point.quantized_work == pytest.approx(1)
+    assert plan.point.quantized_work < 0.999
+    assert load_plan(save_plan(mixed, tmp_path / "digits.plan.json")) == mixed
+    made = quantkit.quantize(DIGITS, table, tmp_path / "digits.int8.onnx", plan=tmp_path / "digits.plan.json")
+    graph = onnx.load(made.path).graph
+    stored = {i.name: onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer}
+    kinds = [stored[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert kinds.count("FLOAT8E4M3FN") == 1
+    assert kinds.count("INT8") > 1
+    report = evaluate(
+        DIGITS, VAL, table=table, plan=mixed, variants=["int8"], latency_s=0, layer_samples=0, progress=False
+    )
+    assert report.evaluations[1].metrics["top1"] == pytest.approx(mixed.point.score)
+
+
+def test_formats_are_those_that_a_group_can_have():
+    for formats in ((), ("fp8",), ("int8", "int4")):
+        with pytest.raises(OptionError, match="choose int8, or int8,fp8"):
+            TuneOptions(formats=formats)
 
 
 def test_the_front_begins_with_everything_in_int8(plan):
