@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.caches.reuse import check_table
 from quantkit.errors import ModelError
@@ -77,7 +77,7 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
         tell_unprofitable(graph, notify)
     apart = {edge.node for edge in blocks.weights}
     otherwise = _readers(graph, table.formats) - apart if scheme.is_plain else frozenset()
-    keywords = {"exclude": options.exclude, "quantize_all": options.quantize_all}
+    keywords: dict[str, Any] = {"exclude": options.exclude, "quantize_all": options.quantize_all}
     in_float, fmt = table.in_float, scheme.activations
     no_pairs = {**in_float, **({name: f"its products are in {form}" for name, form in table.formats.items()})}
     pairs = plan_refined(
