@@ -28,6 +28,16 @@ COMMON = {
     "tune": "--data --val --output --max-drop --task --labels --preprocess --num-samples --json --config",
     "inspect": "--sort --filter --json --measure",
     "data check": "--data --against --preprocess --size --resize --probe-samples --json --config",
+    "compare": "--max-drop --gate --min-speedup --min-agreement --max-size-ratio --variant --confident --junit "
+    "--markdown --json --config",
+    "report": "--output --chart --csv --deploy --force --json",
+    "export triton": "--output --engine --max-batch --json",
+    "export deepstream": "--output --batch-size --json",
+    "export trtexec": "--precision --calib --tensorrt-version --min-shapes --opt-shapes --max-shapes --json",
+    "init": "--data --val --output --force --json",
+    "selftest": "--data --output --library --num-samples --json",
+    "cache convert": "--to --output --model --tensorrt-version --map --high-precision --json",
+    "cache merge": "--output --method --keep-statistics --json",
     "cache verify": "--model --data --tensorrt-version --max-clipped --json --config",
 }
 """By command, the options of its short help; commands that are not here show all."""

@@ -19,6 +19,12 @@ from tests.cli.test_examples import COMMANDS
 _LINES, _COLUMNS = 40, 80
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - COMMON.keys()))
+def test_help_of_the_other_commands_fits_a_screen_as_it_is(quantkit, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", str(_COLUMNS))
+    assert len(quantkit(*name.split(), "--help").out.splitlines()) <= _LINES
+
+
 @pytest.mark.parametrize("name", COMMON)
 def test_short_help_fits_a_screen(quantkit, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", str(_COLUMNS))
