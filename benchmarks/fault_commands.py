@@ -137,26 +137,36 @@ def run(fault: Fault, command: Command, expected: Expected, folder: Path, timeou
     return Outcome([f"{kind} {happened}"], failures)
 
 
-def make_case(prepared: Path, end: float) -> Callable[[int, Path], Outcome]:
-    """Prepares the folders of all commands and counts their calls; see `run_campaign`."""
-    commands = {**COMMANDS, **({"build": BUILD} if LIBRARY else {})}
-    expected = {name: prepare(command, prepared / name, prepared / "side") for name, command in commands.items()}
-    counts = {}
-    for size in SIZES:
-        for name, command in commands.items():
-            numbers = dict(zip(CALLS, count_calls(command, expected[name], size, prepared), strict=True))
-            counts.update({(name, call, size if call == "malloc" else 0): n for call, n in numbers.items()})
-    faults = list(all_faults(counts))
-    print(f"{len(faults)} faults", {" ".join(map(str, key)): number for key, number in counts.items()}, flush=True)
+@dataclass(frozen=True)
+class Chosen:
+    """Which faults: of these commands and functions, every so many calls."""
 
-    def run_case(number: int, folder: Path) -> Outcome:
-        if number >= len(faults):
-            raise OutOfTimeError
-        fault = faults[number]
-        left = min(60.0, max(1.0, end - time.monotonic()))
-        return run(fault, commands[fault.command], expected[fault.command], folder, left)
+    commands: tuple[str, ...]
+    calls: tuple[str, ...]
+    every: int
 
-    return run_case
+    def make_case(self, prepared: Path, end: float) -> Callable[[int, Path], Outcome]:
+        """Prepares the folders of all commands and counts their calls; see `run_campaign`."""
+        known = {**COMMANDS, **({"build": BUILD} if LIBRARY else {})}
+        commands = {name: command for name, command in known.items() if name in self.commands}
+        expected = {name: prepare(command, prepared / name, prepared / "side") for name, command in commands.items()}
+        counts = {}
+        for size in SIZES if "malloc" in self.calls else SIZES[:1]:
+            for name, command in commands.items():
+                numbers = dict(zip(CALLS, count_calls(command, expected[name], size, prepared), strict=True))
+                found = {(name, call, size if call == "malloc" else 0): n for call, n in numbers.items()}
+                counts.update({key: n for key, n in found.items() if key[1] in self.calls})
+        faults = [fault for fault in all_faults(counts) if (fault.number - 1) % self.every == 0]
+        print(f"{len(faults)} faults", {" ".join(map(str, key)): number for key, number in counts.items()}, flush=True)
+
+        def run_case(number: int, folder: Path) -> Outcome:
+            if number >= len(faults):
+                raise OutOfTimeError
+            fault = faults[number]
+            left = min(60.0, max(1.0, end - time.monotonic()))
+            return run(fault, commands[fault.command], expected[fault.command], folder, left)
+
+        return run_case
 
 
 def preload() -> None:
@@ -175,7 +185,11 @@ def preload() -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("--library", metavar="STUBS:BINDINGS", help="of the fake TensorRT, for builds")
+    parser.add_argument("--commands", nargs="+", default=[*COMMANDS, "build"])
+    parser.add_argument("--calls", nargs="+", default=CALLS, choices=CALLS)
+    parser.add_argument("--every", type=int, default=1, help="every so many calls of each kind")
     options = parser.parse_args()
     preload()
     parse_library(options.library)
-    sys.exit(run_campaign(options, make_case))
+    chosen = Chosen(tuple(options.commands), tuple(options.calls), options.every)
+    sys.exit(run_campaign(options, chosen.make_case))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.complete import check_complete, ranges_for_cache
 from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
@@ -16,9 +17,9 @@ from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import plan_blocks, prepared_for
 from quantkit.commands.format_rounding import keep_rounding
 from quantkit.commands.quantized_graph import quantize_graph
-from quantkit.errors import ModelError
+from quantkit.errors import BackendError, ModelError
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import check_model, save_model
+from quantkit.graph.model import check_model, save_model, share_weights
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors
 from quantkit.graph.share import quantized_share
@@ -111,18 +112,22 @@ def quantize(
 
 
 def _check_valid(graph: ir.Model, name: str, model: FloatModel, notify: Notify) -> None:
-    """Refuses a quantized model that is not valid, unless the float model, which runs, is not valid either."""
+    """Refuses a quantized model that is not valid, unless the float model is not valid either, and both run."""
     graph.graph.name = graph.graph.name or "main_graph"
     try:
-        check_model(graph, name)
-    except ModelError:
+        return check_model(graph, name)
+    except ModelError as error:
+        broken = error
+    try:
+        check_model(model.graph, model.path.name)
+    except ModelError as error:
         try:
-            check_model(model.graph, model.path.name)
-        except ModelError as error:
-            text = f"{error}: it runs all the same, and {name} is made; other tools may refuse both"
-            notify(Notice("warning", "model", text))
-        else:
-            raise
+            OnnxRuntimeRunner(share_weights(graph), providers=["CPUExecutionProvider"], name=name).close()
+        except BackendError:
+            raise error from None
+        notify(Notice("warning", "model", f"{error}; {name} neither: ONNX Runtime runs them, other tools may not"))
+        return None
+    raise broken
 
 
 def write_tensorrt_cache(

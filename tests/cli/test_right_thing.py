@@ -49,6 +49,16 @@ def test_a_model_that_declares_less_than_the_standard_wants_is_quantized(quantki
     onnx.load(tmp_path / "net.int8.onnx")
 
 
+def test_a_model_that_runs_nowhere_is_named_not_its_int8_model(quantkit, tmp_path):
+    model = onnx.load(conv_model(tmp_path / "net.onnx"))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, tmp_path / "net.onnx")
+    images = write_images(tmp_path / "imgs", 4)
+    outcome = quantkit("calibrate", "--data", images, tmp_path / "net.onnx", "--accuracy", "fast")
+    assert outcome.code == 1
+    assert "quantkit: error: net.onnx does not pass onnx.checker" in outcome.err
+
+
 def test_an_output_of_another_rank_than_is_declared(quantkit, tmp_path):
     model = onnx.load(conv_model(tmp_path / "net.onnx"))
     model.graph.output[0].type.tensor_type.ClearField("shape")
