@@ -132,7 +132,8 @@ def run(fault: Fault, command: Command, expected: Expected, folder: Path, timeou
     failures += [f"{fault}: {name} is gone" for name in expected.before.keys() & expected.after.keys() - found.keys()]
     kind = f"{fault.command} {fault.call}"
     if is_dead:
-        return Outcome([f"{kind} ended by signal {-int(code or 0)}"], failures)
+        last = (said.strip().splitlines() or ["nothing"])[-1][:80]
+        return Outcome([f"{kind} ended by signal {-int(code or 0)}, said {last!r}"], failures)
     happened = "not reached" if answer is False else f"exit code {code}"
     return Outcome([f"{kind} {happened}"], failures)
 

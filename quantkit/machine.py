@@ -13,8 +13,14 @@ from quantkit.errors import MachineError
 
 _T = TypeVar("_T")
 
-_NO_MEMORY = ("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment")
-"""What protobuf, C++ libraries and the loader say for want of memory, in place of a code."""
+FILE_LIMIT_BYTES = 1 << 30
+"""For tables, caches, reports, lists, settings and code: what is larger is something else."""
+
+_NO_MEMORY = (
+    *("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment"),
+    "can't start new thread",  # for want of its stack, or of threads
+)
+"""What protobuf, C++ libraries, the loader and Python say for want of memory, in place of a code."""
 
 _PAUSES_S = (0.05, 0.2, 0.5)
 """Between attempts. Network disks and file tables that are full recover in such times, or not soon."""
@@ -78,18 +84,29 @@ def persistently(action: Callable[[], _T], what: str) -> _T:
     raise AssertionError("unreachable")
 
 
-def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> bytes:
+def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = FILE_LIMIT_BYTES) -> bytes:
     """The content of a regular file, links followed, read once from end to end.
 
     Args:
         path: of the file.
-        most_bytes: that it may have.
+        most_bytes: that it may have; None is any number, for models, engines and samples.
 
     Raises:
         MachineError: the machine failed, and went on to.
         OSError: it is missing, no regular file, too large, or may not be read.
     """
     return persistently(lambda: _read(path, most_bytes), f"read {path}")
+
+
+def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:
+    """The text of a regular file, as `read_file`; its lines end with a line feed.
+
+    Raises:
+        MachineError: the machine failed, and went on to.
+        OSError: it is missing, no regular file, too large, or may not be read.
+        UnicodeDecodeError: it is no such text.
+    """
+    return read_file(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def file_status(path: str | os.PathLike[str]) -> os.stat_result | None:
@@ -118,7 +135,6 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _read(path: str | os.PathLike[str], most_bytes: int | None) -> bytes:
     with open_regular(path) as file:
-        content = file.read() if most_bytes is None else file.read(most_bytes + 1)
-    if most_bytes is not None and len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
-    return content
+        if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+        return file.read()

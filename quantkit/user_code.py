@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import EvaluationError, OptionError, QuantKitError
+from quantkit.machine import read_file
 
 
 def names_code(spec: object) -> bool:
@@ -28,7 +29,7 @@ def source_hash(spec: str) -> str:
     """
     path = Path(spec.rpartition(":")[0])
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path)).hexdigest()
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}") from error
 
@@ -73,7 +74,7 @@ def call(what: str, function: Callable[..., Any], *arguments: Any, error: type[Q
 
 def _load_module(path: Path, error: type[QuantKitError]) -> types.ModuleType:
     try:
-        source, status = path.read_bytes(), path.stat()
+        source, status = read_file(path), path.stat()
     except OSError as failure:
         raise error(f"cannot read {path}: {failure.strerror}") from failure
     # A file that was edited is another module: a long-lived session sees the edit. dataclasses look modules up by name.

@@ -17,6 +17,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import has_qdq
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
+from quantkit.machine import read_file
 from quantkit.storage import check_no_source
 from quantkit.types import PathLike
 from quantkit.types.calibration import TensorRange
@@ -52,7 +53,7 @@ def read_map(path: PathLike) -> dict[str, str]:
         CalibrationError: it is none.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise CalibrationError(f"cannot read map {path}: {error.strerror or error}") from error
     names = decode_json(content, name=f"map {path}", kind="a JSON object of old name → new name")
@@ -75,7 +76,7 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
         CalibrationError: it is no cache, or another model's.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         named = parse_cache(content.decode(), name=path.name).scale_bits
     except OSError as error:
         raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error

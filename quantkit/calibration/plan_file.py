@@ -16,6 +16,7 @@ import msgspec
 from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.machine import read_file
 from quantkit.provenance import MODEL_HASH, TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike
@@ -45,7 +46,7 @@ def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
     """
     file = Path(path)
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise CalibrationError(f"cannot read plan {file}: {error.strerror or error}") from error
     kind, fix = "a quantization plan", "run quantkit tune again"

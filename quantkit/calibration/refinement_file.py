@@ -19,6 +19,7 @@ import numpy as np
 
 from quantkit.calibration.sealed_file import Seal
 from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.machine import read_file
 from quantkit.numerics import storage_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
@@ -93,7 +94,7 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
     """
     file = Path(path)
     try:
-        stored = file.read_bytes()
+        stored = read_file(file, most_bytes=None)
     except OSError as error:
         raise CalibrationError(f"cannot read rounded weights {file}: {error.strerror or error}") from error
     text, _, body = _SEAL.check(file, stored).partition(b"\n")

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from quantkit.calibration.sealed_file import Seal
 from quantkit.calibration.statistics import EXACT_BINS, TENSORRT_BINS
 from quantkit.errors import CalibrationError, DatasetError
+from quantkit.machine import open_regular, read_file
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 from quantkit.types.calibration import Setting
@@ -150,7 +151,7 @@ def save_statistics(kept: KeptStatistics, path: str | os.PathLike[str]) -> Path:
 def is_statistics_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as statistics do; it may be damaged after that."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_SEAL.magic)) == _SEAL.magic
     except OSError:
         return False
@@ -165,7 +166,7 @@ def load_statistics(path: str | os.PathLike[str]) -> KeptStatistics:
     """
     file = Path(path)
     try:
-        stored = file.read_bytes()
+        stored = read_file(file, most_bytes=None)
     except OSError as error:
         raise CalibrationError(f"cannot read statistics {file}: {error.strerror or error}") from error
     content = _SEAL.check(file, stored, _changed_place)

@@ -19,6 +19,7 @@ from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.refinement_file import load_refinement, refinement_path
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
+from quantkit.machine import read_file
 from quantkit.storage import write_text
 from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
 from quantkit.types.calibration import Setting
@@ -90,7 +91,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     """
     file = Path(path)
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
     if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):

@@ -179,6 +179,7 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line. What quantkit raises on purpose is one line on stderr and its class's exit code."""
+    _stand_in_for_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
@@ -207,6 +208,15 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         _fail(describe(signal.SIGINT), INTERRUPTED)
     _exit(code if isinstance(code, int) else 0)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Without it a file that is written gets the number of the closed stream, and what libraries print with it."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            while (number := os.open(os.devnull, os.O_RDWR)) < 2:
+                pass
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import typer
 
 from quantkit.cli import VERBS, load_command
 from quantkit.errors import OptionError, QuantKitError
+from quantkit.machine import read_text
 from quantkit.registry import suggest
 from quantkit.types.option import OptionField, without_none
 
@@ -139,7 +140,7 @@ def read_config(path: Path) -> dict[Section, dict[str, Any]]:
         OptionError: the file cannot be read, or a section, key or value is wrong; it names the file and the place.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:  # of TOML, or of UTF-8

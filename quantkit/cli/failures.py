@@ -27,8 +27,8 @@ def explain_memory(error: Exception) -> str:
     """What was being done when memory ran out, how much was asked for, and how much there is."""
     asked = f" ({one_line(str(error))})" if str(error) else ""
     return (
-        f"not enough memory while {_work_at(error)}{asked}; {_memory()}: free some, raise the limit (ulimit -v), or "
-        "lower --batch-size, --num-samples or --workers"
+        f"not enough memory while {_work_at(error)}{asked}; {_memory()}: free some, raise the limit (ulimit -v, "
+        "ulimit -u), or lower --batch-size, --num-samples or --workers"
     )
 
 

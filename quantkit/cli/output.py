@@ -15,6 +15,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import METHODS
 from quantkit.cli.as_json import echo_json, echo_written
 from quantkit.graph.float_model import FloatModel
+from quantkit.machine import read_text
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
 from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
@@ -76,7 +77,7 @@ def _describe_files(table: CalibrationTable, quantized: QuantizedModel, files: C
     if quantized.format != "int8" and files.rounding(quantized.format).is_file():
         outputs[files.rounding(quantized.format)] = f"weights rounded to {quantized.format.upper()}"
     if files.tensorrt_cache.is_file():
-        header = files.tensorrt_cache.read_text(encoding="utf-8").partition("\n")[0]
+        header = read_text(files.tensorrt_cache).partition("\n")[0]
         outputs[files.tensorrt_cache] = f"TensorRT calibration cache ({header})"
     outputs[quantized.path] = f"{quantized.format.upper()} model"
     return outputs

@@ -22,6 +22,7 @@ from quantkit.export.trtexec import command_line, io_format_flags, precision_fla
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, output_specs
 from quantkit.graph.passes.prepare import quantized_formats
+from quantkit.machine import read_file
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
 from quantkit.types import CalibrationTable
@@ -147,6 +148,6 @@ def _largest_batch(manifest: Manifest | None) -> int | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, most_bytes=None)
     except OSError as error:
         raise BackendError(f"cannot read {path}: {error.strerror or error}") from error

@@ -18,6 +18,7 @@ from quantkit.calibration.table import FORMAT, TABLE_KEY
 from quantkit.errors import BackendError, CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import ModelInspection, inspect_model
+from quantkit.machine import open_regular
 from quantkit.types import PathLike
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def inspect(
 
 def _read(file: Path, size: int = -1) -> bytes:
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             return stream.read(size)
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}") from error

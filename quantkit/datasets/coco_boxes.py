@@ -15,6 +15,7 @@ import numpy as np
 
 from quantkit.datasets.annotated_images import AnnotatedImage, compose
 from quantkit.errors import DatasetError
+from quantkit.machine import read_file
 from quantkit.notices import join_names
 from quantkit.types import Boxes
 
@@ -134,7 +135,7 @@ class _Coco(msgspec.Struct):
 
 def _decode_coco(source: Path) -> _Coco:
     try:
-        content = source.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        content = read_file(source).removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise DatasetError(f"cannot read {source}: {error.strerror}") from error
     try:

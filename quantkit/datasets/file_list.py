@@ -14,6 +14,7 @@ from pathlib import Path
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
 from quantkit.errors import DatasetError
+from quantkit.machine import read_text
 from quantkit.types import Preprocessing, TensorSpec
 
 PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
@@ -73,7 +74,7 @@ def open_file_list(
 def read_list(path: Path) -> str:
     """The text of a list. Raises `DatasetError` where it cannot be read or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import DatasetError
+from quantkit.machine import read_text
 from quantkit.types import Interpolation
 from quantkit.types.options import ImageOptions
 
@@ -59,7 +60,7 @@ def with_config(given: ImageOptions) -> ImageOptions:
 
 def _read(path: Path) -> ImageOptions:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
 from quantkit.errors import DatasetError
+from quantkit.machine import read_file, read_text
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
 _SUFFIX = ".npz"
@@ -133,7 +134,7 @@ def _labels(
     unlabelled = None
     for path in paths:
         try:
-            found, _ = parse_arrays(path.read_bytes(), path, keys)
+            found, _ = parse_arrays(read_file(path, most_bytes=None), path, keys)
         except (OSError, DatasetError):
             continue  # left out, or an error, when its turn comes
         if not found:
@@ -155,7 +156,7 @@ def _listed(path: Path) -> list[str]:
     if path.suffix.lower() != ".txt" or not path.is_file():
         return []
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         return []  # whoever reads lists of images says so
     return lines if all(line.endswith(_SUFFIX) for line in lines) else []

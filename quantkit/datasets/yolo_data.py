@@ -15,6 +15,7 @@ from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.errors import DatasetError
+from quantkit.machine import read_text
 from quantkit.types import Preprocessing, TensorSpec
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -107,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml  # slow to load, and few data sets need it
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -29,6 +29,7 @@ from quantkit.graph.passes.expose import activation_bytes
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
 from quantkit.interrupts import fulfils_wish
+from quantkit.machine import read_file
 from quantkit.notices import join_names, logs_duration
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
@@ -290,7 +291,7 @@ def _anatomy(runner: TensorRTRunner, path: Path) -> EngineLayers:
     if anatomy.has_details:
         return anatomy
     try:
-        content = path.read_bytes()
+        content = read_file(path, most_bytes=None)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     return read_plan(content) or anatomy

@@ -23,7 +23,7 @@ from quantkit.graph.expansion import check_expansion
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
-from quantkit.machine import lacks_memory
+from quantkit.machine import lacks_memory, open_regular
 from quantkit.notices import logs_duration
 from quantkit.registry import nearest_file
 from quantkit.storage import rename_durably, temporary_folder, write_atomically, write_bytes
@@ -51,13 +51,12 @@ def open_file(file: Path) -> BinaryIO:
         ModelError: it is missing, a folder, or cannot be read.
     """
     if not file.is_file():
-        raise ModelError(
-            f"{file}: no such model file{nearest_file(file)}"
-            if not file.is_dir()
-            else f"{file} is a folder, not an ONNX model"
-        )
+        what = "no such model file" + nearest_file(file)
+        if os.path.lexists(file):
+            what = "a link to nothing, or in a circle" if not file.exists() else "a device or pipe, not an ONNX model"
+        raise ModelError(f"{file} is a folder, not an ONNX model" if file.is_dir() else f"{file}: {what}")
     try:
-        return open(file, "rb")
+        return open_regular(file)
     except OSError as error:
         raise ModelError(f"{file} is not an ONNX model: {root_cause(error)}") from error
 

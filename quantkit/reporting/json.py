@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from quantkit.errors import EvaluationError, QuantKitError
+from quantkit.machine import read_file
 from quantkit.reporting.plausibility import check_numbers
 from quantkit.types import Report
 
@@ -58,7 +58,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         EvaluationError: naming the file, and the field where one is missing, unknown, of the wrong type or refused.
     """
     try:
-        content = msgspec.json.decode(Path(path).read_bytes())
+        content = msgspec.json.decode(read_file(path))
         _check_format_version(content)
         _upgrade(content)
         _replace(content, _number_if_not_finite)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from quantkit.errors import EvaluationError
+from quantkit.machine import read_file
 from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, single_line
 from quantkit.reporting.html import load_template
 from quantkit.storage import write_text
@@ -46,7 +47,7 @@ def load_sensitivity(path: Path) -> Sensitivity:
         EvaluationError: it is not that.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Sensitivity)
+        return msgspec.json.decode(read_file(path), type=Sensitivity)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path} is not a ranking of quantkit sensitivity: {error}") from error
 

@@ -283,6 +283,8 @@ class ImageOptions:
 
 
 def _read_class_names(text: str) -> tuple[str, ...]:
+    if Path(text).exists() and not Path(text).is_file():
+        raise ValueError(f"cannot read {text}: it is no file")
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit import cli
+from quantkit.calibration.table import load_table
 from tests.cli.conftest import REPOSITORY, conv_model, write_images
 from tests.cli.test_bad_input import assert_refused
 
@@ -178,3 +179,49 @@ def test_an_error_before_any_command_is_one_line_too(quantkit, monkeypatch):
 
     monkeypatch.setattr(cli, "app", fail)
     assert_refused(quantkit("doctor"), 1, "unexpected RuntimeError", "report it")
+
+
+def test_threads_that_cannot_be_started_are_lack_of_memory(quantkit, model, images, breaking):
+    breaking(RuntimeError("can't start new thread"))
+    assert_refused(quantkit("calibrate", "--data", images, model), 1, "not enough memory while", "ulimit -u")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+def test_closed_streams_do_no_harm(model, images, tmp_path, closed):
+    """A file would get the number of a stream, and what is printed would land in it."""
+    command = [sys.executable, "-m", "quantkit"]
+    program = f"import os; [os.close(n) for n in {closed}]; os.execv({sys.executable!r}, {command} + "
+    words = ["calibrate", "--data", str(images), str(model), "-o", str(tmp_path / "out"), *FAST]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}{words})"], cwd=REPOSITORY, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    load_table(tmp_path / "out" / "net.calib.json")
+    onnx.checker.check_model(tmp_path / "out" / "net.int8.onnx")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="has no such device")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("quantize", "MODEL", "--table", "/dev/zero"),
+        ("calibrate", "--data", "IMAGES", "/dev/zero"),
+        ("calibrate", "--data", "IMAGES", "MODEL", "--config", "/dev/zero"),
+        ("calibrate", "--data", "PIPE.txt", "MODEL"),
+        ("evaluate", "--data", "IMAGES", "MODEL", "--classes", "PIPE.txt"),
+        ("cache", "show", "/dev/zero"),
+        ("cache", "merge", "/dev/zero", "-o", "t.calib.json"),
+        ("inspect", "/dev/zero"),
+        ("report", "/dev/zero"),
+        ("compare", "PIPE.txt", "--max-drop", "1"),
+    ],
+)
+def test_what_has_no_end_is_not_read(quantkit, model, images, tmp_path, words):
+    os.mkfifo(tmp_path / "PIPE.txt")
+    places = {"MODEL": model, "IMAGES": images, "PIPE.txt": tmp_path / "PIPE.txt"}
+    outcome = quantkit(*(places.get(word, word) for word in words))
+    assert outcome.code in (1, 2)
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("quantkit: error: ")
+    assert any(words in last for words in ("not a regular file", "a device or pipe", "it is no file")), last

@@ -11,6 +11,7 @@ from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC
 from quantkit.backends.tensorrt.library import load_library
 from quantkit.backends.tensorrt.runtime.runner import TensorRTRunner
 from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.machine import open_regular
 
 
 def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = False) -> TensorRTRunner:
@@ -27,7 +28,7 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
         BackendError: it cannot be read, or was made for another library, version or GPU.
     """
     try:
-        with path.open("rb") as opened:
+        with open_regular(path) as opened:
             start = opened.read(len(MAGIC))
     except OSError as error:
         raise BackendError(f"--engine {name}: cannot read {path}: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ from quantkit.calibration.json_text import decode_json, is_newer
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
 from quantkit.errors import CalibrationError
+from quantkit.machine import read_file
 from quantkit.types import CalibrationTable
 from quantkit.types.calibration import TensorRange, bits_from_amax
 
@@ -63,7 +64,7 @@ def ranges_from_bits(scale_bits: Mapping[str, int]) -> dict[str, TensorRange]:
 
 def _read(path: Path) -> RangeCache:
     try:
-        content = path.read_bytes()
+        content = read_file(path, most_bytes=None)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror or error}") from error
     if is_statistics_file(path):

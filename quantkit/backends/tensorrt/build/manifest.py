@@ -19,6 +19,7 @@ import msgspec
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library, parse_version
 from quantkit.errors import BackendError
+from quantkit.machine import read_file
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.provenance import why_stale
 from quantkit.storage import write_bytes, write_text
@@ -125,7 +126,7 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
     """
     file = Path(path)
     try:
-        data = msgspec.json.decode(file.read_bytes())
+        data = msgspec.json.decode(read_file(file))
     except OSError as error:
         raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -181,7 +182,7 @@ def write_engine(path: str | os.PathLike[str], engine: bytes, made_of: Manifest)
 def is_engine_of(manifest: Manifest, engine: str | os.PathLike[str]) -> bool:
     """Whether the file `engine` is the one that the manifest was written for."""
     try:
-        content = Path(engine).read_bytes()
+        content = read_file(engine, most_bytes=None)
     except OSError:
         return False
     return hashlib.sha256(content).hexdigest() == manifest.engine_sha256

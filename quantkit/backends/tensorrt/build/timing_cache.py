@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import BackendError
+from quantkit.machine import read_file
 from quantkit.storage import write_bytes
 
 
@@ -33,7 +34,7 @@ def save_timing_cache(config: Any, path: Path) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -18,6 +18,7 @@ from quantkit.backends.tensorrt.runtime.bindings import Binding, read_bindings
 from quantkit.backends.tensorrt.runtime.engine_memory import EngineMemory
 from quantkit.backends.tensorrt.runtime.execution import Execution, describe_errors
 from quantkit.errors import BackendError
+from quantkit.machine import read_file
 from quantkit.types import Array, QueryTimes, TensorSpec
 
 
@@ -245,6 +246,6 @@ def _read(source: bytes | Path, name: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        return read_file(source, most_bytes=None)
     except OSError as error:
         raise BackendError(f"cannot read {name} {source}: {error.strerror or error}") from error
