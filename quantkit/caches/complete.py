@@ -90,7 +90,8 @@ def constant_ranges(model: ir.Model) -> dict[str, float]:
         for value in node.inputs if is_standard(node, *_TAKE_CONSTANTS) else ():
             constant = constant_of(value)
             if value is not None and constant is not None and value.dtype in FLOAT_TYPES:
-                largest = float(np.max(np.abs(constant.numpy().astype(np.float64)), initial=0.0))
+                array = constant.numpy()
+                largest = max(float(np.max(array, initial=0.0)), -float(np.min(array, initial=0.0)))
                 if np.isfinite(np.float32(largest)):
                     found[f"{name_of(value)}_output"] = largest or _OF_ZEROS
     return found

@@ -330,12 +330,12 @@ def _take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
     names = Counter(tensor.name for tensor in proto.graph.initializer)
     weights: dict[str, ir.TensorProtocol] = {}
     for tensor in proto.graph.initializer:
-        size, dtype = len(tensor.raw_data), ARRAY_TYPES.get(tensor.data_type)
-        if size <= _SMALL_TENSOR_BYTES or dtype is None or names[tensor.name] > 1:
+        content, dtype = tensor.raw_data, ARRAY_TYPES.get(tensor.data_type)  # a copy, each time it is asked for
+        if len(content) <= _SMALL_TENSOR_BYTES or dtype is None or names[tensor.name] > 1:
             continue
-        if size != math.prod(tensor.dims) * dtype.itemsize:  # damaged: `check_content` says so
+        if len(content) != math.prod(tensor.dims) * dtype.itemsize:  # damaged: `check_content` says so
             continue
-        array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims)
+        array = np.frombuffer(content, dtype).reshape(tensor.dims)
         props = {prop.key: prop.value for prop in tensor.metadata_props}
         weights[tensor.name] = ir.Tensor(
             array, name=tensor.name, doc_string=tensor.doc_string or None, metadata_props=props

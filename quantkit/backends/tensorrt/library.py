@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -159,11 +161,9 @@ def installed_tensorrt() -> str | None:
 
     Read from the distribution's metadata: importing the library takes seconds, and may fail without a driver.
     """
-    found = {}
-    for distribution in metadata.distributions():
-        name = str(distribution.metadata["Name"]).lower().replace("_", "-")
-        if _DISTRIBUTION.fullmatch(name):
-            found[name] = distribution.version
+    folders = (name for path in sys.path if os.path.isdir(path) for name in os.listdir(path))
+    names = {f.split("-")[0].lower().replace("_", "-") for f in folders if f.endswith((".dist-info", ".egg-info"))}
+    found = {name: metadata.version(name) for name in names if _DISTRIBUTION.fullmatch(name)}
     # The meta package, then the full library's, then the lean and the dispatch runtime's.
     return (
         found[min(found, key=lambda name: ("-lean" in name or "-dispatch" in name, len(name), name))] if found else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -12,9 +13,15 @@ from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_in
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
 from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
-from quantkit.types import QdqEdge, QdqPlan, RoundedWeight
+from quantkit.types import QdqEdge, QdqPlan, QuantFormat, RoundedWeight
 
 __all__ = ["insert_qdq"]
+
+_RoundedForms = dict[tuple[int | None, QuantFormat], tuple[QuantParams, np.ndarray]]
+
+_NEAREST: WeakKeyDictionary[ir.Tensor, _RoundedForms] = WeakKeyDictionary()
+"""Weights rounded to nearest, by axis and format, as long as the float weight lives: trials, the quality of the output
+and the model that is written quantize the same ones."""
 
 
 def insert_qdq(
@@ -80,14 +87,9 @@ class _Insertion:
             raise ModelError(f"the plan does not fit the model: {edge.tensor!r} is not a constant")
         key = QdqEdge(edge.tensor, "", 0, edge.axis, edge.format)
         if key not in self.stored:
-            array = tensor.numpy()
-            if not np.isfinite(array).all():
-                raise ModelError(
-                    f"weight {edge.tensor!r} of node {edge.node!r} contains NaN or infinite values: repair the model"
-                )
-            params, codes = self._quantize(edge, array)
+            params, codes = self._quantize(edge, tensor)
             if params is not (rounded := self._round_scales(value, params)):
-                params, codes = rounded, codes if self._found(edge) else quantize_array(array, rounded)
+                params, codes = rounded, codes if self._found(edge) else quantize_array(tensor.numpy(), rounded)
             quantized = self.names.initializer(f"{edge.tensor}_quantized", codes)
             self.stored[key] = [quantized, *self._constants(value, params)]
         dq = make_dequantize(
@@ -102,16 +104,20 @@ class _Insertion:
         self.names.graph.insert_before(node, dq)
         node.replace_input_with(edge.index, dq.outputs[0])
 
-    def _quantize(self, edge: QdqEdge, array: np.ndarray) -> tuple[QuantParams, np.ndarray]:
+    def _quantize(self, edge: QdqEdge, tensor: ir.TensorProtocol) -> tuple[QuantParams, np.ndarray]:
         """Parameters and quantized values of a weight: as they were found, or rounded to nearest."""
         if found := self._found(edge):
             params = QuantParams(scale=found.scale, axis=edge.axis, format=found.stored_format)
             return params, found.codes.astype(params.dtype)
-        if edge.axis is not None and edge.format.block is not None:
-            params = block_params(array, edge.axis, edge.format)
-        else:
-            params = weight_params(array, edge.axis, edge.format)
-        return params, quantize_array(array, params)
+        forms = _NEAREST.setdefault(tensor, {}) if isinstance(tensor, ir.Tensor) else {}
+        key = (edge.axis, edge.format)
+        if key not in forms:
+            if not np.isfinite(array := tensor.numpy()).all():
+                raise ModelError(
+                    f"weight {edge.tensor!r} of node {edge.node!r} contains NaN or infinite values: repair the model"
+                )
+            forms[key] = _round_to_nearest(array, *key)
+        return forms[key]
 
     def _found(self, edge: QdqEdge) -> RoundedWeight | None:
         found = self.weights.get(edge.tensor)
@@ -149,3 +155,10 @@ class _Insertion:
             return (scale,)
         zeros = np.full(params.scale.shape, params.zero_point, params.dtype)
         return scale, self.names.initializer(f"{value.name}_zero_point", zeros)
+
+
+def _round_to_nearest(array: np.ndarray, axis: int | None, fmt: QuantFormat) -> tuple[QuantParams, np.ndarray]:
+    params = weight_params(array, axis, fmt) if axis is None or fmt.block is None else block_params(array, axis, fmt)
+    codes = quantize_array(array, params)
+    codes.flags.writeable = False  # it is part of several models
+    return params, codes
