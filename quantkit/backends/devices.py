@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from quantkit.backends.cuda.context import PrimaryContext
@@ -67,6 +68,8 @@ def choose_devices(wanted: str) -> Devices:
     return Devices((0,), "ONNX Runtime's CUDA provider and pycuda work")
 
 
+@functools.cache
 def _check(index: int) -> None:
+    """Tries a GPU, once: `tune` asks for each evaluation."""
     with using_gpu(index), OnnxRuntimeRunner(_IDENTITY, name="a test"):
         PrimaryContext(index)

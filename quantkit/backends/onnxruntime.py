@@ -36,12 +36,11 @@ _QUIET = 4  # fatal only: warnings go to the native stderr, past every Python st
 
 
 class OnnxRuntimeRunner:
-    """A model in an ONNX Runtime session.
+    """A model in an ONNX Runtime session on the CPU, or on the GPU that `using_gpu` names.
 
     Args:
         model: serialized model, with its weights in it or beside it, or its path (needed when weights are in files).
         name: of the model, for messages.
-        providers: execution providers in order of preference; None: the CPU's, or what `using_gpu` says.
         threads: intra-op threads; 0: automatic.
         spinning: whether idle threads spin while they wait. It lowers latency, and wastes CPU time in calibration.
         fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
@@ -62,7 +61,6 @@ class OnnxRuntimeRunner:
         model: bytes | SharedModel | Path,
         *,
         name: str = "model",
-        providers: Sequence[str] | None = None,
         threads: int = 0,
         spinning: bool = True,
         fuse_qdq: bool = True,
@@ -78,7 +76,7 @@ class OnnxRuntimeRunner:
         # ONNX Runtime (1.32 at least) takes a Relu away before a Q of FP8, and does not load a Clip before one.
         disabled = [] if fuse_qdq else ["ReluQuantRewrite", "ClipQuantRewrite"]
         disabled += ["EliminateIdentity"] if keep_identities else []
-        chosen: list[str | tuple[str, dict[str, str]]] = list(_providers(ort) if providers is None else providers)
+        chosen = _providers(ort)
         names = [p if isinstance(p, str) else p[0] for p in chosen]
         unknown = [name for name in names if name not in ort.get_available_providers()]
         if unknown:

@@ -96,7 +96,7 @@ def collect_statistics(
         collector = CollectorGroup([(member.runner, member.collector) for member in members])
         if batch_size is None:
             first = next(iter(make_batches(dataset, 1, strict=options.strict, workers=1, skipped={})))
-            batch_size = fitting_batch_size(members[0].runner, first, **members[0].limits)
+            batch_size = min(fitting_batch_size(member.runner, first, **member.limits) for member in members)
         stack.enter_context(collector)
         size, before = batch_size, 0 if resumed is None else resumed.num_samples
 

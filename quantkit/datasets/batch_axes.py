@@ -7,6 +7,7 @@ samples along the first dimension; batches are stacked where the model has their
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -148,8 +149,10 @@ def constant_inputs(inputs: Sequence[TensorSpec], values: Mapping[str, float]) -
         shape = [n for n in spec.shape if isinstance(n, int)]
         if len(shape) != len(spec.shape) or any(n != 1 for n in shape):
             raise DatasetError(f"--constant {name}={value:g}: the input is no single number but {list(spec.shape)}")
-        array = np.full(shape, value).astype(spec.dtype)
-        if array.reshape(()).item() != value and spec.dtype.kind != "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.full(shape, value).astype(spec.dtype)
+        held = array.reshape(()).item()
+        if held != value and (spec.dtype.kind != "f" or not math.isfinite(held)):
             raise DatasetError(f"--constant {name}={value:g}: {spec.dtype} cannot hold it")
         arrays[name] = array
     return arrays

@@ -53,6 +53,8 @@ def test_auto_is_the_first_gpu_that_works_and_else_says_why_not(monkeypatch):
         raise BackendError("pycuda does not load")
 
     monkeypatch.setattr(devices, "PrimaryContext", broken)
+    assert choose_devices("auto").gpus == (0,)  # it was tried
+    devices._check.cache_clear()
     assert choose_devices("auto") == devices.Devices((), "pycuda does not load", is_fallback=True)
 
 
