@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import platform
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,16 +24,14 @@ settings.register_profile("quantkit", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quantkit"))
 
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    # Not beside the source then: workers, runs, and processes that tests start share what was compiled.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
 PROCESSORS = {"saturating": "avx2 fma", "exact": "avx2 fma avx512_vnni"}
 """Flags of the two kinds of x86 processors: without VNNI, sums of INT8 products saturate at 16 bits."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Processes that tests start find compiled modules, also where none are to be written beside the source."""
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        folder = tempfile.TemporaryDirectory(prefix="quantkit-compiled-")
-        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
-        config.add_cleanup(folder.cleanup)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def digits(tmp_path) -> Path:
     path = tmp_path / "digits.onnx"
     path.write_bytes(DIGITS.read_bytes())
     return path
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory) -> Path:
+    """Folder with the demo model, and what its calibration with --method entropy wrote."""
+    folder = tmp_path_factory.mktemp("calibration")
+    shutil.copy(DIGITS, folder)
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", "--method", "entropy", "--data", str(CALIB), str(folder / DIGITS.name), "-q"])
+    assert not stop.value.code
+    return folder
+
+
+@pytest.fixture
+def calibrated(digits, calibration) -> Path:
+    """The demo model, with its calibration beside it."""
+    shutil.copytree(calibration, digits.parent, dirs_exist_ok=True)
+    return digits
 
 
 @pytest.fixture

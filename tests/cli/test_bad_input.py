@@ -146,8 +146,8 @@ def test_model_without_quantizable_nodes_is_refused(quantkit, tmp_path):
     assert_refused(outcome, 1, "no node to quantize", folder=tmp_path, kept=["net.onnx"])
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_quantized_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     outcome = quantkit("calibrate", "--data", CALIB, tmp_path / "digits.int8.onnx")
     assert_refused(outcome, 1, "digits.int8.onnx", "already quantized")
 
@@ -203,8 +203,8 @@ def test_non_finite_activations_name_tensor_and_image(quantkit, tmp_path):
 # ----------------------------------------------------------------------------------------------------- table, output
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_table_of_another_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     table = tmp_path / "digits.calib.json"
     outcome = quantkit("quantize", other, "--table", table)
@@ -219,9 +219,9 @@ def test_invalid_table_is_refused(quantkit, digits, tmp_path):
     assert_refused(quantkit("quantize", digits, "--table", tmp_path / "t.json"), 1, "t.json", "not a calibration table")
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_damaged_table_is_recalibrated(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     whole = table.read_text()
     table.write_text(whole[:-40])
     outcome = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
@@ -252,9 +252,9 @@ def test_read_only_output_folder_is_refused(quantkit, digits, tmp_path):
     assert_refused(quantkit("calibrate", "--data", CALIB, digits, "-o", folder), 1, folder)
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_full_disk_keeps_existing_files(quantkit, digits, tmp_path):
     """A limit on the size of files stands for a full disk: write fails in the middle."""
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     import signal
 
@@ -342,8 +342,8 @@ def test_variant_of_another_model_is_refused(quantkit, digits, tmp_path):
 # --------------------------------------------------------------------------------------------- the user's own files
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_inputs_are_never_overwritten(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     table, model = tmp_path / "digits.calib.json", digits.read_bytes()
     kept = table.read_bytes()
     for output, code in ((digits, 1), (table, 2)):  # a name that ends in .json is no model
@@ -376,8 +376,8 @@ def test_an_output_of_another_kind_is_refused(quantkit, digits, tmp_path):
     assert_usage(quantkit(*words), "--output", "new.engine is not a .onnx file, and no folder")
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_evaluating_a_quantized_model_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits).code == 0
     assert_refused(quantkit("evaluate", "--data", VAL, tmp_path / "digits.int8.onnx"), 1, "--variant", "float model")
 
 

@@ -17,12 +17,6 @@ pytest.importorskip("tensorrt_rtx")
 TARGETS = "sm86,sm89,sm120"
 
 
-@pytest.fixture
-def calibrated(quantkit, digits):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-q").code == 0
-    return digits
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_build_writes_engine_and_manifest(quantkit, calibrated, tmp_path, precision):
     outcome = quantkit("build", calibrated, "--precision", precision, "--target", TARGETS, "--library", "rtx")
@@ -193,7 +187,7 @@ def test_verbose_shows_tensorrt_messages_and_quiet_hides_them(quantkit, digits):
 def test_python_api_builds_the_same_engine(digits, tmp_path):
     import quantkit
 
-    table = quantkit.calibrate(digits, CALIB)
+    table = quantkit.calibrate(digits, CALIB, method="minmax", num_samples=32)
     options = quantkit.BuildOptions(targets=("8.9",))
     built = quantkit.build(digits, precision="int8", table=table, options=options)
     assert built.path == tmp_path / "digits.int8.engine"

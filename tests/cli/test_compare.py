@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from quantkit.reporting import report_json
-from tests.cli.conftest import CALIB, VAL
+from tests.cli.conftest import VAL
 from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabelled
 
 
@@ -137,8 +137,8 @@ def test_hostile_names_cannot_write_to_the_terminal(quantkit, saved):
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_evaluate_gates_after_the_report_is_written(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "-q")
     words = ["evaluate", "--data", VAL, digits, "--num-samples", 100, "--variants", "int8", "-q", "-o", tmp_path / "r"]
     kept = quantkit(*words, "--latency-s", 0, "--max-drop", "5pt", "--max-size-ratio", 0.9)
     assert kept.code == 0, kept.err

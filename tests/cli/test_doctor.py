@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -11,12 +12,21 @@ import pytest
 from quantkit.backends.installation import probe
 from quantkit.commands.doctor import examine
 
+probe_once = functools.cache(probe)
+
+
+@pytest.fixture
+def probed_once(monkeypatch):
+    """What is installed is found out by the first test: processes that import all runtimes take seconds."""
+    monkeypatch.setattr("quantkit.commands.doctor.probe", probe_once)
+
 
 def package(folder, name: str, code: str) -> None:
     (folder / name).mkdir()
     (folder / name / "__init__.py").write_text(code)
 
 
+@pytest.mark.usefixtures("probed_once")
 def test_text_and_json_agree(quantkit):
     outcome = quantkit("doctor", "--json")
     assert outcome.code == 0
@@ -47,11 +57,13 @@ def test_exit_code_reflects_whether_quantkit_works(quantkit, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("found", "said"), [(None, "histograms by NumPy"), (object(), "histograms compiled")])
+@pytest.mark.usefixtures("probed_once")
 def test_what_counts_histograms_is_said(monkeypatch, found, said):
     monkeypatch.setattr("quantkit.commands.doctor.importlib.util.find_spec", lambda name: found)
     assert said in examine().parts[0].detail
 
 
+@pytest.mark.usefixtures("probed_once")
 def test_output_fits_80_columns(quantkit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert all(len(line) <= 80 for line in quantkit("doctor").out.splitlines())
@@ -62,6 +74,7 @@ def test_output_fits_80_columns(quantkit, monkeypatch):
     [("saturating", "saturate at 16 bits (no VNNI or AMX)"), ("exact", "INT8 products do not saturate")],
     indirect=["processor"],
 )
+@pytest.mark.usefixtures("probed_once")
 def test_processor_kind_is_reported(processor, said):
     (part,) = [part for part in examine().parts if part.name == "processor"]
     assert said in part.detail

@@ -143,8 +143,8 @@ def test_float_model_lists_quantizable_layers(quantkit):
     assert (data["form"], data["num_int8"], data["findings"]) == ("float", 10, [])
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_qdq_model_is_shown(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
     outcome = quantkit("inspect", tmp_path / "digits.int8.onnx")
     assert "no violations" in outcome.out
     assert "10 of 10" in outcome.out

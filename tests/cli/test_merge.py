@@ -18,7 +18,10 @@ def part(quantkit, digits, tmp_path):
         data, names = tmp_path / f"data-{name}", tmp_path / "classes.txt"
         names.write_text("\n".join(map(str, range(10))))
         for number in classes:
-            shutil.copytree(CALIB / str(number), data / str(number))
+            images = sorted((CALIB / str(number)).iterdir())[:10]
+            (data / str(number)).mkdir(parents=True)
+            for image in images:
+                shutil.copy(image, data / str(number))
         options = ["--batch-size", "10", "--classes", names, "--keep-statistics", "--calibrator", "quantkit"]
         options += ["--accuracy", "fast"]
         outcome = quantkit("calibrate", "--data", data, digits, "-o", tmp_path / name, *options, *words)
@@ -37,7 +40,7 @@ def test_merged_shards_equal_the_whole(quantkit, part, digits, tmp_path):
     # A merge has no model to tell what the output is worth.
     expected = replace(load_table(whole.with_name("digits.calib.json")), quality={})
     assert f"wrote {table}" in outcome.out
-    assert "300 in 3 parts" in outcome.out
+    assert "100 in 3 parts" in outcome.out
     assert table.read_text() == table_json(expected)
     made = quantkit("quantize", digits, "--table", table, "-o", tmp_path / "out" / "int8.onnx")
     assert made.code == 0

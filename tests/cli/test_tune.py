@@ -11,10 +11,11 @@ from quantkit.types import TensorRange
 from tests.cli.conftest import CALIB, VAL, write_images
 
 FEW = ("--num-samples", 48)
+VALIDATE = ("--val", VAL, "--num-val-samples", 200)
 
 
 def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
-    outcome = quantkit("tune", digits, "--data", CALIB, "--val", VAL, "--max-drop", 2, *FEW)
+    outcome = quantkit("tune", digits, "--data", CALIB, *VALIDATE, "--max-drop", 2, *FEW)
     assert outcome.code == 0, outcome.err
     assert "met: int8: Top-1 drop" in outcome.out
     assert "evaluation 1: 0 tensors in float" in outcome.err
@@ -34,13 +35,13 @@ def test_a_missed_budget_has_exit_code_3_and_a_plan(quantkit, digits, tmp_path, 
     name = list(table.tensors)[2]
     save_table(replace(table, tensors={**table.tensors, name: TensorRange(900.0, -900.0, 900.0)}), path)
     monkeypatch.setattr(tune, "find_smallest_set", lambda ranking, work, is_met: is_met(()) or None)
-    outcome = quantkit("tune", digits, "--data", CALIB, "--val", VAL, *FEW)
+    outcome = quantkit("tune", digits, "--data", CALIB, *VALIDATE, *FEW)
     assert outcome.code == 3
     assert "missed: int8: Top-1 drop" in outcome.out
     assert "budget missed: int8" in outcome.err
     plan = json.loads((tmp_path / "digits.plan.json").read_text())
     assert (plan["verdict"], plan["float_tensors"]) == ("missed", {})
-    again = quantkit("tune", digits, "--data", CALIB, "--val", VAL, *FEW, "--json")
+    again = quantkit("tune", digits, "--data", CALIB, *VALIDATE, *FEW, "--json")
     assert json.loads(again.out)["point"] == plan["point"]
     assert "from an earlier run" in again.err
 

@@ -57,7 +57,8 @@ def coarse(tmp_path_factory):
 
 
 def run(**options):
-    return evaluate(DIGITS, VAL, **{"progress": False, "latency_s": 0, "layer_samples": 0, **options})
+    quick = {"progress": False, "latency_s": 0, "layer_samples": 0, "num_samples": 60}
+    return evaluate(DIGITS, VAL, **{**quick, **options})
 
 
 def test_classes_add_up_to_the_whole(table):
@@ -117,7 +118,7 @@ def test_fp16_does_not_overflow_and_names_what_stays_in_fp32(tmp_path, with_tabl
 
 
 def test_changes_are_the_disagreements_and_carry_pictures(coarse):
-    report = run(models={"coarse": coarse})
+    report = run(models={"coarse": coarse}, num_samples=300)
     metrics = {e.name: e.metrics for e in report.evaluations}["coarse"]
     counts = report.num_changes["coarse"]
     assert counts["broken"] == metrics["broken"] > 0
@@ -360,7 +361,7 @@ def test_a_stop_within_the_layers_leaves_none_of_them_half(table, monkeypatch):
 
 
 def test_a_stop_after_the_last_sample_is_no_partial_report():
-    report = run(batch_size=597, should_stop=lambda: True)
+    report = run(batch_size=597, num_samples=None, should_stop=lambda: True)
     assert report.baseline.num_samples == 597
     assert not report.is_partial
 
