@@ -8,8 +8,10 @@ import importlib
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -37,7 +39,7 @@ class Verb(NamedTuple):
     panel: str
 
 
-_QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Look into files"
+_PANELS = _QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Look into files"
 
 VERBS = {
     "calibrate": Verb(
@@ -125,6 +127,21 @@ class _LazyGroup(TyperGroup):
         for option in found:
             option.allow_from_autoenv = option.show_envvar = False
         return found
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Usage, commands by panel, options: without Rich, whose import would take longer than all the rest."""
+        width = max(min(shutil.get_terminal_size().columns, 100), 60)
+        entries = {panel: [(n, v.help) for n, v in VERBS.items() if v.panel == panel] for panel in _PANELS}
+        entries["Options"] = [(", ".join(p.opts), getattr(p, "help", None) or "") for p in self.get_params(ctx)]
+        lines = [f"Usage: {ctx.command_path} COMMAND [ARGUMENTS] [OPTIONS]", "", self.help or ""]
+        for heading, listed in entries.items():
+            lines += ["", f"{heading}:"]
+            column = max(len(name) for name, _ in listed) + 4
+            for name, words in listed:
+                head = f"  {name}".ljust(column)
+                lines += textwrap.wrap(words, width, initial_indent=head, subsequent_indent=" " * column)
+        lines += ["", "quantkit COMMAND --help shows the options of a command."]
+        formatter.write("\n".join(lines) + "\n")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -266,6 +283,6 @@ def _explain(error: Exception) -> NoReturn:
     path = getattr(context, "command_path", "quantkit")
     message = str(getattr(error, "format_message", lambda: error)()).replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-        typer.echo(context.get_help() or "", err=True, nl=False)
+        typer.echo(context.get_help() or "", nl=False)
         sys.exit(2)
     _fail(f"{' '.join(message.split()).rstrip('.')} ({path} --help)", 2)

@@ -7,7 +7,19 @@ import pytest
 
 from quantkit.cli import VERBS, load_command
 
-HEAVY = {"numpy", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "PIL", "jinja2", "tqdm", "msgspec", "quantkit.types"}
+HEAVY = {
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "onnxscript",
+    "PIL",
+    "jinja2",
+    "tqdm",
+    "msgspec",
+    "rich",
+    "quantkit.types",
+}
 RUNTIMES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "pycocotools", "onnxscript"}
 
 
