@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["insert_qdq"]
 
 _RoundedForms = dict[tuple[int | None, QuantFormat], tuple[QuantParams, np.ndarray]]
 
-_NEAREST: WeakKeyDictionary[ir.Tensor, _RoundedForms] = WeakKeyDictionary()
+_NEAREST: WeakKeyDictionary[ir.Tensor[Any], _RoundedForms] = WeakKeyDictionary()
 """Weights rounded to nearest, by axis and format, as long as the float weight lives: trials, the quality of the output
 and the model that is written quantize the same ones."""
 
