@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, using_gpu
 from quantkit.backends.tensorrt.library import version_of_caches
 from quantkit.caches.complete import check_complete, ranges_for_cache
 from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
@@ -122,7 +122,8 @@ def _check_valid(graph: ir.Model, name: str, model: FloatModel, notify: Notify) 
         check_model(model.graph, model.path.name)
     except ModelError as error:
         try:
-            OnnxRuntimeRunner(share_weights(graph), providers=["CPUExecutionProvider"], name=name).close()
+            with using_gpu(None):
+                OnnxRuntimeRunner(share_weights(graph), name=name).close()
         except BackendError:
             raise error from None
         notify(Notice("warning", "model", f"{error}; {name} neither: ONNX Runtime runs them, other tools may not"))
