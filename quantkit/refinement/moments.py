@@ -34,22 +34,31 @@ class InputMoments:
         with_error: keep what the error of the layer's output takes, beside what rounding takes.
 
     Attributes:
-        count: number of columns added.
+        count: columns added, each as often as it counts.
     """
 
     def __init__(self, groups: int, width: int, *, with_error: bool) -> None:
-        self.count = 0
+        self.count = 0.0
         self._sums = np.zeros((2, groups, width))
         self._products = np.zeros((2 + with_error, groups, width, width))
 
-    def add(self, x: _Columns, quantized: _Columns) -> None:
-        """Adds columns [G, K, P] of float inputs, and of the quantized inputs at the same positions."""
-        self.count += x.shape[2]
+    def add(self, x: _Columns, quantized: _Columns, weights: _Columns | None = None) -> None:
+        """Adds columns [G, K, P] of float inputs, and of the quantized inputs at the same positions.
+
+        Args:
+            x: float inputs.
+            quantized: the quantized ones.
+            weights: how much each column counts, [P], on average 1.
+        """
+        counts = np.ones(x.shape[2], np.float32) if weights is None else np.asarray(weights, np.float32)
+        self.count += float(counts.sum(dtype=np.float64))
         for start in range(0, x.shape[2], _CHUNK):
-            of_quantized = np.ascontiguousarray(quantized[:, :, start : start + _CHUNK], np.float32)
-            difference = x[:, :, start : start + _CHUNK] - of_quantized
-            self._sums += [of_quantized.sum(2, dtype=np.float64), difference.sum(2, dtype=np.float64)]
-            pairs = (of_quantized, of_quantized), (difference, of_quantized), (difference, difference)
+            part = slice(start, start + _CHUNK)
+            of_quantized = np.ascontiguousarray(quantized[:, :, part], np.float32)
+            difference = x[:, :, part] - of_quantized
+            counted = of_quantized * counts[part], difference * counts[part]
+            self._sums += [columns.sum(2, dtype=np.float64) for columns in counted]
+            pairs = (counted[0], of_quantized), (counted[1], of_quantized), (counted[1], difference)
             for total, (left, right) in zip(self._products, pairs, strict=False):
                 total += left @ right.swapaxes(1, 2)
 
@@ -65,12 +74,12 @@ class InputMoments:
     @property
     def quantized_mean(self) -> _Array:
         """E[x^], [G, K]."""
-        return np.asarray(self._sums[0] / max(self.count, 1))
+        return np.asarray(self._sums[0] / (self.count or 1))
 
     @property
     def difference_mean(self) -> _Array:
         """E[d], [G, K]."""
-        return np.asarray(self._sums[1] / max(self.count, 1))
+        return np.asarray(self._sums[1] / (self.count or 1))
 
     def second_moment(self, *, centered: bool) -> _Array:
         """E[x^ x^T], [G, K, K]; `centered`: the covariance."""
@@ -85,7 +94,7 @@ class InputMoments:
         return self._moment(2, self.difference_mean, self.difference_mean, centered)
 
     def _moment(self, which: int, left: _Array, right: _Array, centered: bool) -> _Array:
-        moment: _Array = self._products[which] / max(self.count, 1)
+        moment: _Array = self._products[which] / (self.count or 1)
         if centered:
             moment -= left[:, :, None] * right[:, None, :]
         return moment
@@ -114,16 +123,18 @@ class Moments:
         self.training = InputMoments(groups * self.num_blocks, self._width, with_error=False)
         self.held_out = InputMoments(groups * self.num_blocks, self._width, with_error=True)
 
-    def add(self, x: _Columns, quantized: _Columns, *, held_out: bool = False) -> None:
+    def add(self, x: _Columns, quantized: _Columns, *, weights: _Columns | None = None, held_out: bool = False) -> None:
         """Adds samples.
 
         Args:
             x: [G, K, P], `LayerShape.columns` of the float inputs.
             quantized: the same of the quantized inputs, at the same positions.
+            weights: how much each column counts, [P], on average 1.
             held_out: whether the samples are to judge the result by.
         """
         part = self.held_out if held_out else self.training
-        part.add(*(self.split(columns.swapaxes(1, 2)).swapaxes(1, 2) for columns in (x, quantized)))
+        of_float, of_quantized = (self.split(columns.swapaxes(1, 2)).swapaxes(1, 2) for columns in (x, quantized))
+        part.add(of_float, of_quantized, weights)
 
     def split(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A matrix [G, R, K] as that of the blocks, [G * blocks, R, width of a block]; missing inputs are 0."""

@@ -62,11 +62,12 @@ _LEFT_BY_FEEDBACK = 0.25
 """Share of the damage of weights rounded to nearest that error feedback leaves; measured: 0.02 to 0.5."""
 
 _TINY = 1e-30
-_ABOUT = 1.25
+_ABOUT = 1.1
 """Damage of methods within this ratio is equal."""
 
 _ENOUGH = {True: 0.0004, False: 0.003}
-"""Damage at which nothing more is left in float: KL divergence in nats, else the share of error."""
+"""Damage at which nothing more is left in float, at half of it nothing is transformed: KL divergence in nats, else the
+share of error."""
 
 _NOTHING = {True: 0.00005, False: 0.0003}
 """Damage that is not worth the time of rounding weights otherwise than to nearest."""
@@ -130,6 +131,7 @@ def refine_calibration(
             run.compare_methods(statistics, fixed)
         if options.rounding == "feedback":
             run.round()
+            run.leave_in_float(choices, rounded=True)
     return RefinedCalibration(run.ranges, run.floats, run.refinement, run.quality())
 
 
@@ -241,7 +243,7 @@ class _Refining:
     def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
         """Shifts and scales channels where that helps; returns the choices with the damage that is left."""
         before = self.damage(with_weights=False)
-        if before <= _ENOUGH[self.judge.is_divergence]:
+        if before <= _ENOUGH[self.judge.is_divergence] / 2:
             return choices
         sites = find_sites(self.graph, self.plan, self.choosing)
         transforms, left = choose_transforms(trials, sites, choices)
@@ -281,45 +283,45 @@ class _Refining:
         of_weights = max(self.damage(with_weights=True, **changes) - of_activations, 0.0)
         return of_activations + self._weight_share * of_weights
 
-    def leave_in_float(self, choices: Mapping[str, RangeChoice]) -> None:
-        """Finds tensors whose readers stay in float."""
+    def leave_in_float(self, choices: Mapping[str, RangeChoice], *, rounded: bool = False) -> None:
+        """Finds tensors whose readers stay in float, beside those that do; `rounded`: the weights are by now."""
         shapes = {name: shape for name, (shape, _) in self.tensor_sizes.items()}
+        left = {unit: edges for unit, edges in self.units.items() if not any(e.tensor in self.floats for e in edges)}
+
+        def floats(units: tuple[str, ...]) -> dict[str, str]:
+            reason = "more accurate in float (alone in INT8: {} {:.2g})"
+            found = {unit: reason.format(self.judge.unit, choices[unit].damage) for unit in units}
+            return {**self.floats, **{edge.tensor: found[unit] for unit in units for edge in left[unit]}}
 
         def measure(units: tuple[str, ...]) -> float:
-            if not units:
-                return self.damage(with_weights=False)
-            floats = {edge.tensor: "tried" for unit in units for edge in self.units[unit]}
-            return self.damage(with_weights=False, floats=floats)
+            return self.damage(with_weights=rounded, **({"floats": floats(units)} if units else {}))
 
         work = multiply_adds(self.graph, shapes)
-        spent = sum(work.get(node, 0) for node in find_unprofitable(self.graph).in_float) / max(sum(work.values()), 1)
+        in_float = {edge.node for edge in self.plan.activations if edge.tensor in self.floats}
+        in_float |= set(find_unprofitable(self.graph).in_float)
         choice = choose_float_tensors(
-            sorted(choices, key=lambda unit: -choices[unit].damage),
-            self.units,
+            sorted(left.keys() & choices.keys(), key=lambda unit: -choices[unit].damage),
+            left,
             work,
             measure,
-            limit=_MOST_FLOAT_WORK - spent,
+            limit=_MOST_FLOAT_WORK - sum(work.get(node, 0) for node in in_float) / max(sum(work.values()), 1),
             enough=_ENOUGH[self.judge.is_divergence],
         )
-        if choice.units:
-            text = (
-                f"{len(choice.units)} of {len(self.units)} activations stay in float ({choice.share:.1%} of the "
-                f"multiply-adds): {self._change(choice.before, choice.after)}"
-            )
-            self.notify(Notice("info", "ranges", text))
-        floats = {
-            edge.tensor: f"more accurate in float (alone in INT8: {self.judge.unit} {choices[unit].damage:.2g})"
-            for unit in choice.units
-            for edge in self.units[unit]
-        }
-        self.adopt(choice.after, floats=floats)
+        if not choice.units:
+            return
+        text = (
+            f"{len(choice.units)} of {len(self.units)} activations stay in float ({choice.share:.1%} of the "
+            f"multiply-adds): {self._change(choice.before, choice.after)}"
+        )
+        self.notify(Notice("info", "ranges", text))
+        self.adopt(choice.after, with_weights=rounded, floats=floats(choice.units))
 
     def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:
         """Takes the ranges of a single method for everything, with or without transforms, if that is clearly better.
 
         Of methods that do about as well the widest is taken: it clips least of what these samples do not show.
         """
-        before, own = self._measure(self.judge.of_all, with_weights=False), self.ranges
+        before, own = self._measure(self.judge.of, with_weights=False), self.ranges
         read = {edge.tensor for edge in self.plan.activations}
         free = [name for name in (own.keys() & read) - fixed if statistics[name].amax > 0]
         plain = replace(self.refinement, shifts={}, channel_scales={}, amax={})
@@ -333,7 +335,7 @@ class _Refining:
             width = sum(math.log(max(found.amax, _TINY)) for found in chosen.values())
             for refinement in (self.refinement, plain) if self.refinement.amax else (plain,):
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
-                tried.append((self._measure(self.judge.of_all, with_weights=False, **changes), width, method, changes))
+                tried.append((self._measure(self.judge.of, with_weights=False, **changes), width, method, changes))
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if better := [found for found in tried if found[0] <= limit]:
             damage, _, method, changes = max(better, key=lambda found: found[1])

@@ -69,7 +69,7 @@ class _Rounder:
         layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
-        moments = self._collect(stop, layer)
+        moments = self._collect(stop, layer, layer.matrix(weight))
         rounded = round_layer(
             layer.matrix(weight),
             moments,
@@ -95,8 +95,13 @@ class _Rounder:
         channels = layer.output_channels
         return edge.index == 1 and self.readers[edge.tensor] == 1 and np.unique(channels).size == channels.size
 
-    def _collect(self, stop: Stop, layer: LayerShape) -> Moments:
-        """Second moments of the operator's inputs; of a shared weight, of those of its earlier readers too."""
+    def _collect(self, stop: Stop, layer: LayerShape, matrix: np.ndarray) -> Moments:
+        """Second moments of the operator's inputs; of a shared weight, of those of its earlier readers too.
+
+        A position counts less where the quantized inputs alone make a larger error of the output than elsewhere, such
+        as the few tokens of a transformer whose large values a range clips, since the output hardly depends on them.
+        Its error is not for the weights and the bias of all positions to take back.
+        """
         groups, _, width = layer.matrix_shape
         tensor = stop.edge.tensor
         moments = self._waiting.pop(tensor) if tensor in self._waiting else Moments(groups, width)
@@ -109,8 +114,10 @@ class _Rounder:
             positions = spread_positions(available, samples, limit, first)
             columns = [layer.columns(np.asarray(x, np.float32), positions) for x in (exact, quantized)]
             is_held_out = np.repeat(self._is_held_out(number, samples), positions.shape[1])
+            weights = _robust_weights(matrix @ (columns[0] - columns[1]))
             for held_out in (False, True):
-                moments.add(*(x[:, :, is_held_out == held_out] for x in columns), held_out=held_out)
+                chosen = is_held_out == held_out
+                moments.add(*(x[:, :, chosen] for x in columns), weights=weights[chosen], held_out=held_out)
             first += samples
         self._unread[tensor] -= 1
         if self._unread[tensor]:  # another operator reads this weight; else they are as large as the layer is wide
@@ -122,6 +129,18 @@ class _Rounder:
         if self._num_batches >= _HELD_OUT:
             return np.full(samples, number % _HELD_OUT == _HELD_OUT - 1)
         return np.arange(samples) >= samples - samples // _HELD_OUT
+
+
+def _robust_weights(errors: np.ndarray) -> np.ndarray:
+    """How much each column of errors [G, R, P] counts: the less the larger it is beside the typical one that is not 0,
+    as by a Cauchy loss; on average 1.
+    """
+    squares = np.square(errors, dtype=np.float32).sum(axis=(0, 1))
+    some = squares[(squares > 0) & np.isfinite(squares)]
+    if not some.size:
+        return np.ones_like(squares)
+    weights = np.nan_to_num(1 / (1 + squares / np.median(some)))
+    return np.asarray(weights / weights.mean(), np.float32)
 
 
 def round_weights(

@@ -50,7 +50,7 @@ class Sensitivity:
         model_name: file name of the model.
         model_hash: of the float model.
         table_checksum: of the calibration table that gave the ranges.
-        measure: what damage is: "typical KL divergence" (of class scores, in nats) or "relative error".
+        measure: what damage is: "KL divergence" (of class scores, in nats) or "relative error".
         damage: with everything quantized.
         num_samples: of the data; some of them for the damage of a unit.
         units: the one that costs the output most first.
@@ -95,7 +95,7 @@ class SensitivityRanking:
     """A sensitivity analysis of the table behind the INT8 variants.
 
     Attributes:
-        measure: what damage is: "typical KL divergence" (of class scores, in nats) or "relative error".
+        measure: what damage is: "KL divergence" (of class scores, in nats) or "relative error".
         damage: with everything quantized.
         units: the one that costs the output most first.
     """

@@ -38,7 +38,7 @@ def test_a_ruined_tensor_leads(table, place):
 
 def test_every_quantized_tensor_and_operator_is_ranked(table):
     found = rank(table)
-    assert found.measure == "typical KL divergence"
+    assert found.measure == "KL divergence"
     damages = [unit.damage for unit in found.units]
     assert damages == sorted(damages, reverse=True)
     tensors, operators = found.of_kind("tensor"), found.of_kind("operator")

@@ -48,6 +48,26 @@ def test_moments_do_not_depend_on_how_samples_are_batched(monkeypatch):
     np.testing.assert_allclose(all_moments(parts, centered=True), all_moments(whole, centered=True), atol=1e-5)
 
 
+def test_a_column_of_weight_two_counts_as_two():
+    random = np.random.default_rng(0)
+    x, quantized = random.normal(size=(2, 1, 4, 6)).astype(np.float32)
+    once, twice = (InputMoments(1, 4, with_error=True) for _ in range(2))
+    weights = np.array([2, 1, 1, 1, 1, 0], np.float32)
+    once.add(x, quantized, weights)
+    columns = [0, 0, 1, 2, 3, 4]
+    twice.add(x[:, :, columns], quantized[:, :, columns])
+    for centered in (False, True):
+        np.testing.assert_allclose(
+            once.second_moment(centered=centered), twice.second_moment(centered=centered), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            once.cross_moment(centered=centered), twice.cross_moment(centered=centered), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            once.difference_moment(centered=centered), twice.difference_moment(centered=centered), atol=1e-6
+        )
+
+
 def test_training_and_held_out_samples_merge_to_all_of_them():
     first, second = columns(2), columns(3, count=100)
     moments = Moments(2, 5)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from quantkit.graph.layer_constants import constant_array
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import plan_tensorrt
-from quantkit.refinement.rounding import round_weights
+from quantkit.numerics import dequantize_array, fake_quantize, quantize_array, weight_params
+from quantkit.refinement.rounding import _robust_weights, round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.types import TensorRange
 
@@ -27,3 +29,41 @@ def test_some_samples_judge_rounding_however_they_are_batched(num_batches):
     assert layer.error < 0.8 * layer.nearest_error
     (rounded,) = refinement.weights.values()
     assert (np.abs(rounded.codes).reshape(16, -1).max(axis=1) == 127).all()
+
+
+def test_what_a_range_clips_in_few_tokens_is_not_taken_back_from_all_of_them():
+    """As in transformers, of whose tokens one in twenty has a value a hundred times as large as the others."""
+    g = Builder()
+    proto = g.model(g.op("Add", g.op("MatMul", g.input("x", "tokens", 32), g.weight(32, 24)), g.weight(24)))
+    graph = prepare(load(proto), name="model")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(64, 20, 32)) * np.exp(random.normal(size=32))
+    x[:, 0, 5] = 500
+    x = x.astype(np.float32)
+    ranges = {"x": TensorRange(amax=8.0, minimum=-8, maximum=500)}
+    batches = tuple({"x": part} for part in np.array_split(x, 8))
+    plan = plan_tensorrt(graph)
+    refinement, (layer,) = round_weights(graph, plan, ranges, SampleBatches(batches), progress=False)
+    (edge,) = plan.weights
+    weight, (rounded,) = constant_array(graph, edge.tensor), refinement.weights.values()
+    others = x[:, 1:].reshape(-1, 32)
+    quantized = fake_quantize(others, 8 / 127)
+    bias = sum(refinement.biases.values(), np.zeros(24, np.float32))
+    nearest = dequantize_array(quantize_array(weight, weight_params(weight, 1)), weight_params(weight, 1))
+
+    def error(output):
+        return np.mean((output - others @ weight) ** 2)
+
+    assert "error feedback" in layer.choice
+    assert error(quantized @ (rounded.codes * rounded.scale) + bias) < error(quantized @ nearest)
+
+
+def test_a_column_of_errors_counts_less_the_larger_it_is():
+    weights = _robust_weights(np.array([[[0, 1, 1, 1, 2, 100, np.inf]]], np.float32))
+    assert weights.mean() == pytest.approx(1)
+    assert weights[0] == pytest.approx(2 * weights[1])
+    assert weights[4] == pytest.approx(weights[0] / 5)
+    assert weights[5] < 1e-3
+    assert weights[6] == 0
+    assert (_robust_weights(np.zeros((1, 2, 3), np.float32)) == 1).all()
+    assert _robust_weights(np.zeros((1, 2, 0), np.float32)).size == 0

@@ -261,7 +261,7 @@ def make_classification() -> Report:
             "/head/Relu_output_0": "left in float by the plan tune.json",
         },
         sensitivity=SensitivityRanking(
-            "typical KL divergence",
+            "KL divergence",
             0.0123,
             (
                 *(
