@@ -9,18 +9,19 @@ from quantkit.calibration.refinement_file import refinement_path, save_refinemen
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
 from quantkit.commands.on_device import runnable
-from quantkit.datasets.batching import batch_axes, make_batches
+from quantkit.datasets.batching import batch_axes, leading_size
+from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.rounding import round_weights, round_weights_alone
-from quantkit.refinement.samples import SampleBatches, affordable_samples
+from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
 from quantkit.types import CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
 from quantkit.types.options import ImageOptions, QuantizeOptions
 
 __all__ = ["is_rounded", "keep_rounding", "kept_rounding", "round_for_format", "samples_of", "tell_nearest"]
 
-_BATCH = 16
+_PROBED = 16
 _MOST_SAMPLES = 256
 
 
@@ -33,9 +34,14 @@ def samples_of(
     def choose(count: int) -> Dataset:
         return open_samples(runnable(model), data, prepared, None, num_samples=count, seed=0, order="shuffled")
 
-    dataset = choose(min(affordable_samples(model, choose(_BATCH), effort="balanced"), _MOST_SAMPLES))
-    batches = make_batches(dataset, _BATCH, strict=False, workers=None, skipped={})
-    return SampleBatches(tuple(batch.inputs for batch in batches), batch_axes(dataset))
+    dataset = choose(min(affordable_samples(model, choose(_PROBED), effort="balanced"), _MOST_SAMPLES))
+    return choose_samples(
+        dataset,
+        {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
+        most=len(dataset),
+        batch_size=leading_size(model.inputs, batch_axes(dataset)),
+        workers=None,
+    )
 
 
 def round_for_format(

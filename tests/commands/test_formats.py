@@ -137,6 +137,20 @@ def test_blocks_of_another_size_are_not_taken_for_those_that_were_kept(tmp_path)
     assert not is_rounded(FloatModel(model), load_table(table), QuantizeOptions(**other))
 
 
+@pytest.mark.parametrize("form", ["fp8", "int4"])
+def test_weights_are_rounded_in_batches_of_the_size_that_a_model_is_fixed_to(tmp_path, form):
+    g = Builder(batch=4)
+    shape = g.constant(np.array([4, 32], np.int64))
+    model = write(g.model(g.linear(g.op("Reshape", g.input("x", 2, 16), shape), 32, 64)), tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((22, 2, 16)).astype(np.float32))
+    paths = (model, tmp_path / "data.npy")
+    calibrate(*paths, accuracy="fast", progress=False, table_path=tmp_path / "net.calib.json")
+    said: list[str] = []
+    keywords = {"format": form, "data": tmp_path / "data.npy", "notify": lambda notice: said.append(notice.text)}
+    quantize(model, tmp_path / "net.calib.json", tmp_path / "made.onnx", **keywords)
+    assert any("1 weights rounded" in text for text in said)
+
+
 def test_int4_beside_int8(calibrated, tmp_path):
     made = quantize(*calibrated, tmp_path / "net.onnx", format="int4+int8")
     assert (made.num_quantized, made.num_weighted) == (4, 4)
