@@ -23,7 +23,7 @@ from quantkit.machine import read_file
 from quantkit.numerics import storage_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
-from quantkit.types import Array, QuantFormat, Refinement, RoundedWeight
+from quantkit.types import Array, CalibrationTable, QuantFormat, Refinement, RoundedWeight
 
 _SEAL = Seal(b"quantkit weights ", 1, "a file of rounded weights")
 
@@ -79,6 +79,12 @@ def refinement_digest(refinement: Refinement | None) -> str:
         found.update(msgspec.json.encode(entry))
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()[:16]
+
+
+def roundings_digests(table: CalibrationTable, name: str) -> dict[str, str]:
+    """Hashes of the weights that a model of the format `name` takes beside those of INT8, by format."""
+    found = {each: refinement_digest(table.roundings.get(each)) for each in sorted({name, *table.formats.values()})}
+    return {each: digest for each, digest in found.items() if digest}
 
 
 def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:

@@ -15,7 +15,7 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
-from quantkit.calibration.refinement_file import refinement_digest
+from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_sha256
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.fp16_check import known_magnitudes
@@ -173,7 +173,7 @@ def expected_manifest(
         facts["excluded"] = outputs_hash(graph := source.model.prepared(), match_nodes(graph, source.exclude))
     said: dict[str, Any] = {"quantize_all": source.quantize_all, "block_size": source.block_size}
     if (table := source.table) is not None:
-        said |= {"formats": table.formats, "rounding": refinement_digest(table.roundings.get(source.precision))}
+        said |= {"formats": table.formats, "roundings": roundings_digests(table, source.precision)}
     facts |= {name: value for name, value in said.items() if value}
     if typing.mode == "implicit" and source.exclude:
         facts["precision_constraints"] = options.precision_constraints

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from quantkit._version import __version__
+from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.on_device import runnable
@@ -85,6 +86,7 @@ class KeptEvaluations:
         is_refined = self._table.refinement is not None
         facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
+        facts += roundings_digests(replace(self._table, formats=formats), VARIANT).values()
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]
 
     @cached_property

@@ -14,10 +14,12 @@ from onnx import numpy_helper
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.configuration import check_scheme
+from quantkit.backends.tensorrt.build.precision import Typing
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.table import load_table
 from quantkit.commands.build import build
+from quantkit.commands.build_inputs import expected_manifest, load_build_inputs
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.format_rounding import is_rounded
@@ -29,7 +31,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.types import Refinement
-from quantkit.types.options import EvaluationOptions, QuantizeOptions
+from quantkit.types.options import EngineOptions, EvaluationOptions, QuantizeOptions
 
 from .. import rtx
 from ..graph.builder import Builder
@@ -233,6 +235,20 @@ def test_engines_take_blocks_of_the_size_that_is_asked_for_and_what_was_kept(cal
     assert build(model, BuildOptions(targets=("sm89",)), **keywords, output=tmp_path / "default").reused
     with pytest.raises(ModelError, match="--block-size is for --precision int4 and int4"):
         build(model, **{**keywords, "precision": "fp8"}, block_size=64)
+
+
+def test_engines_of_a_plan_with_fp8_depend_on_what_was_kept_for_it(calibrated):
+    library = Library(module=None, name="tensorrt", version=(10, 16, 0))
+    typing = Typing("int8", "explicit", strong=True, flags=())
+
+    def options(formats, roundings):
+        table = replace(load_table(calibrated[1]), formats=formats, roundings=roundings)
+        source = load_build_inputs(calibrated[0], EngineOptions(precision="int8", table=table))
+        return expected_manifest(source, library, typing, BuildOptions(), None).options
+
+    kept = {"fp8": Refinement(biases={"conv": np.ones(1, np.float32)})}
+    assert options({"image": "fp8"}, kept) != options({"image": "fp8"}, {})
+    assert options({}, kept) == options({}, {})
 
 
 def test_ampere_is_refused_for_fp8(calibrated, tmp_path):

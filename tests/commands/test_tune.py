@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
+import numpy as np
 import onnx
 import pytest
 
@@ -12,8 +14,11 @@ from quantkit.calibration.plan_file import load_plan, save_plan
 from quantkit.commands import kept_evaluations
 from quantkit.commands import tune as module
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.kept_evaluations import KeptEvaluations
 from quantkit.errors import EvaluationError, LimitError, OptionError, StaleTableError
-from quantkit.types import TensorRange
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.types import Refinement, TensorRange
 from quantkit.types.options import TuneOptions
 
 from ..cli.conftest import CALIB, DIGITS, VAL
@@ -75,6 +80,20 @@ def test_what_int8_ruins_is_taken_in_fp8_before_it_stays_in_float(mixed, plan, t
         DIGITS, VAL, table=table, plan=mixed, variants=["int8"], latency_s=0, layer_samples=0, progress=False
     )
     assert report.evaluations[1].metrics["top1"] == pytest.approx(mixed.point.score)
+
+
+def test_other_roundings_in_fp8_are_evaluated_anew(table, ruined, tmp_path, monkeypatch):
+    def report(table, formats):
+        task, options = TaskOptions(), TuneOptions(num_val_samples=8, runs=tmp_path, progress=False)
+        return KeptEvaluations(FloatModel(DIGITS), table, VAL, task, options).report({}, formats)
+
+    rounded = replace(table, roundings={"fp8": Refinement(biases={"conv": np.ones(1, np.float32)})})
+    for formats in ({}, {ruined: "fp8"}):
+        assert [report(table, formats)[1] for _ in range(2)] == [False, True]
+    monkeypatch.setattr(kept_evaluations, "evaluate", Mock(side_effect=StopIteration))
+    assert report(rounded, {})[1]
+    with pytest.raises(StopIteration):
+        report(rounded, {ruined: "fp8"})
 
 
 def test_formats_are_those_that_a_group_can_have():
