@@ -97,11 +97,11 @@ def _build_best(
     fp16 = _fp16_options(engine)
     quantized = plan_build(model, options, int8, output=path, notify=notify)
     half = plan_build(model, options, fp16, output=path, notify=_silent)
-    key = _key(half, quantized, search)
+    is_accurate, accuracy = _accuracy(quantized, engine.plan)
+    key = _key(half, quantized, search, accuracy)
     if not engine.force and (kept := _kept(path, key)) is not None:
         notify(Notice("info", "reuse", f"Reusing {path}: same model, table, library, GPU and options"))
         return kept
-    is_accurate, accuracy = _accuracy(quantized, engine.plan)
     with temporary_folder() as folder:
         builds = TimedBuilds(
             quantized.source.model,
@@ -157,9 +157,9 @@ def _accuracy(planned: PlannedBuild, plan: QuantizationPlan | PathLike | None) -
     return True, f"INT8 output when it was calibrated: {said}"
 
 
-def _key(half: PlannedBuild, quantized: PlannedBuild, search: TimedBuildOptions) -> str:
-    """Of everything that decides which engines are built."""
-    facts = [half.wanted.facts, quantized.wanted.facts, asdict(search)]
+def _key(half: PlannedBuild, quantized: PlannedBuild, search: TimedBuildOptions, accuracy: str) -> str:
+    """Of everything that decides which engines are built, what is known of the accuracy of INT8 included."""
+    facts = [half.wanted.facts, quantized.wanted.facts, asdict(search), accuracy]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import quantkit
+from quantkit.calibration.table import load_table, table_checksum
 from quantkit.commands.timed_builds import Timings
 from quantkit.errors import BackendUnavailableError, OptionError
 from quantkit.types.options import TimedBuildOptions
@@ -122,17 +123,19 @@ def test_no_more_is_built_than_allowed(bindings, material, tmp_path):
     assert found["chosen"] == "int8-1"
 
 
-def test_a_plan_that_misses_its_budget_keeps_int8_out(bindings, material, tmp_path):
-    from quantkit.calibration.table import load_table, table_checksum
-
-    table = load_table(material[1])
-    plan = {
+def plan_without_float(table):
+    """A plan file that misses its budget and leaves everything in INT8."""
+    return {
         "format": "quantkit quantization plan", "format_version": 1, "model_name": "net.onnx",
-        "model_hash": table.model_hash, "table_checksum": table_checksum(table), "float_tensors": {"r0": "for it"},
-        "float_nodes": ["conv_1"], "max_drop": "0.5pt", "verdict": "missed", "explanation": "3 points lower",
+        "model_hash": table.model_hash, "table_checksum": table_checksum(table), "float_tensors": {},
+        "float_nodes": [], "max_drop": "0.5pt", "verdict": "missed", "explanation": "3 points lower",
         "score_name": "top1", "is_fraction": True, "loss_unit": "pt", "front": [], "dataset_fingerprint": "",
-        "num_samples": 8, "point": {"num_float": 1, "quantized_work": 0.75, "score": 0.5, "loss": 0.03},
+        "num_samples": 8, "point": {"num_float": 0, "quantized_work": 1, "score": 0.5, "loss": 0.03},
     }  # fmt: skip
+
+
+def test_a_plan_that_misses_its_budget_keeps_int8_out(bindings, material, tmp_path):
+    plan = {**plan_without_float(load_table(material[1])), "float_tensors": {"r0": "for it"}, "float_nodes": ["conv_1"]}
     for verdict in ("missed", "met"):
         path = tmp_path / f"{verdict}.plan.json"
         path.write_text(json.dumps({**plan, "verdict": verdict}))
@@ -144,6 +147,17 @@ def test_a_plan_that_misses_its_budget_keeps_int8_out(bindings, material, tmp_pa
             assert found["chosen"] == "int8"
             assert found["engine"]["int8_products"] == ["conv_0", "conv_2", "conv_3"]
             assert "the plan meets its budget of 0.5pt" in found["reason"]
+
+
+def test_an_engine_is_not_reused_where_the_verdict_on_int8_is_another_one(bindings, material, tmp_path):
+    table, path, output = load_table(material[1]), tmp_path / "net.plan.json", str(tmp_path / "net.engine")
+    chosen = []
+    for words in ({}, {"max_drop": "5pt", "verdict": "met"}, {"verdict": "missed"}, {"verdict": "missed"}):
+        path.write_text(json.dumps({**plan_without_float(table), **words}))
+        given = {"plan": str(path)} if words else {}
+        found = bindings.call(timed.best, *material, {}, output, {**given, "max_builds": 2})
+        chosen.append((found["chosen"], found["built"]))
+    assert chosen == [("int8", 2), ("int8", 2), ("fp16", 1), ("fp16", 0)]
 
 
 def test_tune_gives_back_to_int8_what_is_faster_there(bindings, material):
