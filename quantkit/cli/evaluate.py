@@ -121,7 +121,8 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
     """Refuses limits that this evaluation could never judge, before it runs."""
     if not limits:
         return
-    names = {*VARIANTS, *(options.models or {}), *(options.engines or {})}
+    made = {*VARIANTS, *(name.lower() for name in options.variants or ())}
+    names = {*made, *(options.models or {}), *(options.engines or {})}
     if unknown := [name for name in gated if name not in names]:
         raise typer.BadParameter(f"{unknown[0]!r} is not a variant of this run", param_hint="--gate-variant")
     if task.task == "none" and (limits.max_drop is not None or limits.gates):

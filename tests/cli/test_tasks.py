@@ -11,6 +11,7 @@ from quantkit.reporting import load_report
 from quantkit.significance import DIFFERING
 
 from .. import detector, segmenter
+from .conftest import VAL
 
 QUICK = ("--latency-s", "0", "--layer-samples", "8")
 
@@ -123,8 +124,6 @@ def test_custom_metric_is_reported(quantkit, tmp_path):
 
 
 def test_task_none_reports_agreement(quantkit, digits):
-    from .conftest import VAL
-
     done = quantkit("evaluate", "--data", VAL, digits, "--task", "none", *QUICK)
     assert done.code == 0, done.err
     assert "agree" in done.out
@@ -146,8 +145,6 @@ def test_task_none_reports_agreement(quantkit, digits):
     ],
 )
 def test_invalid_task_option_is_named(quantkit, digits, tmp_path, monkeypatch, words, named):
-    from .conftest import VAL
-
     monkeypatch.chdir(tmp_path)
     done = quantkit("evaluate", "--data", VAL, digits, *words)
     assert done.code in (1, 2)
@@ -169,13 +166,20 @@ def test_invalid_task_option_is_named(quantkit, digits, tmp_path, monkeypatch, w
     ],
 )
 def test_unusable_limit_is_refused_before_the_run(quantkit, digits, tmp_path, words, named):
-    from .conftest import VAL
-
     done = quantkit("evaluate", "--data", VAL, digits, *words)
     assert done.code == 2
     assert named in done.err
     assert "data:" not in done.err
     assert not (tmp_path / "digits.report").exists()
+
+
+@pytest.mark.parametrize("name", ["fp8", "int4", "int4+int8"])
+def test_a_format_that_is_asked_for_can_be_gated(quantkit, digits, name):
+    words = ("evaluate", "--data", VAL, digits, "--min-agreement", "0.9", "--gate-variant", name)
+    done = quantkit(*words, "--variants", name.upper())
+    assert done.code == 1
+    assert "digits.calib.json is missing" in done.err
+    assert quantkit(*words).code == 2
 
 
 def test_sigterm_removes_temporary_files(digits, tmp_path):
@@ -185,8 +189,6 @@ def test_sigterm_removes_temporary_files(digits, tmp_path):
     import subprocess
     import sys
     import time
-
-    from .conftest import VAL
 
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -210,8 +212,6 @@ def test_ctrl_c_writes_a_partial_report(quantkit, digits, tmp_path, monkeypatch)
     import signal
 
     from quantkit.commands import evaluate as evaluation
-
-    from .conftest import VAL
 
     def make_batches(*arguments, original=evaluation.make_batches, **options):
         for i, batch in enumerate(original(*arguments, **options)):
