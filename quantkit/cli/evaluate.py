@@ -18,14 +18,17 @@ from quantkit.cli.output import command_line, make_printer, output_path
 from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.evaluate import evaluate as evaluate_variants
+from quantkit.commands.extensions import with_extensions
+from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.forecasts import forecast_evaluation
+from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import check_variants, round_variants
 from quantkit.errors import INTERRUPTED, EvaluationError
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify
+from quantkit.notices import Notice, Notify, announcing
 from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
 from quantkit.types import CalibrationTable, PathLike
@@ -140,7 +143,8 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     """Makes the table or finds it up to date; where it is."""
     given = options.table
     table = CalibrationFiles.of_model(model).table if given is None or isinstance(given, CalibrationTable) else given
-    check_variants(FloatModel(model), options, table)
+    opened = fix_inputs(FloatModel(model), options.preprocess)
+    check_variants(opened, options, table)
     calibration = CalibrationOptions(
         table_path=table,
         preprocess=options.preprocess,
@@ -149,7 +153,8 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
         progress=options.progress,
     )
     calibrate_model(model, data, calibration, notify=notify)
-    round_variants(FloatModel(model), table, data, options, notify)
+    with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
+        round_variants(opened, table, data, options, notify)
     return table
 
 

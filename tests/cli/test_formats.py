@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ..commands.test_formats import make_network
+from ..commands.test_states import decided
 
 
 @pytest.fixture
@@ -30,3 +32,13 @@ def test_calibrating_for_fp8_writes_no_cache(quantkit, network, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "net.calib is not written: a calibration cache is for implicit INT8" in outcome.out + outcome.err
     assert sorted(path.name for path in folder.iterdir()) == ["net.calib.fp8.weights", "net.calib.json", "net.fp8.onnx"]
+
+
+def test_a_constant_decides_what_is_rounded_for_an_evaluation(quantkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decided(tmp_path / "net.onnx")
+    np.save("x.npy", np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32))
+    words = ("--data", "x.npy", "--calibrate-data", "x.npy", "--constant", "sr=16000", "--variants", "fp8")
+    outcome = quantkit("evaluate", "net.onnx", *words, "--task", "none", "--latency-s", "0", "--layer-samples", "0")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "net.calib.fp8.weights").is_file()

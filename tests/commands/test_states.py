@@ -47,7 +47,8 @@ def test_a_recurrent_model(tmp_path, state_batch):
     assert report.baseline.num_samples == 6
 
 
-def test_a_network_inside_of_an_if_that_a_constant_decides(tmp_path):
+def decided(path):
+    """[N, 8], and sr, an INT64 that decides which of two networks runs."""
     g, wide, narrow = Builder(), Builder(seed=1), Builder(seed=2)
     g.input("x", 8)
     g.inputs.append(helper.make_tensor_value_info("sr", TensorProto.INT64, []))
@@ -56,7 +57,12 @@ def test_a_network_inside_of_an_if_that_a_constant_decides(tmp_path):
         graph = inner.model(inner.linear(inner.op("Relu", inner.linear("x", 8, 16)), 16, 4)).graph
         branches[name] = onnx.helper.make_graph(graph.node, name, [], graph.output, graph.initializer)
     y = g.op("If", g.op("Equal", "sr", g.constant(np.array(16000))), **branches)
-    onnx.save(g.model(y), tmp_path / "net.onnx")
+    onnx.save(g.model(y), path)
+    return path
+
+
+def test_a_network_inside_of_an_if_that_a_constant_decides(tmp_path):
+    decided(tmp_path / "net.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32))
     told, said = [], ImageOptions(constant={"sr": 16000})
     files = (tmp_path / "net.onnx", tmp_path / "x.npy")
