@@ -9,6 +9,7 @@ from typing import Literal
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.on_device import runnable
 from quantkit.commands.pass_cost import Forecast, PassCost, forecast, measure_pass
 from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.evaluation.models import choose_variants
@@ -94,7 +95,7 @@ def forecast_evaluation(
     names = [*choose_variants(options.variants, table, float_precision(opened.graph)), *(options.models or {})]
     names += options.engines or {}
     dataset = open_samples(
-        opened.inputs,
+        runnable(opened),
         data,
         prepared_as(table, options.preprocess, data),
         options.classes,
@@ -164,7 +165,13 @@ def _open(
 ) -> Dataset:
     preprocess = on_split(options.preprocess, split)
     return open_samples(
-        model.inputs, data, preprocess, options.classes, num_samples=num_samples, seed=options.seed, order="shuffled"
+        runnable(model),
+        data,
+        preprocess,
+        options.classes,
+        num_samples=num_samples,
+        seed=options.seed,
+        order="shuffled",
     )
 
 

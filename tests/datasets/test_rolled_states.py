@@ -137,12 +137,16 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     save(tmp_path / "d", **{f"s{i}": {"x": random.normal(size=(6 + i, 8)).astype(np.float32)} for i in range(3)})
     words = ["m.onnx", "--data", "d"]
     with pytest.raises(SystemExit, match="0"):
+        main(["calibrate", *words, "--state", "h=hn", "--dry-run"])
+    assert "d: 21 of 21 samples" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
         main(["calibrate", *words, "--state", "h=hn", "--accuracy", "fast"])
     assert "21 steps of 3 sequences" in capsys.readouterr().err
     assert json.loads((tmp_path / "m.calib.json").read_text())["settings"]["state"] == "h=hn"
     assert quantkit.load_table("m.calib.json").tensors["hn"].amax > 0.5
-    with pytest.raises(SystemExit, match="0"):  # the table says what the state is
-        main(["evaluate", *words, "--task", "none", "--variants", "fp32,int8", "--latency-s", "0"])
+    for more in (["--dry-run"], []):
+        with pytest.raises(SystemExit, match="0"):  # the table says what the state is
+            main(["evaluate", *words, "--task", "none", "--variants", "fp32,int8", "--latency-s", "0", *more])
     with pytest.raises(SystemExit, match="1"):
         main(["evaluate", *words, "--state", "h=y"])
     assert "--state h=y: the table was calibrated with h=hn" in capsys.readouterr().err
