@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.collect import ACTIVATION_BUDGET_BYTES
-from quantkit.datasets.batching import make_batches
+from quantkit.datasets.batching import iterate_batches, leading_size, take_rows
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.observed_tensors import observed_tensors
@@ -116,21 +118,22 @@ def measure_pass(model: PathLike | FloatModel, dataset: Dataset) -> PassCost:
     graph = model.prepared()
     observed = observed_tensors(graph, all_tensors=True)
     begun = time.process_time()
-    batches = make_batches(dataset, 1, strict=False, workers=1, skipped={})
-    samples = [batch.inputs for batch, _ in zip(batches, range(_PROBED), strict=False)]
+    with closing(iterate_batches(dataset, 1, workers=1, prefetch=0)) as batches:  # none is read ahead
+        samples = list(islice(batches, _PROBED))
     decoded = time.process_time()
+    size = leading_size(model.inputs, samples[0].axes) or 1
+    inputs = [take_rows(sample, np.zeros(size, np.intp)) for sample in samples]
     with OnnxRuntimeRunner(share_weights(model.prepared()), name=model.name, threads=1, spinning=False) as runner:
-        runner.run(samples[0])  # the first call plans memory
+        runner.run(inputs[0])  # the first call plans memory
         start = time.process_time()
-        for sample in samples:
-            runner.run(sample)
+        for arrays in inputs:
+            runner.run(arrays)
         ran = time.process_time() - start
-        size = max(next(iter(np.shape(array)), 1) for array in samples[0].values())
     exposed = share_weights(expose(model.prepared(), observed.names))
     with OnnxRuntimeRunner(exposed, name=model.name, threads=1, spinning=False) as runner:
-        used = sum(array.nbytes for array in runner.run(samples[0]).values())
+        used = sum(array.nbytes for array in runner.run(inputs[0]).values())
     return PassCost(
-        run_s=ran / len(samples) / size,
+        run_s=ran / len(inputs) / size,
         decode_s=(decoded - begun) / len(samples),
         activation_bytes=used // size,
         num_tensors=len(observed.needed),
