@@ -19,6 +19,7 @@ The rules are NVIDIA's Q/DQ placement recommendations (TensorRT documentation, "
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -174,7 +175,8 @@ def match_nodes(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
 def exact_patterns(model: ir.Model, names: Iterable[str]) -> list[str]:
     """For `match_nodes`: what matches these nodes alone, also where one is called as an operator type."""
     types = {node.op_type for node in model.graph}
-    return [f"[{name[0]}]{name[1:]}" if name in types else name for name in names]
+    escaped = {name: glob.escape(name) for name in names}
+    return [f"[{name[0]}]{name[1:]}" if pattern in types else pattern for name, pattern in escaped.items()]
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:

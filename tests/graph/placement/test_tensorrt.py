@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from quantkit.errors import ModelError
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import (
+    exact_patterns,
     exclude_tensors,
     float_activations,
     fused_source,
@@ -334,3 +335,12 @@ def test_local_functions_are_inlined() -> None:
 def test_excluded_names_every_match() -> None:
     graph = prepared(MODELS["conv_relu"]())
     assert len(match_nodes(graph, ["Relu", "Conv"])) == 4
+
+
+@pytest.mark.parametrize("name", ["conv[1]", "conv*", "conv?", "[a]", "Conv", "Relu", "plain"])
+def test_an_exact_pattern_matches_one_node_whatever_its_name(name: str) -> None:
+    model = MODELS["conv_relu"]()
+    for node, other in zip(model.graph.node, [name, "conv1", "a", "b"], strict=False):
+        node.name = other
+    graph = load(model)
+    assert list(match_nodes(graph, exact_patterns(graph, [name]))) == [name]
