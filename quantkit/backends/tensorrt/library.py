@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from quantkit.errors import BackendError, BackendUnavailableError, NotInstalledError
@@ -24,6 +25,8 @@ OLDEST_VERSION = (8, 6, 0)
 
 _DISTRIBUTION = re.compile(r"tensorrt(-lean|-dispatch)?(-cu\d+)?(-bindings)?")
 """Names under which NVIDIA publishes TensorRT, one for each CUDA version; TensorRT-RTX is another product."""
+
+_METADATA = (".dist-info", ".egg-info")
 
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _PIP_LINES: dict[str, str] = {"tensorrt": "pip install tensorrt pycuda", "tensorrt-rtx": "pip install tensorrt-rtx"}
@@ -161,13 +164,21 @@ def installed_tensorrt() -> str | None:
 
     Read from the distribution's metadata: importing the library takes seconds, and may fail without a driver.
     """
-    folders = (name for path in sys.path if os.path.isdir(path) for name in os.listdir(path))
-    names = {f.split("-")[0].lower().replace("_", "-") for f in folders if f.endswith((".dist-info", ".egg-info"))}
+    stems = {Path(name).stem for folder in sys.path for name in _files(folder) if name.endswith(_METADATA)}
+    names = {stem.split("-")[0].lower().replace("_", "-") for stem in stems}
     found = {name: metadata.version(name) for name in names if _DISTRIBUTION.fullmatch(name)}
     # The meta package, then the full library's, then the lean and the dispatch runtime's.
     return (
         found[min(found, key=lambda name: ("-lean" in name or "-dispatch" in name, len(name), name))] if found else None
     )
+
+
+def _files(folder: str) -> list[str]:
+    """Names of what is in a folder of the search path; nothing where it is none, or may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def version_of_caches(wanted: str | None = None) -> str:

@@ -1,3 +1,4 @@
+import os
 import sys
 import types
 
@@ -109,6 +110,30 @@ def distributions(tmp_path, monkeypatch):
 def test_tensorrt_is_found_under_any_of_its_names(distributions, versions, expected):
     distributions(**versions)
     assert installed_tensorrt() == expected
+
+
+def test_a_search_path_that_cannot_be_read_is_passed_over(distributions, tmp_path, monkeypatch):
+    distributions(tensorrt_cu12="10.3.0")
+    private, archive, read = tmp_path / "private", tmp_path / "modules.zip", os.listdir
+    private.mkdir()
+    archive.touch()
+
+    def listdir(folder):
+        if folder == str(private):
+            raise PermissionError(folder)
+        return read(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(sys, "path", [str(private), str(archive), str(tmp_path / "gone"), *sys.path])
+    assert installed_tensorrt() == "10.3.0"
+
+
+def test_metadata_without_a_version_in_their_name_are_found(tmp_path, monkeypatch):
+    folder = tmp_path / "tensorrt.egg-info"
+    folder.mkdir()
+    folder.joinpath("PKG-INFO").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert installed_tensorrt() == "10.3.0"
 
 
 def test_a_cache_is_written_for_the_installed_tensorrt_and_accepted_by_it(distributions):
