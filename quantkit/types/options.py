@@ -802,6 +802,8 @@ class EngineOptions(ExcludeOptions):
     def __post_init__(self) -> None:
         check_choices(self, BackendError)
         check_block_size(self.block_size, self.precision, "--precision")
+        if self.plan is not None and self.precision in SCHEMES and not SCHEMES[self.precision].is_plain:
+            raise ModelError(f"--plan is for --precision int8, for which it was found, not for {self.precision}")
         if self.min_coverage is not None and not 0 <= self.min_coverage <= 1:
             raise BackendError(f"--min-coverage {self.min_coverage:g} is not a share from 0 to 1")
         if self.min_coverage is not None and self.calibration_cache is None:

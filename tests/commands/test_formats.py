@@ -204,6 +204,15 @@ def test_what_does_not_go_together_is_refused(options, reason):
         QuantizeOptions(**options)
 
 
+@pytest.mark.parametrize("precision", ["fp8", "int4", "int4+int8"])
+def test_a_plan_is_refused_for_an_engine_of_another_format(precision):
+    with pytest.raises(
+        ModelError, match=re.escape(f"--plan is for --precision int8, for which it was found, not for {precision}")
+    ):
+        EngineOptions(precision=precision, plan="net.plan.json")
+    EngineOptions(precision="best", plan="net.plan.json")
+
+
 @pytest.mark.parametrize(("precision", "kind"), [("fp8", "fp8_e4m3"), ("int4", "int4"), ("int4+int8", "int4")])
 def test_engines_hold_the_format(calibrated, tmp_path, precision, kind):
     pytest.importorskip("tensorrt_rtx")
