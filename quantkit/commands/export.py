@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
 from quantkit.backends.tensorrt.build.manifest import Manifest, find_manifest
@@ -21,7 +20,7 @@ from quantkit.export.triton import is_batched, model_config
 from quantkit.export.trtexec import command_line, io_format_flags, precision_flags
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, output_specs
-from quantkit.graph.passes.prepare import quantized_formats
+from quantkit.graph.passes.prepare import scheme_of
 from quantkit.machine import read_file
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
@@ -114,8 +113,8 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     """
     opened = FloatModel(model)
     version = parse_version(version_of_caches(options.tensorrt_version))
-    own = "+".join(quantized_formats(opened.graph)) if opened.is_quantized else float_precision(opened.graph)
-    precision = cast(Precision, options.precision or own)
+    own: Precision = scheme_of(opened.graph) if opened.is_quantized else float_precision(opened.graph)
+    precision = options.precision or own
     typed = opened.is_quantized or own == "fp16"
     if typed and precision != own:
         raise ModelError(f"{model.name} is in {own.upper()} already: use --precision {own}, or pass the float model")

@@ -22,6 +22,7 @@ from quantkit.commands.build import build
 from quantkit.commands.build_inputs import expected_manifest, load_build_inputs
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.export import trtexec_command
 from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import quantize
 from quantkit.commands.wanted_variants import check_variants
@@ -31,7 +32,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.types import Refinement
-from quantkit.types.options import EngineOptions, EvaluationOptions, QuantizeOptions
+from quantkit.types.options import EngineOptions, EvaluationOptions, QuantizeOptions, TrtexecOptions
 
 from .. import rtx
 from ..graph.builder import Builder
@@ -289,6 +290,18 @@ def test_inspection_names_the_formats(calibrated, tmp_path, form):
     told = {finding.rule: finding.text for finding in found.findings}
     version = {"fp8": "TensorRT 10.3 or later, and GPUs from sm89 on", "int4": "TensorRT 10.0 or later"}
     assert told == ({} if form == "int8" else {"format": f"{form.upper()}: needs {version[form.partition('+')[0]]}"})
+
+
+def test_a_model_of_int8_and_fp8_is_int8_that_needs_what_fp8_does(calibrated, tmp_path):
+    table = replace(load_table(calibrated[1]), formats={"image": "fp8"})
+    made = quantize(calibrated[0], table, tmp_path / "net.int8.onnx").path
+    assert stored_types(made) == {"INT8", "FLOAT8E4M3FN"}
+    found = {finding.rule: finding.text for finding in inspect_model(FloatModel(made)).findings}
+    assert found == {"format": "FP8+INT8: needs TensorRT 10.3 or later, and GPUs from sm89 on"}
+    options = TrtexecOptions(precision="int8", tensorrt_version="10.16.1")
+    assert f"--saveEngine={tmp_path / 'net.int8.engine'} --stronglyTyped" in trtexec_command(
+        made, options, BuildOptions()
+    )
 
 
 def test_a_model_without_matrix_products_has_no_int4(tmp_path):
