@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from quantkit.calibration.table import open_table
 from quantkit.commands.fixed_inputs import fix_inputs
@@ -15,13 +14,14 @@ from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
-from quantkit.types import CalibrationTable, Dataset, PathLike
+from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing
 from quantkit.types.options import (
     CalibrationOptions,
     DataOptions,
     Effort,
     EngineOptions,
     EvaluationOptions,
+    ImageOptions,
     SensitivityOptions,
     TuneOptions,
 )
@@ -43,7 +43,7 @@ def forecast_calibration(
 ) -> Forecast:
     """Of `calibrate`, which writes `outputs`, the table first."""
     model = fix_inputs(FloatModel.open(model), options.preprocess)
-    dataset = _open(model, data, options, "train", options.num_samples)
+    dataset = _open(model, data, options, on_split(options.preprocess, "train"), options.num_samples)
     cost, count = measure_pass(model, dataset), len(dataset)
     runs = [f"{count} samples through the float model, of which {cost.num_tensors} tensors get a range"]
     if options.effort != "fast":
@@ -94,15 +94,7 @@ def forecast_evaluation(
     table = None if options.table is None else _open_existing(options.table)
     names = [*choose_variants(options.variants, table, float_precision(opened.graph)), *(options.models or {})]
     names += options.engines or {}
-    dataset = open_samples(
-        runnable(opened),
-        data,
-        prepared_as(table, options.preprocess, data),
-        options.classes,
-        num_samples=options.num_samples,
-        seed=options.seed,
-        order="shuffled",
-    )
+    dataset = _open(opened, data, options, prepared_as(table, options.preprocess, data), options.num_samples)
     cost, count = measure_pass(opened, dataset), len(dataset)
     passes = count * (1 + _VARIANT_PASSES * (len(names) - 1)) + options.layer_samples * _LAYER_PASSES * len(names)
     timed = len(names) * len(options.batch_sizes) * options.latency_s
@@ -126,7 +118,7 @@ def forecast_sensitivity(
 ) -> Forecast:
     """Of `sensitivity`."""
     opened = FloatModel.open(model)
-    dataset = _open(opened, data, options, "train", options.num_samples)
+    dataset = _open(opened, data, options, on_split(options.preprocess, "train"), options.num_samples)
     cost = measure_pass(opened, dataset)
     return forecast(
         [_model_line(opened), _data_line(dataset, data)],
@@ -143,8 +135,8 @@ def forecast_tuning(
 ) -> Forecast:
     """Of `tune`."""
     opened = FloatModel.open(model)
-    dataset = _open(opened, data, options, "train", options.num_samples)
-    judged = _open(opened, val, options, "val", options.num_val_samples)
+    dataset = _open(opened, data, options, on_split(options.preprocess, "train"), options.num_samples)
+    judged = _open(opened, val, options, on_split(options.preprocess, "val"), options.num_val_samples)
     cost = measure_pass(opened, dataset)
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
     passes = _ranking_passes(cost, 1) + evaluations * len(judged) * (1 + _VARIANT_PASSES)
@@ -161,18 +153,14 @@ def forecast_tuning(
 
 
 def _open(
-    model: FloatModel, data: PathLike, options: DataOptions, split: Literal["train", "val"], num_samples: int | None
+    model: FloatModel,
+    data: PathLike,
+    options: DataOptions,
+    prepared: Preprocessing | ImageOptions | str | None,
+    count: int | None,
 ) -> Dataset:
-    preprocess = on_split(options.preprocess, split)
-    return open_samples(
-        runnable(model),
-        data,
-        preprocess,
-        options.classes,
-        num_samples=num_samples,
-        seed=options.seed,
-        order="shuffled",
-    )
+    opened = runnable(model)
+    return open_samples(opened, data, prepared, options.classes, num_samples=count, seed=options.seed, order="shuffled")
 
 
 def _open_existing(table: CalibrationTable | PathLike) -> CalibrationTable | None:
