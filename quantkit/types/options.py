@@ -1018,7 +1018,7 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
     @property
     def tries_others(self) -> bool:
         """Whether a tensor may have another format than INT8."""
-        return len(self.formats) > 1
+        return "fp8" in {name.lower() for name in self.formats}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,8 @@ def test_formats_are_those_that_a_group_can_have():
     for formats in ((), ("fp8",), ("int8", "int4")):
         with pytest.raises(OptionError, match="choose int8, or int8,fp8"):
             TuneOptions(formats=formats)
+    for formats, tries_others in ((("int8", "INT8"), False), (("int8", "FP8"), True)):
+        assert TuneOptions(formats=formats).tries_others == tries_others
 
 
 def test_the_front_begins_with_everything_in_int8(plan):
