@@ -21,6 +21,7 @@ from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.build import build as build_engine
 from quantkit.commands.build_best import build_best
 from quantkit.commands.forecasts import forecast_build
+from quantkit.commands.planned_build import default_engine_path
 from quantkit.errors import BackendError
 from quantkit.notices import Notice
 from quantkit.types import SCHEMES
@@ -53,7 +54,7 @@ def build(
     """
     notify = make_printer(messages.quiet)
     if output is not None:
-        output = output_path(output, model.with_name(f"{model.stem}.{engine.precision}.engine"), ".plan", ".trt")
+        output = output_path(output, default_engine_path(model, engine.precision), ".plan", ".trt")
     options = replace(options, profiles=parse_profiles(shapes.min_shapes, shapes.opt_shapes, shapes.max_shapes))
     beside = CalibrationFiles.of_model(model).table
     table = engine.table
@@ -63,7 +64,7 @@ def build(
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)
     if messages.dry_run:
-        path = output or model.with_name(f"{model.stem}.{engine.precision}.engine")
+        path = output or default_engine_path(model, engine.precision)
         print_forecast(forecast_build(model, engine, (path, manifest_path(path))), as_json=messages.as_json)
         return
     if engine.precision == "best":

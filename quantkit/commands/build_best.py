@@ -24,7 +24,7 @@ from quantkit.backends.tensorrt.build.manifest import find_manifest, manifest_pa
 from quantkit.calibration.plan_file import load_plan
 from quantkit.commands.build import BuiltEngine
 from quantkit.commands.engine_search import FP16, Choice, EngineSearch, TimedEngine, cut_into_runs, timed_engine
-from quantkit.commands.planned_build import PlannedBuild, plan_build
+from quantkit.commands.planned_build import PlannedBuild, default_engine_path, plan_build
 from quantkit.commands.timed_builds import TimedBuilds, check_can_time
 from quantkit.errors import BackendError
 from quantkit.graph.float_model import FloatModel
@@ -90,7 +90,7 @@ def _build_best(
     output: PathLike | None,
     notify: Notify,
 ) -> BestEngine:
-    path = Path(output) if output is not None else model.path.with_name(f"{model.path.stem}.best.engine")
+    path = Path(output) if output is not None else default_engine_path(model.path, "best")
     check_writable(path.parent)
     check_can_time("--precision best")
     int8 = replace(engine, precision="int8", data=None, constant=None)

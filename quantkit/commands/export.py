@@ -13,6 +13,7 @@ from quantkit.backends.tensorrt.library import parse_version, version_of_caches
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.table import load_table
+from quantkit.commands.planned_build import default_engine_path
 from quantkit.datasets.batch_axes import find_batch_axes
 from quantkit.errors import BackendError, CalibrationError, ModelError
 from quantkit.export.deepstream import preprocessing_properties, properties_text
@@ -129,8 +130,8 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     profiles = resolve_profiles(shapes, build.profiles, known=image_sizes(how, shapes), axes=axes)
     flags = precision_flags(precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
     flags += io_format_flags(build, opened.inputs, output_specs(opened.graph))
-    engine = f"{model.stem.removesuffix(f'.{precision}')}.{precision}.engine"
-    return command_line(str(model), str(model.with_name(engine)), flags, replace(build, profiles=profiles))
+    engine = default_engine_path(model, precision)
+    return command_line(str(model), str(engine), flags, replace(build, profiles=profiles))
 
 
 def _table(model: Path, given: object) -> CalibrationTable:

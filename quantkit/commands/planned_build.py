@@ -22,9 +22,9 @@ from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, check_writable
 from quantkit.types import SCHEMES, PathLike
-from quantkit.types.options import EngineOptions, Precision
+from quantkit.types.options import EngineOptions, EnginePrecision
 
-__all__ = ["PlannedBuild", "plan_build"]
+__all__ = ["PlannedBuild", "default_engine_path", "plan_build"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def plan_build(
         if typing.mode == "implicit" and name != "int8":
             raise ModelError(f"a plan with {name} is for explicit quantization (Q/DQ): omit --mode and --dla-core")
     options = complete_options(options, engine, found, source, gpu, notify)
-    path = Path(output) if output is not None else _default_path(source.model.path, precision)
+    path = Path(output) if output is not None else default_engine_path(source.model.path, precision)
     check_writable(path.parent)
     given = [
         p for p in (engine.table, engine.calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)
@@ -104,6 +104,6 @@ def _tell_inputs(source: BuildInputs, engine: EngineOptions, notify: Notify) -> 
         notify(Notice("info", "model", text))
 
 
-def _default_path(model: Path, precision: Precision) -> Path:
+def default_engine_path(model: Path, precision: EnginePrecision) -> Path:
     """model.int8.engine next to the model; model.int8.onnx does not become model.int8.int8.engine."""
     return model.with_name(f"{model.stem.removesuffix(f'.{precision}')}.{precision}.engine")

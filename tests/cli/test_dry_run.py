@@ -58,6 +58,14 @@ def test_nothing_is_written_and_what_would_be_is_said(quantkit, tmp_path, name):
     assert outcome.out.rstrip().endswith("dry run: nothing was written")
 
 
+def test_engines_are_named_as_they_would_be(quantkit, digits):
+    model = digits.rename(digits.with_name("digits.fp16.onnx"))
+    for output in (digits.parent, digits.parent / "engines"):
+        words = () if output == digits.parent else ("-o", output)
+        told = json.loads(quantkit("build", model, "--precision", "fp16", *words, "--dry-run", "--json").out)
+        assert next(iter(told["writes"])) == str(output / "digits.fp16.engine")
+
+
 @pytest.mark.usefixtures("calibrated")
 def test_timing_is_counted_exactly(quantkit):
     words = ("evaluate", "digits.onnx", *shlex.split(LINES["evaluate"]), "--dry-run", "--json")
