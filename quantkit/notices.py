@@ -94,6 +94,18 @@ def announcing(notify: Notify | None) -> Notify:
     return notify if isinstance(notify, _Announcer) else _Announcer(notify)
 
 
+def telling_once(notify: Notify) -> Notify:
+    """A callable that hands each notice to `notify`, but for those that it has handed on before."""
+    told: set[Notice] = set()
+
+    def tell(notice: Notice) -> None:
+        if notice not in told:
+            told.add(notice)
+            notify(notice)
+
+    return tell
+
+
 def accepts_tell(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Lets a function with `notify` still take its old keyword `tell`, which is called with a line of text."""
 

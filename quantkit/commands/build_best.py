@@ -28,7 +28,7 @@ from quantkit.commands.planned_build import PlannedBuild, default_engine_path, p
 from quantkit.commands.timed_builds import TimedBuilds, check_can_time
 from quantkit.errors import BackendError
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify, accepts_tell, announcing
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, telling_once
 from quantkit.refinement.quality import describe_quality, is_low
 from quantkit.storage import check_writable, temporary_folder
 from quantkit.types import PathLike
@@ -75,7 +75,7 @@ def build_best(
         BackendUnavailableError: there is no GPU to time engines on.
         QuantKitError: one line that names the file, node or option, and the fix.
     """
-    notify = announcing(notify)
+    notify = telling_once(announcing(notify))
     search = search or TimedBuildOptions()
     engine = make_options(EngineOptions, engine, keywords)
     with using_device(engine.gpu):

@@ -20,7 +20,7 @@ from quantkit.evaluation.latency.device import TRTEXEC, measure_device_latency
 from quantkit.evaluation.latency.inputs import random_inputs
 from quantkit.evaluation.latency.intervals import speedup_intervals
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify
+from quantkit.notices import Notice, Notify, telling_once
 from quantkit.progress import show_progress
 from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, TimedRunner
@@ -63,7 +63,7 @@ class TimedBuilds:
         folder: for the engines.
         latency_s: timed seconds of each engine.
         progress: show a progress bar on a terminal.
-        notify: hears what is built; what every build says, once.
+        notify: hears what each build says: `telling_once` keeps that from being said again by every one.
     """
 
     def __init__(
@@ -78,13 +78,12 @@ class TimedBuilds:
     ) -> None:
         self._model, self._options, self._folder = model, options, folder
         self._latency_s, self._progress, self._notify = latency_s, progress, notify
-        self._told: set[str] = set()
         self.built: dict[str, BuiltEngine] = {}
 
     def build(self, name: str, engine: EngineOptions) -> None:
         """Builds an engine."""
         path = self._folder / f"{name}.engine"
-        self.built[name] = build(self._model, self._options, engine=engine, output=path, notify=self._tell_once)
+        self.built[name] = build(self._model, self._options, engine=engine, output=path, notify=self._notify)
 
     def time(self, names: Sequence[str]) -> Timings:
         """Times engines in turns on the same random inputs, of the shapes that they are tuned for."""
@@ -107,11 +106,6 @@ class TimedBuilds:
                     rounds=rounds,
                 )
         return Timings(rounds)
-
-    def _tell_once(self, notice: Notice) -> None:
-        if str(notice) not in self._told:
-            self._told.add(str(notice))
-            self._notify(notice)
 
 
 class FloatCosts:
@@ -142,16 +136,15 @@ class FloatCosts:
 
         measured = asked[: self._search.max_builds - 1]
         with temporary_folder() as folder:
-            planned = plan_build(
-                self._model, None, engine(in_float), output=folder / "float.engine", notify=self._notify
-            )
+            notify = telling_once(self._notify)
+            planned = plan_build(self._model, None, engine(in_float), output=folder / "float.engine", notify=notify)
             builds = TimedBuilds(
                 self._model,
                 planned.options,
                 folder,
                 latency_s=self._search.latency_s,
                 progress=self._progress,
-                notify=self._notify,
+                notify=notify,
             )
             builds.build("float", engine(in_float))
             for number, unit in enumerate(measured, 1):

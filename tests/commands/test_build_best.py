@@ -30,6 +30,11 @@ def bindings():
     yield from start(list(RELEASES)[-1])
 
 
+@pytest.fixture(scope="module")
+def oldest_bindings():
+    yield from start(next(iter(RELEASES)))
+
+
 def start(name: str) -> Iterator[Bindings]:
     try:
         process = Bindings(RELEASES[name])
@@ -158,6 +163,14 @@ def test_an_engine_is_not_reused_where_the_verdict_on_int8_is_another_one(bindin
         found = bindings.call(timed.best, *material, {}, output, {**given, "max_builds": 2})
         chosen.append((found["chosen"], found["built"]))
     assert chosen == [("int8", 2), ("int8", 2), ("fp16", 1), ("fp16", 0)]
+
+
+def test_what_a_cache_covers_is_said_once(oldest_bindings, material, tmp_path):
+    cache, output = tmp_path / "net.calib", str(tmp_path / "net.engine")
+    quantkit.write_tensorrt_cache(material[0], load_table(material[1]), cache, tensorrt_version="8.6.1")
+    words = {"max_builds": 2, "calibration_cache": str(cache)}
+    found = oldest_bindings.call(timed.best, material[0], None, {}, output, words)
+    assert sum("net.calib has" in text for text in found["told"]) == 1
 
 
 def test_tune_gives_back_to_int8_what_is_faster_there(bindings, material):

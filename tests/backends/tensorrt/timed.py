@@ -102,7 +102,9 @@ def milliseconds(engine: Mapping[str, Any], int8_ms: Mapping[str, float]) -> flo
     return CALL_MS + sum(int8_ms.get(name, INT8_MS) if name in quantized else FLOAT_MS for name in engine["products"])
 
 
-def best(model: str, table: str, int8_ms: dict[str, float], output: str, words: dict[str, Any]) -> dict[str, Any]:
+def best(
+    model: str, table: str | None, int8_ms: dict[str, float], output: str, words: dict[str, Any]
+) -> dict[str, Any]:
     """In a process that has the fake library."""
     from quantkit.commands.build_best import build_best
     from quantkit.types.options import TimedBuildOptions
@@ -131,6 +133,7 @@ def best(model: str, table: str, int8_ms: dict[str, float], output: str, words: 
         "engine": json.loads(Path(output).read_bytes()),
         "selection": json.loads(Path(f"{output}.json").read_text())["selection"],
         "built": sum(text.startswith("building ") for text in told),
+        "told": told,
     }
 
 
