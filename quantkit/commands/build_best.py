@@ -2,10 +2,11 @@
 
 INT8 is not always faster: reformats, unfused layers and small products can cost more than its products save. So FP16
 and INT8 are built, and INT8 with one run of consecutive operators after the other in FP16. All are timed in turns. The
-runs without which INT8 is faster, by the 95% interval of the speed-up, are left in float together; that engine, INT8
-and FP16 are timed once more, since a choice made among many measurements is too good by chance. INT8 is kept where it
-is clearly at least 1.02 times as fast as FP16, as NVIDIA ModelOpt's autotuner asks for. Operators in float
-only make the output more precise, so that what the table or its plan says of accuracy holds for all of them.
+runs without which INT8 is faster, by the 95% interval of the speed-up, are left in float together, or the best one
+alone where that is true of all runs; that engine, INT8 and FP16 are timed once more, since a choice made among many
+measurements is too good by chance. INT8 is kept where it is clearly at least 1.02 times as fast as FP16, as NVIDIA
+ModelOpt's autotuner asks for. Operators in float only make the output more precise, so that what the table or its plan
+says of accuracy holds for all of them.
 """
 
 from __future__ import annotations

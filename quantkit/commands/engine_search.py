@@ -28,7 +28,7 @@ class TimedEngine:
     """An engine that was built and timed.
 
     Attributes:
-        name: "fp16", "int8", or "int8-" and what is left in float.
+        name: "fp16"; "int8"; "int8-1" and so on, with one run of operators in float; "int8-mixed", with several.
         in_float: operators that it leaves in float beside those that INT8 leaves there, in words; empty for none.
         size_bytes: of the engine.
         compute_ms: median time of one query on the GPU, without copies.

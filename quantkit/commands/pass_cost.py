@@ -94,7 +94,7 @@ class Forecast:
     Attributes:
         reads: files and data, a line each.
         runs: what would be computed.
-        writes: path → "new" or "replaces the file that is there".
+        writes: path → "new" or "replaces the one that is there".
         seconds: of the whole command, at least and at most, about; None where nothing here tells.
         memory_bytes: at the most, about; None likewise.
         grounds: what the estimates are made of.

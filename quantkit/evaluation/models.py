@@ -23,7 +23,10 @@ A model of FP16 is the baseline itself.
 """
 
 OTHER_FORMATS = tuple(name for name in SCHEMES if name != "int8")
-"""Variants that are made where they are named: other formats of `quantkit quantize`, weights rounded to nearest."""
+"""Variants that are made where they are named: other formats of `quantkit quantize`.
+
+Their weights are those that are kept beside the table, others are rounded to nearest.
+"""
 
 VARIANT_NAMES = (*VARIANTS, *OTHER_FORMATS)
 

@@ -101,8 +101,8 @@ def round_with_feedback(
     """Rounds a matrix so that the errors of its weights cancel in the output.
 
     Weights on inputs with large second moments come first. The largest weight of a scale always becomes the largest
-    integer, but not in blocks, whose scales may clip it. A moment matrix that cannot be factorized is damped more, and
-    at last the weights are rounded to nearest.
+    integer, but not in FP8, nor in blocks, whose scales may clip it. A moment matrix that cannot be factorized is
+    damped more, and at last the weights are rounded to nearest.
 
     Args:
         matrix: float weight [G, R, K].
