@@ -16,18 +16,11 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import (
-    COPY_OPS,
-    FLOAT_TYPES,
-    WEIGHTED_OPS,
-    constant_of,
-    is_standard,
-    quantized_formats,
-)
+from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, format_needs, is_standard
 from quantkit.graph.placement.shared_scales import is_residual
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.share import float_reason, is_product
-from quantkit.types import OLDEST_QDQ_OPSET, SCHEMES
+from quantkit.types import OLDEST_QDQ_OPSET
 
 QdqSeverity = Literal["refused", "wrong", "float", "note"]
 """TensorRT rejects the model; computes other results than ONNX defines; runs in float; or for information."""
@@ -183,14 +176,8 @@ def _lint_opset(model: ir.Model) -> Iterator[QdqFinding]:
     if opset < OLDEST_QDQ_OPSET:
         text = f"opset {opset}: per-channel Q/DQ and TensorRT 8.6 need opset {OLDEST_QDQ_OPSET} or later"
         yield QdqFinding("opset", "", "note", text)
-    formats = quantized_formats(model)
-    needs = [SCHEMES[name] for name in formats]
-    if not all(scheme.is_plain for scheme in needs):
-        version = ".".join(map(str, max(scheme.oldest_tensorrt for scheme in needs)))
-        oldest_gpu = max(scheme.oldest_gpu for scheme in needs)
-        gpus = f", and GPUs from sm{oldest_gpu} on" if oldest_gpu else ""
-        text = f"{'+'.join(formats).upper()}: needs TensorRT {version} or later{gpus}"
-        yield QdqFinding("format", "", "note", text)
+    if needs := format_needs(model):
+        yield QdqFinding("format", "", "note", needs)
         return  # these versions read FP16 scales
     half = next((node for node in model.graph if (_is_q(node) or _is_dq(node)) and _has_fp16_scale(node)), None)
     if half is not None:

@@ -20,7 +20,7 @@ from quantkit.graph.passes.element_types import infer_types
 from quantkit.graph.passes.opset import convert_opset
 from quantkit.graph.passes.products import rewrite_products
 from quantkit.graph.unknown_operators import set_aside
-from quantkit.types import OLDEST_QDQ_OPSET, Array, Format
+from quantkit.types import OLDEST_QDQ_OPSET, SCHEMES, Array, Format
 
 WEIGHTED_OPS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 """Operators that are quantized, and the indices of their quantized inputs; the bias stays in float."""
@@ -134,6 +134,18 @@ def scheme_of(model: ir.Model) -> Format:
     """Which of `SCHEMES` a model with Q/DQ is made by, as its formats say: INT8 where they are those of none."""
     formats = "+".join(quantized_formats(model))
     return next((name for name in get_args(Format) if name == formats), "int8")
+
+
+def format_needs(model: ir.Model) -> str:
+    """What the formats of a model with Q/DQ need of TensorRT and of the GPU, in words; empty for INT8 alone."""
+    formats = quantized_formats(model)
+    schemes = [SCHEMES[name] for name in formats]
+    if all(scheme.is_plain for scheme in schemes):
+        return ""
+    version = ".".join(map(str, max(scheme.oldest_tensorrt for scheme in schemes)))
+    oldest_gpu = max(scheme.oldest_gpu for scheme in schemes)
+    gpus = f", and GPUs from sm{oldest_gpu} on" if oldest_gpu else ""
+    return f"{'+'.join(formats).upper()}: needs TensorRT {version} or later{gpus}"
 
 
 def has_signed_activations(model: ir.Model) -> bool:
