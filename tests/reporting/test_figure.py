@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -22,6 +23,16 @@ def test_the_chart_is_a_document_of_its_own(make):
     assert not root.findall(".//{http://www.w3.org/2000/svg}script")
     points, names = (root.findall(f".//{{*}}{tag}") for tag in ("path", "text[@class='legend']"))
     assert len([path for path in points if path.get("class", "").startswith("dot ")]) == 2 * len(names) >= 4
+
+
+def test_no_two_of_many_variants_look_alike():
+    report = make_report()
+    copies = tuple(replace(report.evaluations[2], name=f"variant {i}") for i in range(9))
+    root = ElementTree.fromstring(chart_svg(replace(report, evaluations=(report.baseline, *copies))))
+    dots = [path for path in root.findall(".//{*}path") if path.get("class", "").startswith("dot ")]
+    looks = [(path.get("class").removesuffix(" hollow"), path.get("d")) for path in dots]
+    assert len(looks) == 2 * 10  # each in the chart and in the legend
+    assert len(set(looks)) == 10
 
 
 def test_a_report_without_times_has_no_chart(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quantkit.reporting.charts.axes import PlotFrame
 from quantkit.reporting.charts.labels import CHARACTER_WIDTH, Point
 
-__all__ = ["NUM_COLORS", "SHAPES", "LegendItem", "lay_out_legend"]
+__all__ = ["NUM_COLORS", "SHAPES", "LegendItem", "lay_out_legend", "shape_of"]
 
 SHAPES = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z",  # circle
@@ -29,6 +29,15 @@ _BELOW_AXIS = 78.0
 """From the bottom of the plot: ticks and the title of the axis lie between."""
 
 
+def shape_of(index: int) -> str:
+    """Outline of the mark of a variant: where colors begin anew, shapes go on, so that no two are alike in both.
+
+    >>> [SHAPES.index(shape_of(i)) for i in (0, 6, 7, 13, 14)]
+    [0, 6, 1, 0, 2]
+    """
+    return SHAPES[(index + index // NUM_COLORS) % len(SHAPES)]
+
+
 @dataclass(frozen=True)
 class LegendItem:
     """A mark and, to its right, the name of the variant."""
@@ -42,7 +51,7 @@ class LegendItem:
     @property
     def shape(self) -> str:
         """Outline of the mark."""
-        return SHAPES[self.index % len(SHAPES)]
+        return shape_of(self.index)
 
 
 def lay_out_legend(points: Sequence[Point], frame: PlotFrame) -> tuple[tuple[LegendItem, ...], float]:
