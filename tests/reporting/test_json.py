@@ -63,7 +63,7 @@ def broken(change):
         ('{"evaluations": [1]}', "not a quantkit report"),
         (broken(lambda c: c.pop("model_hash")), "model_hash"),
         (broken(lambda c: c["evaluations"][1].update(size_bytes="big")), r"\$\.evaluations\[1\]\.size_bytes"),
-        (broken(lambda c: c["evaluations"][0].update(precision="int4")), r"int4.*\$\.evaluations\[0\]\.precision"),
+        (broken(lambda c: c["evaluations"][0].update(precision="int2")), r"int2.*\$\.evaluations\[0\]\.precision"),
         (broken(lambda c: c["evaluations"][0]["metrics"].update(top1="high")), r"\$\.evaluations\[0\]\.metrics"),
         (broken(lambda c: c["evaluations"][2]["latency"].update(median_ms=-1)), "median_ms"),
         (broken(lambda c: c["evaluations"][1].update(name="fp32")), "'fp32' is in the report twice"),
