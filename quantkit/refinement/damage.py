@@ -13,6 +13,7 @@ plain signal-to-noise ratio misranks detectors, whose few large channels hide th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ _SMALLEST_PART = 16
 """Samples are put together in so many parts, or fewer of so many samples."""
 
 _MOST_SCORES = 1 << 22
-"""Of so many the divergence is computed, from positions that are spread evenly: those of an image are much alike."""
+"""Of so many the divergence is computed, from positions that are drawn: those of an image are much alike."""
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
@@ -71,7 +72,7 @@ def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutp
 
 
 def _are_probabilities(values: npt.NDArray[np.generic], axis: int) -> bool:
-    if values.ndim < 2 or values.shape[axis] < 2:
+    if values.ndim < 2 or values.shape[axis] < 2 or not values.size:
         return False
     return bool(values.min(initial=0) >= 0 and (np.abs(values.sum(axis=axis, dtype=np.float64) - 1) < _SUM_ERROR).all())
 
@@ -120,12 +121,15 @@ class OutputDamage:
 
     def _mean_divergence(self, output: MeasuredOutput, outputs: Outputs) -> float:
         reference, errors = self._compared(output, outputs)
-        p = np.exp(reference)
+        if not reference.size:
+            return 0.0
         with np.errstate(invalid="ignore"):
-            return _finite(np.maximum(-(p * errors).sum(axis=1), 0.0).mean())
+            return _finite(np.maximum(-(np.exp(reference) * errors).sum(axis=1), 0.0).mean())
 
     def _expected_divergence(self, output: MeasuredOutput, outputs: Outputs) -> float:
         reference, errors = self._compared(output, outputs)
+        if not reference.size:
+            return 0.0
         p = np.exp(reference)
         order = np.argsort(np.square(p).sum(axis=1), kind="stable")
         num_parts = min(max(len(p) // _SMALLEST_PART, 1), _PARTS)
@@ -138,10 +142,11 @@ class OutputDamage:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Logarithms of the float model's probabilities, and how far those of `outputs` are from them: [rows, C]."""
         reference = self._scores[output.name][: len(outputs)]
-        step = -(-sum(map(np.size, reference)) // _MOST_SCORES)
-        rows = [_log_probabilities(output, batch[output.name])[::step] for batch in outputs]
-        p = np.concatenate([batch[::step] for batch in reference])
-        return p, np.concatenate(rows) - p
+        share = min(_MOST_SCORES / max(sum(map(np.size, reference)), 1), 1.0)
+        chosen = [_some_rows(len(batch), share) for batch in reference]
+        p = np.concatenate([batch[rows] for batch, rows in zip(reference, chosen, strict=True)])
+        scores = (_log_probabilities(output, batch[output.name]) for batch in outputs)
+        return p, np.concatenate([batch[rows] for batch, rows in zip(scores, chosen, strict=False)]) - p
 
     def _lost_share(self, output: MeasuredOutput, outputs: Outputs) -> float:
         error, count = np.zeros(()), 0
@@ -167,6 +172,13 @@ class OutputDamage:
         mean, square = total / max(count, 1), squares / max(count, 1)
         # Of few values the variance is not known: of a single one, its own size has to do.
         return np.asarray(np.maximum(square - mean**2, 0.0) + square / max(count, 1))
+
+
+def _some_rows(count: int, share: float) -> slice | npt.NDArray[np.int64]:
+    """A share of the rows, the same each time. Drawn, since every n-th position may be of one column of an image."""
+    if share == 1:
+        return slice(None)
+    return np.sort(np.random.default_rng(0).choice(count, math.ceil(share * count), replace=False))
 
 
 def _expected(p: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]) -> float:

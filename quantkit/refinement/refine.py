@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from quantkit.graph.placement.cost_rule import find_unprofitable
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
-from quantkit.refinement.damage import OutputDamage, Outputs, recognize_class_scores
+from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.float_tensors import choose_float_tensors
 from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
@@ -186,15 +186,13 @@ class _Refining:
         """Damage of such a model on the samples that judge; without changes it is measured once."""
         if not changes and with_weights in self._measured:
             return self._measured[with_weights]
-        found = self._measure(self.judge.of, with_weights=with_weights, **changes)
+        quantized = self.quantized(**changes)
+        found = self.judge.of(
+            run_quantized(quantized, self.judging.batches, outputs=self.names, with_weights=with_weights)
+        )
         if not changes:
             self._measured[with_weights] = found
         return found
-
-    def _measure(self, measure: Callable[[Outputs], float], *, with_weights: bool, **changes: Any) -> float:
-        quantized = self.quantized(**changes)
-        got = run_quantized(quantized, self.judging.batches, outputs=self.names, with_weights=with_weights)
-        return measure(got)
 
     def trials(self) -> Trials:
         """The float model on as many samples as trials of every unit can afford."""
@@ -309,9 +307,10 @@ class _Refining:
         )
         if not choice.units:
             return
+        count = f"{len(choice.units)} more" if rounded else f"{len(choice.units)}"
         text = (
-            f"{len(choice.units)} of {len(self.units)} activations stay in float ({choice.share:.1%} of the "
-            f"multiply-adds): {self._change(choice.before, choice.after)}"
+            f"{count} of {len(self.units)} activations stay in float ({choice.share:.1%} of the multiply-adds): "
+            f"{self._change(choice.before, choice.after)}"
         )
         self.notify(Notice("info", "ranges", text))
         self.adopt(choice.after, with_weights=rounded, floats=floats(choice.units))
@@ -321,7 +320,7 @@ class _Refining:
 
         Of methods that do about as well the widest is taken: it clips least of what these samples do not show.
         """
-        before, own = self._measure(self.judge.of, with_weights=False), self.ranges
+        before, own = self.damage(with_weights=False), self.ranges
         read = {edge.tensor for edge in self.plan.activations}
         free = [name for name in (own.keys() & read) - fixed if statistics[name].amax > 0]
         plain = replace(self.refinement, shifts={}, channel_scales={}, amax={})
@@ -335,7 +334,7 @@ class _Refining:
             width = sum(math.log(max(found.amax, _TINY)) for found in chosen.values())
             for refinement in (self.refinement, plain) if self.refinement.amax else (plain,):
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
-                tried.append((self._measure(self.judge.of, with_weights=False, **changes), width, method, changes))
+                tried.append((self.damage(with_weights=False, **changes), width, method, changes))
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if better := [found for found in tried if found[0] <= limit]:
             damage, _, method, changes = max(better, key=lambda found: found[1])

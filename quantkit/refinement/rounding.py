@@ -28,6 +28,9 @@ __all__ = ["RoundedLayer", "round_weights", "round_weights_alone"]
 
 _COLUMNS_PER_INPUT = 8
 _FEWEST_COLUMNS = 4096
+_ROWS = 4096
+"""Output channels whose errors are computed at once."""
+
 _HELD_OUT = 4
 """One batch of so many judges what the others suggest; where there are fewer, a part of each."""
 
@@ -39,7 +42,8 @@ class RoundedLayer:
     Attributes:
         node: the operator.
         choice: the recipe, in words.
-        error, nearest_error: of its output on held-out samples, mean square, as rounded and rounded to nearest.
+        error, nearest_error: of its output on held-out samples, as rounded and rounded to nearest: mean square, in
+            which positions count less that the quantized inputs change much.
     """
 
     node: str
@@ -114,9 +118,9 @@ class _Rounder:
             positions = spread_positions(available, samples, limit, first)
             columns = [layer.columns(np.asarray(x, np.float32), positions) for x in (exact, quantized)]
             is_held_out = np.repeat(self._is_held_out(number, samples), positions.shape[1])
-            weights = _robust_weights(matrix @ (columns[0] - columns[1]))
+            weights = _robust_weights(_squared_errors(matrix, columns[0] - columns[1]))
             for held_out in (False, True):
-                chosen = is_held_out == held_out
+                chosen = (is_held_out == held_out) & (weights > 0)
                 moments.add(*(x[:, :, chosen] for x in columns), weights=weights[chosen], held_out=held_out)
             first += samples
         self._unread[tensor] -= 1
@@ -131,16 +135,24 @@ class _Rounder:
         return np.arange(samples) >= samples - samples // _HELD_OUT
 
 
-def _robust_weights(errors: np.ndarray) -> np.ndarray:
-    """How much each column of errors [G, R, P] counts: the less the larger it is beside the typical one that is not 0,
-    as by a Cauchy loss; on average 1.
+def _squared_errors(matrix: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """Of the output of a weight [G, R, K], for each column of what its inputs [G, K, P] differ by: [P]."""
+    total = np.zeros(difference.shape[2], np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, matrix.shape[1], _ROWS):
+            total += np.square(matrix[:, start : start + _ROWS] @ difference).sum(axis=(0, 1))
+    return total
+
+
+def _robust_weights(squares: np.ndarray) -> np.ndarray:
+    """How much each column counts, by its squared error [P]: the less the larger it is beside the typical one that is
+    not 0, as by a Cauchy loss; 0 if it is not finite; on average 1.
     """
-    squares = np.square(errors, dtype=np.float32).sum(axis=(0, 1))
     some = squares[(squares > 0) & np.isfinite(squares)]
-    if not some.size:
-        return np.ones_like(squares)
-    weights = np.nan_to_num(1 / (1 + squares / np.median(some)))
-    return np.asarray(weights / weights.mean(), np.float32)
+    weights = np.isfinite(squares).astype(np.float32)
+    if some.size:
+        weights = np.nan_to_num(1 / (1 + squares / np.median(some)))
+    return np.asarray(weights / max(weights.mean(), np.finfo(np.float32).tiny) if weights.size else weights, np.float32)
 
 
 def round_weights(

@@ -73,13 +73,24 @@ def test_few_samples_tell_more_than_by_their_mean_divergence() -> None:
     assert ours.std() < 0.75 * means.std()
 
 
-def test_positions_are_spread_evenly_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_positions_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From all columns of an image, however wide it is."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 3, 20, 20)).astype(np.float32)
-    y = (x + rng.normal(size=x.shape) * 0.1).astype(np.float32)
-    exact = OutputDamage([LOGITS], batches(x)).of(batches(y))
-    monkeypatch.setattr("quantkit.refinement.damage._MOST_SCORES", 1200)
-    assert OutputDamage([LOGITS], batches(x)).of(batches(y)) == pytest.approx(exact, rel=0.2)
+    y = x.copy()
+    y[..., 1:] += rng.normal(size=(4, 3, 20, 19)) * 0.1
+    damage = OutputDamage([LOGITS], batches(x))
+    exact, exact_mean = damage.of(batches(y)), damage.mean_divergence(batches(y))
+    for share in (4, 20):
+        monkeypatch.setattr("quantkit.refinement.damage._MOST_SCORES", x.size // share)
+        assert damage.of(batches(y)) == pytest.approx(exact, rel=0.25)
+        assert damage.mean_divergence(batches(y)) == pytest.approx(exact_mean, rel=0.25)
+
+
+def test_nothing_detected_is_no_damage() -> None:
+    nothing = [{"y": np.zeros((0, 6), np.float32)}]
+    assert recognize_class_scores([IMAGE], nothing) == (IMAGE,)
+    assert OutputDamage([LOGITS], nothing).of(nothing) == 0
 
 
 @given(SCORES, SCORES)

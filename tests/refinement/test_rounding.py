@@ -5,7 +5,7 @@ from quantkit.graph.layer_constants import constant_array
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.numerics import dequantize_array, fake_quantize, quantize_array, weight_params
-from quantkit.refinement.rounding import _robust_weights, round_weights
+from quantkit.refinement.rounding import _robust_weights, _squared_errors, round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.types import TensorRange
 
@@ -58,12 +58,35 @@ def test_what_a_range_clips_in_few_tokens_is_not_taken_back_from_all_of_them():
     assert error(quantized @ (rounded.codes * rounded.scale) + bias) < error(quantized @ nearest)
 
 
-def test_a_column_of_errors_counts_less_the_larger_it_is():
-    weights = _robust_weights(np.array([[[0, 1, 1, 1, 2, 100, np.inf]]], np.float32))
+def test_a_column_counts_less_the_larger_its_error_is():
+    weights = _robust_weights(np.array([0, 1, 1, 1, 4, 1e4, np.inf, np.nan], np.float32))
     assert weights.mean() == pytest.approx(1)
     assert weights[0] == pytest.approx(2 * weights[1])
     assert weights[4] == pytest.approx(weights[0] / 5)
     assert weights[5] < 1e-3
-    assert weights[6] == 0
-    assert (_robust_weights(np.zeros((1, 2, 3), np.float32)) == 1).all()
-    assert _robust_weights(np.zeros((1, 2, 0), np.float32)).size == 0
+    assert (weights[6:] == 0).all()
+    assert (_robust_weights(np.zeros(3, np.float32)) == 1).all()
+    assert _robust_weights(np.zeros(0, np.float32)).size == 0
+
+
+def test_squared_errors_are_those_of_the_output(monkeypatch):
+    monkeypatch.setattr("quantkit.refinement.rounding._ROWS", 3)
+    random = np.random.default_rng(0)
+    matrix, difference = random.normal(size=(2, 5, 4)), random.normal(size=(2, 4, 7))
+    np.testing.assert_allclose(
+        _squared_errors(matrix, difference), ((matrix @ difference) ** 2).sum(axis=(0, 1)), rtol=1e-5
+    )
+
+
+def test_positions_that_are_not_finite_do_not_count():
+    g = Builder()
+    proto = g.model(g.op("MatMul", g.input("x", 20, 8), g.weight(8, 6)))
+    graph = prepare(load(proto), name="model")
+    random = np.random.default_rng(0)
+    x = (random.normal(size=(64, 20, 1)) + 0.1 * random.normal(size=(64, 20, 8))).astype(np.float32)
+    x[:, 3] = np.inf
+    ranges = {"x": TensorRange(amax=4.0, minimum=-4, maximum=4)}
+    batches = tuple({"x": part} for part in np.array_split(x, 8))
+    _, (layer,) = round_weights(graph, plan_tensorrt(graph), ranges, SampleBatches(batches), progress=False)
+    assert np.isfinite(layer.error)
+    assert "error feedback" in layer.choice
