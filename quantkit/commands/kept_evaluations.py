@@ -13,8 +13,11 @@ from quantkit._version import __version__
 from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.on_device import runnable
+from quantkit.datasets.description import HOW_TO_LABEL
 from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.task import TASKS, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.reporting import load_report
@@ -23,10 +26,32 @@ from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
 
-__all__ = ["VARIANT", "KeptEvaluations"]
+__all__ = ["VARIANT", "KeptEvaluations", "check_labelled"]
 
 VARIANT = "int8"
 """What is evaluated beside FP32."""
+
+
+def check_labelled(model: FloatModel, table: CalibrationTable | None, val: PathLike, options: TuneOptions) -> None:
+    """Refuses validation data without class labels before anything is calibrated.
+
+    Args:
+        model: the float model.
+        table: its calibration, where there is one.
+        val: validation data.
+        options: which of them, and how they are prepared.
+
+    Raises:
+        EvaluationError: they have no labels.
+    """
+    fixed = fix_inputs(model, options.preprocess) if table is None else fix_as_calibrated(model, table)
+    prepared = prepared_as(table, options.preprocess, val)
+    count, seed = options.num_val_samples, options.seed
+    dataset = open_samples(
+        runnable(fixed), val, prepared, options.classes, num_samples=count, seed=seed, order="shuffled"
+    )
+    if dataset.targets is None:
+        raise EvaluationError(f"--val: {val} has no labels: {HOW_TO_LABEL}; or name a --task with labels of its own")
 
 
 class KeptEvaluations:

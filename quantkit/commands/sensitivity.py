@@ -24,7 +24,7 @@ from quantkit.types.option import make_options
 from quantkit.types.options import Effort, SensitivityOptions
 from quantkit.types.sensitivity import Sensitivity
 
-__all__ = ["find_or_make_table", "open_sensitivity_samples", "sensitivity"]
+__all__ = ["find_fitting_table", "make_table", "open_sensitivity_samples", "sensitivity"]
 
 
 def sensitivity(
@@ -57,7 +57,7 @@ def sensitivity(
         choose_devices(options.device)  # before anything runs, though a table may leave nothing to do on it
     model = FloatModel.open(model)
     model.check_float()
-    table = find_or_make_table(model, data, options, notify=notify)
+    table = find_fitting_table(model, options, notify) or make_table(model, data, options, notify=notify)
     model = fix_as_calibrated(model, table)
     samples = open_sensitivity_samples(model, data, table, options, notify=notify)
     found = analyze_sensitivity(model, table, samples, progress=options.progress)
@@ -65,23 +65,12 @@ def sensitivity(
     return found
 
 
-def find_or_make_table(
-    model: FloatModel,
-    data: PathLike,
-    options: SensitivityOptions,
-    *,
-    accuracy: Effort = "fast",
-    table_path: PathLike | None = None,
-    notify: Notify,
-) -> CalibrationTable:
-    """The table that was given, or the one next to the model if it fits, or a new calibration.
+def find_fitting_table(model: FloatModel, options: SensitivityOptions, notify: Notify) -> CalibrationTable | None:
+    """The table that was given, or the one next to the model if it fits.
 
     Args:
         model: the float model.
-        data: to calibrate on.
         options: with the table, if one is given.
-        accuracy: of the calibration.
-        table_path: where to keep its table; None keeps none.
         notify: hears where the table is from.
 
     Raises:
@@ -92,13 +81,35 @@ def find_or_make_table(
         check_table(table, model)
         return table
     beside = CalibrationFiles.of_model(model.path).table
-    if beside.is_file():
-        table = open_table(beside)
-        reason = why_not_of_model(table, model)
-        if not reason:
-            notify(Notice("info", "ranges", f"calibration: {beside}"))
-            return table
+    if not beside.is_file():
+        return None
+    table = open_table(beside)
+    if reason := why_not_of_model(table, model):
         notify(Notice("warning", "ranges", f"{beside} is not used: {reason}"))
+        return None
+    notify(Notice("info", "ranges", f"calibration: {beside}"))
+    return table
+
+
+def make_table(
+    model: FloatModel,
+    data: PathLike,
+    options: SensitivityOptions,
+    *,
+    accuracy: Effort = "fast",
+    table_path: PathLike | None = None,
+    notify: Notify,
+) -> CalibrationTable:
+    """A new calibration.
+
+    Args:
+        model: the float model.
+        data: to calibrate on.
+        options: of the analysis.
+        accuracy: of the calibration.
+        table_path: where to keep its table; None keeps none.
+        notify: hears that it is made.
+    """
     text = f"Calibrating with --accuracy {accuracy}; run `quantkit calibrate` first to analyze what you deploy."
     notify(Notice("info", "ranges", text))
     return calibrate(

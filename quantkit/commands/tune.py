@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from quantkit.backends.cuda.context import using_device
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations
-from quantkit.commands.sensitivity import find_or_make_table, open_sensitivity_samples
+from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, check_labelled
+from quantkit.commands.sensitivity import find_fitting_table, make_table, open_sensitivity_samples
 from quantkit.commands.timed_builds import FloatCosts, check_can_time
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import Limits, check_limits
@@ -79,7 +79,12 @@ def _tune(
     options, task, drop = said
     if options.objective == "latency":
         check_can_time("--objective latency")
-    table = find_or_make_table(model, data, options, accuracy="balanced", table_path=options.table_path, notify=notify)
+    table = find_fitting_table(model, options, notify)
+    if task.task == "classify":
+        check_labelled(model, table, val, options)
+    if table is None:
+        kept = options.table_path
+        table = make_table(model, data, options, accuracy="balanced", table_path=kept, notify=notify)
     model = fix_as_calibrated(model, table)
     search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
     if options.objective == "latency":

@@ -164,3 +164,13 @@ def test_what_cannot_be_tuned_is_refused_before_anything_runs(table, options, er
     monkeypatch.setattr(kept_evaluations, "evaluate", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(error, match=named):
         tune(table, **options)
+
+
+def test_validation_data_without_labels_are_refused_before_anything_is_calibrated(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "make_table", lambda *_, **__: pytest.fail("it calibrated"))
+    image = next(VAL.rglob("*.png"))
+    (tmp_path / image.name).write_bytes(image.read_bytes())
+    model = tmp_path / "digits.onnx"
+    model.write_bytes(DIGITS.read_bytes())
+    with pytest.raises(EvaluationError, match=r"--val: .* has no labels: sort the images"):
+        quantkit.tune(model, CALIB, tmp_path, progress=False)
