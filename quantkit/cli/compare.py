@@ -11,6 +11,7 @@ import typer
 
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
+from quantkit.cli.output import output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.evaluation import Limits, check_limits, require_passed
 from quantkit.reporting import (
@@ -26,7 +27,7 @@ from quantkit.reporting import (
     write_report,
 )
 from quantkit.reporting.columns import TABLES
-from quantkit.reporting.figure import tables_csv, write_chart
+from quantkit.reporting.figure import check_chart, tables_csv, write_chart
 from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.variants import Variant, variant_rows
@@ -77,7 +78,9 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Output folder (default for a single report: next to it). Required to join reports."
+            "--output",
+            "-o",
+            help="Report folder, or report (.json) (default for a single report: next to it). Needed to join reports.",
         ),
     ] = None,
     force: Annotated[
@@ -107,8 +110,13 @@ def report(
         return
     shown = next(iter(loaded.values())) if len(loaded) == 1 else join_reports(loaded, force=force)
     shown = replace(shown, deploy=deploy or shown.deploy)
+    if chart is not None:
+        check_chart(shown, chart)
+    if csv is not None and csv.exists() and not csv.is_dir():
+        raise typer.BadParameter(f"{csv} is a file, not a folder", param_hint="--csv")
     if output is not None:
-        written = list(write_report(shown, output).values())
+        path = output_path(output, Path("report.json"))
+        written = list(write_report(shown, path.parent, stem=path.stem).values())
     else:
         source = next(iter(named.values()))
         written = [source.with_suffix(".md"), source.with_suffix(".html")]

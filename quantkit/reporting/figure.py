@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 from pathlib import Path
+from typing import Any
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
 from quantkit.reporting.charts.speed import make_charts
@@ -15,7 +16,7 @@ from quantkit.reporting.html import load_template
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import PathLike, Report
 
-__all__ = ["chart_svg", "tables_csv", "write_chart"]
+__all__ = ["chart_svg", "check_chart", "tables_csv", "write_chart"]
 
 _COLORS = ("#1d2024", "#0f6cbd", "#b5450b", "#1b7f4b", "#8a3ffc", "#9a6700", "#b3236b")
 """Those of the page by day, where they are variables, which CairoSVG does not know."""
@@ -58,6 +59,16 @@ def chart_svg(report: Report) -> str:
     return f'{opening} xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{_STYLE}</style>{rest}\n'
 
 
+def check_chart(report: Report, path: PathLike) -> None:
+    """Raises what `write_chart` would raise before it writes."""
+    chart_svg(report)
+    suffix = Path(path).suffix.lower()
+    if suffix == ".png":
+        _import_cairosvg()
+    elif suffix != ".svg":
+        raise EvaluationError(f"{path}: a chart is .svg or .png")
+
+
 def write_chart(report: Report, path: PathLike) -> None:
     """Writes the chart: .svg as it is, .png by CairoSVG where that is installed.
 
@@ -65,19 +76,21 @@ def write_chart(report: Report, path: PathLike) -> None:
         EvaluationError: there is no chart, or the suffix is another.
         BackendUnavailableError: CairoSVG is missing.
     """
-    suffix, text = Path(path).suffix.lower(), chart_svg(report)
-    if suffix == ".svg":
+    check_chart(report, path)
+    text = chart_svg(report)
+    if Path(path).suffix.lower() == ".svg":
         write_text(path, text)
-    elif suffix == ".png":
-        try:
-            cairosvg = importlib.import_module("cairosvg")
-        except (ImportError, OSError) as error:
-            raise BackendUnavailableError(
-                "a chart as PNG needs CairoSVG: pip install cairosvg, or write an .svg"
-            ) from error
-        write_bytes(path, cairosvg.svg2png(bytestring=text.encode(), scale=_PNG_SCALE))
     else:
-        raise EvaluationError(f"{path}: a chart is .svg or .png")
+        write_bytes(path, _import_cairosvg().svg2png(bytestring=text.encode(), scale=_PNG_SCALE))
+
+
+def _import_cairosvg() -> Any:
+    try:
+        return importlib.import_module("cairosvg")
+    except (ImportError, OSError) as error:
+        raise BackendUnavailableError(
+            "a chart as PNG needs CairoSVG: pip install cairosvg, or write an .svg"
+        ) from error
 
 
 def tables_csv(report: Report) -> dict[str, str]:

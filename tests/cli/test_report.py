@@ -81,3 +81,19 @@ def test_file_that_is_not_a_report_is_refused(quantkit, tmp_path):
     outcome = quantkit("report", path)
     assert outcome.code == 1
     assert "x.json" in outcome.err
+
+
+def test_a_chart_or_tables_that_cannot_be_written_are_refused_before_anything_is(quantkit, tmp_path):
+    path = save(tmp_path / "a.json", make_report())
+    (tmp_path / "taken").write_text("")
+    before = sorted(tmp_path.iterdir())
+    for options in (("--chart", tmp_path / "c.pdf"), ("--csv", tmp_path / "taken")):
+        assert quantkit("report", path, *options).code in (1, 2)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_name_that_ends_in_json_is_the_report(quantkit, tmp_path):
+    path = save(tmp_path / "a.json", make_report())
+    outcome = quantkit("report", path, "-o", tmp_path / "b.json")
+    assert outcome.code == 0, outcome.err
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "b.html", "b.json", "b.md"}
