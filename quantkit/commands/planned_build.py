@@ -70,7 +70,8 @@ def plan_build(
     check_source(source, found, typing)
     check_options(found, options, gpu=gpu)
     for name in _formats(source):
-        check_scheme(found, name, options.targets, gpu)
+        formats = source.table.formats if source.table is not None and name != precision else {}
+        check_scheme(found, name, options.targets, gpu, planned=[t for t, form in formats.items() if form == name])
         if typing.mode == "implicit" and name != "int8":
             raise ModelError(f"a plan with {name} is for explicit quantization (Q/DQ): omit --mode and --dla-core")
     options = complete_options(options, engine, found, source, gpu, notify)

@@ -276,6 +276,13 @@ def test_old_versions_of_tensorrt_are_refused():
     check_scheme(old, "int4", (), None)
 
 
+def test_a_plan_with_fp8_is_named_where_a_gpu_has_none():
+    rtx = Library(module=None, name="tensorrt-rtx", version=(1, 7, 0))
+    text = r"--plan with conv in fp8: sm86 does not compute in fp8, .* or make the plan by tune --formats int8"
+    with pytest.raises(BackendError, match=text):
+        check_scheme(rtx, "fp8", ("sm86",), None, planned=["conv"])
+
+
 def test_a_cache_is_refused_for_what_is_explicit(calibrated, tmp_path):
     (tmp_path / "net.calib").write_text("TRT-101601-EntropyCalibration2\nimage: 3c010a14\n")
     with pytest.raises(ModelError, match="--calib is for implicit INT8: fp8 is explicit"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from quantkit.backends.tensorrt.build.timing_cache import attach_timing_cache
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError
+from quantkit.notices import join_names
 from quantkit.types import SCHEMES
 
 _OLDEST_RTX_GPU = 80
@@ -107,7 +108,9 @@ def add_profiles(builder: Any, config: Any, options: BuildOptions) -> None:
             raise BackendError(f"TensorRT refuses profile {number}: {listed}")
 
 
-def check_scheme(library: Library, name: str, targets: Collection[str], gpu: Gpu | None) -> None:
+def check_scheme(
+    library: Library, name: str, targets: Collection[str], gpu: Gpu | None, *, planned: Sequence[str] = ()
+) -> None:
     """Refuses a quantized format that the library, or a GPU that is built for, does not have.
 
     Args:
@@ -115,21 +118,23 @@ def check_scheme(library: Library, name: str, targets: Collection[str], gpu: Gpu
         name: a name in `quantkit.types.SCHEMES`.
         targets: of TensorRT-RTX; empty for all from sm80 on.
         gpu: of this machine, for which TensorRT builds.
+        planned: tensors that a plan has in this format, where it is not that of the engine.
 
     Raises:
         BackendError: with the reason.
     """
     scheme = SCHEMES[name]
+    asked, other = f"--precision {name}", "take int8"
+    if planned:
+        asked, other = f"--plan with {join_names(planned)} in {name}", "make the plan by tune --formats int8"
     if not library.is_rtx and library.version[:2] < scheme.oldest_tensorrt:
         oldest = ".".join(map(str, scheme.oldest_tensorrt))
-        raise BackendError(
-            f"--precision {name} needs TensorRT {oldest} or newer, this is {library.title}: {scheme.source}"
-        )
+        raise BackendError(f"{asked} needs TensorRT {oldest} or newer, this is {library.title}: {scheme.source}")
     named = tuple(targets) or ((gpu.target,) if gpu is not None else ("sm80",) if library.is_rtx else ())
     if old := [target for target in named if int(target[2:]) < scheme.oldest_gpu]:
         raise BackendError(
-            f"--precision {name}: {old[0]} does not compute in {name}, GPUs do from sm{scheme.oldest_gpu} on: "
-            f"name them with --target, or take int8 ({scheme.source})"
+            f"{asked}: {old[0]} does not compute in {name}, GPUs do from sm{scheme.oldest_gpu} on: "
+            f"name them with --target, or {other} ({scheme.source})"
         )
 
 
