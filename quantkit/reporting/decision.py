@@ -46,7 +46,8 @@ def decide(report: Report) -> Decision | None:
     place = _PLACES[target]
     candidates = [e for e in found if _is_for(e, target)]
     if not candidates:
-        words = title_of(e.precision for e in found)
+        # For the CPU there is INT8 alone: what was evaluated may be in formats of GPUs.
+        words = "INT8" if target == "cpu" else title_of(e.precision for e in found)
         return Decision(
             target, "", "not settled", f"For {place}: not settled: no {words} variant for it was evaluated."
         )

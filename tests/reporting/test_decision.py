@@ -77,7 +77,7 @@ def test_another_format_is_decided_on_as_int8_is():
     target, word, sentence = decided(report)
     assert (target, word) == ("tensorrt", "not settled")
     assert sentence.startswith("For TensorRT: not settled for fp8: accurate enough")
-    assert "no FP8 variant for it" in decided(replace(report, deploy="cpu"))[2]
+    assert "no INT8 variant for it" in decided(replace(report, deploy="cpu"))[2]
 
 
 def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_settled():
