@@ -121,7 +121,8 @@ def _completion(names: Sequence[str]) -> Callable[[str], list[str]]:
 
     def complete(incomplete: str) -> list[str]:
         head, comma, last = incomplete.rpartition(",")
-        return [f"{head}{comma}{name}" for name in names if name.startswith(last)]
+        left = [name for name in names if name not in head.split(",")]
+        return [f"{head}{comma}{name}" for name in left if name.startswith(last)]
 
     return complete
 

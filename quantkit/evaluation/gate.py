@@ -83,6 +83,8 @@ def require_passed(checks: Sequence[GateCheck]) -> None:
 
 def _choose(report: Report, variants: Sequence[str]) -> list[Evaluation]:
     by_name = {e.name: e for e in report.evaluations}
+    by_lower = {name.lower(): name for name in by_name}
+    variants = [name if name in by_name else by_lower.get(name.lower(), name) for name in variants]
     for name in variants:
         if name not in by_name:
             raise EvaluationError(f"variant {name!r} is not in the report of {report.model_name}: {_list(by_name)}")

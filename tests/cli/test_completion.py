@@ -35,6 +35,7 @@ def complete(quantkit, monkeypatch):
         ("quantkit calibrate --method e", ["entropy"]),
         ("quantkit evaluate --task s", ["segment"]),
         ("quantkit evaluate --variants fp16,int8", ["fp16,int8", "fp16,int8-cpu"]),
+        ("quantkit evaluate --variants fp16,f", ["fp16,fp32", "fp16,fp8"]),
         ("quantkit cache convert x --to ort", ["ort", "ort-json", "ort-text"]),
         ("quantkit calibrate mod", []),  # nothing: the shell offers files
         ("quantkit calibrate --data im", []),

@@ -370,3 +370,7 @@ def test_models_that_never_differ_need_fewer_samples_than_the_interval_says():
     needed = samples_needed(0, 0, num_samples=600, margin=0.001 * 0.8103)
     assert 1000 < needed < 10_000
     assert f"about {needed:,} samples needed" in only(report, Limits(gates=["mlperf-99.9"])).sentence
+
+
+def test_variants_are_found_in_any_case():
+    assert only(make_report(), Limits(max_drop=parse_drop("50pt")), variants=["INT8"]).variant == "int8"
