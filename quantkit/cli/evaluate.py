@@ -150,6 +150,9 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
         preprocess=options.preprocess,
         workers=options.workers,
         strict=options.strict,
+        device=options.device,
+        ort_extension=options.ort_extension,
+        plugins=options.plugins,
         progress=options.progress,
     )
     calibrate_model(model, data, calibration, notify=notify)

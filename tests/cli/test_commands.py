@@ -1,6 +1,7 @@
 """The commands as a user types them, on the demo model and data."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from PIL import Image
 
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.calibration.refinement_file import load_refinement
+from quantkit.cli import evaluate as evaluate_module
 from quantkit.refinement.quality import describe_quality
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
@@ -285,6 +287,15 @@ def test_limits_without_a_table_end_before_anything_runs(quantkit, digits, tmp_p
     assert "digits.calib.json is missing: INT8 needs a calibration table" in outcome.err
     assert "--calibrate-data" in outcome.err
     assert not (tmp_path / "digits.report").exists()
+
+
+def test_what_models_run_on_and_with_holds_for_the_calibration_too(digits, monkeypatch):
+    calibrate = Mock(side_effect=StopIteration)
+    monkeypatch.setattr(evaluate_module, "calibrate_model", calibrate)
+    given = {"device": "cuda:1", "ort_extension": ("ops.so",), "plugins": ("plugins.so",)}
+    with pytest.raises(StopIteration):
+        evaluate_module._calibrate(digits, VAL, evaluate_module.CommandOptions(**given), Mock())
+    assert {name: getattr(calibrate.call_args.args[2], name) for name in given} == given
 
 
 def test_calibrate_data_makes_the_table_and_keeps_it(quantkit, digits, tmp_path):
