@@ -110,7 +110,8 @@ def calibrate(
         made_of = table if quantization.scheme.is_plain else files.table  # what is rounded is kept beside it
         quantized = quantize_model(opened, made_of, quantized_path, quantization, notify=notify, **samples)
         kept = {path for path, time in _times(outputs).items() if before.get(path) == time}
-    print_calibration(opened, table, quantized, files=files, kept=kept, quiet=messages.quiet, as_json=messages.as_json)
+    shown = {"quiet": messages.quiet, "as_json": messages.as_json}
+    print_calibration(opened, table, quantized, quantization, files=files, kept=kept, **shown)
 
 
 def _to_round_on(
@@ -162,6 +163,5 @@ def quantize(
         return
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
-    print_quantized(
-        opened, quantized, load_table(table), list_float=list_float, quiet=messages.quiet, as_json=messages.as_json
-    )
+    shown = {"list_float": list_float, "quiet": messages.quiet, "as_json": messages.as_json}
+    print_quantized(opened, quantized, load_table(table), options, **shown)

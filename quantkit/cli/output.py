@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from quantkit.machine import read_text
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
 from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
+from quantkit.types.options import QuantizeOptions
 
 _SHOWN_REASONS = 8
 
@@ -36,6 +38,7 @@ def print_calibration(
     model: FloatModel,
     table: CalibrationTable,
     quantized: QuantizedModel,
+    options: QuantizeOptions,
     *,
     files: CalibrationFiles,
     kept: Container[Path],
@@ -56,15 +59,15 @@ def print_calibration(
         *(_refined_rows(table, quantized) if SCHEMES[quantized.format].activations == INT8 else ()),
         *_quantized_rows(model, quantized),
     ]
-    if table.quality and quantized.format == "int8":
-        rows.append(("INT8 output", describe_quality(table.quality)))
+    if quality := _quality(table, options):
+        rows.append(("INT8 output", describe_quality(quality)))
     for label, value in () if quiet else rows:
         typer.echo(f"  {label:24}{value}", err=as_json)
     outputs = _describe_files(table, quantized, files)
     if as_json:
         written = [{"path": p, "content": what, "is_written": p not in kept} for p, what in outputs.items()]
         facts = {"num_samples": table.num_samples, "settings": table.settings, "num_tensors": len(table.tensors)}
-        echo_json({**facts, **_quantized_document(model, quantized, table), "files": written})
+        echo_json({**facts, **_quantized_document(model, quantized, table, options), "files": written})
     for path, what in outputs.items():
         typer.echo(f"{'kept ' if path in kept else 'wrote'} {path}  {what}", err=as_json)
 
@@ -119,6 +122,7 @@ def print_quantized(
     model: FloatModel,
     quantized: QuantizedModel,
     table: CalibrationTable,
+    options: QuantizeOptions,
     *,
     list_float: bool,
     quiet: bool = False,
@@ -126,7 +130,7 @@ def print_quantized(
 ) -> None:
     """What is quantized, what is not and why, if not quiet, and the path; or the same as a document."""
     if as_json:
-        echo_written([quantized.path], as_json=True, **_quantized_document(model, quantized, table))
+        echo_written([quantized.path], as_json=True, **_quantized_document(model, quantized, table, options))
         return
     if quiet and not list_float:
         typer.echo(f"wrote {quantized.path}")
@@ -146,7 +150,18 @@ def print_quantized(
     typer.echo(f"wrote {quantized.path}")
 
 
-def _quantized_document(model: FloatModel, quantized: QuantizedModel, table: CalibrationTable) -> dict[str, Any]:
+def _quality(table: CalibrationTable, options: QuantizeOptions) -> Mapping[str, float] | None:
+    """What the output of the model with these options is worth, where calibration measured that model."""
+    measured = QuantizeOptions(rounding=options.rounding, high_precision="fp32")
+    made = replace(options, high_precision=options.float_precision, exclude=tuple(options.exclude))
+    as_rounded = table.settings.get("rounding") in (None, options.rounding)
+    has_weights = table.refinement is not None or "rounding" not in table.settings
+    return table.quality if table.quality and made == measured and as_rounded and has_weights else None
+
+
+def _quantized_document(
+    model: FloatModel, quantized: QuantizedModel, table: CalibrationTable, options: QuantizeOptions
+) -> dict[str, Any]:
     """What is quantized, what is not and why."""
     return {
         "model": model.name,
@@ -158,7 +173,7 @@ def _quantized_document(model: FloatModel, quantized: QuantizedModel, table: Cal
         "work_share": quantized.work_share,
         "float_size_bytes": model.size_bytes,
         "size_bytes": quantized.size_bytes,
-        "quality": table.quality or None,
+        "quality": _quality(table, options),
         "float_tensors": {n: reason for n, reason in table.float_tensors.items() if n in quantized.skipped},
         "skipped": quantized.skipped,
     }

@@ -9,6 +9,7 @@ import typer
 from quantkit.cli.output import output_path, print_quantized
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import CalibrationTable, QuantizedModel, TensorRange
+from quantkit.types.options import QuantizeOptions
 
 from .conftest import CALIB, conv_model
 
@@ -17,7 +18,9 @@ def test_nothing_is_said_where_nothing_stays_in_float(tmp_path, capsys):
     model = FloatModel(conv_model(tmp_path / "m.onnx"))
     ranges = {"x": TensorRange(1.0, 0.0, 1.0)}
     table = CalibrationTable(tensors=ranges, model_hash=model.hash, dataset_fingerprint="", num_samples=8, settings={})
-    print_quantized(model, QuantizedModel(Path("o.onnx"), 1, 1, {}, size_bytes=100), table, list_float=False)
+    print_quantized(
+        model, QuantizedModel(Path("o.onnx"), 1, 1, {}, size_bytes=100), table, QuantizeOptions(), list_float=False
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines[:-1]] == ["operators in INT8", "model size"]
     assert lines[-1] == "wrote o.onnx"
@@ -35,7 +38,7 @@ def test_float_activations_are_named_with_what_they_would_cost(tmp_path, capsys)
         float_tensors={**reasons, "y": "kept on TensorRT alone"},
     )
     quantized = QuantizedModel(Path("o.onnx"), 1, 2, {**reasons, "z": "constant of Add"}, size_bytes=100)
-    print_quantized(model, quantized, table, list_float=False)
+    print_quantized(model, quantized, table, QuantizeOptions(), list_float=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["activations", "in", "float", "10", "of", "12"]
     assert [line.strip() for line in lines[1:9]] == [f"{name}: {reasons[name]}" for name in list(reasons)[:8]]
@@ -89,3 +92,14 @@ def test_evaluate_prints_one_json_document_or_verdicts_alone(quantkit, digits, t
     quiet = quantkit(*words, "--quiet").out.splitlines()
     assert any(line.startswith("fp16 ") for line in quiet)
     assert not any("Variant" in line for line in quiet)
+
+
+def test_no_quality_is_stated_of_a_model_that_was_not_measured(quantkit, digits):
+    words = ("--data", CALIB, digits, "--num-samples", "4", "--accuracy", "fast")
+    assert json.loads(quantkit("calibrate", *words, "--json").out)["quality"]["num_samples"] > 0
+    again = ("quantize", digits, "--table", digits.with_name("digits.calib.json"), "--json")
+    stated = {
+        options: json.loads(quantkit(*again, *options).out)["quality"]
+        for options in ((), ("--format", "fp8"), ("--exclude", "Gemm"), ("--target", "cpu"))
+    }
+    assert [options for options, quality in stated.items() if quality] == [()]
