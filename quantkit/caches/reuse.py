@@ -112,10 +112,11 @@ def find_table(
         if asked not in (None, stored.settings.get("num_samples")):  # whoever takes all changes by what there is
             before["num samples"], after["num samples"] = stored.num_samples, asked
     found = differences(before, after)
-    unreadable, num_chosen = len(origin.contents) - stored.num_samples, len(origin.contents)
+    num_chosen = len(origin.contents)
+    unreadable = num_chosen - stored.num_samples if stored.dataset_fingerprint == fingerprint else 0
     if options.strict and unreadable:
         found.append(f"strict: {unreadable} of {num_chosen} samples could not be read")
-    elif stored.num_samples < options.min_readable * num_chosen:
+    elif unreadable and stored.num_samples < options.min_readable * num_chosen:
         found.append(f"--min-readable {options.min_readable:g}: {unreadable} of {num_chosen} samples were not readable")
     if not found and unreadable and (now := count_readable(dataset)) != stored.num_samples:
         found.append(f"readable samples: {stored.num_samples} → {now}")

@@ -315,3 +315,14 @@ def test_a_checkpoint_waits_until_all_samples_that_were_read_have_been_used(monk
         used.extend(batch.ids)
         skipped["broken"] = "why"
     assert saved == [["a1", "a2", "b1", "b2"], ["a1", "a2", "b1", "b2", "a3", "a4"]]
+
+
+@pytest.mark.parametrize("options", [{"min_readable": 0.9}, {"strict": True}])
+def test_samples_that_an_earlier_run_did_not_take_are_not_called_unreadable(tmp_path, options):
+    model, images = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "images", 8)
+    said: list[Notice] = []
+    for count in (4, 8):
+        said.clear()
+        run(model, images, tmp_path / "t.json", said, num_samples=count, accuracy="fast", **options)
+    (reason,) = [notice.text for notice in said if notice.text.startswith("Recalibrating")]
+    assert re.search(r"different inputs: dataset fingerprint: \w+ → \w+$", reason)
