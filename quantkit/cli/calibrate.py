@@ -19,10 +19,10 @@ from quantkit.cli.output import make_printer, output_path, print_calibration, pr
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.forecasts import forecast_calibration, forecast_quantization
-from quantkit.commands.format_rounding import is_rounded
+from quantkit.commands.format_rounding import check_rounds, is_rounded
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
-from quantkit.errors import IncompleteCacheError, ModelError
+from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_writable, exclusive
@@ -155,8 +155,8 @@ def quantize(
     ] = False,
 ) -> None:
     """Create a quantized model from an existing calibration table."""
-    if data is not None and options.scheme.is_plain:
-        raise ModelError("--data rounds weights for --format fp8, int4 and int4+int8; for int8, calibrate has done it")
+    if data is not None:
+        check_rounds(options)
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     if messages.dry_run:
         print_forecast(forecast_quantization(model, table, path), as_json=messages.as_json)

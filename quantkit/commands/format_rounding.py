@@ -12,6 +12,7 @@ from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.rounding import round_weights, round_weights_alone
@@ -19,10 +20,26 @@ from quantkit.refinement.samples import SampleBatches, affordable_samples, choos
 from quantkit.types import CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
 from quantkit.types.options import ImageOptions, QuantizeOptions
 
-__all__ = ["is_rounded", "keep_rounding", "kept_rounding", "round_for_format", "samples_of", "tell_nearest"]
+__all__ = [
+    "check_rounds",
+    "is_rounded",
+    "keep_rounding",
+    "kept_rounding",
+    "round_for_format",
+    "samples_of",
+    "tell_nearest",
+]
 
 _PROBED = 16
 _MOST_SAMPLES = 256
+
+
+def check_rounds(options: QuantizeOptions) -> None:
+    """Refuses samples with which nothing would be rounded."""
+    if options.scheme.is_plain:
+        raise ModelError("--data rounds weights for --format fp8, int4 and int4+int8; for int8, calibrate has done it")
+    if options.rounding == "nearest":
+        raise ModelError("--rounding nearest rounds no weight on samples: leave out --data, or --rounding nearest")
 
 
 def samples_of(

@@ -15,7 +15,7 @@ from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import plan_blocks, prepared_for
-from quantkit.commands.format_rounding import keep_rounding
+from quantkit.commands.format_rounding import check_rounds, keep_rounding
 from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.errors import BackendError, ModelError
 from quantkit.graph.float_model import FloatModel
@@ -71,9 +71,11 @@ def quantize(
 
     Raises:
         StaleTableError: the table belongs to another model.
-        ModelError: no node can be quantized, or an exclusion matches nothing.
+        ModelError: no node can be quantized, an exclusion matches nothing, or `data` would round nothing.
     """
     options = make_options(QuantizeOptions, options, keywords)
+    if data is not None and not options.scheme.is_plain:
+        check_rounds(options)
     notify = announcing(notify)
     table_given, table = table, open_table(table)
     model = fix_as_calibrated(FloatModel.open(model), table)

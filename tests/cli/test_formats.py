@@ -42,3 +42,12 @@ def test_a_constant_decides_what_is_rounded_for_an_evaluation(quantkit, tmp_path
     outcome = quantkit("evaluate", "net.onnx", *words, "--task", "none", "--latency-s", "0", "--layer-samples", "0")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "net.calib.fp8.weights").is_file()
+
+
+def test_samples_are_refused_where_weights_are_rounded_to_nearest(quantkit, network):
+    kept = sorted(network.parent.iterdir())
+    words = ("--table", network.with_name("net.calib.json"), "--format", "fp8", "--data", network.with_name("data.npy"))
+    outcome = quantkit("quantize", network, *words, "--rounding", "nearest")
+    assert outcome.code == 1
+    assert outcome.err.startswith("quantkit: error: --rounding nearest rounds no weight on samples: leave out --data")
+    assert sorted(network.parent.iterdir()) == kept
