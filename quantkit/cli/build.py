@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions, ShapeOptions
-from quantkit.backends.tensorrt.build.manifest import manifest_path
 from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import ModelArgument
@@ -20,8 +19,8 @@ from quantkit.cli.output import make_printer, megabytes, output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.build import build as build_engine
 from quantkit.commands.build_best import build_best
-from quantkit.commands.forecasts import forecast_build
 from quantkit.commands.planned_build import default_engine_path
+from quantkit.commands.table_forecasts import forecast_build
 from quantkit.errors import BackendError
 from quantkit.notices import Notice
 from quantkit.types import SCHEMES
@@ -63,9 +62,10 @@ def build(
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         table = beside
     engine = replace(engine, table=table, verbose=messages.verbose, progress=not messages.quiet)
+    if engine.precision != "best" and search is not None:
+        raise BackendError("--max-builds and --latency-s are for --precision best")
     if messages.dry_run:
-        path = output or default_engine_path(model, engine.precision)
-        print_forecast(forecast_build(model, engine, (path, manifest_path(path))), as_json=messages.as_json)
+        print_forecast(forecast_build(model, options, engine, output), as_json=messages.as_json)
         return
     if engine.precision == "best":
         best = build_best(model, options, engine=engine, search=search, output=output, notify=notify)
@@ -75,8 +75,6 @@ def build(
             _print_trials(best)
         built = best.built
     else:
-        if search is not None:
-            raise BackendError("--max-builds and --latency-s are for --precision best")
         built = build_engine(model, options, engine=engine, output=output, notify=notify)
         if messages.as_json:
             echo_json(built)

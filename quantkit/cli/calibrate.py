@@ -18,10 +18,11 @@ from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
 from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.fixed_inputs import fix_inputs
-from quantkit.commands.forecasts import forecast_calibration, forecast_quantization
+from quantkit.commands.forecasts import forecast_calibration
 from quantkit.commands.format_rounding import check_rounds, is_rounded
 from quantkit.commands.quantize import check_quantizable, write_tensorrt_cache
 from quantkit.commands.quantize import quantize as quantize_model
+from quantkit.commands.table_forecasts import forecast_quantization
 from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
@@ -75,11 +76,6 @@ def calibrate(
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
     check_quantizable(opened, quantization)
-    if messages.dry_run:
-        print_forecast(forecast_calibration(opened, data, options, outputs), as_json=messages.as_json)
-        return
-    check_writable(folder, outputs)
-    notify = make_printer(messages.quiet)
     options = replace(
         options,
         table_path=files.table,
@@ -89,6 +85,11 @@ def calibrate(
         rounding=quantization.rounding,
         progress=not messages.quiet,
     )
+    if messages.dry_run:
+        print_forecast(forecast_calibration(opened, data, options, outputs), as_json=messages.as_json)
+        return
+    check_writable(folder, outputs)
+    notify = make_printer(messages.quiet)
     with exclusive(
         files.lock,
         on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes to {folder}.")),
@@ -159,7 +160,7 @@ def quantize(
         check_rounds(options)
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     if messages.dry_run:
-        print_forecast(forecast_quantization(model, table, path), as_json=messages.as_json)
+        print_forecast(forecast_quantization(model, table, path, options, data), as_json=messages.as_json)
         return
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))

@@ -37,7 +37,7 @@ from quantkit.types.option import make_options
 from quantkit.types.options import EngineOptions, TimedBuildOptions
 from quantkit.types.plan import QuantizationPlan
 
-__all__ = ["BestEngine", "build_best"]
+__all__ = ["BestEngine", "build_best", "plan_best"]
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,8 @@ def _build_best(
     notify: Notify,
 ) -> BestEngine:
     path = Path(output) if output is not None else default_engine_path(model.path, "best")
-    check_writable(path.parent)
-    check_can_time("--precision best")
-    int8 = replace(engine, precision="int8", data=None, constant=None)
-    fp16 = _fp16_options(engine)
-    quantized = plan_build(model, options, int8, output=path, notify=notify)
-    half = plan_build(model, options, fp16, output=path, notify=_silent)
+    int8, fp16 = _quantized_options(engine), _fp16_options(engine)
+    quantized, half = plan_best(model, options, engine, path, notify)
     is_accurate, accuracy = _accuracy(quantized, engine.plan)
     key = _key(half, quantized, search, accuracy)
     if not engine.force and (kept := _kept(path, key)) is not None:
@@ -125,6 +121,25 @@ def _build_best(
         manifest = write_engine(path, chosen.path.read_bytes(), replace(chosen.manifest, selection=facts))
     built = BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=chosen.num_quantized)
     return BestEngine(built, choice.name, reason, choice.trials)
+
+
+def plan_best(
+    model: FloatModel, options: BuildOptions | None, engine: EngineOptions, path: Path, notify: Notify
+) -> tuple[PlannedBuild, PlannedBuild]:
+    """What is built at least: the INT8 engine, and that in FP16.
+
+    Raises:
+        QuantKitError: one line: what cannot be built, or not timed on this machine.
+    """
+    check_writable(path.parent)
+    check_can_time("--precision best")
+    quantized = plan_build(model, options, _quantized_options(engine), output=path, notify=notify)
+    return quantized, plan_build(model, options, _fp16_options(engine), output=path, notify=_silent)
+
+
+def _quantized_options(engine: EngineOptions) -> EngineOptions:
+    """Of the INT8 engine: without what is for FP16 alone."""
+    return replace(engine, precision="int8", data=None, constant=None)
 
 
 def _fp16_options(engine: EngineOptions) -> EngineOptions:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
     from quantkit.types.calibration import Setting
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "settle_calibrator"]
 
 _OF_STATISTICS = frozenset(
     {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", *PLACEMENT}
@@ -78,7 +78,7 @@ def calibrate(
     model = fix_inputs(FloatModel.open(model), options.preprocess, notify)
     model.check_float()
     with with_extensions(options), on_device(options, notify) as devices:
-        options, native, reason = _choose_calibrator(options)
+        options, native, reason = settle_calibrator(options)
         return _calibrate(model, data, options, (native, reason, devices), notify)
 
 
@@ -116,7 +116,7 @@ def _calibrate(
         return run.make()
 
 
-def _choose_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
+def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
     """The options with a method that the calibrator has, TensorRT or None for quantkit's own, and why it calibrates."""
     wanted = options.calibrator
     if options.keep_statistics or options.resume:

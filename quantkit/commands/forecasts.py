@@ -1,4 +1,4 @@
-"""The forecast of each command that has `--dry-run`."""
+"""What commands that run the model would do: `calibrate`, `evaluate`, `sensitivity` and `tune` with `--dry-run`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantkit.backends.devices import choose_devices
+from quantkit.calibration.methods import bind_method
 from quantkit.calibration.table import open_table
+from quantkit.commands.calibrate import settle_calibrator
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import runnable
-from quantkit.commands.pass_cost import Forecast, PassCost, forecast, measure_pass
+from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast, measure_pass, model_line
 from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
@@ -19,7 +22,6 @@ from quantkit.types.options import (
     CalibrationOptions,
     DataOptions,
     Effort,
-    EngineOptions,
     EvaluationOptions,
     ImageOptions,
     SensitivityOptions,
@@ -34,15 +36,16 @@ _LAYER_PASSES = 4.0
 _RANKED_SAMPLES = 32
 """Per unit of a ranking: all on few samples, the worst on more."""
 
-_LIBRARIES = {"auto": "TensorRT or TensorRT-RTX", "tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
-_BUILD_TELLS = "TensorRT times kernels while it builds: seconds to many minutes, which nothing here can tell"
-
 
 def forecast_calibration(
     model: PathLike | FloatModel, data: PathLike, options: CalibrationOptions, outputs: Sequence[Path]
 ) -> Forecast:
     """Of `calibrate`, which writes `outputs`, the table first."""
+    bind_method(options.method, options.method_options)
     model = fix_inputs(FloatModel.open(model), options.preprocess)
+    model.check_float()
+    choose_devices(options.device)
+    settle_calibrator(options)
     dataset = _open(model, data, options, on_split(options.preprocess, "train"), options.num_samples)
     cost, count = measure_pass(model, dataset), len(dataset)
     runs = [f"{count} samples through the float model, of which {cost.num_tensors} tensors get a range"]
@@ -50,39 +53,13 @@ def forecast_calibration(
         runs.append(f"--accuracy {options.effort}: ranges tried on the model, weights rounded with error feedback")
     reused = f"if {outputs[0]} is of the same model, data and settings, it is reused, and nothing runs"
     return forecast(
-        [_model_line(model), _data_line(dataset, data)],
+        [model_line(model), data_line(dataset, data)],
         runs,
         outputs,
         cost=cost,
         processor_s=cost.calibration_s(count, options.effort),
         memory_bytes=cost.memory(count, options.effort),
         grounds=reused if outputs[0].exists() else "",
-    )
-
-
-def forecast_quantization(model: PathLike, table: PathLike, output: Path) -> Forecast:
-    """Of `quantize`, which runs no model."""
-    opened, found = FloatModel.open(model), open_table(table)
-    return forecast(
-        [_model_line(opened), f"{table}: {len(found.tensors)} tensors with a range"],
-        ["no model: weights are quantized by the table"],
-        [output],
-        memory_bytes=PassCost(0.0, 0.0, 0, 0, opened.size_bytes).memory(0),
-        grounds="time goes with the size of the model: seconds for each 100 MB",
-    )
-
-
-def forecast_build(model: PathLike, engine: EngineOptions, outputs: Sequence[Path]) -> Forecast:
-    """Of `build`."""
-    opened = FloatModel.open(model)
-    named = [
-        str(path) for path in (engine.table, engine.calibration_cache, engine.data) if isinstance(path, str | Path)
-    ]
-    return forecast(
-        [_model_line(opened), *named],
-        [f"the builder of {_LIBRARIES[engine.library]}, {engine.precision}"],
-        outputs,
-        grounds=f"{_BUILD_TELLS}; an engine that is there and up to date is kept",
     )
 
 
@@ -103,7 +80,7 @@ def forecast_evaluation(
         sizes = ",".join(map(str, options.batch_sizes))
         runs.append(f"latency at batch {sizes}: {options.latency_s:g} s for each of {len(names)} variants and sizes")
     return forecast(
-        [_model_line(opened), _data_line(dataset, data), *([] if table is None else [f"table: {options.table}"])],
+        [model_line(opened), data_line(dataset, data), *([] if table is None else [f"table: {options.table}"])],
         runs,
         outputs,
         cost=cost,
@@ -121,7 +98,7 @@ def forecast_sensitivity(
     dataset = _open(opened, data, options, on_split(options.preprocess, "train"), options.num_samples)
     cost = measure_pass(opened, dataset)
     return forecast(
-        [_model_line(opened), _data_line(dataset, data)],
+        [model_line(opened), data_line(dataset, data)],
         [*_calibrates(options.table, "fast"), _ranks(cost, 2)],
         outputs,
         cost=cost,
@@ -141,7 +118,7 @@ def forecast_tuning(
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
     passes = _ranking_passes(cost, 1) + evaluations * len(judged) * (1 + _VARIANT_PASSES)
     return forecast(
-        [_model_line(opened), _data_line(dataset, data), f"validation: {_data_line(judged, val)}"],
+        [model_line(opened), data_line(dataset, data), f"validation: {data_line(judged, val)}"],
         [*_calibrates(options.table, "balanced"), _ranks(cost, 1), f"up to {evaluations} evaluations"],
         outputs,
         cost=cost,
@@ -185,11 +162,3 @@ def _ranks(cost: PassCost, kinds: int) -> str:
 
 def _ranking_passes(cost: PassCost, kinds: int) -> float:
     return 2.0 * kinds * cost.num_tensors * _RANKED_SAMPLES
-
-
-def _model_line(model: FloatModel) -> str:
-    return f"{model.path or model.name}: {model.size_bytes / 1e6:.3g} MB"
-
-
-def _data_line(dataset: Dataset, data: PathLike) -> str:
-    return f"{data}: {len(dataset)} of {len(getattr(dataset, 'dataset', dataset))} samples"

@@ -26,6 +26,7 @@ __all__ = [
     "keep_rounding",
     "kept_rounding",
     "round_for_format",
+    "rounding_samples",
     "samples_of",
     "tell_nearest",
 ]
@@ -45,13 +46,8 @@ def check_rounds(options: QuantizeOptions) -> None:
 def samples_of(
     model: FloatModel, table: CalibrationTable, data: PathLike, preprocess: ImageOptions | None = None
 ) -> SampleBatches:
-    """Samples that weights are rounded on, prepared as for the table where nothing else is said: some of `data`."""
-    prepared = prepared_as(table, preprocess, data)
-
-    def choose(count: int) -> Dataset:
-        return open_samples(runnable(model), data, prepared, None, num_samples=count, seed=0, order="shuffled")
-
-    dataset = choose(min(affordable_samples(model, choose(_PROBED), effort="balanced"), _MOST_SAMPLES))
+    """The samples of `rounding_samples`, in batches."""
+    dataset = rounding_samples(model, table, data, preprocess)
     return choose_samples(
         dataset,
         {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
@@ -59,6 +55,18 @@ def samples_of(
         batch_size=leading_size(model.inputs, batch_axes(dataset)),
         workers=None,
     )
+
+
+def rounding_samples(
+    model: FloatModel, table: CalibrationTable, data: PathLike, preprocess: ImageOptions | None = None
+) -> Dataset:
+    """Samples that weights are rounded on, prepared as for the table where nothing else is said: some of `data`."""
+    prepared = prepared_as(table, preprocess, data)
+
+    def choose(count: int) -> Dataset:
+        return open_samples(runnable(model), data, prepared, None, num_samples=count, seed=0, order="shuffled")
+
+    return choose(min(affordable_samples(model, choose(_PROBED), effort="balanced"), _MOST_SAMPLES))
 
 
 def round_for_format(

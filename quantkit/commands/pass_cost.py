@@ -28,7 +28,7 @@ from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
 
-__all__ = ["Forecast", "PassCost", "forecast", "measure_pass"]
+__all__ = ["Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
 
 _PROBED = 4
 """Samples that are timed."""
@@ -183,3 +183,13 @@ def forecast(
         memory_bytes=memory_bytes,
         grounds=grounds,
     )
+
+
+def model_line(model: FloatModel) -> str:
+    """A model that is read."""
+    return f"{model.path or model.name}: {model.size_bytes / 1e6:.3g} MB"
+
+
+def data_line(dataset: Dataset, data: PathLike) -> str:
+    """Samples that are read."""
+    return f"{data}: {len(dataset)} of {len(getattr(dataset, 'dataset', dataset))} samples"

@@ -39,7 +39,14 @@ def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.usefixtures("calibrated")
+@pytest.fixture
+def rtx_where(request):
+    """Builds are checked with the library that builds."""
+    if request.node.callspec.params["name"] == "build":
+        pytest.importorskip("tensorrt_rtx")
+
+
+@pytest.mark.usefixtures("calibrated", "rtx_where")
 @pytest.mark.parametrize("name", LINES)
 def test_nothing_is_written_and_what_would_be_is_said(quantkit, tmp_path, name):
     before = snapshot(tmp_path)
@@ -59,6 +66,7 @@ def test_nothing_is_written_and_what_would_be_is_said(quantkit, tmp_path, name):
 
 
 def test_engines_are_named_as_they_would_be(quantkit, digits):
+    pytest.importorskip("tensorrt_rtx")
     model = digits.rename(digits.with_name("digits.fp16.onnx"))
     for output in (digits.parent, digits.parent / "engines"):
         words = () if output == digits.parent else ("-o", output)
@@ -77,6 +85,50 @@ def test_timing_is_counted_exactly(quantkit):
 def test_mistakes_are_said_as_in_a_run(quantkit):
     assert quantkit("calibrate", "digits.onnx", "--data", "nowhere", "--dry-run").code == 1
     assert quantkit("evaluate", "digits.onnx", "--data", VAL, "--variants", "int9", "--dry-run").code == 1
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_method_is_checked(quantkit):
+    outcome = quantkit(*f"calibrate digits.onnx --data {CALIB} --method percentile --percentile 200 --dry-run".split())
+    assert (outcome.code, outcome.err.count("--percentile 200")) == (1, 1)
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_what_quantize_would_refuse_is_refused(quantkit):
+    words = ("quantize", "digits.onnx", "--table", "digits.calib.json", "--dry-run")
+    for wrong, said in (
+        ("--format fp8 --data nowhere", "nowhere does not exist"),
+        ("--format int4", "no MatMul or Gemm whose weight can be INT4"),
+        ("--exclude nonode", "'nonode' matches no node"),
+        ("--plan nope.json", "nope.json"),
+    ):
+        outcome = quantkit(*words, *wrong.split())
+        assert outcome.code == 1
+        assert said in outcome.err
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_what_weights_are_rounded_on_is_read_and_kept(quantkit):
+    words = ("--table", "digits.calib.json", "--format", "fp8", "--data", VAL, "--dry-run", "--json")
+    found = json.loads(quantkit("quantize", "digits.onnx", *words).out)
+    assert str(VAL) in found["reads"][2]
+    assert "fp8 are rounded" in found["runs"][0]
+    assert list(found["writes"]) == ["digits.fp8.onnx", "digits.calib.fp8.weights"]
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_what_build_would_refuse_is_refused(quantkit):
+    pytest.importorskip("tensorrt_rtx")
+    for wrong, said in (
+        ("--precision int8 --table nope.json", "nope.json"),
+        ("--precision int4", "no MatMul or Gemm whose weight can be INT4"),
+        ("--precision fp8 --target sm86", "sm86 does not compute in fp8"),
+        ("--precision int8 --target sm12", "--target sm12"),
+        ("--precision int8 --max-builds 3", "--precision best"),
+    ):
+        outcome = quantkit("build", "digits.onnx", *wrong.split(), "--dry-run")
+        assert outcome.code == 1
+        assert said in outcome.err
 
 
 def test_the_estimate_grows_with_samples_tensors_and_effort():
