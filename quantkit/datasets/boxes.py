@@ -12,9 +12,10 @@ import numpy as np
 
 from quantkit.datasets.annotated_images import AnnotatedImage, list_images
 from quantkit.datasets.coco_boxes import Numbering, read_coco
-from quantkit.datasets.yolo_boxes import choose_folder, label_folders, read_yolo
+from quantkit.datasets.yolo_boxes import find_folder, label_folders, read_yolo
 from quantkit.datasets.yolo_data import class_names, is_yolo_data, split_folders
 from quantkit.errors import DatasetError
+from quantkit.notices import join_names
 from quantkit.types import BoxAnnotations, Boxes, Dataset
 
 
@@ -58,7 +59,7 @@ def open_boxes(
     images, given = list_images(dataset, data), tuple(classes or ())
     if is_yolo_data(labels):
         given = given or class_names(labels)
-        labels = choose_folder([_folder_of(images), *_folders_of_splits(labels)], images)
+        labels = _labels_by(labels, images)
     sizes: Mapping[str, tuple[int, int]] = {}
     notes: tuple[str, ...] = ()
     if labels.is_dir():
@@ -87,8 +88,18 @@ def _folder_of(images: Sequence[AnnotatedImage]) -> Path:
     return Path(os.path.commonpath([image.path.absolute().parent for image in images]))
 
 
-def _folders_of_splits(data_yaml: Path) -> list[Path]:
-    return [folder for images in split_folders(data_yaml) for folder in label_folders(images)]
+def _labels_by(data_yaml: Path, images: Sequence[AnnotatedImage]) -> Path:
+    """The folder of the images where it has labels, else one of the file's own."""
+    splits = split_folders(data_yaml)
+    folders = [_folder_of(images), *(folder for split in splits for folder in label_folders(split))]
+    found = find_folder(folders, images)
+    if found is None:
+        missing = "" if splits else "; no folder of images that it names is there"
+        raise DatasetError(
+            f"{data_yaml}: no text file for any of the {len(images)} images: looked in "
+            f"{join_names([str(folder) for folder in folders])}{missing}"
+        )
+    return found
 
 
 def _fingerprint(boxes: Mapping[str, Boxes], classes: tuple[str, ...], *, is_relative: bool) -> str:

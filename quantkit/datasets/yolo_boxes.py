@@ -42,9 +42,9 @@ def read_yolo(
     return boxes, names
 
 
-def choose_folder(folders: Sequence[Path], samples: Sequence[AnnotatedImage]) -> Path:
-    """The first folder that has a text file for any of the samples; the first of all where none has."""
-    return next((folder for folder in folders if _find_texts(folder, samples)), folders[0])
+def find_folder(folders: Sequence[Path], samples: Sequence[AnnotatedImage]) -> Path | None:
+    """The first folder that has a text file for any of the samples."""
+    return next((folder for folder in folders if _find_texts(folder, samples)), None)
 
 
 def label_folders(images: Path) -> list[Path]:

@@ -65,6 +65,15 @@ def test_labels_of_the_file_beside_a_folder_with_the_same_images(root, tmp_path,
     assert (found.classes, found.source) == (("cat", "dog"), str(root / "labels" / ("" if data == "photos" else "val")))
 
 
+@pytest.mark.parametrize(("split", "told"), [("val", "/labels/val"), ("gone", "; no folder of images that it names")])
+def test_where_labels_of_a_file_were_looked_for_is_said(root, tmp_path, save_image, split, told) -> None:
+    save_image("other/z.png")
+    path, images = write(root, f"val: images/{split}\n"), tmp_path / "other"
+    text = rf"data\.yaml: no text file for any of the 1 images: looked in .*/other.*{told}"
+    with pytest.raises(DatasetError, match=text):
+        open_boxes(path, open_dataset(images, [SPEC]), data=images)
+
+
 def test_labels_beside_the_images_go_before_those_of_the_file(root, tmp_path, save_image) -> None:
     save_image("other/c.png")
     (tmp_path / "other/c.txt").write_text("0 0.5 0.5 1 1\n")
