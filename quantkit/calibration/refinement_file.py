@@ -50,6 +50,11 @@ def refinement_path(table_path: str | os.PathLike[str], form: str = "int8") -> P
     return Path(table_path).with_suffix(".weights" if form == "int8" else f".{form}.weights")
 
 
+def is_refinement_file(content: bytes) -> bool:
+    """Whether a file begins as one of rounded weights does; it may be damaged after that."""
+    return content.startswith(_SEAL.magic)
+
+
 def save_refinement(refinement: Refinement, path: str | os.PathLike[str], *, table: str) -> Path:
     """Writes the file atomically. Returns its path.
 

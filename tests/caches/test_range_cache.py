@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from quantkit.caches.formats.detect import cache_from_table, ranges_json, read_ranges
 from quantkit.caches.formats.tensorrt_cache import TensorRTCache
 from quantkit.caches.range_cache import RangeCache, amax_from_bits, difference, rename, table_from_cache
+from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.table import save_table
 from quantkit.errors import CalibrationError
 from quantkit.numerics import QuantParams
-from quantkit.types import CalibrationTable, TensorRange
+from quantkit.types import CalibrationTable, Refinement, TensorRange
 from quantkit.types.calibration import NOT_LISTED, bits_from_amax
 
 USABLE_BITS = st.integers(1, 0x7F7FFFFF)
@@ -201,3 +202,9 @@ def test_what_is_wrong_and_where(tmp_path, content, message):
     with pytest.raises(CalibrationError, match=message) as error:
         read_ranges(tmp_path / "x.txt")
     assert "\n" not in str(error.value)
+
+
+def test_rounded_weights_are_told_from_ranges(tmp_path):
+    path = save_refinement(Refinement(), tmp_path / "net.calib.fp8.weights", table="0" * 64)
+    with pytest.raises(CalibrationError, match="contains rounded weights, not ranges: name the table"):
+        read_ranges(path)

@@ -14,6 +14,7 @@ from quantkit.caches.formats.ort_tables import parse_flatbuffers_table, parse_js
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.range_cache import RangeCache, amax_from_bits
 from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.refinement_file import is_refinement_file
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
 from quantkit.errors import CalibrationError
@@ -72,6 +73,8 @@ def _read(path: Path) -> RangeCache:
             f"{path} contains statistics, not ranges: 'quantkit cache merge {path.name} -o "
             f"{path.with_suffix('.json').name}' creates a table"
         )
+    if is_refinement_file(content):
+        raise CalibrationError(f"{path} contains rounded weights, not ranges: name the table that it lies beside")
     if not content.strip():
         raise CalibrationError(f"{path} contains no ranges: it is empty")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
