@@ -105,9 +105,11 @@ def roll_states(
         constants: arrays by input, fed with every step.
 
     Raises:
-        DatasetError: no such input or output, a state whose size is not known or that is not what its output gives, a
-            sequence that cannot be read or whose arrays differ in length.
+        DatasetError: no such input or output, no input but states, a state whose size is not known or that is not what
+            its output gives, a sequence that cannot be read or whose arrays differ in length.
     """
+    if all(spec.name in states for spec in inputs):
+        raise DatasetError("--state: every input of the model is a state, and none is left that sequences give")
     zeros = _zero_states(inputs, states)
     samples: list[Sample] = []
     hashes: list[str] = []

@@ -108,6 +108,12 @@ def test_states_that_do_not_fit(tmp_path, said, message):
         open_steps(save(tmp_path / "d", a=ramp(1)), ImageOptions(state=said, batch_axis={"h": 1}))
 
 
+def test_sequences_have_to_give_an_input(tmp_path):
+    data = save(tmp_path / "d", a={"h": np.zeros((3, 2), np.float32)})
+    with pytest.raises(DatasetError, match="every input of the model is a state"):
+        open_steps(data, inputs=(H,))
+
+
 def test_data_that_are_no_sequences(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 2), np.float32))
     with pytest.raises(DatasetError, match=r"--state needs a folder of \.npz files"):
