@@ -31,7 +31,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
-from quantkit.types import CalibrationTable, PathLike
+from quantkit.types import SCHEMES, CalibrationTable, PathLike
 from quantkit.types.option import option
 from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, Target
 
@@ -134,6 +134,14 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
         raise typer.BadParameter(f"--task {task.task} has no agreement; use --max-drop", param_hint="--min-agreement")
     if limits.min_speedup is not None and not options.latency_s:
         raise typer.BadParameter("--latency-s 0 measures no latency", param_hint="--min-speedup")
+    given = {*(options.models or {}), *(options.engines or {})}
+    asked = [name for name in gated or [name.lower() for name in options.variants or ()] if name not in given]
+    for name in asked if limits.min_speedup is not None else ():
+        if name in SCHEMES and SCHEMES[name].activations is not None:
+            raise EvaluationError(
+                f"--min-speedup: {name} can only be timed on a device it is not made for: evaluate an --engine, or "
+                "pass --gate-variant with a variant such as int8-cpu"
+            )
     if limits.at_batch is not None and limits.at_batch not in options.batch_sizes:
         sizes = ",".join(map(str, options.batch_sizes))
         raise typer.BadParameter(f"--batch-sizes {sizes} does not include {limits.at_batch}", param_hint="--at-batch")

@@ -173,6 +173,14 @@ def test_unusable_limit_is_refused_before_the_run(quantkit, digits, tmp_path, wo
     assert not (tmp_path / "digits.report").exists()
 
 
+@pytest.mark.parametrize("words", [("--variants", "fp32,FP8,int8-cpu"), ("--gate-variant", "int8")])
+def test_a_speed_that_cannot_be_gated_is_refused_before_the_run(quantkit, digits, words):
+    done = quantkit("evaluate", "--data", VAL, digits, "--min-speedup", "1.01", *words)
+    assert done.code == 1
+    assert "can only be timed on a device it is not made for" in done.err
+    assert "data:" not in done.err
+
+
 @pytest.mark.parametrize("name", ["fp8", "int4", "int4+int8"])
 def test_a_format_that_is_asked_for_can_be_gated(quantkit, digits, name):
     words = ("evaluate", "--data", VAL, digits, "--min-agreement", "0.9", "--gate-variant", name)
