@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["JSON_HELP", "JsonOption", "echo_json", "echo_written"]
+__all__ = ["JSON_HELP", "JsonOption", "document_alone", "echo_json", "echo_written"]
 
 JSON_HELP = "Print one JSON document on standard output; words go to standard error."
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
+_output: ContextVar[TextIO | None] = ContextVar("_output", default=None)
+"""Where the document goes; None is standard output."""
+
 
 def echo_json(data: Any) -> None:
     """Prints JSON, which has no infinity: null stands for it. Paths are texts, dataclasses objects."""
-    typer.echo(json.dumps(_plain(data), indent=2))
+    typer.echo(json.dumps(_plain(data), indent=2), file=_output.get())
+
+
+@contextlib.contextmanager
+def document_alone() -> Iterator[None]:
+    """Keeps standard output to the document: what user code and libraries print goes to standard error."""
+    sys.stdout.flush()
+    with contextlib.ExitStack() as stack:
+        output: TextIO = sys.stdout
+        if _is_descriptor(output, 1) and _is_descriptor(sys.stderr, 2):
+            output = stack.enter_context(open(os.dup(1), "w", encoding=output.encoding, errors="replace"))
+            stack.callback(os.dup2, output.fileno(), 1)
+            stack.callback(sys.stdout.flush)
+            os.dup2(2, 1)
+        stack.callback(_output.reset, _output.set(output))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+def _is_descriptor(stream: TextIO, number: int) -> bool:
+    """Whether it is that file of the process; a stand-in, such as a notebook's, is none."""
+    try:
+        return stream.fileno() == number
+    except OSError:
+        return False
 
 
 def echo_written(files: Iterable[str | Path], *, as_json: bool, **document: Any) -> None:

@@ -11,13 +11,14 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from quantkit._version import __version__
+from quantkit.cli.as_json import document_alone
 from quantkit.cli.generate import with_options
 from quantkit.errors import OutputError, QuantKitError
 from quantkit.interrupts import EndedError
@@ -49,7 +50,8 @@ def with_messages(command: Callable[..., None]) -> Callable[..., None]:
         log_file, verbose = arguments["log_file"], arguments["verbose"]
         for parameter in added:
             del arguments[parameter.name]
-        with listening(verbose=verbose, log_file=log_file):
+        output = document_alone() if arguments.get("as_json") else nullcontext()
+        with output, listening(verbose=verbose, log_file=log_file):
             command(**arguments)
 
     everything = [*signature.parameters.values(), *added]

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -114,3 +116,28 @@ def test_an_error_leaves_standard_output_empty(quantkit):
     outcome = quantkit("quantize", "digits.onnx", "--table", "missing.json", "--json")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith("quantkit: error: ")
+
+
+_PRINTS = """import os
+
+import numpy as np
+
+os.write(1, b"below Python\\n")
+print("loaded")
+
+
+def prep(image):
+    return np.asarray(image, np.float32)[None]
+"""
+
+
+@pytest.mark.parametrize("logged", [(), ("--log-file", "/dev/stdout")])
+def test_what_user_code_prints_goes_to_standard_error(tmp_path, logged):
+    if logged and sys.platform == "win32":
+        pytest.skip("needs /dev/stdout")
+    (tmp_path / "own.py").write_text(_PRINTS)
+    command = f"data check {DIGITS} --data {CALIB} --probe-samples 0 --preprocess own.py:prep --json"
+    words = [sys.executable, "-m", "quantkit", *shlex.split(command), *logged]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert json.loads(done.stdout), done.stderr
+    assert {"below Python", "loaded"} <= set(done.stderr.splitlines())
