@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,44 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _LogFile(logging.FileHandler):
+    """Where it cannot be written any longer, the run goes on without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or self.stream is None:
+            return super().handleError(record)
+        broken, self.stream = self.stream, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (logging closes it)
+        with suppress(OSError):
+            broken.close()
+        typer.echo(f"warning: the log file {self.baseFilename} ends here: {error.strerror or error}", err=True)
+        return None
+
+
 def _open_file(path: Path | str) -> logging.Handler:
     try:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        with _reader_of(path):
+            handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"Cannot write the log file {path}: {error.strerror or error}") from error
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
+
+
+@contextmanager
+def _reader_of(path: Path | str) -> Iterator[None]:
+    """Refuses a pipe that nobody reads, which opening would wait for; a reader sees no end of it in here."""
+    if not Path(path).is_fifo():
+        yield
+        return
+    try:
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, "it is a pipe that nobody reads") from error
+    try:
+        yield
+    finally:
+        os.close(writer)
 
 
 def _to_stderr() -> logging.Handler:

@@ -1,5 +1,6 @@
 """--quiet, --verbose and --log-file: of every command, with results on stdout and all else on stderr."""
 
+import os
 import re
 
 import pytest
@@ -64,6 +65,24 @@ def test_a_log_file_that_cannot_be_written_ends_the_run_before_it_begins(calibra
     assert outcome.out == ""
     assert re.fullmatch(r"quantkit: error: Cannot write the log file .*run\.log: [^\n]+\n", outcome.err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
+def test_a_pipe_that_nobody_reads_is_no_log_file(quantkit, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    outcome = quantkit("inspect", DIGITS, "--log-file", tmp_path / "pipe")
+    assert outcome.code == 1
+    assert (
+        outcome.err
+        == f"quantkit: error: Cannot write the log file {tmp_path / 'pipe'}: it is a pipe that nobody reads\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_ends_the_log_file_alone(quantkit):
+    outcome = quantkit("inspect", DIGITS, "--log-file", "/dev/full")
+    assert outcome.code == 0
+    assert outcome.err == "warning: the log file /dev/full ends here: No space left on device\n"
 
 
 def test_verbose_adds_details_on_stderr(calibrate):
