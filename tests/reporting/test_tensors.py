@@ -89,8 +89,16 @@ def test_many_bins_are_joined_and_lose_no_count():
     assert 20 <= histogram.kept.count("M") + histogram.clipped.count("M") <= 41
 
 
+@pytest.mark.parametrize("amax", [0.0, 1e-300, 1e300])
+@pytest.mark.parametrize("top", [1e-290, 1.0, 1e300])
+def test_ranges_of_any_size_are_drawn(amax, top):
+    drawn = table_of(replace(PLAIN, amax=amax, histogram_top=top)).all[0].histogram
+    assert not re.search("nan|inf", drawn.quantized + drawn.kept + drawn.clipped)
+
+
 @pytest.mark.parametrize(
-    "changes", [{"histogram": ()}, {"histogram": (0, 0)}, {"amax": math.inf}, {"histogram_top": 0.0}]
+    "changes",
+    [{"histogram": ()}, {"histogram": (0, 0)}, {"amax": math.inf}, {"histogram_top": 0.0}, {"histogram_top": 5e-324}],
 )
 def test_what_cannot_be_drawn_is_not(changes):
     assert table_of(replace(PLAIN, **changes)).all[0].histogram is None

@@ -11,6 +11,9 @@ from quantkit.reporting.formatting import format_decibels, shorten, single_line
 from quantkit.types import TensorQuality
 
 _HISTOGRAM_WIDTH, _HISTOGRAM_HEIGHT = 120, 30
+_SMALLEST = 1e-300
+"""Width of a bin that can be drawn: divisions by narrower ones overflow."""
+
 _MOST_BARS = 40
 
 _FRAME = PlotFrame(height=240.0, bottom=200.0)
@@ -61,11 +64,13 @@ def make_histogram(tensor: TensorQuality) -> Histogram | None:
     joined = -(-len(counts) // _MOST_BARS)
     bars = [sum(max(c, 0) for c in counts[i : i + joined]) for i in range(0, len(counts), joined)]
     width = top / len(counts) * joined
-    unit = (_HISTOGRAM_WIDTH - 1) / max(len(bars) * width, amax)
+    unit = (_HISTOGRAM_WIDTH - 1) / max(len(bars) * width, amax, _SMALLEST)
+    if width < _SMALLEST:
+        return None
     high = math.log1p(max(bars))
     kept: list[str] = []
     clipped: list[str] = []
-    last = min(max(math.ceil(amax / width) - 1, 0), len(bars) - 1)
+    last = max(math.ceil(min(amax / width, len(bars))) - 1, 0)
 
     def height_of(count: float) -> float:
         return max(round(min(math.log1p(count) / high, 1.0) * (_HISTOGRAM_HEIGHT - 2), 1), 0.7) if count else 0.0
