@@ -15,7 +15,7 @@ from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.on_device import runnable
-from quantkit.datasets.description import HOW_TO_LABEL
+from quantkit.datasets.description import how_to_label
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.task import TASKS, TaskOptions
@@ -51,7 +51,7 @@ def check_labelled(model: FloatModel, table: CalibrationTable | None, val: PathL
         runnable(fixed), val, prepared, options.classes, num_samples=count, seed=seed, order="shuffled"
     )
     if dataset.targets is None:
-        raise EvaluationError(f"--val: {val} has no labels: {HOW_TO_LABEL}; or name a --task with labels of its own")
+        raise EvaluationError(f"--val: {val} has no labels: {how_to_label(val)}; or choose another --task")
 
 
 class KeptEvaluations:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from quantkit.datasets.arrays import ARRAY_SUFFIXES
 from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.sample_files import holds_sample_files
 from quantkit.datasets.sampling import describe
 from quantkit.notices import MOST_NAMES, Notice, Notify
 from quantkit.types import (
@@ -17,6 +20,15 @@ _LARGEST_INPUT = 512
 """Twice the largest pixel: beyond it, a factor was multiplied that divides."""
 
 HOW_TO_LABEL = "sort the images into a folder for each class, or list them in a .csv with path and label"
+
+
+def how_to_label(data: PathLike) -> str:
+    """What gives these data class labels."""
+    if holds_sample_files(Path(data)):
+        return 'add an array "label" to each .npz'
+    if Path(data).suffix.lower() in ARRAY_SUFFIXES:
+        return 'save them as an .npz with an array "labels", a class for each row'
+    return HOW_TO_LABEL
 
 
 def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantkit.datasets.description import HOW_TO_LABEL
+from quantkit.datasets.description import how_to_label
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
 from quantkit.significance import (
@@ -70,7 +70,7 @@ def check_unlabelled(limits: Limits, data: PathLike) -> None:
     """Raises `EvaluationError` where a limit concerns a score, which data without labels have not."""
     if limits.max_drop is not None or limits.gates:
         option = "--gate" if limits.max_drop is None else "--max-drop"
-        raise EvaluationError(f"{option}: {data} has no labels: {HOW_TO_LABEL}; or use --min-agreement")
+        raise EvaluationError(f"{option}: {data} has no labels: {how_to_label(data)}; or use --min-agreement")
 
 
 def require_passed(checks: Sequence[GateCheck]) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
+from quantkit.evaluation.gate import check_unlabelled
 from quantkit.evaluation.limits import GATES, Drop
 from quantkit.significance import mlperf, samples_needed
 from quantkit.types import Score
@@ -374,3 +375,13 @@ def test_models_that_never_differ_need_fewer_samples_than_the_interval_says():
 
 def test_variants_are_found_in_any_case():
     assert only(make_report(), Limits(max_drop=parse_drop("50pt")), variants=["INT8"]).variant == "int8"
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("", 'add an array "label" to each .npz'), ("a.npz", 'an .npz with an array "labels"'), ("b", "sort the images")],
+)
+def test_how_data_are_labeled_is_said_for_their_kind(tmp_path, name, fix):
+    (tmp_path / "a.npz").write_bytes(b"")
+    with pytest.raises(EvaluationError, match=f"has no labels: .*{fix}"):
+        check_unlabelled(Limits(max_drop=parse_drop("1pt")), tmp_path / name)
