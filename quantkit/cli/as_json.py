@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["JSON_HELP", "JsonOption", "document_alone", "echo_json", "echo_written"]
+__all__ = ["JSON_HELP", "JsonOption", "document_alone", "echo_document", "echo_json", "echo_written"]
 
 JSON_HELP = "Print one JSON document on standard output; words go to standard error."
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
@@ -26,7 +26,12 @@ _output: ContextVar[TextIO | None] = ContextVar("_output", default=None)
 
 def echo_json(data: Any) -> None:
     """Prints JSON, which has no infinity: null stands for it. Paths are texts, dataclasses objects."""
-    typer.echo(json.dumps(_plain(data), indent=2), file=_output.get())
+    echo_document(json.dumps(_plain(data), indent=2) + "\n")
+
+
+def echo_document(text: str) -> None:
+    """Prints a document that is JSON already, and ends with its line."""
+    typer.echo(text, file=_output.get(), nl=False)
 
 
 @contextlib.contextmanager

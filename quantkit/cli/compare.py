@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import JsonOption, echo_document, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import output_path
 from quantkit.cli.text import make_console, print_line, print_table
@@ -129,7 +129,7 @@ def report(
         written.append(Path(csv or "") / f"{name}.csv")
         write_text(written[-1], text)
     if as_json:
-        typer.echo(report_json(shown), nl=False)
+        echo_document(report_json(shown))
     else:
         print_report(shown, make_console())
     for path in written:
@@ -156,7 +156,7 @@ def gate(
     if markdown is not None:
         write_text(markdown, gate_markdown(shown, checks, cautions=doubts))
     if as_json:
-        typer.echo(gate_json(shown, checks), nl=False)
+        echo_document(gate_json(shown, checks))
     else:
         console = make_console(stderr=to_stderr)
         for check in checks:

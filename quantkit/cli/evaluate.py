@@ -10,6 +10,7 @@ import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import echo_document
 from quantkit.cli.compare import gate
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
@@ -110,7 +111,7 @@ def evaluate(
     result = replace(result, deploy=options.deploy)
     paths = write_report(result, path.parent, stem=path.stem)
     if messages.as_json:
-        typer.echo(report_json(result), nl=False)
+        echo_document(report_json(result))
     else:
         print_report(result, make_console(), quiet=messages.quiet)
     for written in paths.values():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.as_json import echo_document
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
@@ -52,7 +53,7 @@ def sensitivity(
     options = replace(options, progress=not messages.quiet)
     found = rank_units(model, data, options, notify=make_printer(messages.quiet))
     if messages.as_json:
-        typer.echo(sensitivity_json(found), nl=False)
+        echo_document(sensitivity_json(found))
     else:
         _print(make_console(), found, top)
     if output is not None:
