@@ -83,6 +83,7 @@ def test_of_too_many_positions_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -
     exact, exact_mean = damage.of(batches(y)), damage.mean_divergence(batches(y))
     for share in (4, 20):
         monkeypatch.setattr("quantkit.refinement.damage._MOST_SCORES", x.size // share)
+        damage = OutputDamage([LOGITS], batches(x))
         assert damage.of(batches(y)) == pytest.approx(exact, rel=0.25)
         assert damage.mean_divergence(batches(y)) == pytest.approx(exact_mean, rel=0.25)
 
