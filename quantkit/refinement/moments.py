@@ -42,7 +42,7 @@ class InputMoments:
         self._sums = np.zeros((2, groups, width))
         self._products = np.zeros((2 + with_error, groups, width, width))
 
-    def add(self, x: _Columns, quantized: _Columns, weights: _Columns | None = None) -> None:
+    def add(self, x: _Columns, quantized: _Columns, weights: _Columns) -> None:
         """Adds columns [G, K, P] of float inputs, and of the quantized inputs at the same positions.
 
         Args:
@@ -50,7 +50,7 @@ class InputMoments:
             quantized: the quantized ones.
             weights: how much each column counts, [P], on average 1.
         """
-        counts = np.ones(x.shape[2], np.float32) if weights is None else np.asarray(weights, np.float32)
+        counts = np.asarray(weights, np.float32)
         self.count += float(counts.sum(dtype=np.float64))
         for start in range(0, x.shape[2], _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -123,7 +123,7 @@ class Moments:
         self.training = InputMoments(groups * self.num_blocks, self._width, with_error=False)
         self.held_out = InputMoments(groups * self.num_blocks, self._width, with_error=True)
 
-    def add(self, x: _Columns, quantized: _Columns, *, weights: _Columns | None = None, held_out: bool = False) -> None:
+    def add(self, x: _Columns, quantized: _Columns, *, weights: _Columns, held_out: bool = False) -> None:
         """Adds samples.
 
         Args:

@@ -123,8 +123,8 @@ def round_layer(
         >>> rng = np.random.default_rng(0)
         >>> x = np.repeat(rng.normal(size=(1, 8, 500)), 2, axis=1)  # each input comes twice
         >>> moments = Moments(groups=1, width=16)
-        >>> moments.add(x[:, :, :400], x[:, :, :400])
-        >>> moments.add(x[:, :, 400:], x[:, :, 400:], held_out=True)
+        >>> moments.add(x[:, :, :400], x[:, :, :400], weights=np.ones(400))
+        >>> moments.add(x[:, :, 400:], x[:, :, 400:], weights=np.ones(100), held_out=True)
         >>> rounded = round_layer(rng.normal(size=(1, 4, 16)), moments, has_bias=True)
         >>> rounded.choice, rounded.error < 0.7 * rounded.nearest_error
         ('error feedback, damping 10%', True)

@@ -106,7 +106,7 @@ def test_correction_is_the_least_squares_solution():
     quantized = x + 0.3 * rng.normal(size=x.shape).astype(np.float32)
     matrix = rng.normal(size=(2, 3, 6))
     moments = Moments(2, 6)
-    moments.add(x, quantized)
+    moments.add(x, quantized, weights=np.ones(x.shape[2]))
     second, cross = (getattr(moments.training, name)(centered=False) for name in ("second_moment", "cross_moment"))
     found = correct_towards_float(matrix, second, cross, damping=0)
     for group in range(2):

@@ -4,6 +4,9 @@ import pytest
 from quantkit.refinement import moments as module
 from quantkit.refinement.moments import InputMoments, Moments
 
+ALIKE = np.ones(300, np.float32)
+"""Weights of columns that count alike."""
+
 
 def columns(seed, groups=2, width=5, count=300):
     rng = np.random.default_rng(seed)
@@ -29,7 +32,7 @@ def all_moments(inputs, *, centered):
 def test_moments_are_as_defined():
     x, quantized = columns(0)
     inputs = InputMoments(2, 5, with_error=True)
-    inputs.add(x, quantized)
+    inputs.add(x, quantized, ALIKE)
     quantized_mean, difference_mean, raw, centered = in_float64(x, quantized)
     assert inputs.count == 300
     np.testing.assert_allclose(inputs.quantized_mean, quantized_mean, rtol=1e-6)
@@ -41,10 +44,10 @@ def test_moments_are_as_defined():
 def test_moments_do_not_depend_on_how_samples_are_batched(monkeypatch):
     x, quantized = columns(1)
     whole, parts = (InputMoments(2, 5, with_error=True) for _ in range(2))
-    whole.add(x, quantized)
+    whole.add(x, quantized, ALIKE)
     monkeypatch.setattr(module, "_CHUNK", 37)
     for batch in np.split(np.arange(300), [1, 50, 200]):
-        parts.add(x[:, :, batch], quantized[:, :, batch])
+        parts.add(x[:, :, batch], quantized[:, :, batch], ALIKE[batch])
     np.testing.assert_allclose(all_moments(parts, centered=True), all_moments(whole, centered=True), atol=1e-5)
 
 
@@ -55,7 +58,7 @@ def test_a_column_of_weight_two_counts_as_two():
     weights = np.array([2, 1, 1, 1, 1, 0], np.float32)
     once.add(x, quantized, weights)
     columns = [0, 0, 1, 2, 3, 4]
-    twice.add(x[:, :, columns], quantized[:, :, columns])
+    twice.add(x[:, :, columns], quantized[:, :, columns], ALIKE[:6])
     for centered in (False, True):
         np.testing.assert_allclose(
             once.second_moment(centered=centered), twice.second_moment(centered=centered), atol=1e-6
@@ -71,8 +74,8 @@ def test_a_column_of_weight_two_counts_as_two():
 def test_training_and_held_out_samples_merge_to_all_of_them():
     first, second = columns(2), columns(3, count=100)
     moments = Moments(2, 5)
-    moments.add(*first)
-    moments.add(*second, held_out=True)
+    moments.add(*first, weights=ALIKE)
+    moments.add(*second, weights=ALIKE[:100], held_out=True)
     assert (moments.training.count, moments.held_out.count) == (300, 100)
     merged = moments.training.merge(moments.held_out)
     together = [np.concatenate(pair, axis=2) for pair in zip(first, second, strict=True)]
@@ -93,7 +96,7 @@ def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
     blocks = moments.split(matrix)
     np.testing.assert_array_equal(moments.join(blocks, 5), matrix)
     x, quantized = columns(4)
-    moments.add(x, quantized)
+    moments.add(x, quantized, weights=ALIKE)
     # Each block holds the moments of its inputs, and the blocks' parts of the output add up.
     mean = (blocks @ moments.training.quantized_mean[:, :, None]).reshape(2, num_blocks, 3).sum(1)
     np.testing.assert_allclose(mean, (matrix @ quantized.mean(2)[:, :, None])[:, :, 0], rtol=1e-4, atol=1e-5)

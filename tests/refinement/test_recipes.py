@@ -18,8 +18,8 @@ def quantize(x, step):
 
 def collect(x, quantized, held_out_x, held_out_quantized):
     moments = Moments(*x.shape[:2])
-    moments.add(x, quantized)
-    moments.add(held_out_x, held_out_quantized, held_out=True)
+    moments.add(x, quantized, weights=np.ones(x.shape[2]))
+    moments.add(held_out_x, held_out_quantized, weights=np.ones(held_out_x.shape[2]), held_out=True)
     return moments
 
 
