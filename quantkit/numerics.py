@@ -270,8 +270,13 @@ def block_params(
 
 
 def storage_type(fmt: QuantFormat) -> np.dtype:
-    """Array type that stores the quantized values of a format."""
+    """Array type that stores the quantized values of a format in a model."""
     return _STORAGE[_storage_key(fmt)]
+
+
+def code_type(fmt: QuantFormat) -> np.dtype:
+    """Array type of the same values in memory and in files of weights: int8 for integers of any number of bits."""
+    return storage_type(fmt) if fmt.kind == "float" else np.dtype(np.int8)
 
 
 def _storage_key(fmt: QuantFormat) -> tuple[str, int]:

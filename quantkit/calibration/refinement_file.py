@@ -20,10 +20,10 @@ import numpy as np
 from quantkit.calibration.sealed_file import Seal
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.machine import read_file
-from quantkit.numerics import storage_type, value_bounds
+from quantkit.numerics import code_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
-from quantkit.types import Array, CalibrationTable, QuantFormat, Refinement, RoundedWeight
+from quantkit.types import Array, CalibrationTable, QuantFormat, Refinement, RoundedWeight, weight_format
 
 _SEAL = Seal(b"quantkit weights ", 1, "a file of rounded weights")
 
@@ -137,7 +137,7 @@ def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
 def _dtype(entry: _Entry) -> np.dtype:
     if entry.kind != "codes":
         return np.dtype("<f4")
-    return storage_type(entry.format) if entry.format and entry.format.kind == "float" else np.dtype(np.int8)
+    return code_type(entry.format or weight_format(0))
 
 
 def _decode(header: _Header, body: bytes) -> Refinement:

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from quantkit.numerics import (
     QuantParams,
     block_params,
+    code_type,
     half_scale,
     quantize_array,
     round_values,
-    storage_type,
     value_bounds,
     weight_params,
 )
@@ -90,9 +90,9 @@ def block_steps(matrix: _Floats, block: int, importance: _Floats) -> _Scale:
 def round_nearest(matrix: _Floats, scale: _Scale, fmt: QuantFormat = _INT8) -> _Codes:
     """Codes [G, R, K] of a matrix with scales [G, R], or [G, R, K] of blocks, each weight rounded to nearest."""
     if scale.ndim == 3:
-        return round_values(matrix / scale, fmt).astype(_stored(fmt))
+        return round_values(matrix / scale, fmt).astype(code_type(fmt))
     params = QuantParams(scale.ravel(), axis=0, format=_of_channels(fmt))
-    return quantize_array(matrix.reshape(-1, matrix.shape[2]), params).astype(_stored(fmt)).reshape(matrix.shape)
+    return quantize_array(matrix.reshape(-1, matrix.shape[2]), params).astype(code_type(fmt)).reshape(matrix.shape)
 
 
 def round_with_feedback(
@@ -185,7 +185,7 @@ def _round_sorted(
     lower triangular, its column k holds what is left of the errors from k on, and rounding k can cancel it.
     """
     width, largest = weights.shape[1], value_bounds(fmt)[1]
-    codes = np.empty(weights.shape, _stored(fmt))
+    codes = np.empty(weights.shape, code_type(fmt))
     errors = np.empty(weights.shape)
     for end in range(width, 0, -_BLOCK):
         start = max(end - _BLOCK, 0)
@@ -238,8 +238,3 @@ def _damp(moment: _Array, damping: float) -> _Array:
 
 def _of_channels(fmt: QuantFormat) -> QuantFormat:
     return replace(fmt, granularity="channel", block=None)
-
-
-def _stored(fmt: QuantFormat) -> np.dtype:
-    """Array type of the codes: int8 for integers of any number of bits."""
-    return storage_type(fmt) if fmt.kind == "float" else np.dtype(np.int8)
