@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
+from quantkit.reporting.charts.legend import COLORS
 from quantkit.reporting.charts.speed import make_charts
 from quantkit.reporting.columns import TABLES, shown_columns
 from quantkit.reporting.formatting import single_line
@@ -18,9 +19,6 @@ from quantkit.types import PathLike, Report
 
 __all__ = ["chart_svg", "check_chart", "tables_csv", "write_chart"]
 
-_COLORS = ("#1d2024", "#0f6cbd", "#b5450b", "#1b7f4b", "#8a3ffc", "#9a6700", "#b3236b")
-"""Those of the page by day, where they are variables, which CairoSVG does not know."""
-
 _STYLE = """
 svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
 text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font-size: 11px; }
@@ -28,8 +26,8 @@ text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font
 .rail, .bar-line { fill: none; stroke-width: 1.5; } .aside { opacity: .45; }
 """
 _STYLE += "".join(
-    f".v{i} {{ stroke: {color}; }} .dot.v{i}, .bead.v{i} {{ fill: {color}; }}\n" for i, color in enumerate(_COLORS)
-)
+    f".v{i} {{ stroke: {color}; }} .dot.v{i}, .bead.v{i} {{ fill: {color}; }}\n" for i, color in enumerate(COLORS)
+)  # written out: CairoSVG does not know the variables of the page
 _STYLE += ".dot.hollow, .bead.hollow { fill: #fff; stroke-width: 1.25; opacity: .75; }\n"
 
 _PNG_SCALE = 2

@@ -13,7 +13,7 @@ import jinja2
 from quantkit.reporting import changes, classes
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.charts.forest import make_forest
-from quantkit.reporting.charts.legend import NUM_COLORS, shape_of
+from quantkit.reporting.charts.legend import COLORS, NIGHT_COLORS, NUM_COLORS, shape_of
 from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
@@ -108,7 +108,8 @@ def load_template(name: str) -> jinja2.Template:
         loader=jinja2.PackageLoader("quantkit", "reporting/templates"),
     )
     environment.filters |= {"typographic": _typographic, "slug": slug, "single_line": single_line}
-    environment.globals |= {"MISSING": MISSING, "shape_of": shape_of, "NUM_COLORS": NUM_COLORS}
+    environment.globals |= {"MISSING": MISSING, "shape_of": shape_of}
+    environment.globals |= {"COLORS": COLORS, "NIGHT_COLORS": NIGHT_COLORS, "NUM_COLORS": NUM_COLORS}
     return environment.get_template(name)
 
 

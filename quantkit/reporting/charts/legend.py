@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quantkit.reporting.charts.axes import PlotFrame
 from quantkit.reporting.charts.labels import CHARACTER_WIDTH, Point
 
-__all__ = ["NUM_COLORS", "SHAPES", "LegendItem", "lay_out_legend", "shape_of"]
+__all__ = ["COLORS", "NIGHT_COLORS", "NUM_COLORS", "SHAPES", "LegendItem", "lay_out_legend", "shape_of"]
 
 SHAPES = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z",  # circle
@@ -21,8 +21,11 @@ SHAPES = (
 )
 """Outlines around 0, 0, of about equal area."""
 
-NUM_COLORS = 7
-"""In the style sheets, as .v0 to .v6; v0 is the baseline's."""
+COLORS = ("#1d2024", "#0f6cbd", "#b5450b", "#1b7f4b", "#8a3ffc", "#9a6700", "#b3236b")
+NIGHT_COLORS = ("#e4e6e8", "#6cb6ff", "#f59a62", "#6fd39b", "#c4a1ff", "#e3b341", "#f58ac0")
+"""On light and on dark ground, in the style sheets as .v0 to .v6; the first is the baseline's."""
+
+NUM_COLORS = len(COLORS)
 
 _ROW, _GAP, _MARK = 28.0, 22.0, 14.0
 _BELOW_AXIS = 78.0
