@@ -10,73 +10,38 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
-from quantkit.datasets.fingerprint import compute_fingerprint, content_hash
+from quantkit.datasets.dataset_view import DatasetView
+from quantkit.datasets.fingerprint import content_hash
 from quantkit.errors import DatasetError
-from quantkit.types import Array, Dataset, Preprocessing, Sample, TensorSpec
+from quantkit.types import Array, Sample, TensorSpec
 
 __all__ = ["PlacedSamples", "constant_inputs", "doubtful_batch_axis", "find_batch_axes", "first_axes"]
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedSamples:
+class PlacedSamples(DatasetView):
     """A view of a data set whose samples say where their batch goes, with inputs that never change.
 
     Attributes:
-        dataset: of the other inputs.
         axes: where the model has the batch, by input, if it is not the first dimension; None where it has none.
         constants: arrays by input, fed with every sample.
     """
 
-    dataset: Dataset
     axes: Mapping[str, int | None]
     constants: Mapping[str, Array]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
         return replace(sample, inputs={**sample.inputs, **self.constants}, axes=self.axes)
 
     @property
-    def ids(self) -> Sequence[str]:
-        """Those of the data set."""
-        return self.dataset.ids
-
-    @property
-    def targets(self) -> Sequence[int] | None:
-        """Those of the data set."""
-        return self.dataset.targets
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Those of the data set."""
-        return self.dataset.classes
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """That of the data set."""
-        return self.dataset.preprocessing
-
-    @property
-    def kind(self) -> str:
-        """That of the data set."""
-        return str(getattr(self.dataset, "kind", "data set"))
-
-    @property
     def remarks(self) -> Sequence[str]:
         """Those of the data set, and what is constant."""
         constants = [f"input {name!r} is {array.item():g} for every sample" for name, array in self.constants.items()]
-        return (*getattr(self.dataset, "remarks", ()), *constants)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples and the constants."""
-        return compute_fingerprint(self)
+        return (*super().remarks, *constants)
 
     def content_hash(self, index: int) -> str:
         """That of the sample, with the constants if there are any."""

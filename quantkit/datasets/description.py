@@ -43,7 +43,7 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     if not classes and getattr(dataset, "labelled", True):
         classes = ", no labels"
     notify(Notice("info", "data", f"data: {chosen} samples of {data} (seed {seed}{classes})"))
-    for remark in getattr(getattr(dataset, "dataset", dataset), "remarks", ()):
+    for remark in getattr(dataset, "remarks", ()):
         notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:
         notify(Notice("info", "preprocessing", f"preprocessing: {describe_preprocessing(dataset.preprocessing)}"))

@@ -10,9 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from quantkit.datasets.batching import fixed_batch_size, stack_samples
-from quantkit.datasets.fingerprint import compute_fingerprint, content_hash
+from quantkit.datasets.dataset_view import DatasetView
+from quantkit.datasets.fingerprint import content_hash
 from quantkit.errors import DatasetError
-from quantkit.types import Array, Dataset, Preprocessing, Runner, Sample, TensorSpec
+from quantkit.types import Array, Dataset, Runner, Sample, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,18 @@ class RunnableModel:
 
 
 @dataclass(frozen=True, eq=False)
-class RolledSteps:
-    """A `Dataset` whose samples are the steps of sequences, held in memory.
+class RolledSteps(DatasetView):
+    """The steps of sequences, arrays whose first axis is time, held in memory.
 
     Attributes:
-        dataset: the sequences: arrays whose first axis is time.
         samples: every step of every sequence, with its state.
         hashes: of each step's sequence and its number; not of its state, whose last digits depend on the machine.
-        targets: of each step: that of its sequence.
         states: output by the input that it feeds.
     """
 
-    dataset: Dataset
     samples: Sequence[Sample]
     hashes: Sequence[str]
-    targets: Sequence[int] | None
     states: Mapping[str, str]
-    preprocessing: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,27 +49,19 @@ class RolledSteps:
         """Name of the sequence, and number of the step from 0."""
         return tuple(sample.id for sample in self.samples)
 
-    @property
-    def classes(self) -> Sequence[str]:
-        """Those of the sequences."""
-        return self.dataset.classes
-
-    @property
-    def kind(self) -> str:
-        """That of the sequences."""
-        return str(getattr(self.dataset, "kind", "data set"))
+    @cached_property
+    def targets(self) -> Sequence[int] | None:
+        """Of each step: that of its sequence."""
+        if self.dataset.targets is None:
+            return None
+        return tuple(int(sample.target) for sample in self.samples if sample.target is not None)
 
     @property
     def remarks(self) -> Sequence[str]:
         """Those of the sequences, and where states come from."""
         rolled = [f"input {name!r} is the float model's last {output!r}" for name, output in self.states.items()]
         counts = f"{len(self)} steps of {len(self.dataset)} sequences"
-        return (*getattr(self.dataset, "remarks", ()), f"{'; '.join(rolled)}, at first zeros: {counts}")
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the steps."""
-        return compute_fingerprint(self)
+        return (*super().remarks, f"{'; '.join(rolled)}, at first zeros: {counts}")
 
     def content_hash(self, index: int) -> str:
         """Hash of a step."""
@@ -128,8 +116,7 @@ def roll_states(
                 fed = replace(sample, inputs={**sample.inputs, **constants}, axes={**axes, **dict.fromkeys(constants)})
                 outputs = runner.run(stack_samples([fed] * copies).inputs)
                 state = {name: _next(name, outputs[output], zeros[name], axes) for name, output in states.items()}
-    targets = None if dataset.targets is None else [int(s.target) for s in samples if s.target is not None]
-    return RolledSteps(dataset, samples, hashes, targets, states)
+    return RolledSteps(dataset, samples, hashes, states)
 
 
 def _zero_states(inputs: Sequence[TensorSpec], states: Mapping[str, str]) -> dict[str, Array]:

@@ -11,22 +11,21 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.datasets.fingerprint import compute_fingerprint, content_hash
+from quantkit.datasets.dataset_view import DatasetView, dataset_kind
+from quantkit.datasets.fingerprint import content_hash
 from quantkit.errors import DatasetError
-from quantkit.types import Dataset, Preprocessing, Sample
+from quantkit.types import Dataset, Sample
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class Selection(DatasetView):
     """A view of a data set: some of its samples, in an order of its own.
 
     Attributes:
-        dataset: what is looked at.
         indices: which samples of it.
         labelled: False where its labels mean nothing: samples then have none, and there are no classes.
     """
 
-    dataset: Dataset
     indices: tuple[int, ...]
     labelled: bool = True
 
@@ -52,21 +51,6 @@ class Selection:
     def classes(self) -> Sequence[str]:
         """Class names of the whole data set."""
         return self.dataset.classes if self.labelled else ()
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """That of the data set."""
-        return self.dataset.preprocessing
-
-    @property
-    def kind(self) -> str:
-        """That of the data set."""
-        return _kind(self.dataset)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over ids and contents of the chosen samples alone, in sorted order: the same for every order."""
-        return compute_fingerprint(self)
 
     def content_hash(self, index: int) -> str:
         """Hash of what is stored for a chosen sample."""
@@ -120,7 +104,7 @@ def describe(dataset: Dataset) -> dict[str, str | int]:
     Classes that are known by name count even where they have no sample. `min_per_class` and `max_per_class` are
     missing where there are no labels.
     """
-    description: dict[str, str | int] = {"kind": _kind(dataset), "num_samples": len(dataset), "num_classes": 0}
+    description: dict[str, str | int] = {"kind": dataset_kind(dataset), "num_samples": len(dataset), "num_classes": 0}
     targets = dataset.targets
     if targets is not None:
         sizes = Counter(targets)
@@ -144,8 +128,3 @@ def _choose_evenly(targets: npt.NDArray[np.int64], ranking: npt.NDArray[np.intp]
         seen[target] += 1
     chosen = np.sort(np.argsort(rounds, kind="stable")[:count])
     return ranking[chosen]
-
-
-def _kind(dataset: Dataset) -> str:
-    kind = getattr(dataset, "kind", "data set")
-    return kind if isinstance(kind, str) else "data set"
