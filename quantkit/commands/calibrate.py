@@ -91,14 +91,14 @@ def _calibrate(
 ) -> CalibrationTable:
     native, reason, devices = chosen
     warn_of_randomness(model.graph, notify)
-    runnable = cut_to_runnable(model, notify)
-    observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
+    part = cut_to_runnable(model, notify)
+    observed = observed_tensors(part.prepared(), all_tensors=options.all_tensors)
     dataset = _open_dataset(model, data, options, notify)
     settings = _settings(options, dataset, native)
     notify(Notice("info", "calibrator", f"calibrator: {settings['calibrator']} ({reason})"))
     run = CalibrationRun(
         model=model,
-        runnable=runnable,
+        runnable=part,
         dataset=dataset,
         origin=_origin(model, dataset, settings, observed.probabilities),
         settings=settings,
