@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO, TypeVar
 
-from quantkit.errors import MachineError
+from quantkit.errors import MachineError, one_line
 
 _T = TypeVar("_T")
 
@@ -18,9 +18,11 @@ FILE_LIMIT_BYTES = 1 << 30
 
 _NO_MEMORY = (
     *("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment"),
+    "Failed to allocate memory",
     "can't start new thread",  # for want of its stack, or of threads
+    *("error return without exception set", "returned NULL without setting an exception"),  # C code that forgot to
 )
-"""What protobuf, C++ libraries, the loader and Python say for want of memory, in place of a code."""
+"""What protobuf, ONNX Runtime, C++ libraries, the loader and Python say for want of memory, in place of a code."""
 
 _PAUSES_S = (0.05, 0.2, 0.5)
 """Between attempts. Network disks and file tables that are full recover in such times, or not soon."""
@@ -57,6 +59,16 @@ def lacks_memory(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def raise_if_memory_lacks(error: BaseException) -> None:
+    """To begin a handler of any exception with: want of memory says nothing of the file, model or value at hand.
+
+    Raises:
+        MemoryError: from `error`, if that is, or was raised, for want of memory.
+    """
+    if lacks_memory(error):
+        raise MemoryError(one_line(str(error))) from error
 
 
 def persistently(action: Callable[[], _T], what: str) -> _T:

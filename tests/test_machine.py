@@ -8,7 +8,7 @@ import pytest
 
 from quantkit import machine
 from quantkit.errors import MachineError
-from quantkit.machine import file_status, is_machine_fault, persistently, read_file
+from quantkit.machine import file_status, is_machine_fault, persistently, raise_if_memory_lacks, read_file
 
 FAULTS = [
     OSError(errno.EIO, "Input/output error"),
@@ -47,6 +47,23 @@ def test_a_fault_is_tried_again_and_then_named(error):
         persistently(failing, "read a.png")
     assert failing.calls == 4
     assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Exception during initialization: std::bad_alloc",
+        "bfc_arena.cc: Failed to allocate memory for requested buffer of size 1048576",
+        "error return without exception set",
+        "<ufunc 'add'> returned NULL without setting an exception",
+    ],
+)
+def test_want_of_memory_is_known_by_words_where_there_is_no_code(text):
+    error = RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : {text}")
+    with pytest.raises(MemoryError, match="FAIL") as raised:
+        raise_if_memory_lacks(error)
+    assert raised.value.__cause__ is error
+    raise_if_memory_lacks(RuntimeError("Non-zero status code returned while running Conv node"))
 
 
 @pytest.mark.parametrize(

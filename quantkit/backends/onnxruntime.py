@@ -19,6 +19,7 @@ from quantkit.backends.cuda.upload import Uploader
 from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError, OutOfDeviceMemoryError
 from quantkit.interrupts import raise_if_stopped, stops_on_signal
+from quantkit.machine import raise_if_memory_lacks
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
@@ -95,6 +96,7 @@ class OnnxRuntimeRunner:
                 disabled_optimizers=disabled or None,
             )
         except Exception as error:
+            raise_if_memory_lacks(error)
             raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
         if names[0] not in self._session.get_providers():  # it says so on the native stderr alone, and runs on the CPU
             raise BackendUnavailableError(
@@ -120,6 +122,7 @@ class OnnxRuntimeRunner:
             values = self._session.run(None, dict(inputs), self._run_options)
         except Exception as error:
             raise_if_stopped()
+            raise_if_memory_lacks(error)
             raise BackendError(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
 
@@ -218,6 +221,7 @@ def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
         options.add_external_initializers(list(model.weights), arrays)
         session = ort.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        raise_if_memory_lacks(error)
         raise BackendError(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
     return tuple(_spec(output) for output in session.get_outputs())
 

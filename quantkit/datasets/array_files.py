@@ -17,7 +17,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from quantkit.errors import ChangedDataError, DatasetError, MachineError, QuantKitError
-from quantkit.machine import open_regular, persistently
+from quantkit.machine import open_regular, persistently, raise_if_memory_lacks
 from quantkit.types import Array
 
 _SUFFIX = ".npy"
@@ -186,9 +186,10 @@ def _explained(path: Path) -> Iterator[None]:
     """What numpy and zipfile raise on a damaged file, nearly anything, as a `DatasetError`."""
     try:
         yield
-    except (QuantKitError, MemoryError, OSError):
+    except (QuantKitError, OSError):
         raise
     except Exception as error:
+        raise_if_memory_lacks(error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
             f"{path} cannot be read as arrays of numbers ({reason}): write it with numpy.save or numpy.savez"

@@ -10,6 +10,7 @@ from PIL import Image
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
 from quantkit.datasets.sampling import Selection
 from quantkit.errors import DatasetError
+from quantkit.machine import raise_if_memory_lacks
 
 _MOST = 256
 """Files that are looked at: of a large data set they stand for all."""
@@ -40,7 +41,8 @@ def look_at_headers(chosen: Selection) -> Selection:
                 if path.suffix.lower() in _DEEP and (image.mode == "I" or image.mode.startswith("I;16")):
                     deepest = max(deepest, float(np.asarray(image).max()))
                     deep.append(path.name)
-        except Exception:  # on damaged files Pillow raises nearly anything; they are told when they are read
+        except Exception as error:  # on damaged files Pillow raises nearly anything; they are told when they are read
+            raise_if_memory_lacks(error)
             continue
     p = images.preprocessing
     if deep and deepest > 0 and p.function is None and p.pixel_max is None:

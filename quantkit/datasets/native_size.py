@@ -7,6 +7,7 @@ from dataclasses import replace
 from PIL import Image
 
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
+from quantkit.machine import raise_if_memory_lacks
 from quantkit.numerics import fit_image
 
 _MOST = 64
@@ -51,6 +52,7 @@ def _share_of_size(images: ImageFiles, size: tuple[int, int]) -> float:
             with Image.open(path, formats=READ_FORMATS) as image:
                 same += (image.height, image.width) == size
                 count += 1
-        except Exception:  # on damaged files Pillow raises nearly anything; they are told when they are read
+        except Exception as error:  # on damaged files Pillow raises nearly anything; they are told when they are read
+            raise_if_memory_lacks(error)
             continue
     return same / count if count else 0.0

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.errors import DatasetError
+from quantkit.machine import raise_if_memory_lacks
 from quantkit.numerics import fit_image
 from quantkit.types import Array, ColorOrder, Preprocessing
 
@@ -130,7 +131,8 @@ def _orientation(image: Image.Image) -> int:
     image.load()  # TIFF turns itself upright on load and drops the tag
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow raises nearly anything on broken EXIF; the pixels are still good
+    except Exception as error:  # Pillow raises nearly anything on broken EXIF; the pixels are still good
+        raise_if_memory_lacks(error)
         return 1
     return orientation if isinstance(orientation, int) else 1
 

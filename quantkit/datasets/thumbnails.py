@@ -10,6 +10,7 @@ from PIL import Image
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.preprocess import show_colors
 from quantkit.errors import FatalError
+from quantkit.machine import raise_if_memory_lacks
 from quantkit.types import Dataset
 
 _SIDE = 112
@@ -35,7 +36,8 @@ def thumbnail(dataset: Dataset, index: int) -> str:
         return _encode(show_colors(dataset.picture(index), dataset.preprocessing.pixel_max))
     except FatalError:
         raise
-    except Exception:  # on damaged files Pillow raises nearly anything
+    except Exception as error:  # on damaged files Pillow raises nearly anything
+        raise_if_memory_lacks(error)
         return ""
 
 

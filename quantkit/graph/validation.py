@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.machine import raise_if_memory_lacks
 
 _STANDARD = ("", "ai.onnx")
 
@@ -132,9 +133,8 @@ def _unreadable(tensor: ir.TensorProtocol) -> str | None:
         return None
     try:
         values = tensor.numpy()
-    except MemoryError:
-        raise
     except Exception as error:  # numpy and onnx_ir raise nearly anything on data of another length
+        raise_if_memory_lacks(error)
         reason = str(error).strip().splitlines()
         return f"cannot be read: {reason[0][:200] if reason else type(error).__name__}"
     return None if values.shape == shape else f"has shape {list(values.shape)}, not {list(shape)} as it says"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ import onnx
 import pytest
 
 import quantkit
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.refinement_file import load_refinement, refinement_path, save_refinement
 from quantkit.calibration.table import load_table, table_checksum, table_json
 from quantkit.commands.calibrate import calibrate
 from quantkit.errors import StaleTableError
 from quantkit.notices import Notice
-from quantkit.types import CalibrationTable, Refinement
+from quantkit.types import Array, CalibrationTable, Refinement
 from quantkit.types.options import ImageOptions
 
 from ..cli.conftest import conv_model, write_images
@@ -290,3 +291,26 @@ def test_a_model_whose_pieces_do_not_run_gets_ranges_from_statistics(tmp_path: P
     again: list[Notice] = []
     refine(model, tmp_path / "x.npy", table_path=tmp_path / "t.calib.json", notify=again.append)
     assert any(n.topic == "reuse" and n.text.startswith("Reusing") for n in again)
+
+
+def test_want_of_memory_ends_a_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lesser table, kept and reused later, would outlast the shortage."""
+    g = Builder()
+    model = write(g.model(g.linear(g.linear(g.input("x", 8), 8, 8), 8, 4)), tmp_path / "model.onnx")
+    run, left = OnnxRuntimeRunner.run, [2]
+
+    class Session:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
+
+    def failing(runner: OnnxRuntimeRunner, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        left[0] -= 1
+        if left[0] < 0:
+            runner._session = Session()
+        return run(runner, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "run", failing)
+    with pytest.raises(MemoryError, match="bad_alloc"):
+        refine(model, normal(tmp_path / "x.npy", 32, 8), table_path=tmp_path / "t.calib.json")
+    assert left[0] < 0
+    assert not (tmp_path / "t.calib.json").exists()

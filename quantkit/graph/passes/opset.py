@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import root_cause
+from quantkit.machine import raise_if_memory_lacks
 
 __all__ = ["convert_opset"]
 
@@ -51,7 +52,8 @@ def _obstacle(model: ir.Model, old: int, opset: int) -> ir.Node | None:
         tried.add(key)
         try:
             onnx.version_converter.convert_version(_alone(node, old), opset)
-        except Exception:  # whatever the converter raises
+        except Exception as error:  # whatever the converter raises
+            raise_if_memory_lacks(error)
             return node
     return None
 
