@@ -64,6 +64,6 @@ def test_every_fault_of_files_in_a_build(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["calibrate", "evaluate", "merge"])
-def test_some_faults_of_memory(tmp_path, command):
-    ends_of_faults(tmp_path, "--commands", command, "--calls", "malloc", "--every", 400)
+@pytest.mark.parametrize(("command", "every"), [("calibrate", 400), ("evaluate", 1600), ("merge", 400)])
+def test_some_faults_of_memory(tmp_path, command, every):
+    ends_of_faults(tmp_path, "--commands", command, "--calls", "malloc", "--every", every)
