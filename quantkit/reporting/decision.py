@@ -15,6 +15,9 @@ Word = Literal["ship", "do not ship", "not settled"]
 _LIMITS = f"at most {100 * CLOSE:.3g}% below {{baseline}}, and faster, by the whole 95% interval"
 _PLACES: dict[Target, str] = {"tensorrt": "TensorRT", "cpu": "the CPU"}
 
+EXPECTED = "expected on TensorRT"
+"""What is said of a variant for which `is_expected`."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -61,6 +64,12 @@ def decide(report: Report) -> Decision | None:
     return Decision(target, name, word, f"For {place}: {head}: {reason}{kept}. Limits: {limits}.")
 
 
+def is_expected(evaluation: Evaluation) -> bool:
+    """Whether a variant is for TensorRT, and ONNX Runtime alone ran it."""
+    is_reduced = evaluation.precision != "fp32"
+    return is_reduced and _is_for(evaluation, "tensorrt") and not _ran_on_tensorrt(evaluation)
+
+
 def _guess(found: list[Evaluation]) -> Target:
     if any(e.device == "gpu" for e in found):
         return "tensorrt"
@@ -69,7 +78,7 @@ def _guess(found: list[Evaluation]) -> Target:
 
 def _is_for(evaluation: Evaluation, target: Target) -> bool:
     """Engines, and models whose times say nothing about this CPU, are for TensorRT; untimed, quantkit's own for it."""
-    is_own = evaluation.latency is None and evaluation.name in SCHEMES
+    is_own = evaluation.latency is None and evaluation.name in ("fp16", *SCHEMES)
     is_for_gpu = evaluation.device == "gpu" or not evaluation.representative or is_own
     return is_for_gpu == (target == "tensorrt")
 
@@ -83,7 +92,7 @@ def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word
     """The decision and why; what fails goes before what is not known."""
     accuracy, accuracy_words = _accuracy(report, evaluation)
     if target == "tensorrt" and not _ran_on_tensorrt(evaluation):
-        accuracy_words += " (expected on TensorRT, where it has not run)"
+        accuracy_words += f" ({EXPECTED}, where it has not run)"
     speed, speed_words = _speed(report, evaluation, target)
     found = ((accuracy, accuracy_words), (speed, speed_words))
     met = [words for word, words in found if word == "ship"]

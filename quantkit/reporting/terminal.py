@@ -16,7 +16,7 @@ from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns
 from quantkit.reporting.coverage import coverages
-from quantkit.reporting.decision import decide
+from quantkit.reporting.decision import EXPECTED, decide, is_expected
 from quantkit.reporting.formatting import (
     MISSING,
     format_decibels,
@@ -79,6 +79,8 @@ def _notes(report: Report) -> Iterator[tuple[str, str]]:
     for e in report.evaluations:
         for note in e.notes:
             yield f"{e.name}: {note}", ""
+    if expected := [single_line(e.name) for e in report.evaluations if is_expected(e)]:
+        yield f"* {', '.join(expected)}: {EXPECTED}, which has not run here", ""
     if elsewhere := [single_line(e.name) for e in report.evaluations if e.latency and not e.representative]:
         yield f"* {', '.join(elsewhere)}: latency not representative of the target device", ""
 
@@ -148,6 +150,8 @@ def _heading(column: Column[Variant]) -> list[str]:
 
 def _cell(column: Column[Variant], row: Variant) -> str:
     text = column.text(row)
+    if column.field == "accuracy_of":
+        return f"{text}*" if row.expected else text
     is_marked = column.field == "speedup" and not row.representative and text != MISSING
     return f"*{text}" if is_marked else text
 

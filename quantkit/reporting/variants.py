@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quantkit.reporting.decision import EXPECTED, is_expected
 from quantkit.reporting.formatting import single_line
 from quantkit.types import Evaluation, Interval, Latency, Report
 
@@ -25,6 +26,11 @@ class Variant:
     def backend(self) -> str:
         """On one line."""
         return single_line(self.evaluation.backend)
+
+    @property
+    def expected(self) -> str:
+        """That it has not run on TensorRT, which it is for; empty where it has, or is for something else."""
+        return EXPECTED if is_expected(self.evaluation) else ""
 
     @property
     def representative(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.datasets.description import HOW_TO_LABEL
-from quantkit.reporting.decision import decide
+from quantkit.reporting.decision import EXPECTED, decide, is_expected
 from quantkit.reporting.formatting import (
     format_bounds,
     format_decibels,
@@ -78,7 +78,7 @@ class Verdict:
 
     Attributes:
         variant: its name.
-        headline: one clause about accuracy, one about speed.
+        headline: one clause about accuracy, one about speed, and whether TensorRT, which it is for, ran it.
         sentences: the numbers behind it, one sentence each.
         gates: MLPerf's, empty without a score.
         tone: "bad" where something is lost, "good" where something is gained and nothing lost.
@@ -158,7 +158,7 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     sentences = (accuracy_sentence, speed_sentence, _sweep_sentence(report, evaluation))
     return Verdict(
         variant=name,
-        headline=f"{name} {accuracy}{joint}{speed}",
+        headline=f"{name} {accuracy}{joint}{speed}{f', {EXPECTED}' if is_expected(evaluation) else ''}",
         sentences=tuple(s for s in (*sentences, _size_sentence(report, evaluation)) if s),
         gates=_gates(report, evaluation),
         tone="bad" if "bad" in tones else "good" if "good" in tones else "neutral",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from quantkit.reporting.decision import decide
+from quantkit.reporting.decision import decide, is_expected
 from quantkit.types import Report
 
 from .reports import latency, make_engines, make_report, make_unlabelled, metrics
@@ -84,3 +84,13 @@ def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_
     report = make_report()
     assert decide(replace(report, evaluations=report.evaluations[:2])) is None
     assert decided(make_unlabelled())[1] == "not settled"
+
+
+def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
+    fp32, fp16, int8 = make_report().evaluations
+    untimed = replace(int8, latency=None)
+    assert [is_expected(e) for e in (fp32, fp16, int8, untimed)] == [False, True, False, True]
+    assert not is_expected(replace(untimed, name="int8-cpu"))
+    assert is_expected(replace(int8, device="gpu", representative=False))
+    assert not is_expected(replace(fp32, device="gpu", representative=False))
+    assert not any(map(is_expected, make_engines().evaluations[1:]))

@@ -77,6 +77,11 @@ class Page(HTMLParser):
         return [text.replace("−", "-").replace("×", "x").removesuffix("*") for text in found]
 
 
+def test_a_variant_that_has_not_run_on_tensorrt_is_called_expected_there():
+    found = re.findall(r"<bdi>(.*?)</bdi> <span class=\"below\"><bdi>expected on", report_html(make_report()))
+    assert found == ["fp16"]
+
+
 def test_every_number_stands_where_its_row_is_and_is_that_of_the_report():
     report = make_classification()
     page = Page(report_html(report))

@@ -28,6 +28,7 @@ def test_tables_are_rectangular_and_hold_the_numbers():
         assert len(table) == 2 + 3
         assert len({len(row) for row in table}) == 1
         assert all(re.fullmatch(r":--|--:", cell) for cell in table[1])
+    assert [row[0] for row in accuracy[2:]] == ["fp32", "fp16 (expected on TensorRT)", "int8"]
     int8 = dict(zip(accuracy[0], accuracy[4], strict=True))
     assert int8["Top-1, %"] == "80.93"
     assert int8["Difference, points"] == "-0.10 (-0.35 to +0.15)"
