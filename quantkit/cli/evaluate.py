@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -18,10 +18,11 @@ from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.output import command_line, make_printer, output_path
 from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
+from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluate import evaluate as evaluate_variants
+from quantkit.commands.evaluation_forecast import forecast_evaluation
 from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
-from quantkit.commands.forecasts import forecast_evaluation
 from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import check_variants, round_variants
 from quantkit.errors import INTERRUPTED, EvaluationError
@@ -32,7 +33,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
-from quantkit.types import SCHEMES, CalibrationTable, PathLike
+from quantkit.types import SCHEMES, PathLike
 from quantkit.types.option import option
 from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, Target
 
@@ -91,19 +92,20 @@ def evaluate(
     path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
-    if messages.dry_run:
-        if options.table is None and options.calibrate_data is None:
-            options = replace(options, table=_find_table(model, notify))
-        pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
-        print_forecast(forecast_evaluation(model, data, options, pages), as_json=messages.as_json)
-        return
-    check_writable(path.parent)
-    if options.calibrate_data is not None:
-        options = replace(options, table=_calibrate(model, options.calibrate_data, options, notify))
-    elif options.table is None:
-        options = replace(options, table=_find_table(model, notify))
+    made = options.calibrate_data
+    if options.table is None:
+        beside = CalibrationFiles.of_model(model).table
+        options = replace(options, table=_find_table(beside, notify) if made is None else beside)
     if limits and not (options.table or options.models or options.engines):
         raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
+    if messages.dry_run:
+        pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
+        found = forecast_evaluation(model, data, options, pages, task=task, limits=limits, calibrate_data=made)
+        print_forecast(found, as_json=messages.as_json)
+        return
+    check_writable(path.parent)
+    if made is not None:
+        _calibrate(model, made, data, options, (task, limits), notify)
     with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
             model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
@@ -148,12 +150,20 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
         raise typer.BadParameter(f"--batch-sizes {sizes} does not include {limits.at_batch}", param_hint="--at-batch")
 
 
-def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: Notify) -> PathLike:
-    """Makes the table or finds it up to date; where it is."""
-    given = options.table
-    table = CalibrationFiles.of_model(model).table if given is None or isinstance(given, CalibrationTable) else given
+def _calibrate(
+    model: Path,
+    data: PathLike,
+    judged: PathLike,
+    options: EvaluationOptions,
+    said: tuple[TaskOptions, Limits],
+    notify: Notify,
+) -> None:
+    """Makes the table or finds it up to date; what the evaluation would refuse is refused first."""
+    table = cast(PathLike, options.table)
     opened = fix_inputs(FloatModel(model), options.preprocess)
     check_variants(opened, options, table)
+    with with_extensions(options):
+        open_judged(opened, judged, None, options, *said)
     calibration = CalibrationOptions(
         table_path=table,
         preprocess=options.preprocess,
@@ -167,12 +177,10 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     calibrate_model(model, data, calibration, notify=notify)
     with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
         round_variants(opened, table, data, options, notify)
-    return table
 
 
-def _find_table(model: Path, notify: Notify) -> Path | None:
+def _find_table(beside: Path, notify: Notify) -> Path | None:
     """The calibration table next to the model."""
-    beside = CalibrationFiles.of_model(model).table
     if beside.is_file():
         notify(Notice("info", "ranges", f"calibration: {beside}"))
         return beside

@@ -61,16 +61,16 @@ def tune(
     with code 3 if the budget is missed.
     """
     path = output_path(output, model.with_name(f"{model.stem}.plan.json"))
-    if messages.dry_run:
-        print_forecast(forecast_tuning(model, data, val, options, [path]), as_json=messages.as_json)
-        return
-    check_writable(path.parent)
     options = replace(
         options,
         runs=path.with_suffix(".runs"),
         table_path=CalibrationFiles.of_model(model).table,
         progress=not messages.quiet,
     )
+    if messages.dry_run:
+        print_forecast(forecast_tuning(model, data, val, options, task, path), as_json=messages.as_json)
+        return
+    check_writable(path.parent)
     plan = find_plan(model, data, val, options, task=task, notify=make_printer(messages.quiet))
     save_plan(plan, path)
     if messages.as_json:

@@ -14,13 +14,14 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
+from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
-from quantkit.commands.on_device import on_device, runnable
+from quantkit.commands.on_device import on_device
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
+from quantkit.datasets.open import warn_of_batch_axes
 from quantkit.datasets.placement import PLACEMENT, placement_settings
 from quantkit.datasets.rolled_states import RolledSteps
 from quantkit.datasets.user_samples import LoadedSamples
@@ -137,15 +138,7 @@ def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, 
 
 def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions, notify: Notify) -> Dataset:
     """The chosen samples, hashed."""
-    dataset = open_samples(
-        runnable(model),
-        data,
-        on_split(options.preprocess, "train"),
-        options.classes,
-        num_samples=options.num_samples,
-        seed=options.seed,
-        order=options.order,
-    )
+    dataset = open_calibration_samples(model, data, options.preprocess, options, options.order)
     describe_choice(dataset, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, dataset, options.preprocess, notify)
     with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):

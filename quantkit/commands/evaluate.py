@@ -7,24 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.calibration.plan_file import open_planned_table
+from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
-from quantkit.commands.on_device import on_device, runnable
+from quantkit.commands.on_device import on_device
 from quantkit.commands.variants import OpenVariants, open_variants
 from quantkit.commands.wanted_variants import check_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
-from quantkit.datasets.open import open_samples, prepared_as, warn_of_batch_axes
+from quantkit.datasets.open import warn_of_batch_axes
 from quantkit.evaluation import describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
-from quantkit.evaluation.gate import check_unlabelled
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.tasks.classification import Classification
-from quantkit.evaluation.tasks.task import TASKS, OpenTask, TaskOptions
+from quantkit.evaluation.tasks.task import OpenTask, TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
@@ -87,20 +86,7 @@ def _evaluate(
     check_variants(model, options, table)  # what is wrong is said first
     warn_of_randomness(model.graph, notify)
     environment = describe_environment()  # now: later the machine is busy with us
-    prepared = prepared_as(table, options.preprocess, data)
-    dataset = open_samples(
-        runnable(model),
-        data,
-        prepared,
-        options.classes if TASKS[task_options.task].has_class_labels else None,
-        num_samples=options.num_samples,
-        seed=options.seed,
-        order="shuffled",
-        labelled=TASKS[task_options.task].has_class_labels,
-    )
-    judge = TASKS[task_options.task].open(task_options, dataset, data, options.classes)
-    if limits is not None and isinstance(judge.task, Classification) and dataset.targets is None:
-        check_unlabelled(limits, data)
+    dataset, judge, prepared = open_judged(model, data, table, options, task_options, limits)
     describe_choice(dataset, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     measured = _measure(

@@ -1,4 +1,4 @@
-"""What commands that run the model would do: `calibrate`, `evaluate`, `sensitivity` and `tune` with `--dry-run`."""
+"""What commands that calibrate would do: `calibrate`, `sensitivity` and `tune` with `--dry-run`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantkit.backends.devices import choose_devices
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method
-from quantkit.calibration.table import open_table
+from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.calibrate import settle_calibrator
-from quantkit.commands.fixed_inputs import fix_inputs
-from quantkit.commands.on_device import runnable
-from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast, measure_pass, model_line
-from quantkit.datasets.open import on_split, open_samples, prepared_as
-from quantkit.evaluation.models import choose_variants
+from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
+from quantkit.commands.pass_cost import (
+    VARIANT_PASSES,
+    Forecast,
+    PassCost,
+    data_line,
+    forecast,
+    measure_pass,
+    model_line,
+)
+from quantkit.commands.sensitivity import find_fitting_table
+from quantkit.commands.tune import open_tuning
+from quantkit.datasets.open import prepared_as
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import float_precision
-from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing
+from quantkit.notices import announcing
+from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import (
     CalibrationOptions,
-    DataOptions,
     Effort,
-    EvaluationOptions,
-    ImageOptions,
     SensitivityOptions,
     TuneOptions,
 )
-
-_VARIANT_PASSES = 2.0
-"""Of a variant beside the float model: Q/DQ and FP16 are computed in float, rounded in between."""
-
-_LAYER_PASSES = 4.0
 
 _RANKED_SAMPLES = 32
 """Per unit of a ranking: all on few samples, the worst on more."""
@@ -46,7 +49,7 @@ def forecast_calibration(
     model.check_float()
     choose_devices(options.device)
     settle_calibrator(options)
-    dataset = _open(model, data, options, on_split(options.preprocess, "train"), options.num_samples)
+    dataset = open_calibration_samples(model, data, options.preprocess, options)
     cost, count = measure_pass(model, dataset), len(dataset)
     runs = [f"{count} samples through the float model, of which {cost.num_tensors} tensors get a range"]
     if options.effort != "fast":
@@ -63,96 +66,70 @@ def forecast_calibration(
     )
 
 
-def forecast_evaluation(
-    model: PathLike, data: PathLike, options: EvaluationOptions, outputs: Sequence[Path]
-) -> Forecast:
-    """Of `evaluate` with the table that it has found."""
-    opened = FloatModel.open(model)
-    table = None if options.table is None else _open_existing(options.table)
-    names = [*choose_variants(options.variants, table, float_precision(opened.graph)), *(options.models or {})]
-    names += options.engines or {}
-    dataset = _open(opened, data, options, prepared_as(table, options.preprocess, data), options.num_samples)
-    cost, count = measure_pass(opened, dataset), len(dataset)
-    passes = count * (1 + _VARIANT_PASSES * (len(names) - 1)) + options.layer_samples * _LAYER_PASSES * len(names)
-    timed = len(names) * len(options.batch_sizes) * options.latency_s
-    runs = [f"{count} samples through {', '.join(names)}"]
-    if timed:
-        sizes = ",".join(map(str, options.batch_sizes))
-        runs.append(f"latency at batch {sizes}: {options.latency_s:g} s for each of {len(names)} variants and sizes")
-    return forecast(
-        [model_line(opened), data_line(dataset, data), *([] if table is None else [f"table: {options.table}"])],
-        runs,
-        outputs,
-        cost=cost,
-        processor_s=cost.calibration_s(0, "fast") + cost.passes_s(passes, count),
-        fixed_s=timed,
-        memory_bytes=cost.memory(options.batch_size) + len(names) * cost.model_bytes,
-    )
-
-
 def forecast_sensitivity(
     model: PathLike, data: PathLike, options: SensitivityOptions, outputs: Sequence[Path]
 ) -> Forecast:
-    """Of `sensitivity`."""
-    opened = FloatModel.open(model)
-    dataset = _open(opened, data, options, on_split(options.preprocess, "train"), options.num_samples)
+    """Of `sensitivity`; raises what that would refuse."""
+    choose_devices(options.device)
+    found = FloatModel.open(model)
+    found.check_float()
+    table = find_fitting_table(found, options, announcing(None))
+    opened = fix_inputs(found, options.preprocess) if table is None else fix_as_calibrated(found, table)
+    dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
     cost = measure_pass(opened, dataset)
+    runs, seconds = _calibration(table, cost, len(dataset), "fast")
     return forecast(
-        [model_line(opened), data_line(dataset, data)],
-        [*_calibrates(options.table, "fast"), _ranks(cost, 2)],
+        [model_line(opened), data_line(dataset, data), *_table_line(opened, options, table)],
+        [*runs, _ranks(cost, 2)],
         outputs,
         cost=cost,
-        processor_s=_table_s(cost, options, len(dataset), "fast") + cost.passes_s(_ranking_passes(cost, 2)),
+        processor_s=seconds + cost.passes_s(_ranking_passes(cost, 2)),
         memory_bytes=cost.memory(len(dataset)),
     )
 
 
 def forecast_tuning(
-    model: PathLike, data: PathLike, val: PathLike, options: TuneOptions, outputs: Sequence[Path]
+    model: PathLike, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, output: Path
 ) -> Forecast:
-    """Of `tune`."""
-    opened = FloatModel.open(model)
-    dataset = _open(opened, data, options, on_split(options.preprocess, "train"), options.num_samples)
-    judged = _open(opened, val, options, on_split(options.preprocess, "val"), options.num_val_samples)
+    """Of `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
+    choose_devices(options.device)
+    opened, table, judged = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
+    dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
     cost = measure_pass(opened, dataset)
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
-    passes = _ranking_passes(cost, 1) + evaluations * len(judged) * (1 + _VARIANT_PASSES)
+    passes = _ranking_passes(cost, 1) + evaluations * len(judged) * (1 + VARIANT_PASSES)
+    runs, seconds = _calibration(table, cost, len(dataset), "balanced")
+    outputs = [output]
+    if table is None and options.table_path is not None:
+        outputs += [Path(options.table_path), refinement_path(options.table_path)]
+    if options.runs is not None:
+        outputs.append(Path(options.runs) / "*.json")
     return forecast(
-        [model_line(opened), data_line(dataset, data), f"validation: {data_line(judged, val)}"],
-        [*_calibrates(options.table, "balanced"), _ranks(cost, 1), f"up to {evaluations} evaluations"],
+        [
+            model_line(opened),
+            data_line(dataset, data),
+            f"validation: {data_line(judged, val)}",
+            *_table_line(opened, options, table),
+        ],
+        [*runs, _ranks(cost, 1), f"up to {evaluations} evaluations"],
         outputs,
         cost=cost,
-        processor_s=_table_s(cost, options, len(dataset), "balanced")
-        + cost.passes_s(passes, evaluations * len(judged)),
+        processor_s=seconds + cost.passes_s(passes, evaluations * len(judged)),
         memory_bytes=cost.memory(len(dataset), "balanced"),
         grounds="if the first evaluation meets the budget, the search ends with it",
     )
 
 
-def _open(
-    model: FloatModel,
-    data: PathLike,
-    options: DataOptions,
-    prepared: Preprocessing | ImageOptions | str | None,
-    count: int | None,
-) -> Dataset:
-    opened = runnable(model)
-    return open_samples(opened, data, prepared, options.classes, num_samples=count, seed=options.seed, order="shuffled")
+def _table_line(model: FloatModel, options: SensitivityOptions, table: CalibrationTable | None) -> list[str]:
+    given = CalibrationFiles.of_model(model.path).table if options.table is None else options.table
+    return [] if table is None or isinstance(given, CalibrationTable) else [f"table: {given}"]
 
 
-def _open_existing(table: CalibrationTable | PathLike) -> CalibrationTable | None:
-    """None for one that --calibrate-data would make."""
-    return open_table(table) if isinstance(table, CalibrationTable) or Path(table).exists() else None
-
-
-def _calibrates(table: CalibrationTable | PathLike | None, effort: Effort) -> list[str]:
+def _calibration(table: CalibrationTable | None, cost: PassCost, count: int, effort: Effort) -> tuple[list[str], float]:
+    """What is run where there is no table, and the processor seconds."""
     if table is not None:
-        return []
-    return [f"a calibration with --accuracy {effort}, unless MODEL.calib.json next to the model fits"]
-
-
-def _table_s(cost: PassCost, options: SensitivityOptions, count: int, effort: Effort) -> float:
-    return cost.calibration_s(0 if options.table is not None else count, "fast" if options.table else effort)
+        return [], cost.calibration_s(0, "fast")
+    return [f"a calibration with --accuracy {effort}"], cost.calibration_s(count, effort)
 
 
 def _ranks(cost: PassCost, kinds: int) -> str:

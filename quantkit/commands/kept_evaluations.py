@@ -12,46 +12,44 @@ from pathlib import Path
 from quantkit._version import __version__
 from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_checksum
+from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluate import evaluate
-from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
-from quantkit.commands.on_device import runnable
 from quantkit.datasets.description import how_to_label
-from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.datasets.open import prepared_as
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.tasks.task import TASKS, TaskOptions
+from quantkit.evaluation.tasks.classification import Classification
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.reporting import load_report
 from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, PathLike, Report
+from quantkit.types import CalibrationTable, Dataset, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
 
-__all__ = ["VARIANT", "KeptEvaluations", "check_labelled"]
+__all__ = ["VARIANT", "KeptEvaluations", "open_validation"]
 
 VARIANT = "int8"
 """What is evaluated beside FP32."""
 
 
-def check_labelled(model: FloatModel, table: CalibrationTable | None, val: PathLike, options: TuneOptions) -> None:
-    """Refuses validation data without class labels before anything is calibrated.
-
-    Args:
-        model: the float model.
-        table: its calibration, where there is one.
-        val: validation data.
-        options: which of them, and how they are prepared.
+def open_validation(
+    model: FloatModel, table: CalibrationTable | None, val: PathLike, task: TaskOptions, options: TuneOptions
+) -> Dataset:
+    """The validation samples of a model whose inputs are fixed, before anything is calibrated.
 
     Raises:
-        EvaluationError: they have no labels.
+        EvaluationError: they have no labels, or the task cannot be judged by them.
     """
-    fixed = fix_inputs(model, options.preprocess) if table is None else fix_as_calibrated(model, table)
-    prepared = prepared_as(table, options.preprocess, val)
-    count, seed = options.num_val_samples, options.seed
-    dataset = open_samples(
-        runnable(fixed), val, prepared, options.classes, num_samples=count, seed=seed, order="shuffled"
+    chosen = EvaluationOptions(
+        preprocess=options.preprocess,
+        classes=options.classes,
+        num_samples=options.num_val_samples,
+        seed=options.seed,
     )
-    if dataset.targets is None:
+    dataset, judge, _ = open_judged(model, val, table, chosen, task, None)
+    if isinstance(judge.task, Classification) and dataset.targets is None:
         raise EvaluationError(f"--val: {val} has no labels: {how_to_label(val)}; or choose another --task")
+    return dataset
 
 
 class KeptEvaluations:
@@ -117,15 +115,5 @@ class KeptEvaluations:
     @cached_property
     def _fingerprint(self) -> str:
         """Of the validation samples."""
-        is_labelled = TASKS[self._task.task].has_class_labels
-        dataset = open_samples(
-            runnable(self._model),
-            self._val,
-            self._options.preprocess,
-            self._options.classes if is_labelled else None,
-            num_samples=self._options.num_samples,
-            seed=self._options.seed,
-            order="shuffled",
-            labelled=is_labelled,
-        )
+        dataset, *_ = open_judged(self._model, self._val, self._table, self._options, self._task, None)
         return dataset.fingerprint

@@ -28,7 +28,7 @@ from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
 
-__all__ = ["Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
+__all__ = ["VARIANT_PASSES", "Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
 
 _PROBED = 4
 """Samples that are timed."""
@@ -41,6 +41,9 @@ _STATISTICS = 3.0
 
 _TRIALS, _ROUNDING = 280.0, 0.7
 """Of balanced, in passes for each tensor: trying ranges, and, for each sample, rounding weights."""
+
+VARIANT_PASSES = 2.0
+"""Of a variant beside the float model: Q/DQ and FP16 are computed in float, rounded in between."""
 
 _UNCERTAINTY = 2.0
 

@@ -9,12 +9,12 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
+from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.open import on_split, open_samples, prepared_as, warn_of_batch_axes
+from quantkit.datasets.open import prepared_as, warn_of_batch_axes
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
@@ -133,15 +133,7 @@ def open_sensitivity_samples(
 ) -> SampleBatches:
     """Samples for the analysis, prepared as for the calibration unless options override it."""
     prepared = prepared_as(table, options.preprocess, data)
-    dataset = open_samples(
-        runnable(model),
-        data,
-        on_split(prepared, "train"),
-        options.classes,
-        num_samples=options.num_samples,
-        seed=options.seed,
-        order="shuffled",
-    )
+    dataset = open_calibration_samples(model, data, prepared, options)
     describe_choice(dataset, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     return choose_samples(

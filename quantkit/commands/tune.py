@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from quantkit.backends.cuda.context import using_device
-from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, check_labelled
+from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
+from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
 from quantkit.commands.sensitivity import find_fitting_table, make_table, open_sensitivity_samples
 from quantkit.commands.timed_builds import FloatCosts, check_can_time
 from quantkit.errors import EvaluationError
@@ -19,14 +19,14 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
 from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
-from quantkit.types import GateCheck, PathLike, Report
+from quantkit.types import CalibrationTable, Dataset, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
 from quantkit.types.options import TuneOptions
 from quantkit.types.plan import PlanPoint, QuantizationPlan
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["tune"]
+__all__ = ["open_tuning", "tune"]
 
 
 def tune(
@@ -60,33 +60,34 @@ def tune(
     options = make_options(TuneOptions, options, keywords)
     notify = announcing(notify)
     task = task if isinstance(task, TaskOptions) else TaskOptions(task)
+    with using_device(first_gpu(options.device)):
+        return _tune(FloatModel.open(model), data, val, options, task, notify)
+
+
+def open_tuning(
+    model: FloatModel, val: PathLike, options: TuneOptions, task: TaskOptions, notify: Notify
+) -> tuple[FloatModel, CalibrationTable | None, Dataset]:
+    """Checks what `tune` is given: the model as it would be analyzed, its table if there is one, validation samples."""
     if task.task == "none":
         raise EvaluationError("--task none has no score to keep: choose another task")
-    model = FloatModel.open(model)
     model.check_float()
-    drop = parse_drop(options.max_drop)
-    with using_device(first_gpu(options.device)):
-        return _tune(model, data, val, (options, task, drop), notify)
-
-
-def _tune(
-    model: FloatModel,
-    data: PathLike,
-    val: PathLike,
-    said: tuple[TuneOptions, TaskOptions, Drop],
-    notify: Notify,
-) -> QuantizationPlan:
-    options, task, drop = said
+    parse_drop(options.max_drop)
     if options.objective == "latency":
         check_can_time("--objective latency")
     table = find_fitting_table(model, options, notify)
-    if task.task == "classify":
-        check_labelled(model, table, val, options)
+    fixed = fix_inputs(model, options.preprocess) if table is None else fix_as_calibrated(model, table)
+    return fixed, table, open_validation(fixed, table, val, task, options)
+
+
+def _tune(
+    model: FloatModel, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, notify: Notify
+) -> QuantizationPlan:
+    _, table, _ = open_tuning(model, val, options, task, notify)
     if table is None:
         kept = options.table_path
         table = make_table(model, data, options, accuracy="balanced", table_path=kept, notify=notify)
     model = fix_as_calibrated(model, table)
-    search = _Search(KeptEvaluations(model, table, val, task, options), drop, notify)
+    search = _Search(KeptEvaluations(model, table, val, task, options), parse_drop(options.max_drop), notify)
     if options.objective == "latency":
         search.times = FloatCosts(model, table, options, options.progress, notify)
     search.tries_others = options.tries_others

@@ -66,8 +66,7 @@ def decide(report: Report) -> Decision | None:
 
 def is_expected(evaluation: Evaluation) -> bool:
     """Whether a variant is for TensorRT, and ONNX Runtime alone ran it."""
-    is_reduced = evaluation.precision != "fp32"
-    return is_reduced and _is_for(evaluation, "tensorrt") and not _ran_on_tensorrt(evaluation)
+    return evaluation.precision != "fp32" and _is_for(evaluation, "tensorrt") and not _ran_on_tensorrt(evaluation)
 
 
 def _guess(found: list[Evaluation]) -> Target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
+import numpy as np
 import pytest
 
 from quantkit.commands.pass_cost import PassCost
@@ -24,7 +25,7 @@ WRITES = {
     "build": ["digits.int8.engine", "digits.int8.engine.json"],
     "evaluate": ["digits.report/report.json", "digits.report/report.md", "digits.report/report.html"],
     "sensitivity": ["pages/sensitivity.html", "pages/sensitivity.json"],
-    "tune": ["digits.plan.json"],
+    "tune": ["digits.plan.json", "digits.plan.runs/*.json"],
 }
 
 
@@ -131,6 +132,39 @@ def test_what_build_would_refuse_is_refused(quantkit):
         assert said in outcome.err
 
 
+@pytest.mark.usefixtures("calibrated")
+def test_what_tune_reads_and_keeps_is_said(quantkit, tmp_path):
+    words = ("tune", "digits.onnx", "--data", CALIB, "--val", VAL, "--dry-run", "--json")
+    assert "table: digits.calib.json" in json.loads(quantkit(*words).out)["reads"]
+    (tmp_path / "digits.calib.json").unlink()
+    found = json.loads(quantkit(*words).out)
+    kept = ["digits.calib.json", "digits.calib.weights", "digits.plan.runs/*.json"]
+    assert list(found["writes"]) == ["digits.plan.json", *kept]
+    assert found["runs"][0] == "a calibration with --accuracy balanced"
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize(
+    "words", [f"sensitivity digits.onnx --data {CALIB}", f"tune digits.onnx --data {CALIB} --val {VAL}"]
+)
+def test_a_table_that_is_missing_is_refused(quantkit, words):
+    outcome = quantkit(*words.split(), "--table", "nope.json", "--dry-run")
+    assert outcome.code == 1
+    assert "nope.json" in outcome.err
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_calibration_for_an_evaluation_is_said(quantkit):
+    words = ("evaluate", "digits.onnx", "--data", VAL, "--calibrate-data", CALIB, "--table", "x.calib.json")
+    found = json.loads(quantkit(*words, "--dry-run", "--json").out)
+    assert found["runs"][0] == "a calibration with --accuracy balanced, unless x.calib.json is up to date"
+    assert "int8" in found["runs"][1]
+    assert list(found["writes"])[:2] == ["x.calib.json", "x.calib.weights"]
+    assert any(line.startswith(f"calibration: {CALIB}") for line in found["reads"])
+    outcome = quantkit(*words, "--variants", "fp32,int4", "--dry-run")
+    assert (outcome.code, "can be INT4" in outcome.err) == (1, True)
+
+
 def test_the_estimate_grows_with_samples_tensors_and_effort():
     cost = PassCost(run_s=0.002, decode_s=0.001, activation_bytes=10_000_000, num_tensors=20, model_bytes=5_000_000)
     fast, more = cost.calibration_s(100, "fast"), cost.calibration_s(200, "fast")
@@ -140,3 +174,16 @@ def test_the_estimate_grows_with_samples_tensors_and_effort():
     assert cost.calibration_s(4096, "best") > cost.calibration_s(4096, "balanced")
     assert cost.memory(8) - cost.memory(4) == 4 * 10_000_000
     assert cost.memory(100_000) < cost.memory(100_000, "balanced") < 3 << 30  # bounded by the budgets
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_path, dry):
+    np.save(tmp_path / "unlabelled.npy", np.zeros((4, 1, 8, 8), np.float32))
+    (tmp_path / "digits.calib.json").unlink()
+    words = ("digits.onnx", "--task", "classify", *dry)
+    outcome = quantkit("evaluate", *words, "--data", "unlabelled.npy", "--calibrate-data", CALIB, "--max-drop", "1%")
+    assert (outcome.code, "--max-drop: unlabelled.npy has no labels" in outcome.err) == (1, True)
+    outcome = quantkit("tune", *words, "--data", CALIB, "--val", "unlabelled.npy")
+    assert (outcome.code, "--val: unlabelled.npy has no labels" in outcome.err) == (1, True)
+    assert not (tmp_path / "digits.calib.json").exists()

@@ -1,0 +1,78 @@
+"""What `evaluate` would do: with `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from quantkit.calibration.plan_file import open_planned_table
+from quantkit.calibration.refinement_file import refinement_path
+from quantkit.commands.chosen_samples import open_calibration_samples, open_judged
+from quantkit.commands.extensions import open_runnable, with_extensions
+from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.pass_cost import VARIANT_PASSES, Forecast, data_line, forecast, measure_pass, model_line
+from quantkit.commands.wanted_variants import check_variants
+from quantkit.evaluation.limits import Limits
+from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.model import float_precision
+from quantkit.types import CalibrationTable, PathLike
+from quantkit.types.options import CalibrationOptions, EvaluationOptions
+
+__all__ = ["forecast_evaluation"]
+
+_LAYER_PASSES = 4.0
+
+
+def forecast_evaluation(
+    model: PathLike,
+    data: PathLike,
+    options: EvaluationOptions,
+    outputs: Sequence[Path],
+    *,
+    task: TaskOptions,
+    limits: Limits | None = None,
+    calibrate_data: PathLike | None = None,
+) -> Forecast:
+    """Of `evaluate` with the table that it has found, or that `calibrate_data` keep there.
+
+    Raises:
+        QuantKitError: one line: what `evaluate` would refuse.
+    """
+    made, effort, calibrated = calibrate_data is not None, CalibrationOptions().effort, 0
+    reads, runs, writes = [], [], list(outputs)
+    with with_extensions(options):
+        table = None if made else open_planned_table(options.table, options.plan)
+        opened = fix_inputs(FloatModel.open(model), options.preprocess) if made else open_runnable(model, table)
+        check_variants(opened, options, options.table)
+        names = [*choose_variants(options.variants, options.table, float_precision(opened.graph))]
+        names += [*(options.models or {}), *(options.engines or {})]
+        dataset, *_ = open_judged(opened, data, table, options, task, limits)
+        cost, count = measure_pass(opened, dataset), len(dataset)
+        if calibrate_data is not None and isinstance(options.table, str | Path):
+            chosen = open_calibration_samples(opened, calibrate_data, options.preprocess, CalibrationOptions())
+            calibrated = len(chosen)
+            reads.append(f"calibration: {data_line(chosen, calibrate_data)}")
+            runs.append(f"a calibration with --accuracy {effort}, unless {options.table} is up to date")
+            formats = ["int8", *(name for name in names if name in OTHER_FORMATS and options.variants is not None)]
+            writes = [Path(options.table), *(refinement_path(options.table, name) for name in formats), *writes]
+    if not made and not isinstance(options.table, CalibrationTable | None):
+        reads.append(f"table: {options.table}")
+    passes = count * (1 + VARIANT_PASSES * (len(names) - 1)) + options.layer_samples * _LAYER_PASSES * len(names)
+    timed = len(names) * len(options.batch_sizes) * options.latency_s
+    runs.append(f"{count} samples through {', '.join(names)}")
+    if timed:
+        sizes = ",".join(map(str, options.batch_sizes))
+        runs.append(f"latency at batch {sizes}: {options.latency_s:g} s for each of {len(names)} variants and sizes")
+    effort = effort if calibrated else "fast"
+    return forecast(
+        [model_line(opened), data_line(dataset, data), *reads, *([str(options.plan)] if options.plan else [])],
+        runs,
+        writes,
+        cost=cost,
+        processor_s=cost.calibration_s(calibrated, effort) + cost.passes_s(passes, count),
+        fixed_s=timed,
+        memory_bytes=max(cost.memory(options.batch_size), cost.memory(calibrated, effort))
+        + len(names) * cost.model_bytes,
+    )
