@@ -6,7 +6,6 @@ import ctypes
 import functools
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from quantkit import processor as processor_module
 settings.register_profile("quantkit", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quantkit"))
-
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-    # Not beside the source then: workers, runs, and processes that tests start share what was compiled.
-    sys.dont_write_bytecode = False
-    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 PROCESSORS = {"saturating": "avx2 fma", "exact": "avx2 fma avx512_vnni"}
 """Flags of the two kinds of x86 processors: without VNNI, sums of INT8 products saturate at 16 bits."""

@@ -68,7 +68,7 @@ def test_second_build_reuses_the_engine_and_names_changes(quantkit, calibrated, 
 
 def test_changed_calibration_rebuilds_the_engine(quantkit, calibrated):
     quantkit("build", calibrated, "--precision", "int8")
-    quantkit("calibrate", "--data", CALIB, calibrated, "--method", "minmax", "-q")
+    quantkit("calibrate", "--data", CALIB, calibrated, "--num-samples", "32", "--method", "minmax", "-q")
     outcome = quantkit("build", calibrated, "--precision", "int8")
     assert "table method: entropy → minmax" in outcome.err
 
@@ -163,7 +163,12 @@ def test_table_for_a_quantized_model_is_refused(quantkit, calibrated, tmp_path):
 
 
 def test_model_for_the_cpu_is_refused(quantkit, digits, tmp_path):
-    assert quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--target", "cpu", "-q").code == 0
+    assert (
+        quantkit(
+            "calibrate", "--method", "entropy", "--data", CALIB, digits, "--num-samples", "32", "--target", "cpu", "-q"
+        ).code
+        == 0
+    )
     outcome = quantkit("build", tmp_path / "digits.int8-cpu.onnx", "--precision", "int8", "--library", "rtx")
     assert outcome.code == 1
     assert "UINT8" in outcome.err

@@ -279,18 +279,18 @@ def test_filter_without_matches_is_reported(quantkit, folder):
 
 
 def test_merged_shards_equal_the_table_of_all_data(tmp_path):
-    """137, 463 and 400 rows, with no number of samples given for the parts."""
-    rows = np.random.default_rng(0).random((1000, 1, 8, 8), np.float32)
+    """34, 116 and 100 rows, with no number of samples given for the parts."""
+    rows = np.random.default_rng(0).random((250, 1, 8, 8), np.float32)
     options = {"keep_statistics": True, "progress": False, "batch_size": 10, "accuracy": "fast"}
     parts = []
-    for i, part in enumerate(np.split(rows, [137, 600])):
+    for i, part in enumerate(np.split(rows, [34, 150])):
         np.save(tmp_path / f"{i}.npy", part)
         table = tmp_path / f"{i}" / "m.calib.json"
         calibrate(DIGITS, tmp_path / f"{i}.npy", table_path=table, **options)
         parts.append(table.with_suffix(".stats"))
     np.save(tmp_path / "all.npy", rows)
     merge_statistics(parts, tmp_path / "merged.json", progress=False)
-    for asked in (1000, 2000):
+    for asked in (250, 500):
         table = tmp_path / f"{asked}" / "m.calib.json"
         calibrate(DIGITS, tmp_path / "all.npy", table_path=table, num_samples=asked, **options)
         # A merge has no model to tell what the output is worth.

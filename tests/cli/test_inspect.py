@@ -126,7 +126,7 @@ def test_rtx_plan_shows_int8_layers(quantkit, tmp_path):
 
 
 def test_engine_int8_layers_match_calibrate_output(quantkit, tmp_path, digits):
-    calibrated = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits)
+    calibrated = quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--num-samples", "32")
     said = int(next(line for line in calibrated.out.splitlines() if "operators in INT8" in line).split()[-1])
     path = tmp_path / "digits.engine"
     path.write_bytes(rtx.build(tmp_path / "digits.int8.onnx"))
@@ -173,7 +173,18 @@ def test_model_without_quantizable_layers_is_shown(quantkit, tmp_path):
 
 
 def test_cache_and_table_are_shown(quantkit, digits, tmp_path):
-    quantkit("calibrate", "--method", "entropy", "--data", CALIB, digits, "--tensorrt-version", "8.6.1")
+    quantkit(
+        "calibrate",
+        "--method",
+        "entropy",
+        "--data",
+        CALIB,
+        digits,
+        "--num-samples",
+        "32",
+        "--tensorrt-version",
+        "8.6.1",
+    )
     cache = quantkit("inspect", tmp_path / "digits.calib")
     assert "TensorRT 8.6.1 loads it with IInt8EntropyCalibrator2" in cache.out
     assert "3c010204" in cache.out

@@ -21,15 +21,28 @@ def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
     assert "evaluation 1: 0 tensors in float" in outcome.err
     path = tmp_path / "digits.plan.json"
     assert json.loads(path.read_text())["verdict"] == "met"
-    words = ("--data", VAL, "--plan", path, "--variants", "int8", "--latency-s", 0, "--layer-samples", 0)
+    words = (
+        "--data",
+        VAL,
+        "--num-samples",
+        60,
+        "--plan",
+        path,
+        "--variants",
+        "int8",
+        "--latency-s",
+        0,
+        "--layer-samples",
+        0,
+    )
     assert quantkit("evaluate", digits, *words).code == 0
     assert quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path).code == 0
     refused = quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path, "--target", "cpu")
     assert (refused.code, "--plan is for the target tensorrt" in refused.err) == (1, True)
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_a_missed_budget_has_exit_code_3_and_a_plan(quantkit, digits, tmp_path, monkeypatch):
-    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
     path = tmp_path / "digits.calib.json"
     table = load_table(path)
     name = list(table.tensors)[2]
@@ -55,8 +68,8 @@ def test_a_missed_budget_has_exit_code_3_and_a_plan(quantkit, digits, tmp_path, 
         (["--val", VAL, "--num-val-samples", "0"], 2, "--num-val-samples 0"),
     ],
 )
+@pytest.mark.usefixtures("calibrated")
 def test_wrong_options_are_one_line(quantkit, digits, tmp_path, words, code, named):
-    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
     outcome = quantkit("tune", digits, "--data", CALIB, *FEW, *words)
     assert (outcome.code, named in outcome.err, "Traceback" in outcome.err) == (code, True, False)
     assert not (tmp_path / "digits.plan.json").exists()
@@ -70,8 +83,8 @@ def test_validation_data_without_labels_is_refused(quantkit, digits, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["quantize", "evaluate", "build"])
+@pytest.mark.usefixtures("calibrated")
 def test_a_plan_that_is_none_is_one_line(quantkit, digits, tmp_path, command):
-    assert quantkit("calibrate", digits, "--data", CALIB, "--accuracy", "fast").code == 0
     table = tmp_path / "digits.calib.json"
     words = {"evaluate": ["--data", VAL], "build": ["--precision", "int8"]}.get(command, [])
     outcome = quantkit(command, digits, "--table", table, "--plan", table, *words)

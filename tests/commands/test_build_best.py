@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -20,28 +19,37 @@ from ..backends.tensorrt import timed
 from ..fake_trt.releases import RELEASES, Bindings, UnobtainableError
 
 
-@pytest.fixture(scope="module", params=sorted({*list(RELEASES)[:1], *list(RELEASES)[-1:]}))
-def any_bindings(request):
-    yield from start(request.param)
-
-
 @pytest.fixture(scope="module")
-def bindings():
-    yield from start(list(RELEASES)[-1])
+def processes():
+    """One for each release, started when it is first asked for: each call installs the fake GPU that it needs."""
+    running: dict[str, Bindings] = {}
+
+    def of(name: str) -> Bindings:
+        if name not in running:
+            try:
+                running[name] = Bindings(RELEASES[name])
+            except UnobtainableError as error:
+                pytest.skip(str(error))
+        return running[name]
+
+    yield of
+    for process in running.values():
+        process.close()
 
 
-@pytest.fixture(scope="module")
-def oldest_bindings():
-    yield from start(next(iter(RELEASES)))
+@pytest.fixture(params=sorted({*list(RELEASES)[:1], *list(RELEASES)[-1:]}))
+def any_bindings(request, processes):
+    return processes(request.param)
 
 
-def start(name: str) -> Iterator[Bindings]:
-    try:
-        process = Bindings(RELEASES[name])
-    except UnobtainableError as error:
-        pytest.skip(str(error))
-    yield process
-    process.close()
+@pytest.fixture
+def bindings(processes):
+    return processes(list(RELEASES)[-1])
+
+
+@pytest.fixture
+def oldest_bindings(processes):
+    return processes(next(iter(RELEASES)))
 
 
 @pytest.fixture(scope="module")

@@ -43,38 +43,43 @@ def same(a: Refinement | None, b: Refinement | None, folder: Path) -> bool:
     return paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.fixture
-def residual(tmp_path: Path) -> tuple[Path, Path]:
-    model = write(MODELS["residual_identity"](), tmp_path / "model.onnx")
-    return model, normal(tmp_path / "data.npy", 24, 32, 16, 16)
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("residual")
+    model = write(MODELS["residual_identity"](), folder / "model.onnx")
+    return model, normal(folder / "data.npy", 24, 32, 16, 16)
 
 
-def test_a_second_run_gives_the_same_bytes(residual: tuple[Path, Path], tmp_path: Path) -> None:
-    paths = [tmp_path / name / "model.calib.json" for name in ("a", "b")]
-    for path in paths:
-        path.parent.mkdir()
-        refine(*residual, table_path=path)
+@pytest.fixture(scope="module")
+def refined(residual: tuple[Path, Path]) -> CalibrationTable:
+    """Of that model; its files are beside it."""
+    return refine(*residual, table_path=residual[0].with_suffix(".calib.json"))
+
+
+def test_a_second_run_gives_the_same_bytes(residual, refined, tmp_path: Path) -> None:
+    paths = [residual[0].with_suffix(".calib.json"), tmp_path / "model.calib.json"]
+    refine(*residual, table_path=paths[1])
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert refinement_path(paths[0]).read_bytes() == refinement_path(paths[1]).read_bytes()
 
 
 @pytest.mark.parametrize("options", [{"order": "given"}, {"workers": 3}, {"seed": 5, "num_samples": 24}])
-def test_neither_order_nor_threads_change_a_bit(residual: tuple[Path, Path], tmp_path: Path, options: dict) -> None:
-    first, second = refine(*residual), refine(*residual, **options)
-    assert first.tensors == second.tensors
-    assert first.float_tensors == second.float_tensors
-    assert first.quality == second.quality
-    assert same(first.refinement, second.refinement, tmp_path)
+def test_neither_order_nor_threads_change_a_bit(residual, refined, tmp_path: Path, options: dict) -> None:
+    second = refine(*residual, **options)
+    assert refined.tensors == second.tensors
+    assert refined.float_tensors == second.float_tensors
+    assert refined.quality == second.quality
+    assert same(refined.refinement, second.refinement, tmp_path)
 
 
-def test_the_batch_size_changes_no_choice(residual: tuple[Path, Path]) -> None:
+def test_the_batch_size_changes_no_choice(residual, refined) -> None:
     """The runtime adds up in another order for another batch size: the last bits of what was seen may differ."""
-    first, second = refine(*residual), refine(*residual, batch_size=5)
-    assert first.tensors.keys() == second.tensors.keys()
-    for name, value in first.tensors.items():
+    second = refine(*residual, batch_size=5)
+    assert refined.tensors.keys() == second.tensors.keys()
+    for name, value in refined.tensors.items():
         assert second.tensors[name].method == value.method
         assert second.tensors[name].amax == pytest.approx(value.amax, rel=1e-3)
-    assert first.float_tensors.keys() == second.float_tensors.keys()
+    assert refined.float_tensors.keys() == second.float_tensors.keys()
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])

@@ -62,14 +62,15 @@ def interrupted(monkeypatch, often):
 
 
 def run(model, data, table, said=None, **options):
-    options = {"batch_size": 4, "progress": False, "calibrator": "quantkit", "min_readable": 0.5} | options
+    common = {"batch_size": 4, "progress": False, "calibrator": "quantkit", "min_readable": 0.5, "accuracy": "fast"}
+    options = common | options
     return calibrate(model, data, table_path=table, notify=None if said is None else said.append, **options)
 
 
-@pytest.mark.parametrize("histogram", ["exact", "tensorrt"])
+@pytest.mark.parametrize(("histogram", "accuracy"), [("exact", "balanced"), ("tensorrt", "fast")])
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
-def test_a_resumed_run_gives_the_same_table(interrupted, tmp_path, model, images, histogram, after):
-    options = {"histogram": histogram, "order": "given", "keep_statistics": True}
+def test_a_resumed_run_gives_the_same_table(interrupted, tmp_path, model, images, histogram, accuracy, after):
+    options = {"histogram": histogram, "accuracy": accuracy, "order": "given", "keep_statistics": True}
     whole = tmp_path / "whole.json"
     run(model, images, whole, **options)
     table, partial = tmp_path / "t.json", tmp_path / "t.partial"

@@ -23,9 +23,14 @@ def rank(table, **options):
     return quantkit.sensitivity(DIGITS, CALIB, **{"table": table, "num_samples": 48, "progress": False, **options})
 
 
+@pytest.fixture(scope="module")
+def ranked(table):
+    return rank(table)
+
+
 @pytest.mark.parametrize("place", [1, 3])
-def test_a_ruined_tensor_leads(table, place):
-    name = rank(table).of_kind("tensor")[place].name
+def test_a_ruined_tensor_leads(table, ranked, place):
+    name = ranked.of_kind("tensor")[place].name
     narrow = replace(table.tensors[name], amax=table.tensors[name].amax / 50)
     found = rank(replace(table, tensors={**table.tensors, name: narrow}))
     worst = found.of_kind("tensor")[0]
@@ -36,8 +41,8 @@ def test_a_ruined_tensor_leads(table, place):
     assert found.of_kind("operator")[0].tensors == worst.tensors
 
 
-def test_every_quantized_tensor_and_operator_is_ranked(table):
-    found = rank(table)
+def test_every_quantized_tensor_and_operator_is_ranked(table, ranked):
+    found = ranked
     assert found.measure == "KL divergence"
     damages = [unit.damage for unit in found.units]
     assert damages == sorted(damages, reverse=True)
@@ -48,8 +53,8 @@ def test_every_quantized_tensor_and_operator_is_ranked(table):
     assert all(20 < unit.sqnr_db < 80 for unit in found.units if unit.sqnr_db is not None)
 
 
-def test_ranking_is_reproduced(table):
-    assert rank(table) == rank(table)
+def test_ranking_is_reproduced(table, ranked):
+    assert rank(table) == ranked
 
 
 def test_an_order_is_clear_when_more_samples_confirm_it(table, monkeypatch):
@@ -67,8 +72,8 @@ def test_an_order_is_clear_when_more_samples_confirm_it(table, monkeypatch):
     assert len(set(rounds)) > 1
 
 
-def test_tensors_in_float_are_listed_and_not_ranked(table):
-    name = rank(table).of_kind("tensor")[0].name
+def test_tensors_in_float_are_listed_and_not_ranked(table, ranked):
+    name = ranked.of_kind("tensor")[0].name
     found = rank(replace(table, float_tensors={name: "tried"}))
     assert found.in_float == {name: "tried"}
     assert name not in {tensor for unit in found.units for tensor in unit.tensors}

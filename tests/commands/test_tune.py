@@ -43,8 +43,14 @@ def tune(table, **options):
 
 
 @pytest.fixture(scope="module")
-def plan(table):
-    return tune(table, max_drop="1pt")
+def runs(tmp_path_factory):
+    """What the search for the plan evaluated."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def plan(table, runs):
+    return tune(table, max_drop="1pt", runs=runs)
 
 
 def test_only_what_ruins_the_score_stays_in_float(plan, ruined):
@@ -146,10 +152,9 @@ def test_few_images_cannot_tell(table):
     assert tune(sound, num_val_samples=20, max_drop="0.5pt").verdict == "unknown"
 
 
-def test_an_interrupted_search_goes_on(table, tmp_path, monkeypatch):
-    first = tune(table, max_drop="1pt", runs=tmp_path / "runs")
+def test_an_interrupted_search_goes_on(table, plan, runs, monkeypatch):
     monkeypatch.setattr(kept_evaluations, "evaluate", lambda *_, **__: pytest.fail("it was evaluated before"))
-    assert tune(table, max_drop="1pt", runs=tmp_path / "runs") == first
+    assert tune(table, max_drop="1pt", runs=runs) == plan
 
 
 @pytest.mark.parametrize(
