@@ -209,7 +209,7 @@ class GraphPieces:
         captured = tuple(dict.fromkeys(str(v.name) for v in _captured(node, self.model.graph)))
         values = dict.fromkeys((*(str(v.name) for v in node.inputs if v is not None), *captured))
         return _Node(
-            ir.to_proto(node),
+            ir.serde.serialize_node(node),
             reads=tuple(name for name in values if name not in self._constants),
             makes=tuple(str(v.name) for v in node.outputs if v.name),
             captured=captured,
@@ -240,7 +240,7 @@ class GraphPieces:
                 large[name] = np.ascontiguousarray(tensor.numpy())
             else:
                 if name not in self._stored_protos:
-                    self._stored_protos[name] = ir.to_proto(tensor)
+                    self._stored_protos[name] = ir.serde.serialize_tensor(tensor)
                     self._stored_protos[name].name = name
                 small.append(self._stored_protos[name])
         return small, large

@@ -139,7 +139,7 @@ def _is_plain(array: object) -> bool:
 def _alone(
     node: ir.Node, arguments: Mapping[str, np.ndarray], opset: int, constants: Sequence[str] = ()
 ) -> onnx.ModelProto:
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     inputs = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in arguments.items()

@@ -60,7 +60,7 @@ def _obstacle(model: ir.Model, old: int, opset: int) -> ir.Node | None:
 
 def _alone(node: ir.Node, opset: int) -> onnx.ModelProto:
     """A model of one node; its constants stay constants where they are small."""
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     constants, inputs = [], []
     for value in dict.fromkeys(v for v in node.inputs if v is not None):
         tensor = value.const_value
