@@ -39,7 +39,7 @@ class Verb(NamedTuple):
     panel: str
 
 
-_PANELS = _QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Look into files"
+_PANELS = _QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Inspect and set up"
 
 VERBS = {
     "calibrate": Verb(
@@ -73,7 +73,7 @@ VERBS = {
     "tune": Verb(
         "tune",
         "tune",
-        "Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.",
+        "Find the fewest tensors to leave in float so that the score meets a budget, and write them as a plan.",
         _QUANTIZE,
     ),
     "compare": Verb(
@@ -95,11 +95,11 @@ VERBS = {
         "Show what is installed, which commands work here, and what to install for the others.",
         _FILES,
     ),
-    "init": Verb("init", "init", "Write a commented quantkit.toml by asking the model and the data.", _FILES),
+    "init": Verb("init", "init", "Write a commented quantkit.toml for a model and its data.", _FILES),
     "selftest": Verb(
         "selftest",
         "selftest",
-        "Check what works with the TensorRT of this machine: calibrators, builds, INT8 layers, accuracy.",
+        "Check what works with the installed TensorRT: calibrators, builds, INT8 layers, accuracy.",
         _FILES,
     ),
     "config": Verb(

@@ -17,7 +17,7 @@ import typer
 
 __all__ = ["JSON_HELP", "JsonOption", "document_alone", "echo_document", "echo_json", "echo_written"]
 
-JSON_HELP = "Print one JSON document on standard output; words go to standard error."
+JSON_HELP = "Print one JSON document on standard output; messages go to standard error."
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
 _output: ContextVar[TextIO | None] = ContextVar("_output", default=None)

@@ -41,8 +41,8 @@ def bench(
 ) -> None:
     """Time models or engines on random inputs: no data, no accuracy.
 
-    Options as trtexec has them. Times are whole calls by the host's clock, copies to and from a device among them;
-    several models take turns. `quantkit evaluate` measures accuracy too, and engines by the device's own events.
+    Options are named as in trtexec. Times are those of whole calls on the host's clock, with copies to and from a
+    device; several models take turns. `quantkit evaluate` also measures accuracy, and times engines by CUDA events.
     """
     if export_times is not None:
         check_writable(export_times.parent)

@@ -148,7 +148,7 @@ def quantize(
         typer.Option(
             "--data",
             help="For formats other than int8: images or arrays on which weights are rounded with error feedback. What "
-            "is found is kept beside the table.",
+            "is found is saved next to the table.",
         ),
     ] = None,
     list_float: Annotated[

@@ -22,7 +22,9 @@ class RunOptions(MessageOptions):
 
     as_json: bool = option(False, JSON_HELP, flag="--json")
     dry_run: bool = option(
-        False, "Say what would be read, run and written, how long and how much memory; then end.", flag="--dry-run"
+        False,
+        "Print what would be read, run and written, with estimates of time and memory, and exit.",
+        flag="--dry-run",
     )
 
 

@@ -37,9 +37,9 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a commented quantkit.toml by asking the model and the data.
+    """Write a commented quantkit.toml for a model and its data.
 
-    Input size, channels and the task are read off the model, classes off the data. Every other option is what
+    Input size, channels and the task are read from the model, classes from the data. Every other option is what
     `quantkit config` prints.
     """
     if output.exists() and not force:

@@ -28,7 +28,7 @@ def selftest(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("selftest.json"),
     as_json: JsonOption = False,
 ) -> None:
-    """Check what works with the TensorRT of this machine: calibrators, builds, INT8 layers, accuracy.
+    """Check what works with the installed TensorRT: calibrators, builds, INT8 layers, accuracy.
 
     Writes selftest.json to attach to a report. Exits with code 1 if a check fails; what cannot be checked here is
     skipped, with the reason.

@@ -40,7 +40,7 @@ def sensitivity(
 ) -> None:
     """Rank tensors and operators by what quantizing each costs the output.
 
-    Alone: everything else stays in float. In company: everything else is quantized, and this one is left in float; the
+    Alone: everything else stays in float. In company: everything else is quantized and this one left in float; the
     number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
     the multiply-adds. No labels are needed.
     """

@@ -41,7 +41,7 @@ def tune(
         Path,
         typer.Option(
             "--val",
-            help="Labeled validation data that the choice is made on, as for evaluate.",
+            help="Labeled validation data to choose by, as for evaluate.",
             show_default=False,
             rich_help_panel=DATA_PANEL,
         ),
@@ -54,11 +54,11 @@ def tune(
         typer.Option("--output", "-o", help="Plan (.json) or folder (default: MODEL.plan.json next to it)."),
     ] = None,
 ) -> None:
-    """Find the fewest tensors to leave in float so that the score keeps a budget: writes a plan.
+    """Find the fewest tensors to leave in float so that the score meets a budget, and write them as a plan.
 
     Ranks the tensors on --data, evaluates a few choices on --val and writes the plan for quantize, build and evaluate
-    (--plan). Finished evaluations are kept beside the plan, so that an interrupted search goes on where it was. Exits
-    with code 3 if the budget is missed.
+    (--plan). Finished evaluations are kept beside the plan, so that an interrupted search continues. Exits with code 3
+    if the budget is missed.
     """
     path = output_path(output, model.with_name(f"{model.stem}.plan.json"))
     options = replace(

@@ -202,7 +202,8 @@ def owned_options(registry: str, owner: str, *, group: str = "") -> Any:
 def _owned_options(registry: str, owner: str, group: str, path: tuple[str, ...]) -> Iterator[OptionField]:
     for name, entry in lookup(registry).items():
         for own in entry.own_options:
-            text = Option(f"{own.help}, for {owner} {name} (default: {own.default}).", group=group, flag=own.flag)
+            default = "" if own.default == "" else f" (default: {own.default})"
+            text = Option(f"{own.help}, for {owner} {name}{default}.", group=group, flag=own.flag)
             yield OptionField(text, (*path, own.name), type(own.default) | None, None)
 
 

@@ -226,7 +226,7 @@ class ImageOptions:
     )
     pixel_max: float | None = option(
         None,
-        "Value that is white in images of more than 8 bits, e.g. 4095 for 12 bits.",
+        "Pixel value of white in images of more than 8 bits, e.g. 4095 for 12 bits.",
         group=IMAGES,
         default_text="65535; of float images 255",
     )
@@ -239,7 +239,7 @@ class ImageOptions:
     )
     loader: str | None = option(
         None,
-        "file.py:function that reads --data, of any kind, and yields samples: dicts of arrays by input name.",
+        "file.py:function that reads --data, in any form, and yields samples: dicts of arrays by input name.",
         group=DATA,
         form=TEXT,
         unit="symbol",
@@ -264,8 +264,8 @@ class ImageOptions:
     )
     state: Mapping[str, str] | None = option(
         None,
-        "INPUT=OUTPUT: state of a recurrent model, e.g. h=hn: samples are sequences, over which the FP32 model makes "
-        "it. Repeatable.",
+        "INPUT=OUTPUT: state of a recurrent model, e.g. h=hn. Samples are then sequences, along which the FP32 model "
+        "computes the state. Repeatable.",
         group=DATA,
         form=_NAMED_OUTPUTS,
         repeatable=True,
@@ -353,7 +353,7 @@ class DataOptions(PreprocessOptions):
 
     classes: Sequence[str] | None = option(
         None,
-        "Text file with the class names, one a line, in the order of the model's outputs.",
+        "Text file with the class names, one per line, in the order of the model's outputs.",
         group=DATA,
         form=CLASS_NAMES,
         unit="file",
@@ -406,8 +406,8 @@ class DeviceOptions:
 
     device: str = option(
         "auto",
-        "Where whole models are run on the data: auto (a GPU where ONNX Runtime's CUDA provider and pycuda work), cpu, "
-        "cuda, cuda:N; cuda:N,M calibrates on several GPUs.",
+        "Device that runs the models on the data: auto (a GPU where ONNX Runtime's CUDA provider and pycuda work), "
+        "cpu, cuda, cuda:N; cuda:N,M calibrates on several GPUs.",
         group=EXPERT,
     )
 
@@ -452,7 +452,7 @@ class MethodOptions:
 
     method: str = option(
         "auto",
-        "Calibration method: how the range of a tensor is chosen. auto: whichever hurts the model's output least.",
+        "Calibration method: how the range of a tensor is chosen. auto: the one that changes the model's output least.",
         registry="quantkit.calibration.methods:METHODS",
     )
     method_options: Mapping[str, float | None] = owned_options("quantkit.calibration.methods:METHODS", "--method")
@@ -485,8 +485,8 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
 
     accuracy: Effort | None = option(
         None,
-        "How much is done for accuracy. fast: ranges from statistics alone; balanced: ranges tried on the model, "
-        "weights rounded with error feedback, what INT8 ruins left in float; best: the same on more samples.",
+        "Effort for accuracy. fast: ranges from statistics alone; balanced: also tries ranges on the model, rounds "
+        "weights with error feedback and leaves in float what INT8 damages; best: the same on more samples.",
         default_text="balanced with --method auto, else fast",
     )
     num_samples: int = option(1024, "Number of calibration samples, balanced over the classes.", group=DATA)
@@ -549,7 +549,7 @@ class MergeOptions(MethodOptions):
     progress: bool = True
 
 
-_BLOCK_SIZE = "With int4: inputs that share a scale; halved where so many do not divide a weight's inputs."
+_BLOCK_SIZE = "int4: inputs of a weight that share a scale; halved where it does not divide their number."
 
 
 def check_block_size(block: int | None, precision: str, option: str) -> None:
@@ -590,8 +590,8 @@ class QuantizeOptions(ExcludeOptions):
     )
     rounding: Rounding = option(
         "feedback",
-        "Rounding of weights. feedback: as calibration found it on samples (MODEL.calib.weights); nearest: each weight "
-        "for itself.",
+        "Rounding of weights. feedback: with error feedback, as calibration found it (MODEL.calib.weights); nearest: "
+        "each weight to the nearest value.",
     )
     reduce_range: bool | None = option(
         None,
@@ -849,7 +849,7 @@ class TimedBuildOptions:
         latency_s: timed seconds of each engine.
     """
 
-    max_builds: int = option(8, "Engines to build and time at most.", group=LATENCY)
+    max_builds: int = option(8, "Maximum number of engines to build and time.", group=LATENCY)
     latency_s: float = option(3.0, "Measurement time per engine.", group=LATENCY, unit="seconds")
 
     def __post_init__(self) -> None:
@@ -993,14 +993,14 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
     )
     formats: Sequence[str] = option(
         ("int8",),
-        "Formats that a tensor may have: int8, or int8,fp8: what INT8 harms is tried in FP8 before it stays in float.",
+        "Formats that a tensor may have: int8, or int8,fp8: what INT8 damages is tried in FP8 before float.",
         form=NAMES,
         unit="names",
     )
     max_drop: str = option("0.5pt", "Maximum drop of the score below FP32's: 0.5pt (or 0.5) in points, 1% relative.")
     objective: Literal["work", "latency"] = option(
         "work",
-        "What a tensor in float costs. work: its multiply-adds; latency: time, measured with TensorRT on this GPU.",
+        "Cost of a tensor in float. work: its multiply-adds; latency: time, measured with TensorRT on this GPU.",
     )
     num_val_samples: int | None = option(None, "Number of validation samples.", group=DATA, default_text="all")
     batch_size: int = option(32, "Samples per batch when measuring accuracy.", group=DATA)
@@ -1077,9 +1077,9 @@ class BenchOptions:
         None, "Shapes of the inputs, e.g. input:8x3x224x224,mask:8x1.", unit="shapes", default_text="the model's"
     )
     batch_size: int = option(1, "Size of a dynamic first dimension.")
-    warm_up_ms: int = option(200, "Untimed calls before, in milliseconds.")
-    duration: float = option(3.0, "Timed seconds for each model, at least.", unit="seconds")
-    iterations: int = option(10, "Timed calls for each model, at least.")
+    warm_up_ms: int = option(200, "Duration of untimed calls before the measurement, in milliseconds.")
+    duration: float = option(3.0, "Minimum measurement time of each model.", unit="seconds")
+    iterations: int = option(10, "Minimum number of timed calls of each model.")
     percentile: tuple[float, ...] = option(
         (90.0, 95.0, 99.0),
         "Percentiles to report.",

@@ -50,16 +50,20 @@ class Embedding(Task):
     has_class_labels = True
     own_options = (
         OwnOption(
-            "neighbors", 10, "Nearest samples whose recall counts", is_valid=lambda k: k >= 1, expected="1 or more"
+            "neighbors",
+            10,
+            "Number of nearest samples K that recall@K counts",
+            is_valid=lambda k: k >= 1,
+            expected="1 or more",
         ),
         OwnOption(
             "pooling",
             "mean",
-            "How an output [N, T, D] becomes one vector",
+            "Pooling of an output [N, T, D] into one vector",
             is_valid=lambda word: word in ("mean", "cls"),
             expected="mean or cls",
         ),
-        OwnOption("embedding", "", "Name of the output, if it is not the first that fits"),
+        OwnOption("embedding", "", "Name of the output, if not the first that fits"),
     )
 
     def __init__(self, neighbors: int = 10, pooling: str = "mean", output: str = "") -> None:
