@@ -1,5 +1,14 @@
-"""``python -m quantkit``."""
+"""``python -m quantkit`` and the command ``quantkit``."""
 
-from quantkit.cli import main
 
-main()
+def main() -> None:
+    """Runs the command line; Ctrl-C while it is imported ends it as later, without a traceback."""
+    try:
+        from quantkit.cli import main as run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

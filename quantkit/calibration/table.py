@@ -18,7 +18,7 @@ import msgspec
 from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.refinement_file import load_refinement, refinement_path
 from quantkit.calibration.statistics_file import is_statistics_file
-from quantkit.errors import CalibrationError, DatasetError
+from quantkit.errors import CalibrationError, DatasetError, StaleTableError
 from quantkit.machine import read_file
 from quantkit.storage import write_text
 from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
@@ -111,17 +111,16 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         raise CalibrationError(f"{file} was changed after it was written: {where}: calibrate again")
     table = _decode(file, checked)
     checksum = table_checksum(table)
-    found = {form: _refinement_beside(refinement_path(file, form), checksum) for form in SCHEMES}
-    refinement = found.pop("int8")
-    return replace(table, refinement=refinement, roundings={form: kept for form, kept in found.items() if kept})
-
-
-def _refinement_beside(path: Path, checksum: str) -> Refinement | None:
-    """What was found beside the ranges of a table; None where it is of another run, or damaged."""
-    try:
-        return load_refinement(path, table=checksum) if path.is_file() else None
-    except CalibrationError:  # reported where it is needed
-        return None
+    found: dict[str, Refinement] = {}
+    unusable: dict[str, str] = {}
+    for form in SCHEMES:
+        path = refinement_path(file, form)
+        try:
+            found |= {form: load_refinement(path, table=checksum)} if path.is_file() else {}
+        except CalibrationError as error:  # reported where it is needed
+            is_stale = isinstance(error, StaleTableError)
+            unusable[form] = f"{path.name} is {'of another table' if is_stale else 'damaged'}"
+    return replace(table, refinement=found.pop("int8", None), roundings=found, unusable=unusable)
 
 
 def _head(table: CalibrationTable) -> dict[str, Any]:

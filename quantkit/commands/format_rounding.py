@@ -116,6 +116,9 @@ def keep_rounding(
     found = round_for_format(model, opened, options, samples_of(model, opened, data, preprocess), notify)
     if not isinstance(table, CalibrationTable):
         path = refinement_path(table, options.format)
+        if opened.roundings.get(options.format) and not is_rounded(model, opened, options):
+            text = f"{path}: replaced, as it was rounded for other options, such as another --block-size."
+            notify(Notice("info", "weights", text))
         save_refinement(found.roundings[options.format], path, table=table_checksum(opened))
     return found
 
@@ -138,13 +141,14 @@ def _to_nearest(edges: Sequence[QdqEdge], rounded: Refinement) -> list[QdqEdge]:
     return [e for e in edges if e.tensor not in found or not found[e.tensor].fits(e.axis, e.format)]
 
 
-def tell_nearest(planned: FormatPlan, rounded: Refinement, options: QuantizeOptions, notify: Notify) -> None:
+def tell_nearest(planned: FormatPlan, table: CalibrationTable, options: QuantizeOptions, notify: Notify) -> None:
     """Says which weights are rounded to nearest for want of better ones, and what to do about it."""
     edges = planned.rounded_apart(options.scheme)
-    left = _to_nearest(edges, rounded)
+    left = _to_nearest(edges, kept_rounding(table, options))
     if not left or options.rounding == "nearest":
         return
     form = f"{options.format} --block-size {options.block}" if options.scheme.blocks else options.format
-    text = f"{len(left)} of {len(edges)} weights are rounded to nearest: nothing better is kept beside the table; "
+    text = f"{len(left)} of {len(edges)} weights are rounded to nearest: "
+    text += f"{table.unusable.get(options.format, 'nothing better is kept beside the table')}; "
     text += f"`quantkit quantize MODEL --table TABLE --format {form} --data DATA` rounds them with error feedback"
     notify(Notice("info", "weights", f"{text}, and keeps them there"))

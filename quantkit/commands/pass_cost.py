@@ -155,18 +155,7 @@ def forecast(
     memory_bytes: int | None = None,
     grounds: str = "",
 ) -> Forecast:
-    """Puts a forecast together: wall time from processor time, and whether files are there.
-
-    Args:
-        reads: as in `Forecast`.
-        runs: likewise.
-        writes: paths.
-        cost: that the estimate is made of; None where there is none.
-        processor_s: estimate of the processor time.
-        fixed_s: seconds on top that are exact, such as those of timing.
-        memory_bytes: as in `Forecast`.
-        grounds: words on top of those about `cost`.
-    """
+    """Puts a forecast together: wall time from processor time and what is exact, and whether files are there."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     seconds = None
     if cost is not None:

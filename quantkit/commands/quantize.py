@@ -85,8 +85,9 @@ def quantize(
         notify(Notice("info", "weights", text))
     needs_refinement = options.target == "tensorrt" and options.scheme.activations == INT8
     if needs_refinement and "rounding" in table.settings and table.refinement is None:
-        text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table: weights are rounded "
-        text += "to nearest, and the output is less accurate than the table says."
+        text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table"
+        text = f"{table.unusable.get('int8', text)}: weights are rounded to nearest, and the output is less accurate "
+        text += "than the table says."
         notify(Notice("warning", "weights", text))
     if data is not None and not options.scheme.is_plain:
         table = keep_rounding(model, table_given, options, data, preprocess, notify)

@@ -50,7 +50,7 @@ def quantize_graph(
     graph, magnitudes, found = planned.graph, table.magnitudes, planned.refinement
     rounded = kept_rounding(table, options)
     if not scheme.is_plain:
-        tell_nearest(planned, rounded, options, notify)
+        tell_nearest(planned, table, options, notify)
         found = rounded if scheme.activations != INT8 else found
     if planned.pairs is not None:
         insert_refined_qdq(graph, planned.pairs, found, fp16_scales=half)

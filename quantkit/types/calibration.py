@@ -149,6 +149,7 @@ class CalibrationTable(ShownInNotebook):
         refinement: what was found on samples beside the ranges; None without it, or where its file is not there.
         formats: of activations whose readers a plan quantizes to another format than INT8; no part of the file.
         roundings: weights and biases that were rounded on samples for other formats, by their names in `SCHEMES`.
+        unusable: what lies beside the table and is damaged or of another table, in words, by format.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -164,6 +165,7 @@ class CalibrationTable(ShownInNotebook):
     refinement: Refinement | None = field(default=None, compare=False, repr=False)
     formats: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     roundings: Mapping[str, Refinement] = field(default_factory=dict, compare=False, repr=False)
+    unusable: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     model_name: str = ""
     format_version: int = 1
 

@@ -294,3 +294,18 @@ def test_a_sample_that_is_never_prepared_ends_the_run(tmp_path):
         r"quantkit: error: 00.\.png could not be read and prepared within 0.1 s", done.stderr.splitlines()[-1]
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_during_imports_leaves_no_traceback():
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from quantkit.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "")

@@ -17,7 +17,8 @@ from quantkit.backends.tensorrt.build.configuration import check_scheme
 from quantkit.backends.tensorrt.build.precision import Typing
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.files import CalibrationFiles
-from quantkit.calibration.table import load_table
+from quantkit.calibration.refinement_file import save_refinement
+from quantkit.calibration.table import load_table, save_table, table_checksum
 from quantkit.commands.build import build
 from quantkit.commands.build_inputs import expected_manifest, load_build_inputs
 from quantkit.commands.calibrate import calibrate
@@ -124,6 +125,36 @@ def test_weights_are_rounded_on_samples_if_there_are_any_and_kept(tmp_path, form
     for left in (replace(load_table(table), roundings={}), load_table(table)):
         nearest = quantize(model, left, tmp_path / "again.onnx", format=form, rounding="nearest")
         assert nearest.path.read_bytes() == (tmp_path / "nearest.onnx").read_bytes()
+    if "int4" in form:
+        heard = []
+        size = {"block_size": 64, "data": tmp_path / "data.npy", "notify": lambda n: heard.append(n.text)}
+        quantize(model, table, tmp_path / "again.onnx", format=form, **size)
+        assert any(
+            text.endswith("replaced, as it was rounded for other options, such as another --block-size.")
+            for text in heard
+        )
+
+
+@pytest.mark.parametrize("damage", [b"", b"quantkit weights 1"])
+def test_what_was_kept_and_is_damaged_is_called_so(calibrated, tmp_path, damage):
+    model, table = calibrated
+    beside = Path(shutil.copy(table, tmp_path))
+    beside.with_suffix(".fp8.weights").write_bytes(damage)
+    said: list[str] = []
+    quantize(model, beside, tmp_path / "o.onnx", format="fp8", notify=lambda notice: said.append(notice.text))
+    assert any("weights are rounded to nearest: net.calib.fp8.weights is damaged; `quantkit" in text for text in said)
+
+
+def test_refinements_of_another_table_or_damaged_are_called_so(calibrated, tmp_path):
+    model, table = calibrated
+    stated = load_table(table)
+    own = replace(stated, settings={**stated.settings, "rounding": "feedback"})
+    path = save_table(own, tmp_path / "net.calib.json")
+    for checksum, reason in ((table_checksum(own), ""), ("0" * 64, "net.calib.weights is of another table")):
+        save_refinement(Refinement(), path.with_suffix(".weights"), table=checksum)
+        said: list[str] = []
+        quantize(model, path, tmp_path / "o.onnx", notify=lambda notice, to=said: to.append(notice.text))
+        assert [text.partition(":")[0] for text in said if "rounded to nearest" in text] == [reason] * bool(reason)
 
 
 def test_blocks_of_another_size_are_not_taken_for_those_that_were_kept(tmp_path):
