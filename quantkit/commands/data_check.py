@@ -12,6 +12,7 @@ from quantkit.datasets import describe, lint, select
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
+from quantkit.datasets.yolo_data import Split
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notify, accepts_tell, announcing
@@ -74,15 +75,7 @@ def check_data(
     options = make_options(CheckOptions, options, keywords)
     notify = announcing(notify)
     model = FloatModel.open(model)
-    chosen = open_samples(
-        runnable(model),
-        data,
-        on_split(options.preprocess, "train"),
-        options.classes,
-        num_samples=None,
-        seed=options.seed,
-        order="given",
-    )
+    chosen = _open(model, data, options, "train")
     describe_choice(chosen, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, chosen, options.preprocess, notify)
     dataset: Dataset = getattr(chosen, "dataset", chosen)
@@ -92,15 +85,7 @@ def check_data(
         findings += lint.check_files(Path(data))
     findings += lint.check_duplicates(dataset)
     if options.against is not None:
-        other = open_samples(
-            runnable(model),
-            options.against,
-            on_split(options.preprocess, "val"),
-            options.classes,
-            num_samples=None,
-            seed=options.seed,
-            order="given",
-        )
+        other = _open(model, options.against, options, "val")
         findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
@@ -123,6 +108,12 @@ def check_data(
         probe=probe,
         probe_reason=reason,
     )
+
+
+def _open(model: FloatModel, data: PathLike, options: CheckOptions, split: Split) -> Dataset:
+    prepared = on_split(options.preprocess, split)
+    seed, classes = options.seed, options.classes
+    return open_samples(runnable(model), data, prepared, classes, num_samples=None, seed=seed, order="given")
 
 
 def _choose(dataset: Dataset, unreadable: frozenset[str], count: int, seed: int) -> tuple[int, ...]:

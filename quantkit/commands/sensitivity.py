@@ -66,12 +66,7 @@ def sensitivity(
 
 
 def find_fitting_table(model: FloatModel, options: SensitivityOptions, notify: Notify) -> CalibrationTable | None:
-    """The table that was given, or the one next to the model if it fits.
-
-    Args:
-        model: the float model.
-        options: with the table, if one is given.
-        notify: hears where the table is from.
+    """The table that was given, or the one next to the model if it fits; says which.
 
     Raises:
         StaleTableError: the table that was given belongs to another model.
@@ -100,16 +95,7 @@ def make_table(
     table_path: PathLike | None = None,
     notify: Notify,
 ) -> CalibrationTable:
-    """A new calibration.
-
-    Args:
-        model: the float model.
-        data: to calibrate on.
-        options: of the analysis.
-        accuracy: of the calibration.
-        table_path: where to keep its table; None keeps none.
-        notify: hears that it is made.
-    """
+    """A new calibration; its table is kept at `table_path`, if that is given."""
     text = f"Calibrating with --accuracy {accuracy}; run `quantkit calibrate` first to analyze what you deploy."
     notify(Notice("info", "ranges", text))
     return calibrate(

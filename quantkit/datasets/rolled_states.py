@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,37 +25,47 @@ class RunnableModel:
     open: Callable[[], Runner]
 
 
+class _Step(NamedTuple):
+    """One step with its state; of a sequence that cannot be read, the error. The hash is of sequence and number: not of
+    the state, whose last digits depend on the machine.
+    """
+
+    found: Sample | DatasetError
+    id: str
+    hash: str
+    sequence: int
+
+
 @dataclass(frozen=True, eq=False)
 class RolledSteps(DatasetView):
     """The steps of sequences, arrays whose first axis is time, held in memory.
 
     Attributes:
-        samples: every step of every sequence, with its state.
-        hashes: of each step's sequence and its number; not of its state, whose last digits depend on the machine.
+        steps: of every sequence.
         states: output by the input that it feeds.
     """
 
-    samples: Sequence[Sample]
-    hashes: Sequence[str]
+    steps: Sequence[_Step]
     states: Mapping[str, str]
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.steps)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+        if isinstance(found := self.steps[index].found, DatasetError):
+            raise found
+        return found
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
         """Name of the sequence, and number of the step from 0."""
-        return tuple(sample.id for sample in self.samples)
+        return [step.id for step in self.steps]
 
     @cached_property
     def targets(self) -> Sequence[int] | None:
         """Of each step: that of its sequence."""
-        if self.dataset.targets is None:
-            return None
-        return tuple(int(sample.target) for sample in self.samples if sample.target is not None)
+        targets = self.dataset.targets
+        return None if targets is None else tuple(targets[step.sequence] for step in self.steps)
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -65,7 +76,7 @@ class RolledSteps(DatasetView):
 
     def content_hash(self, index: int) -> str:
         """Hash of a step."""
-        return self.hashes[index]
+        return self.steps[index].hash
 
 
 def sequence_inputs(inputs: Sequence[TensorSpec], states: Mapping[str, str]) -> list[TensorSpec]:
@@ -99,24 +110,27 @@ def roll_states(
     if all(spec.name in states for spec in inputs):
         raise DatasetError("--state: every input of the model is a state, and none is left that sequences give")
     zeros = _zero_states(inputs, states)
-    samples: list[Sample] = []
-    hashes: list[str] = []
+    steps: list[_Step] = []
     with model.open() as runner:
         if unknown := [name for name in states.values() if name not in {spec.name for spec in runner.outputs}]:
             known = ", ".join(spec.name for spec in runner.outputs)
             raise DatasetError(f"--state: the model has no output {unknown[0]!r}; it has {known}")
         copies = fixed_batch_size(runner, axes) or 1
         for index in range(len(dataset)):
-            sequence, state = dataset[index], zeros
-            own = content_hash(dataset, index)
+            state, own = zeros, content_hash(dataset, index)
+            try:
+                sequence = dataset[index]
+            except DatasetError as error:  # it counts as one sample, for --min-readable
+                steps.append(_Step(error, dataset.ids[index], own, index))
+                continue
             for number, step in enumerate(_steps(sequence)):
                 sample = replace(step, inputs={**step.inputs, **state}, axes=axes)
-                samples.append(sample)
-                hashes.append(hashlib.sha256(f"{own} {number} {sorted(states.items())}".encode()).hexdigest())
+                said = hashlib.sha256(f"{own} {number} {sorted(states.items())}".encode()).hexdigest()
+                steps.append(_Step(sample, sample.id, said, index))
                 fed = replace(sample, inputs={**sample.inputs, **constants}, axes={**axes, **dict.fromkeys(constants)})
                 outputs = runner.run(stack_samples([fed] * copies).inputs)
                 state = {name: _next(name, outputs[output], zeros[name], axes) for name, output in states.items()}
-    return RolledSteps(dataset, samples, hashes, states)
+    return RolledSteps(dataset, steps, states)
 
 
 def _zero_states(inputs: Sequence[TensorSpec], states: Mapping[str, str]) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 import quantkit
 from quantkit.cli import main
+from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.open import open_samples
 from quantkit.datasets.rolled_states import RunnableModel
 from quantkit.errors import DatasetError
@@ -77,6 +78,21 @@ def test_steps_are_named_by_sequence_and_model_alone(tmp_path):
 def test_labels_are_those_of_the_sequences(tmp_path):
     data = save(tmp_path / "d", a=ramp(2) | {"label": np.array(1)}, b=ramp(1) | {"label": np.array(0)})
     assert list(open_steps(data).targets) == [1, 1, 0]
+
+
+def test_a_sequence_that_cannot_be_read_counts_as_one_sample(tmp_path):
+    bad = {"x": np.full((3, 2), np.nan, np.float32), "label": np.array(1)}
+    steps = open_steps(
+        save(tmp_path / "d", a=ramp(2) | {"label": np.array(0)}, b=bad, c=ramp(1) | {"label": np.array(1)})
+    )
+    assert list(steps.ids) == ["a.npz step 0", "a.npz step 1", "b.npz", "c.npz step 0"]
+    assert list(steps.targets) == [0, 0, 1, 1]
+    assert steps[3].inputs["h"].tolist() == [[0, 0]]
+    with pytest.raises(DatasetError, match="NaN"):
+        steps[2]
+    skipped = []
+    (batch,) = iterate_batches(steps, 4, on_skip=lambda name, reason: skipped.append(name))
+    assert (len(batch.ids), skipped) == (3, ["b.npz"])
 
 
 def test_a_fixed_batch_is_filled(tmp_path):
