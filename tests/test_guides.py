@@ -105,6 +105,8 @@ def main_of(*words: str) -> int:
         ("ci.md", make_classifier, {0, 3}),  # random images have a score that no limit settles
         ("accuracy_fell.md", make_classifier, {0}),
         ("moving.md", make_classifier, {0}),
+        ("deepstream.md", make_classifier, {0}),
+        ("triton.md", make_classifier, {0}),
     ],
 )
 def test_the_commands_of_a_guide_run(page, make, codes, tmp_path, monkeypatch, capsys):
