@@ -198,21 +198,8 @@ def test_evaluate_without_table_names_the_remedy(quantkit, digits):
 
 
 def test_high_precision_fp16_converts_the_rest(quantkit, digits, tmp_path):
-    assert (
-        quantkit(
-            "calibrate",
-            "--method",
-            "entropy",
-            "--data",
-            CALIB,
-            digits,
-            "--num-samples",
-            "32",
-            "--high-precision",
-            "fp16",
-        ).code
-        == 0
-    )
+    words = ("--method", "entropy", "--num-samples", "32", "--high-precision", "fp16")
+    assert quantkit("calibrate", "--data", CALIB, digits, *words).code == 0
     model = onnx.load(tmp_path / "digits.int8.onnx")
     assert next(o.version for o in model.opset_import if o.domain == "") >= 19
     scales = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"}
