@@ -1,4 +1,4 @@
-"""What `evaluate` asks of a metric, the registry of metrics, and the inner product that several need."""
+"""What `evaluate` asks of a metric, the registry of metrics, and the arithmetic that several need."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ Scope = Literal["floats", "others", "scores", "labels"]
 
 _CHUNK = 8192
 """Values at once: BLAS spreads longer vectors over threads, which on a busy machine costs many times what it saves."""
+
+
+_Elements = npt.NDArray[np.float64]
+"""[M]"""
 
 
 class Metric:
@@ -44,6 +48,15 @@ METRICS: dict[str, type[Metric]] = {}
 """By name; filled by the modules of this folder."""
 
 
-def dot(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+def finite_pairs(values: Array, reference: Array) -> tuple[_Elements, _Elements, bool]:
+    """The elements of both that are finite in both, in float64, and whether all others are the same in both."""
+    x, xq = np.asarray(reference, np.float64).ravel(), np.asarray(values, np.float64).ravel()
+    finite = np.isfinite(x) & np.isfinite(xq)
+    if finite.all():
+        return xq, x, True
+    return xq[finite], x[finite], np.array_equal(x[~finite], xq[~finite], equal_nan=True)
+
+
+def dot(x: _Elements, y: _Elements) -> float:
     """Sum of ``x * y``, both [M], in float64; chunk by chunk, which also keeps the rounding error small."""
     return sum(float(np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK])) for i in range(0, len(x), _CHUNK))

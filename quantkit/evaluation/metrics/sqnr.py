@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.evaluation.metrics.metric import METRICS, Metric, dot
+from quantkit.evaluation.metrics.metric import METRICS, Metric, dot, finite_pairs
 from quantkit.numerics import decibels
 from quantkit.types import Array
 
@@ -35,13 +35,10 @@ class Sqnr(Metric):
 
     def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
         """Adds the variant's output and the baseline's, of one shape; `targets` is not used."""
-        x, xq = np.asarray(reference, np.float64).ravel(), np.asarray(values, np.float64).ravel()
-        self.num_elements += x.size
-        finite = np.isfinite(x) & np.isfinite(xq)
-        if not finite.all():
-            if not np.array_equal(x[~finite], xq[~finite], equal_nan=True):
-                self.noise = math.inf
-            x, xq = x[finite], xq[finite]
+        self.num_elements += values.size
+        xq, x, others_agree = finite_pairs(values, reference)
+        if not others_agree:
+            self.noise = math.inf
         self.signal += dot(x, x)
         self.noise += dot(x - xq, x - xq)
 
