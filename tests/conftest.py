@@ -18,8 +18,8 @@ from hypothesis import settings
 from quantkit import processor as processor_module
 
 # Tests run on machines of any speed, next to other work: time decides nothing.
-# The same examples in every run, so that a pass means a pass; the profile "random" draws others each time.
-settings.register_profile("quantkit", deadline=None, derandomize=True)
+# The same examples in every run, so that a pass means a pass; the profile "random" draws others, and more, each time.
+settings.register_profile("quantkit", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("random", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quantkit"))
 

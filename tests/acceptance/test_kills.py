@@ -284,7 +284,7 @@ def test_two_hundred_kills_leave_old_or_new_files(tmp_path, processes, expected,
 
 def test_runs_at_once_do_not_mix_their_files(tmp_path, processes, expected):
     folder = fresh_folder(tmp_path)
-    for _ in range(5):
+    for _ in range(3):
         runs = [processes.Process(target=calibrate_often, args=(folder, (method,), 1)) for method in METHODS]
         for process in runs:
             process.start()

@@ -106,8 +106,9 @@ def test_speedup_interval_covers_the_true_value():
         low, high = speedup_intervals({"a": a, "b": b}, REFERENCES)["b"]
         held += low <= 1.5 <= high
         widths.append(high - low)
-        low, high = speedup_intervals({"a": rng.permutation(a), "b": b}, REFERENCES)["b"]
-        unpaired.append(high - low)
+        if len(unpaired) < 10:
+            low, high = speedup_intervals({"a": rng.permutation(a), "b": b}, REFERENCES)["b"]
+            unpaired.append(high - low)
     assert held >= 0.88 * 50
     assert np.mean(widths) < 0.6 * np.mean(unpaired)
 
