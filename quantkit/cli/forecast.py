@@ -22,9 +22,7 @@ class RunOptions(MessageOptions):
 
     as_json: bool = option(False, JSON_HELP, flag="--json")
     dry_run: bool = option(
-        False,
-        "Print what would be read, run and written, with estimates of time and memory, and exit.",
-        flag="--dry-run",
+        False, "Print what would be read, run and written, with time and memory, and exit.", flag="--dry-run"
     )
 
 

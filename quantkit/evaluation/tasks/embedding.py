@@ -49,13 +49,7 @@ class Embedding(Task):
     numbers = (RECALL.name, RETRIEVAL.name, "cosine_mean", "cosine_min")
     has_class_labels = True
     own_options = (
-        OwnOption(
-            "neighbors",
-            10,
-            "Number of nearest samples K that recall@K counts",
-            is_valid=lambda k: k >= 1,
-            expected="1 or more",
-        ),
+        OwnOption("neighbors", 10, "Nearest samples K of recall@K", is_valid=lambda k: k >= 1, expected="1 or more"),
         OwnOption(
             "pooling",
             "mean",
