@@ -14,7 +14,6 @@ Word = Literal["ship", "do not ship", "not settled"]
 
 _LIMITS = f"at most {100 * CLOSE:.3g}% below {{baseline}}, and faster, by the whole 95% interval"
 _PLACES: dict[Target, str] = {"tensorrt": "TensorRT", "cpu": "the CPU"}
-
 EXPECTED = "expected on TensorRT"
 """What is said of a variant for which `is_expected`."""
 
@@ -47,7 +46,7 @@ def decide(report: Report) -> Decision | None:
         return None
     target: Target = report.deploy or _guess(found)
     place = _PLACES[target]
-    candidates = [e for e in found if _is_for(e, target)]
+    candidates = [e for e in found if target in _targets(e)]
     if not candidates:
         # For the CPU there is INT8 alone: what was evaluated may be in formats of GPUs.
         words = "INT8" if target == "cpu" else title_of(e.precision for e in found)
@@ -66,7 +65,8 @@ def decide(report: Report) -> Decision | None:
 
 def is_expected(evaluation: Evaluation) -> bool:
     """Whether a variant is for TensorRT, and ONNX Runtime alone ran it."""
-    return evaluation.precision != "fp32" and _is_for(evaluation, "tensorrt") and not _ran_on_tensorrt(evaluation)
+    is_for_it = evaluation.precision != "fp32" and _targets(evaluation) == ("tensorrt",)
+    return is_for_it and not _ran_on_tensorrt(evaluation)
 
 
 def _guess(found: list[Evaluation]) -> Target:
@@ -75,11 +75,13 @@ def _guess(found: list[Evaluation]) -> Target:
     return "cpu" if any(e.representative and e.latency is not None for e in found) else "tensorrt"
 
 
-def _is_for(evaluation: Evaluation, target: Target) -> bool:
-    """Engines, and models whose times say nothing about this CPU, are for TensorRT; untimed, quantkit's own for it."""
-    is_own = evaluation.latency is None and evaluation.name in ("fp16", *SCHEMES)
-    is_for_gpu = evaluation.device == "gpu" or not evaluation.representative or is_own
-    return is_for_gpu == (target == "tensorrt")
+def _targets(evaluation: Evaluation) -> tuple[Target, ...]:
+    """Engines, and models whose times say nothing about this CPU, are for TensorRT; a user's untimed one for any."""
+    if evaluation.device == "gpu" or not evaluation.representative:
+        return ("tensorrt",)
+    if evaluation.latency is not None or evaluation.name == "int8-cpu":
+        return ("cpu",)
+    return ("tensorrt",) if evaluation.name in ("fp16", *SCHEMES) else ("tensorrt", "cpu")
 
 
 def _ran_on_tensorrt(evaluation: Evaluation) -> bool:

@@ -70,6 +70,15 @@ def test_nothing_is_shipped_on_tensorrt_where_nothing_ran_on_it():
     assert (word, sentence) == ("not settled", "For the CPU: not settled: no INT8 variant for it was evaluated.")
 
 
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_an_untimed_model_of_the_user_is_decided_on_for_any_target(target):
+    report = make_report()
+    other = replace(report.evaluations[2], name="other", latency=None)
+    report = replace(report, evaluations=(report.baseline, other), deploy=target)
+    assert "not settled for other: accurate enough" in decided(report)[2]
+    assert not is_expected(other)
+
+
 def test_another_format_is_decided_on_as_int8_is():
     report = make_report()
     fp8 = replace(report.evaluations[2], name="fp8", precision="fp8", latency=None)
