@@ -35,11 +35,7 @@ def forecast_evaluation(
     limits: Limits | None = None,
     calibrate_data: PathLike | None = None,
 ) -> Forecast:
-    """Of `evaluate` with the table that it has found, or that `calibrate_data` keep there.
-
-    Raises:
-        QuantKitError: one line: what `evaluate` would refuse.
-    """
+    """Of `evaluate` with the table that it found or that `calibrate_data` make; raises what that would refuse."""
     made, effort, calibrated = calibrate_data is not None, CalibrationOptions().effort, 0
     reads, runs, writes = [], [], list(outputs)
     with with_extensions(options):

@@ -65,8 +65,7 @@ def decide(report: Report) -> Decision | None:
 
 def is_expected(evaluation: Evaluation) -> bool:
     """Whether a variant is for TensorRT, and ONNX Runtime alone ran it."""
-    is_for_it = evaluation.precision != "fp32" and _targets(evaluation) == ("tensorrt",)
-    return is_for_it and not _ran_on_tensorrt(evaluation)
+    return evaluation.precision != "fp32" and _targets(evaluation) == ("tensorrt",) and not _ran_on_tensorrt(evaluation)
 
 
 def _guess(found: list[Evaluation]) -> Target:
@@ -92,7 +91,8 @@ def _ran_on_tensorrt(evaluation: Evaluation) -> bool:
 def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
     """The decision and why; what fails goes before what is not known."""
     accuracy, accuracy_words = _accuracy(report, evaluation)
-    if target == "tensorrt" and not _ran_on_tensorrt(evaluation):
+    is_known = compare_accuracy(report, evaluation).kind != "unknown"
+    if target == "tensorrt" and is_known and not _ran_on_tensorrt(evaluation):
         accuracy_words += f" ({EXPECTED}, where it has not run)"
     speed, speed_words = _speed(report, evaluation, target)
     found = ((accuracy, accuracy_words), (speed, speed_words))

@@ -103,3 +103,8 @@ def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
     assert is_expected(replace(int8, device="gpu", representative=False))
     assert not is_expected(replace(fp32, device="gpu", representative=False))
     assert not any(map(is_expected, make_engines().evaluations[1:]))
+
+
+def test_an_accuracy_that_was_not_measured_is_not_called_expected():
+    _, _, sentence = decided(make_unlabelled())
+    assert "its accuracy has no score and its speed" in sentence
