@@ -56,7 +56,7 @@ def choose_typing(
     Args:
         library: that builds.
         precision: of the engine.
-        mode: "auto" is explicit, except for a DLA, which takes no Q/DQ.
+        mode: "auto" is explicit, except for a DLA, which up to TensorRT 10 takes no Q/DQ and no strong typing.
         high_precision: of what stays in float beside INT8.
         dla: the engine is for a DLA.
 
@@ -75,7 +75,7 @@ def choose_typing(
             'leave it out: the model gets Q/DQ from the table instead (pip install "tensorrt<11" has both)'
         )
     if mode == "auto":
-        mode = "implicit" if dla and precision == "int8" and library.has_precision_flags else "explicit"
+        mode = "implicit" if dla and precision in ("fp16", "int8") and library.has_precision_flags else "explicit"
     strong = library.has_strong_typing and mode == "explicit"
     half = precision == "fp16" or (precision in SCHEMES and high_precision == "fp16")
     flags = (*(("INT8",) if precision == "int8" else ()), *(("FP16",) if half else ()))

@@ -340,7 +340,7 @@ def test_contradicting_options_are_refused(error_of, material, release):
     said = error_of(release, material["other"], precision="int8", table=material["table"])
     assert said.startswith("StaleTableError: the calibration table of 'net.onnx' was made from different inputs")
     said = error_of(release, material["net"], precision="fp32", table=material["table"])
-    assert "--table is for --precision int8" in said
+    assert "--table is for quantized engines, such as --precision int8, not for fp32" in said
     assert "--target is for TensorRT-RTX" in error_of(release, material["net"], options={"targets": ["sm86"]})
 
 
