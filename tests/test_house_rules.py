@@ -7,6 +7,7 @@ import ast
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,11 @@ def test_a_format_is_no_part_of_a_name():
                     f.target.id for f in node.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)
                 }
     assert {name for name in found if "int8" in name.lower()} == NAMES_WITH_A_FORMAT
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig: pytest.Config):
+    """A folder named build/ or dist/ is left out by pytest's own default."""
+    left_out = pytestconfig.getini("norecursedirs")
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert {str(f) for f in folders if any(fnmatch(part, p) for part in f.parts for p in left_out)} == set()
