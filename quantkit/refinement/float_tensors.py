@@ -9,8 +9,11 @@ from quantkit.types import QdqEdge
 
 __all__ = ["FloatChoice", "choose_float_tensors"]
 
-_GAIN = 0.9
-"""A unit is left in float where at most this share of the damage remains."""
+_GAIN_PER_WORK = 2.0
+"""What a unit in float must take from the damage, as a share of it, for each share of the multiply-adds that it costs."""
+
+_LEAST_GAIN = 0.03
+"""What it must take whatever it costs: less cannot be told from chance."""
 
 _WIDTH = 5
 """So many units, the most harmful alone, are tried in company before the best of them is taken."""
@@ -46,7 +49,8 @@ def choose_float_tensors(
     """Leaves unit after unit in float while the damage falls: each time the one that saves most in company.
 
     What does most damage alone need not do so in company: of those that come next by rank, a few are tried. A unit that
-    would exceed the limit is passed over: a cheaper one may come.
+    would exceed the limit is passed over, and so is one that costs more multiply-adds than it saves damage: a cheaper
+    one may come.
 
     Args:
         ranking: units, the most harmful first.
@@ -68,10 +72,11 @@ def choose_float_tensors(
     while damage > enough and len(chosen) < _MOST_UNITS:
         affordable = [name for name in waiting if share([*chosen, name]) <= limit][:_WIDTH]
         tried = {name: measure((*chosen, name)) for name in affordable}
-        best = min(tried, key=lambda name: tried[name], default=None)
-        if best is None:
+        paying = [name for name in affordable if tried[name] < damage * (1 - _least_gain(share, chosen, name))]
+        if not affordable:
             break
-        if tried[best] < damage * _GAIN:
+        if paying:
+            best = min(paying, key=lambda name: tried[name])
             chosen, damage = (*chosen, best), tried[best]
             waiting.remove(best)
         elif not chosen and not has_looked_further:
@@ -79,3 +84,8 @@ def choose_float_tensors(
         else:
             break
     return FloatChoice(chosen, before, damage, share(chosen))
+
+
+def _least_gain(share: Callable[[Iterable[str]], float], chosen: tuple[str, ...], name: str) -> float:
+    """What one unit more must take from the damage, as a share of it."""
+    return max(_LEAST_GAIN, _GAIN_PER_WORK * (share((*chosen, name)) - share(chosen)))

@@ -50,6 +50,18 @@ def test_a_unit_that_is_too_expensive_is_passed_over() -> None:
     assert ("a",) not in measured
 
 
+def test_what_a_unit_costs_must_pay() -> None:
+    """Twice its share of the multiply-adds, or 3% where it costs next to nothing."""
+    work = {"node_a": 40, "node_b": 0, "node_c": 10, "node_d": 950}
+    damages = {"a": 7.0, "b": 4.0, "c": 3.0, "d": 86.0}
+    found, _ = choose(damages, work=work, limit=0.05)
+    assert found.units == ("b", "c")
+    found, _ = choose(damages | {"a": 9.0}, work=work, limit=0.05)
+    assert found.units == ("a", "b", "c")
+    found, _ = choose(damages | {"b": 2.0, "c": 1.5}, work=work, limit=0.05)
+    assert found.units == ()
+
+
 def test_units_that_buy_nothing_end_the_search() -> None:
     _, measured = choose(dict.fromkeys(NAMES, 1e-9) | {"a": 1.0}, enough=0.0)
     assert measured[:2] == [(), ("a",)]
@@ -78,10 +90,10 @@ def test_the_limit_holds_and_what_is_said_is_so(damages: dict[str, float], limit
 def test_units_of_one_operator_count_its_work_once() -> None:
     units = {"a": (QdqEdge("a", "product", 0),), "b": (QdqEdge("b", "product", 1),)}
     found = choose_float_tensors(
-        "ab", units, {"product": 10, "other": 10}, lambda floats: 4.0 ** -len(floats), limit=1, enough=0
+        "ab", units, {"product": 10, "other": 90}, lambda floats: 4.0 ** -len(floats), limit=1, enough=0
     )
     assert found.units == ("a", "b")
-    assert found.share == 0.5
+    assert found.share == 0.1
 
 
 def test_a_first_unit_that_is_too_expensive_does_not_make_the_search_long() -> None:
