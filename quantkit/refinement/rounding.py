@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RoundedLayer", "round_weights", "round_weights_alone"]
 
-_COLUMNS_PER_INPUT = 8
+_COLUMNS_PER_INPUT = 32
 _FEWEST_COLUMNS = 4096
 _ROWS = 4096
 """Output channels whose errors are computed at once."""

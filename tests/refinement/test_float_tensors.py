@@ -62,6 +62,20 @@ def test_what_a_unit_costs_must_pay() -> None:
     assert found.units == ()
 
 
+def test_only_what_may_be_the_best_is_tried_again() -> None:
+    _, measured = choose({"a": 40.0, "b": 30.0, "c": 15.0, "d": 10.0, "e": 5.0})
+    assert measured == [
+        (),
+        *(("abcde"[i],) for i in range(5)),
+        tuple("ab"),
+        tuple("abc"),
+        tuple("abcd"),
+        tuple("abcde"),
+    ]
+    limited, _ = choose({"a": 9.0, "b": 9.5, "c": 1.0})
+    assert limited.units[0] == "b"
+
+
 def test_units_that_buy_nothing_end_the_search() -> None:
     _, measured = choose(dict.fromkeys(NAMES, 1e-9) | {"a": 1.0}, enough=0.0)
     assert measured[:2] == [(), ("a",)]
