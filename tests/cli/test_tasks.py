@@ -66,6 +66,7 @@ def test_a_decoder_of_the_user_finds_what_the_layout_does(quantkit, tmp_path):
     assert "--detections and --decoder exclude each other" in done.err
 
 
+@pytest.mark.slow
 def test_documented_example_is_reproducible(quantkit, tmp_path, monkeypatch):
     """By its own code and commands; to half a point, since runtimes round in their own ways."""
     text = (

@@ -190,6 +190,7 @@ def test_interval_is_paired_and_contains_the_difference():
     assert (low, high) == pytest.approx(tuple(2 * difference - np.quantile(by_hand, (0.975, 0.025))))
 
 
+@pytest.mark.slow
 def test_interval_has_nominal_coverage():
     """Of many samples of 40 images, the interval holds the difference on all 1,600 images in about 95%."""
     truths, found = make_scene(5, 1600, crowds=0.0)

@@ -96,6 +96,7 @@ def test_interval_covers_the_true_value_of_correlated_calls(percent):
     assert naive < 0.75 * 200
 
 
+@pytest.mark.slow
 def test_speedup_interval_covers_the_true_value():
     rng = np.random.default_rng(0)
     held, widths, unpaired = 0, [], []
