@@ -341,7 +341,7 @@ def fit_image(image_size: tuple[int, int], preprocessing: Preprocessing) -> Imag
         return _fit_crop(image_size, preprocessing)
     ratios = tuple(want / have for want, have in zip(size, image_size, strict=True))
     if preprocessing.resize == "limit":
-        height, width = (_round_side(have * min(1.0, *ratios), step) for have in image_size)
+        height, width = (max(step, round(have * min(1.0, *ratios) / step) * step) for have in image_size)
         return ImageTransform(image_size, (height, width), (0, 0), (height, width))
     if preprocessing.resize == "height":
         height, width = size[0], min(size[1], math.ceil(image_size[1] * size[0] / image_size[0]))
@@ -368,7 +368,3 @@ def _fit_crop(image_size: tuple[int, int], preprocessing: Preprocessing) -> Imag
     resized = (longer_side, preprocessing.shorter_side) if portrait else (preprocessing.shorter_side, longer_side)
     top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))
     return ImageTransform(image_size, resized, (-top, -left), size)
-
-
-def _round_side(length: float, step: int) -> int:
-    return max(step, round(length / step) * step)

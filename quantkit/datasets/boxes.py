@@ -84,14 +84,11 @@ def open_boxes(
     )
 
 
-def _folder_of(images: Sequence[AnnotatedImage]) -> Path:
-    return Path(os.path.commonpath([image.path.absolute().parent for image in images]))
-
-
 def _labels_by(data_yaml: Path, images: Sequence[AnnotatedImage]) -> Path:
     """The folder of the images where it has labels, else one of the file's own."""
     splits = split_folders(data_yaml)
-    folders = [_folder_of(images), *(folder for split in splits for folder in label_folders(split))]
+    common = Path(os.path.commonpath([image.path.absolute().parent for image in images]))
+    folders = [common, *(folder for split in splits for folder in label_folders(split))]
     found = find_folder(folders, images)
     if found is None:
         missing = "" if splits else "; no folder of images that it names is there"

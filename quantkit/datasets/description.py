@@ -88,11 +88,8 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
 def describe_skipped(skipped: Mapping[str, str], dataset: Dataset) -> str:
     """One sentence that counts what could not be read and names the first few."""
     noun = "sample" if dataset.preprocessing is None else "image"
-    listed = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in _first(skipped))
+    shown = list(skipped.items())[:MOST_NAMES]
+    listed = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in shown)
     more = f"; and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
     verb = f"{noun} was" if len(skipped) == 1 else f"{noun}s were"
     return f"{len(skipped)} unreadable {verb} left out: {listed}{more}"
-
-
-def _first(skipped: Mapping[str, str]) -> list[tuple[str, str]]:
-    return list(skipped.items())[:MOST_NAMES]

@@ -37,7 +37,7 @@ def overflowing_nodes(model: ir.Model, magnitudes: Mapping[str, float]) -> dict[
             size = sizes.get(name_of(value), sizes.get(name_of(node.inputs[0]), 0.0))  # that of what is quantized
             sizes[name_of(value)] = size
         size = sizes.get(name_of(value), 0.0)
-        is_masked = node is not None and any(v in masks or _is_mask(v) for v in node.inputs if v is not None)
+        is_masked = node is not None and any(v in masks or _magnitude(v) >= _MASK for v in node.inputs if v is not None)
         if is_masked and (size == 0 or size >= _MASK):
             masks.add(value)
         elif size > _LARGEST:
@@ -74,10 +74,6 @@ def with_dequantizers(model: ir.Model, nodes: Collection[str]) -> Iterator[ir.No
                 producer = None if value is None else value.producer()
                 if producer is not None and is_standard(producer, "DequantizeLinear"):
                     yield producer
-
-
-def _is_mask(value: ir.Value) -> bool:
-    return _magnitude(value) >= _MASK
 
 
 def _magnitude(value: ir.Value) -> float:

@@ -221,14 +221,9 @@ def _time(latency: Latency, per_sample: bool) -> float:
 
 def _times(latency: Latency, per_sample: bool) -> list[float]:
     """The time and the ends of its interval."""
-    pair = _time_interval(latency)
+    pair = latency.median_interval_ms if latency.compute_ms is None else None  # the computation alone has none
     size = latency.batch_size if per_sample else 1
     return [_time(latency, per_sample), *(end / size for end in pair or ())]
-
-
-def _time_interval(latency: Latency) -> Interval | None:
-    """The median's; the computation alone has none."""
-    return latency.median_interval_ms if latency.compute_ms is None else None
 
 
 def _time_scale(times: Sequence[float]) -> Scale:
