@@ -105,7 +105,9 @@ def evaluate(
         return
     check_writable(path.parent)
     if made is not None:
-        _calibrate(model, made, data, options, (task, limits), notify)
+        with with_extensions(options):  # what the evaluation would refuse is refused first
+            open_judged(fix_inputs(FloatModel(model), options.preprocess), data, None, options, task, limits)
+        _calibrate(model, made, options, notify)
     with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
             model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
@@ -150,20 +152,11 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
         raise typer.BadParameter(f"--batch-sizes {sizes} does not include {limits.at_batch}", param_hint="--at-batch")
 
 
-def _calibrate(
-    model: Path,
-    data: PathLike,
-    judged: PathLike,
-    options: EvaluationOptions,
-    said: tuple[TaskOptions, Limits],
-    notify: Notify,
-) -> None:
-    """Makes the table or finds it up to date; what the evaluation would refuse is refused first."""
+def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: Notify) -> None:
+    """Makes the table or finds it up to date."""
     table = cast(PathLike, options.table)
     opened = fix_inputs(FloatModel(model), options.preprocess)
     check_variants(opened, options, table)
-    with with_extensions(options):
-        open_judged(opened, judged, None, options, *said)
     calibration = CalibrationOptions(
         table_path=table,
         preprocess=options.preprocess,

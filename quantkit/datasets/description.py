@@ -35,7 +35,7 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     """Says which samples were chosen and how they are prepared."""
     facts = describe(dataset)
     total = len(getattr(dataset, "dataset", dataset))
-    chosen = f"all {total}" if len(dataset) == total else f"{len(dataset)} of {total}"
+    chosen = str(total) if len(dataset) == total else f"{len(dataset)} of {total}"
     classes = ""
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]

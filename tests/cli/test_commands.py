@@ -23,7 +23,7 @@ def test_calibrate_writes_and_lists_four_files(quantkit, digits, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*names, "digits.onnx"])
     for name in names:
         assert f"wrote {tmp_path / name}" in outcome.out
-    assert "all 300 samples" in outcome.err
+    assert "data: 300 samples" in outcome.err
     assert "10 classes, 30 each" in outcome.err
     assert "pixel * 1/255" in outcome.err
     table = json.loads((tmp_path / "digits.calib.json").read_text())
