@@ -54,7 +54,7 @@ def sensitivity(
     found = rank_units(model, data, options, notify=make_printer(messages.quiet))
     if messages.as_json:
         echo_document(sensitivity_json(found))
-    else:
+    elif output is None or not messages.quiet:
         _print(make_console(), found, top)
     if output is not None:
         for path in write_sensitivity(found, output):

@@ -76,13 +76,13 @@ def tune(
     if messages.as_json:
         echo_json(plan)
     else:
-        _print(make_console(), plan)
+        _print(make_console(), plan, quiet=messages.quiet)
     typer.echo(f"wrote {path}", err=messages.as_json)
     if plan.verdict == "missed":
         raise GateFailedError(f"budget missed: {plan.explanation}")
 
 
-def _print(console: Console, plan: QuantizationPlan) -> None:
+def _print(console: Console, plan: QuantizationPlan, *, quiet: bool) -> None:
     rows = [
         (
             str(point.num_float),
@@ -106,7 +106,8 @@ def _print(console: Console, plan: QuantizationPlan) -> None:
         "95% interval",
         "",
     )
-    print_table(console, headings, rows, right=range(5 + len(others)))
+    if not quiet:
+        print_table(console, headings, rows, right=range(5 + len(others)))
     for name, form in plan.formats.items():
         print_line(console, f"in {title_of([form])}: {name}")
     for name, reason in plan.float_tensors.items():

@@ -91,8 +91,7 @@ def _ran_on_tensorrt(evaluation: Evaluation) -> bool:
 def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word, str]:
     """The decision and why; what fails goes before what is not known."""
     accuracy, accuracy_words = _accuracy(report, evaluation)
-    is_known = compare_accuracy(report, evaluation).kind != "unknown"
-    if target == "tensorrt" and is_known and not _ran_on_tensorrt(evaluation):
+    if target == "tensorrt" and accuracy != "not settled" and not _ran_on_tensorrt(evaluation):
         accuracy_words += f" ({EXPECTED}, where it has not run)"
     speed, speed_words = _speed(report, evaluation, target)
     found = ((accuracy, accuracy_words), (speed, speed_words))

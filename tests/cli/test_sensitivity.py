@@ -22,6 +22,12 @@ def test_ranking_is_printed(quantkit, model, tmp_path):
     assert "and 1 operator more (--top 0 lists them)" in outcome.out
 
 
+def test_quiet_prints_no_ranking_that_is_written(quantkit, model, tmp_path):
+    words = ("sensitivity", model, "--data", tmp_path / "images", "-q")
+    outcome = quantkit(*words, "-o", tmp_path / "out")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["wrote", "wrote"]
+
+
 def test_json_and_page_hold_every_unit(quantkit, model, tmp_path):
     words = ("sensitivity", model, "--data", tmp_path / "images", "--json", "--output", tmp_path / "out")
     outcome = quantkit(*words)

@@ -19,6 +19,8 @@ def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "met: int8: Top-1 drop" in outcome.out
     assert "evaluation 1: 0 tensors in float" in outcome.err
+    assert "multiply-adds" in outcome.out
+    assert "multiply-adds" not in quantkit("tune", digits, "--data", CALIB, *VALIDATE, "--max-drop", 2, *FEW, "-q").out
     path = tmp_path / "digits.plan.json"
     assert json.loads(path.read_text())["verdict"] == "met"
     words = (
