@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -77,6 +78,12 @@ class Page(HTMLParser):
         return [text.replace("−", "-").replace("×", "x").removesuffix("*") for text in found]
 
 
+@cache
+def sample_page(name: str) -> Page:
+    """The page of a sample, which several tests look at."""
+    return Page(report_html(SAMPLES[name]()))
+
+
 def test_a_variant_that_has_not_run_on_tensorrt_is_called_expected_there():
     found = re.findall(r"<bdi>(.*?)</bdi> <span class=\"below\"><bdi>expected on", report_html(make_report()))
     assert found == ["fp16"]
@@ -84,7 +91,7 @@ def test_a_variant_that_has_not_run_on_tensorrt_is_called_expected_there():
 
 def test_every_number_stands_where_its_row_is_and_is_that_of_the_report():
     report = make_classification()
-    page = Page(report_html(report))
+    page = sample_page("classification")
     rows, swept = variant_rows(report), sweep_rows(report)
     lead = 2  # int8, whose key figures stand before the tables
     for field in ("score", "top5", "mlperf", "flips", "p_value", "sqnr_db", "cosine", "size_mb"):
@@ -100,7 +107,7 @@ def test_every_number_stands_where_its_row_is_and_is_that_of_the_report():
 
 def test_every_number_of_classes_samples_layers_and_coverage_too():
     report = make_classification()
-    page = Page(report_html(report))
+    page = sample_page("classification")
     order = ("int8", "int8-minmax", "fp16")
     tables = sorted(class_tables(report), key=lambda table: order.index(table.variant))
     rows = [row for table in tables for row in table.rows]
@@ -131,8 +138,7 @@ def test_every_number_of_a_device_too():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_no_number_is_without_a_definition(name):
     report = SAMPLES[name]()
-    text = report_html(report)
-    page = Page(text)
+    page = sample_page(name)
     ids = {value for _, attribute, value in page.attributes if attribute == "id"}
     assert page.untraced == []
     terms = terms_by_field(report)
@@ -169,15 +175,14 @@ def test_every_fact_is_on_the_page():
 
 
 def test_commands_are_there_to_be_copied():
-    text = report_html(make_classification())
-    page = Page(text)
+    page = sample_page("classification")
     assert "pre" in page.tags
     for command in make_classification().commands:
         assert command in page.text
 
 
 def test_pictures_are_shown_and_described():
-    page = Page(report_html(make_classification()))
+    page = sample_page("classification")
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     texts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert sources == [c.thumbnail for c in make_classification().changes]
@@ -227,7 +232,7 @@ def test_hostile_names_are_text():
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_it_can_be_read_without_seeing(name):
-    page = Page(report_html(SAMPLES[name]()))
+    page = sample_page(name)
     ids = [value for _, attribute, value in page.attributes if attribute == "id"]
     assert len(ids) == len(set(ids))
     for _, attribute, value in page.attributes:
