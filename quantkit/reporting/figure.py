@@ -104,9 +104,11 @@ def tables_csv(report: Report) -> dict[str, str]:
             shown.append((f"{column.heading} ({column.unit})" if column.unit else column.heading, column))
             if column.interval is not None and column.interval.is_measured(rows):
                 shown.append((f"{column.heading}, {column.interval.heading}", column.interval))
+        lines = [[heading for heading, _ in shown], *([column.text(row) for _, column in shown] for row in rows)]
+        notes = [row.expected for row in rows] if name == "accuracy" else []
+        if any(notes):
+            lines = [[*line, note] for line, note in zip(lines, ["Note", *notes], strict=True)]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([heading for heading, _ in shown])
-        writer.writerows([column.text(row) for _, column in shown] for row in rows)
+        csv.writer(text, lineterminator="\n").writerows(lines)
         found[name] = text.getvalue()
     return found

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
+from quantkit.reporting.decision import is_expected
 from quantkit.reporting.figure import chart_svg, tables_csv, write_chart
 
 from .reports import make_hostile, make_report, make_unlabelled
@@ -58,3 +59,7 @@ def test_tables_are_csv_with_their_intervals():
     int8 = next(row for row in rows if row["Variant"] == "int8")
     assert int8["Top-1 (%)"] == "80.93"
     assert int8["Agreement, 95% interval"] == "97.15 to 97.77"
+    assert {row["Variant"]: row["Note"] for row in rows} == {
+        e.name: "expected on TensorRT" if is_expected(e) else "" for e in make_classification().evaluations
+    }
+    assert any(row["Note"] for row in rows)
