@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO, TypeVar
 
-from quantkit.errors import MachineError, one_line
+from quantkit.errors import MachineError, QuantKitError, one_line
 
 _T = TypeVar("_T")
 
@@ -20,9 +20,11 @@ _NO_MEMORY = (
     *("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment"),
     "Failed to allocate memory",
     "can't start new thread",  # for want of its stack, or of threads
-    *("error return without exception set", "returned NULL without setting an exception"),  # C code that forgot to
 )
 """What protobuf, ONNX Runtime, C++ libraries, the loader and Python say for want of memory, in place of a code."""
+
+_NO_REASON = "error return without exception set", "returned NULL without setting an exception"
+"""What Python says of C code that failed and forgot to say why: in practice for want of memory."""
 
 _PAUSES_S = (0.05, 0.2, 0.5)
 """Between attempts. Network disks and file tables that are full recover in such times, or not soon."""
@@ -50,24 +52,27 @@ def is_machine_fault(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FAULTS)
 
 
-def lacks_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it was raised from, is for want of memory."""
     cause: BaseException | None = error
     while cause is not None:
-        no_code = not isinstance(cause, OSError) and any(words in str(cause) for words in _NO_MEMORY)
-        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM or no_code:
+        quotes_others = isinstance(cause, (OSError, QuantKitError))
+        words = _NO_REASON if isinstance(cause, SystemError) else () if quotes_others else _NO_MEMORY
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
+            return True
+        if any(found in str(cause) for found in words):
             return True
         cause = cause.__cause__
     return False
 
 
-def raise_if_memory_lacks(error: BaseException) -> None:
+def raise_if_out_of_memory(error: BaseException) -> None:
     """To begin a handler of any exception with: want of memory says nothing of the file, model or value at hand.
 
     Raises:
         MemoryError: from `error`, if that is, or was raised, for want of memory.
     """
-    if lacks_memory(error):
+    if is_out_of_memory(error):
         raise MemoryError(one_line(str(error))) from error
 
 

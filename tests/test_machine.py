@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from quantkit import machine
-from quantkit.errors import MachineError
-from quantkit.machine import file_status, is_machine_fault, persistently, raise_if_memory_lacks, read_file
+from quantkit.errors import MachineError, ModelError
+from quantkit.machine import file_status, is_machine_fault, persistently, raise_if_out_of_memory, read_file
 
 FAULTS = [
     OSError(errno.EIO, "Input/output error"),
@@ -50,20 +50,31 @@ def test_a_fault_is_tried_again_and_then_named(error):
 
 
 @pytest.mark.parametrize(
-    "text",
+    "error",
     [
-        "Exception during initialization: std::bad_alloc",
-        "bfc_arena.cc: Failed to allocate memory for requested buffer of size 1048576",
-        "error return without exception set",
-        "<ufunc 'add'> returned NULL without setting an exception",
+        RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: std::bad_alloc"),
+        RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 1048576"),
+        SystemError("error return without exception set"),
+        SystemError("<ufunc 'add'> returned NULL without setting an exception"),
     ],
 )
-def test_want_of_memory_is_known_by_words_where_there_is_no_code(text):
-    error = RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : {text}")
-    with pytest.raises(MemoryError, match="FAIL") as raised:
-        raise_if_memory_lacks(error)
+def test_want_of_memory_is_known_by_words_where_there_is_no_code(error):
+    with pytest.raises(MemoryError) as raised:
+        raise_if_out_of_memory(error)
+    assert str(raised.value) == str(error)
     assert raised.value.__cause__ is error
-    raise_if_memory_lacks(RuntimeError("Non-zero status code returned while running Conv node"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Non-zero status code returned while running Conv node"),
+        SystemError("unknown opcode"),
+        ModelError("Out of memory/net.onnx is not an ONNX model"),
+    ],
+)
+def test_words_of_other_failures_are_not_taken_for_it(error):
+    raise_if_out_of_memory(error)
 
 
 @pytest.mark.parametrize(

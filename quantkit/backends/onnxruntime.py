@@ -19,7 +19,7 @@ from quantkit.backends.cuda.upload import Uploader
 from quantkit.backends.registry import BACKENDS, Backend
 from quantkit.errors import BackendError, BackendUnavailableError, OutOfDeviceMemoryError
 from quantkit.interrupts import raise_if_stopped, stops_on_signal
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import is_out_of_memory
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
@@ -96,8 +96,7 @@ class OnnxRuntimeRunner:
                 disabled_optimizers=disabled or None,
             )
         except Exception as error:
-            raise_if_memory_lacks(error)
-            raise BackendError(f"ONNX Runtime cannot load {name}: {_reason(error)}") from error
+            raise _failure(f"ONNX Runtime cannot load {name}", error, is_on_gpu=names[0] == _CUDA) from error
         if names[0] not in self._session.get_providers():  # it says so on the native stderr alone, and runs on the CPU
             raise BackendUnavailableError(
                 f"ONNX Runtime's {names[0]} does not load: libraries of CUDA or cuDNN are missing or of another version"
@@ -122,8 +121,7 @@ class OnnxRuntimeRunner:
             values = self._session.run(None, dict(inputs), self._run_options)
         except Exception as error:
             raise_if_stopped()
-            raise_if_memory_lacks(error)
-            raise BackendError(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
+            raise _failure(f"ONNX Runtime cannot run {self._name}", error, is_on_gpu=self.device == "gpu") from error
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
 
     def stop(self) -> None:
@@ -181,9 +179,7 @@ class DeviceRunner(OnnxRuntimeRunner):
             found = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
         except Exception as error:
             raise_if_stopped()
-            is_short = re.search(r"[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED", str(error)) is not None
-            kind = OutOfDeviceMemoryError if is_short else BackendError
-            raise kind(f"ONNX Runtime cannot run {self._name}: {_reason(error)}") from error
+            raise _failure(f"ONNX Runtime cannot run {self._name}", error, is_on_gpu=True) from error
         return {**values, **{name: self._on_device(value) for name, value in found.items()}}
 
     def close(self) -> None:
@@ -221,8 +217,7 @@ def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
         options.add_external_initializers(list(model.weights), arrays)
         session = ort.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise_if_memory_lacks(error)
-        raise BackendError(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
+        raise _failure("ONNX Runtime cannot load the model", error, is_on_gpu=False) from error
     return tuple(_spec(output) for output in session.get_outputs())
 
 
@@ -290,6 +285,14 @@ def _providers(ort: Any) -> list[str | tuple[str, dict[str, str]]]:
 def has_operator(domain: str, op_type: str) -> bool:
     """Whether ONNX Runtime knows an operator, or a library of `using_extensions` may."""
     return bool(_extensions) or (domain, op_type) in _own_operators()
+
+
+def _failure(what: str, error: Exception, *, is_on_gpu: bool) -> Exception:
+    """What to raise: want of memory, of the GPU or of this process, is no fault of the model."""
+    text = f"{what}: {_reason(error)}"
+    if is_on_gpu and re.search(r"[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED", str(error)):
+        return OutOfDeviceMemoryError(text)
+    return MemoryError(text) if is_out_of_memory(error) else BackendError(text)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from quantkit.cli.examples import examples_text
 from quantkit.cli.failures import explain_memory, explain_unexpected
 from quantkit.errors import INTERRUPTED, QuantKitError
 from quantkit.interrupts import EndedError, ending_on_signals, leaves_threads, take_advice
-from quantkit.machine import lacks_memory
+from quantkit.machine import is_out_of_memory
 from quantkit.notices import join_names, visible
 
 __all__ = ["VERBS", "Verb", "app", "load_command", "main"]
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     except EndedError as ended:
         _fail(describe(ended.number), 128 + ended.number)
     except Exception as error:
-        if lacks_memory(error):
+        if is_out_of_memory(error):
             _fail(explain_memory(error), 1)
         _fail(explain_unexpected(error, is_traced=getattr(error, "is_traced", False)), 1)
     if code == INTERRUPTED:

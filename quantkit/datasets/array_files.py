@@ -17,7 +17,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from quantkit.errors import ChangedDataError, DatasetError, MachineError, QuantKitError
-from quantkit.machine import open_regular, persistently, raise_if_memory_lacks
+from quantkit.machine import open_regular, persistently, raise_if_out_of_memory
 from quantkit.types import Array
 
 _SUFFIX = ".npy"
@@ -189,7 +189,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (QuantKitError, OSError):
         raise
     except Exception as error:
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
             f"{path} cannot be read as arrays of numbers ({reason}): write it with numpy.save or numpy.savez"

@@ -10,7 +10,7 @@ from PIL import Image
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
 from quantkit.datasets.sampling import Selection
 from quantkit.errors import DatasetError
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 
 _MOST = 256
 """Files that are looked at: of a large data set they stand for all."""
@@ -42,7 +42,7 @@ def look_at_headers(chosen: Selection) -> Selection:
                     deepest = max(deepest, float(np.asarray(image).max()))
                     deep.append(path.name)
         except Exception as error:  # on damaged files Pillow raises nearly anything; they are told when they are read
-            raise_if_memory_lacks(error)
+            raise_if_out_of_memory(error)
             continue
     p = images.preprocessing
     if deep and deepest > 0 and p.function is None and p.pixel_max is None:

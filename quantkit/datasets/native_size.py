@@ -7,7 +7,7 @@ from dataclasses import replace
 from PIL import Image
 
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 from quantkit.numerics import fit_image
 
 _MOST = 64
@@ -53,6 +53,6 @@ def _share_of_size(images: ImageFiles, size: tuple[int, int]) -> float:
                 same += (image.height, image.width) == size
                 count += 1
         except Exception as error:  # on damaged files Pillow raises nearly anything; they are told when they are read
-            raise_if_memory_lacks(error)
+            raise_if_out_of_memory(error)
             continue
     return same / count if count else 0.0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.errors import DatasetError
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 from quantkit.numerics import fit_image
 from quantkit.types import Array, ColorOrder, Preprocessing
 
@@ -132,7 +132,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # Pillow raises nearly anything on broken EXIF; the pixels are still good
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         return 1
     return orientation if isinstance(orientation, int) else 1
 

@@ -56,7 +56,7 @@ class RolledSteps(DatasetView):
             raise found
         return found
 
-    @property
+    @cached_property
     def ids(self) -> Sequence[str]:
         """Name of the sequence, and number of the step from 0."""
         return [step.id for step in self.steps]
@@ -71,7 +71,9 @@ class RolledSteps(DatasetView):
     def remarks(self) -> Sequence[str]:
         """Those of the sequences, and where states come from."""
         rolled = [f"input {name!r} is the float model's last {output!r}" for name, output in self.states.items()]
-        counts = f"{len(self)} steps of {len(self.dataset)} sequences"
+        read = {step.sequence for step in self.steps if not isinstance(step.found, DatasetError)}
+        count = sum(step.sequence in read for step in self.steps)
+        counts = f"{count} steps of {len(read)} sequences"
         return (*super().remarks, f"{'; '.join(rolled)}, at first zeros: {counts}")
 
     def content_hash(self, index: int) -> str:

@@ -39,7 +39,8 @@ class Selection(DatasetView):
     @cached_property
     def ids(self) -> Sequence[str]:
         """Names of the chosen samples."""
-        return tuple(self.dataset.ids[i] for i in self.indices)
+        ids = self.dataset.ids
+        return tuple(ids[i] for i in self.indices)
 
     @cached_property
     def targets(self) -> Sequence[int] | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.preprocess import show_colors
 from quantkit.errors import FatalError
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 from quantkit.types import Dataset
 
 _SIDE = 112
@@ -37,7 +37,7 @@ def thumbnail(dataset: Dataset, index: int) -> str:
     except FatalError:
         raise
     except Exception as error:  # on damaged files Pillow raises nearly anything
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         return ""
 
 

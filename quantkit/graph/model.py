@@ -23,7 +23,7 @@ from quantkit.graph.expansion import check_expansion
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
-from quantkit.machine import lacks_memory, open_regular
+from quantkit.machine import is_out_of_memory, open_regular
 from quantkit.notices import logs_duration
 from quantkit.registry import nearest_file
 from quantkit.storage import rename_durably, temporary_folder, write_atomically, write_bytes
@@ -359,7 +359,7 @@ def root_cause(error: BaseException) -> str:
     Raises:
         MachineError: it is for want of memory, which says nothing of the model.
     """
-    if lacks_memory(error):
+    if is_out_of_memory(error):
         raise MachineError(
             "not enough memory to read or edit the model, whose file may be fine: free some, or raise the limit"
         ) from error

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 
 _STANDARD = ("", "ai.onnx")
 
@@ -134,7 +134,7 @@ def _unreadable(tensor: ir.TensorProtocol) -> str | None:
     try:
         values = tensor.numpy()
     except Exception as error:  # numpy and onnx_ir raise nearly anything on data of another length
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         reason = str(error).strip().splitlines()
         return f"cannot be read: {reason[0][:200] if reason else type(error).__name__}"
     return None if values.shape == shape else f"has shape {list(values.shape)}, not {list(shape)} as it says"

@@ -16,6 +16,9 @@ less is better spent elsewhere."""
 _LEAST_GAIN = 0.03
 """What it must take whatever it costs: less cannot be told from chance."""
 
+_LARGEST = 1e30
+"""Stands for damage that is not finite: whatever makes it finite pays."""
+
 _WIDTH = 5
 """So many units, the most harmful alone, are tried in company before the best of them is taken."""
 
@@ -51,7 +54,7 @@ def choose_float_tensors(
 
     What does most damage alone need not do so in company: of those that come next by rank, a few are tried, and later
     on only those again that might still be the best (lazy evaluation: Minoux, 1978). A unit that would exceed the limit
-    is passed over, and so is one that costs more multiply-adds than it saves damage: a cheaper one may come.
+    is passed over: a cheaper one may come. Where none of them pays, the next few are tried, once.
 
     Args:
         ranking: units, the most harmful first.
@@ -67,7 +70,8 @@ def choose_float_tensors(
         nodes = {edge.node for name in names for edge in units[name]}
         return sum(work.get(node, 0) for node in nodes) / total
 
-    before = damage = measure(())
+    before = measure(())
+    damage = min(before, _LARGEST)
     chosen: tuple[str, ...] = ()
     waiting, has_looked_further = list(ranking), False
     saved: dict[str, float] = {}  # by a unit, in the company in which it was tried last
@@ -84,16 +88,16 @@ def choose_float_tensors(
             if not (again := [n for n in again if n not in tried]):
                 break
             for name in again:
-                tried[name] = measure((*chosen, name))
+                tried[name] = min(measure((*chosen, name)), _LARGEST)
                 saved[name] = damage - tried[name]
         if best is not None:
             chosen, damage = (*chosen, best), tried[best]
             waiting.remove(best)
-        elif affordable and not chosen and not has_looked_further:
-            waiting, has_looked_further = [n for n in waiting if n not in saved], True  # the rank may mislead
+        elif affordable and not has_looked_further:
+            waiting, has_looked_further = [n for n in waiting if n not in affordable], True  # the rank may mislead
         else:
             break
-    return FloatChoice(chosen, before, damage, share(chosen))
+    return FloatChoice(chosen, before, damage if chosen else before, share(chosen))
 
 
 def _least_gain(share: Callable[[Iterable[str]], float], chosen: tuple[str, ...], name: str) -> float:

@@ -88,6 +88,7 @@ def test_a_sequence_that_cannot_be_read_counts_as_one_sample(tmp_path):
     assert list(steps.ids) == ["a.npz step 0", "a.npz step 1", "b.npz", "c.npz step 0"]
     assert list(steps.targets) == [0, 0, 1, 1]
     assert steps[3].inputs["h"].tolist() == [[0, 0]]
+    assert "3 steps of 2 sequences" in steps.remarks[-1]
     with pytest.raises(DatasetError, match="NaN"):
         steps[2]
     skipped = []

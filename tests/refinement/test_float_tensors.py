@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -74,6 +75,34 @@ def test_only_what_may_be_the_best_is_tried_again() -> None:
     ]
     limited, _ = choose({"a": 9.0, "b": 9.5, "c": 1.0})
     assert limited.units[0] == "b"
+
+
+def test_a_unit_that_makes_the_output_finite_pays() -> None:
+    units = {name: UNITS[name] for name in "abc"}
+    found = choose_float_tensors(
+        "abc",
+        units,
+        {"node_a": 1, "node_b": 1, "other": 98},
+        lambda floats: 0.5 / (1 + len(floats)) if "b" in floats else math.inf,
+        limit=0.05,
+        enough=0.2,
+    )
+    assert (found.units[0], found.before, found.after) == ("b", math.inf, pytest.approx(0.5 / 3))
+    nothing = choose_float_tensors("abc", units, {}, lambda _: math.inf, limit=0.05, enough=0.0)
+    assert (nothing.units, nothing.after) == ((), math.inf)
+
+
+def test_units_that_do_not_pay_do_not_hide_those_behind_them() -> None:
+    damages = {"a": 30.0, **dict.fromkeys("bcdef", 0.5), "g": 5.0, "h": 60.0}  # "g" does little alone
+    found = choose_float_tensors(
+        "abcdefg",
+        UNITS,
+        {"node_h": 1000},
+        lambda floats: sum(damage for name, damage in damages.items() if name not in floats),
+        limit=0.05,
+        enough=0.0,
+    )
+    assert found.units == ("a", "g")
 
 
 def test_units_that_buy_nothing_end_the_search() -> None:

@@ -72,7 +72,7 @@ def time_batches(
                     raise
                 warnings.append(f"timing was interrupted at batch size {size}: latencies there are left out")
                 break
-            except BackendError as error:
+            except (BackendError, MemoryError) as error:
                 if not done:
                     raise
                 warnings.append(f"batch size {size} could not be timed: {error}")

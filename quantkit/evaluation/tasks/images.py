@@ -17,7 +17,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.classification import is_float
 from quantkit.evaluation.tasks.sample_scores import SampleScores
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 from quantkit.types.option import OwnOption
 
@@ -148,7 +148,7 @@ class Images(Task):
                 shown = show_colors(upright(opened)).convert("L" if len(image) == 1 else "RGB")
                 pixels = np.asarray(shown, np.float64)
         except Exception as error:  # on damaged files Pillow raises nearly anything
-            raise_if_memory_lacks(error)
+            raise_if_out_of_memory(error)
             raise EvaluationError(f"target {path} cannot be read: {error}") from error
         target = (pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)) * (self._peak / 255)
         if target.shape != image.shape:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from quantkit.graph.passes.edits import Names, ancestors, inner_graphs, name_of
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 
 __all__ = ["LARGEST_FOLDED_BYTES", "decided_by", "fold_constants"]
 
@@ -165,7 +165,7 @@ def _result_bytes(node: ir.Node, arguments: Mapping[str, np.ndarray], opset: int
             total += int(np.prod(items, dtype=object)) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
         return total
     except Exception as error:  # no such operator, or operands that do not fit: the runtime says so in its words
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         return None
 
 
@@ -176,7 +176,7 @@ def _evaluate(node: ir.Node, arguments: Mapping[str, np.ndarray], opset: int) ->
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(_alone(node, arguments, opset)).run(None, dict(arguments))
     except Exception as error:  # anything, on what the reference does not implement
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         return None
     arrays = iter(np.asarray(result) for result in results)
     found = [next(arrays) if value.name else np.zeros(0) for value in node.outputs]

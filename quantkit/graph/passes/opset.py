@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import root_cause
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 
 __all__ = ["convert_opset"]
 
@@ -53,7 +53,7 @@ def _obstacle(model: ir.Model, old: int, opset: int) -> ir.Node | None:
         try:
             onnx.version_converter.convert_version(_alone(node, old), opset)
         except Exception as error:  # whatever the converter raises
-            raise_if_memory_lacks(error)
+            raise_if_out_of_memory(error)
             return node
     return None
 

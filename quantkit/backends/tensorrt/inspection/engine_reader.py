@@ -19,7 +19,7 @@ from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
 from quantkit.errors import BackendError
-from quantkit.machine import raise_if_memory_lacks
+from quantkit.machine import raise_if_out_of_memory
 from quantkit.types import PathLike
 
 _EXPORT = (
@@ -101,7 +101,7 @@ def _read_with(library: Library, content: bytes, *, measure: bool, host_code: bo
     except BackendError:
         raise
     except Exception as error:
-        raise_if_memory_lacks(error)
+        raise_if_out_of_memory(error)
         raise BackendError(f"{library.title}: {' '.join(str(error).split())[:300]}") from error
 
 
