@@ -56,11 +56,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it was raised from, is for want of memory."""
     cause: BaseException | None = error
     while cause is not None:
-        quotes_others = isinstance(cause, (OSError, QuantKitError))
-        words = _NO_REASON if isinstance(cause, SystemError) else () if quotes_others else _NO_MEMORY
-        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
-            return True
-        if any(found in str(cause) for found in words):
+        text = "" if isinstance(cause, (OSError, QuantKitError)) else str(cause)  # these quote names of files
+        no_code = any(words in text for words in _NO_MEMORY)
+        no_reason = isinstance(cause, SystemError) and any(words in text for words in _NO_REASON)
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM or no_code or no_reason:
             return True
         cause = cause.__cause__
     return False
