@@ -116,10 +116,10 @@ def keep_rounding(
     found = round_for_format(model, opened, options, samples_of(model, opened, data, preprocess), notify)
     if not isinstance(table, CalibrationTable):
         path = refinement_path(table, options.format)
+        save_refinement(found.roundings[options.format], path, table=table_checksum(opened))
         if opened.roundings.get(options.format) and not is_rounded(model, opened, options):
             text = f"{path}: replaced, as it was rounded for other options, such as another --block-size."
             notify(Notice("info", "weights", text))
-        save_refinement(found.roundings[options.format], path, table=table_checksum(opened))
     return found
 
 
