@@ -93,7 +93,7 @@ def report(
         Path | None, typer.Option("--chart", help="Write the accuracy-against-speed chart to this .svg or .png file.")
     ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write every table as CSV to this folder.")] = None,
-    deploy: Annotated[Target | None, typer.Option("--deploy", help="Deployment of the decision at the top.")] = None,
+    deploy: Annotated[Target | None, typer.Option("--deploy", help="Target that the decision is for.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Render a report again, or join reports of the same model and data.

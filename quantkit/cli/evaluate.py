@@ -57,7 +57,7 @@ class CommandOptions(EvaluationOptions):
     )
     deploy: Target | None = option(
         None,
-        "Deployment that the decision at the top of the report is for.",
+        "Target that the decision at the top of the report is for.",
         default_text="an engine that is evaluated, else INT8 timed on this CPU, else TensorRT",
     )
 
