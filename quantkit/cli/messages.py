@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -123,12 +124,23 @@ class _LogFile(logging.FileHandler):
 
 def _open_file(path: Path | str) -> logging.Handler:
     try:
+        if not _is_log(path):
+            raise OutputError(f"--log-file {path} is there and no log of quantkit's: give the log a name of its own")
         with _reader_of(path):
             handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"Cannot write the log file {path}: {error.strerror or error}") from error
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
+
+
+def _is_log(path: Path | str) -> bool:
+    """Whether lines can be added to a file: it is new, empty, a log, or no regular file."""
+    if not Path(path).is_file():
+        return True
+    with open(path, "rb") as file:
+        start = file.read(64)
+    return not start or re.match(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ", start) is not None
 
 
 @contextmanager

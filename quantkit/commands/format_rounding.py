@@ -141,6 +141,15 @@ def _to_nearest(edges: Sequence[QdqEdge], rounded: Refinement) -> list[QdqEdge]:
     return [e for e in edges if e.tensor not in found or not found[e.tensor].fits(e.axis, e.format)]
 
 
+def tell_lost(table: CalibrationTable, notify: Notify) -> None:
+    """Warns where INT8 lacks what calibrate found beyond ranges."""
+    if "rounding" not in table.settings or table.refinement is not None:
+        return
+    text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table"
+    text = f"{table.unusable.get('int8', text)}: weights are rounded to nearest, and the output is less accurate "
+    notify(Notice("warning", "weights", text + "than the table says."))
+
+
 def tell_nearest(planned: FormatPlan, table: CalibrationTable, options: QuantizeOptions, notify: Notify) -> None:
     """Says which weights are rounded to nearest for want of better ones, and what to do about it."""
     edges = planned.rounded_apart(options.scheme)

@@ -27,7 +27,6 @@ from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_name
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
 from quantkit.types import (
-    INT8,
     CalibrationTable,
     PathLike,
     QuantizedModel,
@@ -83,12 +82,6 @@ def quantize(
         options = replace(options, reduce_range=True)
         text = "Weights use 7 to 8 bits, so that no sum saturates: this CPU lacks VNNI. Pass --no-reduce-range for 8."
         notify(Notice("info", "weights", text))
-    needs_refinement = options.target == "tensorrt" and options.scheme.activations == INT8
-    if needs_refinement and "rounding" in table.settings and table.refinement is None:
-        text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table"
-        text = f"{table.unusable.get('int8', text)}: weights are rounded to nearest, and the output is less accurate "
-        text += "than the table says."
-        notify(Notice("warning", "weights", text))
     if data is not None and not options.scheme.is_plain:
         table = keep_rounding(model, table_given, options, data, preprocess, notify)
     planned = apply_plan(table, options.plan)

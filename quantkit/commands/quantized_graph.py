@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quantkit.commands.format_plan import plan_format, prepared_for
-from quantkit.commands.format_rounding import kept_rounding, tell_nearest
+from quantkit.commands.format_rounding import kept_rounding, tell_lost, tell_nearest
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.layer_constants import add_biases
 from quantkit.graph.passes.fp16 import to_fp16
@@ -46,6 +46,8 @@ def quantize_graph(
             name=model.name,
         )
     scheme, half = options.scheme, options.float_precision == "fp16"
+    if scheme.activations == INT8:
+        tell_lost(table, notify)
     planned = plan_format(model, table, options, notify)
     graph, magnitudes, found = planned.graph, table.magnitudes, planned.refinement
     rounded = kept_rounding(table, options)

@@ -346,6 +346,8 @@ class _Refining:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""
         before = self.damage(with_weights=True)
         if before <= _NOTHING[self.judge.is_divergence]:
+            text = f"weights rounded to nearest: with a {self.judge.unit} of {before:.2g} there is nothing to gain"
+            self.notify(Notice("info", "weights", text))
             return
         graph, plan, _ = self.quantized()
         samples = replace(self.choosing, batches=self.choosing.batches + self.judging.batches)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
+from quantkit.reporting.changes import change_groups
 from quantkit.reporting.charts.legend import COLORS
 from quantkit.reporting.charts.speed import make_charts
+from quantkit.reporting.classes import class_tables
 from quantkit.reporting.columns import TABLES, shown_columns
+from quantkit.reporting.coverage import coverages
 from quantkit.reporting.formatting import single_line
 from quantkit.reporting.html import load_template
+from quantkit.reporting.tensors import tensor_tables
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import PathLike, Report
 
@@ -91,12 +96,28 @@ def _import_cairosvg() -> Any:
         ) from error
 
 
+_PARTS: dict[str, Callable[[Report], list[tuple[str, Sequence[Any]]]]] = {
+    "classes": lambda report: [(table.variant, table.rows) for table in class_tables(report)],
+    "changes": lambda report: [
+        (single_line(variant), [card for group in groups for card in group.cards])
+        for variant, groups in change_groups(report).items()
+    ],
+    "tensors": lambda report: [(table.variant, table.all) for table in tensor_tables(report)],
+    "coverage": lambda report: [(coverage.variant, coverage.rows) for coverage in coverages(report)],
+}
+"""Rows by variant, of tables whose rows do not name it."""
+
+
 def tables_csv(report: Report) -> dict[str, str]:
-    """Each table that has rows, as CSV text by its name; cells and headings as in Markdown, intervals beside them."""
+    """Each table that has rows, as CSV text by its name; cells and headings as in Markdown, intervals beside them.
+
+    Notes of a row, which stand below or beside its cells on a page, have a column of their own.
+    """
     found = {}
     for name, table in TABLES.items():
-        rows = table.rows(report)
-        columns = shown_columns(name, rows, report, "markdown") if rows else ()
+        parts = _PARTS.get(name, lambda report, table=table: [("", table.rows(report))])(report)
+        rows = [row for _, part in parts for row in part]
+        columns = shown_columns(name, rows, report, "markdown", variant="variant") if rows else ()
         if len(columns) < 2:
             continue
         shown = []
@@ -105,10 +126,19 @@ def tables_csv(report: Report) -> dict[str, str]:
             if column.interval is not None and column.interval.is_measured(rows):
                 shown.append((f"{column.heading}, {column.interval.heading}", column.interval))
         lines = [[heading for heading, _ in shown], *([column.text(row) for _, column in shown] for row in rows)]
-        notes = [row.expected for row in rows] if name == "accuracy" else []
-        if any(notes):
+        if name in _PARTS:
+            variants = ["Variant", *(variant for variant, part in parts for _ in part)]
+            lines = [[variant, *line] for variant, line in zip(variants, lines, strict=True)]
+        if any(notes := [_note(name, row) for row in rows]):
             lines = [[*line, note] for line, note in zip(lines, ["Note", *notes], strict=True)]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(lines)
         found[name] = text.getvalue()
     return found
+
+
+def _note(table: str, row: Any) -> str:
+    if table == "accuracy":
+        return str(row.expected)
+    is_timed = table in ("speed", "query", "sweep")
+    return "not representative of the target device" if is_timed and not row.representative else ""

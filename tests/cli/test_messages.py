@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -68,6 +69,20 @@ def test_a_log_file_that_cannot_be_written_ends_the_run_before_it_begins(calibra
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
+def test_a_log_is_not_added_to_a_file_that_is_none(quantkit, tmp_path):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(Path(DIGITS).read_bytes())
+    outcome = quantkit("inspect", model, "--log-file", model)
+    assert outcome.code == 1
+    assert f"--log-file {model} is there and no log of quantkit's" in outcome.err
+    assert model.read_bytes() == Path(DIGITS).read_bytes()
+    log = tmp_path / "log.txt"
+    log.touch()
+    for _ in range(2):
+        assert quantkit("inspect", model, "--quiet", "--log-file", log).code == 0
+    assert log.read_text().count("DEBUG quantkit: quantkit ") == 2
+
+
 def test_a_pipe_that_nobody_reads_is_no_log_file(quantkit, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     outcome = quantkit("inspect", DIGITS, "--log-file", tmp_path / "pipe")

@@ -155,6 +155,9 @@ def test_refinements_of_another_table_or_damaged_are_called_so(calibrated, tmp_p
         said: list[str] = []
         quantize(model, path, tmp_path / "o.onnx", notify=lambda notice, to=said: to.append(notice.text))
         assert [text.partition(":")[0] for text in said if "rounded to nearest" in text] == [reason] * bool(reason)
+    options = {"variants": ["int8"], "task": "none", "latency_s": 0, "layer_samples": 0, "progress": False}
+    report = evaluate(model, table.parent / "data.npy", table=path, **options)
+    assert [note.partition(":")[0] for note in report.evaluations[1].notes if "nearest" in note] == [reason]
 
 
 def test_blocks_of_another_size_are_not_taken_for_those_that_were_kept(tmp_path):

@@ -63,3 +63,16 @@ def test_tables_are_csv_with_their_intervals():
         e.name: "expected on TensorRT" if is_expected(e) else "" for e in make_classification().evaluations
     }
     assert any(row["Note"] for row in rows)
+
+
+def test_tables_of_several_variants_name_them():
+    report = make_classification()
+    tables = {name: list(csv.DictReader(io.StringIO(text))) for name, text in tables_csv(report).items()}
+    for name in ("classes", "changes", "tensors", "coverage"):
+        assert {row["Variant"] for row in tables[name]} <= {e.name for e in report.evaluations}
+        assert all(heading.strip() for heading in tables[name][0])
+    assert len({row["Variant"] for row in tables["classes"]}) > 1
+    assert {"variant (%)", "variant, 95% interval"} <= tables["classes"][0].keys()
+    aside = [e.name for e in report.evaluations if e.latency and not e.representative]
+    noted = [row["Variant"] for row in tables["speed"] if row.get("Note")]
+    assert noted == aside
