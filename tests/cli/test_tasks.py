@@ -82,7 +82,7 @@ def test_documented_example_is_reproducible(quantkit, tmp_path, monkeypatch):
     for words in commands:
         done = quantkit(*words)
         assert done.code == 0, done.err
-    shown = {row[1]: float(row[2]) for row in re.findall(r"^( (\S+) +(\d\S+) .*x)$", text, re.MULTILINE)}
+    shown = {row[1].rstrip("*†"): float(row[2]) for row in re.findall(r"^( (\S+) +(\d\S+) .*x)$", text, re.MULTILINE)}
     report = load_report(tmp_path / "squares.report" / "report.json")
     measured = {e.name: 100 * e.metrics["map"] for e in report.evaluations}
     # The weights of int8-cpu have fewer bits on processors whose products saturate.
