@@ -14,6 +14,7 @@ Word = Literal["ship", "do not ship", "not settled"]
 
 _LIMITS = f"at most {100 * CLOSE:.3g}% below {{baseline}}, and faster, by the whole 95% interval"
 _PLACES: dict[Target, str] = {"tensorrt": "TensorRT", "cpu": "the CPU"}
+_MADE = ("fp16", *SCHEMES)
 EXPECTED = "expected on TensorRT"
 """What is said of a variant for which `is_expected`."""
 
@@ -63,9 +64,10 @@ def decide(report: Report) -> Decision | None:
     return Decision(target, name, word, f"For {place}: {head}: {reason}{kept}. Limits: {limits}.")
 
 
-def is_expected(evaluation: Evaluation) -> bool:
-    """Whether a variant is for TensorRT, and ONNX Runtime alone ran it."""
-    return evaluation.precision != "fp32" and _targets(evaluation) == ("tensorrt",) and not _ran_on_tensorrt(evaluation)
+def is_expected(report: Report, evaluation: Evaluation) -> bool:
+    """Whether a variant was made for TensorRT, and ONNX Runtime alone ran it; what a user's own is for is not known."""
+    is_made = evaluation is not report.baseline and evaluation.name in _MADE
+    return is_made and _targets(evaluation) == ("tensorrt",) and not _ran_on_tensorrt(evaluation)
 
 
 def _guess(found: list[Evaluation]) -> Target:
@@ -80,7 +82,7 @@ def _targets(evaluation: Evaluation) -> tuple[Target, ...]:
         return ("tensorrt",)
     if evaluation.latency is not None or evaluation.name == "int8-cpu":
         return ("cpu",)
-    return ("tensorrt",) if evaluation.name in ("fp16", *SCHEMES) else ("tensorrt", "cpu")
+    return ("tensorrt",) if evaluation.name in _MADE else ("tensorrt", "cpu")
 
 
 def _ran_on_tensorrt(evaluation: Evaluation) -> bool:

@@ -79,8 +79,9 @@ def _notes(report: Report) -> Iterator[tuple[str, str]]:
     for e in report.evaluations:
         for note in e.notes:
             yield f"{e.name}: {note}", ""
-    if expected := [single_line(e.name) for e in report.evaluations if is_expected(e)]:
-        yield f"* {', '.join(expected)}: {EXPECTED}, which has not run here", ""
+    if expected := [single_line(e.name) for e in report.evaluations if is_expected(report, e)]:
+        have = "this variant has" if len(expected) == 1 else "these variants have"
+        yield f"† {', '.join(expected)}: accuracy {EXPECTED}: {have} not run there", ""
     if elsewhere := [single_line(e.name) for e in report.evaluations if e.latency and not e.representative]:
         yield f"* {', '.join(elsewhere)}: latency not representative of the target device", ""
 
@@ -151,7 +152,7 @@ def _heading(column: Column[Variant]) -> list[str]:
 def _cell(column: Column[Variant], row: Variant) -> str:
     text = column.text(row)
     if column.field == "accuracy_of":
-        return f"{text}*" if row.expected else text
+        return f"{text}†" if row.expected else text
     is_marked = column.field == "speedup" and not row.representative and text != MISSING
     return f"*{text}" if is_marked else text
 
@@ -160,7 +161,7 @@ def _text(console: Console, text: str, style: str = "") -> Text:
     """Text that is no markup; on an ASCII terminal, only signs that it can show."""
     plain = single_line(text)
     if console.options.ascii_only:
-        for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "..."}.items():
+        for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "...", "†": "^"}.items():
             plain = plain.replace(sign, words)
         plain = plain.encode("ascii", "backslashreplace").decode()
     return Text(plain, style=style)

@@ -30,7 +30,7 @@ class Variant:
     @property
     def expected(self) -> str:
         """That it has not run on TensorRT, which it is for; empty where it has, or is for something else."""
-        return EXPECTED if is_expected(self.evaluation) else ""
+        return EXPECTED if is_expected(self.report, self.evaluation) else ""
 
     @property
     def representative(self) -> bool:

@@ -158,7 +158,7 @@ def _verdict(report: Report, evaluation: Evaluation) -> Verdict:
     sentences = (accuracy_sentence, speed_sentence, _sweep_sentence(report, evaluation))
     return Verdict(
         variant=name,
-        headline=f"{name} {accuracy}{joint}{speed}{f', {EXPECTED}' if is_expected(evaluation) else ''}",
+        headline=f"{name} {accuracy}{joint}{speed}{f', {EXPECTED}' if is_expected(report, evaluation) else ''}",
         sentences=tuple(s for s in (*sentences, _size_sentence(report, evaluation)) if s),
         gates=_gates(report, evaluation),
         tone="bad" if "bad" in tones else "good" if "good" in tones else "neutral",

@@ -76,7 +76,7 @@ def test_an_untimed_model_of_the_user_is_decided_on_for_any_target(target):
     other = replace(report.evaluations[2], name="other", latency=None)
     report = replace(report, evaluations=(report.baseline, other), deploy=target)
     assert "not settled for other: accurate enough" in decided(report)[2]
-    assert not is_expected(other)
+    assert not is_expected(report, other)
 
 
 def test_another_format_is_decided_on_as_int8_is():
@@ -96,13 +96,24 @@ def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_
 
 
 def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
-    fp32, fp16, int8 = make_report().evaluations
-    untimed = replace(int8, latency=None)
-    assert [is_expected(e) for e in (fp32, fp16, int8, untimed)] == [False, True, False, True]
-    assert not is_expected(replace(untimed, name="int8-cpu"))
-    assert is_expected(replace(int8, device="gpu", representative=False))
-    assert not is_expected(replace(fp32, device="gpu", representative=False))
-    assert not any(map(is_expected, make_engines().evaluations[1:]))
+    report = make_report()
+    fp32, fp16, int8 = report.evaluations
+    untimed, on_gpu = replace(int8, latency=None), replace(int8, device="gpu", representative=False)
+    assert [is_expected(report, e) for e in (fp32, fp16, int8, untimed)] == [False, True, False, True]
+    assert is_expected(report, on_gpu)
+    assert not is_expected(report, replace(fp32, device="gpu", representative=False))
+    engines = make_engines()
+    assert not any(is_expected(engines, e) for e in engines.evaluations[1:])
+    assert not is_expected(replace(report, evaluations=(fp16, int8)), fp16)
+
+
+@pytest.mark.parametrize("name", ["int8-cpu", "mine"])
+def test_other_models_are_not_expected_timed_or_not_on_any_device(name):
+    report = make_report()
+    model = replace(report.evaluations[2], name=name)
+    on_gpu, for_gpu = replace(model, device="gpu", representative=False), replace(model, representative=False)
+    untimed = [replace(e, latency=None) for e in (model, on_gpu)]
+    assert not any(is_expected(report, e) for e in (model, on_gpu, for_gpu, *untimed))
 
 
 def test_an_accuracy_that_was_not_measured_is_not_called_expected():

@@ -29,8 +29,8 @@ def test_numbers_stand_in_their_rows_within_80_columns():
     assert speed == ["int8", "4", "0.245", "0.319", "2.04x", "2.00", "to", "2.08", "16,327"]
     assert "int8 is within 1% of fp32" in text
     assert "- fp16: computed by casting" in text
-    assert any(line.startswith(" fp16*  ") for line in text.splitlines())
-    assert "* fp16: expected on TensorRT, which has not run here" in text
+    assert any(line.startswith(" fp16†  ") for line in text.splitlines())
+    assert "† fp16: accuracy expected on TensorRT: this variant has not run there" in text
     assert "* fp16: latency not representative of the target device" in text
 
 
@@ -40,7 +40,10 @@ def test_piped_output_is_plain():
 
 
 def test_an_ascii_terminal_gets_ascii():
-    assert "-0.10 +/- 0.25" in printed(make_report(), encoding="ascii")
+    text = printed(make_report(), encoding="ascii")
+    assert "-0.10 +/- 0.25" in text
+    assert "fp16^ " in text
+    assert "^ fp16: accuracy expected on TensorRT" in text
     printed(make_hostile(), encoding="ascii")
 
 
