@@ -21,7 +21,7 @@ from quantkit.commands.calibrate import calibrate as calibrate_model
 from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluate import evaluate as evaluate_variants
 from quantkit.commands.evaluation_forecast import forecast_evaluation
-from quantkit.commands.extensions import with_extensions
+from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import check_variants, round_variants
@@ -106,7 +106,9 @@ def evaluate(
     check_writable(path.parent)
     if made is not None:
         with with_extensions(options):  # what the evaluation would refuse is refused first
-            open_judged(fix_inputs(FloatModel(model), options.preprocess), data, None, options, task, limits)
+            opened = fix_inputs(open_runnable(model, None), options.preprocess)
+            check_variants(opened, options, options.table)
+            open_judged(opened, data, None, options, task, limits)
         _calibrate(model, made, options, notify)
     with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
@@ -155,8 +157,6 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
 def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: Notify) -> None:
     """Makes the table or finds it up to date."""
     table = cast(PathLike, options.table)
-    opened = fix_inputs(FloatModel(model), options.preprocess)
-    check_variants(opened, options, table)
     calibration = CalibrationOptions(
         table_path=table,
         preprocess=options.preprocess,
@@ -169,7 +169,7 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     )
     calibrate_model(model, data, calibration, notify=notify)
     with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
-        round_variants(opened, table, data, options, notify)
+        round_variants(fix_inputs(FloatModel(model), options.preprocess), table, data, options, notify)
 
 
 def _find_table(beside: Path, notify: Notify) -> Path | None:

@@ -10,13 +10,14 @@ from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.chosen_samples import open_calibration_samples, open_judged
 from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.on_device import on_device
 from quantkit.commands.pass_cost import VARIANT_PASSES, Forecast, data_line, forecast, measure_pass, model_line
 from quantkit.commands.wanted_variants import check_variants
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.evaluation.tasks.task import TaskOptions
-from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
+from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, EvaluationOptions
 
@@ -38,20 +39,21 @@ def forecast_evaluation(
     """Of `evaluate` with the table that it found or that `calibrate_data` make; raises what that would refuse."""
     made, effort, calibrated = calibrate_data is not None, CalibrationOptions().effort, 0
     reads, runs, writes = [], [], list(outputs)
-    with with_extensions(options):
+    with with_extensions(options), on_device(options, announcing(None)):
         table = None if made else open_planned_table(options.table, options.plan)
-        opened = fix_inputs(FloatModel.open(model), options.preprocess) if made else open_runnable(model, table)
+        opened = open_runnable(model, table)
+        opened = fix_inputs(opened, options.preprocess) if made else opened
         check_variants(opened, options, options.table)
-        names = [*choose_variants(options.variants, options.table, float_precision(opened.graph))]
-        names += [*(options.models or {}), *(options.engines or {})]
+        chosen = choose_variants(options.variants, options.table, float_precision(opened.graph))
+        names = [*chosen, *(options.models or {}), *(options.engines or {})]
         dataset, *_ = open_judged(opened, data, table, options, task, limits)
         cost, count = measure_pass(opened, dataset), len(dataset)
         if calibrate_data is not None and isinstance(options.table, str | Path):
-            chosen = open_calibration_samples(opened, calibrate_data, options.preprocess, CalibrationOptions())
-            calibrated = len(chosen)
-            reads.append(f"calibration: {data_line(chosen, calibrate_data)}")
+            samples = open_calibration_samples(opened, calibrate_data, options.preprocess, CalibrationOptions())
+            calibrated = len(samples)
+            reads.append(f"calibration: {data_line(samples, calibrate_data)}")
             runs.append(f"a calibration with --accuracy {effort}, unless {options.table} is up to date")
-            formats = ["int8", *(name for name in names if name in OTHER_FORMATS and options.variants is not None)]
+            formats = ["int8", *(name for name in chosen if name in OTHER_FORMATS)]
             writes = [Path(options.table), *(refinement_path(options.table, name) for name in formats), *writes]
     if not made and not isinstance(options.table, CalibrationTable | None):
         reads.append(f"table: {options.table}")

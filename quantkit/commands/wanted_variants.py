@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
+from quantkit.backends import find_backend
+from quantkit.calibration.plan_file import load_plan
 from quantkit.calibration.table import load_table
 from quantkit.commands.format_rounding import is_rounded, keep_rounding
 from quantkit.commands.quantize import check_quantizable
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import float_precision
+from quantkit.graph.model import float_precision, open_file
 from quantkit.notices import Notify
 from quantkit.processor import products_saturate
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
@@ -23,8 +26,13 @@ def check_variants(model: FloatModel, options: EvaluationOptions, table: Calibra
 
     Raises:
         EvaluationError: there is no such variant, or it needs a table.
-        ModelError: the model cannot be quantized so.
+        ModelError: the model cannot be quantized so, or the file of a variant or engine is missing.
+        CalibrationError: the plan cannot be read.
     """
+    if isinstance(options.plan, str | Path):
+        load_plan(options.plan)
+    for file in (*(options.models or {}).values(), *(options.engines or {}).values()):
+        open_file(find_backend(file)[1]).close()
     names = choose_variants(options.variants, table, float_precision(model.graph))
     for name in names if options.variants is not None else ():
         if name in SCHEMES or name == "int8-cpu":

@@ -187,3 +187,28 @@ def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_pat
     outcome = quantkit("tune", *words, "--data", CALIB, "--val", "unlabelled.npy")
     assert (outcome.code, "--val: unlabelled.npy has no labels" in outcome.err) == (1, True)
     assert not (tmp_path / "digits.calib.json").exists()
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--plan", "nope.json"), "nope.json"),
+        (("--variant", "x=nope.onnx"), "nope.onnx: no such model file"),
+        (("--engine", "e=nope.engine"), "nope.engine: no such model file"),
+        (("--device", "cuda:99"), "cuda"),
+    ],
+)
+def test_what_an_evaluation_lacks_is_said_before_anything_is_calibrated(quantkit, tmp_path, words, said, dry):
+    (tmp_path / "digits.calib.json").unlink()
+    outcome = quantkit("evaluate", "digits.onnx", "--data", VAL, "--calibrate-data", CALIB, *words, *dry)
+    assert (outcome.code, said in outcome.err.lower()) == (1, True)
+    assert not (tmp_path / "digits.calib.json").exists()
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_an_evaluation_calibrates_no_quantized_model(quantkit):
+    words = ("--data", VAL, "--calibrate-data", CALIB, "--dry-run")
+    outcome = quantkit("evaluate", "digits.int8.onnx", *words)
+    assert (outcome.code, "already quantized" in outcome.err) == (1, True)
