@@ -195,6 +195,9 @@ def _open_images(
 def _check_kind(source: Path) -> None:
     if not source.is_dir() and source.suffix.lower() not in (*LIST_SUFFIXES, *YAML_SUFFIXES):
         raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
+    if any(source.glob("*.npy")) and all(file.suffix == ".npy" for file in source.iterdir()):
+        text = "a folder of .npy files is not read: save one .npy [N, ...] or a folder of .npz"
+        raise DatasetError(f"{source}: {text}")
 
 
 def _existing(path: PathLike) -> Path:

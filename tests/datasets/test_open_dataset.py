@@ -69,10 +69,13 @@ def test_lists_and_arrays_are_opened(save_image: Save, tmp_path: Path, spec: Ten
 def test_unusable_data_is_refused(save_image: Save, tmp_path: Path, spec: TensorSpec, plain: Preprocessing) -> None:
     image = save_image("images/a.png")
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8)))
+    (tmp_path / "rows").mkdir()
+    np.save(tmp_path / "rows" / "0.npy", np.zeros((1, 3, 8, 8)))
     other = replace(spec, name="mask")
     for path, inputs, preprocessing, words in (
         (tmp_path / "none", [spec], plain, r"none does not exist: --data takes"),
         (image, [spec], plain, r"a\.png is not a data set"),
+        (tmp_path / "rows", [spec], plain, r"rows: a folder of \.npy files is not read: save one \.npy \[N, \.\.\.\]"),
         (tmp_path / "x.npy", [spec], plain, "omit the image options"),
         (image.parent, [spec, other], plain, r"the model has 'image', 'mask': .*\.npz"),
         (image.parent, [replace(spec, shape=("N", 128))], None, "images do not match input 'image'"),
