@@ -26,7 +26,7 @@ from quantkit.commands.table_forecasts import forecast_quantization
 from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
-from quantkit.storage import check_writable, exclusive
+from quantkit.storage import check_no_source, check_writable, exclusive
 from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
 __all__ = ["calibrate", "quantize"]
@@ -76,6 +76,8 @@ def calibrate(
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
     check_quantizable(opened, quantization)
+    for path in outputs:
+        check_no_source(path, (*opened.source_files, data))
     options = replace(
         options,
         table_path=files.table,
@@ -90,10 +92,8 @@ def calibrate(
         return
     check_writable(folder, outputs)
     notify = make_printer(messages.quiet)
-    with exclusive(
-        files.lock,
-        on_wait=lambda: notify(Notice("info", "lock", f"Waiting for another run that writes to {folder}.")),
-    ):
+    waiting = Notice("info", "lock", f"Waiting for another run that writes to {folder}.")
+    with exclusive(files.lock, on_wait=lambda: notify(waiting)):
         before = _times(outputs)
         table = calibrate_model(opened, data, options, notify=notify)
         if quantization.format != "int8":
@@ -160,7 +160,8 @@ def quantize(
         check_rounds(options)
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
     if messages.dry_run:
-        print_forecast(forecast_quantization(model, table, path, options, data), as_json=messages.as_json)
+        found = forecast_quantization(model, table, path, options, data, make_printer(messages.quiet))
+        print_forecast(found, as_json=messages.as_json)
         return
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))

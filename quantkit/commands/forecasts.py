@@ -27,6 +27,7 @@ from quantkit.commands.tune import open_tuning
 from quantkit.datasets.open import prepared_as
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import (
@@ -51,8 +52,11 @@ def forecast_calibration(
     settle_calibrator(options)
     dataset = open_calibration_samples(model, data, options.preprocess, options)
     cost, count = measure_pass(model, dataset), len(dataset)
-    runs = [f"{count} samples through the float model, of which {cost.num_tensors} tensors get a range"]
-    if options.effort != "fast":
+    observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
+    runs = [f"{count} samples through the float model, of which {len(observed.names)} tensors get a range"]
+    if options.effort == "fast":
+        outputs = [path for path in outputs if path != refinement_path(outputs[0])]
+    else:
         runs.append(f"--accuracy {options.effort}: ranges tried on the model, weights rounded with error feedback")
     reused = f"if {outputs[0]} is of the same model, data and settings, it is reused, and nothing runs"
     return forecast(

@@ -25,6 +25,7 @@ from quantkit.graph.model import share_weights
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
 from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
+from quantkit.storage import check_writable
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
 
@@ -155,7 +156,13 @@ def forecast(
     memory_bytes: int | None = None,
     grounds: str = "",
 ) -> Forecast:
-    """Puts a forecast together: wall time from processor time and what is exact, and whether files are there."""
+    """Puts a forecast together: wall time from processor time and what is exact, and whether files are there.
+
+    Raises:
+        OutputError: one of `writes` cannot be written.
+    """
+    for path in writes:
+        check_writable(path.parent, [path])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     seconds = None
     if cost is not None:

@@ -17,14 +17,14 @@ from quantkit.calibration.refinement_file import refinement_path
 from quantkit.calibration.table import open_table
 from quantkit.commands.build_best import plan_best
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.commands.format_rounding import rounding_samples
+from quantkit.commands.format_rounding import rounding_samples, tell_lost
 from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast, model_line
 from quantkit.commands.planned_build import default_engine_path, plan_build
 from quantkit.commands.quantize import check_quantizable
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import announcing
+from quantkit.notices import Notify, announcing
 from quantkit.storage import check_no_source
-from quantkit.types import SCHEMES, PathLike
+from quantkit.types import INT8, SCHEMES, PathLike
 from quantkit.types.options import EngineOptions, Format, QuantizeOptions
 
 __all__ = ["forecast_build", "forecast_quantization"]
@@ -33,9 +33,14 @@ _BUILD_TELLS = "TensorRT times kernels while it builds: seconds to many minutes,
 
 
 def forecast_quantization(
-    model: PathLike, table: PathLike, output: Path, options: QuantizeOptions, data: PathLike | None = None
+    model: PathLike,
+    table: PathLike,
+    output: Path,
+    options: QuantizeOptions,
+    data: PathLike | None = None,
+    notify: Notify | None = None,
 ) -> Forecast:
-    """Of `quantize`.
+    """Of `quantize`, which warns of kept weights that are lost.
 
     Raises:
         QuantKitError: one line: what `quantize` would refuse.
@@ -46,19 +51,21 @@ def forecast_quantization(
     planned = apply_plan(found, options.plan)
     check_quantizable(opened, options)
     check_no_source(output, (*opened.source_files, table))
-    refined = [refinement_path(table, name) for name in {"int8": 0, options.format: 0, **planned.formats}]
+    if options.target != "cpu" and options.scheme.activations == INT8:
+        tell_lost(planned, announcing(notify))
+    refined = {name: refinement_path(table, name) for name in ("int8", options.format, *planned.formats)}
     reads = [model_line(opened), f"{table}: {len(found.tensors)} tensors with a range", *_named(options.plan)]
     runs, writes = "no model: weights are quantized by the table", [output]
     memory: int | None = PassCost(0.0, 0.0, 0, 0, opened.size_bytes).memory(0)
     grounds = "time goes with the size of the model: seconds for each 100 MB"
     if data is not None:
-        dataset, rounded = rounding_samples(opened, found, data), refined.pop(1)
+        dataset, rounded = rounding_samples(opened, found, data), refined.pop(options.format)
         reads.append(data_line(dataset, data))
         runs = f"{len(dataset)} samples, on which weights in {options.format} are rounded with error feedback"
         writes.append(rounded)
         memory, grounds = None, f"{grounds}; rounding comes on top, which nothing here tells"
     return forecast(
-        [*reads, *(str(path) for path in refined if path.is_file())],
+        [*reads, *(str(path) for name, path in refined.items() if path.is_file() and name not in found.unusable)],
         [runs],
         writes,
         memory_bytes=memory,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from quantkit.calibration.table import load_table, save_table
 from quantkit.commands.pass_cost import PassCost
 from tests.cli.conftest import CALIB, VAL
 
@@ -212,3 +214,41 @@ def test_an_evaluation_calibrates_no_quantized_model(quantkit):
     words = ("--data", VAL, "--calibrate-data", CALIB, "--dry-run")
     outcome = quantkit("evaluate", "digits.int8.onnx", *words)
     assert (outcome.code, "already quantized" in outcome.err) == (1, True)
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("name", [name for name in LINES if name != "build"])
+def test_a_place_that_cannot_be_written_is_refused(quantkit, tmp_path, name):
+    (tmp_path / "taken.json").write_text("{}")
+    words = LINES[name].replace(" -o pages", "")
+    outcome = quantkit(name, "digits.onnx", *shlex.split(words), "-o", "taken.json/x", "--dry-run")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "cannot write to taken.json" in outcome.err
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_calibrate_refuses_to_replace_its_model_before_it_runs(quantkit, tmp_path, dry):
+    before = snapshot(tmp_path)
+    outcome = quantkit("calibrate", "digits.onnx", "--data", "nowhere", "-o", "digits.onnx", *dry)
+    assert (outcome.code, "Refusing to overwrite the input file digits.onnx" in outcome.err) == (1, True)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_fast_calibration_is_told_as_it_runs(quantkit, tmp_path):
+    words = f"calibrate digits.onnx --data {CALIB} --accuracy fast --dry-run --json".split()
+    found = json.loads(quantkit(*words).out)
+    assert "digits.calib.weights" not in found["writes"]
+    ranges = json.loads((tmp_path / "digits.calib.json").read_text())["tensors"]
+    assert f"of which {len(ranges)} tensors get a range" in found["runs"][0]
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_kept_weights_that_are_damaged_are_said(quantkit, tmp_path):
+    table = load_table(tmp_path / "digits.calib.json")
+    save_table(replace(table, settings={**table.settings, "rounding": "feedback"}), tmp_path / "digits.calib.json")
+    (tmp_path / "digits.calib.weights").write_bytes(b"torn")
+    outcome = quantkit("quantize", "digits.onnx", "--table", "digits.calib.json", "--dry-run", "--json")
+    assert (outcome.code, "digits.calib.weights" in outcome.out) == (0, False)
+    assert "digits.calib.weights is damaged: weights are rounded to nearest" in outcome.err
