@@ -169,11 +169,13 @@ def test_a_wish_that_is_asked_for_is_fulfilled():
 def test_what_takes_too_long_to_write_is_given_up():
     child = os.fork()
     if child == 0:
-        with ending_on_signals(str), stop_on_interrupt() as should_stop:
-            signal.raise_signal(signal.SIGINT)
-            wait_for(should_stop)
-            time.sleep(LONG_S)
-        os._exit(0)
+        try:
+            with ending_on_signals(str), stop_on_interrupt() as should_stop:
+                signal.raise_signal(signal.SIGINT)
+                wait_for(should_stop)
+                time.sleep(LONG_S)
+        finally:  # whatever fails here must not go on with the tests of the parent
+            os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
 
 
