@@ -10,9 +10,11 @@ from quantkit.calibration.plan_file import load_plan
 from quantkit.calibration.table import load_table
 from quantkit.commands.format_rounding import is_rounded, keep_rounding
 from quantkit.commands.quantize import check_quantizable
+from quantkit.errors import BackendError
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, open_file
+from quantkit.machine import open_regular
 from quantkit.notices import Notify
 from quantkit.processor import products_saturate
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
@@ -26,13 +28,19 @@ def check_variants(model: FloatModel, options: EvaluationOptions, table: Calibra
 
     Raises:
         EvaluationError: there is no such variant, or it needs a table.
-        ModelError: the model cannot be quantized so, or the file of a variant or engine is missing.
+        ModelError: the model cannot be quantized so, or the file of a variant is missing.
+        BackendError: an engine cannot be read.
         CalibrationError: the plan cannot be read.
     """
     if isinstance(options.plan, str | Path):
         load_plan(options.plan)
-    for file in (*(options.models or {}).values(), *(options.engines or {}).values()):
+    for file in (options.models or {}).values():
         open_file(find_backend(file)[1]).close()
+    for name, file in (options.engines or {}).items():
+        try:
+            open_regular(find_backend(file)[1]).close()
+        except OSError as error:
+            raise BackendError(f"--engine {name}: cannot read {file}: {error.strerror or error}") from error
     names = choose_variants(options.variants, table, float_precision(model.graph))
     for name in names if options.variants is not None else ():
         if name in SCHEMES or name == "int8-cpu":
