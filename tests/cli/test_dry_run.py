@@ -198,7 +198,7 @@ def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_pat
     [
         (("--plan", "nope.json"), "nope.json"),
         (("--variant", "x=nope.onnx"), "nope.onnx: no such model file"),
-        (("--engine", "e=nope.engine"), "nope.engine: No such file"),
+        (("--engine", "e=nope.engine"), "--engine e: cannot read nope.engine: no such file"),
         (("--device", "cuda:99"), "cuda"),
     ],
 )
