@@ -56,6 +56,12 @@ def change_groups(report: Report) -> dict[str, tuple[ChangeGroup, ...]]:
     return {single_line(name): groups for name, groups in found.items() if groups}
 
 
+def cards_by_variant(report: Report) -> list[tuple[str, list[ChangeCard]]]:
+    """The samples of all groups of each variant, in their order."""
+    found = change_groups(report).items()
+    return [(variant, [card for group in groups for card in group.cards]) for variant, groups in found]
+
+
 def _groups(report: Report, variant: str) -> tuple[ChangeGroup, ...]:
     base = single_line(report.baseline.name)
     titles = {

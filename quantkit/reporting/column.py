@@ -49,7 +49,21 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True)
 class Table(Generic[Row]):
-    """All rows that a report has for a table, of every variant, and its columns."""
+    """All rows that a report has for a table, of every variant, and its columns.
+
+    Attributes:
+        rows: of a report.
+        columns: in their order.
+        parts: the rows by name of the variant, where they do not name it.
+    """
 
     rows: Callable[[Report], Sequence[Row]]
     columns: tuple[Column[Row], ...]
+    parts: Callable[[Report], Sequence[tuple[str, Sequence[Row]]]] | None = None
+
+    @classmethod
+    def of_variants(
+        cls, parts: Callable[[Report], Sequence[tuple[str, Sequence[Row]]]], columns: tuple[Column[Row], ...]
+    ) -> Table[Row]:
+        """A table whose rows do not name their variant."""
+        return cls(lambda report: [row for _, rows in parts(report) for row in rows], columns, parts)

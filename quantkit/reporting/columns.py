@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.reporting import terms
-from quantkit.reporting.changes import ChangeCard, change_groups
+from quantkit.reporting.changes import ChangeCard, cards_by_variant
 from quantkit.reporting.classes import ClassRow, class_tables
 from quantkit.reporting.column import ALL_FORMS, Column, Form, Row, Table
 from quantkit.reporting.coverage import OperatorCount, coverages
@@ -386,13 +386,10 @@ TABLES: dict[str, Table[Any]] = {
     "speed": Table(speed_rows, (*_SPEED, _BACKEND)),
     "query": Table(speed_rows, _QUERY),
     "sweep": Table(sweep_rows, _SPEED),
-    "classes": Table(lambda report: [row for table in class_tables(report) for row in table.rows], _CLASSES),
-    "changes": Table(
-        lambda report: [c for groups in change_groups(report).values() for group in groups for c in group.cards],
-        _CHANGES,
-    ),
-    "tensors": Table(lambda report: [row for table in tensor_tables(report) for row in table.all], _TENSORS),
-    "coverage": Table(lambda report: [row for coverage in coverages(report) for row in coverage.rows], _COVERAGE),
+    "classes": Table.of_variants(lambda report: [(t.variant, t.rows) for t in class_tables(report)], _CLASSES),
+    "changes": Table.of_variants(cards_by_variant, _CHANGES),
+    "tensors": Table.of_variants(lambda report: [(t.variant, t.all) for t in tensor_tables(report)], _TENSORS),
+    "coverage": Table.of_variants(lambda report: [(c.variant, c.rows) for c in coverages(report)], _COVERAGE),
     "methods": Table(method_rows, _METHODS),
     "float_tensors": Table(float_tensor_rows, _FLOAT_TENSORS),
     "sensitivity": Table(lambda report: [row for table in unit_tables(report) for row in table.rows], _SENSITIVITY),

@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import importlib
 import io
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
-from quantkit.reporting.changes import change_groups
 from quantkit.reporting.charts.legend import COLORS
 from quantkit.reporting.charts.speed import make_charts
-from quantkit.reporting.classes import class_tables
 from quantkit.reporting.columns import TABLES, shown_columns
-from quantkit.reporting.coverage import coverages
 from quantkit.reporting.formatting import single_line
 from quantkit.reporting.html import load_template
-from quantkit.reporting.tensors import tensor_tables
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import PathLike, Report
 
@@ -96,18 +91,6 @@ def _import_cairosvg() -> Any:
         ) from error
 
 
-_PARTS: dict[str, Callable[[Report], list[tuple[str, Sequence[Any]]]]] = {
-    "classes": lambda report: [(table.variant, table.rows) for table in class_tables(report)],
-    "changes": lambda report: [
-        (single_line(variant), [card for group in groups for card in group.cards])
-        for variant, groups in change_groups(report).items()
-    ],
-    "tensors": lambda report: [(table.variant, table.all) for table in tensor_tables(report)],
-    "coverage": lambda report: [(coverage.variant, coverage.rows) for coverage in coverages(report)],
-}
-"""Rows by variant, of tables whose rows do not name it."""
-
-
 def tables_csv(report: Report) -> dict[str, str]:
     """Each table that has rows, as CSV text by its name; cells and headings as in Markdown, intervals beside them.
 
@@ -115,8 +98,7 @@ def tables_csv(report: Report) -> dict[str, str]:
     """
     found = {}
     for name, table in TABLES.items():
-        parts = _PARTS.get(name, lambda report, table=table: [("", table.rows(report))])(report)
-        rows = [row for _, part in parts for row in part]
+        rows = table.rows(report)
         columns = shown_columns(name, rows, report, "markdown", variant="variant") if rows else ()
         if len(columns) < 2:
             continue
@@ -126,8 +108,8 @@ def tables_csv(report: Report) -> dict[str, str]:
             if column.interval is not None and column.interval.is_measured(rows):
                 shown.append((f"{column.heading}, {column.interval.heading}", column.interval))
         lines = [[heading for heading, _ in shown], *([column.text(row) for _, column in shown] for row in rows)]
-        if name in _PARTS:
-            variants = ["Variant", *(variant for variant, part in parts for _ in part)]
+        if table.parts is not None:
+            variants = ["Variant", *(variant for variant, part in table.parts(report) for _ in part)]
             lines = [[variant, *line] for variant, line in zip(variants, lines, strict=True)]
         if any(notes := [_note(name, row) for row in rows]):
             lines = [[*line, note] for line, note in zip(lines, ["Note", *notes], strict=True)]

@@ -16,25 +16,15 @@ from quantkit.errors import BackendUnavailableError, OptionError
 from quantkit.types.options import TimedBuildOptions
 
 from ..backends.tensorrt import timed
-from ..fake_trt.releases import RELEASES, Bindings, UnobtainableError
+from ..fake_trt.processes import running_bindings
+from ..fake_trt.releases import RELEASES
 
 
 @pytest.fixture(scope="module")
 def processes():
     """One for each release, started when it is first asked for: each call installs the fake GPU that it needs."""
-    running: dict[str, Bindings] = {}
-
-    def of(name: str) -> Bindings:
-        if name not in running:
-            try:
-                running[name] = Bindings(RELEASES[name])
-            except UnobtainableError as error:
-                pytest.skip(str(error))
-        return running[name]
-
-    yield of
-    for process in running.values():
-        process.close()
+    with running_bindings() as of:
+        yield of
 
 
 @pytest.fixture(params=sorted({*list(RELEASES)[:1], *list(RELEASES)[-1:]}))

@@ -21,7 +21,8 @@ from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.types import CalibrationTable, TensorRange
 
-from ....fake_trt.releases import DEFAULT, RELEASES, Bindings, UnobtainableError
+from ....fake_trt.processes import running_bindings
+from ....fake_trt.releases import DEFAULT, RELEASES
 from ....graph.builder import Builder
 from ....graph.models import MODELS
 from ....graph.quantizing import quantize
@@ -42,21 +43,8 @@ HALF, FLOAT = 1, 0  # trt.DataType, the same in every version
 @pytest.fixture(scope="module")
 def process():
     """A process for each release, made when it is first asked for; skips where the bindings cannot be had."""
-    running: dict[str, Bindings] = {}
-
-    def of(release: str) -> Bindings:
-        if release not in RELEASES:
-            pytest.skip(f"QUANTKIT_TENSORRT_VERSIONS leaves out {release}")
-        if release not in running:
-            try:
-                running[release] = Bindings(RELEASES[release])
-            except UnobtainableError as error:
-                pytest.skip(str(error))
-        return running[release]
-
-    yield of
-    for bindings in running.values():
-        bindings.close()
+    with running_bindings() as of:
+        yield of
 
 
 @pytest.fixture(scope="module")
