@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -80,13 +81,7 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._reading)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-            os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-            said = open(folder / "said.txt", "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
-            os.dup2(said.fileno(), 2)  # native code speaks too
-            logging.getLogger("quantkit").propagate = False
+            said = _enter(folder, memory)
             code = _command(words, before, said)
             with contextlib.suppress(BaseException):
                 os.write(writing, json.dumps([code, after()]).encode())
@@ -124,6 +119,84 @@ class Child:
         return self.said_file.read_text(errors="backslashreplace")[-8000:]
 
 
+class Commands:
+    """A process that runs one command after the other, each as a `Child` does, and is begun anew where one ends it.
+
+    Args:
+        after: called with the words of a command that has ended.
+        folder: for temporary files.
+    """
+
+    def __init__(self, after: Callable[[list[str]], Any], folder: Path) -> None:
+        self._after, self._folder = after, folder
+        self._pid = 0
+
+    def _begin(self) -> None:
+        asked, self._asking = os.pipe()
+        self._answers, answering = os.pipe()
+        self._pid = os.fork()
+        if self._pid:
+            os.close(asked)
+            os.close(answering)
+            return
+        os.close(self._asking)
+        os.close(self._answers)
+        said = _enter(self._folder, MEMORY_BYTES)
+        for line in os.fdopen(asked):
+            said.seek(0)
+            said.truncate()
+            words = json.loads(line)
+            code = _command(words, lambda: None, said)
+            os.write(answering, json.dumps([code, self._after(words)]).encode() + b"\n")
+        os._exit(0)
+
+    def run(self, words: list[str], timeout: float) -> tuple[int | str | None, Any]:
+        """Exit code and what `after` returned, as `Child.wait`."""
+        if not self._pid:
+            self._begin()
+        os.write(self._asking, json.dumps(words).encode() + b"\n")
+        deadline, answer = time.monotonic() + timeout, b""
+        while not answer.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+                return self.end() and None, None
+            if not (part := os.read(self._answers, 1 << 16)):
+                return self.end(), None
+            answer += part
+        code, result = json.loads(answer)
+        return code, result
+
+    def said(self) -> str:
+        """The end of the error output of the last command."""
+        return (self._folder / "said.txt").read_text(errors="backslashreplace")[-8000:]
+
+    def end(self) -> int:
+        """Ends the process, if it has not ended; its exit code, negative for a signal."""
+        if not self._pid:
+            return 0
+        pid, self._pid = self._pid, 0
+        for pipe in (self._asking, self._answers):
+            os.close(pipe)
+        time.sleep(0.01)
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def _enter(folder: Path, memory: int) -> io.TextIOWrapper:
+    """Makes a child what a command expects of its process; returns where its error output goes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    said = open(folder / "said.txt", "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(said.fileno(), 2)  # native code speaks too
+    logging.getLogger("quantkit").propagate = False
+    return said
+
+
 def _command(words: list[str], before: Callable[[], None], said: io.TextIOWrapper) -> int | str:
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -138,8 +211,10 @@ def _command(words: list[str], before: Callable[[], None], said: io.TextIOWrappe
     return 0
 
 
-def what_is_wrong(code: Any, said: str, *, codes: frozenset[int] = frozenset(range(5))) -> str:
-    """What a command may not end with: "" if nothing."""
+def what_is_wrong(
+    code: Any, said: str, *, codes: frozenset[int] = frozenset(range(5)), is_verdict: bool = False
+) -> str:
+    """What a command may not end with, "" if nothing; the code of a verdict on files or data needs no error line."""
     errors = [line for line in said.splitlines() if line.startswith("quantkit: error:")]
     if code is None:
         return "does not end in time"
@@ -147,9 +222,25 @@ def what_is_wrong(code: Any, said: str, *, codes: frozenset[int] = frozenset(ran
         return f"exit code {code}: {said[-600:]}"
     if "Traceback" in said or "unexpected" in said:
         return f"unexpected: {said[-600:]}"
-    if len(errors) != (code not in (0, 3)):
+    if not (code != 0 and not is_verdict) <= len(errors) <= (code != 0):
         return f"{len(errors)} error lines with exit code {code}: {said[-400:]}"
     return ""
+
+
+def warm_up() -> None:
+    """Runs commands that import, compile and cache what each child would otherwise for itself."""
+    for verb in COMMANDS:
+        load_command(verb)
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()) as silence:
+        folder = Path(name)
+        save_model(folder / "net.onnx")
+        save_images(folder / "imgs", 8, seed=0)
+        data = ["--data", str(folder / "imgs"), str(folder / "net.onnx")]
+        for words in (["calibrate", *data], ["evaluate", *data, "--latency-s=0"]):
+            with contextlib.redirect_stderr(silence), contextlib.suppress(SystemExit):
+                main(words)
+    gc.collect()
+    gc.freeze()
 
 
 def limit_threads(number: int) -> None:
@@ -224,9 +315,8 @@ def run_campaign(
             by its number, in a folder that is empty.
         last: number after the last case that there is.
     """
-    for verb in COMMANDS:
-        load_command(verb)
     limit_threads(1)
+    warm_up()
     started = time.monotonic()
     end = started + (given.seconds if given.case is None else 1e6)
     root = Path(tempfile.mkdtemp(prefix="campaign-", dir=os.environ.get("TMPDIR") or "/tmp"))
@@ -282,7 +372,8 @@ def _in_processes(given: argparse.Namespace, run_case: Any, root: Path, end: flo
 
 def _work(given: argparse.Namespace, run_case: Any, own: Path, end: float, most: int, index: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[index % len(cores)]})
+    if given.processes >= len(cores):  # fewer would keep to the first cores, which others may use too
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
     with open(own / "lines.txt", "w", buffering=1) as lines, open(own / "error.txt", "w", buffering=1) as sys.stderr:
         for number in range(given.seed + index, most, given.processes):
             begun = time.monotonic()

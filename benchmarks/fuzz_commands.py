@@ -1,8 +1,9 @@
 """Fuzzes whole commands: random graphs, hostile folders, arrays, labels, tables, caches, reports and options.
 
-Each command is a child of one process that has everything imported, within limits of time and memory. A failure is an
-exit code that is not documented, more or less than one error line where there is an error, a traceback, an unexpected
-error, a file that is left over, an INT8 model that does not load after exit code 0, or a child that dies or hangs:
+The commands of a case run one after the other in a child of one process that has everything imported, within limits of
+time and memory; where a command ends that process, the next one begins another. A failure is an exit code that is not
+documented, more or less than one error line where there is an error, a traceback, an unexpected error, a file that is
+left over, an INT8 model that does not load after exit code 0, or a process that dies or hangs:
 
     python -m benchmarks.fuzz_commands --processes 8 --seconds 600 --output fuzz.json
     python -m benchmarks.fuzz_commands --case 1234 --keep /tmp/case   # one of them again, its files kept
@@ -25,7 +26,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from benchmarks.campaign import Child, Outcome, OutOfTimeError, make_parser, run_campaign, what_is_wrong
+from benchmarks.campaign import Commands, Outcome, OutOfTimeError, make_parser, run_campaign, what_is_wrong
 from quantkit.calibration.table import load_table
 
 TIMEOUT_S = 60
@@ -424,7 +425,7 @@ def make_steps(rng: random.Random, folder: Path) -> list[list[str] | Callable[[]
                 ],
                 ["cache", "merge", str(out / f"{model.stem}.calib.stats"), "-o", str(out / "merged.calib.json")],
                 ["calibrate", *samples, "-o", str(out), *effort],
-                ["data", "check", *samples[:2], "--model", str(model)],
+                ["data", "check", *samples],
             ],
             2,
         ),
@@ -446,8 +447,11 @@ def make_steps(rng: random.Random, folder: Path) -> list[list[str] | Callable[[]
     return steps if rng.random() < 0.8 else rng.sample(steps, 3)
 
 
-def what_is_unusable(words: list[str], out: Path) -> str:
+def what_is_unusable(words: list[str], folder: Path) -> str:
     """What was made by a command that ended well, and does not load."""
+    if (folder / "weights.bin").exists() or any("fp8" in word or "int4" in word for word in words):
+        return ""
+    out = folder / "out"
     try:
         for path in out.glob("*.calib.json") if words[0] == "calibrate" else []:
             load_table(path)
@@ -462,16 +466,13 @@ def what_is_unusable(words: list[str], out: Path) -> str:
     return ""
 
 
-def run(words: list[str], folder: Path, side: Path, timeout: float) -> tuple[str, str]:
+def run(words: list[str], commands: Commands, timeout: float) -> tuple[str, str]:
     """What is wrong with one command, "" if nothing is, and how it ended."""
-    is_made = "weights.bin" not in {path.name for path in folder.iterdir()} and not any(
-        "fp8" in w or "int4" in w for w in words
-    )
-    child = Child(words, after=lambda: what_is_unusable(words, folder / "out") if is_made else "", folder=side)
-    code, unusable = child.wait(timeout)
+    code, unusable = commands.run(words, timeout)
     if code is None and timeout < TIMEOUT_S:
         raise OutOfTimeError
-    wrong = what_is_wrong(code, child.said())
+    is_verdict = words[:2] in (["cache", "verify"], ["data", "check"])
+    wrong = what_is_wrong(code, commands.said(), is_verdict=is_verdict)
     return wrong or (unusable if code == 0 else ""), f"{words[0]} {code}"
 
 
@@ -484,15 +485,17 @@ def make_case(_: Path, end: float) -> Callable[[int, Path], Outcome]:
         files.mkdir()
         side.mkdir()
         outcome = Outcome()
+        commands = Commands(lambda words: what_is_unusable(words, files), side)
         for step in make_steps(rng, files):
             if not isinstance(step, list):
                 step()
                 continue
-            what, ended = run(step, files, side, min(TIMEOUT_S, max(0.1, end - time.monotonic())))
+            what, ended = run(step, commands, min(TIMEOUT_S, max(0.1, end - time.monotonic())))
             outcome.ends.append(ended)
             if what:
                 typed = " ".join(step).replace(f"{files}/", "")
                 outcome.failures.append(f"{typed[:300]}: {what}")
+        commands.end()
         left = [p for p in folder.rglob("*") if p.name.endswith((".tmp", ".lock")) or "quantkit-run-" in p.name]
         outcome.failures += [f"left {path.name}" for path in left]
         return outcome
