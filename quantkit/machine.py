@@ -48,8 +48,8 @@ _FAULTS = frozenset(
 
 
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether an error is of the machine and not of a file: another attempt may succeed."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FAULTS)
+    """Whether an error is of the machine, want of memory included, and not of a file: another attempt may succeed."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in _FAULTS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -89,11 +89,13 @@ def persistently(action: Callable[[], _T], what: str) -> _T:
     for pause in (*_PAUSES_S, None):
         try:
             return action()
-        except (OSError, MemoryError) as error:
+        except QuantKitError:  # it was tried again where it is from
+            raise
+        except Exception as error:
             if not is_machine_fault(error):
                 raise
             if pause is None:
-                reason = "not enough memory" if isinstance(error, MemoryError) else error.strerror or str(error)
+                reason = error.strerror or str(error) if isinstance(error, OSError) else "not enough memory"
                 text = f"cannot {what}: {reason}: a fault of this machine or its disk, not of the file; run again"
                 raise MachineError(text) from error
         time.sleep(pause)

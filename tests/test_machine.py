@@ -59,6 +59,8 @@ def test_a_fault_is_tried_again_and_then_named(error):
     ],
 )
 def test_want_of_memory_is_known_by_words_where_there_is_no_code(error):
+    with pytest.raises(MachineError, match=r"cannot decode a\.png: not enough memory: "):
+        persistently(Failing(error, 4), "decode a.png")
     with pytest.raises(MemoryError) as raised:
         raise_if_out_of_memory(error)
     assert str(raised.value) == str(error)

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError, features
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.preprocess import preprocess, upright, upright_size
 from quantkit.errors import DatasetError, QuantKitError, UnreadableSampleError
-from quantkit.machine import is_machine_fault, persistently, raise_if_out_of_memory
+from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Preprocessing, Sample
 
 UNREAD: dict[str, str] = {}
@@ -132,7 +132,6 @@ class ImageFiles:
             found = describe_content(content[:32], f"an image ({', '.join(READ_FORMATS)} are read{hint})")
             raise UnreadableSampleError(name, found) from None
         except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-            raise_if_out_of_memory(error)
             if is_machine_fault(error):
                 raise
             reason = isinstance(error, OSError) and error.strerror

@@ -19,7 +19,7 @@ from quantkit.datasets.image_files import describe_content, first_line, silence_
 from quantkit.datasets.image_folder import walk
 from quantkit.datasets.mask_map import MaskMap, parse_mask_map
 from quantkit.errors import DatasetError, QuantKitError
-from quantkit.machine import is_machine_fault, persistently, raise_if_out_of_memory
+from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Dataset, MaskAnnotations
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -198,7 +198,6 @@ def _decode(path: Path, files: StoredFiles) -> tuple[Image.Image, str, bytes]:
     except QuantKitError:
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything, bombs included
-        raise_if_out_of_memory(error)
         if is_machine_fault(error):
             raise
         reason = isinstance(error, OSError) and error.strerror
