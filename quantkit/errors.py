@@ -6,6 +6,7 @@
     ├── ModelError                   a file that is not an ONNX model, or one that cannot be quantized
     ├── CalibrationError             statistics, a method or a calibration table that cannot be used
     │   ├── StaleTableError          the table belongs to another model, data set or setting
+    │   ├── NewerFormatError         a later quantkit wrote the file
     │   ├── IncompleteCacheError     a TensorRT cache would lack activations
     │   └── NonFiniteActivationError a tensor became NaN or infinite on some sample
     ├── EvaluationError              variants that cannot be compared
@@ -79,6 +80,10 @@ class StaleTableError(CalibrationError):
     """A calibration table that belongs to another model, data set or setting."""
 
     exit_code = 4
+
+
+class NewerFormatError(CalibrationError):
+    """A file in a format version that only a later quantkit writes."""
 
 
 class IncompleteCacheError(CalibrationError):

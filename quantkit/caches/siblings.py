@@ -17,7 +17,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import join_names
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
-from quantkit.types import SCHEMES, CalibrationTable
+from quantkit.types import CalibrationTable
 from quantkit.types.calibration import bits_from_amax
 
 if TYPE_CHECKING:
@@ -167,9 +167,8 @@ def _others_beside(files: CalibrationFiles, table: CalibrationTable) -> list[str
         notes.append(reason)
     if files.checkpoint.is_file():
         notes.append(f"an interrupted run left {files.checkpoint.name}: calibrate --resume continues it")
-    for form, rounding in ((form, files.rounding(form)) for form in SCHEMES if form != "int8"):
-        if rounding.is_file() and form not in table.roundings:
-            notes.append(f"{rounding.name} is damaged, or of another table: recreate it with --format {form}")
+    others = {form: reason for form, reason in table.unusable.items() if form != "int8"}
+    notes += [f"{reason}: recreate it with --format {form}" for form, reason in others.items()]
     if reason := _engine_beside(files, table):
         notes.append(f"{reason}: build it again")
     return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, NewerFormatError
 
 _DEEPEST = 100
 """Levels: what reads the result may recurse. No format here has ten."""
@@ -76,14 +76,16 @@ def check_format(data: Any, *, name: str, kind: str, written: tuple[str, int], f
     if not isinstance(data, dict) or data.get("format") != known:
         raise CalibrationError(f"{name} is not {kind}: it does not say format {known!r}")
     if (version := data.get("format_version")) != newest:
-        fix = "upgrade quantkit" if is_newer(version, newest) else fix
-        raise CalibrationError(f"{name} has format version {version!r}, this quantkit reads version {newest}: {fix}")
+        raise wrong_version(name, version, newest, fix=fix)
     return data
 
 
-def is_newer(version: object, known: int) -> bool:
-    """Whether a file's format version is one that a later quantkit may have written; any other, none did."""
-    return isinstance(version, int) and not isinstance(version, bool) and version > known
+def wrong_version(name: str, version: object, newest: int, *, fix: str) -> CalibrationError:
+    """What to raise for a file of another format version than this quantkit reads."""
+    text = f"{name} has format version {version!r}, this quantkit reads version {newest}"
+    if isinstance(version, int) and not isinstance(version, bool) and version > newest:
+        return NewerFormatError(f"{text}: upgrade quantkit")
+    return CalibrationError(f"{text}: {fix}")
 
 
 def _is_deeper(data: Any, depth: int) -> bool:

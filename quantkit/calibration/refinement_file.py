@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from quantkit.calibration.sealed_file import Seal
-from quantkit.errors import CalibrationError, StaleTableError
+from quantkit.errors import CalibrationError, NewerFormatError, StaleTableError
 from quantkit.machine import read_file
 from quantkit.numerics import code_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
@@ -117,6 +117,16 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
     if reason := why_stale(str(file), {TABLE_CHECKSUM: header.table}, {TABLE_CHECKSUM: table}):
         raise StaleTableError(f"{reason}: calibrate again")
     return refinement
+
+
+def why_unusable(error: CalibrationError) -> str:
+    """What to say of a file that `load_refinement` refused, to follow its name."""
+    if isinstance(error, StaleTableError):
+        return "is of another table"
+    if isinstance(error, NewerFormatError):
+        return "was written by a newer quantkit (upgrade to use it)"
+    cause = error.__cause__
+    return f"cannot be read ({cause.strerror or cause})" if isinstance(cause, OSError) else "is damaged"
 
 
 def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:

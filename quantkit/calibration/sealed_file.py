@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.calibration.json_text import wrong_version
 from quantkit.errors import CalibrationError
 
 _MOST_DIGITS = 18
@@ -50,9 +51,7 @@ class Seal:
             start = self.magic.decode().strip()
             raise CalibrationError(f"{file} is not {self.kind}: it does not begin with {start!r}")
         if (version := int(words[0])) != self.version:
-            fix = "upgrade quantkit" if version > self.version else "calibrate again"
-            known = f"this quantkit reads version {self.version}"
-            raise CalibrationError(f"{file} has format version {version}, {known}: {fix}")
+            raise wrong_version(str(file), version, self.version, fix="calibrate again")
         if not separator:
             raise CalibrationError(cut)
         changed = f"{file} was changed after it was written"

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from quantkit.calibration.json_text import check_format, decode_json
-from quantkit.calibration.refinement_file import load_refinement, refinement_path
+from quantkit.calibration.refinement_file import load_refinement, refinement_path, why_unusable
 from quantkit.calibration.statistics_file import is_statistics_file
-from quantkit.errors import CalibrationError, DatasetError, StaleTableError
+from quantkit.errors import CalibrationError, DatasetError
 from quantkit.machine import read_file
 from quantkit.storage import write_text
 from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
@@ -116,10 +116,9 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     for form in SCHEMES:
         path = refinement_path(file, form)
         try:
-            found |= {form: load_refinement(path, table=checksum)} if path.is_file() else {}
+            found |= {form: load_refinement(path, table=checksum)} if os.path.lexists(path) else {}
         except CalibrationError as error:  # reported where it is needed
-            is_stale = isinstance(error, StaleTableError)
-            unusable[form] = f"{path.name} is {'of another table' if is_stale else 'damaged'}"
+            unusable[form] = f"{path.name} {why_unusable(error)}"
     return replace(table, refinement=found.pop("int8", None), roundings=found, unusable=unusable)
 
 

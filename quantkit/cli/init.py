@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_written
-from quantkit.commands.init import look_at
+from quantkit.commands.init import ModelFacts, look_at
 from quantkit.datasets.presets import PRESETS
 from quantkit.errors import OutputError
 from quantkit.notices import visible
 from quantkit.storage import check_writable, write_text
-
-if TYPE_CHECKING:
-    from quantkit.cli.as_json import JsonOption, echo_written
-from quantkit.commands.init import ModelFacts
 
 _DETAILS = {
     "detect": ('# labels = "data.yaml"', '# detections = "yolov8"'),
@@ -44,7 +40,7 @@ def init(
     """
     if output.exists() and not force:
         raise OutputError(f"{output} exists: pass --force to overwrite it, or another name with -o")
-    check_writable(output.parent)
+    check_writable(output)
     facts = look_at(model, data)
     write_text(output, _text(model, data, val or data, facts))
     echo_written([output], as_json=as_json, facts=facts)

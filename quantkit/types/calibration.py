@@ -149,7 +149,7 @@ class CalibrationTable(ShownInNotebook):
         refinement: what was found on samples beside the ranges; None without it, or where its file is not there.
         formats: of activations whose readers a plan quantizes to another format than INT8; no part of the file.
         roundings: weights and biases that were rounded on samples for other formats, by their names in `SCHEMES`.
-        unusable: what lies beside the table and is damaged or of another table, in words, by format.
+        unusable: what lies beside the table and cannot be used, and why, in words, by format.
     """
 
     tensors: Mapping[str, TensorRange]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -135,14 +136,24 @@ def test_weights_are_rounded_on_samples_if_there_are_any_and_kept(tmp_path, form
         )
 
 
-@pytest.mark.parametrize("damage", [b"", b"quantkit weights 1"])
-def test_what_was_kept_and_is_damaged_is_called_so(calibrated, tmp_path, damage):
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (lambda path: path.write_bytes(b"quantkit weights 1"), "is damaged"),
+        (lambda path: path.write_bytes(b"quantkit weights 2 "), "was written by a newer quantkit (upgrade to use it)"),
+        (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+        (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)"),
+        (lambda path: os.mkfifo(path), "cannot be read (not a regular file)"),
+    ],
+)
+def test_what_was_kept_and_cannot_be_used_is_told_with_the_reason(calibrated, tmp_path, put, reason):
     model, table = calibrated
     beside = Path(shutil.copy(table, tmp_path))
-    beside.with_suffix(".fp8.weights").write_bytes(damage)
+    put(beside.with_suffix(".fp8.weights"))
     said: list[str] = []
     quantize(model, beside, tmp_path / "o.onnx", format="fp8", notify=lambda notice: said.append(notice.text))
-    assert any("weights are rounded to nearest: net.calib.fp8.weights is damaged; `quantkit" in text for text in said)
+    assert any(f"weights are rounded to nearest: net.calib.fp8.weights {reason}; `quantkit" in text for text in said)
 
 
 def test_refinements_of_another_table_or_damaged_are_called_so(calibrated, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 from quantkit.caches.formats.ort_tables import parse_flatbuffers_table, parse_json_table, parse_text_table
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.range_cache import RangeCache, amax_from_bits
-from quantkit.calibration.json_text import decode_json, is_newer
+from quantkit.calibration.json_text import decode_json, wrong_version
 from quantkit.calibration.refinement_file import is_refinement_file
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
@@ -173,10 +173,7 @@ def _from_json(content: bytes, path: Path) -> RangeCache:
 def _from_ranges_json(data: Mapping[str, Any], path: Path) -> RangeCache:
     version = data.get("format_version", RANGES_VERSION)
     if version != RANGES_VERSION:
-        fix = "upgrade quantkit" if is_newer(version, RANGES_VERSION) else "recreate it"
-        raise CalibrationError(
-            f"{path} has format version {version!r}, this quantkit reads version {RANGES_VERSION}: {fix}"
-        )
+        raise wrong_version(str(path), version, RANGES_VERSION, fix="recreate it")
     tensors = {}
     listed = data.get("tensors")
     for tensor, entry in listed.items() if isinstance(listed, dict) else ():
