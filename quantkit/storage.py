@@ -188,22 +188,21 @@ def check_no_source(
             raise OutputError(f"Refusing to overwrite the input file {target}; choose another path with {option}.")
 
 
-def check_writable(folder: str | os.PathLike[str], files: Iterable[Path] = ()) -> None:
-    """Raises `OutputError` now, rather than after minutes of work, where nothing can be written to `folder`.
+def check_writable(*files: Path) -> None:
+    """Raises `OutputError` now, rather than after minutes of work, where one of `files` could not be written.
 
-    Temporary files that killed runs left there are removed. Nothing is made: a folder that is missing is asked for in
-    the nearest one that is there.
+    Temporary files that killed runs left beside them are removed. Nothing is made: a folder that is missing is asked
+    for in the nearest one that is there.
     """
-    target = Path(folder)
-    try:
-        remove_leftovers(target)
-        nearest = next(path for path in (target, *target.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-        if blocked := next((path for path in files if path.is_dir()), None):
-            raise IsADirectoryError(errno.EISDIR, f"a folder {blocked.name} is there")
-    except OSError as error:
-        raise OutputError(f"cannot write to {target}: {error.strerror or error}") from error
+    for path in files:
+        try:
+            remove_leftovers(path.parent)
+            with tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())):
+                pass
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"a folder {path.name} is there")
+        except OSError as error:
+            raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

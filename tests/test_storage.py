@@ -49,9 +49,11 @@ def test_errors_name_the_file(tmp_path):
     for target in (tmp_path / "file" / "x", tmp_path / "folder"):
         with pytest.raises(OutputError, match=str(target)):
             write_text(target, "")
-    with pytest.raises(OutputError, match="file"):
-        check_writable(tmp_path / "file")
-    check_writable(tmp_path / "new" / "folder")
+    with pytest.raises(OutputError, match=f"cannot write to {tmp_path / 'file'}: "):
+        check_writable(tmp_path / "t", tmp_path / "file" / "x")
+    with pytest.raises(OutputError, match="a folder folder is there"):
+        check_writable(tmp_path / "t", tmp_path / "folder")
+    check_writable(tmp_path / "new" / "folder" / "t", tmp_path / "file")
 
 
 def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):

@@ -45,7 +45,7 @@ def bench(
     device; several models take turns. `quantkit evaluate` also measures accuracy, and times engines by CUDA events.
     """
     if export_times is not None:
-        check_writable(export_times.parent)
+        check_writable(export_times)
     found = time_models(models, replace(options, progress=not messages.quiet))
     if export_times is not None:
         write_text(export_times, json.dumps({name: list(times) for name, times in found.times.items()}) + "\n")

@@ -175,6 +175,7 @@ def verify(
     """
     if write_map is not None:
         check_no_input(write_map, path, options.data, models=(model, options.old_model), option="--write-map")
+        check_writable(write_map)
     found = verify_cache(path, model, replace(options, progress=not messages.quiet))
     if write_map is not None and found.proposal:
         write_text(write_map, json.dumps(dict(found.proposal), indent=2, ensure_ascii=False) + "\n")
@@ -265,7 +266,7 @@ def merge(
     """
     if output.is_dir():
         raise typer.BadParameter(f"{output} is a folder, expected a file name", param_hint="--output")
-    check_writable(output.parent)
+    check_writable(output)
     table = merge_statistics(
         statistics,
         output,

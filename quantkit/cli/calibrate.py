@@ -90,7 +90,7 @@ def calibrate(
     if messages.dry_run:
         print_forecast(forecast_calibration(opened, data, options, outputs), as_json=messages.as_json)
         return
-    check_writable(folder, outputs)
+    check_writable(*outputs, *([files.statistics] if options.keep_statistics else []))
     notify = make_printer(messages.quiet)
     waiting = Notice("info", "lock", f"Waiting for another run that writes to {folder}.")
     with exclusive(files.lock, on_wait=lambda: notify(waiting)):
@@ -159,10 +159,12 @@ def quantize(
     if data is not None:
         check_rounds(options)
     path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
+    kept = [] if data is None else [CalibrationFiles(table).rounding(options.format)]
     if messages.dry_run:
         found = forecast_quantization(model, table, path, options, data, make_printer(messages.quiet))
         print_forecast(found, as_json=messages.as_json)
         return
+    check_writable(path, *kept)
     opened = FloatModel(model)
     quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
     shown = {"list_float": list_float, "quiet": messages.quiet, "as_json": messages.as_json}

@@ -98,12 +98,12 @@ def evaluate(
         options = replace(options, table=_find_table(beside, notify) if made is None else beside)
     if limits and not (options.table or options.models or options.engines):
         raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
+    pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
     if messages.dry_run:
-        pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
         found = forecast_evaluation(model, data, options, pages, task=task, limits=limits, calibrate_data=made)
         print_forecast(found, as_json=messages.as_json)
         return
-    check_writable(path.parent)
+    check_writable(*pages, *([] if made is None else [Path(str(options.table))]))
     if made is not None:
         with with_extensions(options):  # what the evaluation would refuse is refused first
             opened = fix_inputs(open_runnable(model, None), options.preprocess)
@@ -123,7 +123,7 @@ def evaluate(
     for written in paths.values():
         typer.echo(f"wrote {written}", err=messages.as_json)
     if should_stop():
-        raise SystemExit(INTERRUPTED)
+        raise KeyboardInterrupt
     gate(result, limits, variants=gate_variant or (), to_stderr=messages.as_json)
 
 

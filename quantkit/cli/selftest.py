@@ -15,7 +15,7 @@ from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.selftest import selftest as run_checks
-from quantkit.storage import check_no_source, write_text
+from quantkit.storage import check_no_source, check_writable, write_text
 from quantkit.types.options import MessageOptions, SelftestOptions
 
 
@@ -34,6 +34,7 @@ def selftest(
     skipped, with the reason.
     """
     check_no_source(output, (model, data))
+    check_writable(output)
     found = run_checks(model, data, options)
     document = {"quantkit": __version__, **asdict(found)}
     if as_json:

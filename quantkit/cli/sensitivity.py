@@ -44,12 +44,11 @@ def sensitivity(
     number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
     the multiply-adds. No labels are needed.
     """
+    pages = [] if output is None else [output / "sensitivity.html", output / "sensitivity.json"]
     if messages.dry_run:
-        pages = [] if output is None else [output / "sensitivity.html", output / "sensitivity.json"]
         print_forecast(forecast_sensitivity(model, data, options, pages), as_json=messages.as_json)
         return
-    if output is not None:
-        check_writable(output)
+    check_writable(*pages)
     options = replace(options, progress=not messages.quiet)
     found = rank_units(model, data, options, notify=make_printer(messages.quiet))
     if messages.as_json:

@@ -70,7 +70,7 @@ def tune(
     if messages.dry_run:
         print_forecast(forecast_tuning(model, data, val, options, task, path), as_json=messages.as_json)
         return
-    check_writable(path.parent)
+    check_writable(path, path.with_suffix(".runs") / "any")
     plan = find_plan(model, data, val, options, task=task, notify=make_printer(messages.quiet))
     save_plan(plan, path)
     if messages.as_json:

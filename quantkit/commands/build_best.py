@@ -131,7 +131,7 @@ def plan_best(
     Raises:
         QuantKitError: one line: what cannot be built, or not timed on this machine.
     """
-    check_writable(path.parent)
+    check_writable(path, manifest_path(path))
     check_can_time("--precision best")
     quantized = plan_build(model, options, _quantized_options(engine), output=path, notify=notify)
     return quantized, plan_build(model, options, _fp16_options(engine), output=path, notify=_silent)

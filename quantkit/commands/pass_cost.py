@@ -161,8 +161,7 @@ def forecast(
     Raises:
         OutputError: one of `writes` cannot be written.
     """
-    for path in writes:
-        check_writable(path.parent, [path])
+    check_writable(*writes)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     seconds = None
     if cost is not None:

@@ -57,7 +57,9 @@ def plan_build(
     notify: Notify,
 ) -> PlannedBuild:
     """Reads and checks what an engine is built from; see `build`."""
-    options = options or BuildOptions()
+    options, model = options or BuildOptions(), FloatModel.open(model)
+    path = Path(output) if output is not None else default_engine_path(model.path, engine.single_precision)
+    check_writable(path, manifest_path(path), *([Path(options.timing_cache)] if options.timing_cache else []))
     source = load_build_inputs(model, engine)
     precision, mode = source.precision, engine.mode
     gpu = find_gpu()
@@ -75,8 +77,6 @@ def plan_build(
         if typing.mode == "implicit" and name != "int8":
             raise ModelError(f"a plan with {name} is for explicit quantization (Q/DQ): omit --mode and --dla-core")
     options = complete_options(options, engine, found, source, gpu, notify)
-    path = Path(output) if output is not None else default_engine_path(source.model.path, precision)
-    check_writable(path.parent)
     given = [
         p for p in (engine.table, engine.calibration_cache, options.timing_cache) if isinstance(p, str | os.PathLike)
     ]
