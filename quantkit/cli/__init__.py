@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from quantkit._version import __version__
 from quantkit.cli.examples import examples_text
 from quantkit.cli.failures import explain_memory, explain_unexpected
-from quantkit.errors import INTERRUPTED, QuantKitError
+from quantkit.errors import INTERRUPTED, OutputError, QuantKitError
 from quantkit.interrupts import EndedError, ending_on_signals, leaves_threads, take_advice
 from quantkit.machine import is_out_of_memory
 from quantkit.notices import join_names, visible
@@ -209,7 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
         with _collecting_writes(written), ending_on_signals(describe):
             code = app(args=arguments, prog_name="quantkit", standalone_mode=False, auto_envvar_prefix="QUANTKIT")
     except QuantKitError as error:
-        _fail(str(error), error.exit_code)
+        names = _still_there(written) if isinstance(error, OutputError) else []
+        _fail(f"{error}{'; kept, complete and reusable: ' if names else ''}{join_names(names)}", error.exit_code)
     except _UsageError as error:
         _explain(error)
     except OSError as error:  # what concerns a file of the user's is an OutputError by now
@@ -258,10 +259,15 @@ def _collecting_writes(written: list[Path]) -> Iterator[None]:
 def _interruption(number: int, written: list[Path]) -> str:
     """What a signal left, in a line."""
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    names = [str(path) for path in dict.fromkeys(written) if path.exists()]  # temporary ones are gone
+    names = _still_there(written)
     after = f" after writing {join_names(names)}; other" if names else "; existing"
     advice = take_advice()
     return f"Interrupted{by}{after} files were not modified.{advice and f' {advice}'}"
+
+
+def _still_there(written: list[Path]) -> list[str]:
+    """What was written and is no temporary file."""
+    return [str(path) for path in dict.fromkeys(written) if path.exists()]
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -25,7 +25,7 @@ from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import check_variants, round_variants
-from quantkit.errors import INTERRUPTED, EvaluationError
+from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
 from quantkit.evaluation.tasks.task import TaskOptions

@@ -1,6 +1,7 @@
 """The commands as a user types them, on the demo model and data."""
 
 import json
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.calibration.refinement_file import load_refinement
 from quantkit.cli import evaluate as evaluate_module
+from quantkit.errors import OutputError
 from quantkit.refinement.quality import describe_quality
 from tests.cli.conftest import CALIB, VAL, conv_model, write_images
 
@@ -58,6 +60,40 @@ def test_an_interruption_names_what_was_written(quantkit, digits, tmp_path, monk
     assert stopped.err.splitlines()[-1] == f"quantkit: error: {after}"
     again = quantkit(*words)
     assert again.err.splitlines()[-1] == "quantkit: error: Interrupted; existing files were not modified."
+
+
+def test_a_full_disk_says_what_is_complete(quantkit, digits, tmp_path, monkeypatch):
+    """The table needs its data no second time: it stays, and the next run takes it."""
+
+    def refuse(_, path):
+        raise OutputError(f"cannot write {path}: No space left on device")
+
+    words = ("calibrate", "--method", "minmax", "--num-samples", "8", "--data", CALIB, digits)
+    with monkeypatch.context() as patch:
+        patch.setattr("quantkit.commands.quantize.save_model", refuse)
+        stopped = quantkit(*words)
+    kept = f"{tmp_path / 'digits.calib.json'}, {tmp_path / 'digits.calib'}"
+    said = f"cannot write {tmp_path / 'digits.int8.onnx'}: No space left on device; kept, complete and reusable: {kept}"
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (1, f"quantkit: error: {said}")
+    again = quantkit(*words)
+    assert (again.code, "Reusing" in again.err) == (0, True)
+
+
+def test_an_interrupted_evaluation_says_what_it_wrote(quantkit, calibrated, tmp_path, monkeypatch):
+    evaluate, asked = evaluate_module.evaluate_variants, []
+
+    def interrupted(*given, **options):
+        report = evaluate(*given, **options)
+        asked.append(True)
+        return report
+
+    monkeypatch.setattr(evaluate_module, "evaluate_variants", interrupted)
+    monkeypatch.setattr(evaluate_module, "stop_on_interrupt", lambda: nullcontext(lambda: bool(asked)))
+    stopped = quantkit("evaluate", "--data", VAL, calibrated, "-o", tmp_path / "out", "--latency-s", "0")
+    lines = [line for line in stopped.err.splitlines() if line.startswith("quantkit: error:")]
+    assert stopped.code == 130
+    assert len(lines) == 1
+    assert f"Interrupted after writing {tmp_path / 'out' / 'report.json'}, " in lines[0]
 
 
 def test_second_run_reuses_the_table(quantkit, digits, tmp_path):
