@@ -242,8 +242,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...
         with temporary_folder(beside=target) as folder:
             with put_back(model):
                 ir.save(model, folder / "model", format="protobuf", external_data=data.name)
-            rename_durably(folder / data.name, data)
             temporary.write_bytes((folder / "model").read_bytes())
+            rename_durably(folder / data.name, data)  # now that all is on the disk: no data stay without a model
         written.append(data)
 
     write_atomically(target, write_model)

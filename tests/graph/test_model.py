@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -311,6 +312,21 @@ def test_saving_again_leaves_no_old_weights(tmp_path: Path, monkeypatch: pytest.
     assert first[1] != second[1]
     assert sorted(tmp_path.iterdir()) == sorted(second)
     onnx.checker.check_model(str(second[0]), full_check=True)
+
+
+def test_a_full_disk_leaves_no_weights_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "LARGE_MODEL_BYTES", 1000)
+    write_bytes = Path.write_bytes
+
+    def fill_up(path: Path, content: bytes) -> int:
+        if path.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(OutputError, match=r"m\.onnx: No space left on device"):
+        save_model(load(MODELS["conv_relu"]()), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_may_replace_itself(tmp_path: Path) -> None:
