@@ -14,7 +14,7 @@ from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.cli.arguments import ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json, echo_written
 from quantkit.cli.generate import with_options
-from quantkit.cli.output import make_printer
+from quantkit.cli.output import make_printer, output_path
 from quantkit.commands.export import export_deepstream, export_triton, trtexec_command
 from quantkit.types.options import DeepStreamOptions, MessageOptions, TritonOptions, TrtexecOptions
 
@@ -41,7 +41,7 @@ def triton(
     as_json: JsonOption = False,
 ) -> None:
     """Write a Triton repository: config.pbtxt with shapes, types and dynamic batching, and the engine or ONNX model."""
-    made = export_triton(model, output, options)
+    made = export_triton(model, output_path(output, Path("config.pbtxt")).parent, options)
     if not messages.quiet:
         batching = f"dynamic batching up to {made.max_batch}" if made.max_batch else "no batching: a dimension is fixed"
         typer.echo(f"  {'batches':24}{batching}", err=as_json)
@@ -56,12 +56,12 @@ def deepstream(
     messages: MessageOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write (default: MODEL.nvinfer.txt next to the model)."),
+        typer.Option("--output", "-o", help="File (.txt) or folder (default: MODEL.nvinfer.txt next to the model)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the [property] lines of DeepStream's nvinfer, with the calibration cache and the preprocessing."""
-    path = output or model.with_name(f"{model.stem}.nvinfer.txt")
+    path = output_path(output, model.with_name(f"{model.stem}.nvinfer.txt"))
     echo_written([export_deepstream(model, path, options, make_printer(messages.quiet))], as_json=as_json)
 
 

@@ -50,6 +50,19 @@ _NARROWEST, _WIDEST = 60, 100
 class ShortHelp(TyperCommand):
     """A command whose `--help` shows the options of `COMMON` in two lines each at most, and the first example."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As always, but an option is not the value of the option before it: that one's own value was forgotten."""
+        rest: list[str] = super().parse_args(ctx, args)
+        options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
+        flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+        for option in options:
+            value = ctx.params.get(option.name)
+            for word in map(str, value if isinstance(value, list | tuple) else (value,)):
+                if word.replace("_", "-") in flags:
+                    text = f"{word} is an option: give a value before it"
+                    raise typer.BadParameter(text, ctx, param_hint=option.opts[0])
+        return rest
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the short help, or all of it after --help-all and for commands without a short one."""
         path = ctx.command_path.split(" ", 1)[-1]

@@ -10,6 +10,7 @@ import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_written
+from quantkit.cli.output import output_path
 from quantkit.commands.init import ModelFacts, look_at
 from quantkit.datasets.presets import PRESETS
 from quantkit.errors import OutputError
@@ -29,7 +30,9 @@ def init(
     val: Annotated[
         Path | None, typer.Option("--val", metavar="PATH", help="Data to evaluate on (default: those of --data).")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("quantkit.toml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration (.toml) or folder.")] = Path(
+        "quantkit.toml"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,6 +41,7 @@ def init(
     Input size, channels and the task are read from the model, classes from the data. Every other option is what
     `quantkit config` prints.
     """
+    output = output_path(output, Path("quantkit.toml"))
     if output.exists() and not force:
         raise OutputError(f"{output} exists: pass --force to overwrite it, or another name with -o")
     check_writable(output)

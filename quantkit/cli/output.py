@@ -24,7 +24,7 @@ from quantkit.types.options import QuantizeOptions
 
 _SHOWN_REASONS = 8
 
-_FILES = (".onnx", ".engine", ".plan", ".trt", ".json", ".calib")
+_FILES = (".onnx", ".engine", ".plan", ".trt", ".json", ".calib", ".html", ".toml", ".txt")
 """Suffixes that make -o a file."""
 
 _HISTOGRAMS = {
@@ -218,7 +218,7 @@ def output_path(output: Path | None, default: Path, *also: str) -> Path:
     if output.is_dir() or output.suffix not in _FILES:
         return output / default.name
     if output.suffix not in (default.suffix, *also):
-        raise typer.BadParameter(f"{output} is not a {default.suffix} file, and no folder", param_hint="--output")
+        raise typer.BadParameter(f"{output} is neither a {default.suffix} file nor a folder", param_hint="--output")
     return output
 
 

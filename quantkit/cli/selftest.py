@@ -13,6 +13,7 @@ from quantkit._version import __version__
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
+from quantkit.cli.output import output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.selftest import selftest as run_checks
 from quantkit.storage import check_no_source, check_writable, write_text
@@ -25,7 +26,7 @@ def selftest(
     data: DataOption,
     options: SelftestOptions,
     messages: MessageOptions,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("selftest.json"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result (.json) or folder.")] = Path("selftest.json"),
     as_json: JsonOption = False,
 ) -> None:
     """Check what works with the installed TensorRT: calibrators, builds, INT8 layers, accuracy.
@@ -33,6 +34,7 @@ def selftest(
     Writes selftest.json to attach to a report. Exits with code 1 if a check fails; what cannot be checked here is
     skipped, with the reason.
     """
+    output = output_path(output, Path("selftest.json"))
     check_no_source(output, (model, data))
     check_writable(output)
     found = run_checks(model, data, options)

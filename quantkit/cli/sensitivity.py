@@ -12,7 +12,7 @@ from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import echo_document
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
-from quantkit.cli.output import make_printer
+from quantkit.cli.output import make_printer, output_path
 from quantkit.cli.text import count_text, make_console, print_line, print_table
 from quantkit.commands.forecasts import forecast_sensitivity
 from quantkit.commands.sensitivity import sensitivity as rank_units
@@ -34,7 +34,7 @@ def sensitivity(
     messages: RunOptions,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder to write sensitivity.html and sensitivity.json to."),
+        typer.Option("--output", "-o", help="Folder for sensitivity.json and its page, or ranking (.json)."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Rows to print of each ranking (0: all).")] = 20,
 ) -> None:
@@ -44,7 +44,8 @@ def sensitivity(
     number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
     the multiply-adds. No labels are needed.
     """
-    pages = [] if output is None else [output / "sensitivity.html", output / "sensitivity.json"]
+    path = None if output is None else output_path(output, Path("sensitivity.json"))
+    pages = [] if path is None else [path.with_suffix(".html"), path]
     if messages.dry_run:
         print_forecast(forecast_sensitivity(model, data, options, pages), as_json=messages.as_json)
         return
@@ -53,11 +54,11 @@ def sensitivity(
     found = rank_units(model, data, options, notify=make_printer(messages.quiet))
     if messages.as_json:
         echo_document(sensitivity_json(found))
-    elif output is None or not messages.quiet:
+    elif path is None or not messages.quiet:
         _print(make_console(), found, top)
-    if output is not None:
-        for path in write_sensitivity(found, output):
-            typer.echo(f"wrote {path}", err=messages.as_json)
+    if path is not None:
+        for written in write_sensitivity(found, path):
+            typer.echo(f"wrote {written}", err=messages.as_json)
 
 
 def _print(console: Console, found: Sensitivity, top: int) -> None:

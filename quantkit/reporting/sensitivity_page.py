@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,14 +63,13 @@ def sensitivity_html(found: Sensitivity) -> str:
     return template.render(found=found, sections=sections, columns=COLUMNS, damage=format_significant(found.damage))
 
 
-def write_sensitivity(found: Sensitivity, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes sensitivity.html and sensitivity.json, atomically. Returns their paths.
+def write_sensitivity(found: Sensitivity, path: Path) -> tuple[Path, Path]:
+    """Writes the page beside the numbers at `path`, atomically. Returns both paths, the page first.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    texts = {"sensitivity.html": sensitivity_html(found), "sensitivity.json": sensitivity_json(found)}
-    page, numbers = (Path(folder) / name for name in texts)
-    for path, text in zip((page, numbers), texts.values(), strict=True):
-        write_text(path, text)
-    return page, numbers
+    page = path.with_suffix(".html")
+    write_text(page, sensitivity_html(found))
+    write_text(path, sensitivity_json(found))
+    return page, path

@@ -374,7 +374,27 @@ def test_output_path_that_is_a_folder_is_refused(quantkit, digits, tmp_path):
 
 def test_an_output_of_another_kind_is_refused(quantkit, digits, tmp_path):
     words = ("calibrate", "--data", CALIB, digits, "-o", tmp_path / "new.engine")
-    assert_usage(quantkit(*words), "--output", "new.engine is not a .onnx file, and no folder")
+    assert_usage(quantkit(*words), "--output", "new.engine is neither a .onnx file nor a folder")
+
+
+def test_an_option_is_no_value_of_the_option_before_it(quantkit, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("report", "report.json", "--chart", "--json"),
+        ("calibrate", digits, "--data", CALIB, "-o", "--dry-run"),
+        ("evaluate", digits, "--data", VAL, "--variant", "--no_thumbnails"),
+    ):
+        assert_usage(quantkit(*words), words[-2], f"{words[-1]} is an option: give a value before it")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
+
+
+@pytest.mark.parametrize(
+    "words", [f"init --data {CALIB} -o x.onnx", "export triton -o x.onnx", "export deepstream -o x.json"]
+)
+def test_a_file_name_of_another_kind_becomes_no_folder(quantkit, digits, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert_usage(quantkit(*words.split(), "digits.onnx"), "--output", "neither a")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
 
 
 @pytest.mark.usefixtures("calibrated")

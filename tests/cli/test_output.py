@@ -69,7 +69,7 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused():
-    with pytest.raises(typer.BadParameter, match=r"x\.engine is not a \.onnx file"):
+    with pytest.raises(typer.BadParameter, match=r"x\.engine is neither a \.onnx file nor a folder"):
         output_path(Path("x.engine"), Path("m.int8.onnx"))
 
 

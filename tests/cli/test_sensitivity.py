@@ -28,6 +28,15 @@ def test_quiet_prints_no_ranking_that_is_written(quantkit, model, tmp_path):
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["wrote", "wrote"]
 
 
+def test_a_name_that_ends_in_json_is_the_file(quantkit, model, tmp_path):
+    words = ("sensitivity", model, "--data", tmp_path / "images", "-q", "-o", tmp_path / "s.json")
+    told = json.loads(quantkit(*words, "--dry-run", "--json").out)["writes"]
+    assert quantkit(*words).code == 0
+    assert (tmp_path / "s.json").is_file()
+    assert list(told) == [str(tmp_path / "s.html"), str(tmp_path / "s.json")]
+    assert quantkit(*words[:-1], tmp_path / "page.html").code == 2
+
+
 def test_json_and_page_hold_every_unit(quantkit, model, tmp_path):
     words = ("sensitivity", model, "--data", tmp_path / "images", "--json", "--output", tmp_path / "out")
     outcome = quantkit(*words)
