@@ -82,7 +82,7 @@ def model_evaluation(
     notes = [*metric_notes(metrics), *origin]
     for_gpu = is_for_gpu(model)
     if has_signed_activations(model.graph):
-        notes.append("expected on TensorRT: its accuracy is computed with Q/DQ in float, as there, on any processor")
+        notes.append("its accuracy is computed with Q/DQ in float, as on TensorRT, on any processor")
     elif model.is_quantized:
         notes.append("its accuracy is that of ONNX Runtime's integer kernels on this processor")
     if computes_in_fp16(model):
@@ -104,4 +104,5 @@ def model_evaluation(
         notes=tuple(notes),
         representative=not (on_gpu or (for_gpu and latencies)),
         device=device,
+        target="tensorrt" if for_gpu else "cpu" if model.is_quantized else None,
     )

@@ -7,14 +7,13 @@ from typing import Literal
 
 from quantkit.reporting.formatting import plural, single_line
 from quantkit.significance import CLOSE, compare_accuracy, compare_speed
-from quantkit.types import SCHEMES, Evaluation, Report, title_of
+from quantkit.types import Evaluation, Report, title_of
 from quantkit.types.options import Target
 
 Word = Literal["ship", "do not ship", "not settled"]
 
 _LIMITS = f"at most {100 * CLOSE:.3g}% below {{baseline}}, and faster, by the whole 95% interval"
 _PLACES: dict[Target, str] = {"tensorrt": "TensorRT", "cpu": "the CPU"}
-_MADE = ("fp16", *SCHEMES)
 EXPECTED = "expected on TensorRT"
 """What is said of a variant for which `is_expected`."""
 
@@ -65,24 +64,22 @@ def decide(report: Report) -> Decision | None:
 
 
 def is_expected(report: Report, evaluation: Evaluation) -> bool:
-    """Whether a variant was made for TensorRT, and ONNX Runtime alone ran it; what a user's own is for is not known."""
-    is_made = evaluation is not report.baseline and evaluation.name in _MADE
-    return is_made and _targets(evaluation) == ("tensorrt",) and not _ran_on_tensorrt(evaluation)
+    """Whether a variant, quantkit's or the user's own, is in a form for TensorRT, and ONNX Runtime alone ran it."""
+    is_for_tensorrt = evaluation is not report.baseline and evaluation.target == "tensorrt"
+    return is_for_tensorrt and not _ran_on_tensorrt(evaluation)
 
 
 def _guess(found: list[Evaluation]) -> Target:
-    if any(e.device == "gpu" for e in found):
+    if any(_ran_on_tensorrt(e) for e in found):
         return "tensorrt"
-    return "cpu" if any(e.representative and e.latency is not None for e in found) else "tensorrt"
+    is_timed = any(e.representative and e.latency is not None for e in found)
+    return "cpu" if is_timed or all(_targets(e) == ("cpu",) for e in found) else "tensorrt"
 
 
 def _targets(evaluation: Evaluation) -> tuple[Target, ...]:
-    """Engines, and models whose times say nothing about this CPU, are for TensorRT; a user's untimed one for any."""
-    if evaluation.device == "gpu" or not evaluation.representative:
-        return ("tensorrt",)
-    if evaluation.latency is not None or evaluation.name == "int8-cpu":
-        return ("cpu",)
-    return ("tensorrt",) if evaluation.name in _MADE else ("tensorrt", "cpu")
+    """Engines are for TensorRT, models for what their form tells; where it does not tell, for either."""
+    target = "tensorrt" if _ran_on_tensorrt(evaluation) else evaluation.target
+    return ("tensorrt", "cpu") if target is None else (target,)
 
 
 def _ran_on_tensorrt(evaluation: Evaluation) -> bool:

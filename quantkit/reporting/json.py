@@ -14,7 +14,7 @@ import numpy as np
 from quantkit.errors import EvaluationError, QuantKitError
 from quantkit.machine import read_file
 from quantkit.reporting.plausibility import check_numbers
-from quantkit.types import Report
+from quantkit.types import SCHEMES, Report
 
 _FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -152,10 +152,21 @@ def _upgrade(content: Any) -> None:
         # Reports without `device` are of these runtimes.
         runtime = str(evaluation.get("backend")).partition(" ")[0]
         evaluation.setdefault("device", {"onnxruntime": "cpu", "TensorRT": "gpu", "TensorRT-RTX": "gpu"}.get(runtime))
+        evaluation.setdefault("target", _made_for(evaluation))
     if content.get("format_version") == 1:
         content["format_version"] = _FORMAT_VERSION
         if not any("top1" in evaluation["metrics"] for evaluation in content["evaluations"]):
             content["score"] = None
+
+
+def _made_for(evaluation: dict[str, Any]) -> str | None:
+    """The target that a report without it tells by name and times."""
+    name, is_representative = evaluation.get("name"), evaluation.get("representative", True)
+    if evaluation.get("precision") == "fp32" or (evaluation["device"] == "gpu" and is_representative):
+        return None
+    if name == "int8-cpu" or (evaluation.get("latency") and is_representative):
+        return "cpu"
+    return "tensorrt" if name in ("fp16", *SCHEMES) or not is_representative else None
 
 
 def _refuse_unknown(content: Any, value: Any, where: str) -> None:

@@ -16,7 +16,7 @@ from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns
 from quantkit.reporting.coverage import coverages
-from quantkit.reporting.decision import EXPECTED, decide, is_expected
+from quantkit.reporting.decision import decide, is_expected
 from quantkit.reporting.formatting import (
     MISSING,
     format_decibels,
@@ -80,8 +80,7 @@ def _notes(report: Report) -> Iterator[tuple[str, str]]:
         for note in e.notes:
             yield f"{e.name}: {note}", ""
     if expected := [single_line(e.name) for e in report.evaluations if is_expected(report, e)]:
-        have = "this variant has" if len(expected) == 1 else "these variants have"
-        yield f"† {', '.join(expected)}: accuracy {EXPECTED}: {have} not run there", ""
+        yield f"† {', '.join(expected)}: not run on TensorRT", ""
     if elsewhere := [single_line(e.name) for e in report.evaluations if e.latency and not e.representative]:
         yield f"* {', '.join(elsewhere)}: latency not representative of the target device", ""
 

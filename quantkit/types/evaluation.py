@@ -13,8 +13,6 @@ from quantkit.types.notebook import ShownInNotebook, ShownRow
 from quantkit.types.quantization import SCHEMES, Precision
 from quantkit.types.sensitivity import SensitivityRanking
 
-"""What a model's outputs are: "none" compares them with the baseline's alone."""
-
 Interval = tuple[float, float]
 """Lower and upper end."""
 
@@ -130,6 +128,7 @@ class Evaluation:
         notes: what a reader must know before using a number (FP16 on a CPU is computed by casting).
         representative: False where `latency` says nothing about the device that the variant is made for.
         device: kind of the device that it ran on; None where that is not known.
+        target: deployment target that its Q/DQ or FP16 is made for; None where its form does not tell.
     """
 
     name: str
@@ -143,6 +142,7 @@ class Evaluation:
     representative: bool = True
     sweep: tuple[Latency, ...] = ()
     device: Literal["cpu", "gpu"] | None = None
+    target: Literal["tensorrt", "cpu"] | None = None
 
     @property
     def is_quantized(self) -> bool:

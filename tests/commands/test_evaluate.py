@@ -79,7 +79,7 @@ def test_the_report_says_what_calibration_chose(table, tmp_path):
     path = save_table(table, tmp_path / "digits.calib.json")
     unit = UnitSensitivity(names[1], "tensor", (names[1],), (), 0.2, 0.1, 16, 0.5, 30.0, 0.0, 200)
     found = Sensitivity("digits.onnx", table.model_hash, table_checksum(table), "relative error", 0.3, 16, (unit,))
-    write_sensitivity(found, tmp_path)
+    write_sensitivity(found, tmp_path / "sensitivity.json")
     report = run(table=path, variants=["int8"], num_samples=20)
     assert report.range_methods == {"tensorrt": 1, "mse": len(names) - 2}
     assert report.float_tensors == {names[0]: "more accurate in float"}
@@ -92,7 +92,7 @@ def test_a_ranking_of_another_table_is_not_shown(table, tmp_path, content):
     """Nor is a file of that name that holds something else."""
     path = save_table(table, tmp_path / "digits.calib.json")
     found = Sensitivity("digits.onnx", table.model_hash, "another", "relative error", 0.3, 16, ())
-    write_sensitivity(found, tmp_path)
+    write_sensitivity(found, tmp_path / "sensitivity.json")
     if content is not None:
         (tmp_path / "sensitivity.json").write_text(content)
     told: list[Notice] = []
@@ -347,6 +347,11 @@ def test_a_finished_model_of_another_table_is_said(table, coarse, tmp_path):
     assert any("made from different inputs: table checksum" in note for note in notes["other"])
     alone = run(models={"other": coarse}, variants=[])
     assert any("not beside it" in note for note in alone.evaluations[1].notes)
+
+
+def test_the_target_of_a_finished_model_is_that_of_its_form_whatever_its_name(coarse):
+    report = run(models={"mine": coarse, "fp8": DIGITS}, variants=[], num_samples=8)
+    assert [(e.name, e.target) for e in report.evaluations] == [("fp32", None), ("mine", "tensorrt"), ("fp8", None)]
 
 
 def test_a_stop_within_the_layers_leaves_none_of_them_half(table, monkeypatch):

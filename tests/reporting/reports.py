@@ -94,6 +94,7 @@ def make_report(**changes: object) -> Report:
                 ("computed by casting",),
                 representative=False,
                 device="cpu",
+                target="tensorrt",
             ),
             Evaluation(
                 "int8",
@@ -104,6 +105,7 @@ def make_report(**changes: object) -> Report:
                 metrics(0.8093, low=-0.0035, high=0.0015),
                 latency(0.245),
                 device="cpu",
+                target="cpu",
             ),
         ),
         dataset={"name": "cifar10/test", "num_samples": 10_000, "missing": None},

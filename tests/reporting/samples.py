@@ -209,6 +209,7 @@ def make_classification() -> Report:
                 representative=False,
                 sweep=fp16[1:],
                 device="cpu",
+                target="tensorrt",
             ),
             Evaluation(
                 "int8",
@@ -220,6 +221,7 @@ def make_classification() -> Report:
                 int8[0],
                 sweep=int8[1:],
                 device="cpu",
+                target="cpu",
             ),
             Evaluation(
                 "int8-minmax",
@@ -231,6 +233,7 @@ def make_classification() -> Report:
                 worse[0],
                 sweep=worse[1:],
                 device="cpu",
+                target="cpu",
             ),
         ),
         dataset={

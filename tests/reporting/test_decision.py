@@ -61,7 +61,7 @@ def test_an_engine_is_decided_for_tensorrt():
 
 def test_nothing_is_shipped_on_tensorrt_where_nothing_ran_on_it():
     report = make_report()
-    int8 = replace(report.evaluations[2], representative=False)
+    int8 = replace(report.evaluations[2], representative=False, target="tensorrt")
     report = replace(report, evaluations=(report.baseline, int8))
     target, word, sentence = decided(report)
     assert (target, word) == ("tensorrt", "not settled")
@@ -71,9 +71,9 @@ def test_nothing_is_shipped_on_tensorrt_where_nothing_ran_on_it():
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "cpu"])
-def test_an_untimed_model_of_the_user_is_decided_on_for_any_target(target):
+def test_a_model_whose_target_is_not_known_is_decided_on_for_any(target):
     report = make_report()
-    other = replace(report.evaluations[2], name="other", latency=None)
+    other = replace(report.evaluations[2], name="other", latency=None, target=None)
     report = replace(report, evaluations=(report.baseline, other), deploy=target)
     assert "not settled for other: accurate enough" in decided(report)[2]
     assert not is_expected(report, other)
@@ -81,7 +81,7 @@ def test_an_untimed_model_of_the_user_is_decided_on_for_any_target(target):
 
 def test_another_format_is_decided_on_as_int8_is():
     report = make_report()
-    fp8 = replace(report.evaluations[2], name="fp8", precision="fp8", latency=None)
+    fp8 = replace(report.evaluations[2], name="fp8", precision="fp8", latency=None, target="tensorrt")
     report = replace(report, evaluations=(report.baseline, fp8))
     target, word, sentence = decided(report)
     assert (target, word) == ("tensorrt", "not settled")
@@ -98,8 +98,9 @@ def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_
 def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
     report = make_report()
     fp32, fp16, int8 = report.evaluations
-    untimed, on_gpu = replace(int8, latency=None), replace(int8, device="gpu", representative=False)
-    assert [is_expected(report, e) for e in (fp32, fp16, int8, untimed)] == [False, True, False, True]
+    mine = replace(int8, name="mine", latency=None, target="tensorrt")
+    on_gpu = replace(mine, device="gpu", representative=False)
+    assert [is_expected(report, e) for e in (fp32, fp16, int8, mine)] == [False, True, False, True]
     assert is_expected(report, on_gpu)
     assert not is_expected(report, replace(fp32, device="gpu", representative=False))
     engines = make_engines()
@@ -107,13 +108,25 @@ def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
     assert not is_expected(replace(report, evaluations=(fp16, int8)), fp16)
 
 
-@pytest.mark.parametrize("name", ["int8-cpu", "mine"])
-def test_other_models_are_not_expected_timed_or_not_on_any_device(name):
+@pytest.mark.parametrize("target", ["cpu", None])
+@pytest.mark.parametrize("name", ["int8-cpu", "int8", "fp8", "mine"])
+def test_a_form_for_the_cpu_or_of_none_is_not_expected_whatever_its_name(name, target):
     report = make_report()
-    model = replace(report.evaluations[2], name=name)
-    on_gpu, for_gpu = replace(model, device="gpu", representative=False), replace(model, representative=False)
+    model = replace(report.evaluations[2], name=name, target=target)
+    on_gpu = replace(model, device="gpu", representative=False)
     untimed = [replace(e, latency=None) for e in (model, on_gpu)]
-    assert not any(is_expected(report, e) for e in (model, on_gpu, for_gpu, *untimed))
+    assert not any(is_expected(report, e) for e in (model, on_gpu, *untimed))
+
+
+def test_a_model_for_the_cpu_that_ran_on_a_gpu_is_no_candidate_for_tensorrt():
+    report = make_report()
+    on_gpu = {"device": "gpu", "representative": False}
+    better = metrics(0.82, low=0.005, high=0.02)
+    for_cpu = replace(report.evaluations[2], name="int8-cpu", metrics=better, **on_gpu)
+    for_gpu = replace(report.evaluations[2], target="tensorrt", **on_gpu)
+    found = decide(replace(report, evaluations=(report.baseline, for_cpu, for_gpu)))
+    assert found is not None
+    assert (found.target, found.variant) == ("tensorrt", "int8")
 
 
 def test_an_accuracy_that_was_not_measured_is_not_called_expected():
