@@ -18,13 +18,13 @@ from quantkit.cli.interruption import stop_on_interrupt
 from quantkit.cli.output import command_line, make_printer, output_path
 from quantkit.cli.text import make_console
 from quantkit.commands.calibrate import calibrate as calibrate_model
-from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluate import evaluate as evaluate_variants
+from quantkit.commands.evaluation_data import EvaluationData, open_evaluation
 from quantkit.commands.evaluation_forecast import forecast_evaluation
-from quantkit.commands.extensions import open_runnable, with_extensions
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device
-from quantkit.commands.wanted_variants import check_variants, round_variants
+from quantkit.commands.wanted_variants import round_variants
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import NO_TABLE, VARIANTS
@@ -92,27 +92,27 @@ def evaluate(
     path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
-    made = options.calibrate_data
+    samples: Path | EvaluationData = data
     if options.table is None:
         beside = CalibrationFiles.of_model(model).table
-        options = replace(options, table=_find_table(beside, notify) if made is None else beside)
+        options = replace(options, table=_find_table(beside, notify) if options.calibrate_data is None else beside)
     if limits and not (options.table or options.models or options.engines):
         raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
     if messages.dry_run:
-        found = forecast_evaluation(model, data, options, pages, task=task, limits=limits, calibrate_data=made)
+        about = (model, data, options, pages)
+        found = forecast_evaluation(*about, task=task, limits=limits, calibrate_data=options.calibrate_data)
         print_forecast(found, as_json=messages.as_json)
         return
-    check_writable(*pages, *([] if made is None else [Path(str(options.table))]))
-    if made is not None:
-        with with_extensions(options):  # what the evaluation would refuse is refused first
-            opened = fix_inputs(open_runnable(model, None), options.preprocess)
-            check_variants(opened, options, options.table)
-            open_judged(opened, data, None, options, task, limits)
-        _calibrate(model, made, options, notify)
+    calibrated = [] if options.calibrate_data is None else [Path(str(options.table))]
+    check_writable(*pages, *calibrated)
+    if options.calibrate_data is not None:
+        with with_extensions(options), on_device(options, announcing(None)):  # refused first what would be later
+            _, samples = open_evaluation(model, data, None, options, task, limits)
+        _calibrate(model, options.calibrate_data, options, notify)
     with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
-            model, data, options, task=task, limits=limits, should_stop=should_stop, notify=notify
+            model, samples, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )
     result = replace(result, deploy=options.deploy)
     paths = write_report(result, path.parent, stem=path.stem)

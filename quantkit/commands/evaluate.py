@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.calibration.plan_file import open_planned_table
-from quantkit.commands.chosen_samples import open_judged
+from quantkit.commands.evaluation_data import EvaluationData, open_evaluation_data
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
 from quantkit.commands.on_device import on_device
@@ -23,7 +23,7 @@ from quantkit.evaluation.engines import describe_gpu, largest_batch
 from quantkit.evaluation.latency.sweep import Timing, time_batches
 from quantkit.evaluation.layer_analysis import LayerAnalysis, analyze_layers
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.tasks.task import OpenTask, TaskOptions
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
@@ -37,7 +37,7 @@ from quantkit.types.options import EvaluationOptions
 @accepts_tell
 def evaluate(
     model: PathLike | FloatModel,
-    data: PathLike,
+    data: PathLike | EvaluationData,
     options: EvaluationOptions | None = None,
     *,
     task: str | TaskOptions = "classify",
@@ -74,7 +74,7 @@ def evaluate(
 
 def _evaluate(
     model: PathLike | FloatModel,
-    data: PathLike,
+    data: PathLike | EvaluationData,
     options: EvaluationOptions,
     task_options: TaskOptions,
     limits: Limits | None,
@@ -86,21 +86,19 @@ def _evaluate(
     check_variants(model, options, table)  # what is wrong is said first
     warn_of_randomness(model.graph, notify)
     environment = describe_environment()  # now: later the machine is busy with us
-    dataset, judge, prepared = open_judged(model, data, table, options, task_options, limits)
-    describe_choice(dataset, data, options.seed, notify)
-    warn_of_batch_axes(model.inputs, dataset, prepared, notify)
-    measured = _measure(
-        model, dataset, options, table=table, judge=judge, environment=environment, should_stop=should_stop
-    )
-    if measured.is_partial(dataset):
-        text = f"Interrupted after {measured.accuracy.num_samples} of {len(dataset)} samples; the report is partial."
+    data = open_evaluation_data(model, data, table, options, task_options, limits)
+    describe_choice(data.dataset, data.path, options.seed, notify)
+    warn_of_batch_axes(model.inputs, data.dataset, data.prepared, notify)
+    measured = _measure(model, data, options, table=table, environment=environment, should_stop=should_stop)
+    if measured.is_partial(data.dataset):
+        count = f"{measured.accuracy.num_samples} of {len(data.dataset)}"
+        text = f"Interrupted after {count} samples; the report is partial."
         notify(Notice("info", "interrupted", text))
     model.check_unchanged()
-    found = find_ranking(options.table, notify)
-    about = (model, data, dataset, judge, table)
-    report = make_report(measured, *about, sensitivity=found, command=options.command)
+    ranking = find_ranking(options.table, notify)
+    report = make_report(measured, model, data, table, sensitivity=ranking, command=options.command)
     report = report if options.thumbnails else without_thumbnails(report)
-    return report if options.with_paths else without_paths(report, (model.path, data))
+    return report if options.with_paths else without_paths(report, (model.path, data.path))
 
 
 _NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)
@@ -108,16 +106,15 @@ _NOT_ANALYZED = ("interrupted: the layer-wise error was not analyzed",)
 
 def _measure(
     model: FloatModel,
-    dataset: Dataset,
+    data: EvaluationData,
     options: EvaluationOptions,
     *,
     table: CalibrationTable | None,
-    judge: OpenTask,
     environment: Mapping[str, str],
     should_stop: Callable[[], bool],
 ) -> Measured:
     """Opens the variants; measures accuracy, latency and layers, as far as nobody stops it."""
-    skipped_files: dict[str, str] = {}
+    dataset, skipped_files = data.dataset, dict[str, str]()
     with open_variants(model, table, options, dataset) as opened:
         gpu = describe_gpu() if opened.engines else {}
         size = largest_batch(opened.engines, options.batch_size)
@@ -133,7 +130,7 @@ def _measure(
                     min_readable=options.min_readable,
                 ),
                 baseline=next(iter(opened.runners)),
-                task=judge.task,
+                task=data.task.task,
                 on_batch=bar.update,
                 should_stop=should_stop,
             )
@@ -141,14 +138,14 @@ def _measure(
         if options.latency_s and not should_stop():
             with open_as_run(opened.models, threads=options.threads) as timed:
                 timing = time_batches({**opened.runners, **timed}, dataset, options, should_stop=should_stop)
-        insight = _analyze(model, dataset, options, opened, should_stop)
+        layer_analysis = _analyze(model, dataset, options, opened, should_stop)
         evaluations = opened.describe(
             accuracy.metrics, timing.latencies, num_samples=accuracy.num_samples, model_hash=model.hash
         )
     return Measured(
         accuracy=accuracy,
         timing=timing,
-        insight=insight,
+        layer_analysis=layer_analysis,
         evaluations=evaluations,
         skipped=opened.skipped,
         skipped_files=skipped_files,

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.calibration.refinement_file import refinement_path
-from quantkit.commands.chosen_samples import open_calibration_samples, open_judged
-from quantkit.commands.extensions import open_runnable, with_extensions
-from quantkit.commands.fixed_inputs import fix_inputs
+from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.evaluation_data import open_evaluation
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.on_device import on_device
 from quantkit.commands.pass_cost import VARIANT_PASSES, Forecast, data_line, forecast, measure_pass, model_line
-from quantkit.commands.wanted_variants import check_variants
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.evaluation.tasks.task import TaskOptions
@@ -41,12 +40,10 @@ def forecast_evaluation(
     reads, runs, writes = [], [], list(outputs)
     with with_extensions(options), on_device(options, announcing(None)):
         table = None if made else open_planned_table(options.table, options.plan)
-        opened = open_runnable(model, table)
-        opened = fix_inputs(opened, options.preprocess) if made else opened
-        check_variants(opened, options, options.table)
+        opened, found = open_evaluation(model, data, table, options, task, limits)
+        dataset = found.dataset
         chosen = choose_variants(options.variants, options.table, float_precision(opened.graph))
         names = [*chosen, *(options.models or {}), *(options.engines or {})]
-        dataset, *_ = open_judged(opened, data, table, options, task, limits)
         cost, count = measure_pass(opened, dataset), len(dataset)
         if calibrate_data is not None and isinstance(options.table, str | Path):
             samples = open_calibration_samples(opened, calibrate_data, options.preprocess, CalibrationOptions())

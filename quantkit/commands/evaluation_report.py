@@ -32,10 +32,10 @@ from quantkit.types import (
 )
 
 if TYPE_CHECKING:
+    from quantkit.commands.evaluation_data import EvaluationData
     from quantkit.evaluation.latency.sweep import Timing
     from quantkit.evaluation.layer_analysis import LayerAnalysis
     from quantkit.evaluation.run import Measurement
-    from quantkit.evaluation.tasks.task import OpenTask
     from quantkit.graph.float_model import FloatModel
 
 
@@ -46,7 +46,7 @@ class Measured:
     Attributes:
         accuracy: the metrics of every variant.
         timing: their latencies.
-        insight: what quantization does to activations and layers.
+        layer_analysis: what quantization does to activations and layers.
         evaluations: the same by variant, as a report has it.
         skipped: what the INT8 models that were made here leave in float, with the reason.
         skipped_files: samples that could not be read, with the reason.
@@ -56,7 +56,7 @@ class Measured:
 
     accuracy: Measurement
     timing: Timing
-    insight: LayerAnalysis
+    layer_analysis: LayerAnalysis
     evaluations: Sequence[Evaluation]
     skipped: Mapping[str, Mapping[str, str]]
     skipped_files: Mapping[str, str]
@@ -71,9 +71,7 @@ class Measured:
 def make_report(
     measured: Measured,
     model: FloatModel,
-    data: PathLike,
-    dataset: Dataset,
-    judge: OpenTask,
+    data: EvaluationData,
     table: CalibrationTable | None,
     *,
     sensitivity: SensitivityRanking | None,
@@ -84,14 +82,12 @@ def make_report(
     Args:
         measured: of every variant.
         model: the FP32 model.
-        data: as given.
-        dataset: the samples that were chosen of it.
-        judge: the task, with its facts.
+        data: the samples, with the task.
         table: calibration of the INT8 variants that were made here.
         sensitivity: what quantizing each part costs, of the same table.
         command: what was typed.
     """
-    found, task = measured.accuracy, judge.task
+    found, dataset, task = measured.accuracy, data.dataset, data.task.task
     num_scores = found.metrics[measured.evaluations[0].name].get("num_classes")
     disturbances = timing_warnings(measured.timing.latencies, measured.environment)
     warnings = [
@@ -101,23 +97,23 @@ def make_report(
         *_label_warnings(dataset, num_scores),
         *task.notes,
         *measured.timing.warnings,
-        *measured.insight.warnings,
+        *measured.layer_analysis.warnings,
         *disturbances,
     ]
     if measured.skipped_files:
         warnings.append(describe_skipped(measured.skipped_files, dataset))
-    made = None if table is None else calibrate_command(table, str(model))
+    calibration = None if table is None else calibrate_command(table, str(model))
     return Report(
         model_name=model.name,
         model_hash=model.hash,
         evaluations=tuple(measured.evaluations),
         dataset={
-            "name": unicode_text(Path(data).name),
+            "name": unicode_text(Path(data.path).name),
             "num_samples": found.num_samples,
             "num_skipped": len(measured.skipped_files),
-            "num_classes": len(judge.class_names) or int(num_scores or 0),
+            "num_classes": len(data.task.class_names) or int(num_scores or 0),
             "fingerprint": dataset.fingerprint,
-            **judge.facts,
+            **data.task.facts,
             **task.facts,
         },
         preprocessing=dataset.preprocessing,
@@ -136,9 +132,9 @@ def make_report(
         classes=task.classes(),
         changes=_with_thumbnails(task.changes(), dataset),
         num_changes=task.num_changes(),
-        tensors=measured.insight.tensors,
-        layers=measured.insight.layers,
-        commands=tuple(unicode_text(line) for line in (made, command) if line),
+        tensors=measured.layer_analysis.tensors,
+        layers=measured.layer_analysis.layers,
+        commands=tuple(unicode_text(line) for line in (calibration, command) if line),
     )
 
 

@@ -97,11 +97,11 @@ def forecast_tuning(
 ) -> Forecast:
     """Of `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
     choose_devices(options.device)
-    opened, table, judged = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
+    opened, table, validation = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
     dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
-    cost = measure_pass(opened, dataset)
+    cost, num_val = measure_pass(opened, dataset), len(validation.dataset)
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
-    passes = _ranking_passes(cost, 1) + evaluations * len(judged) * (1 + VARIANT_PASSES)
+    passes = _ranking_passes(cost, 1) + evaluations * num_val * (1 + VARIANT_PASSES)
     runs, seconds = _calibration(table, cost, len(dataset), "balanced")
     outputs = [output]
     if table is None and options.table_path is not None:
@@ -112,13 +112,13 @@ def forecast_tuning(
         [
             model_line(opened),
             data_line(dataset, data),
-            f"validation: {data_line(judged, val)}",
+            f"validation: {data_line(validation.dataset, val)}",
             *_table_line(opened, options, table),
         ],
         [*runs, _ranks(cost, 1), f"up to {evaluations} evaluations"],
         outputs,
         cost=cost,
-        processor_s=seconds + cost.passes_s(passes, evaluations * len(judged)),
+        processor_s=seconds + cost.passes_s(passes, evaluations * num_val),
         memory_bytes=cost.memory(len(dataset), "balanced"),
         grounds="if the first evaluation meets the budget, the search ends with it",
     )

@@ -6,16 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from quantkit._version import __version__
 from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_checksum
-from quantkit.commands.chosen_samples import open_judged
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.evaluation_data import EvaluationData, check_outputs, open_evaluation_data
 from quantkit.datasets.description import how_to_label
-from quantkit.datasets.open import prepared_as
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TaskOptions
@@ -23,7 +21,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.reporting import load_report
 from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
-from quantkit.types import CalibrationTable, Dataset, PathLike, Report
+from quantkit.types import CalibrationTable, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
 
 __all__ = ["VARIANT", "KeptEvaluations", "open_validation"]
@@ -34,11 +32,11 @@ VARIANT = "int8"
 
 def open_validation(
     model: FloatModel, table: CalibrationTable | None, val: PathLike, task: TaskOptions, options: TuneOptions
-) -> Dataset:
+) -> EvaluationData:
     """The validation samples of a model whose inputs are fixed, before anything is calibrated.
 
     Raises:
-        EvaluationError: they have no labels, or the task cannot be judged by them.
+        EvaluationError: they have no labels, or the model's outputs are not what the task needs.
     """
     chosen = EvaluationOptions(
         preprocess=options.preprocess,
@@ -46,10 +44,11 @@ def open_validation(
         num_samples=options.num_val_samples,
         seed=options.seed,
     )
-    dataset, judge, _ = open_judged(model, val, table, chosen, task, None)
-    if isinstance(judge.task, Classification) and dataset.targets is None:
+    found = open_evaluation_data(model, val, table, chosen, task)
+    if isinstance(found.task.task, Classification) and found.dataset.targets is None:
         raise EvaluationError(f"--val: {val} has no labels: {how_to_label(val)}; or choose another --task")
-    return dataset
+    check_outputs(model, found)
+    return found
 
 
 class KeptEvaluations:
@@ -58,21 +57,26 @@ class KeptEvaluations:
     Args:
         model: the float model.
         table: its calibration.
-        val: validation data.
+        val: validation data, which may be open.
         task: what the outputs mean.
         options: with the folder of the files; without one, nothing is kept.
     """
 
     def __init__(
-        self, model: FloatModel, table: CalibrationTable, val: PathLike, task: TaskOptions, options: TuneOptions
+        self,
+        model: FloatModel,
+        table: CalibrationTable,
+        val: PathLike | EvaluationData,
+        task: TaskOptions,
+        options: TuneOptions,
     ) -> None:
-        self._model, self._table, self._val, self._task = model, table, val, task
+        self._model, self._table, self._task = model, table, task
         self._folder = None if options.runs is None else Path(options.runs)
         self._options = EvaluationOptions(
             variants=[VARIANT],
             num_samples=options.num_val_samples,
             batch_size=options.batch_size,
-            preprocess=prepared_as(table, options.preprocess, val),
+            preprocess=options.preprocess,
             classes=options.classes,
             seed=options.seed,
             workers=options.workers,
@@ -81,6 +85,7 @@ class KeptEvaluations:
             latency_s=0,
             layer_samples=0,
         )
+        self._val = open_evaluation_data(model, val, table, self._options, task)
 
     def report(self, float_tensors: Mapping[str, str], formats: Mapping[str, str] | None = None) -> tuple[Report, bool]:
         """The report with these tensors in float beside those of the table, and whether it is of an earlier run.
@@ -107,13 +112,7 @@ class KeptEvaluations:
         """Of everything that decides the score, but for annotations that lie in files of their own."""
         # The checksum is of the table alone: rounded weights may have been missing beside it.
         is_refined = self._table.refinement is not None
-        facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._fingerprint]
+        facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._val.dataset.fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
         facts += roundings_digests(replace(self._table, formats=formats), VARIANT).values()
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        """Of the validation samples."""
-        dataset, *_ = open_judged(self._model, self._val, self._table, self._options, self._task, None)
-        return dataset.fingerprint

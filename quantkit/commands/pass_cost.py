@@ -169,8 +169,8 @@ def forecast(
         seconds = (round(fixed_s + low, 1), round(fixed_s + high, 1))
         measured = (
             f"a sample takes {1e3 * cost.run_s:.3g} ms in the float model and {1e3 * cost.decode_s:.3g} ms to read "
-            f"(timed now, {_PROBED} samples, one thread): about {processor_s:.0f} s of processor time, from all "
-            f"{cores} processors busy to twice as much on one"
+            f"(timed now, {_PROBED} samples, one CPU thread; a GPU is not considered): about {processor_s:.0f} s of "
+            f"processor time, from all {cores} processors busy to twice as much on one"
         )
         grounds = "; ".join(filter(None, (measured, grounds)))
     return Forecast(

@@ -90,9 +90,9 @@ def make_table(
     model: FloatModel,
     data: PathLike,
     options: SensitivityOptions,
-    *,
     accuracy: Effort = "fast",
     table_path: PathLike | None = None,
+    *,
     notify: Notify,
 ) -> CalibrationTable:
     """A new calibration; its table is kept at `table_path`, if that is given."""

@@ -29,7 +29,9 @@ from quantkit.types.options import EngineOptions, Format, QuantizeOptions
 
 __all__ = ["forecast_build", "forecast_quantization"]
 
-_BUILD_TELLS = "TensorRT times kernels while it builds: seconds to many minutes, which nothing here can tell"
+_BUILD_TELLS = (
+    "time and memory are not estimated: TensorRT times kernels on the GPU while it builds, seconds to many minutes"
+)
 
 
 def forecast_quantization(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from quantkit.backends.cuda.context import using_device
+from quantkit.commands.evaluation_data import EvaluationData
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
 from quantkit.commands.sensitivity import find_fitting_table, make_table, open_sensitivity_samples
@@ -19,7 +20,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
 from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
-from quantkit.types import CalibrationTable, Dataset, GateCheck, PathLike, Report
+from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
 from quantkit.types.options import TuneOptions
@@ -66,7 +67,7 @@ def tune(
 
 def open_tuning(
     model: FloatModel, val: PathLike, options: TuneOptions, task: TaskOptions, notify: Notify
-) -> tuple[FloatModel, CalibrationTable | None, Dataset]:
+) -> tuple[FloatModel, CalibrationTable | None, EvaluationData]:
     """Checks what `tune` is given: the model as it would be analyzed, its table if there is one, validation samples."""
     if task.task == "none":
         raise EvaluationError("--task none has no score to keep: choose another task")
@@ -82,18 +83,17 @@ def open_tuning(
 def _tune(
     model: FloatModel, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, notify: Notify
 ) -> QuantizationPlan:
-    _, table, _ = open_tuning(model, val, options, task, notify)
+    _, table, samples = open_tuning(model, val, options, task, notify)
     if table is None:
-        kept = options.table_path
-        table = make_table(model, data, options, accuracy="balanced", table_path=kept, notify=notify)
+        table = make_table(model, data, options, "balanced", options.table_path, notify=notify)
     model = fix_as_calibrated(model, table)
-    search = _Search(KeptEvaluations(model, table, val, task, options), parse_drop(options.max_drop), notify)
+    search = _Search(KeptEvaluations(model, table, samples, task, options), parse_drop(options.max_drop), notify)
     if options.objective == "latency":
         search.times = FloatCosts(model, table, options, options.progress, notify)
     search.tries_others = options.tries_others
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
-    samples = open_sensitivity_samples(model, data, table, options, notify=notify)
-    return search.run(analyze_sensitivity(model, table, samples, operators=False, progress=options.progress))
+    ranked_on = open_sensitivity_samples(model, data, table, options, notify=notify)
+    return search.run(analyze_sensitivity(model, table, ranked_on, operators=False, progress=options.progress))
 
 
 _Choice = tuple[tuple[str, ...], tuple[str, ...]]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from quantkit.calibration.table import load_table, save_table
+from quantkit.commands import evaluation_data
 from quantkit.commands.pass_cost import PassCost
 from tests.cli.conftest import CALIB, VAL
 
@@ -200,6 +201,7 @@ def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_pat
         (("--variant", "x=nope.onnx"), "nope.onnx: no such model file"),
         (("--engine", "e=nope.engine"), "--engine e: cannot read nope.engine: no such file"),
         (("--device", "cuda:99"), "cuda"),
+        (("--task", "image"), "no output is an image"),
     ],
 )
 def test_what_an_evaluation_lacks_is_said_before_anything_is_calibrated(quantkit, tmp_path, words, said, dry):
@@ -207,6 +209,33 @@ def test_what_an_evaluation_lacks_is_said_before_anything_is_calibrated(quantkit
     outcome = quantkit("evaluate", "digits.onnx", "--data", VAL, "--calibrate-data", CALIB, *words, *dry)
     assert (outcome.code, said in outcome.err.lower()) == (1, True)
     assert not (tmp_path / "digits.calib.json").exists()
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_outputs_that_the_task_cannot_judge_are_said_before_tune_calibrates(quantkit, tmp_path, dry):
+    (tmp_path / "digits.calib.json").unlink()
+    outcome = quantkit("tune", "digits.onnx", "--data", CALIB, "--val", VAL, "--task", "image", *dry)
+    assert (outcome.code, "no output is an image" in outcome.err) == (1, True)
+    assert not (tmp_path / "digits.calib.json").exists()
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize(
+    "words", [f"evaluate --data {VAL} --calibrate-data {CALIB} --latency-s 0", f"tune --data {CALIB} --val {VAL}"]
+)
+def test_samples_to_evaluate_on_are_opened_once(quantkit, tmp_path, monkeypatch, words):
+    opened = []
+
+    def open_samples(model, data, *arguments, original=evaluation_data.open_samples, **options):
+        opened.append(str(data))
+        return original(model, data, *arguments, **options)
+
+    monkeypatch.setattr(evaluation_data, "open_samples", open_samples)
+    (tmp_path / "digits.calib.json").unlink()
+    outcome = quantkit(*words.split(), "digits.onnx", "-q")
+    assert outcome.code == 0, outcome.err
+    assert opened == [str(VAL)]
 
 
 @pytest.mark.usefixtures("calibrated")
