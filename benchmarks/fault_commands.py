@@ -41,7 +41,7 @@ CALLS = ("write", "fsync", "rename", "open", "read", "malloc")
 """In the order of the shim."""
 
 SIZES = (1 << 16, 1 << 12, 1 << 9)
-"""Requests for so many bytes and more are made to fail, one after the other."""
+"""Requests for so many bytes and more are made to fail, one after the other; --sizes takes others."""
 
 SHIM = "QUANTKIT_FAULT_SHIM"
 
@@ -150,11 +150,12 @@ def run(fault: Fault, command: Command, expected: Expected, folder: Path, timeou
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which faults: of these commands and functions, every so many calls."""
+    """Which faults: of these commands and functions, every so many calls; of memory, requests of these sizes."""
 
     commands: tuple[str, ...]
     calls: tuple[str, ...]
     every: int
+    sizes: tuple[int, ...] = SIZES
 
     def make_case(self, prepared: Path, end: float) -> Callable[[int, Path], Outcome]:
         """Prepares the folders of all commands and counts their calls; see `run_campaign`."""
@@ -162,7 +163,7 @@ class Chosen:
         commands = {name: command for name, command in known.items() if name in self.commands}
         expected = {name: prepare(command, prepared / name, prepared / "side") for name, command in commands.items()}
         counts = {}
-        for size in SIZES if "malloc" in self.calls else SIZES[:1]:
+        for size in self.sizes if "malloc" in self.calls else self.sizes[:1]:
             for name, command in commands.items():
                 numbers = dict(zip(CALLS, count_calls(command, expected[name], size, prepared), strict=True))
                 found = {(name, call, size if call == "malloc" else 0): n for call, n in numbers.items()}
@@ -199,8 +200,11 @@ if __name__ == "__main__":
     parser.add_argument("--commands", nargs="+", default=[*COMMANDS, "build"])
     parser.add_argument("--calls", nargs="+", default=CALLS, choices=CALLS)
     parser.add_argument("--every", type=int, default=1, help="every so many calls of each kind")
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=SIZES, help="bytes of the requests for memory that fail"
+    )
     options = parser.parse_args()
     preload()
     parse_library(options.library)
-    chosen = Chosen(tuple(options.commands), tuple(options.calls), options.every)
+    chosen = Chosen(tuple(options.commands), tuple(options.calls), options.every, tuple(options.sizes))
     sys.exit(run_campaign(options, chosen.make_case))
