@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ from quantkit.cli import load_command, main
 COMMANDS = ("calibrate", "quantize", "evaluate", "inspect", "report", "compare", "cache", "build", "data")
 MEMORY_BYTES = 6 << 30
 MOST_FAILURES = 2000
+OUTSIDE = "interrupted outside of the command"
 
 
 @dataclass
@@ -201,11 +203,14 @@ def _command(words: list[str], before: Callable[[], None], said: io.TextIOWrappe
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
             before()
+        except BaseException:
+            return OUTSIDE
+        try:
             main(words)
         except SystemExit as stop:
             return int(stop.code or 0)
         except KeyboardInterrupt:
-            return "interrupted outside of the command"
+            return OUTSIDE
         except BaseException as error:
             return f"{type(error).__name__}: {error}"
     return 0
@@ -385,6 +390,8 @@ def _work(given: argparse.Namespace, run_case: Any, own: Path, end: float, most:
                 outcome = run_case(number, folder)
             except OutOfTimeError:
                 break
+            except Exception:
+                outcome = Outcome(["the campaign failed"], [traceback.format_exc()[-1500:]])
             lines.write(json.dumps([number, outcome.ends, outcome.failures, time.monotonic() - begun]) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,7 +29,7 @@ from PIL import Image
 from benchmarks.campaign import Commands, Outcome, OutOfTimeError, make_parser, run_campaign, what_is_wrong
 from quantkit.calibration.table import load_table
 
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 
 
 class Grammar:
