@@ -37,9 +37,13 @@ INTERRUPTED = 130
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What breaks a line, moves a terminal's cursor, turns the direction of the text or is no character at all."""
 
+_LONGEST = 4000
+"""Signs of a message: names in files may have any length, those of two paths fit."""
+
 
 def one_line(text: str) -> str:
-    """The text with what would not stay in its line escaped, as `repr` does it."""
+    """The text with what would not stay in its line escaped, as `repr` does it, and a long one without its middle."""
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 

@@ -14,3 +14,10 @@ def test_a_message_may_be_written_anywhere():
     message.encode()
     assert len(message.splitlines()) == 1
     assert QuantKitError(text).args == (text,)
+
+
+def test_a_long_message_keeps_what_it_is_about_and_the_fix():
+    message = str(QuantKitError(f"net.onnx: the name {'a' * 70_000}: shorten it"))
+    assert len(message) < 5000
+    assert message.startswith("net.onnx: the name aaa")
+    assert message.endswith("aaa: shorten it")
