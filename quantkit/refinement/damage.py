@@ -62,10 +62,11 @@ def recognize_class_scores(outputs: Sequence[MeasuredOutput], reference: Outputs
 
 
 def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutput:
-    if output.axis is not None and any(
-        not -array.ndim <= output.axis < array.ndim for array in map(np.asarray, values)
+    axis, shapes = output.axis, [np.shape(array) for array in values]
+    if axis is not None and (
+        any(not -len(shape) <= axis < len(shape) for shape in shapes) or len({shape[axis] for shape in shapes}) > 1
     ):
-        return replace(output, kind="values", axis=None)  # the model declares another rank than it computes
+        return replace(output, kind="values", axis=None)  # another rank than declared, or a size of each batch
     if output.kind == "logits" and not _are_logits(output, values):
         return replace(output, kind="values")
     if output.kind == "values":

@@ -127,6 +127,14 @@ def test_a_product_holds_class_scores_if_its_values_say_so(values: np.ndarray, k
     assert found.kind == kind
 
 
+def test_batches_with_another_number_of_columns_hold_no_class_scores() -> None:
+    """As where a batch is turned into channels: found by fuzzing."""
+    (found,) = recognize_class_scores(
+        [LOGITS], [{"y": np.zeros((4, 3), np.float32)}, {"y": np.zeros((4, 2), np.float32)}]
+    )
+    assert (found.kind, found.axis) == ("values", None)
+
+
 def test_a_softmax_needs_no_proof() -> None:
     assert recognize_class_scores([PROBABILITIES], batches(np.full((4, 3), 1 / 3))) == (PROBABILITIES,)
 

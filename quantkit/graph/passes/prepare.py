@@ -68,7 +68,7 @@ def prepare(
         fixed: values of inputs by name: an If that they decide is replaced by its branch.
 
     Raises:
-        ModelError: the opset cannot be converted.
+        ModelError: the opset cannot be converted, or a convolution has nothing to convolve.
     """
     with quiet():
         try:
@@ -100,6 +100,11 @@ def prepare(
             raise ModelError(f"{name}: shape inference failed: {root_cause(error)}") from error
         _name_nodes(model.graph)
         _mark_sequences(model.graph)
+    for node in model.graph:  # ONNX Runtime would end the process
+        data = node.inputs[0] if is_standard(node, "Conv", "ConvTranspose") else None
+        if data is not None and data.shape is not None and 0 in data.shape:
+            text = f"node {node.name!r} ({node.op_type}) reads {data.name!r} of shape {data.shape}, which is empty"
+            raise ModelError(f"{name}: {text}: the input is too small for the model")
     return model
 
 

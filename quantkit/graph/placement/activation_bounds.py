@@ -49,11 +49,12 @@ def bounded_tensors(model: ir.Model) -> frozenset[str]:
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float]:
-    """Constant bounds of a Clip; infinite where it has none or they are computed."""
+    """Constant bounds of a Clip; infinite where it has none, they are computed, or are no number."""
     bounds = []
     for index, default in ((1, -math.inf), (2, math.inf)):
         tensor = constant_of(node.inputs[index]) if len(node.inputs) > index else None
-        bounds.append(float(tensor.numpy().ravel()[0]) if tensor is not None and tensor.size == 1 else default)
+        found = float(tensor.numpy().ravel()[0]) if tensor is not None and tensor.size == 1 else default
+        bounds.append(default if math.isnan(found) else found)
     return bounds[0], bounds[1]
 
 

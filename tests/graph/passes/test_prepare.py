@@ -163,3 +163,12 @@ def test_branches_compute_what_they_did() -> None:
     inputs = random_inputs(graph)
     for output, values in run(model, inputs).items():
         np.testing.assert_allclose(run(graph, inputs)[output], values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_of_nothing_is_refused() -> None:
+    """ONNX Runtime divides by zero and ends the process; found by fuzzing."""
+    builder = Builder()
+    pooled = builder.op("MaxPool", builder.input("x", 3, 1, 1), kernel_shape=[2, 2])
+    y = builder.op("Conv", pooled, builder.weight(4, 3, 1, 1), name="conv")
+    with pytest.raises(ModelError, match=r"m: node 'conv' \(Conv\) reads .* of shape \[N,3,0,0\], which is empty"):
+        prepare(load(builder.model(y)), name="m")

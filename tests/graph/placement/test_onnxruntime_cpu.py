@@ -168,6 +168,14 @@ def test_silu_runs_in_integers_and_its_input_has_no_codes_for_nothing(tmp_path: 
     assert sqnr > 25
 
 
+def test_bounds_that_are_no_number_bound_nothing() -> None:
+    net = Net()
+    conv = net.conv("x")
+    clipped = net.op("Clip", conv, net.const(np.array(-np.inf)), net.const(np.array(np.nan)))
+    model = net.model(classifier(net, net.conv(clipped)))
+    assert not any(np.isnan(value) for pair in activation_bounds(model, plan_cpu(model)).values() for value in pair)
+
+
 @pytest.mark.processor
 @pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
 def test_squeeze_and_excite_scales_codes(gate: str, tmp_path: Path) -> None:
