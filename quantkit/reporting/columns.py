@@ -229,7 +229,7 @@ def _tensor_decibels(value: float | None) -> str:
 
 
 _ACCURACY: tuple[Column[Variant], ...] = (
-    _name("Variant", lambda row: row.name, "accuracy_of"),
+    _name("Variant", lambda row: row.name, "measured_variant"),
     Column("score", "{score}", _score, terms.SCORE, "{unit}"),
     Column("with_interval", "vs {baseline}", _plus_minus, terms.DIFFERENCE, "{points}", ("terminal",)),
     Column(

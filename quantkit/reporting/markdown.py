@@ -144,7 +144,7 @@ def _table(columns: Sequence[Column[Any]], rows: Sequence[Any]) -> str:
 def _cell(column: Column[Any], row: Any) -> str:
     """The value, its interval in parentheses, whether a speed-up is not representative and a variant has not run."""
     text = column.text(row)
-    if column.field == "accuracy_of":
+    if column.field == "measured_variant":
         return f"{text} ({row.expected})" if row.expected else text
     interval = column.interval.text(row) if column.interval else MISSING
     text = text if interval == MISSING else f"{text} ({interval})"

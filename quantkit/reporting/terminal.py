@@ -150,7 +150,7 @@ def _heading(column: Column[Variant]) -> list[str]:
 
 def _cell(column: Column[Variant], row: Variant) -> str:
     text = column.text(row)
-    if column.field == "accuracy_of":
+    if column.field == "measured_variant":
         return f"{text}†" if row.expected else text
     is_marked = column.field == "speedup" and not row.representative and text != MISSING
     return f"*{text}" if is_marked else text
