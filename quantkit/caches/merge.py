@@ -13,7 +13,7 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import calibration_facts
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.methods import bind_method, method_settings
-from quantkit.calibration.statistics import merge
+from quantkit.calibration.statistics import merge_tensors
 from quantkit.calibration.statistics_file import KeptStatistics, load_statistics, save_statistics
 from quantkit.calibration.table import save_table
 from quantkit.datasets.fingerprint import fingerprint_of
@@ -244,7 +244,7 @@ def _merged(parts: list[KeptStatistics]) -> KeptStatistics:
     )
     return KeptStatistics(
         origin=origin,
-        tensors={name: reduce(merge, (part.tensors[name] for part in parts)) for name in first.tensors},
+        tensors=reduce(merge_tensors, (part.tensors for part in parts)),
         num_read=sum(part.num_read for part in parts),
         num_samples=sum(part.num_samples for part in parts),
         unreadable={

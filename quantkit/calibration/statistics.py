@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -104,6 +105,18 @@ def merge(first: TensorStatistics, second: TensorStatistics) -> TensorStatistics
         minimum=min(first.minimum, second.minimum),
         maximum=max(first.maximum, second.maximum),
     )
+
+
+def merge_tensors(
+    first: Mapping[str, TensorStatistics], second: Mapping[str, TensorStatistics]
+) -> dict[str, TensorStatistics]:
+    """Statistics by tensor of both parts of the data. A tensor without any was not finite in that part: in both, then.
+
+    Raises:
+        CalibrationError: as `merge`.
+    """
+    pairs = ((name, one, second[name]) for name, one in first.items())
+    return {name: merge(one, two) if one.count and two.count else new_statistics() for name, one, two in pairs}
 
 
 def rebin(statistics: TensorStatistics, bins: int) -> tuple[npt.NDArray[np.int64], float]:

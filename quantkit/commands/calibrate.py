@@ -100,6 +100,7 @@ def _calibrate(
     run = CalibrationRun(
         model=model,
         runnable=part,
+        data=data,
         dataset=dataset,
         origin=_origin(model, dataset, settings, observed.probabilities),
         settings=settings,

@@ -14,10 +14,11 @@ from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
 from quantkit.calibration.table import save_table, table_checksum
-from quantkit.commands.build import build, describe_engine
+from quantkit.commands.build import describe_engine
+from quantkit.commands.cluster import collect_on_cluster
 from quantkit.commands.collect import collect_statistics, find_interrupted, warn_of_samples
 from quantkit.commands.extensions import unobserved_tensors
-from quantkit.commands.native_calibration import NativeCalibration, calibrate_natively
+from quantkit.commands.native_calibration import NativeCalibration, build_of_table, calibrate_natively
 from quantkit.commands.on_device import open_members
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
@@ -29,13 +30,12 @@ from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.notices import Notice, Notify
 from quantkit.refinement.quality import warn_if_low
 from quantkit.storage import write_bytes
-from quantkit.types import CalibrationTable, Dataset, TensorRange
+from quantkit.types import CalibrationTable, Dataset, PathLike, TensorRange
 from quantkit.types.calibration import Setting
-from quantkit.types.options import CalibrationOptions, EngineOptions
+from quantkit.types.options import CalibrationOptions
 
 if TYPE_CHECKING:
     from quantkit.backends.devices import Devices
-    from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
 
@@ -52,6 +52,7 @@ class CalibrationRun:
 
     model: FloatModel
     runnable: FloatModel
+    data: PathLike
     dataset: Dataset
     origin: StatisticsOrigin
     settings: Mapping[str, Setting]
@@ -140,22 +141,21 @@ class CalibrationRun:
         if self.files is not None:
             self.files.checkpoint.unlink(missing_ok=True)
         if made is not None and self.options.engine_path is not None:
-            self._build(table, made.options)
+            build_of_table(self.model, table, made.options, self.options, notify=self.notify)
         return table
 
-    def _build(self, table: CalibrationTable, options: BuildOptions) -> None:
-        """The engine of the table; the one that TensorRT calibrated in has ranges of its own only."""
-        engine = EngineOptions(
-            precision="int8",
-            library="tensorrt",
-            table=table,
-            exclude=self.options.exclude,
-            progress=self.options.progress,
-        )
-        built = build(self.model, options, engine=engine, output=self.options.engine_path, notify=self.notify)
-        self.notify(Notice("info", "engine", f"engine: {built.path}"))
-
     def _collect(self) -> KeptStatistics:
+        if self.options.ray is None:
+            kept = self._collect_here()
+        else:
+            known = (self.model, self.runnable, self.data, self.dataset, self.origin, self.options)
+            kept = collect_on_cluster(*known, notify=self.notify)
+        self.model.check_unchanged()
+        if self.options.keep_statistics and self.files is not None:
+            save_statistics(kept, self.files.statistics)
+        return kept
+
+    def _collect_here(self) -> KeptStatistics:
         checkpoint = None if self.files is None else self.files.checkpoint
         known = (self.dataset, self.observed, self.origin, self.options)
         resumed = find_interrupted(checkpoint, *known, notify=self.notify)
@@ -163,11 +163,7 @@ class CalibrationRun:
         graph = expose(self.runnable.prepared(), self.observed.names)
         with open_members(graph, self.observed, self.options, self.devices, resumed, name=self.model.name) as members:
             data = (self.dataset, self.origin, self.options, resumed)
-            kept = collect_statistics(members, *data, checkpoint=checkpoint, notify=self.notify)
-        self.model.check_unchanged()
-        if self.options.keep_statistics and self.files is not None:
-            save_statistics(kept, self.files.statistics)
-        return kept
+            return collect_statistics(members, *data, checkpoint=checkpoint, notify=self.notify)
 
     def _table(
         self,

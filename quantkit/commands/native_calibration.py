@@ -20,6 +20,7 @@ from quantkit.backends.tensorrt.build.profiles import resolve_profiles
 from quantkit.backends.tensorrt.calibrators.padded_batches import PaddedBatches
 from quantkit.backends.tensorrt.calibrators.streaming import make_calibrator
 from quantkit.caches.formats.tensorrt_cache import parse_cache
+from quantkit.commands.build import build
 from quantkit.datasets.batching import batch_axes, leading_size, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import CalibrationError
@@ -29,7 +30,8 @@ from quantkit.graph.placement.tensorrt import float_activations, match_nodes
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.storage import temporary_folder
-from quantkit.types import Dataset, TensorRange, TensorSpec
+from quantkit.types import CalibrationTable, Dataset, TensorRange, TensorSpec
+from quantkit.types.options import EngineOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -59,6 +61,17 @@ class NativeCalibration:
     engine: bytes
     options: BuildOptions
     num_samples: int
+
+
+def build_of_table(
+    model: FloatModel, table: CalibrationTable, built_with: BuildOptions, options: CalibrationOptions, *, notify: Notify
+) -> None:
+    """Builds the engine of a table; the one that TensorRT calibrated in has ranges of its own only."""
+    engine = EngineOptions(
+        precision="int8", library="tensorrt", table=table, exclude=options.exclude, progress=options.progress
+    )
+    built = build(model, built_with, engine=engine, output=options.engine_path, notify=notify)
+    notify(Notice("info", "engine", f"engine: {built.path}"))
 
 
 def calibrate_natively(

@@ -81,6 +81,7 @@ def open_members(
     resumed: KeptStatistics | None,
     *,
     name: str,
+    threads: int = 0,
 ) -> Iterator[Sequence[Member]]:
     """A collector for each device.
 
@@ -91,6 +92,7 @@ def open_members(
         devices: where to collect.
         resumed: statistics of earlier samples, which the first collector adds to.
         name: of the model, for messages.
+        threads: of ONNX Runtime on a CPU; 0 lets it choose.
     """
     start, batched = None if resumed is None else resumed.tensors, batch_first(exposed)
     copies = hide_copies(exposed, observed.names, batched)
@@ -107,7 +109,7 @@ def open_members(
     )
     with ExitStack() as stack:
         if not on_gpu:
-            runner: Runner = stack.enter_context(OnnxRuntimeRunner(shared, name=name, spinning=False))
+            runner: Runner = stack.enter_context(OnnxRuntimeRunner(shared, name=name, threads=threads, spinning=False))
             yield [Member(runner, make_collector(start=start))]
             return
         members: list[Member] = []

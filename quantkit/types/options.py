@@ -477,6 +477,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
         keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
             needs no run of the model then, and statistics of parts of the data merge.
         resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
+        ray: Ray cluster that collects the statistics; the table is the one of a single machine.
         table_path: where the table is kept: one that is there is reused if it fits, else replaced.
         cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
         engine_path: where the engine goes, if TensorRT calibrates: of the table, or as TensorRT built it meanwhile.
@@ -515,6 +516,13 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
         False, "Save activation histograms (MODEL.calib.stats) to try other methods or merge shards.", group=REUSE
     )
     resume: bool = option(False, "Continue an interrupted calibration from its last checkpoint.", group=REUSE)
+    ray: str | None = option(
+        None,
+        "Collect statistics on a Ray cluster: auto (the one of this machine or of RAY_ADDRESS), local (start one here) "
+        "or HOST:PORT. Every node needs the model and the data under the same paths.",
+        group=EXPERT,
+        unit="address",
+    )
     table_path: PathLike | None = None
     cache_path: PathLike | None = None
     engine_path: PathLike | None = None
@@ -533,6 +541,11 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
         check_choices(self, CalibrationError)
         check_minimum(self, 1, ("batch_size", "workers"), CalibrationError)
         check_fraction(self, ("min_readable",), CalibrationError)
+        if self.ray is not None and (self.resume or self.histogram == "tensorrt" or self.calibrator == "tensorrt"):
+            raise CalibrationError(
+                "--ray excludes --resume, --calibrator tensorrt and --histogram tensorrt, which take one sample after "
+                "another"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

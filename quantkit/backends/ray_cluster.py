@@ -1,0 +1,189 @@
+"""A Ray cluster: a task for each part of the data, run again where a worker dies, and the results merged in a tree.
+
+Only results travel between nodes: tasks read their part of the data themselves, by paths that every node sees.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from quantkit.errors import BackendError, DatasetError, NotInstalledError, QuantKitError, UnreadableSampleError
+from quantkit.interrupts import EndedError, leave_threads
+
+__all__ = ["RayCluster", "connect"]
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
+
+_RETRIES = 3
+"""Of a task whose worker or node died."""
+
+_CPUS_PER_TASK = 4
+"""At most: ONNX Runtime makes little of more on one batch."""
+
+_REACHABLE_S = 5.0
+
+_POLL_S = 0.5
+"""Between two looks at what is done, in which Ctrl-C is heard."""
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A connection to a cluster; see `connect`.
+
+    Attributes:
+        ray: the module.
+        cpus: of one task.
+        gpus: of one task, 0 or 1.
+        num_slots: tasks that run at once.
+    """
+
+    ray: Any
+    cpus: int
+    gpus: int
+    num_slots: int
+
+    def map_merge(
+        self,
+        task: Callable[[_Part], _Result],
+        parts: Sequence[_Part],
+        merge: Callable[[_Result, _Result], _Result],
+        done: Callable[[int], object],
+    ) -> _Result:
+        """The results of all parts, merged two by two on the nodes where they are.
+
+        A task may run more than once, but only one of its results counts.
+
+        Args:
+            task: a function of an importable module.
+            parts: of the work; small.
+            merge: associative and commutative.
+            done: told the index of each part as it ends.
+
+        Raises:
+            QuantKitError: that a task raised, with the node that it ran on.
+            BackendError: the cluster failed.
+        """
+        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _RETRIES}
+        run = self.ray.remote(num_returns=2, **resources)(_attempt)
+        join = self.ray.remote(num_cpus=0, max_retries=_RETRIES)(merge)
+        running: dict[Any, tuple[int, Any]] = {}  # reference of the failure → part, reference of the result
+        for index, part in enumerate(parts):
+            failure, result = run.remote(task, part)
+            running[failure] = index, result
+        joining: set[Any] = set()
+        ready: deque[Any] = deque()
+        try:
+            while running or joining or len(ready) > 1:
+                while len(ready) > 1:
+                    joining.add(join.remote(ready.popleft(), ready.popleft()))
+                ended, _ = self.ray.wait([*running, *joining], timeout=_POLL_S, fetch_local=False)
+                for reference in ended:
+                    if reference in joining:
+                        joining.remove(reference)
+                        ready.append(reference)
+                        continue
+                    if (failure := self.ray.get(reference)) is not None:
+                        raise failure
+                    index, result = running.pop(reference)
+                    ready.append(result)
+                    done(index)
+            merged: _Result = self.ray.get(ready[0])
+        except Exception as error:  # what ends the process ends its tasks
+            for reference in (*running, *joining):
+                self.ray.cancel(reference, force=True)
+            if isinstance(error, self.ray.exceptions.RayError):
+                raise BackendError(f"the Ray cluster failed: {_reason(error)}") from error
+            raise
+        return merged
+
+
+@contextmanager
+def connect(address: str, *, use_gpus: bool) -> Iterator[RayCluster]:
+    """Connects to a cluster, or to the one that the process is connected to already.
+
+    Args:
+        address: "auto" for the cluster of this machine or of RAY_ADDRESS, "local" for one that is started on this
+            machine and ends with the connection, else HOST:PORT.
+        use_gpus: one GPU for each task, if nodes have any.
+
+    Raises:
+        NotInstalledError: Ray is missing.
+        BackendError: there is no such cluster.
+    """
+    try:
+        import ray  # an extra, which takes a second to load
+    except ImportError:
+        raise NotInstalledError('--ray needs Ray: pip install "quantkit-ptq[ray]"') from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        try:
+            _check_reachable(address)
+            _init(ray, address)
+        except Exception as error:  # Ray's own are of every kind
+            advice = "start one with `ray start --head`, or pass --ray local"
+            raise BackendError(f"--ray {address}: no Ray cluster ({_reason(error)}): {advice}") from error
+    try:
+        yield _describe(ray, use_gpus)
+    except (KeyboardInterrupt, EndedError):
+        leave_threads()  # Ray takes seconds to shut down; its processes and tasks end with this one
+        raise
+    except Exception:
+        if is_ours:
+            ray.shutdown()
+        raise
+    if is_ours:
+        ray.shutdown()
+
+
+def _init(ray: Any, address: str) -> None:
+    """Connects, and takes back what Ray makes of SIGTERM, which ends a command with 143."""
+    quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    ray.init(address=address, **quiet, **({"include_dashboard": False} if address == "local" else {}))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `OSError` where nobody listens: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_REACHABLE_S).close()
+
+
+def _describe(ray: Any, use_gpus: bool) -> RayCluster:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    gpus = [int(node.get("GPU", 0)) for node in nodes] if use_gpus else [0]
+    if not max(cpus, default=0):
+        raise BackendError("the Ray cluster has no node with a CPU for tasks: start one with --num-cpus")
+    if any(gpus):
+        pairs = zip(cpus, gpus, strict=True)
+        return RayCluster(ray, 1, 1, sum(min(cpu, gpu) for cpu, gpu in pairs) or 1)
+    of_task = min(_CPUS_PER_TASK, max(cpus))
+    return RayCluster(ray, of_task, 0, sum(cpu // of_task for cpu in cpus))
+
+
+def _attempt(task: Callable[[_Part], _Result], part: _Part) -> tuple[QuantKitError | None, _Result | None]:
+    """What a task raised, or its result: the driver hears of the first without fetching the second."""
+    try:
+        return None, task(part)
+    except QuantKitError as error:
+        kind = DatasetError if isinstance(error, UnreadableSampleError) else type(error)  # is made of two parts
+        return kind(f"on Ray node {platform.node()}: {error}"), None
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what failed, of a task that raised something unexpected what that was."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0].rstrip('.')}"

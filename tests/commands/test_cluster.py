@@ -1,0 +1,226 @@
+"""Statistics from a Ray cluster: the table of one machine, whatever workers do, and one line where that fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quantkit
+from quantkit.backends.ray_cluster import connect
+from quantkit.calibration.statistics_file import StatisticsOrigin
+from quantkit.commands import cluster
+from quantkit.commands.cluster import split_samples
+from quantkit.commands.shard import Gathered, Shard, collect_shard, merge_gathered
+from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError, NotInstalledError
+from quantkit.types import TensorStatistics
+
+DIGITS = Path(__file__).parents[2]
+MODEL = DIGITS / "examples" / "digits.onnx"
+DATA = DIGITS / "calib_data" / "digits" / "calib"
+
+
+@pytest.mark.parametrize(
+    ("count", "shards", "batch"), [(1, 1, 32), (100, 3, 16), (100, 200, 7), (64, 4, 16), (1000, 7, 32)]
+)
+def test_parts_hold_every_sample_once_in_whole_batches(count, shards, batch):
+    parts = split_samples(count, shards, batch)
+    assert [i for part in parts for i in part] == list(range(count))
+    assert len(parts) <= shards or len(parts) == -(-count // batch)
+    assert all(len(part) % batch == 0 for part in parts[:-1])
+
+
+def test_ray_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(NotInstalledError, match=r"--ray needs Ray: pip install \"quantkit-ptq\[ray\]\""),
+        connect("auto", use_gpus=False),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("other", [{"resume": True, "table_path": "x.json"}, {"histogram": "tensorrt"}])
+def test_what_takes_samples_in_order_takes_no_cluster(other):
+    with pytest.raises(CalibrationError, match="--ray excludes"):
+        quantkit.calibrate(MODEL, DATA, ray="auto", **other)
+
+
+def part(values: list[float], **rest) -> Gathered:
+    histogram = np.zeros(8192, np.int64)
+    histogram[:1] = len(values)
+    tensors = {"x": TensorStatistics(histogram, 0.0, 0.0, 0.0)} if values else {}
+    return Gathered(tensors, len(values), **rest)
+
+
+def test_parts_without_a_readable_sample_add_only_their_names():
+    both = merge_gathered(part([0.0, 0.0]), part([], unreadable={"a.png": "damaged"}))
+    assert both.num_samples == 2
+    assert both.tensors["x"].count == 2
+    assert both.unreadable == {"a.png": "damaged"}
+    assert merge_gathered(both, both).tensors["x"].count == 4
+
+
+def test_a_tensor_that_was_not_finite_in_one_part_has_no_statistics():
+    empty = Gathered({"x": TensorStatistics(np.zeros(8192, np.int64))}, 1)
+    assert merge_gathered(part([0.0]), empty).tensors["x"].count == 0
+
+
+class Inline:
+    """A cluster that is this process: what is pickled there stays here."""
+
+    cpus, gpus, num_slots = 1, 0, 3
+
+    def map_merge(self, task, parts, merge, done):
+        results = []
+        for index, one in enumerate(parts):
+            results.append(task(one))
+            done(index)
+        while len(results) > 1:
+            results.append(merge(results.pop(), results.pop(0)))
+        return results[0]
+
+
+@pytest.fixture
+def inline(monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
+
+
+def calibrated(data: Path, folder: Path, **options) -> bytes:
+    table = folder / "digits.calib.json"
+    chosen = {"accuracy": "fast", "num_samples": 200, "batch_size": 16, "progress": False, **options}
+    quantkit.calibrate(MODEL, data, table_path=table, keep_statistics=True, **chosen)
+    return table.read_bytes() + (folder / "digits.calib.stats").read_bytes()
+
+
+def test_the_table_is_that_of_one_machine(inline, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    assert calibrated(DATA, here) == calibrated(DATA, there, ray="auto")
+
+
+def with_damage(folder: Path, count: int) -> Path:
+    """A copy of the digits of which some cannot be read."""
+    shutil.copytree(DATA, folder)
+    for path in sorted(folder.rglob("*.png"))[:: 400 // count][:count]:
+        path.write_bytes(b"no image")
+    return folder
+
+
+def test_unreadable_samples_are_left_out_as_on_one_machine(inline, tmp_path):
+    data = with_damage(tmp_path / "data", 12)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    options = {"num_samples": 10_000, "min_readable": 0.5, "batch_size": 1}
+    assert calibrated(data, here, **options) == calibrated(data, there, ray="auto", **options)
+    with pytest.raises(DatasetError, match="cannot be read, so that less than --min-readable 1"):
+        calibrated(data, there, ray="auto", force=True, **{**options, "min_readable": 1.0})
+
+
+def test_a_node_that_sees_another_model_or_other_data_says_so(tmp_path):
+    origin = StatisticsOrigin("0" * 64, "digits", (("a", "b"),), None, {}, {})
+    options = quantkit.CalibrationOptions(batch_size=4, progress=False)
+    shard = Shard(str(tmp_path), str(MODEL), str(DATA), options, 1, 0, origin)
+    with pytest.raises(ModelError, match=r"digits\.onnx is another model than that of the command"):
+        collect_shard(shard)
+
+
+# What follows needs Ray, which starts processes: with -m slow.
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[object]:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_raylet_start_wait_time_s", "180")  # other tests keep the processor busy
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        found.add_node(num_cpus=1)
+        yield found
+        found.shutdown()
+
+
+def on_nodes(nodes, data: Path, folder: Path, **options) -> bytes:
+    folder.mkdir()
+    return calibrated(data, folder, ray=nodes.address, **options)
+
+
+@pytest.mark.slow
+def test_two_nodes_make_the_table_of_one_machine(nodes, tmp_path):
+    (tmp_path / "here").mkdir()
+    assert on_nodes(nodes, DATA, tmp_path / "there") == calibrated(DATA, tmp_path / "here")
+
+
+class Dying:
+    """`collect_shard` whose worker is killed once."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+
+    def __call__(self, shard: Shard) -> Gathered:
+        if shard.first and not os.path.exists(self.mark):
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return collect_shard(shard)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_nothing_counts_twice(nodes, tmp_path, monkeypatch):
+    mark = tmp_path / "died"
+    monkeypatch.setattr(cluster, "collect_shard", Dying(mark))
+    (tmp_path / "here").mkdir()
+    there = on_nodes(nodes, DATA, tmp_path / "there")
+    assert mark.exists()
+    monkeypatch.undo()
+    assert there == calibrated(DATA, tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_is_replaced(nodes, tmp_path, monkeypatch):
+    third, show = nodes.add_node(num_cpus=1), cluster.show_progress
+    (tmp_path / "here").mkdir()
+    here = calibrated(DATA, tmp_path / "here")
+    removed = []
+
+    @contextmanager
+    def removing(*arguments):
+        with show(*arguments) as bar:
+            update = bar.update
+
+            def first_removes(count: int) -> None:
+                if not removed:
+                    removed.append(nodes.remove_node(third, allow_graceful=False))
+                update(count)
+
+            bar.update = first_removes
+            yield bar
+
+    monkeypatch.setattr(cluster, "show_progress", removing)
+    assert on_nodes(nodes, DATA, tmp_path / "there") == here
+    assert removed
+
+
+@pytest.mark.slow
+def test_errors_of_a_task_are_one_line_that_names_the_node(nodes, tmp_path):
+    data = with_damage(tmp_path / "data", 3)
+    with pytest.raises(DatasetError, match=r"^on Ray node .*\.png") as caught:
+        on_nodes(nodes, data, tmp_path / "there", strict=True, num_samples=10_000)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_no_cluster_is_one_line_with_the_fix():
+    pytest.importorskip("ray")
+    with (
+        pytest.raises(BackendError, match=r"^--ray 127\.0\.0\.1:1: no Ray cluster .*ray start --head"),
+        connect("127.0.0.1:1", use_gpus=False),
+    ):
+        pass
