@@ -36,7 +36,7 @@ IMAGES = ImageOptions(preset="imagenet", resize="stretch")
 THREADS = 2
 
 _NOTHING: dict[str, Any] = {}
-_Refining = refine._Refining  # the steps that are left out are its methods
+_Refining = refine.Refining  # the steps that are left out are its methods
 
 VARIANTS: dict[str, tuple[dict[str, Any], Callable[[], None]]] = {
     "minmax": ({"method": "minmax"}, lambda: None),

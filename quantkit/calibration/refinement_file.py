@@ -1,4 +1,4 @@
-"""A refinement on disk: rounded weights, biases and channel scales beside the table that they belong to.
+"""A refinement on disk: rounded weights, biases, channel scales and tensors in float beside the table they belong to.
 
 One file, MODEL.calib.weights: a line with its length and checksum, a line of JSON that names the table and lists the
 arrays, the arrays. `docs/reference/table_format.md` specifies it; this module reads version 1. Nothing in a file is
@@ -29,7 +29,7 @@ _SEAL = Seal(b"quantkit weights ", 1, "a file of rounded weights")
 
 _POSITIVE = ("scale", "channel_scale", "amax")
 
-_Kind = Literal["codes", "scale", "bias", "shift", "channel_scale", "amax"]
+_Kind = Literal["codes", "scale", "bias", "shift", "channel_scale", "amax", "float"]
 
 
 class _Entry(msgspec.Struct):
@@ -142,9 +142,14 @@ def _arrays(refinement: Refinement) -> Iterator[tuple[_Entry, Array]]:
         yield _Entry("channel_scale", name, scale.shape), scale
     for name, amax in refinement.amax.items():
         yield _Entry("amax", name, ()), np.asarray(amax, np.float32)
+    for name, reason in refinement.float_tensors.items():
+        text = np.frombuffer(reason.encode(), np.uint8)
+        yield _Entry("float", name, text.shape), text
 
 
 def _dtype(entry: _Entry) -> np.dtype:
+    if entry.kind == "float":
+        return np.dtype(np.uint8)
     if entry.kind != "codes":
         return np.dtype("<f4")
     return code_type(entry.format or weight_format(0))
@@ -186,6 +191,7 @@ def _decode(header: _Header, body: bytes) -> Refinement:
         shifts={name: array for name, (array, _) in found["shift"].items()},
         channel_scales={name: array for name, (array, _) in found["channel_scale"].items()},
         amax={name: float(array) for name, (array, _) in found["amax"].items()},
+        float_tensors={name: array.tobytes().decode() for name, (array, _) in found["float"].items()},
     )
 
 

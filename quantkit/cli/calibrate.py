@@ -88,7 +88,10 @@ def calibrate(
         progress=not messages.quiet,
     )
     if messages.dry_run:
-        print_forecast(forecast_calibration(opened, data, options, outputs), as_json=messages.as_json)
+        never = set() if quantization.scheme.is_plain else {files.tensorrt_cache}
+        never |= set() if quantization.rounding == "feedback" else {rounding}
+        written = [path for path in outputs if path not in never]
+        print_forecast(forecast_calibration(opened, data, options, written), as_json=messages.as_json)
         return
     check_writable(*outputs, *([files.statistics] if options.keep_statistics else []))
     notify = make_printer(messages.quiet)

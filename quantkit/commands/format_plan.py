@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from quantkit.caches.reuse import check_table
@@ -35,7 +35,8 @@ class FormatPlan:
         pairs: what has Q/DQ at activations; None where nothing has.
         blocks: weights that alone are quantized.
         others: what a plan quantizes to another format than the pairs; None where it is nothing.
-        refinement: of the pairs, as INT8 has it.
+        refinement: of the pairs.
+        refinement_of_others: of the others.
     """
 
     graph: ir.Model
@@ -43,6 +44,7 @@ class FormatPlan:
     blocks: QdqPlan
     refinement: Refinement
     others: RefinedPlan | None = None
+    refinement_of_others: Refinement = field(default_factory=Refinement)
 
     def rounded_apart(self, scheme: QuantScheme) -> tuple[QdqEdge, ...]:
         """Weights that calibration for INT8 does not round."""
@@ -68,9 +70,8 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
     opset = max([scheme.oldest_opset, *(SCHEMES[name].oldest_opset for name in table.formats.values())])
     graph = prepared_for(model, table, opset=max(FP16_OPSET if half else OLDEST_QDQ_OPSET, opset))
     blocks = plan_blocks(graph, options, model.name, notify) if scheme.blocks else QdqPlan((), ())
-    table = table.for_scheme(scheme)
-    found = table.refinement or Refinement()
-    found = replace(found, weights={}, biases={}) if options.rounding == "nearest" else found
+    float8, table = table.for_scheme(SCHEMES["fp8"]), table.for_scheme(scheme)
+    found = _refinement(table, options)
     if scheme.activations is None:
         return FormatPlan(graph, None, blocks, found)
     if not options.quantize_all:
@@ -93,13 +94,19 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
     if not otherwise:
         return FormatPlan(graph, pairs, blocks, found)
     rest = {name_of(node) for node in graph.graph} - otherwise
-    seen = table.for_scheme(SCHEMES["fp8"]).tensors
-    others = plan_refined(graph, seen, Refinement(), in_float=in_float, fmt=FP8, apart=rest, **keywords)
+    of_others = _refinement(float8, options)
+    others = plan_refined(graph, float8.tensors, of_others, in_float=in_float, fmt=FP8, apart=rest, **keywords)
     needs = SCHEMES["fp8"]
     text = f"{len({edge.node for edge in others.qdq.weights})} operators are in FP8, as planned: they need TensorRT "
     text += f"{'.'.join(map(str, needs.oldest_tensorrt))} or later, and GPUs from sm{needs.oldest_gpu} on"
     notify(Notice("info", "ranges", text))
-    return FormatPlan(graph, pairs, blocks, found, others)
+    return FormatPlan(graph, pairs, blocks, found, others, of_others)
+
+
+def _refinement(table: CalibrationTable, options: QuantizeOptions) -> Refinement:
+    """Of a table as its scheme takes it."""
+    found = table.refinement or Refinement()
+    return replace(found, weights={}, biases={}) if options.rounding == "nearest" else found
 
 
 def _readers(graph: ir.Model, tensors: Collection[str]) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quantkit.backends.onnxruntime import using_gpu
 from quantkit.calibration.refinement_file import refinement_path, save_refinement
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
@@ -15,10 +16,11 @@ from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
+from quantkit.refinement.refine_float8 import refine_float8
 from quantkit.refinement.rounding import round_weights, round_weights_alone
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
-from quantkit.types import CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
-from quantkit.types.options import ImageOptions, QuantizeOptions
+from quantkit.types import FP8, CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
+from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
 __all__ = [
     "check_rounds",
@@ -88,6 +90,10 @@ def round_for_format(
         notify: hears what the rounding saved.
         progress: show a progress bar.
     """
+    chosen = Refinement()  # of FP8 alone
+    if options.scheme.activations == FP8:
+        chosen = _choose_for_fp8(model, table, options, samples, notify, progress=progress)
+        table = replace(table, roundings={**table.roundings, options.format: chosen})
     planned = plan_format(model, table, options, announcing(notify))
     if options.scheme.blocks:
         found, layers = round_weights_alone(planned.graph, planned.blocks, samples, progress=progress)
@@ -100,7 +106,24 @@ def round_for_format(
     if saved >= 1:
         text = f"{len(layers)} weights rounded to nearest: error feedback did not help on these samples"
     announcing(notify)(Notice("info", "weights", text))
+    found = replace(chosen, weights=found.weights, biases=found.biases)
     return replace(table, roundings={**table.roundings, options.format: found})
+
+
+def _choose_for_fp8(
+    model: FloatModel,
+    table: CalibrationTable,
+    options: QuantizeOptions,
+    samples: SampleBatches,
+    notify: Notify | None,
+    *,
+    progress: bool,
+) -> Refinement:
+    """What FP8 shifts, and what it leaves in float: found before the weights are rounded."""
+    ranges = {n: r for n, r in table.for_scheme(options.scheme).tensors.items() if n not in table.skipped}
+    how = CalibrationOptions(progress=progress)
+    with using_gpu(None):  # a session for each piece of the graph
+        return refine_float8(model, samples, ranges, how, options, notify=announcing(notify))
 
 
 def keep_rounding(

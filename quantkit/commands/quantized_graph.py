@@ -14,7 +14,7 @@ from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.quantize_cpu import quantize_for_cpu
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq
 from quantkit.notices import Notify, announcing
-from quantkit.types import INT8, CalibrationTable, QdqPlan, Refinement
+from quantkit.types import INT8, CalibrationTable, QdqPlan
 from quantkit.types.options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -53,13 +53,11 @@ def quantize_graph(
     rounded = kept_rounding(table, options)
     if not scheme.is_plain:
         tell_nearest(planned, table, options, notify)
-        found = rounded if scheme.activations != INT8 else found
     if planned.pairs is not None:
         insert_refined_qdq(graph, planned.pairs, found, fp16_scales=half)
         magnitudes = {**{name: r.amax for name, r in planned.pairs.ranges.items()}, **magnitudes}
     if planned.others is not None:
-        kept = table.roundings.get("fp8", Refinement()) if options.rounding == "feedback" else Refinement()
-        insert_refined_qdq(graph, planned.others, kept, fp16_scales=half)
+        insert_refined_qdq(graph, planned.others, planned.refinement_of_others, fp16_scales=half)
     if planned.blocks.weights:
         nodes = {edge.node for edge in planned.blocks.weights}
         add_biases(graph, {node: bias for node, bias in rounded.biases.items() if node in nodes})

@@ -22,7 +22,7 @@ from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast,
 from quantkit.commands.planned_build import default_engine_path, plan_build
 from quantkit.commands.quantize import check_quantizable
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notify, announcing
+from quantkit.notices import Notice, Notify, announcing
 from quantkit.storage import check_no_source
 from quantkit.types import INT8, SCHEMES, PathLike
 from quantkit.types.options import EngineOptions, Format, QuantizeOptions
@@ -55,6 +55,8 @@ def forecast_quantization(
     check_no_source(output, (*opened.source_files, table))
     if options.target != "cpu" and options.scheme.activations == INT8:
         tell_lost(planned, announcing(notify))
+    if data is None and (lost := found.unusable.get(options.format)) and not options.scheme.is_plain:
+        announcing(notify)(Notice("warning", "weights", f"{lost}: weights will be rounded to nearest; add --data"))
     refined = {name: refinement_path(table, name) for name in ("int8", options.format, *planned.formats)}
     reads = [model_line(opened), f"{table}: {len(found.tensors)} tensors with a range", *_named(options.plan)]
     runs, writes = "no model: weights are quantized by the table", [output]

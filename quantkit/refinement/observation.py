@@ -43,10 +43,11 @@ def observe(
 
 @dataclass(frozen=True)
 class ChannelValues:
-    """What each channel of an activation holds, [C] each: smallest and largest value, variance."""
+    """What each channel of an activation holds, [C] each: smallest and largest value, mean, variance."""
 
     low: npt.NDArray[np.float32]
     high: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float64]
     variance: npt.NDArray[np.float64]
 
 
@@ -76,5 +77,6 @@ def channel_values(
     found = {}
     for name, (low, high) in extremes.items():
         count, total, squares = sums[name]
-        found[name] = ChannelValues(low, high, np.maximum(squares / count - (total / count) ** 2, 0))
+        mean = total / count
+        found[name] = ChannelValues(low, high, mean, np.maximum(squares / count - mean**2, 0))
     return found

@@ -1,4 +1,4 @@
-"""From ranges to a better INT8 model, step by step: each is kept only if samples that judge are better for it."""
+"""From ranges to a better quantized model, step by step: each is kept only if samples that judge are better for it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from quantkit.refinement.transforms import (
     with_transforms,
 )
 from quantkit.refinement.trials import Trials, kept_tensors, pieces_behind
-from quantkit.types import Refinement, TensorRange, TensorStatistics
-from quantkit.types.options import CalibrationOptions
+from quantkit.types import INT8, Refinement, TensorRange, TensorStatistics
+from quantkit.types.options import CalibrationOptions, QuantizeOptions
 
-__all__ = ["RefinedCalibration", "refine_calibration"]
+__all__ = ["ENOUGH", "RefinedCalibration", "Refining", "refine_calibration"]
 
 _MOST_FLOAT_WORK = 0.05
-"""Share of the multiply-adds that may be left in float, with those that INT8 does not speed up."""
+"""Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up."""
 
 _ALPHAS = (0.5, 0.75, 1.0)
 """Shares of the difficulty that the weights of matrix products take (SmoothQuant): tried for all of them at once."""
@@ -65,7 +65,7 @@ _TINY = 1e-30
 _ABOUT = 1.1
 """Damage of methods within this ratio is equal."""
 
-_ENOUGH = {True: 0.0004, False: 0.003}
+ENOUGH = {True: 0.0004, False: 0.003}
 """Damage at which nothing more is left in float, at half of it nothing is transformed: KL divergence in nats, else the
 share of error."""
 
@@ -118,7 +118,7 @@ def refine_calibration(
         notify: hears what was found.
     """
     try:
-        run = _Refining(model, samples, ranges, options, others=others or {}, notify=notify)
+        run = Refining(model, samples, ranges, options, others=others, notify=notify)
     except ModelError:  # nothing of it can run on TensorRT: there is no plan to refine
         return RefinedCalibration(ranges)
     if options.effort != "fast":
@@ -135,8 +135,8 @@ def refine_calibration(
     return RefinedCalibration(run.ranges, run.floats, run.refinement, run.quality())
 
 
-class _Refining:
-    """One refinement: the samples, and what was found so far."""
+class Refining:
+    """One refinement: the samples, and what was found so far; for INT8, unless `quantization` says otherwise."""
 
     def __init__(
         self,
@@ -144,25 +144,31 @@ class _Refining:
         samples: SampleBatches,
         ranges: Mapping[str, TensorRange],
         options: CalibrationOptions,
+        quantization: QuantizeOptions | None = None,
         *,
-        others: Mapping[str, Mapping[str, float]],
+        others: Mapping[str, Mapping[str, float]] | None = None,
         notify: Notify,
     ) -> None:
-        self.model, self.options, self.others, self.notify = model, options, others, notify
+        quantization = quantization or QuantizeOptions()
+        self.options, self.others, self.notify = options, others or {}, notify
+        self.format, self._opset = quantization.scheme.activations or INT8, quantization.scheme.oldest_opset
+        self._placement: dict[str, Any] = {"fmt": self.format, "quantize_all": quantization.quantize_all}
+        self._placement["exclude"] = quantization.exclude
+        self.model = model
         self.num_samples = samples.num_samples
         # With effort "fast" nothing is chosen: all samples tell.
         self.choosing, self.judging, self.telling = (samples,) * 3 if options.effort == "fast" else samples.split()
         self.ranges = dict(ranges)
         self.floats: dict[str, str] = {}
         self.refinement = Refinement()
-        self.graph = model.prepared()
-        plan = plan_tensorrt(self.graph)
+        self.graph = model.prepared(self._opset)
+        plan = plan_tensorrt(self.graph, **self._placement)
         self.never = {e.tensor: "zero on every sample" for e in plan.activations if e.tensor not in ranges}
         self.plan = exclude_tensors(plan, self.never)
         self.units = quantized_units(self.plan)
         outputs = measured_outputs(self.graph)
         self.names = tuple(output.name for output in outputs)
-        reference = run_model(model.prepared(), self.judging.batches, outputs=self.names)
+        reference = run_model(model.prepared(self._opset), self.judging.batches, outputs=self.names)
         self.outputs = recognize_class_scores(outputs, reference)
         self.judge = OutputDamage(self.outputs, reference)
         self._reference = reference
@@ -171,9 +177,9 @@ class _Refining:
     def quantized(self, **changes: Any) -> QuantizedGraph:
         """The model as it would be quantized now, or with other `ranges`, `floats` or `refinement`."""
         state = {"ranges": self.ranges, "floats": self.floats, "refinement": self.refinement, **changes}
-        graph = self.model.prepared()
+        graph = self.model.prepared(self._opset)
         in_float = {**self.never, **state["floats"]}
-        plan = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float)
+        plan = plan_refined(graph, state["ranges"], state["refinement"], in_float=in_float, **self._placement)
         return graph, plan, state["refinement"]
 
     def adopt(self, damage: float | None = None, *, with_weights: bool = False, **changes: Any) -> None:
@@ -203,7 +209,7 @@ class _Refining:
         kept = kept_tensors(behind, self.outputs, self.units)
         size = sum(nbytes for name, (_, nbytes) in self.tensor_sizes.items() if name in kept)
         samples = self.choosing.first(min(max(wanted, fewest), most)).within(size // self.judging.num_smallest)
-        return Trials(pieces, behind, self.outputs, self.units, samples.batches, name=self.model.name)
+        return Trials(pieces, behind, self.outputs, self.units, samples.batches, name=self.model.name, fmt=self.format)
 
     @functools.cached_property
     def tensor_sizes(self) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -241,24 +247,25 @@ class _Refining:
     def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
         """Shifts and scales channels where that helps; returns the choices with the damage that is left."""
         before = self.damage(with_weights=False)
-        if before <= _ENOUGH[self.judge.is_divergence] / 2:
+        if before <= ENOUGH[self.judge.is_divergence] / 2:
             return choices
         sites = find_sites(self.graph, self.plan, self.choosing)
         transforms, left = choose_transforms(trials, sites, choices)
-        self._keep_if_better(transforms, with_weights=False)
+        self.keep_if_better(transforms, with_weights=False)
         kept = transforms_of(self.refinement)
         choices = {name: left[name] if name in kept else choice for name, choice in choices.items()}
         # The weights take part of the difficulty: they have to be judged too.
         gain = EqualizationGain(choices, self._weight_share)
         for found in equalize(self.graph, sites, kept, _ALPHAS, gain=gain):
-            self._keep_if_better(found, with_weights=True)
+            self.keep_if_better(found, with_weights=True)
         others = {n: t for n, t in transforms_of(self.refinement).items() if sites.scalable[n].axis != -1}
         others |= {name: t for name, t in transforms.items() if sites.scalable[name].axis == -1}
         for found in equalize(self.graph, sites, others, _ALPHAS):
-            self._keep_if_better(found, with_weights=True)
+            self.keep_if_better(found, with_weights=True)
         return choices
 
-    def _keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
+    def keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
+        """Takes these transforms for its own if the damage is clearly less."""
         if _are_same(transforms, transforms_of(self.refinement)):
             return
         refinement = with_transforms(self.refinement, transforms)
@@ -287,8 +294,8 @@ class _Refining:
         left = {unit: edges for unit, edges in self.units.items() if not any(e.tensor in self.floats for e in edges)}
 
         def floats(units: tuple[str, ...]) -> dict[str, str]:
-            reason = "more accurate in float (alone in INT8: {} {:.2g})"
-            found = {unit: reason.format(self.judge.unit, choices[unit].damage) for unit in units}
+            reason = f"more accurate in float (alone in {self.format.name.upper()}: {self.judge.unit} {{:.2g}})"
+            found = {unit: reason.format(choices[unit].damage) for unit in units}
             return {**self.floats, **{edge.tensor: found[unit] for unit in units for edge in left[unit]}}
 
         def measure(units: tuple[str, ...]) -> float:
@@ -303,7 +310,7 @@ class _Refining:
             work,
             measure,
             limit=_MOST_FLOAT_WORK - sum(work.get(node, 0) for node in in_float) / max(sum(work.values()), 1),
-            enough=_ENOUGH[self.judge.is_divergence],
+            enough=ENOUGH[self.judge.is_divergence],
         )
         if not choice.units:
             return

@@ -18,11 +18,12 @@ from quantkit.graph.passes.input_channels import ChannelSite, WeightRows, main_g
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
+from quantkit.numerics import value_bounds
 from quantkit.refinement.equalize import equalizing_scales, rounding_error
 from quantkit.refinement.observation import ChannelValues, channel_values
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.trials import Trials
-from quantkit.types import QdqPlan, Refinement
+from quantkit.types import QdqPlan, QuantFormat, Refinement
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -86,7 +87,7 @@ class TransformSites:
     values: Mapping[str, ChannelValues]
 
 
-def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> TransformSites:
+def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, padded: bool = True) -> TransformSites:
     """The inner activations of a plan that can be transformed. Model inputs are left as they come.
 
     So are readers of a shared weight: each would need a weight of its own, under a name that depends on what else is
@@ -96,6 +97,7 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> Transf
         graph: the float model, prepared.
         plan: of that graph.
         samples: to see the channels on.
+        padded: shift also what convolutions with padding read, which takes a Pad.
     """
     pieces = GraphPieces(graph)
     weights = {edge.node: edge.tensor for edge in plan.weights}
@@ -107,7 +109,7 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> Transf
         and name in pieces.producers
         and shared.isdisjoint(weights.get(reader, "") for reader in site.readers)
     }
-    shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=True) if name in scalable)
+    shiftable = frozenset(name for name in shiftable_tensors(graph, plan, padded=padded) if name in scalable)
     values = channel_values(pieces, {name: site.axis for name, site in scalable.items()}, samples.batches)
     return TransformSites(scalable, shiftable, values)
 
@@ -115,7 +117,9 @@ def find_sites(graph: ir.Model, plan: QdqPlan, samples: SampleBatches) -> Transf
 def choose_transforms(
     trials: Trials, sites: TransformSites, choices: Mapping[str, RangeChoice]
 ) -> tuple[dict[str, Transform], dict[str, RangeChoice]]:
-    """Tries shifts, and scales where these are free: in front of depthwise convolutions.
+    """Tries shifts, and for INT8 scales where these are free: in front of depthwise convolutions.
+
+    The middle of the range becomes 0 for INT8; for FP8, whose step is relative to the value, the mean does.
 
     Returns:
         The transforms that pay, and the choices with the damage that they leave.
@@ -129,9 +133,13 @@ def choose_transforms(
             continue
         best, damage = None, _WORTH * choice.damage
         with trials.of(name) as trial:
-            is_shiftable = name in sites.shiftable
-            for transform in _transforms(site, sites.values[name], choice.amax, is_shiftable=is_shiftable):
-                after = trial.damage(*_broadcast(site, transform))
+            known = sites.values[name], choice.amax
+            if trials.format.kind == "float":
+                tried = _around_means(*known) if name in sites.shiftable else iter(())
+            else:
+                tried = _transforms(site, *known, is_shiftable=name in sites.shiftable)
+            for transform in tried:
+                after = trial.damage(*_broadcast(site, transform, trials.format))
                 is_wider = best is None or transform.amax >= best.amax
                 if after < (damage if is_wider else _WORTH * damage):
                     best, damage = transform, after
@@ -252,6 +260,13 @@ def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shi
                 yield Transform(offset, factors, _largest(factors * reach))
 
 
+def _around_means(values: ChannelValues, amax: float) -> Iterator[Transform]:
+    """Subtracts the mean of each channel. A wide range costs FP8 nothing: it holds whatever [-amax, amax] becomes."""
+    offset = np.asarray(values.mean, np.float32)
+    if np.isfinite(offset).all():
+        yield Transform(offset, None, float(np.float32(amax + np.abs(offset).max())))
+
+
 def _reach(low: Floats, high: Floats, offset: Floats | None) -> Floats:
     """Largest magnitude of each channel behind the shift."""
     moved = np.float32(0) if offset is None else offset
@@ -263,9 +278,9 @@ def _largest(reach: Floats) -> float:
     return float(np.float32(reach.max()))
 
 
-def _broadcast(site: ChannelSite, transform: Transform) -> tuple[Floats, Floats]:
+def _broadcast(site: ChannelSite, transform: Transform, fmt: QuantFormat) -> tuple[Floats, Floats]:
     """Step of the codes in units of the activation, and offset, in shapes that broadcast against it."""
     factors = _factors(site, transform)
     offset = np.zeros(site.channels, np.float32) if transform.offset is None else transform.offset
-    step = site.broadcast(transform.amax / 127 / factors)
+    step = site.broadcast(transform.amax / value_bounds(fmt)[1] / factors)
     return np.asarray(step, np.float32), np.asarray(site.broadcast(offset), np.float32)

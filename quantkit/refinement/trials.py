@@ -14,7 +14,7 @@ from quantkit.graph.pieces import GraphPieces, Piece
 from quantkit.numerics import fake_quantize
 from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import observe
-from quantkit.types import Array, QdqEdge
+from quantkit.types import INT8, Array, QdqEdge, QuantFormat
 
 __all__ = ["Trial", "Trials", "kept_tensors", "pieces_behind"]
 
@@ -30,6 +30,7 @@ class Trials:
             group of tensors that share a scale.
         batches: inputs of the samples.
         name: of the model, for messages.
+        fmt: that the tensors are quantized to.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Trials:
         batches: Sequence[Mapping[str, Array]],
         *,
         name: str,
+        fmt: QuantFormat = INT8,
     ) -> None:
-        self._pieces, self._units, self._name = pieces, units, name
+        self._pieces, self._units, self._name, self.format = pieces, units, name, fmt
         self.outputs = tuple(output.name for output in outputs)
         self._behind = behind
         self._values = list(observe(pieces, kept_tensors(behind, outputs, units), batches))
@@ -99,7 +101,9 @@ class Trial:
             return 0.0
         outputs = []
         for values in self._trials.values:
-            changed = {f"{name}{_MARK}": _quantized(values[name], scale, offset) for name in self._tensors}
+            changed = {
+                f"{name}{_MARK}": _quantized(values[name], scale, offset, self._trials.format) for name in self._tensors
+            }
             feeds = {spec.name: changed.get(spec.name, values.get(spec.name)) for spec in self._runner.inputs}
             outputs.append({**values, **self._runner.run({n: v for n, v in feeds.items() if v is not None})})
         return self._trials.damage.of(outputs)
@@ -110,7 +114,7 @@ class Trial:
         for values in self._trials.values:
             for name in self._tensors:
                 x = np.asarray(values[name], np.float32)
-                difference = np.asarray(fake_quantize(x, scale), np.float32).ravel() - x.ravel()
+                difference = np.asarray(fake_quantize(x, scale, self._trials.format), np.float32).ravel() - x.ravel()
                 total, count = total + float(difference @ difference), count + difference.size
         return total / max(count, 1)
 
@@ -124,10 +128,12 @@ class Trial:
             self._runner.close()
 
 
-def _quantized(x: Array, scale: float | npt.NDArray[np.float32], offset: npt.NDArray[np.float32] | None) -> Array:
+def _quantized(
+    x: Array, scale: float | npt.NDArray[np.float32], offset: npt.NDArray[np.float32] | None, fmt: QuantFormat
+) -> Array:
     if offset is None:
-        return fake_quantize(x, scale)
-    moved = fake_quantize(np.asarray(x, np.float32) - offset, scale)
+        return fake_quantize(x, scale, fmt)
+    moved = fake_quantize(np.asarray(x, np.float32) - offset, scale, fmt)
     return np.asarray(np.asarray(moved, np.float32) + offset, x.dtype)
 
 

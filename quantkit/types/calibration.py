@@ -212,12 +212,13 @@ class CalibrationTable(ShownInNotebook):
         """The table as a scheme takes it: INT8 what was chosen for it, others the magnitudes that were seen.
 
         The step of a floating-point number is relative to it: clipping large values does not make small ones more
-        exact, and what INT8 ruins need not stay in float.
+        exact. What INT8 ruins need not stay in float, and FP8 has a choice of its own.
         """
         if scheme.activations == INT8:
             return self
         seen = {name: replace(found, amax=found.seen or found.amax) for name, found in self.tensors.items()}
-        return replace(self, tensors=seen, float_tensors={}, refinement=None)
+        kept = self.roundings.get("fp8") if scheme.activations is not None else None
+        return replace(self, tensors=seen, float_tensors=kept.float_tensors if kept else {}, refinement=kept)
 
     @property
     def always_zero(self) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""What makes a quantized model better than ranges alone: rounded weights, corrected biases, channel scales, shifts."""
+"""What makes a quantized model better than ranges alone: rounded weights, corrected biases, channel scales, shifts, and
+tensors in float.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +56,7 @@ class Refinement:
         channel_scales: float32 [C] by name of an activation: its channels are multiplied by them then, and the weights
             of its readers divided.
         amax: range of what is quantized in place of an activation that is shifted or scaled, by its name.
+        float_tensors: activations whose readers stay in float, with the reason; of INT8 the table itself has them.
     """
 
     weights: Mapping[str, RoundedWeight] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Refinement:
     channel_scales: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     shifts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     amax: Mapping[str, float] = field(default_factory=dict)
+    float_tensors: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.weights or self.biases or self.channel_scales or self.shifts)
+        return bool(self.weights or self.biases or self.channel_scales or self.shifts or self.float_tensors)

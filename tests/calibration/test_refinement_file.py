@@ -29,6 +29,7 @@ REFINEMENT = Refinement(
     shifts={"x": np.array([0.5, -1], np.float32)},
     channel_scales={"x": np.array([2, 1e-3], np.float32), "y": np.ones(3, np.float32)},
     amax={"x": 1.5, "y": 0.125},
+    float_tensors={"z": "more accurate in float: 1 → 0.1"},
 )
 
 
@@ -45,6 +46,7 @@ def arrays(refinement: Refinement) -> dict[str, object]:
         "weights": weights,
         "others": [{name: told(array) for name, array in kind.items()} for kind in others],
         "amax": dict(refinement.amax),
+        "float_tensors": dict(refinement.float_tensors),
     }
 
 

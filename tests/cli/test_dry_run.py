@@ -180,6 +180,29 @@ def test_the_estimate_grows_with_samples_tensors_and_effort():
 
 
 @pytest.mark.usefixtures("calibrated")
+@pytest.mark.usefixtures("calibrated")
+def test_fp8_lists_no_cache_and_warns_of_damaged_weights(quantkit, tmp_path):
+    words = (
+        "calibrate",
+        "digits.onnx",
+        "--data",
+        CALIB,
+        "--format",
+        "fp8",
+        "--accuracy",
+        "fast",
+        "--dry-run",
+        "--json",
+    )
+    written = ["digits.calib.json", "digits.calib.fp8.weights", "digits.fp8.onnx"]
+    assert list(json.loads(quantkit(*words).out)["writes"]) == written
+    nearest = json.loads(quantkit(*words, "--rounding", "nearest").out)["writes"]
+    assert list(nearest) == [written[0], written[2]]
+    (tmp_path / "digits.calib.fp8.weights").write_bytes(b"quantkit weights 1\n")
+    outcome = quantkit("quantize", "digits.onnx", "--table", "digits.calib.json", "--format", "fp8", "--dry-run")
+    assert "digits.calib.fp8.weights is damaged: weights will be rounded to nearest" in outcome.out + outcome.err
+
+
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_path, dry):
     np.save(tmp_path / "unlabelled.npy", np.zeros((4, 1, 8, 8), np.float32))
