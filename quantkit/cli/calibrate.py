@@ -88,9 +88,7 @@ def calibrate(
         progress=not messages.quiet,
     )
     if messages.dry_run:
-        never = set() if quantization.scheme.is_plain else {files.tensorrt_cache}
-        never |= set() if quantization.rounding == "feedback" else {rounding}
-        written = [path for path in outputs if path not in never]
+        written = [path for path in outputs if path not in _never_written(files, quantization)]
         print_forecast(forecast_calibration(opened, data, options, written), as_json=messages.as_json)
         return
     check_writable(*outputs, *([files.statistics] if options.keep_statistics else []))
@@ -127,6 +125,12 @@ def _to_round_on(
     if not options.force and is_rounded(model, load_table(files.table), quantization):
         return {}
     return {"data": data, "preprocess": options.preprocess if isinstance(options.preprocess, ImageOptions) else None}
+
+
+def _never_written(files: CalibrationFiles, quantization: QuantizeOptions) -> set[Path]:
+    """What a calibration for this format has no use for."""
+    cache = {files.tensorrt_cache} if quantization.format != "int8" else set()
+    return cache | ({files.rounding(quantization.format)} if quantization.rounding == "nearest" else set())
 
 
 def _times(files: Iterable[Path]) -> dict[Path, int]:
