@@ -70,8 +70,7 @@ def calibrate(
         quantized_path = files.quantized_model(quantization.target, quantization.format)
     else:
         files = CalibrationFiles.of_model(model, folder)
-    rounding = files.rounding(quantization.format)
-    outputs = (files.table, files.refinement, rounding, files.tensorrt_cache, quantized_path)
+    outputs = (files.table, files.refinement, files.rounding(quantization.format), files.tensorrt_cache, quantized_path)
     if tensorrt_version is not None:
         library_version(tensorrt_version)
     opened = fix_inputs(FloatModel(model), options.preprocess)
