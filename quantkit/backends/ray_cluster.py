@@ -5,6 +5,7 @@ Only results travel between nodes: tasks read their part of the data themselves,
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from quantkit.errors import BackendError, DatasetError, NotInstalledError, QuantKitError, UnreadableSampleError
 from quantkit.interrupts import EndedError, leave_threads
 
-__all__ = ["RayCluster", "connect"]
+__all__ = ["RayCluster", "check_cluster", "connect"]
 
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
@@ -106,6 +107,23 @@ class RayCluster:
         return merged
 
 
+def check_cluster(address: str) -> None:
+    """What can be known of a cluster at once.
+
+    Raises:
+        NotInstalledError: Ray is missing.
+        BackendError: nobody listens at HOST:PORT; Ray itself would try for minutes.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise NotInstalledError('--ray needs Ray: pip install "quantkit-ptq[ray]"')
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=_REACHABLE_S).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
+
+
 @contextmanager
 def connect(address: str, *, use_gpus: bool) -> Iterator[RayCluster]:
     """Connects to a cluster, or to the one that the process is connected to already.
@@ -119,18 +137,15 @@ def connect(address: str, *, use_gpus: bool) -> Iterator[RayCluster]:
         NotInstalledError: Ray is missing.
         BackendError: there is no such cluster.
     """
-    try:
-        import ray  # an extra, which takes a second to load
-    except ImportError:
-        raise NotInstalledError('--ray needs Ray: pip install "quantkit-ptq[ray]"') from None
+    check_cluster(address)
+    import ray  # an extra, which takes a second to load
+
     is_ours = not ray.is_initialized()
     if is_ours:
         try:
-            _check_reachable(address)
             _init(ray, address)
         except Exception as error:  # Ray's own are of every kind
-            advice = "start one with `ray start --head`, or pass --ray local"
-            raise BackendError(f"--ray {address}: no Ray cluster ({_reason(error)}): {advice}") from error
+            raise _no_cluster(address, error) from error
     try:
         yield _describe(ray, use_gpus)
     except (KeyboardInterrupt, EndedError):
@@ -153,11 +168,9 @@ def _init(ray: Any, address: str) -> None:
         signal.signal(signal.SIGTERM, on_terminate)
 
 
-def _check_reachable(address: str) -> None:
-    """Raises `OSError` where nobody listens: Ray would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_REACHABLE_S).close()
+def _no_cluster(address: str, error: Exception) -> BackendError:
+    advice = "start one with `ray start --head`, or pass --ray local"
+    return BackendError(f"--ray {address}: no Ray cluster ({_reason(error)}): {advice}")
 
 
 def _describe(ray: Any, use_gpus: bool) -> RayCluster:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit._version import __version__
 from quantkit.backends.onnxruntime import runtime_version
+from quantkit.backends.ray_cluster import check_cluster
 from quantkit.backends.tensorrt.calibrators.choice import choose_calibrator
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method, method_settings
@@ -120,6 +121,8 @@ def _calibrate(
 
 def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
     """The options with a method that the calibrator has, TensorRT or None for quantkit's own, and why it calibrates."""
+    if options.ray is not None:
+        check_cluster(options.ray)
     wanted = options.calibrator
     if options.keep_statistics or options.resume:
         if wanted == "tensorrt":

@@ -54,6 +54,8 @@ def forecast_calibration(
     cost, count = measure_pass(model, dataset), len(dataset)
     observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
     runs = [f"{count} samples through the float model, of which {len(observed.names)} tensors get a range"]
+    if options.ray is not None:
+        runs.append(f"statistics by tasks of the Ray cluster {options.ray}; the time is that of this machine alone")
     if options.effort == "fast":
         outputs = [path for path in outputs if path != refinement_path(outputs[0])]
     else:

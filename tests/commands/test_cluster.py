@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,10 +16,11 @@ import pytest
 import quantkit
 from quantkit.backends.ray_cluster import connect
 from quantkit.calibration.statistics_file import StatisticsOrigin
-from quantkit.commands import cluster
+from quantkit.cli import main
+from quantkit.commands import calibrate, cluster
 from quantkit.commands.cluster import split_samples
 from quantkit.commands.shard import Gathered, Shard, collect_shard, merge_gathered
-from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError, NotInstalledError
+from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError
 from quantkit.types import TensorStatistics
 
 DIGITS = Path(__file__).parents[2]
@@ -37,13 +38,17 @@ def test_parts_hold_every_sample_once_in_whole_batches(count, shards, batch):
     assert all(len(part) % batch == 0 for part in parts[:-1])
 
 
-def test_ray_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(NotInstalledError, match=r"--ray needs Ray: pip install \"quantkit-ptq\[ray\]\""),
-        connect("auto", use_gpus=False),
-    ):
-        pass
+@pytest.fixture
+def without_ray(monkeypatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_ray_is_named_where_it_is_missing(without_ray, dry, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(MODEL), "--data", str(DATA), "-o", str(tmp_path), "--ray", "auto", *dry])
+    assert capsys.readouterr().err == 'quantkit: error: --ray needs Ray: pip install "quantkit-ptq[ray]"\n'
 
 
 @pytest.mark.parametrize("other", [{"resume": True, "table_path": "x.json"}, {"histogram": "tensorrt"}])
@@ -90,6 +95,7 @@ class Inline:
 @pytest.fixture
 def inline(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
+    monkeypatch.setattr(calibrate, "check_cluster", lambda address: None)
 
 
 def calibrated(data: Path, folder: Path, **options) -> bytes:
