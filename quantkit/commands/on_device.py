@@ -56,6 +56,7 @@ def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
 
 def runnable(model: FloatModel) -> RunnableModel:
     """The model for data sets: states of recurrent models are what it makes of the samples."""
+    model.prepared()  # refuses what would end the process
     return RunnableModel(model.inputs, lambda: OnnxRuntimeRunner(share_weights(model.graph), name="the model"))
 
 

@@ -33,6 +33,8 @@ COPY_OPS = (*LAYOUT_OPS, "Slice", "Split", "MaxPool")
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
+_OVER_CHANNELS = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "MaxPool", "AveragePool")
+
 FP16_OPSET = 19
 """First opset whose QuantizeLinear takes FP16 scales."""
 
@@ -68,7 +70,7 @@ def prepare(
         fixed: values of inputs by name: an If that they decide is replaced by its branch.
 
     Raises:
-        ModelError: the opset cannot be converted, or a convolution has nothing to convolve.
+        ModelError: the opset cannot be converted, or a convolution or normalization gets no elements.
     """
     with quiet():
         try:
@@ -101,7 +103,7 @@ def prepare(
         _name_nodes(model.graph)
         _mark_sequences(model.graph)
     for node in model.graph:  # ONNX Runtime would end the process
-        data = node.inputs[0] if is_standard(node, "Conv", "ConvTranspose") else None
+        data = node.inputs[0] if is_standard(node, *_OVER_CHANNELS) else None
         if data is not None and data.shape is not None and 0 in data.shape:
             text = f"node {node.name!r} ({node.op_type}) reads {data.name!r} of shape {data.shape}, which is empty"
             raise ModelError(f"{name}: {text}: the input is too small for the model")

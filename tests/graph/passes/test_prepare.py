@@ -165,10 +165,14 @@ def test_branches_compute_what_they_did() -> None:
         np.testing.assert_allclose(run(graph, inputs)[output], values, rtol=1e-5, atol=1e-6)
 
 
-def test_a_convolution_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize("reader", ["Conv", "BatchNormalization"])
+def test_what_computes_over_channels_of_nothing_is_refused(reader: str) -> None:
     """ONNX Runtime divides by zero and ends the process; found by fuzzing."""
     builder = Builder()
     pooled = builder.op("MaxPool", builder.input("x", 3, 1, 1), kernel_shape=[2, 2])
-    y = builder.op("Conv", pooled, builder.weight(4, 3, 1, 1), name="conv")
-    with pytest.raises(ModelError, match=r"m: node 'conv' \(Conv\) reads .* of shape \[N,3,0,0\], which is empty"):
+    weights = [builder.weight(4, 3, 1, 1)] if reader == "Conv" else [builder.weight(3) for _ in range(4)]
+    y = builder.op(reader, pooled, *weights, name="reader")
+    with pytest.raises(
+        ModelError, match=rf"m: node 'reader' \({reader}\) reads .* of shape \[N,3,0,0\], which is empty"
+    ):
         prepare(load(builder.model(y)), name="m")
