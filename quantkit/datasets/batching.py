@@ -232,12 +232,12 @@ def fixed_batch_size(runner: Runner, axes: Mapping[str, int | None] | None = Non
 
 
 def leading_size(inputs: Sequence[TensorSpec], axes: Mapping[str, int | None] | None = None) -> int | None:
-    """The batch size that inputs are fixed to; None where it is dynamic."""
+    """The batch size that inputs are fixed to; None where it is dynamic, or 0, which no batch has."""
     for spec in inputs[: None if axes else 1]:
         axis = (axes or {}).get(spec.name, 0)
         size = spec.shape[axis] if axis is not None and axis < len(spec.shape) else None
         if isinstance(size, int):
-            return size
+            return size or None
     return None
 
 

@@ -32,7 +32,7 @@ def batch_of(n):
     return Batch(inputs={"x": np.arange(3 * n, dtype=np.float32).reshape(n, 3)}, ids=tuple(map(str, range(n))))
 
 
-@pytest.mark.parametrize(("leading", "fixed"), [("n", None), (None, None), (4, 4)])
+@pytest.mark.parametrize(("leading", "fixed"), [("n", None), (None, None), (4, 4), (0, None)])
 def test_fixed_batch_size(leading, fixed):
     assert fixed_batch_size(Recorder(leading)) == fixed
 
