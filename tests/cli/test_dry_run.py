@@ -203,6 +203,7 @@ def test_fp8_lists_no_cache_and_warns_of_damaged_weights(quantkit, tmp_path):
     assert "digits.calib.fp8.weights is damaged: weights will be rounded to nearest" in outcome.out + outcome.err
 
 
+@pytest.mark.usefixtures("calibrated")
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_path, dry):
     np.save(tmp_path / "unlabelled.npy", np.zeros((4, 1, 8, 8), np.float32))
