@@ -1,8 +1,9 @@
 """What FP8 needs beyond ranges: channels around their means, and a few tensors in float.
 
-The step of E4M3 is relative to the value, a sixteenth of it at most, at whatever scale: no range makes it smaller. What
-makes the error of a tensor smaller is to quantize smaller values, which is what a shift by the means does. And what
-differs little from a large mean, such as the pixels of a picture of low contrast, is better left in float.
+The rounding error of E4M3 is relative to the value, a sixteenth of it at most, whatever the scale: no range makes it
+smaller. What makes the error of a tensor smaller is to quantize smaller values, which is what a shift by the means
+does. And what differs little from a large mean, such as the pixels of a picture of low contrast, is better left in
+float.
 """
 
 from __future__ import annotations
