@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quantkit._version import DISTRIBUTION
+from quantkit._version import DISTRIBUTION, __version__
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.cuda.device_array import DeviceArray
 from quantkit.backends.cuda.upload import Uploader
@@ -23,7 +23,15 @@ from quantkit.machine import is_out_of_memory
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
-__all__ = ["DeviceRunner", "OnnxRuntimeRunner", "has_operator", "runtime_version", "using_extensions", "using_gpu"]
+__all__ = [
+    "DeviceRunner",
+    "OnnxRuntimeRunner",
+    "collecting_versions",
+    "has_operator",
+    "runtime_version",
+    "using_extensions",
+    "using_gpu",
+]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -312,6 +320,11 @@ def _register_extensions(options: Any) -> None:
 def runtime_version() -> str:
     """Version of the installed ONNX Runtime."""
     return str(_import().__version__)
+
+
+def collecting_versions() -> dict[str, str]:
+    """Versions of what statistics depend on."""
+    return {"quantkit": __version__, "onnxruntime": runtime_version()}
 
 
 def _import() -> Any:

@@ -176,12 +176,11 @@ def _no_cluster(address: str, error: Exception) -> BackendError:
 def _describe(ray: Any, use_gpus: bool) -> RayCluster:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    gpus = [int(node.get("GPU", 0)) for node in nodes] if use_gpus else [0]
+    gpus = [int(node.get("GPU", 0)) for node in nodes] if use_gpus else [0] * len(nodes)
     if not max(cpus, default=0):
         raise BackendError("the Ray cluster has no node with a CPU for tasks: start one with --num-cpus")
-    if any(gpus):
-        pairs = zip(cpus, gpus, strict=True)
-        return RayCluster(ray, 1, 1, sum(min(cpu, gpu) for cpu, gpu in pairs) or 1)
+    if with_gpu := sum(map(min, cpus, gpus)):
+        return RayCluster(ray, 1, 1, with_gpu)
     of_task = min(_CPUS_PER_TASK, max(cpus))
     return RayCluster(ray, of_task, 0, sum(cpu // of_task for cpu in cpus))
 

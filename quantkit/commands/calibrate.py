@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit._version import __version__
-from quantkit.backends.onnxruntime import runtime_version
+from quantkit.backends.onnxruntime import collecting_versions
 from quantkit.backends.ray_cluster import check_cluster
 from quantkit.backends.tensorrt.calibrators.choice import choose_calibrator
 from quantkit.caches.files import CalibrationFiles
@@ -121,9 +120,10 @@ def _calibrate(
 
 def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
     """The options with a method that the calibrator has, TensorRT or None for quantkit's own, and why it calibrates."""
+    wanted = options.calibrator
     if options.ray is not None:
         check_cluster(options.ray)
-    wanted = options.calibrator
+        wanted = "quantkit"  # TensorRT's own takes one sample after another
     if options.keep_statistics or options.resume:
         if wanted == "tensorrt":
             raise CalibrationError("TensorRT's calibrator saves no statistics: omit --keep-statistics and --resume")
@@ -190,6 +190,6 @@ def _origin(
         contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
         preprocessing=dataset.preprocessing,
         settings={name: value for name, value in settings.items() if name in _OF_STATISTICS},
-        versions={"quantkit": __version__, "onnxruntime": runtime_version()},
+        versions=collecting_versions(),
         unclipped=unclipped,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from quantkit.commands.cluster import collect_on_cluster
 from quantkit.commands.collect import collect_statistics, find_interrupted, warn_of_samples
 from quantkit.commands.extensions import unobserved_tensors
 from quantkit.commands.native_calibration import NativeCalibration, build_of_table, calibrate_natively
-from quantkit.commands.on_device import open_members
+from quantkit.commands.on_device import Member, open_members
 from quantkit.commands.refine_table import refine_table
 from quantkit.errors import StaleTableError
 from quantkit.evaluation.conversion import tell_conversion
@@ -145,11 +146,12 @@ class CalibrationRun:
         return table
 
     def _collect(self) -> KeptStatistics:
+        tell_conversion(self.runnable, self.dataset, self.notify)
         if self.options.ray is None:
             kept = self._collect_here()
         else:
-            known = (self.model, self.runnable, self.data, self.dataset, self.origin, self.options)
-            kept = collect_on_cluster(*known, notify=self.notify)
+            known = (self.model, self.data, self.dataset, self.origin, self.options)
+            kept = collect_on_cluster(self._members(), *known, notify=self.notify)
         self.model.check_unchanged()
         if self.options.keep_statistics and self.files is not None:
             save_statistics(kept, self.files.statistics)
@@ -159,11 +161,13 @@ class CalibrationRun:
         checkpoint = None if self.files is None else self.files.checkpoint
         known = (self.dataset, self.observed, self.origin, self.options)
         resumed = find_interrupted(checkpoint, *known, notify=self.notify)
-        tell_conversion(self.runnable, self.dataset, self.notify)
-        graph = expose(self.runnable.prepared(), self.observed.names)
-        with open_members(graph, self.observed, self.options, self.devices, resumed, name=self.model.name) as members:
+        with self._members(resumed) as members:
             data = (self.dataset, self.origin, self.options, resumed)
             return collect_statistics(members, *data, checkpoint=checkpoint, notify=self.notify)
+
+    def _members(self, resumed: KeptStatistics | None = None) -> AbstractContextManager[Sequence[Member]]:
+        graph = expose(self.runnable.prepared(), self.observed.names)
+        return open_members(graph, self.observed, self.options, self.devices, resumed, name=self.model.name)
 
     def _table(
         self,

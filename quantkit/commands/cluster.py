@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.backends.ray_cluster import RayCluster, connect
-from quantkit.calibration.collect import fitting_batch_size
 from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
+from quantkit.commands.collect import check_collected
+from quantkit.commands.on_device import Member, choose_batch_size
 from quantkit.commands.shard import Shard, collect_shard, merge_gathered
-from quantkit.datasets.batching import check_readable, make_batches
-from quantkit.datasets.description import describe_skipped
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.model import share_weights
-from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.graph.passes.expose import expose
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike
@@ -30,8 +27,8 @@ _SHARDS_PER_SLOT = 4
 
 
 def collect_on_cluster(
+    members: AbstractContextManager[Sequence[Member]],
     model: FloatModel,
-    runnable: FloatModel,
     data: PathLike,
     dataset: Dataset,
     origin: StatisticsOrigin,
@@ -41,13 +38,16 @@ def collect_on_cluster(
 ) -> KeptStatistics:
     """What `collect_statistics` gives, by the tasks of the cluster of `options.ray`.
 
+    With the batches that the `members` of this machine would run, activations are the same to the last bit.
+
     Raises:
         QuantKitError: as there; or there is no cluster, or its nodes do not see the same model and data.
     """
     if not model.source_files:
         raise ModelError("--ray needs a model file that every node can read")
-    names = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors).names
-    options = replace(options, batch_size=options.batch_size or _batch_size(runnable, names, dataset, options))
+    if options.batch_size is None:
+        with members as opened:
+            options = replace(options, batch_size=choose_batch_size(opened, dataset, strict=options.strict))
     uses_gpus = options.device != "cpu"
     with connect(str(options.ray), use_gpus=uses_gpus) as cluster:
         shards = _shards(cluster, model, data, origin, options)
@@ -57,10 +57,7 @@ def collect_on_cluster(
             found = cluster.map_merge(collect_shard, shards, merge_gathered, lambda index: bar.update(sizes[index]))
     # In the order of the samples, whoever was first.
     unreadable = {name: found.unreadable[name] for name in dataset.ids if name in found.unreadable}
-    check_readable(unreadable, len(dataset), options.min_readable)
-    if unreadable:
-        notify(Notice("warning", "unreadable", describe_skipped(unreadable, dataset)))
-    return KeptStatistics(
+    kept = KeptStatistics(
         origin=origin,
         tensors=found.tensors,
         num_read=len(dataset),
@@ -69,6 +66,8 @@ def collect_on_cluster(
         batch_size=options.batch_size or 1,
         num_repeated=found.num_repeated,
     )
+    check_collected(kept, dataset, options, (), notify)
+    return kept
 
 
 def split_samples(count: int, num_shards: int, batch_size: int) -> list[range]:
@@ -85,7 +84,10 @@ def split_samples(count: int, num_shards: int, batch_size: int) -> list[range]:
 def _shards(
     cluster: RayCluster, model: FloatModel, data: PathLike, origin: StatisticsOrigin, options: CalibrationOptions
 ) -> list[Shard]:
-    alone = replace(options, progress=False, table_path=None, cache_path=None, engine_path=None, ray=None)
+    device = "cuda:0" if cluster.gpus and options.device != "auto" else options.device  # Ray shows a task only its own
+    alone = replace(
+        options, device=device, progress=False, table_path=None, cache_path=None, engine_path=None, ray=None
+    )
     parts = split_samples(
         len(origin.contents), cluster.num_slots * _SHARDS_PER_SLOT, options.batch_size or len(origin.contents)
     )
@@ -101,13 +103,6 @@ def _shards(
         )
         for part in parts
     ]
-
-
-def _batch_size(runnable: FloatModel, names: tuple[str, ...], dataset: Dataset, options: CalibrationOptions) -> int:
-    """As one machine would choose it: with the same batches, activations are the same to the last bit."""
-    first = next(iter(make_batches(dataset, 1, strict=options.strict, workers=1, skipped={})))
-    with OnnxRuntimeRunner(share_weights(expose(runnable.prepared(), names)), spinning=False) as runner:
-        return fitting_batch_size(runner, first)
 
 
 def _describe(cluster: RayCluster, num_shards: int) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.caches.reuse import find_checkpoint
-from quantkit.calibration.collect import fitting_batch_size
 from quantkit.calibration.parallel import CollectorGroup
 from quantkit.calibration.statistics_file import KeptStatistics, save_statistics
-from quantkit.commands.on_device import Member
+from quantkit.commands.on_device import Member, choose_batch_size
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import check_readable, make_batches
 from quantkit.datasets.description import describe_skipped
@@ -95,8 +94,7 @@ def collect_statistics(
     with ExitStack() as stack:
         collector = CollectorGroup([(member.runner, member.collector) for member in members])
         if batch_size is None:
-            first = next(iter(make_batches(dataset, 1, strict=options.strict, workers=1, skipped={})))
-            batch_size = min(fitting_batch_size(member.runner, first, **member.limits) for member in members)
+            batch_size = choose_batch_size(members, dataset, strict=options.strict)
         stack.enter_context(collector)
         size, before = batch_size, 0 if resumed is None else resumed.num_samples
 
@@ -129,21 +127,24 @@ def collect_statistics(
         for batch in with_progress(batches, bar):
             collector.observe(batch)
         done = snapshot()
-    check_readable(skipped, total, options.min_readable)
-    if skipped:
-        notify(Notice("warning", "unreadable", describe_skipped(skipped, dataset)))
-    if done.num_repeated:
-        notify(_about_copies(done.num_repeated, collector))
+    check_collected(done, dataset, options, collector.repeating, notify)
     return done
 
 
-def _about_copies(count: int, collector: CollectorGroup) -> Notice:
-    tensors = f", such as {min(collector.repeating)!r}" if collector.repeating else ""
-    text = (
-        f"the model takes a fixed number of samples at once: {count} copies filled up batches, and count in tensors "
-        f"whose first dimension is not the batch{tensors}"
-    )
-    return Notice("info", "padding", text)
+def check_collected(
+    found: KeptStatistics, dataset: Dataset, options: CalibrationOptions, repeating: Collection[str], notify: Notify
+) -> None:
+    """Refuses statistics of too few samples; says what was left out, and that copies count in tensors `repeating`."""
+    check_readable(found.unreadable, len(dataset), options.min_readable)
+    if found.unreadable:
+        notify(Notice("warning", "unreadable", describe_skipped(found.unreadable, dataset)))
+    if found.num_repeated:
+        tensors = f", such as {min(repeating)!r}" if repeating else ""
+        text = (
+            f"the model takes a fixed number of samples at once: {found.num_repeated} copies filled up batches, and "
+            f"count in tensors whose first dimension is not the batch{tensors}"
+        )
+        notify(Notice("info", "padding", text))
 
 
 def warn_of_samples(table: CalibrationTable, needed: Collection[str], notify: Notify) -> None:

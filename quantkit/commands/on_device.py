@@ -12,14 +12,15 @@ from quantkit.backends.cuda.context import PrimaryContext, using_device
 from quantkit.backends.cuda.histogram import DeviceHistograms
 from quantkit.backends.devices import Devices, choose_devices
 from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using_gpu
-from quantkit.calibration.collect import Collector
+from quantkit.calibration.collect import Collector, fitting_batch_size
+from quantkit.datasets.batching import make_batches
 from quantkit.datasets.rolled_states import RunnableModel
 from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first, hide_copies
 from quantkit.notices import Notice, Notify
-from quantkit.types import Runner
+from quantkit.types import Dataset, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions, DeviceOptions
 
-__all__ = ["Member", "on_device", "open_members", "runnable"]
+__all__ = ["Member", "choose_batch_size", "on_device", "open_members", "runnable"]
 
 _SHARE_OF_MEMORY = 0.2
 """Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
@@ -124,3 +125,9 @@ def open_members(
             collector = make_collector(start=None if members else start, accumulator=histograms)
             members.append(Member(runner, collector, limits))
         yield members
+
+
+def choose_batch_size(members: Sequence[Member], dataset: Dataset, *, strict: bool) -> int:
+    """How many samples each of the members can run at once."""
+    first = next(iter(make_batches(dataset, 1, strict=strict, workers=1, skipped={})))
+    return min(fitting_batch_size(member.runner, first, **member.limits) for member in members)

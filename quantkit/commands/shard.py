@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from quantkit.backends.onnxruntime import collecting_versions
 from quantkit.calibration.statistics import merge_tensors
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.chosen_samples import open_calibration_samples
@@ -17,7 +18,7 @@ from quantkit.commands.on_device import on_device, open_members
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import count_readable
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.errors import ChangedDataError, DatasetError, ModelError
+from quantkit.errors import BackendError, ChangedDataError, DatasetError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
@@ -80,6 +81,9 @@ def collect_shard(shard: Shard) -> Gathered:
     model = fix_inputs(FloatModel.open(shard.model), options.preprocess, _silent)
     if model.hash != shard.origin.model_hash:
         raise ModelError(f"{shard.model} is another model than that of the command")
+    if (versions := collecting_versions()) != shard.origin.versions:
+        here, wanted = (" with ".join(map(" ".join, of.items())) for of in (versions, shard.origin.versions))
+        raise BackendError(f"{here} is installed: install {wanted}, as the command has")
     with with_extensions(options), on_device(options, _silent) as devices:
         runnable = cut_to_runnable(model, _silent)
         observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)

@@ -8,19 +8,23 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import quantkit
-from quantkit.backends.ray_cluster import connect
+from quantkit.backends.onnxruntime import collecting_versions
+from quantkit.backends.ray_cluster import _describe, connect
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.cli import main
-from quantkit.commands import calibrate, cluster
+from quantkit.commands import calibrate, cluster, on_device
+from quantkit.commands.calibrate import settle_calibrator
 from quantkit.commands.cluster import split_samples
 from quantkit.commands.shard import Gathered, Shard, collect_shard, merge_gathered
 from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError
+from quantkit.graph.float_model import FloatModel
 from quantkit.types import TensorStatistics
 
 DIGITS = Path(__file__).parents[2]
@@ -135,6 +139,63 @@ def test_a_node_that_sees_another_model_or_other_data_says_so(tmp_path):
     shard = Shard(str(tmp_path), str(MODEL), str(DATA), options, 1, 0, origin)
     with pytest.raises(ModelError, match=r"digits\.onnx is another model than that of the command"):
         collect_shard(shard)
+
+
+def test_a_node_with_other_versions_says_which_to_install(tmp_path):
+    versions = {**collecting_versions(), "onnxruntime": "0.1"}
+    origin = StatisticsOrigin(FloatModel.open(MODEL).hash, "digits", (("a", "b"),), None, {}, versions)
+    options = quantkit.CalibrationOptions(batch_size=4, progress=False)
+    with pytest.raises(BackendError, match=r"is installed: install quantkit .* with onnxruntime 0\.1, as"):
+        collect_shard(Shard(str(tmp_path), str(MODEL), str(DATA), options, 1, 0, origin))
+
+
+def test_batches_are_those_of_one_machine(inline, tmp_path, monkeypatch):
+    def by_outputs(runner, first, **_):
+        return len(runner.run(first.inputs))
+
+    monkeypatch.setattr(on_device, "fitting_batch_size", by_outputs)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    assert calibrated(DATA, here, batch_size=None) == calibrated(DATA, there, ray="auto", batch_size=None)
+
+
+@pytest.mark.parametrize("method", ["auto", "entropy"])
+def test_a_cluster_calibrates_where_tensorrt_could(method, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(calibrate, "check_cluster", lambda address: None)
+    monkeypatch.setattr(calibrate, "choose_calibrator", lambda name, **_: (wanted.append(name), (None, ""))[1])
+    settle_calibrator(quantkit.CalibrationOptions(ray="auto", method=method))
+    assert wanted == ["quantkit"]
+
+
+class Nodes:
+    def __init__(self, *resources: dict[str, float]) -> None:
+        self._nodes = [{"Alive": True, "Resources": of_node} for of_node in resources]
+
+    def nodes(self) -> list[dict]:
+        return self._nodes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "use_gpus", "found"),
+    [
+        ([{"CPU": 8}, {"CPU": 8, "GPU": 2}], True, (1, 1, 2)),
+        ([{"CPU": 8}, {"CPU": 8, "GPU": 2}], False, (4, 0, 4)),
+        ([{"CPU": 8}, {"GPU": 2}], True, (4, 0, 2)),  # no node could run a task with a GPU
+    ],
+)
+def test_tasks_fit_on_nodes(nodes, use_gpus, found):
+    cluster = _describe(Nodes(*nodes), use_gpus)
+    assert (cluster.cpus, cluster.gpus, cluster.num_slots) == found
+
+
+@pytest.mark.parametrize(("device", "of_task"), [("cuda:1,3", "cuda:0"), ("auto", "auto")])
+def test_a_task_takes_the_gpu_that_ray_gives_it(device, of_task):
+    origin = StatisticsOrigin("0" * 64, "digits", (("a", "b"),), None, {}, {})
+    gpus = replace(_describe(Nodes({"CPU": 8, "GPU": 2}), True), ray=None)
+    options = quantkit.CalibrationOptions(ray="auto", batch_size=4, device=device)
+    shards = cluster._shards(gpus, FloatModel.open(MODEL), DATA, origin, options)
+    assert [shard.options.device for shard in shards] == [of_task]
 
 
 # What follows needs Ray, which starts processes: with -m slow.
