@@ -180,7 +180,6 @@ def test_the_estimate_grows_with_samples_tensors_and_effort():
 
 
 @pytest.mark.usefixtures("calibrated")
-@pytest.mark.usefixtures("calibrated")
 def test_fp8_lists_no_cache_and_warns_of_damaged_weights(quantkit, tmp_path):
     words = (
         "calibrate",
