@@ -23,6 +23,9 @@ _NO_MEMORY = (
 )
 """What protobuf, ONNX Runtime, C++ libraries, the loader and Python say for want of memory, in place of a code."""
 
+_PILLOW_NO_MEMORY = "out of memory when reading image file"
+"""What Pillow says where zlib or another decoder had none, as an `OSError` without a number."""
+
 _NO_REASON = "error return without exception set", "returned NULL without setting an exception"
 """What Python says of C code that failed and forgot to say why: in practice for want of memory."""
 
@@ -59,6 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         text = "" if isinstance(cause, (OSError, QuantKitError)) else str(cause)  # these quote names of files
         no_code = any(words in text for words in _NO_MEMORY)
         no_reason = isinstance(cause, SystemError) and any(words in text for words in _NO_REASON)
+        no_code |= isinstance(cause, OSError) and cause.args == (_PILLOW_NO_MEMORY,)
         if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM or no_code or no_reason:
             return True
         cause = cause.__cause__

@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from PIL import ImageFile
 
 from quantkit import machine
 from quantkit.errors import MachineError, ModelError
@@ -65,6 +66,14 @@ def test_want_of_memory_is_known_by_words_where_there_is_no_code(error):
         raise_if_out_of_memory(error)
     assert str(raised.value) == str(error)
     assert raised.value.__cause__ is error
+
+
+def test_pillow_says_want_of_memory_in_words_alone():
+    error = ImageFile._get_oserror(-9, encoder=False)
+    assert is_machine_fault(error)
+    with pytest.raises(MachineError, match=r"^cannot decode a\.png: out of memory when reading image file: a fault of"):
+        persistently(Failing(error, 4), "decode a.png")
+    assert not is_machine_fault(ImageFile._get_oserror(-2, encoder=False))
 
 
 @pytest.mark.parametrize(
