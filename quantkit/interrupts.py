@@ -80,6 +80,11 @@ def raise_if_stopped() -> None:
         raise EndedError(_RUN.signal)
 
 
+def is_ending() -> bool:
+    """Whether a signal is about to end the process, which in a program of somebody else it is not."""
+    return _RUN.signal is not None
+
+
 def leave_threads() -> None:
     """Says that a thread hangs, for which the interpreter would wait at its end."""
     _RUN.leaves_threads = True

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quantkit.errors import BackendError, DatasetError, NotInstalledError, QuantKitError, UnreadableSampleError
-from quantkit.interrupts import EndedError, leave_threads
+from quantkit.interrupts import is_ending, leave_threads
 
 __all__ = ["RayCluster", "check_cluster", "connect"]
 
@@ -75,7 +75,7 @@ class RayCluster:
         """
         resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _RETRIES}
         run = self.ray.remote(num_returns=2, **resources)(_attempt)
-        join = self.ray.remote(num_cpus=0, max_retries=_RETRIES)(merge)
+        join = self.ray.remote(num_cpus=0, max_retries=_RETRIES)(_join)
         running: dict[Any, tuple[int, Any]] = {}  # reference of the failure → part, reference of the result
         for index, part in enumerate(parts):
             failure, result = run.remote(task, part)
@@ -85,7 +85,7 @@ class RayCluster:
         try:
             while running or joining or len(ready) > 1:
                 while len(ready) > 1:
-                    joining.add(join.remote(ready.popleft(), ready.popleft()))
+                    joining.add(join.remote(merge, ready.popleft(), ready.popleft()))
                 ended, _ = self.ray.wait([*running, *joining], timeout=_POLL_S, fetch_local=False)
                 for reference in ended:
                     if reference in joining:
@@ -97,13 +97,16 @@ class RayCluster:
                     index, result = running.pop(reference)
                     ready.append(result)
                     done(index)
-            merged: _Result = self.ray.get(ready[0])
-        except Exception as error:  # what ends the process ends its tasks
-            for reference in (*running, *joining):
-                self.ray.cancel(reference, force=True)
+            merged: _Result | None = self.ray.get(ready[0])
+        except BaseException as error:
+            if not is_ending():  # what ends the process ends its tasks
+                for reference in (*running, *joining):
+                    self.ray.cancel(reference, force=True)
             if isinstance(error, self.ray.exceptions.RayError):
                 raise BackendError(f"the Ray cluster failed: {_reason(error)}") from error
             raise
+        if merged is None:
+            raise BackendError("the Ray cluster lost results of a task, which failed when it was run again: run again")
         return merged
 
 
@@ -148,15 +151,11 @@ def connect(address: str, *, use_gpus: bool) -> Iterator[RayCluster]:
             raise _no_cluster(address, error) from error
     try:
         yield _describe(ray, use_gpus)
-    except (KeyboardInterrupt, EndedError):
-        leave_threads()  # Ray takes seconds to shut down; its processes and tasks end with this one
-        raise
-    except Exception:
-        if is_ours:
+    finally:
+        if is_ending():
+            leave_threads()  # Ray takes seconds to shut down; its processes and tasks end with this one
+        elif is_ours:
             ray.shutdown()
-        raise
-    if is_ours:
-        ray.shutdown()
 
 
 def _init(ray: Any, address: str) -> None:
@@ -192,6 +191,11 @@ def _attempt(task: Callable[[_Part], _Result], part: _Part) -> tuple[QuantKitErr
     except QuantKitError as error:
         kind = DatasetError if isinstance(error, UnreadableSampleError) else type(error)  # is made of two parts
         return kind(f"on Ray node {platform.node()}: {error}"), None
+
+
+def _join(merge: Callable[[_Result, _Result], _Result], one: _Result | None, other: _Result | None) -> _Result | None:
+    """Both results, or nothing where a task that had ended well was run again and failed."""
+    return None if one is None or other is None else merge(one, other)
 
 
 def _reason(error: BaseException) -> str:

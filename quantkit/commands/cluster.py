@@ -107,4 +107,5 @@ def _shards(
 
 def _describe(cluster: RayCluster, num_shards: int) -> str:
     each = "a GPU" if cluster.gpus else f"{cluster.cpus} CPU{'s' if cluster.cpus > 1 else ''}"
-    return f"device: Ray cluster, {cluster.num_slots} tasks at once with {each} each, {num_shards} parts of the data"
+    tasks = f"{cluster.num_slots} tasks at once" if cluster.num_slots > 1 else "one task at a time"
+    return f"device: Ray cluster, {tasks} with {each} each, {num_shards} parts of the data"
