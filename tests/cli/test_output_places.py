@@ -30,7 +30,6 @@ FOLDERS = {
     "bench": "times.json",
     "sensitivity": "sensitivity.json",
     "verify": "map.json",
-    "selftest": "selftest.json",
 }
 """Names at which a folder lies."""
 
