@@ -17,8 +17,8 @@ FILE_LIMIT_BYTES = 1 << 30
 """For tables, caches, reports, lists, settings and code: what is larger is something else."""
 
 _NO_MEMORY = (
-    *("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment"),
-    "Failed to allocate memory",
+    *("Arena alloc failed", "std::bad_alloc", "Out of memory", "failed to map segment", "Failed to allocate memory"),
+    "Failed to serialize proto",  # nor does protobuf write more than 2 GiB, but weights of that size go elsewhere
     "can't start new thread",  # for want of its stack, or of threads
 )
 """What protobuf, ONNX Runtime, C++ libraries, the loader and Python say for want of memory, in place of a code."""

@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from google.protobuf.message import EncodeError
 from PIL import ImageFile
 
 from quantkit import machine
@@ -55,6 +56,7 @@ def test_a_fault_is_tried_again_and_then_named(error):
     [
         RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: std::bad_alloc"),
         RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 1048576"),
+        EncodeError("Failed to serialize proto"),
         SystemError("error return without exception set"),
         SystemError("<ufunc 'add'> returned NULL without setting an exception"),
     ],
