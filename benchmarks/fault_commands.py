@@ -108,7 +108,7 @@ def count_calls(command: Command, expected: Expected, size: int, folder: Path) -
 def all_faults(counts: dict[tuple[str, str, int], int]) -> Iterator[Fault]:
     """Each call, by each fault that it has in practice; for memory the large requests first."""
     for (name, call, size), number in sorted(counts.items(), key=lambda item: (item[0][1] == "malloc", -item[0][2])):
-        codes = {"malloc": [errno.ENOMEM], "read": [errno.EIO]}.get(call, [errno.EIO, errno.ENOSPC])
+        codes = {"malloc": [errno.ENOMEM], "read": [errno.EIO]}.get(call, [errno.EIO, errno.ENOSPC, errno.EDQUOT])
         for code in codes:
             yield from (Fault(name, call, n, code, size) for n in range(1, number + 1))
 
