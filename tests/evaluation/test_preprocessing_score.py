@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import PreprocessingScore, advantage, is_clearly_better, score_preprocessing
@@ -84,10 +82,11 @@ def test_clear_gain_is_detected_in_one_direction(labels):
     assert advantage(good, bad) == pytest.approx(-advantage(bad, good))
 
 
-@given(st.integers(0, 10_000), st.booleans())
-def test_equal_models_are_not_distinguished(seed, labels):
-    first, second = made(0.8, seed=2 * seed, labels=labels), made(0.8, seed=2 * seed + 1, labels=labels)
-    assert not is_clearly_better(first, second)
+@pytest.mark.parametrize("labels", [True, False])
+def test_equal_models_are_hardly_ever_distinguished(labels):
+    """By chance one of 4,300 pairs is 3.5 standard errors apart in one direction; the other conditions leave fewer."""
+    pairs = ((made(0.8, seed=2 * i, labels=labels), made(0.8, seed=2 * i + 1, labels=labels)) for i in range(1500))
+    assert sum(is_clearly_better(*pair) for pair in pairs) <= 2
 
 
 @pytest.mark.parametrize("labels", [True, False])
