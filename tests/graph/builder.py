@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 ELEMENT_TYPES = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16, np.float64: TensorProto.DOUBLE}
 
-NEWEST_OPSET = 23 if onnxruntime.__version__.startswith("1.23.") else 24
+LOADABLE_OPSET = 23 if onnxruntime.__version__.startswith("1.23.") else 24
 """That the runtime loads: 1.23, the last one for Python 3.10, does not know opset 24."""
 
 

@@ -12,7 +12,7 @@ from quantkit.graph.model import NEWEST_OPSET
 from quantkit.graph.passes.prepare import weighted_nodes
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 
-from ..builder import Builder
+from ..builder import LOADABLE_OPSET, Builder
 from ..quantizing import random_inputs, run
 
 
@@ -43,6 +43,7 @@ def test_old_opsets_compute_the_same(opset: int) -> None:
         np.testing.assert_allclose(run(graph, inputs)[name], values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(LOADABLE_OPSET < NEWEST_OPSET, reason="this ONNX Runtime loads older opsets only")
 def test_a_newer_opset_is_converted_down() -> None:
     g = Builder(opset=NEWEST_OPSET + 1)
     proto = g.model(g.op("Relu", g.conv(g.input("x", 3, 8, 8), 3, 8)))

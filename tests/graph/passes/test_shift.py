@@ -13,7 +13,7 @@ from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.shift import apply_shifts, shiftable_tensors
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 
-from ..builder import NEWEST_OPSET, Builder
+from ..builder import LOADABLE_OPSET, Builder
 from ..models import MODELS, image
 from .editing import Edited, own_edges, prepared, random_scales, random_shifts, shift
 
@@ -49,7 +49,7 @@ NOT_SHIFTABLE: dict[str, Callable[[Builder, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("opset", [13, NEWEST_OPSET])
+@pytest.mark.parametrize("opset", [13, LOADABLE_OPSET])
 @pytest.mark.parametrize("name", SHIFTABLE)
 def test_convolutions(name: str, opset: int) -> None:
     g = Builder(opset=opset)
@@ -67,7 +67,7 @@ def test_convolutions_that_do_not_see_the_offset_everywhere(name: str) -> None:
     assert shiftable_tensors(graph, plan, padded=True) == {}
 
 
-@pytest.mark.parametrize("opset", [13, NEWEST_OPSET])
+@pytest.mark.parametrize("opset", [13, LOADABLE_OPSET])
 @pytest.mark.parametrize("name", PADDED)
 def test_convolutions_with_padding(name: str, opset: int) -> None:
     g = Builder(opset=opset)
