@@ -20,7 +20,7 @@ from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device
 from quantkit.datasets.batch_axes import PlacedSamples
 from quantkit.datasets.description import describe_choice
-from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import warn_of_batch_axes
 from quantkit.datasets.placement import PLACEMENT, placement_settings
 from quantkit.datasets.rolled_states import RolledSteps
@@ -187,7 +187,7 @@ def _origin(
     return StatisticsOrigin(
         model_hash=model.hash,
         model_name=model.name,
-        contents=tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids)),
+        contents=contents_of(dataset),
         preprocessing=dataset.preprocessing,
         settings={name: value for name, value in settings.items() if name in _OF_STATISTICS},
         versions=collecting_versions(),

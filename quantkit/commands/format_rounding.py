@@ -11,7 +11,7 @@ from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
 from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, leading_size
-from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
@@ -52,7 +52,7 @@ def samples_of(
     dataset = rounding_samples(model, table, data, preprocess)
     return choose_samples(
         dataset,
-        {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
+        dict(contents_of(dataset)),
         most=len(dataset),
         batch_size=leading_size(model.inputs, batch_axes(dataset)),
         workers=None,

@@ -13,7 +13,7 @@ from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
-from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import prepared_as, warn_of_batch_axes
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
@@ -124,7 +124,7 @@ def open_sensitivity_samples(
     warn_of_batch_axes(model.inputs, dataset, prepared, notify)
     return choose_samples(
         dataset,
-        {sample: content_hash(dataset, i) for i, sample in enumerate(dataset.ids)},
+        dict(contents_of(dataset)),
         most=affordable_samples(model, dataset, effort="balanced"),
         batch_size=leading_size(model.inputs, batch_axes(dataset)),
         workers=options.workers,

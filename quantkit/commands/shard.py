@@ -17,13 +17,13 @@ from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device, open_members
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import count_readable
-from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.fingerprint import contents_of
 from quantkit.errors import BackendError, ChangedDataError, DatasetError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
-from quantkit.notices import Notice
-from quantkit.types import Dataset, TensorStatistics
+from quantkit.notices import announcing
+from quantkit.types import TensorStatistics
 from quantkit.types.options import CalibrationOptions
 
 __all__ = ["Gathered", "Shard", "collect_shard", "merge_gathered"]
@@ -75,29 +75,28 @@ def collect_shard(shard: Shard) -> Gathered:
     Raises:
         QuantKitError: model or data are not what the shard was made of, or cannot be used.
     """
+    silent = announcing(None)  # the command says what there is to say
     with contextlib.suppress(OSError):  # where there is no such folder, absolute paths may do
         os.chdir(shard.folder)
     options = replace(shard.options, workers=shard.threads, min_readable=0.0)
-    model = fix_inputs(FloatModel.open(shard.model), options.preprocess, _silent)
+    model = fix_inputs(FloatModel.open(shard.model), options.preprocess, silent)
     if model.hash != shard.origin.model_hash:
         raise ModelError(f"{shard.model} is another model than that of the command")
     if (versions := collecting_versions()) != shard.origin.versions:
         here, wanted = (" with ".join(map(" ".join, of.items())) for of in (versions, shard.origin.versions))
         raise BackendError(f"{here} is installed: install {wanted}, as the command has")
-    with with_extensions(options), on_device(options, _silent) as devices:
-        runnable = cut_to_runnable(model, _silent)
+    with with_extensions(options), on_device(options, silent) as devices:
+        runnable = cut_to_runnable(model, silent)
         observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
         chosen = open_calibration_samples(model, shard.data, options.preprocess, options, options.order)
         samples = Selection(chosen, tuple(range(shard.first, shard.first + len(shard.origin.contents))))
-        if _contents(samples) != shard.origin.contents:
+        if contents_of(samples) != shard.origin.contents:
             raise ChangedDataError(f"{shard.data} holds other samples than those of the command")
         graph = expose(runnable.prepared(), observed.names)
         opened = open_members(graph, observed, options, devices, None, name=model.name, threads=shard.threads)
         with opened as members:
             try:
-                kept = collect_statistics(
-                    members, samples, shard.origin, options, None, checkpoint=None, notify=_silent
-                )
+                kept = collect_statistics(members, samples, shard.origin, options, None, checkpoint=None, notify=silent)
             except DatasetError as error:
                 if options.strict or count_readable(samples):
                     raise
@@ -114,11 +113,3 @@ def merge_gathered(one: Gathered, other: Gathered) -> Gathered:
         one.num_repeated + other.num_repeated,
         {**one.unreadable, **other.unreadable},
     )
-
-
-def _contents(dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    return tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids))
-
-
-def _silent(_: Notice) -> None:
-    """A task says nothing: the command does."""

@@ -70,6 +70,11 @@ def compute_fingerprint(dataset: Dataset) -> str:
     return fingerprint_of(zip(dataset.ids, hashes, strict=True))
 
 
+def contents_of(dataset: Dataset) -> tuple[tuple[str, str], ...]:
+    """Id and content hash of every sample, in order."""
+    return tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids))
+
+
 def fingerprint_of(contents: Iterable[tuple[str, str]]) -> str:
     """The fingerprint of samples of which only id and content hash are known."""
     digest = hashlib.sha256()
