@@ -166,7 +166,7 @@ def ending_on_signals(describe: Callable[[int], str]) -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     _RUN.signal, _RUN.advice = None, ""
-    _RUN.is_fulfilling = _RUN.was_interrupted = False
+    _RUN.is_fulfilling = _RUN.was_interrupted = _RUN.leaves_threads = False
     watcher = threading.Thread(
         target=_watch, args=(reading, frozenset(ours), describe), name="quantkit-signals", daemon=True
     )
@@ -187,6 +187,8 @@ def ending_on_signals(describe: Callable[[int], str]) -> Iterator[None]:
         watcher.join()
         for end in (reading, writing):
             os.close(end)
+        if _RUN.signal is not None:
+            leave_threads()  # one can hang, also one that a pool was about to note when the signal came
         _RUN.signal = None
 
 

@@ -123,6 +123,27 @@ def test_a_decoder_that_hangs_is_left(tmp_path, name):
     assert not list((tmp_path / "tmp").glob("quantkit-*"))
 
 
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+def test_a_thread_that_nobody_waits_for_does_not_hold_up_the_end(tmp_path, name):
+    """A pool whose thread starts just as the signal comes does not know it either."""
+    model, images = conv_model(tmp_path / "net.onnx"), write_images(tmp_path / "imgs", 8)
+    (tmp_path / "threads.py").write_text(
+        "import pathlib, threading, time\n"
+        "def start(image):\n"
+        f"    threading.Thread(target=time.sleep, args=({LONG_S},)).start()\n"
+        f"    pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "    time.sleep(0.5)\n"
+        "    return image\n"
+    )
+    function = f"{tmp_path / 'threads.py'}:start"
+    process = start(tmp_path, "calibrate", "--data", images, model, "--preprocess", function, "-o", tmp_path / "out")
+    wait_for((tmp_path / "begun").exists)
+    process.send_signal(getattr(signal, name))
+    said = process.communicate(timeout=LONG_S / 2)[1]
+    assert process.returncode == 128 + getattr(signal, name)
+    assert said.splitlines()[-1].startswith("quantkit: error: Interrupted")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize(
     ("command", "name"),
