@@ -187,7 +187,7 @@ def ending_on_signals(describe: Callable[[int], str]) -> Iterator[None]:
         watcher.join()
         for end in (reading, writing):
             os.close(end)
-        if _RUN.signal is not None:
+        if is_ending():
             leave_threads()  # one can hang, also one that a pool was about to note when the signal came
         _RUN.signal = None
 
