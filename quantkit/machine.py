@@ -120,6 +120,17 @@ def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = FILE_LIM
     return persistently(lambda: _read(path, most_bytes), f"read {path}")
 
 
+def read_part(path: str | os.PathLike[str], start: int, size: int) -> bytes:
+    """At most `size` bytes of a regular file from byte `start`, as `read_file`."""
+
+    def read() -> bytes:
+        with open_regular(path) as file:
+            file.seek(start)
+            return file.read(size)
+
+    return persistently(read, f"read {path}")
+
+
 def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:
     """The text of a regular file, as `read_file`; its lines end with a line feed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,11 @@ GUIDES = Path(__file__).parents[1] / "docs" / "how-to"
 
 
 def commands(page: str) -> list[list[str]]:
+    """Of a page, or of one section of it: "page.md#heading"."""
+    page, _, heading = page.partition("#")
     text = (GUIDES / page).read_text(encoding="utf-8")
+    if heading:
+        text = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```console\n(.*?)```", text, re.S)
     return [shlex.split(line.removeprefix("$ ")) for block in blocks for line in block.splitlines()]
 
@@ -39,6 +44,18 @@ def make_classifier(folder: Path) -> None:
     for part, seed in (("calib", 1), ("val", 2)):
         for label in ("cat", "dog"):
             write_images(folder / part / label, 20, seed=10 * seed + len(part) + (label == "dog"))
+
+
+def make_tars(folder: Path) -> None:
+    """Two shards to calibrate on and one to evaluate on, with classes."""
+    make_classifier(folder)
+    (folder / "shards").mkdir()
+    for shard, part in (("train-000", "calib/cat"), ("train-001", "calib/dog"), ("val-000", "val/cat")):
+        with tarfile.open(folder / "shards" / f"{shard}.tar", "w") as tar:
+            for file in sorted((folder / part).iterdir()):
+                tar.add(file, file.name)
+                (folder / "label").write_text("1")
+                tar.add(folder / "label", f"{file.stem}.cls")
 
 
 def make_yolo(folder: Path) -> None:
@@ -99,6 +116,7 @@ def main_of(*words: str) -> int:
     ("page", "make", "codes"),
     [
         ("yolo.md", make_yolo, {0}),
+        ("data.md#Tars", make_tars, {0}),
         ("transformers.md", make_encoder, {0}),
         ("segmentation.md", make_scenes, {0}),
         ("no_gpu.md", make_both, {0}),

@@ -16,8 +16,8 @@ DataOption = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder of images (sub-folders are classes), list of images (.txt, .csv, .jsonl), YOLO data.yaml, or "
-        "arrays (.npy, .npz).",
+        help="Folder of images (sub-folders are classes), list of images (.txt, .csv, .jsonl), tars, YOLO data.yaml, "
+        "or arrays (.npy, .npz).",
         show_default=False,
         rich_help_panel=DATA_PANEL,
     ),

@@ -53,5 +53,5 @@ def _paths(dataset: Dataset, data: Path) -> Sequence[Path]:
     if isinstance(dataset, ImageFiles) and dataset.boxes is not None:
         raise DatasetError("--crops makes samples of parts of images: annotations are of whole images")
     if isinstance(dataset, ImageFiles):
-        return dataset.paths
+        return [Path(str(path)) for path in dataset.paths]  # elsewhere than in folders they tell names alone
     raise DatasetError(f"{data} contains no image files, which boxes need")

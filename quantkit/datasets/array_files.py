@@ -101,7 +101,7 @@ def load_arrays(path: Path, wanted: Container[str]) -> tuple[StoredArray | dict[
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def parse_arrays(content: bytes, path: Path, wanted: Container[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
+def parse_arrays(content: bytes, path: object, wanted: Container[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
     """The wanted arrays of the content of a .npz file, and the names of all. Raises as `load_arrays` does."""
     if not content.startswith(_ARCHIVE) and content.startswith(np.lib.format.MAGIC_PREFIX):
         raise DatasetError(f"{path} holds one array without a name: save it with numpy.savez")
@@ -125,7 +125,7 @@ def _load(path: Path, wanted: Container[str]) -> tuple[StoredArray | dict[str, A
             file.close()
 
 
-def _of_archive(file: IO[bytes], path: Path, wanted: Container[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
+def _of_archive(file: IO[bytes], path: object, wanted: Container[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
     with _explained(path), zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(_SUFFIX): info for info in archive.infolist()}
         chosen = {name: info for name, info in members.items() if name in wanted}
@@ -133,7 +133,7 @@ def _of_archive(file: IO[bytes], path: Path, wanted: Container[str]) -> tuple[di
         return {name: _read_member(archive, info, name) for name, info in chosen.items()}, tuple(members)
 
 
-def _check_memory(members: Mapping[str, zipfile.ZipInfo], path: Path) -> None:
+def _check_memory(members: Mapping[str, zipfile.ZipInfo], path: object) -> None:
     """Refuses what no memory of this machine holds, before any of it is unpacked."""
     needed = sum(info.file_size for info in members.values())
     try:
@@ -182,7 +182,7 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype, there: int) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: object) -> Iterator[None]:
     """What numpy and zipfile raise on a damaged file, nearly anything, as a `DatasetError`."""
     try:
         yield

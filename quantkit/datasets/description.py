@@ -9,6 +9,7 @@ from quantkit.datasets.arrays import ARRAY_SUFFIXES
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.sample_files import holds_sample_files
 from quantkit.datasets.sampling import describe
+from quantkit.datasets.tar_samples import find_tars
 from quantkit.notices import MOST_NAMES, Notice, Notify
 from quantkit.types import (
     Dataset,
@@ -26,6 +27,8 @@ def how_to_label(data: PathLike) -> str:
     """What gives these data class labels."""
     if holds_sample_files(Path(data)):
         return 'add an array "label" to each .npz'
+    if find_tars(Path(data)):
+        return "add a .cls file with the class to each image of the tars"
     if Path(data).suffix.lower() in ARRAY_SUFFIXES:
         return 'save them as an .npz with an array "labels", a class for each row'
     return HOW_TO_LABEL

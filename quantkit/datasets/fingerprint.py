@@ -7,11 +7,10 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from quantkit.datasets.stored_files import Place, read_stored
 from quantkit.errors import ChangedDataError, DatasetError
-from quantkit.machine import read_file
 from quantkit.types import Dataset
 
 LARGEST_FILE_BYTES = 1 << 30
@@ -33,9 +32,9 @@ class StoredFiles:
     """Files of samples: each reading of one gives what was hashed, or an error. Safe in threads."""
 
     def __init__(self) -> None:
-        self._hashes: dict[Path, str] = {}
+        self._hashes: dict[Place, str] = {}
 
-    def read(self, path: Path) -> bytes:
+    def read(self, path: Place) -> bytes:
         """The content of a file, which is hashed on the way.
 
         Raises:
@@ -44,21 +43,21 @@ class StoredFiles:
             OSError: it is missing, no regular file, of more than `LARGEST_FILE_BYTES`, or may not be read.
         """
         try:
-            content = read_file(path, most_bytes=LARGEST_FILE_BYTES)
+            content = read_stored(path, most_bytes=LARGEST_FILE_BYTES)
         except OSError:
             self._check(path, UNREADABLE)
             raise
         self._check(path, hashlib.sha256(content).hexdigest())
         return content
 
-    def hash(self, path: Path) -> str:
+    def hash(self, path: Place) -> str:
         """SHA-256 of a file's content, hexadecimal; `UNREADABLE` where the system refuses. It is read at most once."""
         if path not in self._hashes:
             with contextlib.suppress(OSError):
                 self.read(path)
         return self._hashes[path]
 
-    def _check(self, path: Path, found: str) -> None:
+    def _check(self, path: Place, found: str) -> None:
         if self._hashes.setdefault(path, found) != found:
             raise ChangedDataError(f"{path} was changed while it was in use: run again")
 

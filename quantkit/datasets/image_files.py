@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError, features
 
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.preprocess import preprocess, upright, upright_size
+from quantkit.datasets.stored_files import Place
 from quantkit.errors import DatasetError, QuantKitError, UnreadableSampleError
 from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Preprocessing, Sample
@@ -77,7 +77,7 @@ class ImageFiles:
     """
 
     kind: str
-    paths: Sequence[Path]
+    paths: Sequence[Place]
     ids: Sequence[str]
     targets: Sequence[int] | None
     classes: Sequence[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
@@ -54,7 +54,7 @@ def open_image_folder(
         classes=names,
         input_name=spec.name,
         preprocessing=preprocessing,
-        remarks=_left_out(files),
+        remarks=describe_left_out(_others(files)),
     )
 
 
@@ -115,20 +115,26 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def _explain_no_image(folder: Path, files: Sequence[str]) -> str:
     if not files:
         return f"{folder} is empty: --data needs images ({' '.join(IMAGE_SUFFIXES)})"
-    return f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)}); found: {_count_suffixes(files)}"
+    found = count_suffixes(PurePosixPath(f).suffix for f in files)
+    return f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)}); found: {found}"
 
 
-def _left_out(files: Sequence[str]) -> tuple[str, ...]:
-    others = [f for f in files if PurePosixPath(f).suffix.lower() not in IMAGE_SUFFIXES]
-    return (f"left out, no images that are read: {_count_suffixes(others)}",) if others else ()
+def _others(files: Sequence[str]) -> list[str]:
+    suffixes = [PurePosixPath(f).suffix for f in files]
+    return [suffix for suffix in suffixes if suffix.lower() not in IMAGE_SUFFIXES]
 
 
-def _count_suffixes(files: Sequence[str]) -> str:
+def describe_left_out(suffixes: Sequence[str]) -> tuple[str, ...]:
+    """A sentence that counts files which are no samples by their suffixes, if there are any."""
+    return (f"left out, no images that are read: {count_suffixes(suffixes)}",) if suffixes else ()
+
+
+def count_suffixes(suffixes: Iterable[str]) -> str:
     """As "12 .heic (pip install pillow-heif), 3 .txt", the most common first."""
-    suffixes = Counter(PurePosixPath(f).suffix.lower() or "without an extension" for f in files)
-    more = f" and {len(suffixes) - 5} more suffixes" if len(suffixes) > 5 else ""
+    counts = Counter(suffix.lower() or "without an extension" for suffix in suffixes)
+    more = f" and {len(counts) - 5} more suffixes" if len(counts) > 5 else ""
     counted = [
         f"{count} {suffix}" + (f" ({UNREAD[suffix]})" if suffix in UNREAD else "")
-        for suffix, count in suffixes.most_common(5)
+        for suffix, count in counts.most_common(5)
     ]
     return ", ".join(counted) + more

@@ -9,6 +9,7 @@ from PIL import Image
 
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
 from quantkit.datasets.sampling import Selection
+from quantkit.datasets.stored_files import image_source
 from quantkit.errors import DatasetError
 from quantkit.machine import raise_if_out_of_memory
 
@@ -35,7 +36,7 @@ def look_at_headers(chosen: Selection) -> Selection:
     several, deepest, deep = [], 0.0, []
     for path in [p for p in paths if p.suffix.lower() in _SEVERAL_PAGES][:_MOST]:
         try:
-            with Image.open(path, formats=READ_FORMATS) as image:
+            with Image.open(image_source(path), formats=READ_FORMATS) as image:
                 if getattr(image, "is_animated", False):
                     several.append(path.name)
                 if path.suffix.lower() in _DEEP and (image.mode == "I" or image.mode.startswith("I;16")):

@@ -16,6 +16,7 @@ from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, READ_FORMATS, ImageFiles
 from quantkit.datasets.image_folder import walk
+from quantkit.datasets.stored_files import image_source
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Dataset, Preprocessing
 
@@ -226,7 +227,7 @@ def _describe_files(
     for path, name in zip(dataset.paths, dataset.ids, strict=True):
         if name in unreadable:
             continue
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with Image.open(image_source(path), formats=READ_FORMATS) as image:
             sizes[name] = image.size
             modes[_mode(image)].append(name)
     if not sizes:

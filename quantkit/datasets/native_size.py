@@ -7,6 +7,7 @@ from dataclasses import replace
 from PIL import Image
 
 from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
+from quantkit.datasets.stored_files import image_source
 from quantkit.machine import raise_if_out_of_memory
 from quantkit.numerics import fit_image
 
@@ -49,7 +50,7 @@ def _share_of_size(images: ImageFiles, size: tuple[int, int]) -> float:
     count, same = 0, 0
     for path in images.paths[:: max(1, len(images.paths) // _MOST)][:_MOST]:
         try:
-            with Image.open(path, formats=READ_FORMATS) as image:
+            with Image.open(image_source(path), formats=READ_FORMATS) as image:
                 same += (image.height, image.width) == size
                 count += 1
         except Exception as error:  # on damaged files Pillow raises nearly anything; they are told when they are read

@@ -29,6 +29,8 @@ from quantkit.datasets.resolve_preprocessing import check_varying, resolve_prepr
 from quantkit.datasets.rolled_states import RunnableModel, roll_states, sequence_inputs
 from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
 from quantkit.datasets.sampling import select
+from quantkit.datasets.tar_index import is_tar
+from quantkit.datasets.tar_samples import find_tars, open_tar_images
 from quantkit.datasets.user_samples import open_image_function, open_loaded
 from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
 from quantkit.errors import DatasetError
@@ -187,13 +189,16 @@ def _open_images(
 ) -> ImageFiles:
     if is_yolo_data(source):
         return open_yolo_data(source, spec, preprocessing=preprocessing, split=split)
+    if tars := find_tars(source):
+        return open_tar_images(tars, spec, preprocessing=preprocessing, classes=classes)
     _check_kind(source)
     open_images = open_image_folder if source.is_dir() else open_file_list
     return open_images(source, spec, preprocessing=preprocessing, classes=classes)
 
 
 def _check_kind(source: Path) -> None:
-    if not source.is_dir() and source.suffix.lower() not in (*LIST_SUFFIXES, *YAML_SUFFIXES):
+    is_known = source.suffix.lower() in (*LIST_SUFFIXES, *YAML_SUFFIXES) or is_tar(source)
+    if not source.is_dir() and not is_known:
         raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
     if any(source.glob("*.npy")) and all(file.suffix == ".npy" for file in source.iterdir()):
         text = "a folder of .npy files is not read: save one .npy [N, ...] or a folder of .npz"
@@ -201,7 +206,7 @@ def _check_kind(source: Path) -> None:
 
 
 def _existing(path: PathLike) -> Path:
-    if not Path(path).exists():
+    if not Path(path).exists() and not find_tars(Path(path)):
         found = nearest_file(Path(path)) or f": --data takes a folder of images, {_describe_files()}"
         raise DatasetError(f"{path} does not exist{found}")
     return Path(path)
@@ -222,7 +227,7 @@ def open_dataset(
     split: Split = "val",
     is_preset: bool = False,
 ) -> Dataset:
-    """Opens a folder of images, a list of images (.txt, .csv, .jsonl), a YOLO data.yaml or arrays (.npy, .npz).
+    """Opens a folder, list (.txt, .csv, .jsonl) or tars of images, a YOLO data.yaml or arrays (.npy, .npz).
 
     Args:
         path: the folder or file.
@@ -259,7 +264,7 @@ def open_dataset(
 
 
 def _describe_files() -> str:
-    return f"a list ({' '.join(LIST_SUFFIXES)}), a YOLO data.yaml or arrays ({' '.join(ARRAY_SUFFIXES)})"
+    return f"a list ({' '.join(LIST_SUFFIXES)}), a YOLO data.yaml, tars or arrays ({' '.join(ARRAY_SUFFIXES)})"
 
 
 def _check_fit(preprocessing: Preprocessing, spec: TensorSpec) -> None:

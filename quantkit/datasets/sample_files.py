@@ -14,8 +14,10 @@ from quantkit.datasets.arrays import cast_row, is_castable, or_constant
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
+from quantkit.datasets.stored_files import Place, read_stored
+from quantkit.datasets.tar_samples import find_tars, holds_array_members, read_tars
 from quantkit.errors import DatasetError
-from quantkit.machine import read_file, read_text
+from quantkit.machine import read_text
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
 _SUFFIX = ".npz"
@@ -35,7 +37,7 @@ class SampleFiles:
         classes: class names by index, empty where there are none.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[Place]
     inputs: Sequence[TensorSpec]
     axes: Mapping[str, int | None]
     ids: Sequence[str]
@@ -73,7 +75,7 @@ class SampleFiles:
         """SHA-256 of a file's bytes, or a word where it cannot be read."""
         return self._files.hash(self.paths[index])
 
-    def _of_sample(self, spec: TensorSpec, array: Array, path: Path) -> Array:
+    def _of_sample(self, spec: TensorSpec, array: Array, path: Place) -> Array:
         """The array without its batch dimension, which it may have, of size 1 and where the model has it."""
         where = f"{path}: array {array.dtype} {list(array.shape)} for input {spec.name!r}"
         wanted = spec.shape[1:]
@@ -95,10 +97,14 @@ class SampleFiles:
 
 
 def holds_sample_files(path: Path) -> bool:
-    """Whether `path` is a folder of .npz files, or a .txt list of nothing else."""
-    if path.is_dir():
-        return any(path.glob(f"*{_SUFFIX}"))
-    return bool(_listed(path))
+    """Whether `path` is a folder or tar of .npz files, or a .txt list of nothing else.
+
+    Raises:
+        DatasetError: it is a tar that cannot be used.
+    """
+    if path.is_dir() and any(path.glob(f"*{_SUFFIX}")):
+        return True
+    return holds_array_members(find_tars(path)) or bool(_listed(path))
 
 
 def open_sample_files(
@@ -108,12 +114,12 @@ def open_sample_files(
     axes: Mapping[str, int | None],
     classes: Sequence[str] | None = None,
 ) -> SampleFiles:
-    """Opens a folder or list that `holds_sample_files`.
+    """Opens a folder, list or tar that `holds_sample_files`.
 
-    An array "label" or "target" that is no input is the sample's class: an index or a name.
+    An array "label" or "target" that is no input is the sample's class: an index or a name; in tars also a .cls file.
 
     Args:
-        path: the folder, or a text file with a path a line, relative to its own folder.
+        path: the folder or tar, or a text file with a path a line, relative to its own folder.
         inputs: of the model, the batch as their first dimension.
         axes: where the model has the batch, if it is not the first dimension.
         classes: class names by index.
@@ -121,20 +127,31 @@ def open_sample_files(
     Raises:
         DatasetError: some of the files have a label and others have none, or a label is no class.
     """
-    paths = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path.parent / line for line in _listed(path)]
-    names = [p.name for p in paths] if path.is_dir() else _listed(path)
+    paths: Sequence[Place]
+    names: Sequence[str]
+    if not any(path.glob(f"*{_SUFFIX}")) and (tars := find_tars(path)):
+        found = read_tars(tars, (_SUFFIX,), classes)
+        if found.targets is not None:
+            return SampleFiles(found.members, inputs, axes, name_samples(found.names), found.targets, found.classes)
+        paths, names = found.members, found.names
+    elif path.is_dir():
+        paths = sorted(path.glob(f"*{_SUFFIX}"))
+        names = [p.name for p in paths]
+    else:
+        names = _listed(path)
+        paths = [path.parent / name for name in names]
     targets, known = _labels(paths, _LABELS - {spec.name for spec in inputs}, classes)
     return SampleFiles(paths, inputs, axes, name_samples(names), targets, known)
 
 
 def _labels(
-    paths: Sequence[Path], keys: Collection[str], classes: Sequence[str] | None
+    paths: Sequence[Place], keys: Collection[str], classes: Sequence[str] | None
 ) -> tuple[list[int] | None, Sequence[str]]:
-    words: dict[Path, str] = {}
+    words: dict[Place, str] = {}
     unlabelled = None
     for path in paths:
         try:
-            found, _ = parse_arrays(read_file(path, most_bytes=None), path, keys)
+            found, _ = parse_arrays(read_stored(path), path, keys)
         except (OSError, DatasetError):
             continue  # left out, or an error, when its turn comes
         if not found:
