@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,21 @@ class Measurement:
     metrics: Mapping[str, Mapping[str, float]]
     num_samples: int
     is_partial: bool = False
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """What is kept of a batch.
+
+    Attributes:
+        num_samples: in it.
+        judged: what the task makes of the outputs.
+        tallies: metrics of each variant.
+    """
+
+    num_samples: int
+    judged: Any
+    tallies: Mapping[str, _Tally]
 
 
 @logs_duration
@@ -67,26 +83,58 @@ def evaluate(
     Raises:
         EvaluationError: no samples; outputs that cannot be compared; labels that do not fit the scores.
     """
+    task = task or Classification()
+    judged = judge_batches(runners, batches, baseline=baseline, task=task, metrics=metrics)
+    return sum_up(judged, task, on_batch=on_batch, should_stop=should_stop)
+
+
+def judge_batches(
+    runners: Mapping[str, Runner],
+    batches: Iterable[Batch],
+    *,
+    baseline: str,
+    task: Task,
+    metrics: Mapping[str, type[Metric]] | None = None,
+) -> Iterator[JudgedBatch]:
+    """The first half of `evaluate`, of which nothing but what it yields has to stay on a machine."""
     if baseline not in runners:
         raise EvaluationError(f"baseline {baseline!r} is not among the variants {', '.join(runners)}")
-    task = task or Classification()
     chosen = metrics if metrics is not None else {name: METRICS[name] for name in task.metrics}
-    tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
     order = [baseline, *(name for name in runners if name != baseline)]
-    count, stopped = 0, False
     for batch, outputs in _feed_all(runners, batches, order):
         reference = outputs[baseline]
         for name in order[1:]:
             _check_outputs(name, outputs[name], baseline, reference, task=task if chosen else None)
-        task.update(batch, outputs)
+        judged = task.judge(batch, outputs)
         scores = find_scores(reference, num_samples=len(batch))
         if scores is not None and not task.takes_as_scores(reference[scores], is_labelled=batch.targets is not None):
             scores = None
-        for name in runners:
-            tallies[name].update(outputs[name], reference, scores, batch)
-        count += len(batch)
+        tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
+        for name, tally in tallies.items():
+            tally.update(outputs[name], reference, scores, batch)
+        yield JudgedBatch(len(batch), judged, tallies)
+
+
+def sum_up(
+    batches: Iterable[JudgedBatch],
+    task: Task,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Measurement:
+    """The second half of `evaluate`: of batches in the order of their samples, wherever they were judged."""
+    tallies: dict[str, _Tally] = {}
+    count, stopped = 0, False
+    for batch in batches:
+        task.add(batch.judged)
+        for name, tally in batch.tallies.items():
+            if name in tallies:
+                tallies[name].merge(tally)
+            else:
+                tallies[name] = tally
+        count += batch.num_samples
         if on_batch is not None:
-            on_batch(len(batch))
+            on_batch(batch.num_samples)
         if should_stop is not None and should_stop():
             stopped = True
             break
@@ -187,6 +235,15 @@ class _Tally:
                     values, expected = as_scores(values), as_scores(expected)
                 accumulator = self._accumulators[name].setdefault(output, metric())
                 accumulator.update(values, reference=expected, targets=batch.targets)
+
+    def merge(self, later: _Tally) -> None:
+        for name, accumulators in later._accumulators.items():
+            mine = self._accumulators[name]
+            for output, accumulator in accumulators.items():
+                if output in mine:
+                    mine[output].merge(accumulator)
+                else:
+                    mine[output] = accumulator
 
     def compute(self) -> dict[str, float]:
         result: dict[str, float] = {}

@@ -44,6 +44,12 @@ class TopAccuracy(Metric):
         self.top1 += int((ranks < 1).sum())
         self.top5 += int((ranks < 5).sum())
 
+    def merge(self, later: TopAccuracy) -> None:  # type: ignore[override]
+        """Adds what another one saw after it."""
+        num_classes = max(self.num_classes, later.num_classes)
+        super().merge(later)
+        self.num_classes = num_classes
+
     def compute(self) -> dict[str, float]:
         """`top1`, `top5` (fractions of 1) and `num_classes`; empty before the first sample."""
         if not self.num_samples:

@@ -22,6 +22,8 @@ _Elements = npt.NDArray[np.float64]
 class Metric:
     """An accumulator of one or a few numbers about one output of one variant: sums in float64 and counts, no samples.
 
+    What it holds is added up by `merge`, batch by batch: a metric that holds anything else overrides that.
+
     Attributes:
         scope: what it is computed on: "floats" and "others" are every output of a floating or another type,
             "scores" is the output with class scores, "labels" the same where every sample has a label.
@@ -38,6 +40,12 @@ class Metric:
     def update(self, values: Array, *, reference: Array, targets: npt.NDArray[np.int64] | None = None) -> None:
         """Adds a batch: the variant's output, the baseline's, both [N, ...], and classes [N]."""
         raise NotImplementedError
+
+    def merge(self, later: Metric) -> None:
+        """Adds what another one of this kind saw after it: sums and counts are added, sets and flags joined."""
+        for name, value in vars(later).items():
+            mine = getattr(self, name)
+            setattr(self, name, mine | value if isinstance(value, bool | set) else mine + value)
 
     def compute(self) -> dict[str, float]:
         """The numbers over everything seen, by name; empty before the first sample."""

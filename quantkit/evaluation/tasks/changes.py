@@ -30,13 +30,14 @@ class Changes:
         self._counts: dict[str, Counter[str]] = {}
         self._order = count()
 
-    def add(self, change: ChangedSample) -> None:
-        """Counts a change, and keeps it while it is among the most severe; of equals, the earlier."""
-        self._counts.setdefault(change.variant, Counter())[change.kind] += 1
-        heap = self._heaps.setdefault((change.variant, change.kind), [])
-        heapq.heappush(heap, (change.severity, -next(self._order), change))
-        if len(heap) > self._limit:
-            heapq.heappop(heap)
+    def add(self, *changes: ChangedSample) -> None:
+        """Counts changes, and keeps those that are among the most severe; of equals, the earlier."""
+        for change in changes:
+            self._counts.setdefault(change.variant, Counter())[change.kind] += 1
+            heap = self._heaps.setdefault((change.variant, change.kind), [])
+            heapq.heappush(heap, (change.severity, -next(self._order), change))
+            if len(heap) > self._limit:
+                heapq.heappop(heap)
 
     def worst(self) -> tuple[ChangedSample, ...]:
         """Variant by variant in the order in which they were met, what broke first, the most severe first."""

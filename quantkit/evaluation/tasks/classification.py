@@ -5,7 +5,8 @@ Top-1, top-5, flips and agreement are metrics (`quantkit.evaluation.metrics`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
@@ -17,6 +18,29 @@ from quantkit.evaluation.metrics import Scope
 from quantkit.evaluation.metrics.accuracy import predict_classes, probabilities, rank_targets
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
 from quantkit.types import TOP1, Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """To a batch.
+
+    Attributes:
+        first: id of its first sample.
+        is_labelled: whether its samples have labels.
+        embedding: an output that looks like class scores, but is none.
+        has_scores: whether one is.
+        counts: samples of each class, [C]; of no class where there are no labels.
+        right: those among them that each variant names right.
+        changes: samples that are answered otherwise than by the baseline.
+    """
+
+    first: str
+    is_labelled: bool
+    embedding: str = ""
+    has_scores: bool = False
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    right: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    changes: tuple[ChangedSample, ...] = ()
 
 
 class Classification(Task):
@@ -71,31 +95,47 @@ class Classification(Task):
             "model --task segment; --task none compares the outputs alone.",
         )
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Answers:
+        """Counts right answers, and finds those that changed.
 
         Raises:
-            EvaluationError: a label that the scores have no class for, or labels on some samples alone.
+            EvaluationError: a label that the scores have no class for.
         """
-        (baseline, reference), *others = outputs.items()
-        if self._labelled is None:
-            self._labelled = batch.targets is not None
-        if self._labelled != (batch.targets is not None):
-            raise EvaluationError(f"some samples have a label and {batch.ids[0]!r} has none, or the reverse")
+        (baseline, reference), *_ = outputs.items()
+        answers = _Answers(batch.ids[0], batch.targets is not None)
         output = find_scores(reference, num_samples=len(batch))
         if output is None:
-            return
-        if not self.takes_as_scores(reference[output], is_labelled=self._labelled):
-            self._embedding = output
-            return
-        self._has_scores = True
-        expected = as_scores(reference[output])
+            return answers
+        if not self.takes_as_scores(reference[output], is_labelled=answers.is_labelled):
+            return replace(answers, embedding=output)
+        scores = {name: as_scores(found[output]) for name, found in outputs.items()}
+        expected = scores[baseline]
         _check_targets(batch, expected, output)
-        self._count(baseline, expected, batch.targets, is_baseline=True)
-        for name, found in others:
-            scores = as_scores(found[output])
-            self._count(name, scores, batch.targets, is_baseline=False)
-            self._note_changes(name, batch, expected, scores)
+        changes = tuple(c for name, of in scores.items() for c in self._find_changes(name, batch, expected, of))
+        answers = replace(answers, has_scores=True, changes=changes)
+        if (targets := batch.targets) is None:
+            return answers
+        size = expected.shape[1]
+        right = {n: np.bincount(targets[rank_targets(of, targets) == 0], minlength=size) for n, of in scores.items()}
+        return replace(answers, counts=np.bincount(targets, minlength=size), right=right)
+
+    def add(self, judged: _Answers) -> None:
+        """Adds the answers to the next batch.
+
+        Raises:
+            EvaluationError: labels on some samples alone.
+        """
+        if self._labelled is None:
+            self._labelled = judged.is_labelled
+        if self._labelled != judged.is_labelled:
+            raise EvaluationError(f"some samples have a label and {judged.first!r} has none, or the reverse")
+        self._embedding = judged.embedding or self._embedding
+        self._has_scores |= judged.has_scores
+        for name, right in judged.right.items():
+            self._right[name] = right + self._right.get(name, 0)
+        if judged.counts.size:
+            self._counts = judged.counts + (self._counts if self._counts.size else 0)
+        self._changes.add(*judged.changes)
 
     def classes(self) -> tuple[ClassScore, ...]:
         """Share of the samples of each class that are right; classes without a sample are left out."""
@@ -109,16 +149,7 @@ class Classification(Task):
             if total
         )
 
-    def _count(self, variant: str, scores: Array, targets: npt.NDArray[np.int64] | None, *, is_baseline: bool) -> None:
-        if targets is None:
-            return
-        size = scores.shape[1]
-        right = self._right.setdefault(variant, np.zeros(size, np.int64))
-        right += np.bincount(targets[rank_targets(scores, targets) == 0], minlength=size)
-        if is_baseline:
-            self._counts = np.bincount(targets, minlength=size) + (self._counts if self._counts.size else 0)
-
-    def _note_changes(self, variant: str, batch: Batch, expected: Array, scores: Array) -> None:
+    def _find_changes(self, variant: str, batch: Batch, expected: Array, scores: Array) -> Iterator[ChangedSample]:
         before, after = predict_classes(expected), predict_classes(scores)
         rows = np.flatnonzero(before != after)
         if not rows.size:
@@ -130,16 +161,14 @@ class Classification(Task):
             if target is not None and target in (before[row], after[row]):
                 kind = "broken" if target == before[row] else "fixed"
             lost = was[i, before[row]] - now[i, before[row]] if before[row] >= 0 else 0.0
-            self._changes.add(
-                ChangedSample(
-                    variant=variant,
-                    sample=batch.ids[row],
-                    kind=kind,
-                    truth="" if target is None else class_title(self._names, target),
-                    before=self._answer(int(before[row]), was[i]),
-                    after=self._answer(int(after[row]), now[i]),
-                    severity=float(lost) if np.isfinite(lost) else 1.0,
-                )
+            yield ChangedSample(
+                variant=variant,
+                sample=batch.ids[row],
+                kind=kind,
+                truth="" if target is None else class_title(self._names, target),
+                before=self._answer(int(before[row]), was[i]),
+                after=self._answer(int(after[row]), now[i]),
+                severity=float(lost) if np.isfinite(lost) else 1.0,
             )
 
     def _answer(self, index: int, probabilities: npt.NDArray[np.float64]) -> str:

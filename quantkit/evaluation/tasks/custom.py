@@ -19,6 +19,9 @@ from quantkit.significance import DIFFERING, difference_interval
 from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 from quantkit.user_code import call, load_symbol
 
+_Predicted = tuple[tuple[str, ...], npt.NDArray[np.int64] | None, dict[str, Any]]
+"""Of a batch: ids, labels, and predictions by variant."""
+
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
 
@@ -120,34 +123,43 @@ class Custom(Task):
             )
         return tuple(told)
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Predicted:
+        """Calls the user's `postprocess`; his metric wants what that returns, or else the outputs.
 
         Raises:
             EvaluationError: the user's code failed, by file and line, or returned something else than was asked for.
         """
+        return batch.ids, batch.targets, {variant: self._predict(found, batch) for variant, found in outputs.items()}
+
+    def add(self, judged: _Predicted) -> None:
+        """Has the user's metric judge the next batch.
+
+        Raises:
+            EvaluationError: the user's code failed, by file and line, or returned something else than was asked for.
+        """
+        ids, targets, predicted = judged
         expected: npt.NDArray[np.float64] | None = None
         reference: Any = None
-        for position, (variant, found) in enumerate(outputs.items()):
+        for position, (variant, found) in enumerate(predicted.items()):
             if variant not in self._metrics:
                 self._metrics[variant] = self._make()
-            predictions = self._predict(found, batch)
+            predictions = _all_read_only(found) if self._postprocess is None else found
             reference = predictions if position == 0 else reference
             returned = call(
                 f"update(predictions, ids, targets) of {self._metric_name}",
                 _with_reference(self._metrics[variant].update, reference),
                 predictions,
-                batch.ids,
-                None if batch.targets is None else _read_only(batch.targets),
+                ids,
+                None if targets is None else _read_only(targets),
             )
-            scores = self._check_sample_scores(returned, batch)
+            scores = self._check_sample_scores(returned, len(ids))
             if scores is None:
                 continue
             self._sample_scores.setdefault(variant, []).append(scores)
             if position == 0:
                 expected = scores
             elif expected is not None:
-                self._note_changes(variant, batch, expected, scores)
+                self._note_changes(variant, ids, expected, scores)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """The numbers of the metric, and the interval of the score's difference from the baseline.
@@ -180,11 +192,10 @@ class Custom(Task):
         return metric
 
     def _predict(self, outputs: Mapping[str, Array], batch: Batch) -> Any:
-        frozen = {name: _read_only(array) for name, array in outputs.items()}
         if self._postprocess is None:
-            return frozen
+            return dict(outputs)
         name = getattr(self._postprocess, "__name__", "postprocess")
-        predictions = call(f"{name}(outputs, ids)", self._postprocess, frozen, batch.ids)
+        predictions = call(f"{name}(outputs, ids)", self._postprocess, _all_read_only(outputs), batch.ids)
         try:
             count = len(predictions)
         except TypeError:
@@ -196,7 +207,7 @@ class Custom(Task):
             raise EvaluationError(f"{name} returned {count} items for a batch of {len(batch)} samples")
         return predictions
 
-    def _check_sample_scores(self, returned: Any, batch: Batch) -> npt.NDArray[np.float64] | None:
+    def _check_sample_scores(self, returned: Any, count: int) -> npt.NDArray[np.float64] | None:
         what = f"update of {self._metric_name}"
         if self._scores_samples is None:
             self._scores_samples = returned is not None
@@ -208,14 +219,14 @@ class Custom(Task):
             scores = np.array(returned, np.float64)  # a copy: the user's may be used again
         except (TypeError, ValueError):
             raise EvaluationError(
-                f"{what} returned {type(returned).__name__}: None or {len(batch)} numbers are needed, one a sample"
+                f"{what} returned {type(returned).__name__}: None or {count} numbers are needed, one a sample"
             ) from None
-        if scores.shape != (len(batch),):
-            raise EvaluationError(f"{what} returned scores of shape {list(scores.shape)} for {len(batch)} samples")
+        if scores.shape != (count,):
+            raise EvaluationError(f"{what} returned scores of shape {list(scores.shape)} for {count} samples")
         return scores
 
     def _note_changes(
-        self, variant: str, batch: Batch, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
+        self, variant: str, ids: Sequence[str], before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
     ) -> None:
         with np.errstate(invalid="ignore"):
             moved = np.abs(after - before)
@@ -224,7 +235,7 @@ class Custom(Task):
             self._changes.add(
                 ChangedSample(
                     variant=variant,
-                    sample=batch.ids[row],
+                    sample=ids[row],
                     kind="fixed" if (after[row] > before[row]) == self._higher_is_better else "broken",
                     truth="",
                     before=self._show(before[row]),
@@ -344,6 +355,10 @@ def _with_reference(update: Callable[..., Any], reference: Any) -> Callable[...,
     except (TypeError, ValueError):  # not written in Python
         asks = False
     return functools.partial(update, reference=reference) if asks else update
+
+
+def _all_read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: _read_only(array) for name, array in outputs.items()}
 
 
 def _read_only(array: Array) -> Array:

@@ -59,6 +59,10 @@ MAP = Score(
 )
 
 
+_Matched = tuple[tuple[str, ...], dict[str, tuple[list[ImageMatches], int]]]
+"""Of a batch: ids, and by variant the matches of each image and how many scores are not finite."""
+
+
 class Detection(Task):
     """mAP where objects are annotated by boxes.
 
@@ -178,8 +182,8 @@ class Detection(Task):
         """How many objects there were to be found in the images that were judged; crowds do not count."""
         return {"num_objects": sum(image.object_classes.size for image in next(iter(self._matches.values()), []))}
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Matched:
+        """Matches what each variant finds with the annotated objects.
 
         Raises:
             EvaluationError: outputs that are not laid out as declared, another number of classes than annotated, an
@@ -195,17 +199,24 @@ class Detection(Task):
             self._check_classes(self._bound.num_classes)
         input_size = fit_image(sizes[0], self._preprocessing).input_size  # that of all: a batch has one shape
         frame = Frame(len(batch), input_size, self._score_threshold, self._declared.options)
+        matched: dict[str, tuple[list[ImageMatches], int]] = {}
         for variant, found in outputs.items():
             candidates = self._decode(variant, found, self._bound, frame, is_baseline=variant == baseline)
             if variant == baseline:
                 self._check_labels(candidates)
-            self._non_finite[variant] += sum(c.non_finite for c in candidates)
             boxes = [self._finish(c, size) for c, size in zip(candidates, sizes, strict=True)]
-            matches = match_images(truths, boxes)
+            matched[variant] = match_images(truths, boxes), sum(c.non_finite for c in candidates)
+        return batch.ids, matched
+
+    def add(self, judged: _Matched) -> None:
+        """Keeps the matches of each image, and notes which ones changed."""
+        ids, matched = judged
+        (baseline, (expected, _)), *_ = matched.items()
+        for variant, (matches, non_finite) in matched.items():
+            self._non_finite[variant] += non_finite
             self._matches.setdefault(variant, []).extend(matches)
             if variant != baseline:
-                expected = self._matches[baseline][-len(batch) :]
-                for name, before, after in zip(batch.ids, expected, matches, strict=True):
+                for name, before, after in zip(ids, expected, matches, strict=True):
                     self._note_change(variant, name, before, after)
         self._precisions.clear()
 

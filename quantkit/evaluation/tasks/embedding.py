@@ -16,6 +16,8 @@ from quantkit.types.option import OwnOption
 
 _ROWS_AT_ONCE = 1024
 _Vectors = npt.NDArray[np.float32]
+_Embedded = tuple[tuple[str, ...], npt.NDArray[np.int64] | None, dict[str, _Vectors]]
+"""Of a batch: ids, labels, and vectors by variant."""
 
 RECALL = Score(
     "neighbor_recall",
@@ -88,19 +90,25 @@ class Embedding(Task):
         scores = self._retrieval if self._labelled().any() else self._recall
         return (*(fewer if self._k < self._neighbors else ()), *scores.notes())
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Embedded:
+        """Takes the vectors.
 
         Raises:
             EvaluationError: no output holds a vector for each sample.
         """
         (_, reference), *_ = outputs.items()
         name = find_vectors(reference, len(batch), self._output)
-        self._ids += batch.ids
-        if batch.targets is not None:
-            self._targets.append(batch.targets)
-        for variant, found in outputs.items():
-            self._vectors.setdefault(variant, []).append(_pool(found[name], batch, self._pooling))
+        vectors = {variant: _pool(found[name], batch, self._pooling) for variant, found in outputs.items()}
+        return batch.ids, batch.targets, vectors
+
+    def add(self, judged: _Embedded) -> None:
+        """Keeps the vectors: which are neighbors, all of them tell."""
+        ids, targets, vectors = judged
+        self._ids += ids
+        if targets is not None:
+            self._targets.append(targets)
+        for variant, found in vectors.items():
+            self._vectors.setdefault(variant, []).append(found)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """Recall with its interval; the mean and the smallest cosine."""

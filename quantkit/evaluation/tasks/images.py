@@ -30,6 +30,8 @@ _CHANGED = 0.005
 # Wang, Bovik, Sheikh and Simoncelli (2004): a Gaussian window of 11 pixels and deviation 1.5, K1 and K2.
 _WINDOW, _DEVIATION, _K1, _K2 = 11, 1.5, 0.01, 0.03
 _Floats = npt.NDArray[np.float64]
+_Judged = tuple[tuple[str, ...], dict[str, tuple[list[float], list[float]]]]
+"""Of a batch: ids, and PSNR and SSIM of each image by variant."""
 
 PSNR = Score(
     "image_psnr",
@@ -90,8 +92,8 @@ class Images(Task):
         """Why there is no interval; known after `compute`."""
         return (self._psnr if self._targets else self._ssim).notes()
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Judged:
+        """PSNR and SSIM of each image.
 
         Raises:
             EvaluationError: no output is an image, one that `peak` does not fit, or a target of another size.
@@ -101,17 +103,23 @@ class Images(Task):
         self._check_peak(name, reference[name])
         expected = [self._image(array) for array in reference[name]]
         truths = [self._target(i, image) for i, image in zip(batch.ids, expected, strict=True)]
-        before: list[float] = []
+        scores: dict[str, tuple[list[float], list[float]]] = {}
         for variant, found in outputs.items():
             images = expected if variant == baseline else [self._image(array) for array in found[name]]
             pairs = list(zip(images, truths, strict=True))
-            ssim = [structural_similarity(image, truth, self._peak) for image, truth in pairs]
-            self._psnr.add(variant, np.array([peak_ratio(image, truth, self._peak) for image, truth in pairs]))
+            psnr = [peak_ratio(image, truth, self._peak) for image, truth in pairs]
+            scores[variant] = psnr, [structural_similarity(image, truth, self._peak) for image, truth in pairs]
+        return batch.ids, scores
+
+    def add(self, judged: _Judged) -> None:
+        """Keeps the scores of each image, and notes which ones changed."""
+        ids, scores = judged
+        (baseline, (_, before)), *_ = scores.items()
+        for variant, (psnr, ssim) in scores.items():
+            self._psnr.add(variant, np.array(psnr))
             self._ssim.add(variant, np.array(ssim))
-            if variant == baseline:
-                before = ssim
-            else:
-                self._note_changes(variant, batch.ids, before, ssim)
+            if variant != baseline:
+                self._note_changes(variant, ids, before, ssim)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """PSNR and SSIM, the score with its interval."""

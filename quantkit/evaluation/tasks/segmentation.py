@@ -6,7 +6,7 @@ How an output becomes the class of each pixel of an image is left to `class_maps
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -50,6 +50,29 @@ Counts = tuple[npt.NDArray[np.int16], npt.NDArray[np.uint32]]
 """Of one image: the classes in it, [k], and how many of their pixels are right, true and predicted, [3, k]: diagonal,
 row sums and column sums of its confusion matrix (rows are the truth), which is all that IoU takes. Kept for every
 image, so the types are small."""
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """An image.
+
+    Attributes:
+        sample: its id.
+        pixels: of its mask that are judged.
+        ignored: that the mask ignores.
+        cropped: that the model did not see.
+        counts: by variant, the baseline first.
+        same: pixels with the baseline's class, by variant.
+        truth: the largest classes of its mask by name.
+    """
+
+    sample: str
+    pixels: int
+    ignored: int
+    cropped: int
+    counts: Mapping[str, Counts]
+    same: Mapping[str, int]
+    truth: str
 
 
 class Segmentation(Task):
@@ -149,8 +172,8 @@ class Segmentation(Task):
         """How many pixels of the masks were judged: neither ignored nor cut off."""
         return {"num_pixels": self._pixels}
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> tuple[_Segmented, ...]:
+        """Counts the pixels of each image.
 
         Raises:
             DatasetError: a mask that cannot be read.
@@ -158,17 +181,22 @@ class Segmentation(Task):
         """
         if self._head is None:
             self._head = self._find_head(next(iter(outputs.values())))
-        for row, sample in enumerate(batch.ids):
-            mask = self._annotations[sample]
-            view = view_image(self._fit(mask, sample, batch, row))
-            truth, counted = self._truth(mask[view.rows, view.columns], sample, self._head)
-            self._pixels += truth.size
-            self._ignored_pixels += counted.size - truth.size
-            self._cropped_pixels += mask.size - counted.size
-            predicted = {
-                variant: self._predict(found, row, self._head, view)[counted] for variant, found in outputs.items()
-            }
-            self._add_image(sample, self._head, truth, predicted)
+        return tuple(self._judge_image(batch, row, outputs, self._head) for row in range(len(batch)))
+
+    def add(self, judged: Sequence[_Segmented]) -> None:
+        """Keeps the counts of each image, and notes which ones changed."""
+        for image in judged:
+            self._pixels += image.pixels
+            self._ignored_pixels += image.ignored
+            self._cropped_pixels += image.cropped
+            (_, expected), *others = image.counts.items()
+            for variant, counts in image.counts.items():
+                self._counts.setdefault(variant, []).append(counts)
+            for variant, counts in others:
+                is_other = not _are_equal(counts, expected)
+                self._differing[variant] = self._differing.get(variant, 0) + is_other
+                self._same[variant] = self._same.get(variant, 0) + image.same[variant]
+                self._note_change(variant, image, _mean_over_truth(expected), _mean_over_truth(counts))
 
     def compute(self) -> dict[str, dict[str, float]]:
         """mIoU, pixel accuracy, share of pixels with the baseline's class, and the interval of the mIoU's difference,
@@ -262,35 +290,40 @@ class Segmentation(Task):
     def _predict(self, outputs: Mapping[str, Array], row: int, head: Head, view: View) -> npt.NDArray[np.int16]:
         return read_classes(outputs[head.output][row], head, view, upsampling=self._upsampling)
 
-    def _add_image(
-        self, sample: str, head: Head, truth: npt.NDArray[np.uint8], predicted: Mapping[str, npt.NDArray[np.int16]]
-    ) -> None:
+    def _judge_image(
+        self, batch: Batch, row: int, outputs: Mapping[str, Mapping[str, Array]], head: Head
+    ) -> _Segmented:
+        sample = batch.ids[row]
+        mask = self._annotations[sample]
+        view = view_image(self._fit(mask, sample, batch, row))
+        truth, counted = self._truth(mask[view.rows, view.columns], sample, head)
+        predicted = {v: self._predict(found, row, head, view)[counted] for v, found in outputs.items()}
         true = np.bincount(truth, minlength=max(256, head.num_classes or 0))
-        (baseline, expected), *_ = predicted.items()
-        before = 0.0
-        for variant, classes in predicted.items():
-            counts = _count(truth, true, classes)
-            self._counts.setdefault(variant, []).append(counts)
-            after = _mean_over_truth(counts)
-            if variant == baseline:
-                before = after
-                continue
-            same = (classes == expected) & (classes != NO_CLASS)
-            is_other = not _are_equal(counts, self._counts[baseline][-1])
-            self._differing[variant] = self._differing.get(variant, 0) + is_other
-            self._same[variant] = self._same.get(variant, 0) + int(np.count_nonzero(same))
-            if truth.size and abs(after - before) >= CHANGED_POINTS:
-                self._changes.add(
-                    ChangedSample(
-                        variant=variant,
-                        sample=sample,
-                        kind="broken" if after < before else "fixed",
-                        truth=self._describe(true),
-                        before=f"mIoU {100 * before:.1f}%",
-                        after=f"{100 * after:.1f}%",
-                        severity=abs(after - before),
-                    )
+        (_, expected), *others = predicted.items()
+        same = {v: int(np.count_nonzero((classes == expected) & (classes != NO_CLASS))) for v, classes in others}
+        return _Segmented(
+            sample=sample,
+            pixels=truth.size,
+            ignored=counted.size - truth.size,
+            cropped=mask.size - counted.size,
+            counts={v: _count(truth, true, classes) for v, classes in predicted.items()},
+            same=same,
+            truth=self._describe(true),
+        )
+
+    def _note_change(self, variant: str, image: _Segmented, before: float, after: float) -> None:
+        if image.pixels and abs(after - before) >= CHANGED_POINTS:
+            self._changes.add(
+                ChangedSample(
+                    variant=variant,
+                    sample=image.sample,
+                    kind="broken" if after < before else "fixed",
+                    truth=image.truth,
+                    before=f"mIoU {100 * before:.1f}%",
+                    after=f"{100 * after:.1f}%",
+                    severity=abs(after - before),
                 )
+            )
 
     def _describe(self, true: npt.NDArray[np.int64]) -> str:
         """The largest classes of a mask by name."""

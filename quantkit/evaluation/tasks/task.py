@@ -120,9 +120,9 @@ class TaskOptions:
 class Task:
     """Judges the outputs of all variants on the same samples; made anew for each evaluation.
 
-    A task overrides what differs from these defaults, which compare raw outputs and have no score. It holds what it
-    needs of each sample (counts, a score, matched boxes), never inputs or outputs, so that memory does not grow with
-    the size of an image.
+    A task overrides what differs from these defaults, which compare raw outputs and have no score. `judge` makes of a
+    batch what is needed of its samples (counts, a score, matched boxes), never inputs or outputs, and keeps nothing;
+    `add` keeps it. On a cluster, batches are judged on the nodes, and added in their order where the command runs.
 
     Attributes:
         numbers: what `compute` calls them, ends of intervals aside; a user's own metric cannot have these names.
@@ -132,6 +132,7 @@ class Task:
         has_class_labels: whether the data's own labels (folders, lists) mean something: a detector's folders are not
             classes.
         shape_hint: what to do about outputs that have another shape in another variant, to end a message.
+        are_scores: whether the baseline's output [N, C] is class scores; None until the first batch decides.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ()
@@ -143,7 +144,7 @@ class Task:
 
     def __init__(self) -> None:
         self._changes = Changes()
-        self._are_scores: bool | None = None
+        self.are_scores: bool | None = None
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
@@ -198,16 +199,27 @@ class Task:
 
     def takes_as_scores(self, scores: Array, *, is_labelled: bool) -> bool:
         """Whether the baseline's output [N, C] is class scores; without labels, the first batch decides by its look."""
-        if self._are_scores is None:
-            self._are_scores = is_labelled or not looks_like_embedding(scores)
-        return self._are_scores
+        if self.are_scores is None:
+            self.are_scores = is_labelled or not looks_like_embedding(scores)
+        return self.are_scores
 
-    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-        """Adds a batch: outputs [N, ...] by variant and name, the baseline first.
+    def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> Any:
+        """What `add` needs of a batch, small and of types that can be pickled.
+
+        Args:
+            batch: N samples.
+            outputs: [N, ...] by variant and name, the baseline first.
 
         Raises:
             EvaluationError: outputs that are not what the task needs, naming the output and what is expected.
         """
+
+    def add(self, judged: Any) -> None:
+        """Adds what `judge` made of the next batch."""
+
+    def update(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Judges the next batch and adds it; see `judge`."""
+        self.add(self.judge(batch, outputs))
 
     def compute(self) -> dict[str, dict[str, float]]:
         """Variant → number → value, the score and the interval of its difference from the baseline among them."""
