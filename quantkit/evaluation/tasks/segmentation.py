@@ -18,6 +18,18 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, draw_weights, explain_no_interval, percentile_interval
 from quantkit.evaluation.tasks.changes import CHANGED_POINTS
 from quantkit.evaluation.tasks.class_maps import NO_CLASS, Head, View, find_head, read_classes, view_image
+from quantkit.evaluation.tasks.pixel_counts import (
+    RIGHT,
+    TRUE,
+    Counts,
+    are_equal,
+    count_pixels,
+    iou_of,
+    mean_iou,
+    mean_over_truth,
+    only_background,
+    weighted_totals,
+)
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions, class_title
 from quantkit.numerics import ImageTransform, fit_image
 from quantkit.significance import DIFFERING
@@ -41,15 +53,7 @@ MIOU = Score(
     "own mIoU, over the classes in its mask, falls or rises by a point or more.",
 )
 
-_RIGHT, _TRUE, _PREDICTED = 0, 1, 2
-_IMAGES_AT_ONCE = 1024
-_VALUES_AT_ONCE = 1 << 22
 _NAMED_CLASSES = 3
-
-Counts = tuple[npt.NDArray[np.int16], npt.NDArray[np.uint32]]
-"""Of one image: the classes in it, [k], and how many of their pixels are right, true and predicted, [3, k]: diagonal,
-row sums and column sums of its confusion matrix (rows are the truth), which is all that IoU takes. Kept for every
-image, so the types are small."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Segmentation(Task):
                 "resize (stretch, letterbox) show the model whole images."
             )
         baseline, images = next(iter(self._counts.items()), ("", []))
-        if images and _only_background(images):
+        if images and only_background(images):
             told.append("The masks contain only class 0: the other classes cannot be evaluated.")
         why = explain_no_interval(MIOU.label, self._differing, num_samples=len(images), baseline=baseline)
         return (*told, *why)
@@ -193,10 +197,10 @@ class Segmentation(Task):
             for variant, counts in image.counts.items():
                 self._counts.setdefault(variant, []).append(counts)
             for variant, counts in others:
-                is_other = not _are_equal(counts, expected)
+                is_other = not are_equal(counts, expected)
                 self._differing[variant] = self._differing.get(variant, 0) + is_other
                 self._same[variant] = self._same.get(variant, 0) + image.same[variant]
-                self._note_change(variant, image, _mean_over_truth(expected), _mean_over_truth(counts))
+                self._note_change(variant, image, mean_over_truth(expected), mean_over_truth(counts))
 
     def compute(self) -> dict[str, dict[str, float]]:
         """mIoU, pixel accuracy, share of pixels with the baseline's class, and the interval of the mIoU's difference,
@@ -210,9 +214,9 @@ class Segmentation(Task):
         result: dict[str, dict[str, float]] = {}
         expected: npt.NDArray[np.float64] | None = None
         for variant, images in self._counts.items():
-            totals = _weighted_totals(images, weights, self._num_classes())
-            mious = _mean_iou(totals)
-            right, true = totals[0, _RIGHT].sum(), totals[0, _TRUE].sum()
+            totals = weighted_totals(images, weights, self._num_classes())
+            mious = mean_iou(totals)
+            right, true = totals[0, RIGHT].sum(), totals[0, TRUE].sum()
             found = result[variant] = {"miou": float(mious[0]), "pixel_accuracy": float(right / true)}
             if expected is None:
                 expected = mious
@@ -228,11 +232,11 @@ class Segmentation(Task):
         """IoU of each class and how many pixels the masks have of it; the mean of a variant's scores is its mIoU."""
         num_classes = self._num_classes()
         one = {
-            variant: _weighted_totals(images, np.ones((1, len(images)), np.uint16), num_classes)[0]
+            variant: weighted_totals(images, np.ones((1, len(images)), np.uint16), num_classes)[0]
             for variant, images in self._counts.items()
         }
-        ious = {variant: _iou(totals) for variant, totals in one.items()}
-        true = next(iter(one.values()))[_TRUE] if one else np.zeros(0)
+        ious = {variant: iou_of(totals) for variant, totals in one.items()}
+        true = next(iter(one.values()))[TRUE] if one else np.zeros(0)
         found = (
             ClassScore(
                 label=class_title(self._names, index),
@@ -306,7 +310,7 @@ class Segmentation(Task):
             pixels=truth.size,
             ignored=counted.size - truth.size,
             cropped=mask.size - counted.size,
-            counts={v: _count(truth, true, classes) for v, classes in predicted.items()},
+            counts={v: count_pixels(truth, true, classes) for v, classes in predicted.items()},
             same=same,
             truth=self._describe(true),
         )
@@ -339,7 +343,7 @@ class Segmentation(Task):
                 f"{source}: no pixel of the masks counts: all are {self._annotations.ignored}, ignored"
             )
         images = next(iter(self._counts.values()))
-        if self._ignored_pixels and _only_background(images):
+        if self._ignored_pixels and only_background(images):
             # Whatever the model finds beyond the background would be wrong: the score would mean nothing.
             classes = None if self._head is None else self._head.num_classes
             ignored = self._annotations.ignored
@@ -364,58 +368,3 @@ class Segmentation(Task):
 
 
 TASKS["segment"] = Segmentation
-
-
-def _count(truth: npt.NDArray[np.uint8], true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int16]) -> Counts:
-    right = np.bincount(truth[truth == predicted], minlength=len(true))
-    found = np.bincount(predicted[predicted != NO_CLASS], minlength=len(true))
-    present = np.flatnonzero(true + found)
-    return present.astype(np.int16), np.stack([right, true, found])[:, present].astype(np.uint32)
-
-
-def _are_equal(counts: Counts, others: Counts) -> bool:
-    return np.array_equal(counts[0], others[0]) and np.array_equal(counts[1], others[1])
-
-
-def _only_background(images: Sequence[Counts]) -> bool:
-    return not any(counts[_TRUE, classes != 0].any() for classes, counts in images)
-
-
-def _mean_over_truth(counts: Counts) -> float:
-    """IoU, mean over the classes that the image's mask has: one stray pixel of another class must not halve it."""
-    _, numbers = counts
-    there = numbers[:, numbers[_TRUE] > 0]
-    return float(_iou(there).mean()) if there.size else 0.0
-
-
-def _weighted_totals(
-    images: Sequence[Counts], weights: npt.NDArray[np.uint16], num_classes: int
-) -> npt.NDArray[np.float64]:
-    """Counts over the set for each row of weights, [rows, 3, num_classes], in blocks of images; sums are exact."""
-    totals = np.zeros((len(weights), 3 * num_classes))
-    step = max(1, min(_IMAGES_AT_ONCE, _VALUES_AT_ONCE // (3 * num_classes)))
-    for start in range(0, len(images), step):
-        block = images[start : start + step]
-        dense = np.zeros((len(block), 3, num_classes))
-        for image, (classes, counts) in zip(dense, block, strict=True):
-            image[:, classes] = counts
-        totals += weights[:, start : start + step].astype(np.float64) @ dense.reshape(len(block), -1)
-    return totals.reshape(len(weights), 3, num_classes)
-
-
-def _iou(totals: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
-    """[..., 3, C] → [..., C], NaN for a class that is nowhere."""
-    right = totals[..., _RIGHT, :]
-    union = totals[..., _TRUE, :] + totals[..., _PREDICTED, :] - right
-    with np.errstate(invalid="ignore"):
-        ious: npt.NDArray[np.float64] = np.true_divide(right, union)
-    return ious
-
-
-def _mean_iou(totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[..., 3, C] → [...], over the classes that are somewhere; NaN where none is."""
-    ious = _iou(totals)
-    somewhere = ~np.isnan(ious)
-    with np.errstate(invalid="ignore"):
-        mean: npt.NDArray[np.float64] = np.where(somewhere, ious, 0).sum(axis=-1) / somewhere.sum(axis=-1)
-    return mean
