@@ -126,6 +126,7 @@ class _LazyGroup(TyperGroup):
         found: list[Any] = super().get_params(ctx)
         for option in found:
             option.allow_from_autoenv = option.show_envvar = False
+            option.help = (option.help or "").replace("the current shell", "the shell that follows, or the current one")
         return found
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -142,6 +143,13 @@ class _LazyGroup(TyperGroup):
                 lines += textwrap.wrap(words, width, initial_indent=head, subsequent_indent=" " * column)
         lines += ["", "quantkit COMMAND --help shows the options of a command."]
         formatter.write("\n".join(lines) + "\n")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As always, but a shell may follow the options of completion, which typer's do not take."""
+        if args[:1] in (["--install-completion"], ["--show-completion"]):
+            importlib.import_module("quantkit.cli.completion").answer(*args[:2])
+            raise typer.Exit
+        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -289,6 +297,6 @@ def _explain(error: Exception) -> NoReturn:
     path = getattr(context, "command_path", "quantkit")
     message = str(getattr(error, "format_message", lambda: error)()).replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-        typer.echo(context.get_help() or "", nl=False)
+        typer.echo((context.get_help() or "").rstrip("\n"))
         sys.exit(2)
     _fail(f"{' '.join(message.split()).rstrip('.')} ({path} --help)", 2)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @with_options
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="ONNX models or engines; speed-ups are over the first.")
+        list[Path], typer.Argument(metavar="MODEL", help="ONNX models or engines; speed-ups are over the first.")
     ],
     options: BenchOptions,
     messages: MessageOptions,

@@ -246,7 +246,7 @@ def merge(
     statistics: Annotated[
         list[Path],
         typer.Argument(
-            metavar="STATISTICS...",
+            metavar="STATISTICS",
             help="MODEL.calib.stats of each part, from `calibrate --keep-statistics`.",
             show_default=False,
         ),

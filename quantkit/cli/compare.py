@@ -44,7 +44,7 @@ def compare(
     limits: Limits,
     variant: Annotated[
         list[str] | None,
-        typer.Option("--variant", help="Variant to check (default: all INT8 variants). Repeatable."),
+        typer.Option("--variant", metavar="NAME", help="Variant to check (default: all INT8 variants). Repeatable."),
     ] = None,
     allow_partial: Annotated[
         bool,
@@ -71,9 +71,7 @@ def compare(
 def report(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="REPORT...", help="report.json from `evaluate`, or NAME=report.json.", show_default=False
-        ),
+        typer.Argument(metavar="REPORT", help="report.json from `evaluate`, or NAME=report.json.", show_default=False),
     ],
     output: Annotated[
         Path | None,

@@ -17,7 +17,7 @@ from quantkit.registry import suggest
 def config(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND]", help="Command, such as calibrate or cache verify (default: all)."),
+        typer.Argument(metavar="COMMAND", help="Command, such as calibrate or cache verify (default: all)."),
     ] = None,
     path: Annotated[
         Path | None,

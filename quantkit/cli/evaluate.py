@@ -78,6 +78,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--gate-variant",
+            metavar="NAME",
             help="Variant to check against the limits (default: all INT8 variants). Repeatable.",
             rich_help_panel="Gate",
         ),

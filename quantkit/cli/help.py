@@ -63,6 +63,10 @@ class ShortHelp(TyperCommand):
                     raise typer.BadParameter(text, ctx, param_hint=option.opts[0])
         return rest
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """MODEL, not typer's {MODEL}: what is in no brackets is required."""
+        return [piece.strip("{}").replace("}...", "...") for piece in super().collect_usage_pieces(ctx)]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the short help, or all of it after --help-all and for commands without a short one."""
         path = ctx.command_path.split(" ", 1)[-1]
@@ -87,6 +91,7 @@ def _entry(names: str, words: str, width: int) -> list[str]:
     if len(names) > _NAMES - 3:
         names, _, choices = names.partition(" ")
         words = f"{choices.strip('[<>]')}: {words}"
+    names = names.replace("list[Path]", "path").replace("list[str]", "str")
     text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=" ...")
     return [f"  {head:{_NAMES - 2}}{line}" for head, line in zip_longest((names,), text, fillvalue="")]
 

@@ -56,7 +56,9 @@ def inspect(
     ] = False,
     plugins: Annotated[
         list[str] | None,
-        typer.Option("--plugins", help="TensorRT plugin library of the engine. Repeatable or comma separated."),
+        typer.Option(
+            "--plugins", metavar="FILE", help="TensorRT plugin library of the engine. Repeatable or comma separated."
+        ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="List all layers, operators and findings.")] = False,
     sort: Annotated[

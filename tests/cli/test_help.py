@@ -45,6 +45,21 @@ def test_help_all_shows_the_rest(quantkit, monkeypatch, name):
     assert "env var" not in full.out
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("calibrate", "MODEL"), ("cache diff", "FILE FILE"), ("bench", "MODEL..."), ("config", "[COMMAND]...")],
+)
+def test_the_usage_line_shows_arguments_without_braces(quantkit, monkeypatch, name, arguments):
+    monkeypatch.setenv("COLUMNS", "120")
+    help_text = quantkit(*name.split(), "--help").out
+    assert f"Usage: quantkit {name} [OPTIONS] {arguments}" in [line.strip() for line in help_text.splitlines()]
+    assert "list[" not in quantkit("cache", "merge", "--help").out
+
+
+def test_the_help_of_a_bare_command_ends_with_its_line(quantkit):
+    assert quantkit().out.endswith("shows the options of a command.\n")
+
+
 def test_options_come_from_the_environment_below_the_command_line(quantkit, digits, monkeypatch):
     words = ("calibrate", "--data", CALIB, digits)
     monkeypatch.setenv("QUANTKIT_CALIBRATE_METHOD", "mze")
