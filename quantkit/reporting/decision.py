@@ -57,7 +57,8 @@ def decide(report: Report) -> Decision | None:
     order: tuple[Word, ...] = ("ship", "not settled", "do not ship")
     (word, reason), evaluation = min(judged, key=lambda pair: order.index(pair[0][0]))
     name = single_line(evaluation.name)
-    kept = f"; {plural(len(report.float_tensors), 'activation')} left in float" if report.float_tensors else ""
+    has_kept = report.float_tensors and evaluation.precision == "int8" and evaluation.target != "cpu"
+    kept = f"; {plural(len(report.float_tensors), 'activation')} left in float" if has_kept else ""
     limits = _LIMITS.format(baseline=single_line(report.baseline.name))
     head = f"{word} {name}" if word != "not settled" else f"not settled for {name}"
     return Decision(target, name, word, f"For {place}: {head}: {reason}{kept}. Limits: {limits}.")

@@ -23,6 +23,7 @@ from quantkit.reporting.formatting import (
     format_difference,
     format_significant,
     plural,
+    score_unit,
     shorten,
     single_line,
 )
@@ -95,7 +96,8 @@ def _findings(report: Report) -> Iterator[str]:
             if row.before is not None and row.after is not None
         ]
         if table.summary:
-            yield f"{table.variant}: {table.summary}" + (f" Worst: {', '.join(named)}." if named else "")
+            unit = f" {score_unit(worst[0].score, of_difference=True)}".rstrip() if named else ""
+            yield f"{table.variant}: {table.summary}" + (f" Worst: {', '.join(named)}{unit}." if named else "")
     for variant, groups in change_groups(report).items():
         counts = ", ".join(f"{group.change_total} {group.kind}" for group in groups)
         yield f"{variant}: changed samples: {counts}."
@@ -106,7 +108,7 @@ def _findings(report: Report) -> Iterator[str]:
     if rows := float_tensor_rows(report):
         listed = "; ".join(f"{shorten(row.tensor, 44)} ({row.reason})" for row in rows[:_NUM_NAMED])
         more = f"; and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
-        yield f"Left in float for accuracy: {listed}{more}."
+        yield f"Left in float for accuracy in INT8 for TensorRT: {listed}{more}."
     for units in unit_tables(report):
         worst_units = [f"{shorten(r.name, 44)} {format_significant(r.unit.damage)}" for r in units.rows[:_NUM_NAMED]]
         yield f"Most sensitive {units.title.lower()}: {', '.join(worst_units)}."

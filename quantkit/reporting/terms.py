@@ -175,8 +175,8 @@ RANGE_METHOD = Term(
 
 FLOAT_TENSOR = Term(
     "Left in float for accuracy",
-    "Activations that have a range, but whose readers stay in float: calibration found on its samples, or a plan says, "
-    "that INT8 would cost too much there.",
+    "Activations that have a range, but whose readers stay in float in the INT8 model for TensorRT: calibration found "
+    "on its samples, or a plan says, that INT8 would cost too much there. The model for a CPU quantizes them.",
 )
 
 UNIT_DAMAGE = Term(

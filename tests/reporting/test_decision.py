@@ -89,6 +89,23 @@ def test_another_format_is_decided_on_as_int8_is():
     assert "no INT8 variant for it" in decided(replace(report, deploy="cpu"))[2]
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_said"),
+    [
+        ({"target": "tensorrt"}, True),
+        ({"target": None}, True),
+        ({"target": "cpu"}, False),
+        ({"target": "tensorrt", "precision": "fp8"}, False),
+    ],
+)
+def test_activations_in_float_are_said_of_int8_for_tensorrt_alone(changes, is_said):
+    """The model for a CPU quantizes them, and FP8 has a choice of its own."""
+    report = make_report()
+    variant = replace(report.evaluations[2], latency=None, **changes)
+    report = replace(report, evaluations=(report.baseline, variant), float_tensors={"x": "it costs too much"})
+    assert ("; 1 activation left in float." in decided(report)[2]) is is_said
+
+
 def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_settled():
     report = make_report()
     assert decide(replace(report, evaluations=report.evaluations[:2])) is None
