@@ -82,7 +82,9 @@ VERBS = {
         "Check a report against limits: exit code 0 if all are met, 3 if one is violated.",
         _MEASURE,
     ),
-    "report": Verb("compare", "report", "Render a report again, or join reports of the same model and data.", _MEASURE),
+    "report": Verb(
+        "compare", "report", "Render a report again, join reports, or print the trend of several.", _MEASURE
+    ),
     "data": Verb("data", "data_app", "Check calibration and validation data.", _MEASURE),
     "export": Verb(
         "export", "export_app", "Write what Triton, DeepStream or trtexec needs to run or build a model.", _FILES

@@ -1,4 +1,4 @@
-"""The commands that read reports: `compare` (a gate for CI) and `report` (renders again, joins)."""
+"""The commands that read reports: `compare` (a gate for CI) and `report` (renders again, joins, trend)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.variants import Variant, variant_rows
 from quantkit.storage import write_text
-from quantkit.types.options import Target
+from quantkit.types.options import MessageOptions, Target
 
 if TYPE_CHECKING:
     from quantkit.types import Report
@@ -68,11 +68,13 @@ def compare(
     gate(load_report(path), limits, variants=variant or (), junit=junit, markdown=markdown, as_json=as_json)
 
 
+@with_options
 def report(
     paths: Annotated[
         list[str],
         typer.Argument(metavar="REPORT", help="report.json from `evaluate`, or NAME=report.json.", show_default=False),
     ],
+    messages: MessageOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -94,10 +96,10 @@ def report(
     deploy: Annotated[Target | None, typer.Option("--deploy", help="Target that the decision is for.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render a report again, or join reports of the same model and data.
+    """Render a report again, join reports, or print the trend of several.
 
     Several reports without -o are shown as a trend: score, speed and size of each, in the order of their dates.
-    Speedups are computed within a run only: latencies of different runs are never compared.
+    Speed-ups are computed within a run only: latencies of different runs are never compared.
     """
     named = _name_runs(paths)
     loaded = {name: load_report(path) for name, path in named.items()}
@@ -129,7 +131,7 @@ def report(
     if as_json:
         echo_document(report_json(shown))
     else:
-        print_report(shown, make_console())
+        print_report(shown, make_console(), quiet=messages.quiet)
     for path in written:
         typer.echo(f"wrote {path}", err=as_json)
 
@@ -170,17 +172,22 @@ def _print_trend(reports: Mapping[str, Report], *, as_json: bool) -> None:
     if as_json:
         echo_json([_trend_point(name, row) for name, found in ordered for row in variant_rows(found)])
         return
+    has_models = len({found.model_name for found in reports.values()}) > 1
     rows = []
     for name, found in ordered:
+        title = f"{single_line(found.model_name)} {name}" if has_models else name
         for row in variant_rows(found):
             cells = {c.field: c.text(row) for table in ("accuracy", "speed") for c in TABLES[table].columns}
-            day = found.created.partition("T")[0]
+            minute = found.created[:16].replace("T", " ")
             speed = (cells["speedup"], cells["speedup_bounds"]) if row.representative else (MISSING, MISSING)
-            rows.append((day, name, row.name, cells["score"], *speed, cells["size_mb"]))
+            rows.append((minute, title, row.name, cells["score"], *speed, cells["size_mb"]))
     labels = {"" if r.score is None else single_line(r.score.label) for r in reports.values()}
     score = labels.pop() if len(labels) == 1 else "Score"
     headings = ("Date", "Report", "Variant", score, "Speed-up", "95% interval", "MB")
-    print_table(make_console(), headings, rows, right=range(3, 7))
+    console = make_console()
+    print_table(console, headings, rows, right=range(3, 7))
+    if len({found.dataset.get("fingerprint") for found in reports.values()}) > 1:
+        print_line(console, "caution  the reports are of different samples: their scores cannot be compared")
 
 
 def _trend_point(name: str, row: Variant) -> dict[str, object]:

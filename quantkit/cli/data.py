@@ -56,7 +56,7 @@ def check(
     if as_json:
         echo_json(_json(result))
     else:
-        _print(make_console(), result)
+        _print(make_console(), result, quiet=messages.quiet)
     raise typer.Exit(1 if result.has_errors else 0)
 
 
@@ -64,7 +64,7 @@ def _json(result: DataCheck) -> dict[str, Any]:
     return {"passed": not result.has_errors, **asdict(result)}
 
 
-def _print(console: Console, result: DataCheck) -> None:
+def _print(console: Console, result: DataCheck, *, quiet: bool) -> None:
     facts = result.facts
     rows = [
         ("samples", f"{facts.num_samples - len(facts.unreadable)} of {facts.num_samples} readable"),
@@ -78,7 +78,7 @@ def _print(console: Console, result: DataCheck) -> None:
     rows.append(("preprocessing", _probe_words(result.probe, result.probe_reason)))
     if result.probe is not None and result.probe.best is not None:
         rows.append(("best alternative", _best_words(result.probe, result.probe.best)))
-    print_table(console, ("", ""), rows)
+    print_table(console, ("", ""), () if quiet else rows)
     for finding in result.findings:
         print_line(console, f"{finding.severity}: {finding.check}: {finding.what}", style=_STYLES[finding.severity])
         for place in finding.where[:_SHOWN]:
@@ -97,10 +97,8 @@ _STYLES = {"error": "red", "warning": "yellow", "note": ""}
 def _probe_words(probe: Probe | None, reason: str) -> str:
     if probe is None:
         return f"no alternatives tried: {reason}"
-    better = sum(trial.is_better for trial in probe.others)
-    tried = f"of {len(probe.others)} alternatives on {probe.num_samples} samples, {better or 'none'}"
-    verdict = f"{tried} {'are' if better > 1 else 'is'} clearly better"
-    return f"{_fit_words(probe.declared)} on {probe.num_settling} samples; {verdict}"
+    tried = f"{count_text(len(probe.others), 'alternative')} tried on {probe.num_samples} samples"
+    return f"{_fit_words(probe.declared)} on {probe.num_settling} samples; {tried}"
 
 
 def _best_words(probe: Probe, best: PreprocessingTrial) -> str:

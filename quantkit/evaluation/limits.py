@@ -85,8 +85,8 @@ class Limits:
     )
     min_speedup: float | None = option(
         None,
-        "Minimum speedup over the float model on the same backend, e.g. 1.2. Where the speed is not settled, the whole "
-        "95% interval must meet it.",
+        "Minimum speed-up over the float model on the same backend, e.g. 1.2. Where the speed is not settled, the "
+        "whole 95% interval must meet it.",
         group=_GATE,
     )
     min_agreement: float | None = option(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from quantkit.datasets import Selection
 from quantkit.datasets.alternatives import Alternative, other_resizes, other_values
 from quantkit.datasets.array_alternatives import ArrayAlternative, other_array_values
@@ -205,11 +207,15 @@ def _is_better(
 def _leader(
     tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
 ) -> tuple[AnyAlternative, PreprocessingScore] | None:
-    """The alternative that would be chosen; where none is clearly better, the one that gains most."""
+    """The alternative that would be chosen; where none is clearly better, the one that gains most.
+
+    One whose inputs are the declared ones is none: letterbox for images that have the model's size.
+    """
     best = _choose_best(tried, declared, unlabelled=unlabelled)
     if best is not None:
         return next((a, f) for a, f in tried if a is best)
-    return max(tried, key=lambda pair: sum(gain_interval(*_pair(pair[1], declared, unlabelled))), default=None)
+    others = [(a, f) for a, f in tried if not np.array_equal(f.probabilities, declared.probabilities)]
+    return max(others, key=lambda pair: sum(gain_interval(*_pair(pair[1], declared, unlabelled))), default=None)
 
 
 def _pair(

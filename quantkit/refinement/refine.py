@@ -272,7 +272,8 @@ class Refining:
         before, after = (self._expected_damage(with_weights, **changes) for changes in ({}, {"refinement": refinement}))
         if after < _CLEARLY * before:
             self.adopt(refinement=refinement)
-            text = f"channels of {len(transforms)} activations are shifted or scaled: {self._change(before, after)}"
+            some = "1 activation" if len(transforms) == 1 else f"{len(transforms)} activations"
+            text = f"channels of {some} are shifted or scaled: {self._change(before, after)}"
             self.notify(Notice("info", "ranges", text))
 
     @property
@@ -345,7 +346,7 @@ class Refining:
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if better := [found for found in tried if found[0] <= limit]:
             damage, _, method, changes = max(better, key=lambda found: found[1])
-            text = f"in company the ranges of {method} are better: {self._change(before, damage)}"
+            text = f"with all activations quantized, the ranges of {method} are better: {self._change(before, damage)}"
             self.notify(Notice("info", "ranges", text))
             self.adopt(**changes)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import BackendUnavailableError, EvaluationError
 from quantkit.reporting.charts.legend import COLORS
 from quantkit.reporting.charts.speed import make_charts
+from quantkit.reporting.column import Column
 from quantkit.reporting.columns import TABLES, shown_columns
-from quantkit.reporting.formatting import single_line
+from quantkit.reporting.formatting import MISSING, single_line
 from quantkit.reporting.html import load_template
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import PathLike, Report
@@ -92,7 +94,7 @@ def _import_cairosvg() -> Any:
 
 
 def tables_csv(report: Report) -> dict[str, str]:
-    """Each table that has rows, as CSV text by its name; cells and headings as in Markdown, intervals beside them.
+    """Each table that has rows, as CSV text by its name; headings and digits as in Markdown, intervals beside them.
 
     Notes of a row, which stand below or beside its cells on a page, have a column of their own.
     """
@@ -107,7 +109,7 @@ def tables_csv(report: Report) -> dict[str, str]:
             shown.append((f"{column.heading} ({column.unit})" if column.unit else column.heading, column))
             if column.interval is not None and column.interval.is_measured(rows):
                 shown.append((f"{column.heading}, {column.interval.heading}", column.interval))
-        lines = [[heading for heading, _ in shown], *([column.text(row) for _, column in shown] for row in rows)]
+        lines = [[heading for heading, _ in shown], *([_cell(column, row) for _, column in shown] for row in rows)]
         if table.parts is not None:
             variants = ["Variant", *(variant for variant, part in table.parts(report) for _ in part)]
             lines = [[variant, *line] for variant, line in zip(variants, lines, strict=True)]
@@ -117,6 +119,15 @@ def tables_csv(report: Report) -> dict[str, str]:
         csv.writer(text, lineterminator="\n").writerows(lines)
         found[name] = text.getvalue()
     return found
+
+
+def _cell(column: Column[Any], row: Any) -> str:
+    """What programs read as a number where it is one: empty if missing, no x and no separators of thousands."""
+    text = column.text(row)
+    if column.align == "left":
+        return text
+    plain = text.removesuffix("x").replace(",", "")
+    return plain if re.fullmatch(r"[-+]?\d+(\.\d+)?", plain) else {MISSING: "", "∞": "inf"}.get(text, text)
 
 
 def _note(table: str, row: Any) -> str:

@@ -31,6 +31,9 @@ def test_the_best_alternative_is_printed_with_the_interval_of_its_gain(quantkit,
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("best alternative")]
     assert re.search(r"top-1 [\d.]+%, .* \(gain [-+][\d.]+ to [-+][\d.]+ points, 95% interval\) on \d+ samples", line)
     assert line.endswith("not clearly better")
+    assert "letterbox" not in line  # images of the model's size have no border
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("preprocessing")]
+    assert line.endswith("on 64 samples; 8 alternatives tried on 64 samples")
 
 
 def test_json_lists_findings(quantkit, digits):

@@ -26,10 +26,29 @@ def test_several_reports_are_a_trend_by_date(quantkit, tmp_path):
     new = save(tmp_path / "new.json", make_report(created="2026-11-28T00:00:00Z"))
     old = save(tmp_path / "old.json", make_report(created="2026-01-02T00:00:00Z"))
     rows = [line.split() for line in quantkit("report", new, old).out.splitlines() if line.startswith(" 2026")]
-    assert [row[:3] for row in rows[::3]] == [["2026-01-02", "old", "fp32"], ["2026-11-28", "new", "fp32"]]
-    assert rows[2] == ["2026-01-02", "old", "int8", "80.93", "2.04x", "2.00", "to", "2.08", "0.331"]
-    assert rows[1][4:6] == ["–", "–"]  # its times say nothing of its target
+    first, last = ["2026-01-02", "00:00", "old", "fp32"], ["2026-11-28", "00:00", "new", "fp32"]
+    assert [row[:4] for row in rows[::3]] == [first, last]
+    assert rows[2][2:] == ["old", "int8", "80.93", "2.04x", "2.00", "to", "2.08", "0.331"]
+    assert rows[1][5:7] == ["–", "–"]  # its times say nothing of its target
     assert {path.name for path in tmp_path.iterdir()} == {"new.json", "old.json"}
+
+
+def test_a_trend_over_several_models_and_data_says_so(quantkit, tmp_path):
+    first = make_report()
+    other = replace(first, model_name="other.onnx", dataset={**first.dataset, "fingerprint": "f00"})
+    paths = [save(tmp_path / f"{name}.json", found) for name, found in (("a", first), ("b", other))]
+    shown = quantkit("report", *paths).out
+    assert f"{first.model_name} a" in shown
+    assert "other.onnx b" in shown
+    assert "caution  the reports are of different samples: their scores cannot be compared" in shown
+    assert "caution" not in quantkit("report", f"a={paths[0]}", f"b={paths[0]}").out
+
+
+def test_quiet_prints_verdicts_without_tables(quantkit, tmp_path):
+    path = save(tmp_path / "a.json", make_report())
+    shown = quantkit("report", path, "--quiet").out
+    assert "For the CPU: ship int8" in shown
+    assert "Speed-up" not in shown
 
 
 def test_a_chart_tables_and_a_decision_are_written(quantkit, tmp_path):

@@ -64,6 +64,9 @@ def test_tables_are_csv_with_their_intervals():
         e.name: "expected on TensorRT" if is_expected(report, e) else "" for e in report.evaluations
     }
     assert any(row["Note"] for row in rows)
+    assert (rows[0]["Difference (points)"], rows[0]["Ratio"]) == ("", "1.00")  # numbers, or nothing
+    throughput = tables["sweep"][0].index("Throughput (samples/s)")
+    assert max(float(row[throughput]) for row in tables["sweep"][1:]) > 1000
 
 
 def test_tables_of_several_variants_name_them():
