@@ -151,7 +151,7 @@ class _LazyGroup(TyperGroup):
         if args[:1] in (["--install-completion"], ["--show-completion"]):
             importlib.import_module("quantkit.cli.completion").answer(*args[:2])
             raise typer.Exit
-        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)

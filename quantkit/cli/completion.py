@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shellingham
+import shellingham  # type: ignore[import-untyped]
 import typer
-from typer.completion import Shells, get_completion_script, install
+from typer.completion import Shells, get_completion_script, install  # type: ignore[attr-defined]
 
 from quantkit.errors import OptionError
 

@@ -89,7 +89,6 @@ def evaluate(
     Images are preprocessed as for calibration unless options override it. Writes report.html, report.md and
     report.json. With a limit such as --max-drop, exits with code 3 if a variant violates it, after writing the report.
     """
-    _check_limits(limits, task, options, gate_variant or [])
     path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
@@ -97,6 +96,7 @@ def evaluate(
     if options.table is None:
         beside = CalibrationFiles.of_model(model).table
         options = replace(options, table=_find_table(beside, notify) if options.calibrate_data is None else beside)
+    _check_limits(limits, task, options, gate_variant or [])
     if limits and not (options.table or options.models or options.engines):
         raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
@@ -143,7 +143,9 @@ def _check_limits(limits: Limits, task: TaskOptions, options: EvaluationOptions,
     if limits.min_speedup is not None and not options.latency_s:
         raise typer.BadParameter("--latency-s 0 measures no latency", param_hint="--min-speedup")
     given = {*(options.models or {}), *(options.engines or {})}
-    asked = [name for name in gated or [name.lower() for name in options.variants or ()] if name not in given]
+    by_default = ("int8",) if options.variants is None and options.table else ()
+    named = gated or [name.lower() for name in options.variants or by_default]
+    asked = [name for name in named if name not in given]
     for name in asked if limits.min_speedup is not None else ():
         if name in SCHEMES and SCHEMES[name].activations is not None:
             raise EvaluationError(

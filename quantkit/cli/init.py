@@ -16,6 +16,7 @@ from quantkit.datasets.presets import PRESETS
 from quantkit.errors import OutputError
 from quantkit.notices import visible
 from quantkit.storage import check_writable, write_text
+from quantkit.types.options import CalibrationOptions
 
 _DETAILS = {
     "detect": ('# labels = "data.yaml"', '# detections = "yolov8"'),
@@ -53,21 +54,22 @@ def init(
 
 def _text(model: Path, data: Path, val: Path, facts: ModelFacts) -> str:
     comments = [
-        f"quantkit calibrate {model} --config ...; then evaluate likewise. Options on the command line go first.",
+        f"quantkit calibrate {model} --config ...; then evaluate likewise.",
+        "Options on the command line take precedence.",
         *(f"Input {line}" for line in facts.inputs),
         *(f"Output {line}" for line in facts.outputs),
         f"Data: {facts.data}",
     ]
     calibrate = [
         f"data = {_quote(data)}",
-        "# 100 to 500 samples that look like those in deployment.",
-        "num_samples = 512",
+        "# Samples that look like those in deployment; 100 to 500 are often enough.",
+        f"num_samples = {CalibrationOptions.num_samples}",
         '# "tensorrt", or "cpu" for ONNX Runtime.',
         'target = "tensorrt"',
     ]
     if facts.preprocessing is not None:
         calibrate += [
-            f"# Without more words: {facts.preprocessing}",
+            f"# The default: {facts.preprocessing}",
             f"# If the model was trained otherwise: {', '.join(PRESETS)}, or scale, mean and std.",
             '# preprocess = "imagenet"',
         ]

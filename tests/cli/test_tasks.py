@@ -11,7 +11,7 @@ from quantkit.reporting import load_report
 from quantkit.significance import DIFFERING
 
 from .. import detector, segmenter
-from .conftest import VAL
+from .conftest import CALIB, VAL
 
 QUICK = ("--latency-s", "0", "--layer-samples", "8")
 
@@ -174,7 +174,9 @@ def test_unusable_limit_is_refused_before_the_run(quantkit, digits, tmp_path, wo
     assert not (tmp_path / "digits.report").exists()
 
 
-@pytest.mark.parametrize("words", [("--variants", "fp32,FP8,int8-cpu"), ("--gate-variant", "int8")])
+@pytest.mark.parametrize(
+    "words", [("--variants", "fp32,FP8,int8-cpu"), ("--gate-variant", "int8"), ("--calibrate-data", CALIB)]
+)
 def test_a_speed_that_cannot_be_gated_is_refused_before_the_run(quantkit, digits, words):
     done = quantkit("evaluate", "--data", VAL, digits, "--min-speedup", "1.01", *words)
     assert done.code == 1
