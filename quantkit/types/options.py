@@ -240,6 +240,7 @@ class ImageOptions:
     loader: str | None = option(
         None,
         "file.py:function that reads --data, in any form, and yields samples: dicts of arrays by input name.",
+        flag="--loader,--data-loader-script",
         group=DATA,
         form=TEXT,
         unit="symbol",

@@ -67,6 +67,13 @@ def test_options_come_from_the_environment_below_the_command_line(quantkit, digi
     assert "there is no 'xyz'" in quantkit(*words, "--method", "xyz").err
 
 
+def test_a_loader_can_be_given_as_to_polygraphy(quantkit, digits, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("def load_data(path):\n    yield {'other': 1}\n")
+    for option in ("--loader", "--data-loader-script"):
+        assert "'other'" in quantkit("calibrate", "--data", CALIB, digits, option, f"{script}:load_data").err
+
+
 def test_choices_are_taken_in_any_case(quantkit, digits):
     words = ("calibrate", "--data", CALIB, digits, "--num-samples", "4")
     assert quantkit(*words, "--method", "MinMax", "--target", "CPU", "--color", "l").code == 0
