@@ -1,6 +1,7 @@
 """The examples at the end of each command's help, and the reference page, which is generated from the same commands."""
 
 import importlib.util
+import re
 import shlex
 from types import SimpleNamespace
 
@@ -30,6 +31,31 @@ def test_an_example_is_parsed(name, line):
     values = command.make_context(name, words[start:]).params
     for field in getattr(command.callback, "option_fields", ()):
         field.read(values[field.name])
+
+
+def documented() -> dict[str, str]:
+    """The commands in blocks of code of all pages, with the page."""
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    found = {}
+    for page in pages:
+        for block in re.findall(
+            r"^```(?:console|bash|sh)?\n(.*?)^```|^((?:    .*\n)+)", page.read_text("utf-8"), re.M | re.S
+        ):
+            for line in "".join(block).replace("\\\n", " ").splitlines():
+                for part in re.split(r" && | > ", line.strip().removeprefix("$ ")):
+                    if re.match(rf"quantkit ({'|'.join(VERBS)}|--)", part):
+                        found[part] = page.name
+    return found
+
+
+@pytest.mark.parametrize(("line", "page"), documented().items())
+def test_a_command_of_the_guides_is_parsed(line, page):
+    words = shlex.split(line, comments=True)[1:]
+    if words[0].startswith("-") or "--config" in words:  # of the root, or what needs the file
+        return
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    assert name is not None, page
+    COMMANDS[name].make_context(name, words[len(name.split()) :])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
