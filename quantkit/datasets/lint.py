@@ -85,9 +85,7 @@ def check_files(folder: Path) -> list[Finding]:
         return []
     kinds = ", ".join(f"{n} {s}" for s, n in Counter(PurePosixPath(f).suffix.lower() for f in left).most_common())
     fix = f"convert them to one of {' '.join(IMAGE_SUFFIXES)}, or remove them"
-    return [
-        Finding("warning", "suffix", f"{len(left)} images of other formats are left out ({kinds})", tuple(left), fix)
-    ]
+    return [Finding("warning", "suffix", f"images of other formats are left out: {kinds}", tuple(left), fix)]
 
 
 def check_samples(

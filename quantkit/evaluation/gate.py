@@ -168,7 +168,7 @@ def _check_speedup(report: Report, evaluation: Evaluation, limit: float, limits:
         timed = ", ".join(str(timed.batch_size) for timed in evaluation.latencies)
         if timed:
             raise EvaluationError(
-                f"{option}: {evaluation.name} was timed at batch sizes {timed} alone: evaluate with --batch-sizes"
+                f"{option}: {evaluation.name} was only timed at batch size {timed}: evaluate with --batch-sizes"
             )
         raise EvaluationError(f"{option}: {evaluation.name} was not timed: evaluate without --latency-s 0")
     _check_comparable(evaluation, reference, option)

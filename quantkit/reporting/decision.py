@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.reporting.formatting import plural, single_line
-from quantkit.significance import CLOSE, compare_accuracy, compare_speed
+from quantkit.significance import CLOSE, chance_level, compare_accuracy, compare_speed, names_one_class
 from quantkit.types import Evaluation, Report, title_of
 from quantkit.types.options import Target
 
@@ -105,6 +105,11 @@ def _judge(report: Report, evaluation: Evaluation, target: Target) -> tuple[Word
 def _accuracy(report: Report, evaluation: Evaluation) -> tuple[Word, str]:
     if evaluation.metrics.get("non_finite", 0) > 0:
         return "do not ship", "its outputs are NaN or infinite"
+    baseline = single_line(report.baseline.name)
+    if names_one_class(report):
+        return "not settled", f"{baseline} names a single class on all samples"
+    if chance_level(report) is not None:
+        return "not settled", f"{baseline} is no better than chance"
     verdict = compare_accuracy(report, evaluation)
     if verdict.kind in ("within", "better"):
         return "ship", "accurate enough"

@@ -31,6 +31,7 @@ from quantkit.significance import (
     GateWord,
     SpeedVerdict,
     agreement_interval,
+    chance_level,
     compare_accuracy,
     compare_speed,
     contradicting_speeds,
@@ -348,7 +349,7 @@ def _count(report: Report, evaluation: Evaluation) -> str:
 
 def _doubt_of_score(report: Report) -> str | None:
     """What is odd about the baseline's own score; None where nothing is."""
-    if (chance := _chance(report)) is not None:
+    if (chance := chance_level(report)) is not None:
         top1 = format_percent(report.baseline.metrics["top1"])
         return f"a top-1 accuracy of {top1}%, no better than chance ({format_percent(chance)}%)"
     value = math.nan if report.score is None else report.baseline.metrics.get(report.score.name, math.nan)
@@ -358,14 +359,3 @@ def _doubt_of_score(report: Report) -> str | None:
         most = format_percent(1 / len(report.classes))
         return f"an mIoU of {format_percent(value)}%, which a single class everywhere could reach (up to {most}%)"
     return None
-
-
-def _chance(report: Report) -> float | None:
-    """Accuracy of guessing, where the baseline's is within three standard errors of it; None otherwise."""
-    top1, classes = report.baseline.metrics.get("top1"), report.baseline.metrics.get("num_classes", 0)
-    if top1 is None or classes < 2 or not report.baseline.num_samples:
-        return None
-    chance = 1 / classes
-    error = (chance * (1 - chance) / report.baseline.num_samples) ** 0.5
-    # A handful of samples cannot tell an untrained model from a good one with bad luck.
-    return chance if report.baseline.num_samples >= 30 and top1 < chance + 3 * error else None

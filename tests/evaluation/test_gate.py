@@ -315,7 +315,7 @@ def test_speed_at_a_batch_size():
     assert not first.passed
     assert first.sentence.endswith("; other batch sizes contradict it: 4.16x at 32 (--at-batch chooses one)")
     assert "contradict" not in only(report, Limits(min_speedup=1)).sentence
-    with pytest.raises(EvaluationError, match="timed at batch sizes 4, 32 alone: evaluate with --batch-sizes"):
+    with pytest.raises(EvaluationError, match="only timed at batch size 4, 32: evaluate with --batch-sizes"):
         check_limits(report, Limits(min_speedup=1, at_batch=8))
 
 

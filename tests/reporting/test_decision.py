@@ -53,6 +53,22 @@ def test_what_fails_goes_before_what_is_not_known(changes, word, reason):
     assert reason in sentence
 
 
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ({"top1": 0.1, "num_classes": 10.0}, "fp32 is no better than chance"),
+        ({"top1": 0.9, "named_classes": 1.0}, "fp32 names a single class on all samples"),
+    ],
+)
+def test_nothing_is_shipped_because_it_is_as_useless_as_the_baseline(found, reason):
+    report = of_int8()
+    useless = replace(report.baseline, metrics={**report.baseline.metrics, **found})
+    same = replace(report.evaluations[1], metrics={**metrics(found["top1"], low=0, high=0), **found})
+    _, word, sentence = decided(replace(report, evaluations=(useless, same)))
+    assert word == "not settled"
+    assert f"faster, but {reason}." in sentence
+
+
 def test_an_engine_is_decided_for_tensorrt():
     target, word, sentence = decided(make_engines())
     assert (target, word) == ("tensorrt", "ship")
