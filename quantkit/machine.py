@@ -100,8 +100,8 @@ def persistently(action: Callable[[], _T], what: str) -> _T:
                 raise
             if pause is None:
                 reason = error.strerror or str(error) if isinstance(error, OSError) else "not enough memory"
-                text = f"cannot {what}: {reason}: a fault of this machine or its disk, not of the file; run again"
-                raise MachineError(text) from error
+                fault = "a fault of this machine, its disk or network, not of the file; run again"
+                raise MachineError(f"cannot {what}: {reason}: {fault}") from error
         time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -139,7 +139,12 @@ def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:
         OSError: it is missing, no regular file, too large, or may not be read.
         UnicodeDecodeError: it is no such text.
     """
-    return read_file(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    return decode_text(read_file(path), encoding)
+
+
+def decode_text(content: bytes, encoding: str = "utf-8") -> str:
+    """Text whose lines end with a line feed. Raises `UnicodeDecodeError` where it is no such text."""
+    return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def file_status(path: str | os.PathLike[str]) -> os.stat_result | None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
+from quantkit.types.urls import without_credentials
+
 NoticeKind = Literal["info", "warning"]
 
 NoticeTopic = Literal[
@@ -130,7 +132,8 @@ def logs_duration(function: Callable[_P, _R]) -> Callable[_P, _R]:
         start = time.perf_counter()
         result = function(*args, **kwargs)
         duration = time.perf_counter() - start
-        file = next((f" {a}" for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike)), "")
+        named = (a for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike))
+        file = without_credentials(f" {next(named, '')}".rstrip())
         logger.debug("%s%s took %.2f s", function.__name__, file, duration)
         return result
 

@@ -74,14 +74,14 @@ def requirements(*extras: str) -> list[Requirement]:
 
 def test_the_lock_of_ci_holds_every_dependency_with_hashes_and_as_new_as_asked():
     locked = locked_versions("ci.txt")
-    for requirement in requirements("cpu", "test", "dev"):
+    for requirement in requirements("cpu", "remote", "test", "dev"):
         versions = locked[canonicalize_name(requirement.name)]
         assert all(requirement.specifier.contains(version) for version in versions), requirement
 
 
 def test_the_lock_of_the_oldest_versions_holds_the_lower_bounds():
     locked = locked_versions("lowest.txt")
-    for requirement in requirements("cpu", "test"):
+    for requirement in requirements("cpu", "remote", "test"):
         if requirement.name != "tensorrt-rtx":
             (bound,) = requirement.specifier
             oldest = min(map(Version, locked[canonicalize_name(requirement.name)]))

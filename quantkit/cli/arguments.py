@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from quantkit.types.urls import data_path
 
 DATA_PANEL = "Data"
 
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="ONNX model in FP32, opset 7 or newer.", show_default=False)
 ]
+PARSES_DATA: dict[str, Any] = {"parser": data_path, "metavar": "PATH"}
+"""Of options that take data: a path or a URL."""
+
 DataOption = Annotated[
-    Path,
+    os.PathLike[str],
     typer.Option(
         "--data",
         help="Folder of images (sub-folders are classes), list of images (.txt, .csv, .jsonl), tars, YOLO data.yaml, "
-        "or arrays (.npy, .npz).",
+        "or arrays (.npy, .npz). Also a URL (s3://, gs://, https://).",
+        **PARSES_DATA,
         show_default=False,
         rich_help_panel=DATA_PANEL,
     ),

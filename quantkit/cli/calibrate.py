@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
 from quantkit.calibration.table import load_table
-from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.arguments import PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path, print_calibration, print_quantized
@@ -27,6 +28,7 @@ from quantkit.errors import IncompleteCacheError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice
 from quantkit.storage import check_no_source, check_writable, exclusive
+from quantkit.types import PathLike
 from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
 __all__ = ["calibrate", "quantize"]
@@ -116,7 +118,11 @@ def calibrate(
 
 
 def _to_round_on(
-    model: FloatModel, files: CalibrationFiles, data: Path, options: CalibrationOptions, quantization: QuantizeOptions
+    model: FloatModel,
+    files: CalibrationFiles,
+    data: PathLike,
+    options: CalibrationOptions,
+    quantization: QuantizeOptions,
 ) -> dict[str, Any]:
     """The data, unless calibration rounded all weights or their rounding for this format was kept."""
     if quantization.scheme.is_plain or quantization.rounding == "nearest":
@@ -150,11 +156,12 @@ def quantize(
         typer.Option("--output", "-o", help="Quantized model (.onnx) or folder (default: MODEL.FORMAT.onnx)."),
     ] = None,
     data: Annotated[
-        Path | None,
+        os.PathLike[str] | None,
         typer.Option(
             "--data",
             help="For formats other than int8: images or arrays on which weights are rounded with error feedback. What "
             "is found is saved next to the table.",
+            **PARSES_DATA,
         ),
     ] = None,
     list_float: Annotated[

@@ -35,7 +35,7 @@ from quantkit.reporting import print_report, report_json, write_report
 from quantkit.storage import check_writable
 from quantkit.types import SCHEMES, PathLike
 from quantkit.types.option import option
-from quantkit.types.options import DATA, PATH, CalibrationOptions, EvaluationOptions, Target
+from quantkit.types.options import DATA, DATA_PATH, CalibrationOptions, EvaluationOptions, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class CommandOptions(EvaluationOptions):
         "Calibrate on these data first where there is no up-to-date table, as `quantkit calibrate` does with its "
         "defaults, and keep the table.",
         group=DATA,
-        form=PATH,
+        form=DATA_PATH,
         unit="path",
     )
     deploy: Target | None = option(
@@ -92,7 +92,7 @@ def evaluate(
     path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
-    samples: Path | EvaluationData = data
+    samples: PathLike | EvaluationData = data
     if options.table is None:
         beside = CalibrationFiles.of_model(model).table
         options = replace(options, table=_find_table(beside, notify) if options.calibrate_data is None else beside)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quantkit.cli.arguments import DataOption, ModelArgument
+from quantkit.cli.arguments import PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_written
 from quantkit.cli.output import output_path
 from quantkit.commands.init import ModelFacts, look_at
@@ -16,6 +17,7 @@ from quantkit.datasets.presets import PRESETS
 from quantkit.errors import OutputError
 from quantkit.notices import visible
 from quantkit.storage import check_writable, write_text
+from quantkit.types import PathLike
 from quantkit.types.options import CalibrationOptions
 
 _DETAILS = {
@@ -29,7 +31,8 @@ def init(
     model: ModelArgument,
     data: DataOption,
     val: Annotated[
-        Path | None, typer.Option("--val", metavar="PATH", help="Data to evaluate on (default: those of --data).")
+        os.PathLike[str] | None,
+        typer.Option("--val", help="Data to evaluate on (default: those of --data).", **PARSES_DATA),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration (.toml) or folder.")] = Path(
         "quantkit.toml"
@@ -52,7 +55,7 @@ def init(
     typer.echo(f"next: quantkit calibrate {model} --config {output}", err=True)
 
 
-def _text(model: Path, data: Path, val: Path, facts: ModelFacts) -> str:
+def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
     comments = [
         f"quantkit calibrate {model} --config ...; then evaluate likewise.",
         "Options on the command line take precedence.",
@@ -87,5 +90,5 @@ def _text(model: Path, data: Path, val: Path, facts: ModelFacts) -> str:
     )
 
 
-def _quote(path: Path) -> str:
+def _quote(path: PathLike) -> str:
     return json.dumps(str(path), ensure_ascii=False)

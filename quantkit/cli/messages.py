@@ -27,6 +27,7 @@ from quantkit.interrupts import EndedError
 from quantkit.notices import visible
 from quantkit.types.option import option_fields
 from quantkit.types.options import MessageOptions
+from quantkit.types.urls import without_credentials
 
 _LOGGER = logging.getLogger("quantkit")
 
@@ -77,7 +78,7 @@ def listening(*, verbose: bool, log_file: Path | str | None) -> Iterator[None]:
         _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.DEBUG if handlers else level)
     try:
-        _LOGGER.debug("quantkit %s: %s", __version__, " ".join(sys.argv[1:]))
+        _LOGGER.debug("quantkit %s: %s", __version__, " ".join(map(without_credentials, sys.argv[1:])))
         yield
     except typer.Exit:
         raise

@@ -21,6 +21,7 @@ from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
 from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
 from quantkit.types.options import QuantizeOptions
+from quantkit.types.urls import without_credentials
 
 _SHOWN_REASONS = 8
 
@@ -226,7 +227,7 @@ def command_line() -> str | None:
     """What was typed, None where this is no command."""
     program = Path(sys.argv[0])
     is_command = program.stem == "quantkit" or (program.name == "__main__.py" and program.parent.name == "quantkit")
-    return shlex.join(["quantkit", *sys.argv[1:]]) if is_command else None
+    return shlex.join(["quantkit", *map(without_credentials, sys.argv[1:])]) if is_command else None
 
 
 def make_printer(quiet: bool) -> Notify:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.plan_file import save_plan
-from quantkit.cli.arguments import DATA_PANEL, DataOption, ModelArgument
+from quantkit.cli.arguments import DATA_PANEL, PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.as_json import echo_json
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
@@ -38,10 +39,11 @@ def tune(
     model: ModelArgument,
     data: DataOption,
     val: Annotated[
-        Path,
+        os.PathLike[str],
         typer.Option(
             "--val",
             help="Labeled validation data to choose by, as for evaluate.",
+            **PARSES_DATA,
             show_default=False,
             rich_help_panel=DATA_PANEL,
         ),

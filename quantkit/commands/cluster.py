@@ -19,6 +19,7 @@ from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import CalibrationOptions
+from quantkit.types.urls import DataUrl, data_path
 
 __all__ = ["collect_on_cluster", "split_samples"]
 
@@ -95,7 +96,7 @@ def _shards(
         Shard(
             folder=str(Path.cwd()),
             model=os.path.abspath(model.path),
-            data=os.path.abspath(data),
+            data=where if isinstance(where := data_path(data), DataUrl) else os.path.abspath(where),
             options=alone,
             threads=cluster.cpus,
             first=part.start,

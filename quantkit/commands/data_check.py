@@ -20,6 +20,7 @@ from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
 from quantkit.types.option import make_options
 from quantkit.types.options import CheckOptions
+from quantkit.types.urls import data_path
 
 if TYPE_CHECKING:
     from quantkit.datasets.lint import DataFacts
@@ -86,7 +87,7 @@ def check_data(
     findings += lint.check_duplicates(dataset)
     if options.against is not None:
         other = _open(model, options.against, options, "val")
-        findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(options.against))
+        findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(data_path(options.against)))
     probe, num_scores, reason = None, None, "left out"
     if options.probe_samples and len(facts.unreadable) < len(dataset):
         with on_device(options, notify), runnable(model).open() as runner:

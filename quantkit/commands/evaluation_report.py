@@ -30,6 +30,7 @@ from quantkit.types import (
     Report,
     SensitivityRanking,
 )
+from quantkit.types.urls import data_path
 
 if TYPE_CHECKING:
     from quantkit.commands.evaluation_data import EvaluationData
@@ -108,7 +109,7 @@ def make_report(
         model_hash=model.hash,
         evaluations=tuple(measured.evaluations),
         dataset={
-            "name": unicode_text(Path(data.path).name),
+            "name": unicode_text(data_path(data.path).name),
             "num_samples": found.num_samples,
             "num_skipped": len(measured.skipped_files),
             "num_classes": len(data.task.class_names) or int(num_scores or 0),

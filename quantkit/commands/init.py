@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import on_split, open_samples
@@ -11,6 +10,7 @@ from quantkit.datasets.sampling import describe
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import output_specs
 from quantkit.types import PathLike, Preprocessing, TensorSpec
+from quantkit.types.urls import data_path
 
 __all__ = ["ModelFacts", "look_at"]
 
@@ -60,7 +60,7 @@ def look_at(model: PathLike | FloatModel, data: PathLike) -> ModelFacts:
         outputs=tuple(map(_line, outputs)),
         task=task,
         why=why,
-        data=f"{len(dataset):,} samples of {Path(data).name}{classes}",
+        data=f"{len(dataset):,} samples of {data_path(data).name}{classes}",
         preprocessing=None if prepared is None else describe_preprocessing(prepared),
         is_labelled=bool(facts["num_classes"]),
     )

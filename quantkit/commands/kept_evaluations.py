@@ -23,6 +23,7 @@ from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
+from quantkit.types.urls import data_path
 
 __all__ = ["VARIANT", "KeptEvaluations", "open_validation"]
 
@@ -46,7 +47,7 @@ def open_validation(
     )
     found = open_evaluation_data(model, val, table, chosen, task)
     if isinstance(found.task.task, Classification) and found.dataset.targets is None:
-        raise EvaluationError(f"--val: {val} has no labels: {how_to_label(val)}; or choose another --task")
+        raise EvaluationError(f"--val: {data_path(val)} has no labels: {how_to_label(val)}; or choose another --task")
     check_outputs(model, found)
     return found
 

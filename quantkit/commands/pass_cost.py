@@ -28,6 +28,7 @@ from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
 from quantkit.storage import check_writable
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
+from quantkit.types.urls import data_path
 
 __all__ = ["VARIANT_PASSES", "Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
 
@@ -190,4 +191,4 @@ def model_line(model: FloatModel) -> str:
 
 def data_line(dataset: Dataset, data: PathLike) -> str:
     """Samples that are read."""
-    return f"{data}: {len(dataset)} of {len(getattr(dataset, 'dataset', dataset))} samples"
+    return f"{data_path(data)}: {len(dataset)} of {len(getattr(dataset, 'dataset', dataset))} samples"

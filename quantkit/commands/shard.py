@@ -23,8 +23,9 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
 from quantkit.notices import announcing
-from quantkit.types import TensorStatistics
+from quantkit.types import PathLike, TensorStatistics
 from quantkit.types.options import CalibrationOptions
+from quantkit.types.urls import data_path
 
 __all__ = ["Gathered", "Shard", "collect_shard", "merge_gathered"]
 
@@ -36,7 +37,7 @@ class Shard:
     Attributes:
         folder: working directory of the command, which relative paths start from.
         model: path.
-        data: path.
+        data: path, or URL.
         options: of the calibration, with the size of a batch.
         threads: of ONNX Runtime and the decoder.
         first: position of the first sample among those that the options choose.
@@ -45,7 +46,7 @@ class Shard:
 
     folder: str
     model: str
-    data: str
+    data: PathLike
     options: CalibrationOptions
     threads: int
     first: int
@@ -91,7 +92,7 @@ def collect_shard(shard: Shard) -> Gathered:
         chosen = open_calibration_samples(model, shard.data, options.preprocess, options, options.order)
         samples = Selection(chosen, tuple(range(shard.first, shard.first + len(shard.origin.contents))))
         if contents_of(samples) != shard.origin.contents:
-            raise ChangedDataError(f"{shard.data} holds other samples than those of the command")
+            raise ChangedDataError(f"{data_path(shard.data)} holds other samples than those of the command")
         graph = expose(runnable.prepared(), observed.names)
         opened = open_members(graph, observed, options, devices, None, name=model.name, threads=shard.threads)
         with opened as members:

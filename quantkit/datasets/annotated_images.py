@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.sampling import Selection
 from quantkit.errors import DatasetError
-from quantkit.types import Dataset
+from quantkit.types import Dataset, PathLike
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AnnotatedImage:
     parts: tuple[str, ...]
 
 
-def list_images(dataset: Dataset, data: Path) -> list[AnnotatedImage]:
+def list_images(dataset: Dataset, data: PathLike) -> list[AnnotatedImage]:
     """The images of a data set in its order.
 
     Raises:
@@ -46,7 +46,7 @@ def compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _paths(dataset: Dataset, data: Path) -> Sequence[Path]:
+def _paths(dataset: Dataset, data: PathLike) -> Sequence[Path]:
     if isinstance(dataset, Selection):
         paths = _paths(dataset.dataset, data)
         return [paths[i] for i in dataset.indices]

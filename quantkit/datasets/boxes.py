@@ -16,14 +16,14 @@ from quantkit.datasets.yolo_boxes import find_folder, label_folders, read_yolo
 from quantkit.datasets.yolo_data import class_names, is_yolo_data, split_folders
 from quantkit.errors import DatasetError
 from quantkit.notices import join_names
-from quantkit.types import BoxAnnotations, Boxes, Dataset
+from quantkit.types import BoxAnnotations, Boxes, Dataset, PathLike
 
 
 def open_boxes(
     labels: Path,
     dataset: Dataset,
     *,
-    data: Path,
+    data: PathLike,
     classes: Sequence[str] | None = None,
     numbering: Numbering = "sorted",
 ) -> BoxAnnotations:

@@ -17,7 +17,7 @@ from quantkit.datasets.annotated_images import AnnotatedImage, compose
 from quantkit.errors import DatasetError
 from quantkit.machine import read_file
 from quantkit.notices import join_names
-from quantkit.types import Boxes
+from quantkit.types import Boxes, PathLike
 
 Numbering = Literal["sorted", "ids", "ids-1"]
 """How category ids become class indices."""
@@ -87,7 +87,7 @@ class CocoBoxes:
     notes: tuple[str, ...]
     files: tuple[str, ...]
 
-    def absent(self, source: Path, present: Container[str], data: Path) -> tuple[str, ...]:
+    def absent(self, source: Path, present: Container[str], data: PathLike) -> tuple[str, ...]:
         """The note of its images whose names are not among those of the data's files."""
         gone = [name for name in self.files if compose(PurePosixPath(name.replace("\\", "/")).name) not in present]
         verb = "that is" if len(gone) == 1 else "that are"

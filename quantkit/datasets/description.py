@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES
 from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.remote_path import locate
 from quantkit.datasets.sample_files import holds_sample_files
 from quantkit.datasets.sampling import describe
 from quantkit.datasets.tar_samples import find_tars
@@ -16,6 +16,7 @@ from quantkit.types import (
     PathLike,
     Preprocessing,
 )
+from quantkit.types.urls import data_path
 
 _LARGEST_INPUT = 512
 """Twice the largest pixel: beyond it, a factor was multiplied that divides."""
@@ -25,11 +26,12 @@ HOW_TO_LABEL = "sort the images into a folder for each class, or list them in a 
 
 def how_to_label(data: PathLike) -> str:
     """What gives these data class labels."""
-    if holds_sample_files(Path(data)):
+    source = locate(data)
+    if holds_sample_files(source):
         return 'add an array "label" to each .npz'
-    if find_tars(Path(data)):
+    if find_tars(source):
         return "add a .cls file with the class to each image of the tars"
-    if Path(data).suffix.lower() in ARRAY_SUFFIXES:
+    if source.suffix.lower() in ARRAY_SUFFIXES:
         return 'save them as an .npz with an array "labels", a class for each row'
     return HOW_TO_LABEL
 
@@ -45,7 +47,7 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
         classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
     if not classes and getattr(dataset, "labelled", True):
         classes = ", no labels"
-    notify(Notice("info", "data", f"data: {chosen} samples of {data} (seed {seed}{classes})"))
+    notify(Notice("info", "data", f"data: {chosen} samples of {data_path(data)} (seed {seed}{classes})"))
     for remark in getattr(dataset, "remarks", ()):
         notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:

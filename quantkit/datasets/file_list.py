@@ -13,9 +13,12 @@ from pathlib import Path
 
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
+from quantkit.datasets.remote_path import Source, locate
+from quantkit.datasets.stored_files import read_stored
 from quantkit.errors import DatasetError
-from quantkit.machine import read_text
+from quantkit.machine import FILE_LIMIT_BYTES, decode_text
 from quantkit.types import Preprocessing, TensorSpec
+from quantkit.types.urls import is_url
 
 PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
 LABEL_COLUMNS = ("label", "class", "target")
@@ -34,7 +37,7 @@ class _Entry:
 
 
 def open_file_list(
-    path: Path, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
+    path: Source, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
 ) -> ImageFiles:
     """Reads a list of images, in its order. Relative paths start at the folder of the list.
 
@@ -71,24 +74,24 @@ def open_file_list(
     )
 
 
-def read_list(path: Path) -> str:
+def read_list(path: Source) -> str:
     """The text of a list. Raises `DatasetError` where it cannot be read or is not UTF-8."""
     try:
-        return read_text(path, encoding="utf-8-sig")
+        return decode_text(read_stored(path, most_bytes=FILE_LIMIT_BYTES), "utf-8-sig")
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 
-def _read_txt(text: str, source: Path, classes: frozenset[str]) -> Iterator[_Entry]:
+def _read_txt(text: str, source: Source, classes: frozenset[str]) -> Iterator[_Entry]:
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip()
         if line and not line.startswith("#"):
             yield _Entry(number, *_split(line, source, classes))
 
 
-def _split(line: str, source: Path, classes: frozenset[str]) -> tuple[str, str | None]:
+def _split(line: str, source: Source, classes: frozenset[str]) -> tuple[str, str | None]:
     if "\t" in line:
         path, _, label = line.rpartition("\t")
         return path.strip(), label.strip()
@@ -98,12 +101,13 @@ def _split(line: str, source: Path, classes: frozenset[str]) -> tuple[str, str |
         return match["path"], match["label"]
     # No image suffix to go by: the last word is a label only if it can be one, and if it is not part of the name.
     match = _TOKEN_AT_END.fullmatch(line)
-    if match and not _is_there(source.parent / line) and (match["label"].isdigit() or match["label"] in classes):
+    is_name = isinstance(source, Path) and _is_there(source.parent / line)
+    if match and not is_name and (match["label"].isdigit() or match["label"] in classes):
         return match["path"], match["label"]
     return line, None
 
 
-def _read_csv(text: str, source: Path, classes: frozenset[str]) -> Iterator[_Entry]:
+def _read_csv(text: str, source: Source, classes: frozenset[str]) -> Iterator[_Entry]:
     start = text.lstrip().split("\n", 1)[0]
     delimiter = next((d for d in "\t;" if d in start and "," not in start), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -141,7 +145,7 @@ def _header(cells: Sequence[str]) -> tuple[int, int | None] | None:
     return place, next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
 
 
-def _read_jsonl(text: str, source: Path, classes: frozenset[str]) -> Iterator[_Entry]:
+def _read_jsonl(text: str, source: Source, classes: frozenset[str]) -> Iterator[_Entry]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -165,10 +169,14 @@ _READERS = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
 LIST_SUFFIXES = tuple(_READERS)
 
 
-def _locate(entry: _Entry, source: Path) -> Path:
+def _locate(entry: _Entry, source: Source) -> Source:
     where = f"{source} line {entry.line}"
     if not entry.path or "\0" in entry.path:
         raise DatasetError(f"{where}: no file is named")
+    if is_url(entry.path):
+        return locate(entry.path)
+    if not isinstance(source, Path):
+        return source.parent / entry.path  # a request for each would take long: reading tells what is missing
     path = source.parent / entry.path
     if os.sep == "/" and "\\" in entry.path and not _is_there(path):
         path = source.parent / entry.path.replace("\\", "/")  # a list that was written on Windows
@@ -187,14 +195,26 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _relative(entries: Sequence[_Entry], paths: Sequence[Path]) -> list[str]:
-    """Names without a machine's folders: as the list writes them; absolute ones from their common folder."""
-    absolute = [path for entry, path in zip(entries, paths, strict=True) if Path(entry.path).is_absolute()]
-    root = os.path.commonpath([path.parent for path in absolute]) if absolute else ""
-    return [
-        path.relative_to(root).as_posix() if Path(entry.path).is_absolute() else _normal(entry.path)
-        for entry, path in zip(entries, paths, strict=True)
-    ]
+def _relative(entries: Sequence[_Entry], paths: Sequence[Source]) -> list[str]:
+    """Names without a machine's folders: as the list writes them; absolute ones from their common folder.
+
+    Those of URLs are without scheme and credentials.
+    """
+    absolute = [p.parent for e, p in zip(entries, paths, strict=True) if isinstance(p, Path) and _is_absolute(e)]
+    root = os.path.commonpath(absolute) if absolute else ""
+    names = []
+    for entry, path in zip(entries, paths, strict=True):
+        if is_url(entry.path):
+            names.append(str(path).partition("://")[2])
+        elif isinstance(path, Path) and _is_absolute(entry):
+            names.append(path.relative_to(root).as_posix())
+        else:
+            names.append(_normal(entry.path))
+    return names
+
+
+def _is_absolute(entry: _Entry) -> bool:
+    return Path(entry.path).is_absolute()
 
 
 def _normal(path: str) -> str:
@@ -202,7 +222,7 @@ def _normal(path: str) -> str:
 
 
 def _targets(
-    entries: Sequence[_Entry], source: Path, classes: Sequence[str] | None
+    entries: Sequence[_Entry], source: Source, classes: Sequence[str] | None
 ) -> tuple[list[int] | None, tuple[str, ...]]:
     labels: dict[str, str] = {}
     for entry in entries:

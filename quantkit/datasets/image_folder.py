@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, UNREAD, ImageFiles, name_samples
+from quantkit.datasets.remote_path import Source
 from quantkit.errors import DatasetError
 from quantkit.machine import file_status, persistently
 from quantkit.types import Preprocessing, TensorSpec
 
 
 def open_image_folder(
-    folder: Path, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
+    folder: Source, spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
 ) -> ImageFiles:
     """Finds the images of a folder and its sub-folders, in the order of their relative paths.
 
@@ -33,7 +34,7 @@ def open_image_folder(
     Raises:
         DatasetError: no image there, a folder that cannot be listed, or one that is not in `classes`.
     """
-    files = sorted(walk(folder))
+    files = _list_files(folder)
     images = _images(files)
     if not images:
         raise DatasetError(_explain_no_image(folder, files))
@@ -43,7 +44,7 @@ def open_image_folder(
         of_image = [image.partition("/")[0] for image in images]
         # A folder of other things (annotations) is no class; an empty one is, or the indices after it would shift.
         others = {f.partition("/")[0] for f in files if "/" in f} - set(of_image)
-        folders = [f for f in _folders(folder) if f not in others]
+        folders = [f for f in _folders(folder, files) if f not in others]
         indices, names = index_labels({f: f"folder {folder / f}" for f in folders}, classes)
         targets = [indices[f] for f in of_image]
     return ImageFiles(
@@ -58,9 +59,13 @@ def open_image_folder(
     )
 
 
-def list_image_files(folder: Path) -> list[str]:
+def list_image_files(folder: Source) -> list[str]:
     """Relative paths, with "/", of the images of a folder and its sub-folders, sorted."""
-    return _images(sorted(walk(folder)))
+    return _images(_list_files(folder))
+
+
+def _list_files(folder: Source) -> list[str]:
+    return sorted(walk(folder)) if isinstance(folder, Path) else folder.walk()
 
 
 def _images(files: Sequence[str]) -> list[str]:
@@ -96,7 +101,9 @@ def walk(root: Path) -> Iterator[str]:
         stack += reversed(found)
 
 
-def _folders(root: Path) -> list[str]:
+def _folders(root: Source, files: Sequence[str]) -> list[str]:
+    if not isinstance(root, Path):  # there are no empty ones
+        return sorted({file.partition("/")[0] for file in files if "/" in file})
     return sorted(name for name in _list(root) if os.path.isdir(root / name))
 
 
@@ -112,7 +119,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _explain_no_image(folder: Path, files: Sequence[str]) -> str:
+def _explain_no_image(folder: Source, files: Sequence[str]) -> str:
     if not files:
         return f"{folder} is empty: --data needs images ({' '.join(IMAGE_SUFFIXES)})"
     found = count_suffixes(PurePosixPath(f).suffix for f in files)

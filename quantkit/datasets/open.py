@@ -25,6 +25,7 @@ from quantkit.datasets.native_size import keep_native_size
 from quantkit.datasets.placement import PLACEMENT, placed_as
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.preprocessor_config import reads_config
+from quantkit.datasets.remote_path import Source, locate
 from quantkit.datasets.resolve_preprocessing import check_varying, resolve_preprocessing
 from quantkit.datasets.rolled_states import RunnableModel, roll_states, sequence_inputs
 from quantkit.datasets.sample_files import holds_sample_files, open_sample_files
@@ -32,12 +33,13 @@ from quantkit.datasets.sampling import select
 from quantkit.datasets.tar_index import is_tar
 from quantkit.datasets.tar_samples import find_tars, open_tar_images
 from quantkit.datasets.user_samples import open_image_function, open_loaded
-from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, is_yolo_data, open_yolo_data
+from quantkit.datasets.yolo_data import YAML_SUFFIXES, Split, open_yolo_data
 from quantkit.errors import DatasetError
 from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.registry import nearest_file
 from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
+from quantkit.types.urls import data_path
 from quantkit.user_code import names_code
 
 _KEPT_AT_ANY_SIZE = (
@@ -71,12 +73,13 @@ def open_samples(
     placed = [spec for spec in first_axes(inputs, axes) if spec.name not in constants]
     states = said.state or {}
     fed = sequence_inputs(placed, states) if states else placed
-    if states and not (holds_sample_files(Path(data)) or said.loader):
-        raise DatasetError(f"{data}: --state needs a folder of .npz files, a sequence each, or a --loader")
-    if said.loader is None and holds_sample_files(Path(data)):
+    source = locate(data)
+    if states and not (holds_sample_files(source) or said.loader):
+        raise DatasetError(f"{source}: --state needs a folder of .npz files, a sequence each, or a --loader")
+    if said.loader is None and holds_sample_files(source):
         if said.says_how or said.crops is not None:
-            raise DatasetError(f"{data}: image options have no meaning for arrays")
-        dataset: Dataset = open_sample_files(Path(data), fed, axes=axes, classes=classes)
+            raise DatasetError(f"{source}: image options have no meaning for arrays")
+        dataset: Dataset = open_sample_files(source, fed, axes=axes, classes=classes)
     elif isinstance(preprocessing, ImageOptions):
         dataset = _open_as_said(data, fed, preprocessing, classes)
     else:
@@ -163,9 +166,11 @@ def _open_as_said(
     if said.loader is not None:
         if said.says_how or said.crops is not None:
             raise DatasetError("--loader makes whole samples: image options have no meaning with it")
-        return open_loaded(_existing(data), inputs, said.loader, classes=classes)
+        return open_loaded(_local(_existing(data), "what a --loader reads"), inputs, said.loader, classes=classes)
     if (said.says_how or said.crops is not None) and (len(inputs) != 1 or holds_arrays(data)):
-        raise DatasetError(f"{data}: image options have no meaning for arrays or a model with several inputs")
+        raise DatasetError(
+            f"{data_path(data)}: image options have no meaning for arrays or a model with several inputs"
+        )
     if names_code(said.preset):
         if replace(said, preset=None).says_how:
             raise DatasetError(f"--preprocess {said.preset} prepares the whole image: leave out other image options")
@@ -185,10 +190,10 @@ def _open_as_said(
 
 
 def _open_images(
-    source: Path, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None, split: Split
+    source: Source, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None, split: Split
 ) -> ImageFiles:
-    if is_yolo_data(source):
-        return open_yolo_data(source, spec, preprocessing=preprocessing, split=split)
+    if source.suffix.lower() in YAML_SUFFIXES and source.is_file():
+        return open_yolo_data(_local(source, "a YOLO data.yaml"), spec, preprocessing=preprocessing, split=split)
     if tars := find_tars(source):
         return open_tar_images(tars, spec, preprocessing=preprocessing, classes=classes)
     _check_kind(source)
@@ -196,7 +201,7 @@ def _open_images(
     return open_images(source, spec, preprocessing=preprocessing, classes=classes)
 
 
-def _check_kind(source: Path) -> None:
+def _check_kind(source: Source) -> None:
     is_known = source.suffix.lower() in (*LIST_SUFFIXES, *YAML_SUFFIXES) or is_tar(source)
     if not source.is_dir() and not is_known:
         raise DatasetError(f"{source} is not a data set: --data takes a folder of images, {_describe_files()}")
@@ -205,17 +210,26 @@ def _check_kind(source: Path) -> None:
         raise DatasetError(f"{source}: {text}")
 
 
-def _existing(path: PathLike) -> Path:
-    if not Path(path).exists() and not find_tars(Path(path)):
-        found = nearest_file(Path(path)) or f": --data takes a folder of images, {_describe_files()}"
-        raise DatasetError(f"{path} does not exist{found}")
-    return Path(path)
+def _existing(path: PathLike) -> Source:
+    source = locate(path)
+    if not source.exists() and not find_tars(source):
+        near = nearest_file(source) if isinstance(source, Path) else ""
+        takes = f": --data takes a folder of images, {_describe_files()}"
+        raise DatasetError(f"{source} does not exist{near or takes}")
+    return source
+
+
+def _local(source: Source, what: str) -> Path:
+    if not isinstance(source, Path):
+        raise DatasetError(f"{source}: {what} must be a local file: download it")
+    return source
 
 
 def holds_arrays(path: str | os.PathLike[str]) -> bool:
     """Whether `path` names arrays (.npy, .npz), which are fed as they are and take no preprocessing."""
-    is_file = Path(path).suffix.lower() in ARRAY_SUFFIXES and not Path(path).is_dir()
-    return is_file or holds_sample_files(Path(path))
+    source = locate(path)
+    is_file = source.suffix.lower() in ARRAY_SUFFIXES and not source.is_dir()
+    return is_file or holds_sample_files(source)
 
 
 def open_dataset(
@@ -244,14 +258,14 @@ def open_dataset(
         DatasetError: nothing there, nothing that the model can take, or a label without a class.
     """
     source = _existing(path)
-    if holds_arrays(source):
+    if holds_arrays(path):
         if preprocessing is not None:
             raise DatasetError(
                 f"{source} contains arrays, which are passed to the model unchanged: omit the image options"
             )
         if holds_sample_files(source):
             return open_sample_files(source, inputs, axes={}, classes=classes)
-        return open_arrays(source, inputs, classes=classes)
+        return open_arrays(_local(source, "an array"), inputs, classes=classes)
     _check_kind(source)
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)

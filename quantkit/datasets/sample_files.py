@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -14,10 +13,11 @@ from quantkit.datasets.arrays import cast_row, is_castable, or_constant
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
+from quantkit.datasets.remote_path import Source
 from quantkit.datasets.stored_files import Place, read_stored
 from quantkit.datasets.tar_samples import find_tars, holds_array_members, read_tars
 from quantkit.errors import DatasetError
-from quantkit.machine import read_text
+from quantkit.machine import decode_text
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
 _SUFFIX = ".npz"
@@ -96,7 +96,7 @@ class SampleFiles:
         return cast_row(array, spec.dtype, f"{where}: its row")
 
 
-def holds_sample_files(path: Path) -> bool:
+def holds_sample_files(path: Source) -> bool:
     """Whether `path` is a folder or tar of .npz files, or a .txt list of nothing else.
 
     Raises:
@@ -108,7 +108,7 @@ def holds_sample_files(path: Path) -> bool:
 
 
 def open_sample_files(
-    path: Path,
+    path: Source,
     inputs: Sequence[TensorSpec],
     *,
     axes: Mapping[str, int | None],
@@ -135,8 +135,8 @@ def open_sample_files(
             return SampleFiles(found.members, inputs, axes, name_samples(found.names), found.targets, found.classes)
         paths, names = found.members, found.names
     elif path.is_dir():
-        paths = sorted(path.glob(f"*{_SUFFIX}"))
-        names = [p.name for p in paths]
+        names = sorted(p.name for p in path.glob(f"*{_SUFFIX}"))
+        paths = [path / name for name in names]
     else:
         names = _listed(path)
         paths = [path.parent / name for name in names]
@@ -168,12 +168,12 @@ def _labels(
     return [indices[words[path]] if path in words else 0 for path in paths], names
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Source) -> list[str]:
     """The lines of a list of .npz files; nothing if it is another list."""
     if path.suffix.lower() != ".txt" or not path.is_file():
         return []
     try:
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in decode_text(read_stored(path)).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         return []  # whoever reads lists of images says so
     return lines if all(line.endswith(_SUFFIX) for line in lines) else []

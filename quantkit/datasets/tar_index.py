@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from quantkit.datasets.remote_path import NO_PARTS, Source
 from quantkit.errors import ChangedDataError, DatasetError, MachineError
 from quantkit.machine import open_regular, persistently, raise_if_out_of_memory, read_part
 
@@ -38,7 +39,7 @@ class TarMember:
         size: in bytes.
     """
 
-    archive: Path
+    archive: Source
     path: str
     offset: int
     size: int
@@ -73,7 +74,8 @@ class TarMember:
         """
         if most_bytes is not None and self.size > most_bytes:
             raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(self))
-        content = read_part(self.archive, self.offset, self.size)
+        archive, part = self.archive, (self.offset, self.size)
+        content = read_part(archive, *part) if isinstance(archive, Path) else archive.read_part(*part)
         if len(content) != self.size:
             raise ChangedDataError(f"{self.archive} was cut short while it was in use: run again")
         return content
@@ -95,12 +97,12 @@ class TarIndex:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def is_tar(path: str | os.PathLike[str]) -> bool:
+def is_tar(place: Source) -> bool:
     """Whether something has the name of a tar."""
-    return os.fspath(path).lower().endswith(TAR_SUFFIXES)
+    return place.name.lower().endswith(TAR_SUFFIXES)
 
 
-def index_tar(archive: Path) -> TarIndex:
+def index_tar(archive: Source) -> TarIndex:
     """The index of a tar, made once while the file stays as it is.
 
     Raises:
@@ -108,6 +110,8 @@ def index_tar(archive: Path) -> TarIndex:
         MachineError: the machine failed, and went on to.
     """
     try:
+        if not isinstance(archive, Path):
+            return _index(archive, archive.state)
         status = os.stat(archive)
         return _index(archive, (status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError as error:
@@ -115,7 +119,10 @@ def index_tar(archive: Path) -> TarIndex:
 
 
 @lru_cache(maxsize=4096)
-def _index(archive: Path, state: object) -> TarIndex:
+def _index(archive: Source, state: object) -> TarIndex:
+    if not isinstance(archive, Path):
+        return archive.read_open(lambda file: _Reader(archive, file).index())
+
     def read() -> TarIndex:
         with open_regular(archive) as file:
             return _Reader(archive, file).index()
@@ -126,14 +133,17 @@ def _index(archive: Path, state: object) -> TarIndex:
 class _Reader:
     """Reads the headers of one tar. It is also the file that `tarfile` reads: never more than there is at once."""
 
-    def __init__(self, archive: Path, file: BinaryIO) -> None:
+    def __init__(self, archive: Source, file: BinaryIO) -> None:
         self._archive, self._file = archive, file
         self._size = file.seek(0, os.SEEK_END)
         file.seek(0)
 
     def read(self, size: int) -> bytes:
         """Some bytes, where a damaged header may ask for any number."""
-        return self._file.read(max(0, min(size, self._size - self._file.tell())))
+        try:
+            return self._file.read(max(0, min(size, self._size - self._file.tell())))
+        except ValueError as error:  # what fsspec raises where it cannot go on
+            raise DatasetError(f"{self._archive}: {NO_PARTS}") from error
 
     def seek(self, offset: int) -> int:
         """Goes on at another byte."""

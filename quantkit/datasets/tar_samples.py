@@ -15,6 +15,7 @@ from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
 from quantkit.datasets.image_folder import count_suffixes, describe_left_out, list_image_files
+from quantkit.datasets.remote_path import Source
 from quantkit.datasets.tar_index import TarIndex, TarMember, index_tar, is_tar
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, TensorSpec
@@ -43,7 +44,7 @@ class TarSamples:
     others: Sequence[str]
 
 
-def find_tars(data: Path) -> dict[str, Path]:
+def find_tars(data: Source) -> dict[str, Source]:
     """The tars that `data` names, by their names: a tar, all of a pattern such as ``train-{000..012}.tar``, or those of
     a folder without images; none where it is something else.
 
@@ -51,27 +52,29 @@ def find_tars(data: Path) -> dict[str, Path]:
         DatasetError: a tar of a pattern is missing, or a pattern that cannot be.
     """
     if data.is_dir():
-        tars = sorted(path for path in data.iterdir() if is_tar(path) and not path.name.startswith("."))
+        inside: Iterator[Source] = data.iterdir()
+        tars = sorted((p for p in inside if is_tar(p) and not p.name.startswith(".")), key=lambda p: p.name)
         return {} if tars and list_image_files(data) else {path.name: path for path in tars}
     if not is_tar(data):
         return {}
     if data.exists() or not _BRACES.search(str(data)):
         return {data.name: data} if data.exists() else {}
-    paths = [Path(path) for path in _expand(str(data))]
+    paths = [Path(path) for path in _expand(str(data))] if isinstance(data, Path) else data.expand(_expand)
     if missing := [path for path in paths if not path.exists()]:
         raise DatasetError(f"{missing[0]} does not exist ({len(missing)} of the {len(paths)} tars that {data} names)")
-    root = os.path.commonpath([path.parent for path in paths])
-    return {path.relative_to(root).as_posix(): path for path in paths}
+    fixed = str(data).partition("{")[0]
+    folder = max(fixed.rfind("/"), fixed.rfind(os.sep)) + 1
+    return {str(path)[folder:].replace(os.sep, "/"): path for path in paths}
 
 
-def holds_array_members(tars: Mapping[str, Path]) -> bool:
+def holds_array_members(tars: Mapping[str, Source]) -> bool:
     """Whether the samples of tars are .npz files: there is one, and no image."""
     suffixes = {member.suffix.lower() for _, index in _indexed(tars) for member in index.members.values()}
     return ".npz" in suffixes and suffixes.isdisjoint(IMAGE_SUFFIXES)
 
 
 def open_tar_images(
-    tars: Mapping[str, Path], spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
+    tars: Mapping[str, Source], spec: TensorSpec, *, preprocessing: Preprocessing, classes: Sequence[str] | None = None
 ) -> ImageFiles:
     """The images of tars as a data set, in the order of their names.
 
@@ -103,7 +106,7 @@ def open_tar_images(
     )
 
 
-def read_tars(tars: Mapping[str, Path], suffixes: Collection[str], classes: Sequence[str] | None) -> TarSamples:
+def read_tars(tars: Mapping[str, Source], suffixes: Collection[str], classes: Sequence[str] | None) -> TarSamples:
     """The samples whose files have one of some suffixes. Raises as `open_tar_images`."""
     members: list[TarMember] = []
     names, others, labels = [], [], []
@@ -125,7 +128,7 @@ def read_tars(tars: Mapping[str, Path], suffixes: Collection[str], classes: Sequ
     return TarSamples(members, names, [indices[str(label)] for label in labels], known, others)
 
 
-def _indexed(tars: Mapping[str, Path]) -> list[tuple[str, TarIndex]]:
+def _indexed(tars: Mapping[str, Source]) -> list[tuple[str, TarIndex]]:
     with ThreadPoolExecutor(count_cpus()) as pool:
         return list(zip(tars, pool.map(index_tar, tars.values()), strict=True))
 

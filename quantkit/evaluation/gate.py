@@ -20,6 +20,7 @@ from quantkit.significance import (
 )
 from quantkit.types import Evaluation, GateCheck, PathLike, Report, Score
 from quantkit.types.gate_check import GateKind
+from quantkit.types.urls import data_path
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""
@@ -70,7 +71,9 @@ def check_unlabelled(limits: Limits, data: PathLike) -> None:
     """Raises `EvaluationError` where a limit concerns a score, which data without labels have not."""
     if limits.max_drop is not None or limits.gates:
         option = "--gate" if limits.max_drop is None else "--max-drop"
-        raise EvaluationError(f"{option}: {data} has no labels: {how_to_label(data)}; or use --min-agreement")
+        raise EvaluationError(
+            f"{option}: {data_path(data)} has no labels: {how_to_label(data)}; or use --min-agreement"
+        )
 
 
 def require_passed(checks: Sequence[GateCheck]) -> None:

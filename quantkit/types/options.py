@@ -28,6 +28,7 @@ from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
+from quantkit.types.urls import data_path
 
 __all__ = [
     "BenchOptions",
@@ -108,6 +109,7 @@ def _join(values: Any) -> str:
 
 
 PATH = TextForm(Path)
+DATA_PATH = TextForm(data_path)
 PATHS = TextForm(lambda words: tuple(Path(name) for text in words for name in text.split(",")))
 TEXT = TextForm(str)
 _SIZE = TextForm(_parse_size, lambda size: f"{size[0]}x{size[1]}")
@@ -771,7 +773,7 @@ class EngineOptions(ExcludeOptions):
         None,
         "For --precision fp16 without a table: images or arrays, a few of which show where FP16 overflows.",
         group=PRECISION,
-        form=PATH,
+        form=DATA_PATH,
         unit="path",
     )
     batch_axis: Mapping[str, int] | None = option(
@@ -948,7 +950,7 @@ class CheckOptions(DataOptions, DeviceOptions):
     """
 
     against: PathLike | None = option(
-        None, "Other data that must share no sample with this: the validation set.", form=PATH, unit="path"
+        None, "Other data that must share no sample with this: the validation set.", form=DATA_PATH, unit="path"
     )
     probe_samples: int = option(256, "Samples run with each alternative preprocessing (0: skip).")
 
@@ -1047,7 +1049,7 @@ class VerifyOptions(PreprocessOptions):
         max_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
     """
 
-    data: PathLike | None = option(None, "Data to check the ranges on, as for calibrate.", form=PATH, unit="path")
+    data: PathLike | None = option(None, "Data to check the ranges on, as for calibrate.", form=DATA_PATH, unit="path")
     tensorrt_version: str | None = option(
         None,
         "TensorRT version that would load the file.",

@@ -109,6 +109,19 @@ def calibrated(data: Path, folder: Path, **options) -> bytes:
     return table.read_bytes() + (folder / "digits.calib.stats").read_bytes()
 
 
+def test_each_part_opens_a_url_itself(inline, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "remote").mkdir()
+    system = fsspec.filesystem("memory")
+    system.put(f"{DATA}/", "/digits", recursive=True)
+    try:
+        found = calibrated("memory://digits", tmp_path / "remote", ray="auto")
+    finally:
+        system.rm("/digits", recursive=True)
+    assert found == calibrated(DATA, tmp_path / "local")
+
+
 def test_the_table_is_that_of_one_machine(inline, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()

@@ -46,6 +46,7 @@ from quantkit.types import (
     Preprocessing,
     Score,
 )
+from quantkit.types.urls import data_path
 from quantkit.user_code import load_symbol, short_name, source_hash
 
 MAP = Score(
@@ -145,7 +146,7 @@ class Detection(Task):
             meaning = {"decoder": f"{short_name(options.decoder)} (source {source_hash(options.decoder)[:12]})"}
         else:
             meaning = {"decoder": str(getattr(options.decoder, "__name__", options.decoder))}
-        annotations = open_boxes(Path(options.labels), dataset, data=Path(data), classes=classes)
+        annotations = open_boxes(Path(options.labels), dataset, data=data_path(data), classes=classes)
         given = options.given("score_threshold", "iou_threshold", "max_detections")
         facts = {
             "labels": Path(options.labels).name,
