@@ -16,7 +16,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.multiply_adds import multiply_adds
 from quantkit.graph.pieces import GraphPieces
-from quantkit.graph.placement.cost_rule import find_unprofitable
+from quantkit.graph.placement.cost_rule import CHANNELS, find_unprofitable
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration
@@ -50,7 +50,7 @@ from quantkit.types.options import CalibrationOptions, QuantizeOptions
 __all__ = ["ENOUGH", "RefinedCalibration", "Refining", "refine_calibration"]
 
 _MOST_FLOAT_WORK = 0.05
-"""Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up."""
+"""Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up (padding apart)."""
 
 _ALPHAS = (0.5, 0.75, 1.0)
 """Shares of the difficulty that the weights of matrix products take (SmoothQuant): tried for all of them at once."""
@@ -304,7 +304,7 @@ class Refining:
 
         work = multiply_adds(self.graph, shapes)
         in_float = {edge.node for edge in self.plan.activations if edge.tensor in self.floats}
-        in_float |= set(find_unprofitable(self.graph).in_float)
+        in_float |= {name for name, why in find_unprofitable(self.graph).in_float.items() if why != CHANNELS}
         choice = choose_float_tensors(
             sorted(left.keys() & choices.keys(), key=lambda unit: -choices[unit].damage),
             left,

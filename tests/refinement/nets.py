@@ -72,10 +72,10 @@ def images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
 def small_net(count: int = 32) -> Net:
     """Convolutions with a residual, a depthwise one, one without bias, and a classifier."""
     g = Builder()
-    x = g.op("Relu", g.conv(g.input("x", 3, 8, 8), 3, 8))
-    y = g.op("Relu", g.conv(x, 8, 8, groups=8))
-    x = g.op("Add", g.conv(y, 8, 8, 1, bias=False), x)
-    y = g.op("Flatten", g.op("GlobalAveragePool", g.op("Relu", g.conv(x, 8, 12))))
+    x = g.op("Relu", g.conv(g.input("x", 3, 8, 8), 3, 16))
+    y = g.op("Relu", g.conv(x, 16, 16, groups=16))
+    x = g.op("Add", g.conv(y, 16, 16, 1, bias=False), x)
+    y = g.op("Flatten", g.op("GlobalAveragePool", g.op("Relu", g.conv(x, 16, 12))))
     return net(g.model(g.gemm(y, 12, 8)), {"x": images(count, 3, 8, 8)})
 
 

@@ -5,8 +5,9 @@
 2. A product of a matrix with a single vector has nothing for the matrix units to do. In float TensorRT-RTX computes it
    in the kernel of the operator before it (plans: 2 kernels, 3 with INT8), and NVIDIA ModelOpt leaves it in float. A
    large one is bound by reading its weights, and stays INT8.
-3. Kernels pad channels: to 16 or 32 for INT8, to 8 for FP16. With fewer, INT8 computes on padding. ModelOpt excludes
-   convolutions and products with fewer than 16; here the limit is where FP16 pads too.
+3. Kernels pad channels: to 16 or 32 for INT8, to 8 for FP16. A convolution with fewer than 16 on both sides moves as
+   many bytes in INT8 and multiplies as long, and its result takes a kernel of its own more often (plans of YOLO11: 9
+   kernels more for 12 such convolutions). ModelOpt leaves them in float too.
 4. The Q of an input is part of the kernel that computes it, and the DQ of a result of the one that reads it. Averages,
    global maxima and running sums take neither in: Q or DQ is then a kernel of its own (plans: one more on each such
    side, for other operators none), which reads and writes the whole tensor. Between such operators a product stays in
@@ -14,14 +15,15 @@
    with the fewest multiply-adds per byte among NVIDIA's for inference: nowhere else could INT8 pay either.
 
 Together they are at most 0.4% of the multiply-adds, the smallest first: the rest of what may stay in float is for
-calibration to choose, for the sake of accuracy. With 2% an EfficientNet lost 1.3 dB.
+calibration to choose, for the sake of accuracy. With 2% an EfficientNet lost 1.3 dB. Convolutions with few channels may
+be up to 10% more, and leave calibration its share.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -32,16 +34,20 @@ from quantkit.graph.share import estimated_work, is_product
 from quantkit.notices import Notice, Notify, join_names
 
 _MOST_WORK = 0.004
+_MOST_PADDED_WORK = 0.1
 _LARGE_WEIGHT = 2**20
 """Elements; fewer are in a GPU's cache."""
 
-_FEW_CHANNELS = 8
+_FEW_COLUMNS = 8
+"""Or rows of the weight of a matrix product: FP16 pads to as many."""
+
 _ENOUGH_CHANNELS = 16
 """On one side of a convolution, which then uses its units whatever is on the other side."""
 
 GATE = "squeeze-and-excitation on maps of one position: 8 bits would take more kernels than float"
 VECTOR = "product of a matrix and one vector: 8 bits would not be faster"
 CHANNELS = "few channels: 8 bits would compute on padding"
+NARROW = "few rows or columns: 8 bits would compute on padding"
 
 ISLAND = "between float operators that Q and DQ do not fuse with: 8 bits would move more bytes than they save"
 
@@ -78,18 +84,27 @@ def find_unprofitable(model: ir.Model) -> Unprofitable:
     if not found:
         return Unprofitable({}, {})
     work = {node: estimated_work(node) for node in products}
-    affordable = _MOST_WORK * sum(work.values())
-    sizes: defaultdict[int, list[ir.Node]] = defaultdict(list)
-    for node in found:
-        sizes[work[node]].append(node)
-    in_float: dict[str, str] = {}
-    for size, nodes in sorted(sizes.items()):  # both products of a block, and equal blocks, go together
-        affordable -= size * len(nodes)
-        if affordable < 0:
-            break
-        in_float |= {name_of(node): found[node] for node in nodes}
+    all_work = sum(work.values())
+    padded = [node for node, reason in found.items() if reason == CHANNELS]
+    others = [node for node, reason in found.items() if reason != CHANNELS]
+    kept = [*_smallest(others, work, _MOST_WORK * all_work), *_smallest(padded, work, _MOST_PADDED_WORK * all_work)]
+    in_float = {name_of(node): found[node] for node in kept}
     too_much = {name_of(node): reason for node, reason in found.items() if name_of(node) not in in_float}
     return Unprofitable(in_float, too_much)
+
+
+def _smallest(nodes: Sequence[ir.Node], work: Mapping[ir.Node, int], most: float) -> list[ir.Node]:
+    """Those with the least work, together at most `most`; equals, such as both products of a block, go together."""
+    sizes: defaultdict[int, list[ir.Node]] = defaultdict(list)
+    for node in nodes:
+        sizes[work[node]].append(node)
+    taken: list[ir.Node] = []
+    for size, equal in sorted(sizes.items()):
+        most -= size * len(equal)
+        if most < 0:
+            break
+        taken += equal
+    return taken
 
 
 def tell_unprofitable(model: ir.Model, notify: Notify) -> None:
@@ -119,8 +134,8 @@ def _reason(node: ir.Node) -> str:
     inner, outer = reversed(weight) if transposed else weight
     if (outer == 1 or _num_rows(node) == 1) and inner * outer < _LARGE_WEIGHT:
         return VECTOR
-    if min(inner, outer) < _FEW_CHANNELS:
-        return CHANNELS
+    if min(inner, outer) < _FEW_COLUMNS:
+        return NARROW
     return ISLAND if _is_island(node, weight) else ""
 
 
@@ -147,12 +162,11 @@ def _is_island(node: ir.Node, weight: Sequence[int]) -> bool:
 
 
 def _has_few_channels(node: ir.Node, weight: Sequence[int]) -> bool:
-    """Fewer than 8 on one side and not 16 on the other. The first layer, of images, has kernels of its own."""
+    """Fewer than 16 on both sides. The first layer, of images, has kernels of its own."""
     data = node.inputs[0]
     if node.attributes.get_int("group", 1) != 1 or data is None or data.producer() is None:
         return False
-    low, high = sorted(weight[:2])
-    return low < _FEW_CHANNELS and high < _ENOUGH_CHANNELS
+    return max(weight[:2]) < _ENOUGH_CHANNELS
 
 
 def _num_rows(node: ir.Node) -> int | None:

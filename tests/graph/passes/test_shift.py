@@ -45,7 +45,7 @@ PADDED: dict[str, Callable[[Builder, str], str]] = {
 NOT_SHIFTABLE: dict[str, Callable[[Builder, str], str]] = {
     "3x3 same": lambda g, x: g.op("Conv", x, g.weight(12, 8, 3, 3), auto_pad="SAME_LOWER"),
     "transposed": lambda g, x: g.op("ConvTranspose", x, g.weight(8, 4, 2, 2)),
-    "one reader padded": lambda g, x: g.op("Add", g.conv(x, 8, 8, 1), g.conv(x, 8, 8, 3)),
+    "one reader padded": lambda g, x: g.op("Add", g.conv(x, 8, 16, 1), g.conv(x, 8, 16, 3)),
 }
 
 
@@ -209,7 +209,7 @@ def test_shift_then_scale(name: str) -> None:
 def test_factors_fold_through_the_offset(kernel: int) -> None:
     g = Builder()
     y = g.op("Relu", g.conv(image(g, 8, 8), 8, 8))
-    edited = shift(g.model(g.conv(y, 8, 4, kernel)), y, padded=True)
+    edited = shift(g.model(g.conv(y, 8, 16, kernel)), y, padded=True)
     plan = follow_edits(edited.plan, edited.after)
     shifted = edited.names[y]
     site = scalable_tensors(edited.after, plan)[shifted]

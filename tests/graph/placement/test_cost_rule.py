@@ -9,7 +9,7 @@ import pytest
 from quantkit.commands.quantize import quantize
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.graph.placement.cost_rule import CHANNELS, GATE, ISLAND, VECTOR, Unprofitable, find_unprofitable
+from quantkit.graph.placement.cost_rule import CHANNELS, GATE, ISLAND, NARROW, VECTOR, Unprofitable, find_unprofitable
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.share import quantized_share
 from quantkit.types import CalibrationTable, TensorRange
@@ -58,7 +58,7 @@ def test_maps_of_one_position_that_gate_nothing_are_quantized() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "columns", "reason"),
-    [(1, 32, VECTOR), (16, 1, VECTOR), (16, 4, CHANNELS), (16, 32, None), ("tokens", 32, None), ("tokens", 1, VECTOR)],
+    [(1, 32, VECTOR), (16, 1, VECTOR), (16, 4, NARROW), (16, 32, None), ("tokens", 32, None), ("tokens", 1, VECTOR)],
 )
 def test_products_with_a_vector_or_few_columns(rows: int | str, columns: int, reason: str | None) -> None:
     g = Builder(batch=1)
@@ -79,12 +79,14 @@ def test_heads_of_one_sample(transposed: bool) -> None:
 
 
 def test_few_channels() -> None:
-    """Fewer than 8 on one side and not 16 on the other; images and depthwise convolutions are another matter."""
+    """Fewer than 16 on both sides; images and depthwise convolutions are another matter."""
     for channels_in, channels, groups, reason in (
         (8, 1, 1, CHANNELS),
         (4, 4, 1, CHANNELS),
         (16, 1, 1, None),
-        (8, 8, 1, None),
+        (8, 8, 1, CHANNELS),
+        (15, 15, 1, CHANNELS),
+        (8, 16, 1, None),
         (4, 4, 4, None),
     ):
         g = Builder()

@@ -67,7 +67,7 @@ def test_a_residual_that_is_normalized_stays_in_float() -> None:
 def test_a_batch_norm_beside_convolutions_reads_int8() -> None:
     g, x = start()
     total = g.op("Add", g.op("Add", g.conv(x, 8, 8), g.conv(x, 8, 8, 1)), g.batch_norm(x, 8))
-    plan = plan_of(g.model(g.conv(g.op("Relu", total), 8, 8)))
+    plan = plan_of(g.model(g.conv(g.op("Relu", total), 8, 8)), quantize_all=True)
     assert readers(plan, x) == {"Conv", "BatchNormalization"}
 
 
@@ -130,7 +130,7 @@ def test_parts_of_a_split_that_are_joined_again_have_one_scale() -> None:
     second = f"{first}1"
     total = g.op("Add", second, g.op("LeakyRelu", g.conv(second, 4, 4)))
     joined = g.op("Concat", first, second, total, axis=1)
-    plan = plan_of(g.model(g.conv(joined, 12, 8)))
+    plan = plan_of(g.model(g.conv(joined, 12, 8)), quantize_all=True)
     assert plan.groups == (frozenset({first, second, total, joined}),)
     assert readers(plan, second) == {"Conv", "Add", "Concat"}
 
