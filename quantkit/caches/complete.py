@@ -123,9 +123,10 @@ def check_complete(model: ir.Model, amax: Mapping[str, float], why: Mapping[str,
     missing = coverage_of(model, amax).missing
     if missing:
         named = join_names([f"{name} ({why[name]})" if name in why else name for name in missing])
+        observe = "" if why.keys() >= set(missing) else "calibrate without --no-all-tensors, or "
         raise IncompleteCacheError(
             f"a TensorRT cache needs a range for every activation, and {len(missing)} have none: {named}; layers at "
-            "them would run in float. Calibrate without --no-all-tensors, or use the INT8 model with Q/DQ"
+            f"them would run in float: {observe}use the INT8 model with Q/DQ"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from quantkit._version import DISTRIBUTION, __version__
 from quantkit.backends.installation import RUNTIMES, probe
+from quantkit.backends.tensorrt.library import PIP_LINE_OF_CALIBRATORS
 from quantkit.processor import products_saturate, read_cpuinfo
 
 Status = Literal["ok", "missing", "broken"]
@@ -105,7 +106,7 @@ def _providers(data: Mapping[str, Any]) -> str:
 
 
 def _tensorrt_fix(gpu: Part) -> str:
-    lines = "pip install tensorrt, or with its own calibrators pip install 'tensorrt<11'"
+    lines = f"pip install tensorrt, or with its own calibrators {PIP_LINE_OF_CALIBRATORS}"
     return lines if gpu.status == "ok" else f"needs an NVIDIA GPU first; then {lines}"
 
 
@@ -143,7 +144,7 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
     calibrators = bool(found["tensorrt"].get("calibrators"))
     native = ability("calibrate with TensorRT's own calibrator", "", "GPU", "TensorRT", "pycuda")
     if native.works and not calibrators:
-        native = Ability(native.name, False, "TensorRT 11 has none: use quantkit's, or pip install 'tensorrt<11'")
+        native = Ability(native.name, False, f"TensorRT 11 has none: use quantkit's, or {PIP_LINE_OF_CALIBRATORS}")
     return (
         ability("calibrate, evaluate", "with ONNX Runtime", "ONNX Runtime"),
         _on_gpu(ability, found["onnxruntime"]),

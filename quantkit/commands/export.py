@@ -121,6 +121,7 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
         raise ModelError(f"{model.name} is in {own.upper()} already: use --precision {own}, or pass the float model")
     cache = Path(options.calibration_cache or CalibrationFiles.of_model(model).tensorrt_cache)
     wants_cache = precision == "int8" and not typed
+    flags = precision_flags(precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
     if wants_cache and not cache.is_file():
         raise CalibrationError(f"there is no calibration cache {cache}: pass --calib, or the INT8 model with Q/DQ")
     shapes = {spec.name: spec.shape for spec in opened.inputs}
@@ -128,7 +129,6 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     how = load_table(beside).preprocessing if beside.is_file() else None
     axes = find_batch_axes(opened.inputs, {})
     profiles = resolve_profiles(shapes, build.profiles, known=image_sizes(how, shapes), axes=axes)
-    flags = precision_flags(precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)
     flags += io_format_flags(build, opened.inputs, output_specs(opened.graph))
     engine = default_engine_path(model, precision)
     return command_line(str(model), str(engine), flags, replace(build, profiles=profiles))

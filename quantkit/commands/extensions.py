@@ -13,7 +13,7 @@ from quantkit.caches.reuse import check_table
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.observed_tensors import observed_tensors
+from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.runnable_part import runnable_part
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.types.calibration import NOT_OBSERVED
@@ -50,12 +50,11 @@ def cut_to_runnable(model: FloatModel, notify: Notify) -> FloatModel:
 
 
 def unobserved_tensors(model: FloatModel, part: FloatModel) -> dict[str, str]:
-    """What Q/DQ would need of a model beside its runnable part, with the reason for which no range is known."""
+    """What lies behind a model's runnable part, with the reason for which no range is known."""
     if part is model:
         return {}
-    seen = set(observed_tensors(part.prepared(), all_tensors=True).names)
-    needed = observed_tensors(model.prepared(), all_tensors=False).names
-    return {name: NOT_OBSERVED for name in needed if name not in seen}
+    seen = set(float_activations(part.prepared()))
+    return {name: NOT_OBSERVED for name in float_activations(model.prepared()) if name not in seen}
 
 
 def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None) -> FloatModel:

@@ -16,7 +16,7 @@ from quantkit.caches.complete import check_coverage
 from quantkit.commands.build_defaults import complete_options
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
 from quantkit.commands.quantize import HighPrecision
-from quantkit.errors import ModelError
+from quantkit.errors import BackendError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.notices import Notice, Notify
@@ -67,6 +67,11 @@ def plan_build(
     _tell_inputs(source, engine, notify)
     half: HighPrecision = engine.high_precision or "fp16"
     if mode == "auto" and source.cache is not None:
+        if not found.has_precision_flags:
+            raise BackendError(
+                f"--calib: {found.title} takes no calibration cache; its scales can be kept: quantkit cache convert "
+                f"{source.cache_name} --to table --model {source.name} -o kept.calib.json, and --table kept.calib.json"
+            )
         mode = "implicit"
     typing = choose_typing(found, precision, mode=mode, high_precision=half, dla=options.dla_core is not None)
     check_source(source, found, typing)

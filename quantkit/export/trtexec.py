@@ -42,7 +42,8 @@ def precision_flags(precision: Precision, major: int, *, typed: bool, cache: str
     if major >= _FIRST_STRONGLY_TYPED_ONLY:
         if cache is not None or (precision != "fp32" and not typed):
             raise BackendError(
-                f"TensorRT {major} takes {precision} from the model alone: pass one with Q/DQ, or in FP16"
+                f"TensorRT {major} takes {precision} from the model alone: pass one with Q/DQ (quantkit quantize, or "
+                "cache convert --to qdq), or in FP16"
             )
         return []
     if typed and major >= _FIRST_STRONGLY_TYPED:

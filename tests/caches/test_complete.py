@@ -60,7 +60,7 @@ def test_weights_of_convolutions_are_no_constants_of_the_network(network):
 def test_a_table_that_lacks_activations_is_refused_by_name(network, data, tmp_path):
     table = quantkit.calibrate(network, data, method="minmax", progress=False, all_tensors=False)
     assert len(table.tensors) < len(float_activations(FloatModel(network).prepared()))
-    with pytest.raises(IncompleteCacheError, match=r"have none: .*Mul.*Calibrate without --no-all-tensors"):
+    with pytest.raises(IncompleteCacheError, match=r"have none: .*Mul.*calibrate without --no-all-tensors"):
         write_tensorrt_cache(network, table, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

@@ -45,6 +45,8 @@ def test_text_and_json_agree(quantkit):
     for part in data["parts"]:
         assert part["name"] in text.out
         assert not part["fix"] or part["fix"] in text.out
+    fixes = {part["name"]: part["fix"] for part in data["parts"]}
+    assert not fixes["TensorRT"] or 'pip install "tensorrt<11" pycuda' in fixes["TensorRT"]  # as cmd quotes, too
 
 
 def test_exit_code_reflects_whether_quantkit_works(quantkit, tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ def test_deepstream_and_trtexec_of_a_calibrated_model(quantkit, digits, tmp_path
     assert "digits.calib.json" in gone.err
     gone = quantkit("export", "trtexec", digits, "--precision", "int8")
     assert "there is no calibration cache" in gone.err
+    gone = quantkit("export", "trtexec", digits, "--precision", "int8", "--tensorrt-version", "11.0.0")
+    assert "TensorRT 11 takes int8 from the model alone: pass one with Q/DQ (quantkit quantize" in gone.err
     images = write_images(tmp_path / "imgs", 8)
     words = ("--preprocess", "unit", "--accuracy", "fast")
     assert quantkit("calibrate", digits, "--data", images, *words).code == 0

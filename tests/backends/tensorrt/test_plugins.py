@@ -15,8 +15,10 @@ from onnx import TensorProto, helper
 import quantkit
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.plugins import load_plugins
+from quantkit.calibration.table import load_table
 from quantkit.cli import main
-from quantkit.errors import BackendError
+from quantkit.commands.quantize import write_tensorrt_cache
+from quantkit.errors import BackendError, IncompleteCacheError
 
 from ...cli.conftest import Outcome
 from ...graph.builder import Builder
@@ -135,6 +137,11 @@ def test_the_int8_model_keeps_an_unknown_operator_in_its_domain(tmp_path, domain
         assert (made.num_quantized, made.num_weighted) == (1, 2)
         (node,) = [n for n in onnx.load(tmp_path / "int8.onnx").graph.node if n.op_type == "Act_TRT"]
         assert (node.domain, node.name, node.attribute[0].f) == (domain, "act", 0.5)
+
+
+def test_a_cache_that_lacks_what_a_plugin_makes_gives_the_reason(detector):
+    with pytest.raises(IncompleteCacheError, match=r"behind an operator that .* in float: use the INT8 model"):
+        write_tensorrt_cache(detector / "net.onnx", load_table(detector / "net.calib.json"), detector / "net.calib")
 
 
 def test_evaluate_names_the_operator_that_onnx_runtime_lacks(command, detector):

@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.backends.cuda.context import PrimaryContext
+from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.inspection.engine_layers import EngineLayers
 from quantkit.backends.tensorrt.inspection.inspector import join_profile, parse_inspector
 from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC, read_plan
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, NotInstalledError
 from quantkit.machine import raise_if_out_of_memory
 from quantkit.types import PathLike
 
@@ -59,7 +60,9 @@ def read_engine(
     except BackendError as error:
         if plan is not None and not measure:
             return plan
-        raise BackendError(f"{name} cannot be read here ({error}): {_EXPORT}") from error
+        is_useless = isinstance(error, NotInstalledError) and find_gpu() is None  # to install it
+        reason = "this machine has no NVIDIA GPU" if is_useless else error
+        raise BackendError(f"{name} cannot be read here ({reason}): {_EXPORT}") from error
     if plan is not None and not anatomy.has_details:
         return plan
     return replace(anatomy, memory_bytes={"file": len(content), **anatomy.memory_bytes})
