@@ -206,17 +206,6 @@ def agreement_interval(report: Report, evaluation: Evaluation) -> tuple[float, f
     return wilson_interval(agreement, evaluation.num_samples) if 0 <= agreement <= 1 else None
 
 
-def chance_level(report: Report) -> float | None:
-    """Accuracy of guessing, where the baseline's is within three standard errors of it; None otherwise."""
-    top1, classes = report.baseline.metrics.get("top1"), report.baseline.metrics.get("num_classes", 0)
-    if top1 is None or classes < 2 or not report.baseline.num_samples:
-        return None
-    chance = 1 / classes
-    error = (chance * (1 - chance) / report.baseline.num_samples) ** 0.5
-    # A handful of samples cannot tell an untrained model from a good one with bad luck.
-    return chance if report.baseline.num_samples >= 30 and top1 < chance + 3 * error else None
-
-
 def names_one_class(report: Report) -> bool:
     """Whether the baseline names the same class on every sample, so that agreeing with it tells nothing."""
     return report.baseline.metrics.get(NAMED_CLASSES) == 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.reporting.formatting import plural, single_line
-from quantkit.significance import CLOSE, chance_level, compare_accuracy, compare_speed, names_one_class
+from quantkit.significance import CLOSE, compare_accuracy, compare_speed, names_one_class
 from quantkit.types import Evaluation, Report, title_of
 from quantkit.types.options import Target
 
@@ -68,6 +68,17 @@ def is_expected(report: Report, evaluation: Evaluation) -> bool:
     """Whether a variant, quantkit's or the user's own, is in a form for TensorRT, and ONNX Runtime alone ran it."""
     is_for_tensorrt = evaluation is not report.baseline and evaluation.target == "tensorrt"
     return is_for_tensorrt and not _ran_on_tensorrt(evaluation)
+
+
+def chance_level(report: Report) -> float | None:
+    """Accuracy of guessing, where the baseline's is within three standard errors of it; None otherwise."""
+    top1, classes = report.baseline.metrics.get("top1"), report.baseline.metrics.get("num_classes", 0)
+    if top1 is None or classes < 2 or not report.baseline.num_samples:
+        return None
+    chance = 1 / classes
+    error = (chance * (1 - chance) / report.baseline.num_samples) ** 0.5
+    # A handful of samples cannot tell an untrained model from a good one with bad luck.
+    return chance if report.baseline.num_samples >= 30 and top1 < chance + 3 * error else None
 
 
 def _guess(found: list[Evaluation]) -> Target:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.datasets.description import HOW_TO_LABEL
-from quantkit.reporting.decision import EXPECTED, decide, is_expected
+from quantkit.reporting.decision import EXPECTED, chance_level, decide, is_expected
 from quantkit.reporting.formatting import (
     format_bounds,
     format_decibels,
@@ -31,7 +31,6 @@ from quantkit.significance import (
     GateWord,
     SpeedVerdict,
     agreement_interval,
-    chance_level,
     compare_accuracy,
     compare_speed,
     contradicting_speeds,
