@@ -22,7 +22,7 @@ from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.plan import QuantizationPlan
 
-__all__ = ["apply_plan", "load_plan", "open_planned_table", "save_plan"]
+__all__ = ["apply_plan", "load_plan", "open_plan", "open_planned_table", "save_plan"]
 
 _FORMAT, _VERSION = "quantkit quantization plan", 1
 
@@ -58,6 +58,11 @@ def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
         raise CalibrationError(f"{file} is not a valid quantization plan: {error}") from error
 
 
+def open_plan(plan: QuantizationPlan | PathLike) -> QuantizationPlan:
+    """The plan, read first where a path is given."""
+    return plan if isinstance(plan, QuantizationPlan) else load_plan(plan)
+
+
 def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None) -> CalibrationTable:
     """The table with the plan's tensors left in float, or in another format; the table itself without a plan.
 
@@ -68,7 +73,7 @@ def apply_plan(table: CalibrationTable, plan: QuantizationPlan | PathLike | None
     if plan is None:
         return table
     name = "the plan" if isinstance(plan, QuantizationPlan) else str(plan)
-    plan = plan if isinstance(plan, QuantizationPlan) else load_plan(plan)
+    plan = open_plan(plan)
     stored = {MODEL_HASH: plan.model_hash, TABLE_CHECKSUM: plan.table_checksum}
     if reason := why_stale(name, stored, {MODEL_HASH: table.model_hash, TABLE_CHECKSUM: table_checksum(table)}):
         raise StaleTableError(f"{reason}: run `quantkit tune` again")

@@ -21,7 +21,7 @@ from quantkit.commands.forecasts import forecast_tuning
 from quantkit.commands.tune import tune as find_plan
 from quantkit.errors import GateFailedError
 from quantkit.evaluation.tasks.task import TaskOptions
-from quantkit.reporting.formatting import format_percent, format_significant
+from quantkit.reporting.range_choices import choice_rows
 from quantkit.storage import check_writable
 from quantkit.types import title_of
 from quantkit.types.options import TuneOptions
@@ -87,15 +87,11 @@ def tune(
 def _print(console: Console, plan: QuantizationPlan, *, quiet: bool) -> None:
     rows = [
         (
-            str(point.num_float),
-            *([str(point.num_other)] if plan.formats else []),
-            format_percent(point.quantized_work),
-            f"{100 * point.score:.2f}" if plan.is_fraction else format_significant(point.score, 4),
-            _loss(plan, point.loss),
-            "" if point.interval is None else " to ".join(_loss(plan, end) for end in point.interval),
-            "chosen" if point == plan.point else "",
+            str(row.point.num_float),
+            *([str(row.point.num_other)] if plan.formats else []),
+            *(row.work, row.score, row.loss, row.interval, row.mark),
         )
-        for point in plan.front
+        for row in choice_rows(plan)
     ]
     score = f"{plan.score_name}{' %' if plan.is_fraction else ''}"
     others = [f"in {title_of(plan.formats.values())}"] if plan.formats else []
@@ -115,7 +111,3 @@ def _print(console: Console, plan: QuantizationPlan, *, quiet: bool) -> None:
     for name, reason in plan.float_tensors.items():
         print_line(console, f"in float: {name}: {reason}")
     print_line(console, f"{plan.verdict}: {plan.explanation}")
-
-
-def _loss(plan: QuantizationPlan, loss: float) -> str:
-    return f"{100 * loss:.2f}" if plan.loss_unit else format_significant(loss)

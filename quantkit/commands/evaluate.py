@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.calibration.plan_file import open_planned_table
+from quantkit.calibration.plan_file import open_plan, open_planned_table
 from quantkit.commands.evaluation_data import EvaluationData, open_evaluation_data
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
@@ -96,7 +96,8 @@ def _evaluate(
         notify(Notice("info", "interrupted", text))
     model.check_unchanged()
     ranking = find_ranking(options.table, notify)
-    report = make_report(measured, model, data, table, sensitivity=ranking, command=options.command)
+    plan = None if options.plan is None else open_plan(options.plan)
+    report = make_report(measured, model, data, table, plan=plan, sensitivity=ranking, command=options.command)
     report = report if options.thumbnails else without_thumbnails(report)
     return report if options.with_paths else without_paths(report, (model.path, data.path))
 

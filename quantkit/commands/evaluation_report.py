@@ -26,6 +26,7 @@ from quantkit.types import (
     Dataset,
     Evaluation,
     PathLike,
+    QuantizationPlan,
     RankedUnit,
     Report,
     SensitivityRanking,
@@ -75,6 +76,7 @@ def make_report(
     data: EvaluationData,
     table: CalibrationTable | None,
     *,
+    plan: QuantizationPlan | None,
     sensitivity: SensitivityRanking | None,
     command: str | None,
 ) -> Report:
@@ -85,6 +87,7 @@ def make_report(
         model: the FP32 model.
         data: the samples, with the task.
         table: calibration of the INT8 variants that were made here.
+        plan: what `tune` found, if it was given.
         sensitivity: what quantizing each part costs, of the same table.
         command: what was typed.
     """
@@ -123,6 +126,7 @@ def make_report(
         skipped=measured.skipped.get("int8") or measured.skipped.get("int8-cpu") or {},
         range_methods={} if table is None else count_methods(table),
         float_tensors={} if table is None else table.float_tensors,
+        plan=plan,
         sensitivity=sensitivity,
         warnings=tuple(warnings),
         timing_warnings=(*measured.timing.warnings, *disturbances),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from quantkit.reporting import range_choices as chosen
 from quantkit.reporting import terms
 from quantkit.reporting.changes import ChangeCard, cards_by_variant
 from quantkit.reporting.classes import ClassRow, class_tables
@@ -32,14 +33,6 @@ from quantkit.reporting.formatting import (
     score_unit,
     shorten,
     single_line,
-)
-from quantkit.reporting.range_choices import (
-    FloatTensorRow,
-    MethodRow,
-    UnitRow,
-    float_tensor_rows,
-    method_rows,
-    unit_tables,
 )
 from quantkit.reporting.tensors import TensorRow, tensor_tables
 from quantkit.reporting.terms import Term
@@ -363,18 +356,27 @@ _COVERAGE: tuple[Column[OperatorCount], ...] = (
     Column("coverage_bar", "Share, drawn", lambda row: "", forms=("html",), drawing="share"),
 )
 
-_METHODS: tuple[Column[MethodRow], ...] = (
+_METHODS: tuple[Column[chosen.MethodRow], ...] = (
     _name("Method", lambda row: row.method, "method"),
     Column("method_count", "Activations", lambda row: format_count(row.num_tensors), terms.RANGE_METHOD),
     Column("method_bar", "Share, drawn", lambda row: "", forms=("html",), drawing="share"),
 )
 
-_FLOAT_TENSORS: tuple[Column[FloatTensorRow], ...] = (
+_FLOAT_TENSORS: tuple[Column[chosen.FloatTensorRow], ...] = (
     _name("Activation", lambda row: row.tensor, "float_tensor"),
     Column("float_reason", "Reason", lambda row: row.reason, terms.FLOAT_TENSOR, align="left"),
 )
 
-_SENSITIVITY: tuple[Column[UnitRow], ...] = (
+_CHOICES: tuple[Column[chosen.ChoiceRow], ...] = (
+    Column("choice_float", "In float", lambda row: str(row.point.num_float), terms.CHOICES),
+    Column("choice_work", "Multiply-adds in INT8", lambda row: row.work, terms.CHOICES, unit="%"),
+    Column("choice_score", "{score}", lambda row: row.score, terms.CHOICES, unit="{unit}"),
+    Column("choice_loss", "Drop", lambda row: f"{row.loss} {row.plan.loss_unit}".rstrip(), terms.CHOICES),
+    Column("choice_interval", "95% interval", lambda row: row.interval or MISSING, terms.CHOICES),
+    Column("choice_mark", "Choice", lambda row: row.mark, align="left"),
+)
+
+_SENSITIVITY: tuple[Column[chosen.UnitRow], ...] = (
     _name("Unit", lambda row: row.name, "unit"),
     Column("unit_bar", "Damage, drawn", lambda row: "", forms=("html",), drawing="share"),
     Column("unit_damage", "Alone", lambda row: format_significant(row.unit.damage), terms.UNIT_DAMAGE),
@@ -390,8 +392,9 @@ TABLES: dict[str, Table[Any]] = {
     "changes": Table.of_variants(cards_by_variant, _CHANGES),
     "tensors": Table.of_variants(lambda report: [(t.variant, t.all) for t in tensor_tables(report)], _TENSORS),
     "coverage": Table.of_variants(lambda report: [(c.variant, c.rows) for c in coverages(report)], _COVERAGE),
-    "methods": Table(method_rows, _METHODS),
-    "float_tensors": Table(float_tensor_rows, _FLOAT_TENSORS),
-    "sensitivity": Table(lambda report: [row for table in unit_tables(report) for row in table.rows], _SENSITIVITY),
+    "methods": Table(chosen.method_rows, _METHODS),
+    "float_tensors": Table(chosen.float_tensor_rows, _FLOAT_TENSORS),
+    "choices": Table(lambda report: chosen.choice_rows(report.plan), _CHOICES),
+    "sensitivity": Table(chosen.unit_rows, _SENSITIVITY),
 }
 """Every table by name."""

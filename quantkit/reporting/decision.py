@@ -59,6 +59,7 @@ def decide(report: Report) -> Decision | None:
     name = single_line(evaluation.name)
     has_kept = report.float_tensors and evaluation.precision == "int8" and evaluation.target != "cpu"
     kept = f"; {plural(len(report.float_tensors), 'activation')} left in float" if has_kept else ""
+    kept += f" ({len(report.plan.float_tensors)} by tune)" if kept and report.plan else ""
     limits = _LIMITS.format(baseline=single_line(report.baseline.name))
     head = f"{word} {name}" if word != "not settled" else f"not settled for {name}"
     return Decision(target, name, word, f"For {place}: {head}: {reason}{kept}. Limits: {limits}.")

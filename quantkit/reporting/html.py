@@ -78,7 +78,7 @@ def report_html(report: Report) -> str:
         "coverages": sorted(coverages(report), key=lambda coverage: place(coverage.variant)),
         "coverage_title": coverage_title(report),
         "left_in_float": left_in_float(report),
-        "has_choices": bool(report.range_methods or report.float_tensors or report.sensitivity),
+        "has_choices": bool(report.range_methods or report.float_tensors or report.plan or report.sensitivity),
         "unit_tables": unit_tables(report),
         "total_damage": MISSING if report.sensitivity is None else format_significant(report.sensitivity.damage),
         "notes": [(single_line(e.name), single_line(note)) for e in report.evaluations for note in e.notes],

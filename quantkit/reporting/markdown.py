@@ -102,6 +102,8 @@ def _tensors(report: Report) -> list[str]:
 def _ranges(report: Report) -> list[str]:
     parts = _whole_table(report, "methods", "### Method of each range")
     parts += _whole_table(report, "float_tensors", "### Left in float for accuracy")
+    if report.plan is not None:
+        parts += [*_whole_table(report, "choices", "### Choices of tune"), escape(f"{report.plan.explanation}.")]
     found = report.sensitivity
     for table in unit_tables(report) if found is not None else ():
         columns = shown_columns("sensitivity", table.rows, report, "markdown")

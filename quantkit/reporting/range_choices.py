@@ -1,11 +1,11 @@
-"""What calibration chose: the method of each range, what it left in float, and what quantizing each part costs."""
+"""What calibration and `tune` chose: methods of ranges, what stays in float, and what quantizing each part costs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import single_line
-from quantkit.types import RankedUnit, Report
+from quantkit.reporting.formatting import format_percent, format_significant, single_line
+from quantkit.types import PlanPoint, QuantizationPlan, RankedUnit, Report
 
 NUM_UNITS_SHOWN = 10
 
@@ -27,6 +27,42 @@ class FloatTensorRow:
 
     tensor: str
     reason: str
+
+
+@dataclass(frozen=True)
+class ChoiceRow:
+    """What `tune` measured with some tensors in float."""
+
+    plan: QuantizationPlan
+    point: PlanPoint
+
+    @property
+    def score(self) -> str:
+        """Of a fraction in percent."""
+        return f"{100 * self.point.score:.2f}" if self.plan.is_fraction else format_significant(self.point.score, 4)
+
+    @property
+    def work(self) -> str:
+        """Share of the multiply-adds that is quantized, in percent."""
+        return format_percent(self.point.quantized_work)
+
+    @property
+    def loss(self) -> str:
+        """In the unit of the budget."""
+        return self._in_unit(self.point.loss)
+
+    @property
+    def interval(self) -> str:
+        """Of the loss; empty where there is none."""
+        return "" if self.point.interval is None else " to ".join(map(self._in_unit, self.point.interval))
+
+    @property
+    def mark(self) -> str:
+        """Of the choice that the plan holds."""
+        return "chosen" if self.point == self.plan.point else ""
+
+    def _in_unit(self, loss: float) -> str:
+        return f"{100 * loss:.2f}" if self.plan.loss_unit else format_significant(loss)
 
 
 @dataclass(frozen=True)
@@ -68,6 +104,11 @@ def float_tensor_rows(report: Report) -> tuple[FloatTensorRow, ...]:
     return tuple(FloatTensorRow(single_line(name), single_line(why)) for name, why in report.float_tensors.items())
 
 
+def choice_rows(plan: QuantizationPlan | None) -> tuple[ChoiceRow, ...]:
+    """The fewest tensors in float first; none without a plan."""
+    return () if plan is None else tuple(ChoiceRow(plan, point) for point in plan.front)
+
+
 def unit_tables(report: Report) -> tuple[UnitTable, ...]:
     """Tensors and operators, as far as a sensitivity analysis ranked them."""
     found = report.sensitivity
@@ -83,3 +124,8 @@ def unit_tables(report: Report) -> tuple[UnitTable, ...]:
         ]
         tables += [UnitTable(title, tuple(rows))] if rows else []
     return tuple(tables)
+
+
+def unit_rows(report: Report) -> list[UnitRow]:
+    """Of all `unit_tables`."""
+    return [row for table in unit_tables(report) for row in table.rows]

@@ -179,6 +179,12 @@ FLOAT_TENSOR = Term(
     "on its samples, or a plan says, that INT8 would cost too much there. The model for a CPU quantizes them.",
 )
 
+CHOICES = Term(
+    "Choices of tune",
+    "Every number of tensors in float that `quantkit tune` evaluated on its own validation data, beside those that "
+    "calibration left there: what is quantized then, the score and its drop below FP32's.",
+)
+
 UNIT_DAMAGE = Term(
     "Sensitivity",
     "Damage to the output where one tensor or operator alone is quantized, and what leaving it in float saves where "

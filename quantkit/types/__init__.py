@@ -41,6 +41,7 @@ from quantkit.types.evaluation import (
     TensorQuality,
 )
 from quantkit.types.gate_check import GateCheck
+from quantkit.types.plan import PlanPoint, QuantizationPlan
 from quantkit.types.quantization import (
     FP8,
     INT8,
@@ -89,12 +90,14 @@ __all__ = [
     "Layout",
     "MaskAnnotations",
     "PathLike",
+    "PlanPoint",
     "Precision",
     "Preprocessing",
     "QdqEdge",
     "QdqPlan",
     "QuantFormat",
     "QuantScheme",
+    "QuantizationPlan",
     "QuantizedModel",
     "QueryTimes",
     "RankedUnit",

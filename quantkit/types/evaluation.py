@@ -10,6 +10,7 @@ from typing import Literal
 from quantkit.errors import EvaluationError
 from quantkit.types.data import Preprocessing
 from quantkit.types.notebook import ShownInNotebook, ShownRow
+from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import SCHEMES, Precision
 from quantkit.types.sensitivity import SensitivityRanking
 
@@ -267,6 +268,7 @@ class Report(ShownInNotebook):
         range_methods: by calibration method, how many quantized activations have its range, where that was decided
             for each tensor alone.
         float_tensors: tensors that calibration, or a plan, left in float for accuracy, with the reason.
+        plan: of `quantkit tune`, with every choice that it evaluated, where one was given.
         sensitivity: what quantizing each part costs, where that was analyzed for the same table.
         warnings: one sentence each.
         timing_warnings: those of `warnings` that concern latencies.
@@ -294,6 +296,7 @@ class Report(ShownInNotebook):
     skipped: Mapping[str, str] = field(default_factory=dict)
     range_methods: Mapping[str, int] = field(default_factory=dict)
     float_tensors: Mapping[str, str] = field(default_factory=dict)
+    plan: QuantizationPlan | None = None
     sensitivity: SensitivityRanking | None = None
     warnings: tuple[str, ...] = ()
     timing_warnings: tuple[str, ...] = ()
