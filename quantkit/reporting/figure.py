@@ -24,12 +24,13 @@ __all__ = ["chart_svg", "check_chart", "tables_csv", "write_chart"]
 _STYLE = """
 svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
 text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font-size: 11px; }
+text.halo { stroke: #fff; stroke-width: 4px; stroke-linejoin: round; }
 .grid { stroke: #e3e6e8; } .base { stroke: #8a9197; stroke-dasharray: 4 3; }
 .rail, .bar-line { fill: none; stroke-width: 1.5; } .aside { opacity: .45; }
 """
 _STYLE += "".join(
     f".v{i} {{ stroke: {color}; }} .dot.v{i}, .bead.v{i} {{ fill: {color}; }}\n" for i, color in enumerate(COLORS)
-)  # written out: CairoSVG does not know the variables of the page
+)  # written out, and with halos as texts of their own: CairoSVG knows neither variables nor paint-order
 _STYLE += ".dot.hollow, .bead.hollow { fill: #fff; stroke-width: 1.25; opacity: .75; }\n"
 
 _PNG_SCALE = 2
@@ -52,6 +53,7 @@ def chart_svg(report: Report) -> str:
     drawn = str(load_template("charts.html.jinja").module.speed_chart(charts[0], "chart"))  # type: ignore[attr-defined]
     body = drawn[drawn.index("<svg") :].strip()
     opening, _, rest = body.partition(">")
+    rest = re.sub(r'<text class="((?:name|size)".*?</text>)', r'<text class="halo \1<text class="\1', rest)
     frame = charts[0].frame
     margin = f'viewBox="0 {-_MARGIN} {frame.width} {frame.height + _MARGIN}"'
     opening = opening.replace(f'viewBox="0 0 {frame.width} {frame.height}"', margin)
@@ -81,7 +83,8 @@ def write_chart(report: Report, path: PathLike) -> None:
     if Path(path).suffix.lower() == ".svg":
         write_text(path, text)
     else:
-        write_bytes(path, _import_cairosvg().svg2png(bytestring=text.encode(), scale=_PNG_SCALE))
+        found = _import_cairosvg().svg2png(text.encode(), scale=_PNG_SCALE, background_color="white")
+        write_bytes(path, found)
 
 
 def _import_cairosvg() -> Any:

@@ -43,6 +43,20 @@ def test_a_report_without_times_has_no_chart(tmp_path):
         write_chart(make_report(), tmp_path / "chart.pdf")
 
 
+def test_names_stand_on_lines_with_a_halo_and_a_png_is_opaque(tmp_path, monkeypatch):
+    texts = ElementTree.fromstring(chart_svg(make_report())).findall(".//{*}text")
+    shown = [(text.get("class"), text.text) for text in texts if text.get("class", "").endswith("name")]
+    assert shown[:2] == [("halo name", shown[0][1]), ("name", shown[0][1])]
+
+    class Drawn:
+        def svg2png(self, svg: bytes, *, scale: float, background_color: str) -> bytes:
+            return background_color.encode()
+
+    monkeypatch.setitem(sys.modules, "cairosvg", Drawn())
+    write_chart(make_report(), tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes() == b"white"
+
+
 def test_a_png_needs_cairosvg(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cairosvg", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install cairosvg, or write an \.svg"):
