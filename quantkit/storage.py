@@ -144,10 +144,13 @@ def remove_leftovers(folder: str | os.PathLike[str], pattern: re.Pattern[str] = 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    if fcntl is None:
+    handle = None
+    if fcntl is not None:
+        with contextlib.suppress(FileNotFoundError):  # taken for a leftover
+            handle = os.open(path, os.O_RDONLY)
+    if handle is None:
         yield
         return
-    handle = os.open(path, os.O_RDONLY)
     try:
         _lock(handle, wait=True)
         yield

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import selectors
@@ -7,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from quantkit import storage
 from quantkit.errors import OutputError
 from quantkit.storage import check_writable, exclusive, write_atomically, write_bytes, write_text
 
@@ -194,3 +197,19 @@ def test_a_folder_that_cannot_be_synced_is_no_error_and_a_fault_is(tmp_path, mon
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     with pytest.raises(OutputError, match=r"a\.json: Input/output error"):
         write_text(tmp_path / "a.json", "[]")
+
+
+def test_a_folder_that_another_run_took_for_a_leftover_is_made_again(monkeypatch):
+    taken = []
+
+    @contextlib.contextmanager
+    def take_first(folder: Path):
+        if not taken:
+            taken.append(folder)
+            folder.rmdir()
+        yield
+
+    monkeypatch.setattr(storage, "removed_with_process", take_first)
+    with storage.temporary_folder() as folder:
+        assert folder.is_dir()
+        assert folder not in taken

@@ -31,6 +31,7 @@ __all__ = [
     "runtime_version",
     "using_extensions",
     "using_gpu",
+    "using_threads",
 ]
 
 _DTYPES = {
@@ -50,7 +51,7 @@ class OnnxRuntimeRunner:
     Args:
         model: serialized model, with its weights in it or beside it, or its path (needed when weights are in files).
         name: of the model, for messages.
-        threads: intra-op threads; 0: automatic.
+        threads: intra-op threads; 0: those of `using_threads`, else automatic.
         spinning: whether idle threads spin while they wait. It lowers latency, and wastes CPU time in calibration.
         fuse_qdq: whether operators between DequantizeLinear and QuantizeLinear become integer kernels. False computes
             Q/DQ in float, as the ONNX specification defines them, with the same result on every processor; integer
@@ -78,7 +79,7 @@ class OnnxRuntimeRunner:
         ort = _import()
         options = ort.SessionOptions()
         _register_extensions(options)
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _threads.get()
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
@@ -270,6 +271,19 @@ def using_gpu(device: int | None) -> Iterator[None]:
 
 
 _gpu: ContextVar[int | None] = ContextVar("gpu", default=None)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Gives sessions that are made meanwhile in this thread so many intra-op threads, where nothing else is said."""
+    before = _threads.set(count)
+    try:
+        yield
+    finally:
+        _threads.reset(before)
+
+
+_threads: ContextVar[int] = ContextVar("threads", default=0)
 
 
 def chosen_gpu() -> int | None:

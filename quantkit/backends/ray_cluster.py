@@ -9,7 +9,6 @@ import importlib.util
 import platform
 import signal
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,20 +109,22 @@ class RayCluster:
         return merged
 
 
-def check_cluster(address: str) -> None:
-    """What can be known of a cluster at once.
+def check_cluster(address: str | None) -> None:
+    """What can be known of a cluster, if one is asked for, at once.
 
     Raises:
         NotInstalledError: Ray is missing.
         BackendError: nobody listens at HOST:PORT; Ray itself would try for minutes.
     """
+    if address is None:
+        return
     if importlib.util.find_spec("ray") is None:
         raise NotInstalledError('--ray needs Ray: pip install "quantkit-ptq[ray]"')
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
+    if host:
         try:
-            socket.create_connection((host, int(port)), timeout=_REACHABLE_S).close()
-        except (OSError, OverflowError) as error:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
+        except OSError as error:
             raise _no_cluster(address, error) from error
 
 
@@ -159,12 +160,18 @@ def connect(address: str, *, use_gpus: bool) -> Iterator[RayCluster]:
 
 
 def _init(ray: Any, address: str) -> None:
-    """Connects, and takes back what Ray makes of SIGTERM, which ends a command with 143."""
+    """Connects, and leaves SIGTERM alone, which ends a command with 143: with Ray's handler it would be 134."""
     quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, **quiet, **({"include_dashboard": False} if address == "local" else {}))
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)
+    install = signal.signal
+
+    def install_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else install(number, handler)
+
+    signal.signal = install_others  # type: ignore[assignment]
+    try:
+        ray.init(address=address, **quiet, **({"include_dashboard": False} if address == "local" else {}))
+    finally:
+        signal.signal = install
 
 
 def _no_cluster(address: str, error: Exception) -> BackendError:

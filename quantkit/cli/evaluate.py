@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast
@@ -111,7 +112,8 @@ def evaluate(
         with with_extensions(options), on_device(options, announcing(None)):  # refused first what would be later
             _, samples = open_evaluation(model, data, None, options, task, limits)
         _calibrate(model, options.calibrate_data, options, notify)
-    with stop_on_interrupt() as should_stop:
+    # On a cluster no batch is the current one: Ctrl-C ends the command.
+    with stop_on_interrupt() if options.ray is None else nullcontext(_never) as should_stop:
         result = evaluate_variants(
             model, samples, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )
@@ -166,6 +168,7 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
         workers=options.workers,
         strict=options.strict,
         device=options.device,
+        ray=options.ray,
         ort_extension=options.ort_extension,
         plugins=options.plugins,
         progress=options.progress,
@@ -173,6 +176,10 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     calibrate_model(model, data, calibration, notify=notify)
     with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
         round_variants(fix_inputs(FloatModel(model), options.preprocess), table, data, options, notify)
+
+
+def _never() -> bool:
+    return False
 
 
 def _find_table(beside: Path, notify: Notify) -> Path | None:

@@ -121,8 +121,8 @@ def _calibrate(
 def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, Library | None, str]:
     """The options with a method that the calibrator has, TensorRT or None for quantkit's own, and why it calibrates."""
     wanted = options.calibrator
+    check_cluster(options.ray)
     if options.ray is not None:
-        check_cluster(options.ray)
         wanted = "quantkit"  # TensorRT's own takes one sample after another
     if options.keep_statistics or options.resume:
         if wanted == "tensorrt":

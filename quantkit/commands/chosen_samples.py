@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from quantkit.commands.on_device import runnable
-from quantkit.datasets.open import on_split, open_samples
+from quantkit.datasets.batching import batch_axes, leading_size
+from quantkit.datasets.fingerprint import contents_of
+from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.graph.float_model import FloatModel
-from quantkit.types import Dataset, PathLike, Preprocessing
+from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
+from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing
 from quantkit.types.options import CalibrationOptions, ImageOptions, Order, SensitivityOptions
 
 
@@ -25,4 +28,22 @@ def open_calibration_samples(
         num_samples=options.num_samples,
         seed=options.seed,
         order=order,
+    )
+
+
+def open_sensitivity_data(
+    model: FloatModel, data: PathLike, table: CalibrationTable, options: SensitivityOptions
+) -> Dataset:
+    """Samples for the analysis, prepared as for the calibration unless options override it."""
+    return open_calibration_samples(model, data, prepared_as(table, options.preprocess, data), options)
+
+
+def choose_sensitivity_samples(model: FloatModel, dataset: Dataset, options: SensitivityOptions) -> SampleBatches:
+    """Reads them, in an order that the order of the data does not change."""
+    return choose_samples(
+        dataset,
+        dict(contents_of(dataset)),
+        most=affordable_samples(model, dataset, effort="balanced"),
+        batch_size=leading_size(model.inputs, batch_axes(dataset)),
+        workers=options.workers,
     )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantkit.backends.ray_cluster import check_cluster
 from quantkit.calibration.plan_file import open_plan, open_planned_table
+from quantkit.commands.cluster_evaluation import judge_on_cluster
 from quantkit.commands.evaluation_data import EvaluationData, open_evaluation_data
 from quantkit.commands.evaluation_report import Measured, find_ranking, make_report
 from quantkit.commands.extensions import open_runnable, with_extensions
@@ -16,7 +18,7 @@ from quantkit.commands.wanted_variants import check_variants
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.open import warn_of_batch_axes
-from quantkit.evaluation import describe_environment
+from quantkit.evaluation import Measurement, describe_environment
 from quantkit.evaluation import evaluate as measure
 from quantkit.evaluation.accurate_session import open_as_run
 from quantkit.evaluation.engines import describe_gpu, largest_batch
@@ -81,6 +83,7 @@ def _evaluate(
     should_stop: Callable[[], bool],
     notify: Notify,
 ) -> Report:
+    check_cluster(options.ray)
     table = open_planned_table(options.table, options.plan)
     model = open_runnable(model, table)
     check_variants(model, options, table)  # what is wrong is said first
@@ -89,7 +92,7 @@ def _evaluate(
     data = open_evaluation_data(model, data, table, options, task_options, limits)
     describe_choice(data.dataset, data.path, options.seed, notify)
     warn_of_batch_axes(model.inputs, data.dataset, data.prepared, notify)
-    measured = _measure(model, data, options, table=table, environment=environment, should_stop=should_stop)
+    measured = _measure(model, data, options, table, environment, should_stop, notify)
     if measured.is_partial(data.dataset):
         count = f"{measured.accuracy.num_samples} of {len(data.dataset)}"
         text = f"Interrupted after {count} samples; the report is partial."
@@ -109,32 +112,20 @@ def _measure(
     model: FloatModel,
     data: EvaluationData,
     options: EvaluationOptions,
-    *,
     table: CalibrationTable | None,
     environment: Mapping[str, str],
     should_stop: Callable[[], bool],
+    notify: Notify,
 ) -> Measured:
     """Opens the variants; measures accuracy, latency and layers, as far as nobody stops it."""
     dataset, skipped_files = data.dataset, dict[str, str]()
     with open_variants(model, table, options, dataset) as opened:
         gpu = describe_gpu() if opened.engines else {}
-        size = largest_batch(opened.engines, options.batch_size)
-        with show_progress(None, "evaluating", len(dataset), options.progress) as bar:
-            accuracy = measure(
-                opened.runners,
-                make_batches(
-                    dataset,
-                    size,
-                    strict=options.strict,
-                    workers=options.workers,
-                    skipped=skipped_files,
-                    min_readable=options.min_readable,
-                ),
-                baseline=next(iter(opened.runners)),
-                task=data.task.task,
-                on_batch=bar.update,
-                should_stop=should_stop,
-            )
+        fitting = replace(options, batch_size=largest_batch(opened.engines, options.batch_size))
+        if options.ray is None:
+            accuracy = _judge_here(data, fitting, opened, skipped_files, should_stop)
+        else:
+            accuracy = judge_on_cluster(model, data, table, fitting, opened, skipped=skipped_files, notify=notify)
         timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and should_stop() else ())
         if options.latency_s and not should_stop():
             with open_as_run(opened.models, threads=options.threads) as timed:
@@ -153,6 +144,31 @@ def _measure(
         environment={**environment, **gpu},
         warnings=opened.warnings,
     )
+
+
+def _judge_here(
+    data: EvaluationData,
+    options: EvaluationOptions,
+    opened: OpenVariants,
+    skipped_files: dict[str, str],
+    should_stop: Callable[[], bool],
+) -> Measurement:
+    with show_progress(None, "evaluating", len(data.dataset), options.progress) as bar:
+        return measure(
+            opened.runners,
+            make_batches(
+                data.dataset,
+                options.batch_size,
+                strict=options.strict,
+                workers=options.workers,
+                skipped=skipped_files,
+                min_readable=options.min_readable,
+            ),
+            baseline=next(iter(opened.runners)),
+            task=data.task.task,
+            on_batch=bar.update,
+            should_stop=should_stop,
+        )
 
 
 def _analyze(

@@ -31,12 +31,14 @@ class EvaluationData:
     Attributes:
         path: where they are from.
         dataset: the chosen ones.
+        task_options: what the outputs mean.
         task: judges outputs; not used before.
         prepared: how they are prepared, as given or as the table says.
     """
 
     path: PathLike
     dataset: Dataset
+    task_options: TaskOptions
     task: OpenTask
     prepared: Preprocessing | ImageOptions | str | None
 
@@ -72,7 +74,7 @@ def open_evaluation_data(
     opened = kind.open(task, dataset, path, options.classes)
     if limits is not None and isinstance(opened.task, Classification) and dataset.targets is None:
         check_unlabelled(limits, path)
-    return EvaluationData(path, dataset, opened, prepared)
+    return EvaluationData(path, dataset, task, opened, prepared)
 
 
 def open_evaluation(

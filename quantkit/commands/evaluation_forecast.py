@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantkit.backends.ray_cluster import check_cluster
 from quantkit.calibration.plan_file import open_planned_table
 from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.cluster import cluster_line
 from quantkit.commands.evaluation_data import open_evaluation
 from quantkit.commands.extensions import with_extensions
 from quantkit.commands.on_device import on_device
-from quantkit.commands.pass_cost import VARIANT_PASSES, Forecast, data_line, forecast, measure_pass, model_line
+from quantkit.commands.pass_cost import (
+    VARIANT_PASSES,
+    Forecast,
+    data_line,
+    forecast,
+    measure_pass,
+    model_line,
+)
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.evaluation.tasks.task import TaskOptions
@@ -36,6 +45,7 @@ def forecast_evaluation(
     calibrate_data: PathLike | None = None,
 ) -> Forecast:
     """Of `evaluate` with the table that it found or that `calibrate_data` make; raises what that would refuse."""
+    check_cluster(options.ray)
     made, effort, calibrated = calibrate_data is not None, CalibrationOptions().effort, 0
     reads, runs, writes = [], [], list(outputs)
     with with_extensions(options), on_device(options, announcing(None)):
@@ -57,6 +67,7 @@ def forecast_evaluation(
     passes = count * (1 + VARIANT_PASSES * (len(names) - 1)) + options.layer_samples * _LAYER_PASSES * len(names)
     timed = len(names) * len(options.batch_sizes) * options.latency_s
     runs.append(f"{count} samples through {', '.join(names)}")
+    runs += cluster_line("accuracy", options.ray)
     if timed:
         sizes = ",".join(map(str, options.batch_sizes))
         runs.append(f"latency at batch {sizes}: {options.latency_s:g} s for each of {len(names)} variants and sizes")

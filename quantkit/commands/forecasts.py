@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantkit.backends.devices import choose_devices
+from quantkit.backends.ray_cluster import check_cluster
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import bind_method
 from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.calibrate import settle_calibrator
 from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.cluster import cluster_line
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.pass_cost import (
     VARIANT_PASSES,
@@ -54,8 +56,7 @@ def forecast_calibration(
     cost, count = measure_pass(model, dataset), len(dataset)
     observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
     runs = [f"{count} samples through the float model, of which {len(observed.names)} tensors get a range"]
-    if options.ray is not None:
-        runs.append(f"statistics by tasks of the Ray cluster {options.ray}; the time is that of this machine alone")
+    runs += cluster_line("statistics", options.ray)
     if options.effort == "fast":
         outputs = [path for path in outputs if path != refinement_path(outputs[0])]
     else:
@@ -76,6 +77,7 @@ def forecast_sensitivity(
     model: PathLike, data: PathLike, options: SensitivityOptions, outputs: Sequence[Path]
 ) -> Forecast:
     """Of `sensitivity`; raises what that would refuse."""
+    check_cluster(options.ray)
     choose_devices(options.device)
     found = FloatModel.open(model)
     found.check_float()
@@ -86,7 +88,7 @@ def forecast_sensitivity(
     runs, seconds = _calibration(table, cost, len(dataset), "fast")
     return forecast(
         [model_line(opened), data_line(dataset, data), *_table_line(opened, options, table)],
-        [*runs, _ranks(cost, 2)],
+        [*runs, _ranks(cost, 2), *cluster_line("the ranking", options.ray)],
         outputs,
         cost=cost,
         processor_s=seconds + cost.passes_s(_ranking_passes(cost, 2)),
@@ -98,6 +100,7 @@ def forecast_tuning(
     model: PathLike, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, output: Path
 ) -> Forecast:
     """Of `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
+    check_cluster(options.ray)
     choose_devices(options.device)
     opened, table, validation = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
     dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
@@ -117,7 +120,7 @@ def forecast_tuning(
             f"validation: {data_line(validation.dataset, val)}",
             *_table_line(opened, options, table),
         ],
-        [*runs, _ranks(cost, 1), f"up to {evaluations} evaluations"],
+        [*runs, _ranks(cost, 1), f"up to {evaluations} evaluations", *cluster_line("both", options.ray)],
         outputs,
         cost=cost,
         processor_s=seconds + cost.passes_s(passes, evaluations * num_val),

@@ -82,6 +82,7 @@ class KeptEvaluations:
             seed=options.seed,
             workers=options.workers,
             device=options.device,
+            ray=options.ray,
             progress=options.progress,
             latency_s=0,
             layer_samples=0,

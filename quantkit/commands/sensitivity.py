@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from quantkit.backends.devices import choose_devices
+from quantkit.backends.ray_cluster import check_cluster
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
 from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
-from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.chosen_samples import choose_sensitivity_samples, open_sensitivity_data
+from quantkit.commands.cluster_trials import trying_on_cluster
 from quantkit.commands.fixed_inputs import fix_as_calibrated
-from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import prepared_as, warn_of_batch_axes
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
-from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
 from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import Effort, SensitivityOptions
 from quantkit.types.sensitivity import Sensitivity
 
-__all__ = ["find_fitting_table", "make_table", "open_sensitivity_samples", "sensitivity"]
+__all__ = ["find_fitting_table", "make_table", "rank_units", "sensitivity"]
 
 
 def sensitivity(
@@ -53,16 +54,37 @@ def sensitivity(
     """
     options = make_options(SensitivityOptions, options, keywords)
     notify = announcing(notify)
+    check_cluster(options.ray)
     if options.device != "auto":
         choose_devices(options.device)  # before anything runs, though a table may leave nothing to do on it
     model = FloatModel.open(model)
     model.check_float()
     table = find_fitting_table(model, options, notify) or make_table(model, data, options, notify=notify)
     model = fix_as_calibrated(model, table)
-    samples = open_sensitivity_samples(model, data, table, options, notify=notify)
-    found = analyze_sensitivity(model, table, samples, progress=options.progress)
+    found = rank_units(model, data, table, options, notify=notify)
     model.check_unchanged()
     return found
+
+
+def rank_units(
+    model: FloatModel,
+    data: PathLike,
+    table: CalibrationTable,
+    options: SensitivityOptions,
+    *,
+    operators: bool = True,
+    notify: Notify,
+) -> Sensitivity:
+    """The ranking of a model whose table is there, by this machine or by the tasks of a Ray cluster."""
+    dataset = open_sensitivity_data(model, data, table, options)
+    describe_choice(dataset, data, options.seed, notify)
+    warn_of_batch_axes(model.inputs, dataset, prepared_as(table, options.preprocess, data), notify)
+    samples = choose_sensitivity_samples(model, dataset, options)
+    analyze = partial(analyze_sensitivity, model, table, samples, operators=operators, progress=options.progress)
+    if options.ray is None:
+        return analyze()
+    with trying_on_cluster(model, data, table, contents_of(dataset), options, notify=notify) as elsewhere:
+        return analyze(elsewhere=elsewhere)
 
 
 def find_fitting_table(model: FloatModel, options: SensitivityOptions, notify: Notify) -> CalibrationTable | None:
@@ -109,23 +131,7 @@ def make_table(
         seed=options.seed,
         workers=options.workers,
         device=options.device,
+        ray=options.ray,
         progress=options.progress,
         notify=notify,
-    )
-
-
-def open_sensitivity_samples(
-    model: FloatModel, data: PathLike, table: CalibrationTable, options: SensitivityOptions, *, notify: Notify
-) -> SampleBatches:
-    """Samples for the analysis, prepared as for the calibration unless options override it."""
-    prepared = prepared_as(table, options.preprocess, data)
-    dataset = open_calibration_samples(model, data, prepared, options)
-    describe_choice(dataset, data, options.seed, notify)
-    warn_of_batch_axes(model.inputs, dataset, prepared, notify)
-    return choose_samples(
-        dataset,
-        dict(contents_of(dataset)),
-        most=affordable_samples(model, dataset, effort="balanced"),
-        batch_size=leading_size(model.inputs, batch_axes(dataset)),
-        workers=options.workers,
     )

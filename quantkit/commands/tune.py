@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from quantkit.backends.cuda.context import using_device
+from quantkit.commands.cluster import staying_connected
 from quantkit.commands.evaluation_data import EvaluationData
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
-from quantkit.commands.sensitivity import find_fitting_table, make_table, open_sensitivity_samples
+from quantkit.commands.sensitivity import find_fitting_table, make_table, rank_units
 from quantkit.commands.timed_builds import FloatCosts, check_can_time
 from quantkit.errors import EvaluationError
 from quantkit.evaluation import Limits, check_limits
@@ -19,7 +20,6 @@ from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
-from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
 from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
@@ -61,7 +61,7 @@ def tune(
     options = make_options(TuneOptions, options, keywords)
     notify = announcing(notify)
     task = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    with using_device(first_gpu(options.device)):
+    with using_device(first_gpu(options.device)), staying_connected(options.ray):
         return _tune(FloatModel.open(model), data, val, options, task, notify)
 
 
@@ -92,8 +92,7 @@ def _tune(
         search.times = FloatCosts(model, table, options, options.progress, notify)
     search.tries_others = options.tries_others
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
-    ranked_on = open_sensitivity_samples(model, data, table, options, notify=notify)
-    return search.run(analyze_sensitivity(model, table, ranked_on, operators=False, progress=options.progress))
+    return search.run(rank_units(model, data, table, options, operators=False, notify=notify))
 
 
 _Choice = tuple[tuple[str, ...], tuple[str, ...]]

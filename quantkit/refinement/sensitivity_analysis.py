@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from quantkit.refinement.unit_trials import QuantizedUnit, UnitDamage, UnitTrial
 from quantkit.types import Array, CalibrationTable, QdqPlan, Refinement
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["analyze_sensitivity", "plan_units"]
+__all__ = ["Round", "Tried", "analyze_sensitivity", "plan_units", "try_units"]
 
 _FIRST_SAMPLES = 16
 _MOST_SAMPLES = 128
@@ -78,9 +78,65 @@ def plan_units(plan: QdqPlan, weighted: Set[str]) -> tuple[QuantizedUnit, ...]:
     return (*tensors, *operators)
 
 
+@dataclass(frozen=True)
+class Round:
+    """One round of a ranking.
+
+    Attributes:
+        units: that are tried, each alone and left out alone.
+        num_samples: that they are tried on, if there are so many.
+        sample_bytes: that are kept of each sample.
+    """
+
+    units: tuple[QuantizedUnit, ...]
+    num_samples: int
+    sample_bytes: int
+
+    def choose(self, samples: SampleBatches) -> SampleBatches:
+        """What the units are tried on, of all samples."""
+        return samples.first(_MOST_SAMPLES).within(self.sample_bytes).first(self.num_samples)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was found in a round.
+
+    Attributes:
+        total: damage by all units together.
+        measure: what damage is, for messages.
+        damages: of each unit.
+    """
+
+    total: float
+    measure: str
+    damages: Mapping[QuantizedUnit, UnitDamage]
+
+
+def try_units(
+    model: FloatModel, table: CalibrationTable, samples: SampleBatches, tried: Round, units: Iterable[QuantizedUnit]
+) -> Tried:
+    """Tries some units of a round.
+
+    Args:
+        model: the float model.
+        table: its calibration.
+        samples: all of them.
+        tried: the round, all units of which decide how the two models are cut.
+        units: some of these.
+    """
+    trials = UnitTrials(model, table, tried.units, tried.choose(samples).batches)
+    return Tried(trials.total, trials.damage.unit, {unit: trials.measure(unit) for unit in units})
+
+
 @logs_duration
 def analyze_sensitivity(
-    model: FloatModel, table: CalibrationTable, samples: SampleBatches, *, operators: bool = True, progress: bool
+    model: FloatModel,
+    table: CalibrationTable,
+    samples: SampleBatches,
+    *,
+    operators: bool = True,
+    progress: bool,
+    elsewhere: Callable[[Round, str | None], Tried] | None = None,
 ) -> Sensitivity:
     """Ranks the units of a model by the damage that each does to the output alone.
 
@@ -93,6 +149,7 @@ def analyze_sensitivity(
         samples: which ones decides; their order does not.
         operators: also rank operators, which takes twice as long.
         progress: show progress bars.
+        elsewhere: tries all units of a round, with the title of a progress bar; None tries them here.
 
     Raises:
         ModelError: nothing of the model can be quantized.
@@ -105,12 +162,16 @@ def analyze_sensitivity(
     work = {node: count / max(sum(counts.values()), 1) for node, count in counts.items()}
     errors = _tensor_errors(model, table, samples, progress=progress)
     size = 2 * sum(np.asarray(array).nbytes for array in sizes.values()) // samples.num_smallest  # of both models
-    affordable = samples.first(_MOST_SAMPLES).within(size)
+
+    def here(tried: Round, title: str | None) -> Tried:
+        units = show_progress(tried.units, title or "", len(tried.units), title is not None)
+        return try_units(model, table, samples, tried, units)
+
     found: list[UnitSensitivity] = []
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
-        ranking = _rank(model, table, units, affordable, progress=progress)
+        ranking = _rank(samples, Round(tuple(units), _FIRST_SAMPLES, size), elsewhere or here, progress=progress)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
             own = list(dict.fromkeys(errors[edge] for edge in sorted(unit.edges) if edge in errors))
@@ -152,26 +213,20 @@ class _Ranking:
 
 
 def _rank(
-    model: FloatModel,
-    table: CalibrationTable,
-    units: Sequence[QuantizedUnit],
-    samples: SampleBatches,
-    *,
-    progress: bool,
+    samples: SampleBatches, tried: Round, try_round: Callable[[Round, str | None], Tried], *, progress: bool
 ) -> _Ranking:
-    found, chosen, contenders = _Ranking(), samples.first(_FIRST_SAMPLES), list(units)
+    found = _Ranking()
     while True:
-        count = chosen.num_samples
-        trials = UnitTrials(model, table, contenders, chosen.batches)
-        found.totals[count], found.measure = trials.total, trials.damage.unit
-        for unit in show_progress(contenders, f"{units[0].kind}s, {count} samples", len(contenders), progress):
-            found.damages[unit] = trials.measure(unit), count
+        contenders, count = list(tried.units), tried.choose(samples).num_samples
+        results = try_round(tried, f"{contenders[0].kind}s, {count} samples" if progress else None)
+        found.totals[count], found.measure = results.total, results.measure
+        found.damages |= {unit: (results.damages[unit], count) for unit in contenders}
         ordered = sorted(contenders, key=lambda unit: -found.damages[unit][0].alone)
         is_clear = len(found.totals) > 1 and ordered[:_TOP] == contenders[:_TOP]
-        if is_clear or count >= samples.num_samples:
+        most = replace(tried, num_samples=_MOST_SAMPLES).choose(samples).num_samples
+        if is_clear or count >= most:
             return found
-        contenders = ordered[: max(len(ordered) // 4, _TOP)]
-        chosen = samples.first(2 * count)
+        tried = replace(tried, units=tuple(ordered[: max(len(ordered) // 4, _TOP)]), num_samples=2 * count)
 
 
 @dataclass(eq=False)

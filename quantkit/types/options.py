@@ -35,6 +35,7 @@ __all__ = [
     "CalibrationOptions",
     "CalibratorName",
     "CheckOptions",
+    "ClusterOptions",
     "DataOptions",
     "DeepStreamOptions",
     "DeviceOptions",
@@ -421,6 +422,35 @@ class DeviceOptions:
             raise CalibrationError(str(error)) from None
 
 
+_ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(DeviceOptions):
+    """Where models are run, if not on this machine alone.
+
+    Attributes:
+        ray: Ray cluster that runs the models on the data; the numbers are those of a single machine.
+    """
+
+    ray: str | None = option(
+        None,
+        "Run the models on a Ray cluster: auto (the one of this machine or of RAY_ADDRESS), local (start one here) or "
+        "HOST:PORT. Every node needs the model and the data under the same paths.",
+        group=EXPERT,
+        unit="address",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray is not None and self.ray not in ("auto", "local"):
+            found = _ADDRESS.fullmatch(self.ray)
+            if found is None or int(found[3]) not in range(1, 1 << 16):
+                raise OptionError(
+                    f"--ray {self.ray!r} is not auto, local or HOST:PORT, such as 10.0.0.1:6379 or [fd00::1]:6379"
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExcludeOptions:
     """What stays in float.
@@ -462,7 +492,7 @@ class MethodOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, DeviceOptions):
+class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, ClusterOptions):
     """Options of `calibrate`.
 
     Attributes:
@@ -480,7 +510,6 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
         keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
             needs no run of the model then, and statistics of parts of the data merge.
         resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
-        ray: Ray cluster that collects the statistics; the table is the one of a single machine.
         table_path: where the table is kept: one that is there is reused if it fits, else replaced.
         cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
         engine_path: where the engine goes, if TensorRT calibrates: of the table, or as TensorRT built it meanwhile.
@@ -519,13 +548,6 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Dev
         False, "Save activation histograms (MODEL.calib.stats) to try other methods or merge shards.", group=REUSE
     )
     resume: bool = option(False, "Continue an interrupted calibration from its last checkpoint.", group=REUSE)
-    ray: str | None = option(
-        None,
-        "Collect statistics on a Ray cluster: auto (the one of this machine or of RAY_ADDRESS), local (start one here) "
-        "or HOST:PORT. Every node needs the model and the data under the same paths.",
-        group=EXPERT,
-        unit="address",
-    )
     table_path: PathLike | None = None
     cache_path: PathLike | None = None
     engine_path: PathLike | None = None
@@ -647,7 +669,7 @@ class QuantizeOptions(ExcludeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, DeviceOptions):
+class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, ClusterOptions):
     """Options of `evaluate`.
 
     Attributes:
@@ -960,7 +982,7 @@ class CheckOptions(DataOptions, DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(DataOptions, DeviceOptions):
+class SensitivityOptions(DataOptions, ClusterOptions):
     """Options of `sensitivity`.
 
     Attributes:

@@ -15,17 +15,21 @@ import numpy as np
 import pytest
 
 import quantkit
+from quantkit.backends.devices import Devices
 from quantkit.backends.onnxruntime import collecting_versions
 from quantkit.backends.ray_cluster import _describe, connect
-from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.cli import main
 from quantkit.commands import calibrate, cluster, on_device
 from quantkit.commands.calibrate import settle_calibrator
-from quantkit.commands.cluster import split_samples
-from quantkit.commands.shard import Gathered, Shard, collect_shard, merge_gathered
-from quantkit.errors import BackendError, CalibrationError, DatasetError, ModelError
+from quantkit.commands.chosen_samples import open_calibration_samples
+from quantkit.commands.cluster import describe_inputs, split_samples
+from quantkit.commands.shard import CalibrationShard, Gathered, Shard, collect_shard, merge_gathered
+from quantkit.datasets.fingerprint import contents_of
+from quantkit.errors import BackendError, CalibrationError, ChangedDataError, DatasetError, ModelError, OptionError
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import TensorStatistics
+
+from ..ray_nodes import Inline, started_nodes
 
 DIGITS = Path(__file__).parents[2]
 MODEL = DIGITS / "examples" / "digits.onnx"
@@ -81,21 +85,6 @@ def test_a_tensor_that_was_not_finite_in_one_part_has_no_statistics():
     assert merge_gathered(part([0.0]), empty).tensors["x"].count == 0
 
 
-class Inline:
-    """A cluster that is this process: what is pickled there stays here."""
-
-    cpus, gpus, num_slots = 1, 0, 3
-
-    def map_merge(self, task, parts, merge, done):
-        results = []
-        for index, one in enumerate(parts):
-            results.append(task(one))
-            done(index)
-        while len(results) > 1:
-            results.append(merge(results.pop(), results.pop(0)))
-        return results[0]
-
-
 @pytest.fixture
 def inline(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
@@ -146,20 +135,39 @@ def test_unreadable_samples_are_left_out_as_on_one_machine(inline, tmp_path):
         calibrated(data, there, ray="auto", force=True, **{**options, "min_readable": 1.0})
 
 
-def test_a_node_that_sees_another_model_or_other_data_says_so(tmp_path):
-    origin = StatisticsOrigin("0" * 64, "digits", (("a", "b"),), None, {}, {})
+def shard_of(folder: Path, **other) -> CalibrationShard:
+    """Two samples that are not those of the data."""
+    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"), ("c", "d")))
     options = quantkit.CalibrationOptions(batch_size=4, progress=False)
-    shard = Shard(str(tmp_path), str(MODEL), str(DATA), options, 1, 0, origin)
-    with pytest.raises(ModelError, match=r"digits\.onnx is another model than that of the command"):
-        collect_shard(shard)
+    return replace(CalibrationShard(options=options, **inputs), folder=str(folder), **other)
 
 
-def test_a_node_with_other_versions_says_which_to_install(tmp_path):
-    versions = {**collecting_versions(), "onnxruntime": "0.1"}
-    origin = StatisticsOrigin(FloatModel.open(MODEL).hash, "digits", (("a", "b"),), None, {}, versions)
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        ({"model_hash": "0" * 64}, ModelError, r"digits\.onnx is another model than that of the command"),
+        (
+            {"versions": {**collecting_versions(), "onnxruntime": "0.1"}},
+            BackendError,
+            r"is installed: install quantkit .* with onnxruntime 0\.1, as",
+        ),
+        ({}, ChangedDataError, "calib holds other samples than those of the command"),
+        ({"first": 1_000_000}, ChangedDataError, "calib holds other samples than those of the command"),
+    ],
+)
+def test_a_node_that_sees_anything_else_than_the_command_says_so(other, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        collect_shard(shard_of(tmp_path, **other))
+
+
+def test_a_part_that_cannot_be_read_at_all_has_a_reason_for_each_sample(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
     options = quantkit.CalibrationOptions(batch_size=4, progress=False)
-    with pytest.raises(BackendError, match=r"is installed: install quantkit .* with onnxruntime 0\.1, as"):
-        collect_shard(Shard(str(tmp_path), str(MODEL), str(DATA), options, 1, 0, origin))
+    contents = contents_of(open_calibration_samples(FloatModel.open(MODEL), tmp_path, None, options))
+    found = collect_shard(shard_of(tmp_path, data=str(tmp_path), contents=contents))
+    assert sorted(found.unreadable) == ["a.png", "b.png"]
+    assert not any(".png" in reason for reason in found.unreadable.values())
 
 
 def test_batches_are_those_of_one_machine(inline, tmp_path, monkeypatch):
@@ -203,12 +211,35 @@ def test_tasks_fit_on_nodes(nodes, use_gpus, found):
 
 
 @pytest.mark.parametrize(("device", "of_task"), [("cuda:1,3", "cuda:0"), ("auto", "auto")])
-def test_a_task_takes_the_gpu_that_ray_gives_it(device, of_task):
-    origin = StatisticsOrigin("0" * 64, "digits", (("a", "b"),), None, {}, {})
-    gpus = replace(_describe(Nodes({"CPU": 8, "GPU": 2}), True), ray=None)
-    options = quantkit.CalibrationOptions(ray="auto", batch_size=4, device=device)
-    shards = cluster._shards(gpus, FloatModel.open(MODEL), DATA, origin, options)
-    assert [shard.options.device for shard in shards] == [of_task]
+def test_a_task_takes_the_gpu_that_ray_gives_it(device, of_task, inline, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(Inline, "gpus", 1)
+    monkeypatch.setattr(on_device, "choose_devices", lambda _: Devices((), ""))
+
+    def collect_here(shard: CalibrationShard) -> Gathered:
+        seen.append(shard.options.device)
+        return collect_shard(replace(shard, options=replace(shard.options, device="cpu")))
+
+    monkeypatch.setattr(cluster, "collect_shard", collect_here)
+    calibrated(DATA, tmp_path, ray="auto", device=device)
+    assert set(seen) == {of_task}
+
+
+def test_a_device_that_no_node_has_is_refused(inline, monkeypatch, tmp_path):
+    monkeypatch.setattr(on_device, "choose_devices", lambda _: Devices((), ""))
+    with pytest.raises(BackendError, match="--device cuda needs a GPU, but no node of the Ray cluster has one"):
+        calibrated(DATA, tmp_path, ray="auto", device="cuda")
+
+
+@pytest.mark.parametrize("address", ["", "head", "head:", ":6379", "head:0", "head:70000", "::1:6379", "a b:1"])
+def test_what_is_no_address_is_named_with_what_is(address):
+    with pytest.raises(OptionError, match=r"^--ray '.*' is not auto, local or HOST:PORT, such as 10\.0\.0\.1:6379"):
+        quantkit.EvaluationOptions(ray=address)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "10.0.0.1:6379", "ray://head:10001", "[fd00::1]:6379"])
+def test_addresses_that_ray_takes(address):
+    assert quantkit.CalibrationOptions(ray=address).ray == address
 
 
 # What follows needs Ray, which starts processes: with -m slow.
@@ -216,16 +247,8 @@ def test_a_task_takes_the_gpu_that_ray_gives_it(device, of_task):
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[object]:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_raylet_start_wait_time_s", "180")  # other tests keep the processor busy
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        found.add_node(num_cpus=1)
+    with started_nodes(2) as found:
         yield found
-        found.shutdown()
 
 
 def on_nodes(nodes, data: Path, folder: Path, **options) -> bytes:

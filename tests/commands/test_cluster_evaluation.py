@@ -1,0 +1,178 @@
+"""Accuracy from a Ray cluster: the report of one machine, for every task, whatever workers do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import quantkit
+from quantkit.cli import main
+from quantkit.commands import cluster, cluster_evaluation
+from quantkit.commands.cluster_evaluation import EvaluationShard, judge_shard
+from quantkit.commands.evaluate import evaluate
+from quantkit.errors import BackendError, ChangedDataError, DatasetError, ModelError
+from quantkit.evaluation.engines import OpenEngine
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.reporting.json import report_json
+
+from ..detector import make_detector, make_images
+from ..ray_nodes import Inline, started_nodes
+from ..segmenter import write_metric, write_scenes, write_segmenter
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "digits.onnx"
+CALIB = ROOT / "calib_data" / "digits" / "calib"
+VAL = ROOT / "calib_data" / "digits" / "val"
+
+
+@pytest.fixture
+def inline(monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
+    monkeypatch.setattr("quantkit.commands.evaluate.check_cluster", lambda address: None)
+
+
+def table_of(model: Path, data: Path, **options) -> quantkit.CalibrationTable:
+    """Of ranges that are too small, so that answers change."""
+    found = quantkit.calibrate(model, data, num_samples=64, accuracy="fast", progress=False, **options)
+    return replace(found, tensors={name: replace(r, amax=r.amax / 3) for name, r in found.tensors.items()})
+
+
+def report_of(model: Path, data: Path, task: TaskOptions, **options) -> str:
+    """The report as JSON, without times and the state of the machine."""
+    options = {"progress": False, "latency_s": 0, "layer_samples": 8, "batch_size": 7, **options}
+    return report_json(replace(evaluate(model, data, task=task, **options), created="", environment={}))
+
+
+def digits(folder: Path) -> tuple:
+    return MODEL, VAL, TaskOptions(), {"table": table_of(MODEL, CALIB), "num_samples": 100}
+
+
+def digits_without_labels(folder: Path) -> tuple:
+    for path in sorted(VAL.rglob("*.png"))[:60]:
+        shutil.copy(path, folder / f"{path.parent.name}_{path.name}")
+    return MODEL, folder, TaskOptions(), {"table": table_of(MODEL, CALIB)}
+
+
+def outputs_alone(folder: Path) -> tuple:
+    return MODEL, VAL, TaskOptions("none"), {"table": table_of(MODEL, CALIB), "num_samples": 40}
+
+
+def vectors(folder: Path) -> tuple:
+    return MODEL, VAL, TaskOptions("embed"), {"table": table_of(MODEL, CALIB), "num_samples": 60}
+
+
+def objects(folder: Path) -> tuple:
+    images, labels = make_images(folder, count=40)
+    model = make_detector(folder / "detector.onnx")
+    table = table_of(model, images, preprocess="yolo")
+    return model, images, TaskOptions("detect", labels=labels, detections="yolov8"), {"table": table}
+
+
+def scenes(folder: Path, **task) -> tuple:
+    images, masks = write_scenes(folder, count=40)
+    model = write_segmenter(folder / "segmenter.onnx")
+    options = TaskOptions("segment", labels=masks) if not task else TaskOptions("custom", **task)
+    return model, images, options, {"table": table_of(model, images, preprocess="unit")}
+
+
+def own_metric(folder: Path) -> tuple:
+    code = write_metric(folder / "red.py", folder / "masks")
+    return scenes(folder, postprocess=f"{code}:red_share", metric=f"{code}:RedError")
+
+
+TASKS = [digits, digits_without_labels, outputs_alone, vectors, objects, scenes, own_metric]
+
+
+@pytest.mark.parametrize("make", TASKS, ids=[make.__name__ for make in TASKS])
+def test_the_report_is_that_of_one_machine(make: Callable[[Path], tuple], inline, tmp_path):
+    model, data, task, options = make(tmp_path)
+    there = report_of(model, data, task, ray="auto", **options)
+    assert there == report_of(model, data, task, **options)
+
+
+def with_damage(folder: Path, count: int) -> Path:
+    """A copy of some digits, of which the first cannot be read."""
+    shutil.copytree(VAL, folder)
+    for path in sorted(folder.rglob("*.png"))[:count]:
+        path.write_bytes(b"no image")
+    return folder
+
+
+def test_unreadable_samples_are_left_out_as_on_one_machine(inline, tmp_path):
+    data, task = with_damage(tmp_path / "data", 12), TaskOptions()
+    options = {"table": table_of(MODEL, CALIB), "min_readable": 0.1, "batch_size": 1, "num_samples": 100}
+    assert report_of(MODEL, data, task, ray="auto", **options) == report_of(MODEL, data, task, **options)
+    with pytest.raises(DatasetError, match="cannot be read, so that less than --min-readable 1"):
+        report_of(MODEL, data, task, ray="auto", **{**options, "min_readable": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        ({"variants": {}}, ModelError, "fp32 is another model than that of the command"),
+        (
+            {"facts": {"labels_fingerprint": "0"}},
+            ChangedDataError,
+            "the labels of .* are others than those of the command",
+        ),
+        ({"contents": (("a", "b"),)}, ChangedDataError, "val holds other samples than those of the command"),
+    ],
+)
+def test_a_node_that_sees_anything_else_than_the_command_says_so(other, error, message, inline, monkeypatch):
+    monkeypatch.setattr(cluster_evaluation, "judge_shard", lambda shard: judge_shard(replace(shard, **other)))
+    with pytest.raises(error, match=message):
+        report_of(MODEL, VAL, TaskOptions(), ray="auto", num_samples=20)
+
+
+def test_an_engine_needs_nodes_with_a_gpu(inline, monkeypatch):
+    engine = OpenEngine(MODEL, None, "tensorrt", None, "gpu")
+    monkeypatch.setattr("quantkit.commands.variants.open_engines", lambda *_, **__: ({}, {"trt": engine}))
+    with pytest.raises(BackendError, match="the engine trt needs a GPU, but no node of the Ray cluster has one"):
+        report_of(MODEL, VAL, TaskOptions(), ray="auto", num_samples=20)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_cluster_that_is_not_there_is_named_before_anything_runs(dry, tmp_path, capsys):
+    pytest.importorskip("ray")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(MODEL), "--data", str(VAL), "-o", str(tmp_path), "--ray", "127.0.0.1:1", *dry])
+    assert "quantkit: error: --ray 127.0.0.1:1: no Ray cluster" in capsys.readouterr().err
+
+
+class Dying:
+    """`judge_shard` whose worker is killed once."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+
+    def __call__(self, shard: EvaluationShard) -> object:
+        if shard.first and not os.path.exists(self.mark):
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return judge_shard(shard)
+
+
+@pytest.mark.slow
+def test_two_nodes_and_a_worker_that_dies_make_the_report_of_one_machine(tmp_path, monkeypatch):
+    mark = tmp_path / "died"
+    monkeypatch.setattr(cluster_evaluation, "judge_shard", Dying(mark))
+    model, data, task, options = digits(tmp_path)
+    with started_nodes(2) as nodes:
+        there = report_of(model, data, task, ray=nodes.address, **options)
+    assert mark.exists()
+    assert there == report_of(model, data, task, **options)
+
+
+@pytest.mark.slow
+def test_four_nodes_make_the_report_of_one_machine(tmp_path):
+    model, data, task, options = own_metric(tmp_path)
+    with started_nodes(4) as nodes:
+        there = report_of(model, data, task, ray=nodes.address, **options)
+    assert there == report_of(model, data, task, **options)
