@@ -6,10 +6,14 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +21,7 @@ import pytest
 import quantkit
 from quantkit.backends.devices import Devices
 from quantkit.backends.onnxruntime import collecting_versions
-from quantkit.backends.ray_cluster import _describe, connect
+from quantkit.backends.ray_cluster import _describe, _init, connect
 from quantkit.cli import main
 from quantkit.commands import calibrate, cluster, on_device
 from quantkit.commands.calibrate import settle_calibrator
@@ -242,6 +246,14 @@ def test_addresses_that_ray_takes(address):
     assert quantkit.CalibrationOptions(ray=address).ray == address
 
 
+def test_ray_leaves_the_handler_of_sigterm_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    connected = SimpleNamespace(init=lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    _init(connected, "auto")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.signal(signal.SIGTERM, before) is before
+
+
 # What follows needs Ray, which starts processes: with -m slow.
 
 
@@ -327,3 +339,16 @@ def test_no_cluster_is_one_line_with_the_fix():
         connect("127.0.0.1:1", use_gpus=False),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_sigterm_while_ray_starts_ends_the_command_with_its_code(tmp_path):
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "quantkit", "calibrate", MODEL, "--data", DATA, "-o", tmp_path, "--ray", "local"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while run.poll() is None and not children.read_text():
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate()
+    assert (run.returncode, said.splitlines()[-1][:47]) == (143, "quantkit: error: Interrupted by SIGTERM; existi")

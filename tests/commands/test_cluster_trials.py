@@ -87,9 +87,9 @@ class Dying:
 
 
 @pytest.mark.slow
-def test_two_nodes_and_a_worker_that_dies_make_the_plan_of_one_machine(table, tmp_path, monkeypatch):
+def test_two_nodes_and_a_worker_that_dies_make_the_ranking_of_one_machine(table, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_trials, "try_shard", Dying(tmp_path / "died"))
     with started_nodes(2) as nodes:
-        there = plan(table, ray=nodes.address)
+        there = ranking(table, ray=nodes.address)
     assert (tmp_path / "died").exists()
-    assert there == plan(table)
+    assert there == ranking(table)
