@@ -74,6 +74,8 @@ def open_samples(
     states = said.state or {}
     fed = sequence_inputs(placed, states) if states else placed
     source = locate(data)
+    if not isinstance(source, Path):
+        source.refresh()
     if states and not (holds_sample_files(source) or said.loader):
         raise DatasetError(f"{source}: --state needs a folder of .npz files, a sequence each, or a --loader")
     if said.loader is None and holds_sample_files(source):

@@ -95,6 +95,10 @@ class RemotePath:
         """Other files of the file system, by what is made of the path of this one."""
         return [self._at(path) for path in expand(self._path)]
 
+    def refresh(self) -> None:
+        """Has folders listed anew: fsspec keeps what it has seen as long as the process runs."""
+        self._system.invalidate_cache()
+
     def exists(self) -> bool:
         """Whether something is there."""
         return self._info is not None
@@ -174,7 +178,6 @@ class RemotePath:
         """Relative paths, sorted."""
 
         def list_all() -> list[str]:
-            self._system.invalidate_cache()
             found = self._system.find(self._path) if deep else self._system.ls(self._path, detail=False)
             return [str(path) for path in found]
 

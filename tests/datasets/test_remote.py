@@ -281,3 +281,16 @@ def test_a_choice_is_read_and_nothing_else(put, spec: TensorSpec, monkeypatch: p
     chosen = open_samples([spec], "memory://bucket/set", "none", None, num_samples=3, seed=1, order="shuffled")
     _ = chosen.fingerprint
     assert sorted(read) == sorted(chosen.ids)
+
+
+def test_folders_are_listed_anew_for_each_run(put, spec: TensorSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("set/a.png", png())
+    system = fsspec.filesystem("memory")
+    known: dict[str, list[str]] = {}
+    find = system.find
+    monkeypatch.setattr(system, "find", lambda path: known.setdefault(path, find(path)), raising=False)
+    monkeypatch.setattr(system, "invalidate_cache", lambda: known.clear(), raising=False)
+    options = {"num_samples": None, "seed": 0, "order": "given"}
+    assert len(open_samples([spec], "memory://bucket/set", "none", None, **options)) == 1
+    put("set/b.png", png())
+    assert len(open_samples([spec], "memory://bucket/set", "none", None, **options)) == 2
