@@ -4,7 +4,8 @@ python benchmarks/placement_plans.py [--out counts.json] [--modelopt-python PYTH
                                      [--models FOLDER]
 
 PYTHON is the interpreter of an environment with `nvidia-modelopt[onnx]`, which needs other versions of onnx and ONNX
-Runtime than quantkit. Without it, ModelOpt's counts are taken from the file that `--against` names.
+Runtime than quantkit. Without it, ModelOpt's counts are taken from the file that `--against` names; those of 0.47.0 are
+in tests/graph/data/modelopt_counts.json.
 
 Networks: `tests/graph/backbones.py`; FP16 around INT8, ranges from random inputs. Every range of quantkit's is then
 widened by up to a tenth, at random, so that no two tensors have one scale by chance. Counted in the plan of each:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import onnxruntime
 import pytest
 
@@ -81,6 +85,25 @@ def test_float_models_have_no_int8() -> None:
     model = MODELS["conv_relu"]()
     names = [n.name for n in model.graph.node]
     assert rtx.int8_nodes(rtx.read_layers(rtx.build(model.SerializeToString())), names) == set()
+
+
+_MODELOPT = json.loads((Path(__file__).parent / "data" / "modelopt_counts.json").read_text())
+"""Counts of NVIDIA ModelOpt 0.47.0 on the same networks: `benchmarks/placement_plans.py --modelopt-python`."""
+
+_NORMALIZES_LAST = ("bert", "detr_decoder")
+"""Their residual streams stay in float for accuracy: they are written in both types."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in _TYPICAL else pytest.mark.slow) for n in BACKBONES])
+def test_plans_are_no_larger_than_modelopts(name: str) -> None:
+    ours = asdict(rtx.count_kernels(quantize(BACKBONES[name](), high_precision="fp16", spread=0.1).proto))
+    theirs = _MODELOPT[name]["modelopt"]
+    allowed = dict.fromkeys(("twice", "pools", "kernels", "qdq"), 0)
+    if name in _NORMALIZES_LAST:
+        allowed |= {"twice": 4, "kernels": 2}
+    assert {
+        field: ours[field] - theirs[field] for field in allowed if ours[field] - theirs[field] > allowed[field]
+    } == {}
 
 
 @pytest.mark.parametrize(
