@@ -14,6 +14,7 @@ from quantkit.cli.as_json import JsonOption, echo_written
 from quantkit.cli.output import output_path
 from quantkit.commands.init import ModelFacts, look_at
 from quantkit.datasets.presets import PRESETS
+from quantkit.datasets.yolo_data import YAML_SUFFIXES
 from quantkit.errors import OutputError
 from quantkit.notices import visible
 from quantkit.storage import check_writable, write_text
@@ -63,6 +64,7 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
         *(f"Output {line}" for line in facts.outputs),
         f"Data: {facts.data}",
     ]
+    is_yolo = Path(data).suffix.lower() in YAML_SUFFIXES  # its images of train, and those of val with their boxes
     calibrate = [
         f"data = {_quote(data)}",
         "# Samples that look like those in deployment; 100 to 500 are often enough.",
@@ -74,12 +76,14 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
         calibrate += [
             f"# The default: {facts.preprocessing}",
             f"# If the model was trained otherwise: {', '.join(PRESETS)}, or scale, mean and std.",
-            '# preprocess = "imagenet"',
+            'preprocess = "yolo"' if is_yolo else '# preprocess = "imagenet"',
         ]
     evaluate = [f"data = {_quote(val)}"]
-    if val == data:
+    if val == data and not is_yolo:
         evaluate.insert(0, "# Other samples than those of calibration are better.")
     evaluate += [f"# A guess: {facts.why}.", f'task = "{facts.task}"', *_DETAILS.get(facts.task, ())]
+    if is_yolo and facts.task == "detect":
+        evaluate[-2] = f"labels = {_quote(data)}"
     if facts.task == "classify" and not facts.is_labelled:
         evaluate.append("# The data have no labels: a folder for each class gives them.")
     evaluate.append('# Fail (exit code 3) if INT8 loses more: "1pt" is a point, "1%" relative to FP32.')

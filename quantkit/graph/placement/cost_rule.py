@@ -111,12 +111,13 @@ def tell_unprofitable(model: ir.Model, notify: Notify) -> None:
     """Says what of a model stays in float, and what would if it were less, with the reason of each."""
     found = find_unprofitable(model)
     for names, what in (
-        (found.in_float, "stay in float (--quantize-all overrides)"),
-        (found.too_much, "are quantized nevertheless: they are too much of the model"),
+        (found.in_float, "left in float (--quantize-all overrides)"),
+        (found.too_much, "quantized although INT8 gains little there, as they are much of the model"),
     ):
         for reason in dict.fromkeys(names.values()):
             these = [name for name in names if names[name] == reason]
-            notify(Notice("info", "excluded", f"{len(these)} operators {what}: {reason}: {join_names(these)}"))
+            count = "1 operator" if len(these) == 1 else f"{len(these)} operators"
+            notify(Notice("info", "excluded", f"{count} {what}: {reason}: {join_names(these)}"))
 
 
 def _reason(node: ir.Node) -> str:

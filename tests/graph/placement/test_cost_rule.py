@@ -194,4 +194,4 @@ def test_quantize_says_so(tmp_path, quantize_all: bool) -> None:
         assert (made.num_quantized, texts) == (4, [])
     else:
         assert made.num_quantized == 2
-        assert texts == [f"2 operators stay in float (--quantize-all overrides): {GATE}: squeeze, excite"]
+        assert texts == [f"2 operators left in float (--quantize-all overrides): {GATE}: squeeze, excite"]
