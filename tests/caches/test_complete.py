@@ -90,6 +90,24 @@ def test_what_is_not_finite_and_not_needed_ends_no_calibration(tmp_path, data):
         check_complete(graph, amax, table.skipped)
 
 
+def save_classifier(path, image, scores, nodes, weights):
+    """Adds the TopK of MLPerf's classifiers, whose second output is an integer, and writes the model."""
+    outputs = ["topk_layer_output_value", "topk_layer_output_index"]
+    weights.append(numpy_helper.from_array(np.array([1]), "k"))
+    nodes.append(helper.make_node("TopK", [scores, "k"], outputs, axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info(image, TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [
+            helper.make_tensor_value_info(name, kind, ["n", 1, 1, 1])
+            for name, kind in zip(outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=True)
+        ],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
 def mobilenet_v1(path):
     """MobileNet V1 in small, with the tensor names of NVIDIA's submission to MLPerf Inference 0.5: 27 convolutions."""
     rng = np.random.default_rng(0)
@@ -117,27 +135,14 @@ def mobilenet_v1(path):
     nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooling_replaced_output"]))
     head = constant(rng.standard_normal((16, 8, 1, 1)))
     nodes.append(helper.make_node("Conv", ["pooling_replaced_output", head], ["fc_replaced_output"]))
-    outputs = ["topk_layer_output_value", "topk_layer_output_index"]
-    weights.append(numpy_helper.from_array(np.array([1]), "k"))
-    nodes.append(helper.make_node("TopK", ["fc_replaced_output", "k"], outputs, axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "mobilenet",
-        [helper.make_tensor_value_info("0", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [
-            helper.make_tensor_value_info(name, kind, ["n", 1, 1, 1])
-            for name, kind in zip(outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=True)
-        ],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    save_classifier(path, "0", "fc_replaced_output", nodes, weights)
     return path
 
 
 def test_a_cache_has_the_tensor_names_of_nvidias_own(tmp_path):
     """Of mlcommons/inference_results_v0.5, closed/NVIDIA/code/mobilenet/tensorrt/calibrator.cache (TensorRT 6.0.1).
 
-    Theirs lists the integer output of TopK too, which TensorRT 8.6 and later type as INT32.
+    Theirs lists the integer output of TopK too, which later versions do not: see the caches of 9.0 and 10.1 below.
     """
     theirs = {"0", *map(str, range(84, 165)), "pooling_replaced_output", "fc_replaced_output"}
     theirs |= {"topk_layer_output_value", "topk_layer_output_index"}
@@ -146,3 +151,57 @@ def test_a_cache_has_the_tensor_names_of_nvidias_own(tmp_path):
     table = quantkit.calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
     cache = write_tensorrt_cache(model, table, tmp_path / "c", tensorrt_version="8.6.1")
     assert set(parse_cache(cache.read_text()).amax) == theirs - {"topk_layer_output_index"}
+
+
+def resnet50(path):
+    """ResNet-50 in small, with the tensor names of submissions to MLPerf Inference 4.1."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+
+    def constant(values):
+        weights.append(numpy_helper.from_array(np.asarray(values, np.float32), f"w{len(weights)}"))
+        return weights[-1].name
+
+    def conv(x, name, channels_in, channels, kernel, stride=1):
+        weight = constant(rng.standard_normal((channels, channels_in, kernel, kernel)) * 0.3)
+        options = {"strides": [stride] * 2, "pads": [kernel // 2] * 4}
+        nodes.append(helper.make_node("Conv", [x, weight], [f"{name}_out_0"], **options))
+        return f"{name}_out_0"
+
+    def op(op_type, inputs, name, **options):
+        nodes.append(helper.make_node(op_type, inputs, [name], **options))
+        return name
+
+    statistics = [constant(np.full(8, value)) for value in (1.0, 0.1, 0.0, 1.0)]
+    x = conv("input_tensor_0", "conv1", 3, 8, 7, 2)
+    x = op("Relu", [op("BatchNormalization", [x, *statistics], "scale_conv1_out_0")], "conv1_relu_out_0")
+    x = op("MaxPool", [x], "pool1_out_0", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for stage, blocks in ((2, "abc"), (3, "abcd"), (4, "abcdef"), (5, "abc")):
+        for block in blocks:
+            name, first, stride = f"res{stage}{block}", block == "a", 2 if block == "a" and stage > 2 else 1
+            y = conv(x, f"{name}_branch2a", 8 if first and stage == 2 else 16, 8, 1)
+            skip = conv(x, f"{name}_branch1", 8 if stage == 2 else 16, 16, 1, stride) if first else x
+            y = op("Relu", [y], f"{name}_branch2a_relu_out_0")
+            y = op("Relu", [conv(y, f"{name}_branch2b", 8, 8, 3, stride)], f"{name}_branch2b_relu_out_0")
+            x = op("Add", [conv(y, f"{name}_branch2c", 8, 16, 1), skip], f"{name}_out_0")
+            x = op("Relu", [x], f"{name}_relu_out_0")
+    x = conv(op("GlobalAveragePool", [x], "squeeze_replaced_out_0"), "fc_replaced", 16, 16, 1)
+    save_classifier(path, "input_tensor_0", x, nodes, weights)
+    return path
+
+
+@pytest.mark.parametrize("version", ["9.0.0", "10.1.0"])
+def test_a_cache_has_the_tensor_names_of_later_ones_of_nvidia(tmp_path, version):
+    """Of mlcommons/inference_results_v4.1, code/resnet50/tensorrt/calibrator.cache: 9.0.0 and 10.1.0 list the same."""
+    blocks = [f"res{stage}{block}" for stage, count in ((2, 3), (3, 4), (4, 6), (5, 3)) for block in "abcdef"[:count]]
+    inner = ("branch2a", "branch2a_relu", "branch2b", "branch2b_relu", "branch2c")
+    theirs = {"input_tensor_0", *(f"{name}_out_0" for name in ("conv1", "scale_conv1", "conv1_relu", "pool1"))}
+    theirs |= {f"{block}_{name}_out_0" for block in blocks for name in (*inner, "relu")}
+    theirs |= {f"{block}_out_0" for block in blocks} | {f"res{stage}a_branch1_out_0" for stage in (2, 3, 4, 5)}
+    theirs |= {"squeeze_replaced_out_0", "fc_replaced_out_0", "topk_layer_output_value"}
+    model = resnet50(tmp_path / "resnet50.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(1).normal(size=(4, 3, 32, 32)).astype(np.float32))
+    table = quantkit.calibrate(model, tmp_path / "data.npy", accuracy="fast", progress=False)
+    cache = write_tensorrt_cache(model, table, tmp_path / "c", tensorrt_version=version)
+    assert set(parse_cache(cache.read_text()).amax) == theirs
+    assert len(theirs) == 124
