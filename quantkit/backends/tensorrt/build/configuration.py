@@ -187,6 +187,6 @@ def _find_level(library: Library, name: str) -> Any:
     member = name.replace("-", "_").upper()
     levels = library.module.HardwareCompatibilityLevel
     if not hasattr(levels, member):
-        known = ", ".join(level.lower().replace("_", "-") for level in levels.__members__)
-        raise BackendError(f"--hardware-compatibility {name}: {library.title} knows {known}")
+        known = " or ".join(level.lower().replace("_", "-") for level in levels.__members__)
+        raise BackendError(f"--hardware-compatibility {name}: {library.title} takes {known}")
     return getattr(levels, member)
