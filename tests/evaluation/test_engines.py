@@ -140,7 +140,7 @@ def test_names_and_files_that_do_not_fit_are_refused(gpu, engines, tmp_path):
         run(engines={"fp32": path}, latency_s=0)
     with pytest.raises(EvaluationError, match="--engine a: that name is taken"):
         run(engines={"a": path}, models={"a": path}, latency_s=0)
-    with pytest.raises(BackendError, match=r"--engine a: cannot read .*gone\.engine: No such file"):
+    with pytest.raises(BackendError, match=r"engine a: cannot read .*gone\.engine: No such file"):
         run(engines={"a": tmp_path / "gone.engine"}, latency_s=0)
     path.write_bytes(b"of another version")
     with pytest.raises(BackendError, match=r"TensorRT 10\.16\.1 cannot load engine a: .*stdVersionRead"):

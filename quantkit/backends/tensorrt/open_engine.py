@@ -31,11 +31,11 @@ def open_engine(path: Path, *, name: str, threads: int = 0, cuda_graph: bool = F
         with open_regular(path) as opened:
             start = opened.read(len(MAGIC))
     except OSError as error:
-        raise BackendError(f"--engine {name}: cannot read {path}: {error.strerror or error}") from error
+        raise BackendError(f"engine {name}: cannot read {path}: {error.strerror or error}") from error
     if not start:
-        raise BackendError(f"--engine {name}: {path} is empty: build the engine again")
+        raise BackendError(f"engine {name}: {path} is empty: build the engine again")
     if (gpu := find_gpu()) is None:
-        raise BackendUnavailableError(f"--engine {name}: engines run on an NVIDIA GPU, and this machine has none")
+        raise BackendUnavailableError(f"engine {name}: engines run on an NVIDIA GPU, and this machine has none")
     library = load_library("tensorrt-rtx" if start == MAGIC else "tensorrt")
     if (manifest := find_manifest(path)) is not None:
         check_loadable(manifest, library, gpu, name=str(path))
