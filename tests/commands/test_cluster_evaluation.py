@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -159,20 +159,26 @@ class Dying:
         return judge_shard(shard)
 
 
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[object]:
+    with started_nodes(2) as found:
+        yield found
+
+
 @pytest.mark.slow
-def test_two_nodes_and_a_worker_that_dies_make_the_report_of_one_machine(tmp_path, monkeypatch):
+def test_two_nodes_and_a_worker_that_dies_make_the_report_of_one_machine(nodes, tmp_path, monkeypatch):
     mark = tmp_path / "died"
     monkeypatch.setattr(cluster_evaluation, "judge_shard", Dying(mark))
     model, data, task, options = digits(tmp_path)
-    with started_nodes(2) as nodes:
-        there = report_of(model, data, task, ray=nodes.address, **options)
+    there = report_of(model, data, task, ray=nodes.address, **options)
     assert mark.exists()
     assert there == report_of(model, data, task, **options)
 
 
 @pytest.mark.slow
-def test_four_nodes_make_the_report_of_one_machine(tmp_path):
+def test_four_nodes_make_the_report_of_one_machine(nodes, tmp_path):
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
     model, data, task, options = own_metric(tmp_path)
-    with started_nodes(4) as nodes:
-        there = report_of(model, data, task, ray=nodes.address, **options)
+    there = report_of(model, data, task, ray=nodes.address, **options)
     assert there == report_of(model, data, task, **options)
