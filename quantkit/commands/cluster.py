@@ -16,12 +16,14 @@ from quantkit.commands.collect import check_collected
 from quantkit.commands.on_device import Member, choose_batch_size
 from quantkit.commands.shard import CalibrationShard, Shard, collect_shard, merge_gathered
 from quantkit.errors import BackendError, ModelError
+from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import CalibrationOptions
 from quantkit.types.urls import DataUrl, data_path
+from quantkit.user_code import names_code, source_hash
 
 __all__ = [
     "cluster_line",
@@ -65,7 +67,13 @@ def staying_connected(address: str | None) -> Iterator[None]:
         yield
 
 
-def describe_inputs(model: FloatModel, data: PathLike, contents: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def describe_inputs(
+    model: FloatModel,
+    data: PathLike,
+    contents: Sequence[tuple[str, str]],
+    preprocess: object,
+    task: TaskOptions | None = None,
+) -> dict[str, Any]:
     """What every `Shard` holds, of one with all samples.
 
     Raises:
@@ -73,6 +81,8 @@ def describe_inputs(model: FloatModel, data: PathLike, contents: Sequence[tuple[
     """
     if not model.source_files:
         raise ModelError("--ray needs a model file that every node can read")
+    said = [getattr(preprocess, "preset", preprocess), getattr(preprocess, "loader", None)]
+    said += [] if task is None else [task.decoder, task.postprocess, task.metric]
     return {
         "folder": str(Path.cwd()),
         "model": os.path.abspath(model.path),
@@ -82,6 +92,7 @@ def describe_inputs(model: FloatModel, data: PathLike, contents: Sequence[tuple[
         "threads": 1,
         "first": 0,
         "contents": tuple(contents),
+        "code": {spec: source_hash(spec) for spec in said if isinstance(spec, str) and names_code(spec)},
     }
 
 
@@ -145,7 +156,7 @@ def collect_on_cluster(
     Raises:
         QuantKitError: as there; or there is no cluster, or its nodes do not see the same model and data.
     """
-    inputs = describe_inputs(model, data, origin.contents)
+    inputs = describe_inputs(model, data, origin.contents, options.preprocess)
     if (size := options.batch_size) is None:
         with members as opened:
             size = choose_batch_size(opened, dataset, strict=options.strict)

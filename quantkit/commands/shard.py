@@ -26,6 +26,7 @@ from quantkit.notices import announcing
 from quantkit.types import Dataset, PathLike, TensorStatistics
 from quantkit.types.options import CalibrationOptions
 from quantkit.types.urls import data_path
+from quantkit.user_code import source_hash
 
 __all__ = ["CalibrationShard", "Gathered", "Shard", "collect_shard", "merge_gathered"]
 
@@ -43,6 +44,7 @@ class Shard:
         threads: of ONNX Runtime and the decoder.
         first: position of the first sample among those that the command chose.
         contents: id and content hash of each sample.
+        code: hash of each file of the user's that is named, "file.py:name".
     """
 
     folder: str
@@ -53,18 +55,23 @@ class Shard:
     threads: int
     first: int
     contents: tuple[tuple[str, str], ...]
+    code: Mapping[str, str]
 
     def enter(self) -> None:
         """Takes the place of the command.
 
         Raises:
             BackendError: other versions are installed here.
+            ChangedDataError: a file of the user's is another one here.
         """
         with contextlib.suppress(OSError):  # where there is no such folder, absolute paths may do
             os.chdir(self.folder)
         if (versions := collecting_versions()) != self.versions:
             here, wanted = (" with ".join(map(" ".join, of.items())) for of in (versions, self.versions))
             raise BackendError(f"{here} is installed: install {wanted}, as the command has")
+        for spec, digest in self.code.items():
+            if source_hash(spec) != digest:
+                raise ChangedDataError(f"{spec.rpartition(':')[0]} is another file than that of the command")
 
     def check_model(self, model: FloatModel) -> FloatModel:
         """The model, if it is that of the command.

@@ -141,7 +141,7 @@ def test_unreadable_samples_are_left_out_as_on_one_machine(inline, tmp_path):
 
 def shard_of(folder: Path, **other) -> CalibrationShard:
     """Two samples that are not those of the data."""
-    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"), ("c", "d")))
+    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"), ("c", "d")), None)
     options = quantkit.CalibrationOptions(batch_size=4, progress=False)
     return replace(CalibrationShard(options=options, **inputs), folder=str(folder), **other)
 
@@ -155,6 +155,7 @@ def shard_of(folder: Path, **other) -> CalibrationShard:
             BackendError,
             r"is installed: install quantkit .* with onnxruntime 0\.1, as",
         ),
+        ({"code": {f"{__file__}:f": "0" * 64}}, ChangedDataError, r"\.py is another file than that of the command"),
         ({}, ChangedDataError, "calib holds other samples than those of the command"),
         ({"first": 1_000_000}, ChangedDataError, "calib holds other samples than those of the command"),
     ],

@@ -97,6 +97,19 @@ def test_the_report_is_that_of_one_machine(make: Callable[[Path], tuple], inline
     assert there == report_of(model, data, task, **options)
 
 
+def test_files_of_the_users_code_are_compared(inline, monkeypatch, tmp_path):
+    model, data, task, options = own_metric(tmp_path)
+    seen = set()
+
+    def judge(shard: EvaluationShard) -> object:
+        seen.update(shard.code)
+        return judge_shard(shard)
+
+    monkeypatch.setattr(cluster_evaluation, "judge_shard", judge)
+    report_of(model, data, task, ray="auto", **options, variants=["fp32"])
+    assert seen == {task.postprocess, task.metric}
+
+
 def with_damage(folder: Path, count: int) -> Path:
     """A copy of some digits, of which the first cannot be read."""
     shutil.copytree(VAL, folder)
