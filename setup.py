@@ -1,7 +1,8 @@
-"""Compiles the histogram kernel where there is a compiler; everything else is declared in pyproject.toml.
+"""Compiles the two inner loops where there is a compiler; everything else is declared in pyproject.toml.
 
-Without a compiler the package installs all the same, and NumPy counts. QUANTKIT_PURE_PYTHON=1 builds the wheel for such
-machines. The wheel of CPython 3.11 serves all later versions (stable ABI); free-threaded ones have none.
+Without a compiler the package installs all the same, and NumPy computes the same values. QUANTKIT_PURE_PYTHON=1 builds
+the wheel for such machines. The wheel of CPython 3.11 serves all later versions (stable ABI); free-threaded ones have
+none.
 """
 
 import os
@@ -11,15 +12,18 @@ import sysconfig
 from setuptools import Extension, setup
 
 has_stable_abi = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
-kernel = Extension(
-    "quantkit.calibration._magnitudes",
-    ["quantkit/calibration/_magnitudes.c"],
-    define_macros=[("QUANTKIT_STABLE_ABI", "1")] if has_stable_abi else [],
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
-    py_limited_api=has_stable_abi,
-    optional=True,
-)
+kernels = [
+    Extension(
+        f"quantkit.{package}.{name}",
+        [f"quantkit/{package}/{name}.c"],
+        define_macros=[("QUANTKIT_STABLE_ABI", "1")] if has_stable_abi else [],
+        extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+        py_limited_api=has_stable_abi,
+        optional=True,
+    )
+    for package, name in (("calibration", "_magnitudes"), ("datasets", "_pixels"))
+]
 setup(
-    ext_modules=[] if os.environ.get("QUANTKIT_PURE_PYTHON") else [kernel],
+    ext_modules=[] if os.environ.get("QUANTKIT_PURE_PYTHON") else kernels,
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if has_stable_abi else {},
 )

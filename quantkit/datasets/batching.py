@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 from contextlib import closing
@@ -12,7 +13,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.datasets.dataset_view import Prefetches
+from quantkit.datasets.decoder_processes import DecoderProcesses
 from quantkit.datasets.fingerprint import count_cpus
+from quantkit.datasets.preprocess import PixelInput
 from quantkit.errors import DatasetError, MachineError, UnreadableSampleError
 from quantkit.interrupts import leave_threads
 from quantkit.types import (
@@ -25,6 +29,22 @@ from quantkit.types import (
 )
 
 _MAX_DEFAULT_WORKERS = 16
+
+_MOST_THREADS = 4
+"""That decode well side by side in one process: more of them wait for Python's lock."""
+
+_WORTH_PROCESSES = 1000
+"""Samples: each process takes some 0.4 CPU seconds to start."""
+
+_TOGETHER = 8
+"""Samples that a process is sent at once."""
+
+_CHUNKS_AHEAD = 4
+"""For each process: images differ, and what is ready waits for the one in front of it."""
+
+_WRITERS = 4
+_WORTH_WRITERS = 1 << 23
+"""Threads that fill a batch, from so many bytes on: half of the time goes to getting its memory."""
 
 SAMPLE_LIMIT_S = 120.0
 """For reading and preparing one sample: a decoder, a function of the user's or a disk that takes longer hangs."""
@@ -44,13 +64,13 @@ def iterate_batches(
     Samples of different shapes are never in one batch: what was read for one is then several, a shape each.
 
     A sample that cannot be read is left out and the next one takes its place, so that batches stay full. At most
-    `prefetch + 1` batches of samples are held here at a time, however large the data set. The threads end with the
+    `prefetch + 2` batches of samples are held here at a time, however large the data set. The threads end with the
     iteration, also when it is closed early or fails.
 
     Args:
         dataset: what to read.
         batch_size: samples per batch.
-        workers: threads that decode; None takes the number of CPUs.
+        workers: threads that decode, each in a process of its own where it pays; None takes the number of CPUs.
         prefetch: batches that are decoded ahead while the caller works on one.
         strict: raise where a sample cannot be read, instead of leaving it out.
         on_skip: called with id and reason of each sample that is left out, in order, in the caller's thread.
@@ -67,7 +87,39 @@ def iterate_batches(
             raise DatasetError(f"{name} {value} must be at least {least}")
     threads = min(count_cpus(), _MAX_DEFAULT_WORKERS) if workers is None else workers
     batch_size, threads = (max(1, min(number, len(dataset))) for number in (batch_size, threads))
-    return _stack_all(_read(dataset, threads, max(1, prefetch * batch_size), strict, on_skip), batch_size)
+    skipped: deque[tuple[str, str]] = deque()
+    is_closed = threading.Event()
+    samples = _read(dataset, threads, max(1, prefetch * batch_size), strict, skipped, is_closed)
+    return _stack_in_thread(_stack_all(samples, batch_size), prefetch > 0, is_closed, skipped, on_skip)
+
+
+def _stack_in_thread(
+    batches: Generator[Batch, None, None],
+    is_ahead: bool,
+    is_closed: threading.Event,
+    skipped: deque[tuple[str, str]],
+    on_skip: Callable[[str, str], None] | None,
+) -> Generator[Batch, None, None]:
+    """Yields the batches. `is_ahead`: a thread stacks the next one while the caller works on one."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="quantkit-stack")
+    coming: Future[Batch | None] | None = None
+    try:
+        while True:
+            coming = coming or pool.submit(next, batches, None)
+            try:
+                batch = coming.result()
+            finally:
+                while skipped and on_skip is not None:
+                    on_skip(*skipped.popleft())
+            if batch is None:
+                return
+            coming = pool.submit(next, batches, None) if is_ahead else None
+            yield batch
+            del batch
+    finally:
+        is_closed.set()
+        pool.shutdown()
+        batches.close()
 
 
 def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Generator[Batch, None, None]:
@@ -83,8 +135,10 @@ def _stack_all(samples: Generator[Sample, None, None], batch_size: int) -> Gener
                 yield stack_samples(groups.pop(shape))
 
 
-def _shapes(sample: Sample) -> tuple[object, ...]:
+def _shapes(sample: Sample) -> object:
     """Samples of equal ones go into one batch: shapes, and the values of inputs that have no batch."""
+    if isinstance(sample.inputs, PixelInput):
+        return sample.inputs.shape
     return tuple(
         (name, array.shape, array.tobytes() if sample.axes.get(name, 0) is None else b"")
         for name, array in sorted(sample.inputs.items())
@@ -92,18 +146,33 @@ def _shapes(sample: Sample) -> tuple[object, ...]:
 
 
 def _read(
-    dataset: Dataset, workers: int, ahead: int, strict: bool, on_skip: Callable[[str, str], None] | None
+    dataset: Dataset,
+    workers: int,
+    ahead: int,
+    strict: bool,
+    skipped: deque[tuple[str, str]],
+    is_closed: threading.Event,
 ) -> Generator[Sample, None, None]:
-    """Yields the readable samples in order, with at most `ahead` others being decoded or waiting."""
+    """Yields the readable samples in order, with at most `ahead` others being decoded or waiting.
+
+    Adds id and reason of those that cannot be read to `skipped`. Ends with the next sample when `is_closed` is set.
+    """
     pending: deque[tuple[int, Future[Sample]]] = deque()
     indices = iter(range(len(dataset)))
+    in_processes = workers > _MOST_THREADS and len(dataset) >= _WORTH_PROCESSES
+    together = _TOGETHER if in_processes else 1
+    ahead = max(ahead, _CHUNKS_AHEAD * workers * together) if in_processes else ahead
     first_reason: str | None = None
     delivered, is_stuck = 0, False
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-decode")
+    processes = DecoderProcesses()
+    joins = processes.join if in_processes else None
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-decode", initializer=joins)
     try:
         while True:
-            for index in islice(indices, ahead - len(pending)):
-                pending.append((index, pool.submit(dataset.__getitem__, index)))
+            while len(pending) <= ahead - together and (chosen := list(islice(indices, together))):
+                pending += _submit(pool, dataset, chosen)
+            if is_closed.is_set():
+                return
             if not pending:
                 break
             index, future = pending.popleft()
@@ -122,8 +191,7 @@ def _read(
                     raise
                 name = dataset.ids[index]
                 first_reason = first_reason or str(error)
-                if on_skip is not None:
-                    on_skip(name, error.reason if isinstance(error, UnreadableSampleError) else str(error))
+                skipped.append((name, error.reason if isinstance(error, UnreadableSampleError) else str(error)))
                 continue
             finally:
                 del future  # it holds the sample
@@ -132,6 +200,7 @@ def _read(
             del sample
     finally:
         pool.shutdown(wait=not is_stuck, cancel_futures=True)
+        processes.end()
         if is_stuck:
             leave_threads()
     if delivered == 0:
@@ -139,14 +208,28 @@ def _read(
         raise DatasetError(f"no readable {what} among {len(dataset)}: {first_reason or 'the data set is empty'}")
 
 
+def _submit(pool: ThreadPoolExecutor, dataset: Dataset, indices: Sequence[int]) -> Iterator[tuple[int, Future[Sample]]]:
+    """Has one thread load some samples; a future for each."""
+    futures: list[Future[Sample]] = [Future() for _ in indices]
+    pool.submit(_load, dataset, indices, futures)
+    return zip(indices, futures, strict=True)
+
+
+def _load(dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]]) -> None:
+    """Fulfils futures of samples, in a thread."""
+    if len(indices) > 1 and isinstance(dataset, Prefetches):
+        dataset.prefetch(indices)
+    for index, future in zip(indices, futures, strict=True):
+        try:
+            future.set_result(dataset[index])
+        except BaseException as error:
+            future.set_exception(error)
+
+
 def stack_samples(samples: Sequence[Sample]) -> Batch:
     """A batch of samples whose arrays have equal shapes."""
     axes = samples[0].axes
-    inputs = {}
-    for name, first in samples[0].inputs.items():
-        axis = axes.get(name, 0)
-        arrays = [sample.inputs[name] for sample in samples]
-        inputs[name] = first if axis is None else np.ascontiguousarray(np.stack(arrays, axis))
+    inputs = {name: _stack(name, samples, axes.get(name, 0)) for name in samples[0].inputs}
     targets = [sample.target for sample in samples if sample.target is not None]
     sizes = [sample.image_size for sample in samples if sample.image_size is not None]
     return Batch(
@@ -156,6 +239,25 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
         image_sizes=tuple(sizes) if len(sizes) == len(samples) else None,
         axes=axes,
     )
+
+
+def _stack(name: str, samples: Sequence[Sample], axis: int | None) -> Array:
+    first = samples[0].inputs
+    images = [sample.inputs for sample in samples if isinstance(sample.inputs, PixelInput)]
+    if isinstance(first, PixelInput) and len(images) == len(samples) and axis == 0:
+        rows: Array = np.empty((len(images), *first.shape), first.dtype)
+        writers = min(_WRITERS, count_cpus()) if rows.nbytes >= _WORTH_WRITERS else 1
+        with ThreadPoolExecutor(writers) as pool:  # each has every so manieth image
+            list(pool.map(lambda k: _write(images[k::writers], rows[k::writers]), range(writers)))
+        return rows
+    if axis is None:
+        return first[name]
+    return np.ascontiguousarray(np.stack([sample.inputs[name] for sample in samples], axis))
+
+
+def _write(images: Sequence[PixelInput], rows: Array) -> None:
+    for image, row in zip(images, rows, strict=True):
+        image.write(row)
 
 
 def make_batches(

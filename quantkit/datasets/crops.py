@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.file_list import LABEL_COLUMNS, PATH_COLUMNS, read_list
-from quantkit.datasets.image_files import Box, ImageFiles, name_samples
+from quantkit.datasets.image_decoding import Box
+from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.errors import DatasetError
 
 _EDGES = ("left", "top", "right", "bottom")

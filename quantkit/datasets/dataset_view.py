@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.types import Dataset, Preprocessing, Sample
 
-__all__ = ["DatasetView", "dataset_kind"]
+__all__ = ["DatasetView", "Prefetches", "dataset_kind"]
+
+
+@runtime_checkable
+class Prefetches(Protocol):
+    """A data set that prepares several samples faster together than one by one."""
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Prepares samples that this thread takes next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +36,11 @@ class DatasetView:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[index]
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Has the data set prepare samples together, if it can, before this thread takes them one by one."""
+        if isinstance(self.dataset, Prefetches):
+            self.dataset.prefetch(indices)
 
     @property
     def ids(self) -> Sequence[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.datasets.class_labels import index_labels
-from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
+from quantkit.datasets.image_decoding import IMAGE_SUFFIXES
+from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.datasets.remote_path import Source, locate
 from quantkit.datasets.stored_files import read_stored
 from quantkit.errors import DatasetError

@@ -45,9 +45,9 @@ class StoredFiles:
         try:
             content = read_stored(path, most_bytes=LARGEST_FILE_BYTES)
         except OSError:
-            self._check(path, UNREADABLE)
+            self.check(path, UNREADABLE)
             raise
-        self._check(path, hashlib.sha256(content).hexdigest())
+        self.check(path, hashlib.sha256(content).hexdigest())
         return content
 
     def hash(self, path: Place) -> str:
@@ -57,7 +57,8 @@ class StoredFiles:
                 self.read(path)
         return self._hashes[path]
 
-    def _check(self, path: Place, found: str) -> None:
+    def check(self, path: Place, found: str) -> None:
+        """Raises `ChangedDataError` if a file has another hash, hexadecimal, than before."""
         if self._hashes.setdefault(path, found) != found:
             raise ChangedDataError(f"{path} was changed while it was in use: run again")
 

@@ -1,61 +1,36 @@
-"""Images on disk as a data set: decoding one file, hashing it. Finding the files is left to folder and list."""
+"""Images on disk as a data set. Finding the files is left to folder and list, decoding to `image_decoding`."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
-import io
 import os
-import re
+import threading
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
+from quantkit.datasets.decoder_processes import Request, decode_ahead
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
-from quantkit.datasets.preprocess import preprocess, upright, upright_size
+from quantkit.datasets.image_decoding import (
+    READ_FORMATS,
+    UNREAD,
+    Box,
+    decode_pixels,
+    describe_content,
+    first_line,
+    opened_image,
+)
+from quantkit.datasets.preprocess import PixelInput, upright, upright_size
 from quantkit.datasets.stored_files import Place
 from quantkit.errors import DatasetError, QuantKitError, UnreadableSampleError
 from quantkit.machine import is_machine_fault, persistently
 from quantkit.types import Array, Preprocessing, Sample
-
-UNREAD: dict[str, str] = {}
-"""What reads the images of suffixes that nothing installed here reads."""
-
-
-def _optional_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Suffixes and formats that Pillow or a plugin reads here; what is missing goes to `UNREAD`."""
-    suffixes: list[str] = []
-    formats: list[str] = []
-    if "avif" in features.get_supported_modules():  # older ones warn when they are asked
-        suffixes.append(".avif")
-        formats.append("AVIF")
-    else:
-        UNREAD[".avif"] = "pip install 'pillow>=11.3'"
-    if importlib.util.find_spec("pillow_heif") is not None:
-        importlib.import_module("pillow_heif").register_heif_opener()
-        suffixes += [".heic", ".heif"]
-        formats.append("HEIF")
-    else:
-        UNREAD.update(dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"))
-    return tuple(suffixes), tuple(formats)
-
-
-_OPTIONAL = _optional_formats()
-IMAGE_SUFFIXES = (
-    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *_OPTIONAL[0],
-)
-# Only these decoders are tried, whatever the name says: others run programs (EPS) or are rarely hardened.
-READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *_OPTIONAL[1])
-Box = tuple[float, float, float, float]
-_PIL_MODULES = re.compile(r"PIL\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +63,7 @@ class ImageFiles:
     remarks: Sequence[str] = ()
     doubts: Sequence[str] = ()
     _files: StoredFiles = field(default_factory=StoredFiles, repr=False)
+    _ahead: threading.local = field(default_factory=threading.local, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,26 +78,46 @@ class ImageFiles:
         """
         return persistently(lambda: self._decode(index), f"decode {self.paths[index]}")
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Decodes several files at once for `__getitem__` in the same thread, where a process does that for it."""
+        requests: dict[int, Request] = {}
+        for index in indices if self.function is None else ():
+            place = self.paths[index]
+            with suppress(Exception):  # raised again when the sample is asked for
+                source = place if isinstance(place, Path) else self._files.read(place)
+                requests[index] = (source, self._box(index), self.preprocessing)
+        self._ahead.replies = dict(zip(requests, decode_ahead(list(requests.values())), strict=True))
+
     def _decode(self, index: int) -> Sample:
-        name = self.ids[index]
+        name, box = self.ids[index], self._box(index)
         target = None if self.targets is None else self.targets[index]
-        with self._open(index) as opened:
-            image = opened if self.boxes is None else _crop(opened, self.boxes[index])
-            array = preprocess(image, self.preprocessing) if self.function is None else self.function(image, name)
-            size = upright_size(image)
-        return Sample(id=name, inputs={self.input_name: array}, target=target, image_size=size)
+        ahead = getattr(self._ahead, "replies", {}).pop(index, None)
+        inputs: Mapping[str, Array]
+        if ahead is not None:
+            content_hash, (levels, size) = ahead
+            if content_hash is not None:
+                self._files.check(self.paths[index], content_hash)
+            inputs = PixelInput(self.input_name, levels, self.preprocessing)
+            return Sample(id=name, inputs=inputs, target=target, image_size=size)
+        with self._reading(index) as content:
+            if self.function is None:
+                levels, size = decode_pixels(content, box, self.preprocessing)
+                inputs = PixelInput(self.input_name, levels, self.preprocessing)
+            else:
+                with opened_image(content, box) as image:
+                    inputs, size = {self.input_name: self.function(image, name)}, upright_size(image)
+        return Sample(id=name, inputs=inputs, target=target, image_size=size)
+
+    def _box(self, index: int) -> Box | None:
+        return None if self.boxes is None else self.boxes[index]
 
     @contextmanager
-    def _open(self, index: int) -> Iterator[Image.Image]:
-        """The whole image of a file; what is raised inside becomes an `UnreadableSampleError` that names the sample."""
-        silence_pillow()
+    def _reading(self, index: int) -> Iterator[bytes]:
+        """The content of a file; what is raised inside becomes an `UnreadableSampleError` that names the sample."""
         path, name, content = self.paths[index], self.ids[index], b""
         try:
             content = self._files.read(path)
-            # No draft mode: decoding a JPEG at a fraction of its size is faster, but gives other pixels.
-            with Image.open(io.BytesIO(content), formats=READ_FORMATS) as image:
-                image.load()
-                yield image
+            yield content
         except DatasetError as error:
             raise UnreadableSampleError(name, str(error)) from None
         except QuantKitError:  # of the user's own code, or of the machine: no damage of the file
@@ -151,8 +147,8 @@ class ImageFiles:
 
     def picture(self, index: int) -> Image.Image:
         """The upright image, or its part, in its own colors. Raises nearly anything on a damaged file."""
-        with Image.open(io.BytesIO(self._files.read(self.paths[index])), formats=READ_FORMATS) as opened:
-            return upright(opened) if self.boxes is None else _crop(opened, self.boxes[index])
+        with opened_image(self._files.read(self.paths[index]), self._box(index)) as image:
+            return upright(image)
 
 
 def name_samples(paths: Iterable[str]) -> list[str]:
@@ -165,40 +161,3 @@ def name_samples(paths: Iterable[str]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return names
-
-
-def _crop(image: Image.Image, box: Box) -> Image.Image:
-    """The part of the upright image that lies in the box, rounded to whole pixels."""
-    image = upright(image)
-    left, top = (max(0, round(edge)) for edge in box[:2])
-    right, bottom = (min(size, round(edge)) for edge, size in zip(box[2:], image.size, strict=True))
-    if left >= right or top >= bottom:
-        raise DatasetError(f"box {box} holds no pixel of the image, {image.width} x {image.height}")
-    part = image.crop((left, top, right, bottom))
-    part.info = {key: value for key, value in image.info.items() if key == "transparency"}  # no second orientation
-    return part
-
-
-def silence_pillow() -> None:
-    """Keeps the warnings that Pillow's own modules raise (large images, odd tags) off stderr.
-
-    `warnings.catch_warnings` is not safe in threads, so the filter stays; it concerns no code outside Pillow.
-    """
-    wanted = ("ignore", None, Warning, _PIL_MODULES, 0)
-    if not warnings.filters or warnings.filters[0] != wanted:
-        warnings.filterwarnings("ignore", category=Warning, module=_PIL_MODULES.pattern)
-
-
-def describe_content(start: bytes, expected: str) -> str:
-    """What a file is that is not what was expected, by its first bytes."""
-    if not start:
-        return "the file is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the image: run git lfs pull"
-    return f"not {expected}"
-
-
-def first_line(error: BaseException) -> str:
-    """Of what a decoder says."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

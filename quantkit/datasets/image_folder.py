@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
-from quantkit.datasets.image_files import IMAGE_SUFFIXES, UNREAD, ImageFiles, name_samples
+from quantkit.datasets.image_decoding import IMAGE_SUFFIXES, UNREAD
+from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.datasets.remote_path import Source
 from quantkit.errors import DatasetError
 from quantkit.machine import file_status, persistently

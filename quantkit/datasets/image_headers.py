@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
+from quantkit.datasets.image_decoding import READ_FORMATS, silence_pillow
+from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.sampling import Selection
 from quantkit.datasets.stored_files import image_source
 from quantkit.errors import DatasetError

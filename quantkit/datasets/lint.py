@@ -14,7 +14,8 @@ from PIL import Image
 
 from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.fingerprint import content_hash
-from quantkit.datasets.image_files import IMAGE_SUFFIXES, READ_FORMATS, ImageFiles
+from quantkit.datasets.image_decoding import IMAGE_SUFFIXES, READ_FORMATS
+from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import walk
 from quantkit.datasets.stored_files import image_source
 from quantkit.errors import DatasetError

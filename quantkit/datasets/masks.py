@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.datasets.fingerprint import StoredFiles, count_cpus, fingerprint_of
-from quantkit.datasets.image_files import describe_content, first_line, silence_pillow
+from quantkit.datasets.image_decoding import describe_content, first_line, silence_pillow
 from quantkit.datasets.image_folder import walk
 from quantkit.datasets.mask_map import MaskMap, parse_mask_map
 from quantkit.errors import DatasetError, QuantKitError

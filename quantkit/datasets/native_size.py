@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from PIL import Image
 
-from quantkit.datasets.image_files import READ_FORMATS, ImageFiles, silence_pillow
+from quantkit.datasets.image_decoding import READ_FORMATS, silence_pillow
+from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.stored_files import image_source
 from quantkit.machine import raise_if_out_of_memory
 from quantkit.numerics import fit_image

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +31,11 @@ _SIDEWAYS = frozenset((5, 6, 7, 8))
 _ORIENTATION = 0x0112
 # Twice Pillow's limit for a warning: where Pillow itself refuses to read an image.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
+_KERNEL: Any = None
+"""The compiled form of `look_up`; None where it was not built: NumPy looks up."""
+with suppress(ImportError):
+    _KERNEL = importlib.import_module("quantkit.datasets._pixels")
+
 # Fewer levels than this out of 256 mean that float values were sent to an integer input.
 _MIN_LEVELS = 16
 
@@ -52,22 +61,76 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     Raises:
         DatasetError: pixels whose range is not known, or an image too narrow to be resized in memory.
     """
-    pixels = np.asarray(_resize(_colors(upright(image), preprocessing.color, preprocessing.pixel_max), preprocessing))
-    pixels = pixels.reshape(*pixels.shape[:2], preprocessing.channels)
-    if preprocessing.color == "BGR":
-        pixels = pixels[:, :, ::-1]
+    return look_up(fit_pixels(upright(image), preprocessing), preprocessing)
+
+
+def fit_pixels(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """An upright image in its model's colors and at its size, as levels; see `preprocess`.
+
+    Returns:
+        Array [H, W, C]; three colors are in the order RGB.
+    """
+    pixels = np.asarray(_resize(_colors(image, preprocessing.color, preprocessing.pixel_max), preprocessing))
+    return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
+
+
+def look_up(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, out: Array | None = None) -> Array:
+    """What `pixel_table` has for each level.
+
+    Args:
+        pixels: [H, W, C], C-contiguous, three colors in the order RGB.
+        preprocessing: names the order of the colors, the layout and the type of the result.
+        out: C-contiguous, of that type and shape, to write the result to.
+
+    Returns:
+        C-contiguous array of `preprocessing.dtype`, shape [C, H, W] or [H, W, C].
+    """
     table = pixel_table(preprocessing)
-    channels_first = preprocessing.layout == "NCHW"
-    height, width, channels = pixels.shape
-    result = np.empty((channels, height, width) if channels_first else pixels.shape, table.dtype)
+    is_planar, is_reversed = preprocessing.layout == "NCHW", preprocessing.color == "BGR"
+    result = np.empty(_shape(pixels, preprocessing), table.dtype) if out is None else out
+    if _KERNEL is not None:
+        _KERNEL.look_up(pixels, table, result, is_planar, is_reversed)
+        return result
+    channels = pixels.shape[-1]
     for c in range(channels):
+        levels = pixels[:, :, channels - 1 - c if is_reversed else c]
         # uint8 is always within the 256 entries; mode "clip" spares numpy the check and a buffer.
-        values = np.take(table[c], pixels[:, :, c], mode="clip")
-        if channels_first:
-            result[c] = values
-        else:
-            result[:, :, c] = values
+        result[c if is_planar else (..., c)] = np.take(table[c], levels, mode="clip")
     return result
+
+
+def _shape(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[int, ...]:
+    height, width, channels = pixels.shape
+    return (channels, height, width) if preprocessing.layout == "NCHW" else pixels.shape
+
+
+class PixelInput(Mapping[str, Array]):
+    """The inputs of a model that takes an image: levels, a quarter of the memory, until somebody takes the values.
+
+    Attributes:
+        shape: of the values, [C, H, W] or [H, W, C].
+        dtype: of the values.
+    """
+
+    def __init__(self, name: str, pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> None:
+        self._name, self._pixels, self._preprocessing = name, pixels, preprocessing
+        self.shape = _shape(pixels, preprocessing)
+        self.dtype = np.dtype(preprocessing.dtype)
+
+    def __getitem__(self, name: str) -> Array:
+        if name != self._name:
+            raise KeyError(name)
+        return look_up(self._pixels, self._preprocessing)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._name,))
+
+    def __len__(self) -> int:
+        return 1
+
+    def write(self, out: Array) -> None:
+        """Writes the values to a C-contiguous array of their shape and type."""
+        look_up(self._pixels, self._preprocessing, out)
 
 
 def upright(image: Image.Image) -> Image.Image:

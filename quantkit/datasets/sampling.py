@@ -36,6 +36,10 @@ class Selection(DatasetView):
         sample = self.dataset[self.indices[index]]
         return sample if self.labelled else replace(sample, target=None)
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Has the data set prepare the chosen samples together, if it can."""
+        super().prefetch([self.indices[i] for i in indices])
+
     @cached_property
     def ids(self) -> Sequence[str]:
         """Names of the chosen samples."""

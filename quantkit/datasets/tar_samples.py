@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import count_cpus
-from quantkit.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, name_samples
+from quantkit.datasets.image_decoding import IMAGE_SUFFIXES
+from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.datasets.image_folder import count_suffixes, describe_left_out, list_image_files
 from quantkit.datasets.remote_path import Source
 from quantkit.datasets.tar_index import TarIndex, TarMember, index_tar, is_tar

@@ -106,7 +106,7 @@ def test_what_left_samples_out_is_made_again_once_they_can_be_read(
     Image.new("RGB", (8, 8)).save(images / "odd.bmp")
     options = ("--accuracy", "fast", *keep)
     with monkeypatch.context() as patch:
-        patch.setattr("quantkit.datasets.image_files.READ_FORMATS", ("PNG",))
+        patch.setattr("quantkit.datasets.image_decoding.READ_FORMATS", ("PNG",))
         assert quantkit("calibrate", "--data", images, model, *options).code == 0
         outcome = quantkit("calibrate", "--data", images, model, *options)
         assert "leaves out 1 of 11 samples" in outcome.err

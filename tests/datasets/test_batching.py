@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 
@@ -101,9 +102,36 @@ def test_memory_is_independent_of_the_data_size(prefetch: int, bad: frozenset[in
     for batch in iterate_batches(dataset, 5, workers=4, prefetch=prefetch):
         delivered += len(batch)
         read_ahead = max(read_ahead, dataset.read - delivered)
-    assert dataset.most_alive <= (prefetch + 1) * 5 + 1
-    assert read_ahead <= max(1, prefetch * 5)
+    stacked = 5 if prefetch else 0  # the next batch, ready or being made
+    assert dataset.most_alive <= (prefetch + 1) * 5 + 1 + stacked
+    assert read_ahead <= max(1, prefetch * 5) + stacked
     assert dataset.alive == 0
+
+
+def test_the_next_batch_is_stacked_while_the_caller_works() -> None:
+    batches = iterate_batches(Numbers(40), 10, workers=1, prefetch=1)
+    first = next(batches)
+    for _ in range(1000):
+        if any(thread.name.startswith("quantkit-stack") for thread in threading.enumerate()):
+            break
+        time.sleep(0.01)
+    assert first.ids[0] == "s0"
+    batches.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(("quantkit-stack", "quantkit-decode"))]
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_skipped_samples_are_told_in_the_callers_thread_before_their_batch(prefetch: int) -> None:
+    told: list[tuple[str, int]] = []
+    delivered = 0
+
+    def note(name: str, _: str) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        told.append((name, delivered))
+
+    for batch in iterate_batches(Numbers(12, bad=frozenset({0, 5, 11})), 4, workers=2, prefetch=prefetch, on_skip=note):
+        delivered += len(batch)
+    assert told == [("s0", 0), ("s5", 4), ("s11", 8)]
 
 
 def test_samples_are_decoded_concurrently() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantkit.datasets import image_files
+from quantkit.datasets import image_decoding
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.datasets.open import open_samples
 from quantkit.errors import DatasetError
@@ -90,7 +90,7 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path) -> None:
     )
 
 
-@pytest.mark.skipif(".heic" in image_files.IMAGE_SUFFIXES, reason="pillow-heif is installed")
+@pytest.mark.skipif(".heic" in image_decoding.IMAGE_SUFFIXES, reason="pillow-heif is installed")
 def test_heic_names_what_reads_it(tmp_path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "b.HEIC").write_bytes(b"x")
@@ -103,15 +103,15 @@ def test_heic_names_what_reads_it(tmp_path) -> None:
 def test_heic_is_read_where_the_plugin_is_installed(monkeypatch) -> None:
     registered = []
     plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(True))
-    monkeypatch.setattr(image_files.importlib.util, "find_spec", lambda name: name == "pillow_heif")
-    monkeypatch.setattr(image_files.importlib, "import_module", lambda name: plugin)
-    suffixes, formats = image_files._optional_formats()
+    monkeypatch.setattr(image_decoding.importlib.util, "find_spec", lambda name: name == "pillow_heif")
+    monkeypatch.setattr(image_decoding.importlib, "import_module", lambda name: plugin)
+    suffixes, formats = image_decoding._optional_formats()
     assert registered == [True]
     assert {".heic", ".heif"} <= set(suffixes)
     assert "HEIF" in formats
 
 
-@pytest.mark.skipif(".avif" not in image_files.IMAGE_SUFFIXES, reason="Pillow has no AVIF")
+@pytest.mark.skipif(".avif" not in image_decoding.IMAGE_SUFFIXES, reason="Pillow has no AVIF")
 def test_avif_is_read(tmp_path) -> None:
     Image.new("L", (8, 8), 100).save(tmp_path / "a.avif")
     assert np.abs(open_folder(tmp_path)[0].inputs["x"] - 100).max() <= 3

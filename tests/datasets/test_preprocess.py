@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import warnings
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from quantkit.datasets import preprocess
-from quantkit.datasets.preprocess import pixel_table
+from quantkit.datasets.preprocess import PixelInput, look_up, pixel_table
 from quantkit.errors import DatasetError
 from quantkit.types import Interpolation, Preprocessing
 
+preprocess_module = importlib.import_module("quantkit.datasets.preprocess")  # the package has a function of its name
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -354,3 +356,62 @@ def test_layout_and_type_follow_the_input(color: str, layout: str, dtype: str) -
 def test_means_follow_the_channel_order() -> None:
     wanted = Preprocessing(size=(1, 1), color="BGR", mean=(1.0, 2.0, 3.0))
     assert preprocess(Image.new("RGB", (1, 1), (10, 20, 30)), wanted).ravel().tolist() == [29.0, 18.0, 7.0]
+
+
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    color=st.sampled_from(["RGB", "BGR", "L"]),
+    layout=st.sampled_from(["NCHW", "NHWC"]),
+    dtype=st.sampled_from(["uint8", "int8", "float16", "float32", "float64"]),
+    seed=st.integers(0, 99),
+)
+def test_the_kernel_looks_up_what_numpy_does(size, color, layout, dtype, seed):
+    if preprocess_module._KERNEL is None:
+        pytest.skip("it was not compiled")
+    mean = 128.0 if dtype == "int8" else 3.7 if dtype.startswith("float") else 0.0
+    how = Preprocessing(size, color=color, layout=layout, dtype=dtype, mean=(mean,))
+    levels = np.random.default_rng(seed).integers(0, 256, (*size, 1 if color == "L" else 3), dtype=np.uint8)
+    found = look_up(levels, how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess_module, "_KERNEL", None)
+        wanted = look_up(levels, how)
+    assert found.dtype == wanted.dtype == dtype
+    assert np.array_equal(found, wanted)
+    assert found.flags.c_contiguous
+    rows = np.zeros((2, *found.shape), dtype)
+    PixelInput("x", levels, how).write(rows[1])
+    assert np.array_equal(rows[1], wanted)
+    assert not rows[0].any()
+
+
+def test_the_kernel_refuses_what_does_not_fit():
+    if preprocess_module._KERNEL is None:
+        pytest.skip("it was not compiled")
+    call = preprocess_module._KERNEL.look_up
+    pixels, table = np.zeros((4, 3), np.uint8), np.zeros((3, 256), np.float32)
+    for arguments in (
+        (pixels, table, np.zeros(11, np.float32)),
+        (pixels, table, np.zeros(12, np.float64)),
+        (np.zeros(13, np.uint8), table, np.zeros(13, np.float32)),
+        (pixels, np.zeros(0, np.float32), np.zeros(12, np.float32)),
+        (pixels, np.zeros((3, 256), "V3"), np.zeros(12, "V3")),
+        (np.zeros((4, 3), np.uint16), table, np.zeros(24, np.float32)),
+    ):
+        with pytest.raises(ValueError, match=r"fit together|bytes"):
+            call(*arguments, True, False)
+    read_only = np.zeros(12, np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises((BufferError, ValueError), match=r"read-only|writ"):
+        call(pixels, table, read_only, True, False)
+
+
+def test_the_input_of_an_image_is_a_mapping():
+    levels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    found = PixelInput("x", levels, Preprocessing((2, 2), scale=2.0))
+    assert list(found) == ["x"]
+    assert len(found) == 1
+    assert found.shape == found["x"].shape == (3, 2, 2)
+    assert found.dtype == found["x"].dtype
+    assert np.array_equal(found["x"], 2.0 * levels.transpose(2, 0, 1))
+    with pytest.raises(KeyError):
+        found["y"]

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from quantkit.datasets.image_files import READ_FORMATS, name_samples, silence_pillow
+from quantkit.datasets.image_decoding import READ_FORMATS, silence_pillow
+from quantkit.datasets.image_files import name_samples
 from quantkit.datasets.image_folder import list_image_files
 from quantkit.datasets.preprocess import show_colors, upright
 from quantkit.errors import EvaluationError

@@ -1,0 +1,156 @@
+"""Processes that decode for threads: beyond a few threads Python's lock costs more than a second process.
+
+A thread names its files through a pipe and waits for pixels without the lock. A child process knows nothing but its
+pipe: it ends with it, however its parent ends. What it cannot do is done again in the thread, which tells why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from quantkit.datasets.fingerprint import LARGEST_FILE_BYTES
+from quantkit.datasets.image_decoding import Box, Pixels, decode_pixels
+from quantkit.machine import read_file
+from quantkit.types import Preprocessing
+
+if sys.platform == "linux":
+    import fcntl
+
+_F_SETPIPE_SZ = 1031
+"""From Linux' fcntl.h; Python 3.10 names it not everywhere."""
+
+_PIPE_BYTES = 1 << 20
+"""What Linux lets anybody have."""
+
+_THREAD = threading.local()
+_START = "import sys; sys.path[:] = {path!r}; from quantkit.datasets.decoder_processes import serve; serve()"
+"""With the path of this process, and nothing of the folder that it runs in, nor of a script that would run again."""
+
+
+_READY = b"."
+"""What a child says when it has imported what it needs."""
+
+
+Request = tuple["Path | bytes", "Box | None", Preprocessing]
+"""An image file, or its content; the rest is as in `decode_pixels`."""
+
+Reply = tuple["str | None", Pixels]
+"""SHA-256, hexadecimal, of the content where it was read from a file, and what was decoded."""
+
+
+class DecoderProcesses:
+    """One process for each thread that joins, from its first image until all are ended."""
+
+    def __init__(self) -> None:
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
+
+    def end(self) -> None:
+        """Ends them all, also in the middle of an image."""
+        for process in list(self._started.values()):
+            _end(process)
+
+    def join(self) -> None:
+        """Has this thread's images decoded by a process of its own. Called in the thread."""
+        _THREAD.processes = self
+
+    def decode(self, requests: Sequence[Request]) -> list[Reply | None]:
+        """What came of each; None where that was an error. Raises `OSError` where there is no process, or it ended."""
+        process = self._started.get(threading.get_ident()) or _start()
+        self._started[threading.get_ident()] = process
+        try:
+            return _ask(process, requests)
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            del self._started[threading.get_ident()]
+            _end(process)
+            raise OSError(f"a process that decodes images ended with {process.returncode}") from error
+
+
+def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
+    """Decodes several images in the process of this thread, where it has joined `DecoderProcesses`.
+
+    Returns:
+        What came of each; None where it has to be done here, be it to find out what is wrong.
+    """
+    processes: DecoderProcesses | None = getattr(_THREAD, "processes", None)
+    if processes is None or not requests:
+        return [None] * len(requests)
+    try:
+        return processes.decode(requests)
+    except OSError:
+        return [None] * len(requests)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _START.format(path=sys.path)]
+    # A session of its own: Ctrl-C at the terminal is for the command, which ends this by closing its pipe.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    if process.stdout.read(1) != _READY:
+        _end(process)
+        raise OSError("a process that decodes images did not start")
+    for pipe in (process.stdin, process.stdout):
+        _widen(pipe)
+    return process
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Has a pipe hold several images, so that nobody wakes up for each 64 KiB of them."""
+    if pipe is not None and sys.platform == "linux":
+        with suppress(OSError):
+            fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _ask(process: subprocess.Popen[bytes], requests: Sequence[Request]) -> list[Reply | None]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump(requests, process.stdin, pickle.HIGHEST_PROTOCOL)
+    process.stdin.flush()
+    replies: list[Reply | None] = pickle.load(process.stdout)
+    return replies
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    process.wait()
+
+
+def serve() -> None:
+    """Runs in the child: answers requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no reply
+    replies.write(_READY)
+    replies.flush()
+    while True:
+        try:
+            requests = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        with suppress(BrokenPipeError):
+            pickle.dump([_answer(request) for request in requests], replies, pickle.HIGHEST_PROTOCOL)
+            replies.flush()
+
+
+def _answer(request: Request) -> Reply | None:
+    source, box, preprocessing = request
+    try:
+        if isinstance(source, bytes):
+            return None, decode_pixels(source, box, preprocessing)
+        content = read_file(source, most_bytes=LARGEST_FILE_BYTES)
+        return hashlib.sha256(content).hexdigest(), decode_pixels(content, box, preprocessing)
+    except Exception:
+        return None

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantkit.datasets import Selection, batching, decoder_processes, iterate_batches
+from quantkit.datasets.image_files import ImageFiles
+from quantkit.errors import ChangedDataError
+from quantkit.types import Batch, Preprocessing
+
+PLAIN = Preprocessing((6, 5), mean=(1.0, 2.0, 3.0), std=(2.0,))
+UPSIDE_DOWN = 3
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes decode also few samples; yields those that were started."""
+    found: list[subprocess.Popen[bytes]] = []
+    start = decoder_processes._start
+
+    def note() -> subprocess.Popen[bytes]:
+        found.append(start())
+        return found[-1]
+
+    monkeypatch.setattr(batching, "_MOST_THREADS", 0)
+    monkeypatch.setattr(batching, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(batching, "_TOGETHER", 3)
+    monkeypatch.setattr(decoder_processes, "_start", note)
+    yield found
+    assert all(process.poll() is not None for process in found)
+
+
+def images(folder: Path, count: int = 20) -> ImageFiles:
+    """Photographs of several modes and sizes, one of them turned, one damaged, one empty, one missing."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        image = Image.fromarray(rng.integers(0, 256, (8 + i, 12, 3), dtype=np.uint8)).convert(("RGB", "L", "P")[i % 3])
+        exif = Image.Exif()
+        exif[0x0112] = UPSIDE_DOWN
+        image.save(folder / f"{i:02}.png", **({"exif": exif} if i == 1 else {}))
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:60])
+    (folder / "06.png").write_bytes(b"")
+    (folder / "09.png").unlink()
+    paths = [folder / f"{i:02}.png" for i in range(count)]
+    boxes = [(0.0, 0.0, 10.0, 6.0 if i != 11 else 0.0) for i in range(count)]  # one of them empty
+    names = [path.name for path in paths]
+    return ImageFiles("image list", paths, names, list(range(count)), (), "x", PLAIN, boxes)
+
+
+def read(data: object, **options: int) -> tuple[list[Batch], list[tuple[str, str]]]:
+    skipped: list[tuple[str, str]] = []
+    batches = iterate_batches(data, 4, on_skip=lambda *what: skipped.append(what), **options)  # type: ignore[arg-type]
+    return list(batches), skipped
+
+
+def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
+    assert [batch.ids for batch in found] == [batch.ids for batch in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert np.array_equal(one.inputs["x"], other.inputs["x"])
+        assert one.image_sizes == other.image_sizes
+        assert np.array_equal(one.targets, other.targets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_processes_give_what_threads_give(tmp_path, started, workers):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "_MOST_THREADS", 99)
+        wanted, skipped = read(Selection(images(tmp_path / "a"), tuple(range(19, -1, -1))))
+        assert not started
+    found, also_skipped = read(Selection(images(tmp_path / "a"), tuple(range(19, -1, -1))), workers=workers)
+    assert_same(found, wanted)
+    assert also_skipped == skipped
+    assert [name for name, _ in skipped] == ["11.png", "09.png", "06.png", "05.png"]
+    assert 1 <= len(started) <= workers
+
+
+def test_a_file_that_changes_is_found_out(tmp_path, started):
+    data = images(tmp_path)
+    data.content_hash(0)
+    Image.new("RGB", (9, 9)).save(data.paths[0])
+    with pytest.raises(ChangedDataError, match=r"00\.png was changed"):
+        read(data)
+    assert started
+
+
+def test_what_processes_read_has_its_hash(tmp_path, started):
+    data, again = images(tmp_path), images(tmp_path)
+    read(data)
+    assert data.fingerprint == again.fingerprint
+
+
+def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch):
+    wanted, _ = read(images(tmp_path))
+    ask = decoder_processes._ask
+    asked = []
+
+    def kill(process, requests):
+        asked.append(process)
+        if len(asked) == 2:
+            process.kill()
+        return ask(process, requests)
+
+    monkeypatch.setattr(decoder_processes, "_ask", kill)
+    found, _ = read(images(tmp_path), workers=1)
+    assert_same(found, wanted)
+    assert len(set(asked)) == 2
+
+
+def test_without_processes_threads_decode(tmp_path, started, monkeypatch):
+    wanted, skipped = read(images(tmp_path))
+
+    def refuse():
+        raise OSError("no process can be started")
+
+    monkeypatch.setattr(decoder_processes, "_start", refuse)
+    found, also_skipped = read(images(tmp_path))
+    assert_same(found, wanted)
+    assert also_skipped == skipped
+
+
+def test_a_child_that_cannot_start_is_no_process(monkeypatch):
+    monkeypatch.setattr(decoder_processes, "_START", "raise SystemExit(3)")
+    with pytest.raises(OSError, match="did not start"):
+        decoder_processes._start()
+
+
+def test_processes_end_with_an_iteration_that_is_given_up(tmp_path, started):
+    batches = iterate_batches(images(tmp_path), 2, workers=2)
+    next(batches)
+    assert started
+    batches.close()
+    assert all(process.poll() is not None for process in started)
+
+
+def test_few_samples_or_threads_need_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder_processes, "_start", pytest.fail)
+    read(images(tmp_path), workers=8)
+
+
+def test_functions_of_the_users_run_here(tmp_path, started):
+    data = images(tmp_path)
+    here = []
+
+    def prepare(image, name):
+        here.append(os.getpid())
+        return np.zeros((3, 6, 5), np.float32)
+
+    object.__setattr__(data, "function", prepare)
+    read(data)
+    assert set(here) == {os.getpid()}
+    assert not started
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_child_ends_with_its_parent(tmp_path):
+    """However the parent ends: nothing is told to a child but by its pipe."""
+    script = (
+        "import os, signal\n"
+        "from quantkit.datasets import decoder_processes\n"
+        "child = decoder_processes._start()\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    child = int(subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True).stdout)
+    for _ in range(200):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.05)
+    pytest.fail("the child goes on")
