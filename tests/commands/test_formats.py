@@ -44,11 +44,11 @@ from ..graph.quantizing import run, sqnr_db, write
 def make_network(folder: Path) -> Path:
     """A small network with convolutions, a classifier, their table and data, in which one value is far out."""
     g = Builder()
-    x = g.op("Relu", g.conv(g.input("image", 3, 16, 16), 3, 16))
-    x = g.op("Relu", g.op("Add", g.conv(x, 16, 16), x))
-    y = g.gemm(g.op("Flatten", g.op("GlobalAveragePool", x)), 16, 64)
+    x = g.op("Relu", g.conv(g.input("image", 32, 8, 8), 32, 32))
+    x = g.op("Relu", g.op("Add", g.conv(x, 32, 32), x))
+    y = g.gemm(g.op("Flatten", g.op("GlobalAveragePool", x)), 32, 64)
     model = write(g.model(g.gemm(g.op("Relu", y), 64, 32)), folder / "net.onnx")
-    data = np.random.default_rng(0).standard_normal((32, 3, 16, 16)).astype(np.float32)
+    data = np.random.default_rng(0).standard_normal((32, 32, 8, 8)).astype(np.float32)
     data[0, 0, 0, 0] = 40
     np.save(model.with_name("data.npy"), data)
     paths = (model, model.with_name("data.npy"))

@@ -2,8 +2,10 @@
 
 FP8 has fewer kernels than INT8. Convolutions with more than 32 positions in their kernel, and transposed ones, TensorRT
 and TensorRT-RTX compute in FP16 whatever Q/DQ say; for grouped ones there is no optimized kernel (release notes of
-TensorRT 10.16.1, limitations). Weights of matrix products have one scale: scales for each channel came with TensorRT
-10.6 (its release notes), on Hopper alone, and a floating-point format needs them less.
+TensorRT 10.16.1, limitations). With 16 channels or fewer on one side FP8 is slower than FP16, which NVIDIA ModelOpt
+leaves such convolutions in (0.47, onnx/quantization/graph_utils.py). Weights of matrix products have one scale: scales
+for each channel came with TensorRT 10.6 (its release notes), on Hopper alone, and a floating-point format needs them
+less.
 
 INT4 needs blocks of equal size: others TensorRT refuses, or cuts otherwise than ONNX.
 """
@@ -19,6 +21,9 @@ from quantkit.types import QuantFormat
 
 _LARGEST_KERNEL = 32
 """Positions."""
+
+_FEW_CHANNELS = 16
+"""On either side of a convolution."""
 
 _SMALLEST_BLOCK = 16
 
@@ -38,11 +43,16 @@ def format_obstacle(node: ir.Node, fmt: QuantFormat, *, quantize_all: bool = Fal
     weight = constant_of(node.inputs[1]) if is_standard(node, "Conv") else None
     if weight is None:
         return ""
-    positions = math.prod(weight.shape.numpy()[2:])
+    outputs, inputs, *kernel = weight.shape.numpy()
+    positions = math.prod(kernel)
     if positions > _LARGEST_KERNEL:
         return f"TensorRT has no FP8 kernels for {positions} positions (at most {_LARGEST_KERNEL})"
-    if node.attributes.get_int("group", 1) > 1 and not quantize_all:
+    if quantize_all:
+        return ""
+    if node.attributes.get_int("group", 1) > 1:
         return "grouped convolution: TensorRT has no optimized FP8 kernels for it"
+    if min(inputs, outputs) <= _FEW_CHANNELS:
+        return f"{inputs} to {outputs} channels: with {_FEW_CHANNELS} or fewer FP8 is not faster than FP16"
     return ""
 
 

@@ -10,6 +10,7 @@ from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.types import FP8, INT8, QdqPlan, weight_format
 
 from ..backbones import BACKBONES
+from ..builder import Builder
 from ..quantizing import load, quantize
 
 
@@ -33,7 +34,8 @@ def test_what_fp8_has_no_kernels_for_stays_in_float(name, reason, count):
     left = {node for node, why in found.skipped.items() if reason in why and "kernels" in why}
     assert len(left) == count
     before = {edge.node for edge in plan(name)[0].weights}
-    assert {edge.node for edge in found.weights} == before - left
+    few = {node for node, why in found.skipped.items() if "16 or fewer" in why}
+    assert {edge.node for edge in found.weights} == before - left - few
     assert {edge.node for edge in found.activations} <= {edge.node for edge in found.weights} | {
         node for node, op_type in types.items() if op_type not in ("Add", "BatchNormalization")
     }
@@ -44,6 +46,20 @@ def test_grouped_convolutions_are_quantized_when_everything_is():
     assert {edge.node for edge in found.weights} == {
         edge.node for edge in plan("mobilenetv2", quantize_all=True)[0].weights
     }
+
+
+def test_convolutions_of_few_channels_stay_in_float_unless_everything_is_quantized():
+    g = Builder()
+    x = g.conv(g.input("x", 3, 8, 8), 3, 32, name="image")
+    x = g.conv(g.conv(x, 32, 17, name="narrow"), 17, 16, name="small")
+    graph = prepare(load(g.model(x)), name="model")
+    found = plan_tensorrt(graph, fmt=FP8)
+    assert [edge.node for edge in found.weights] == ["narrow"]
+    assert found.skipped["image"] == "3 to 32 channels: with 16 or fewer FP8 is not faster than FP16"
+    assert found.skipped["small"] == "17 to 16 channels: with 16 or fewer FP8 is not faster than FP16"
+    everything = plan_tensorrt(graph, fmt=FP8, quantize_all=True)
+    assert [edge.node for edge in everything.weights] == ["image", "narrow", "small"]
+    assert len(plan_tensorrt(graph, fmt=INT8).weights) == 3
 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet_preactivation", "densenet"])
