@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.types import QdqEdge
 
-__all__ = ["FloatChoice", "choose_float_tensors"]
+__all__ = ["FloatChoice", "choose_additive", "choose_float_tensors"]
 
 _GAIN_PER_WORK = 2.0
 """What a unit in float must take from the damage, as a share of it, for each share of the multiply-adds that it costs:
@@ -18,6 +18,9 @@ _LEAST_GAIN = 0.03
 
 _LARGEST = 1e30
 """Stands for damage that is not finite: whatever makes it finite pays."""
+
+_TINY = 1e-6
+"""Share of the multiply-adds: none at all is divided by."""
 
 _WIDTH = 5
 """So many units, the most harmful alone, are tried in company before the best of them is taken."""
@@ -42,7 +45,7 @@ class FloatChoice:
 
 
 def choose_float_tensors(
-    ranking: Sequence[str],
+    ranking: Collection[str],
     units: Mapping[str, Sequence[QdqEdge]],
     work: Mapping[str, int],
     measure: Callable[[tuple[str, ...]], float],
@@ -64,12 +67,7 @@ def choose_float_tensors(
         limit: share of the multiply-adds that may run in float, 0 to 1.
         enough: damage at which nothing more is left in float.
     """
-    total = max(sum(work.values()), 1)
-
-    def share(names: Iterable[str]) -> float:
-        nodes = {edge.node for name in names for edge in units[name]}
-        return sum(work.get(node, 0) for node in nodes) / total
-
+    share = _share_of(units, work)
     before = measure(())
     damage = min(before, _LARGEST)
     chosen: tuple[str, ...] = ()
@@ -98,6 +96,46 @@ def choose_float_tensors(
         else:
             break
     return FloatChoice(chosen, before, damage if chosen else before, share(chosen))
+
+
+def choose_additive(
+    damages: Mapping[str, float],
+    units: Mapping[str, Sequence[QdqEdge]],
+    work: Mapping[str, int],
+    measure: Callable[[tuple[str, ...]], float],
+    *,
+    limit: float,
+    enough: float,
+) -> FloatChoice:
+    """The same where what units do alone adds up: those that save most for their multiply-adds, if the model is better.
+
+    Args:
+        damages: of the units alone.
+        units: their edges.
+        work: multiply-adds of every weighted operator.
+        measure: damage of the model with some units in float.
+        limit: share of the multiply-adds that may run in float, 0 to 1.
+        enough: damage at which nothing more is left in float.
+    """
+    share, left = _share_of(units, work), sum(damages.values())
+    chosen: tuple[str, ...] = ()
+    for name in sorted(damages, key=lambda name: damages[name] / (share([name]) + _TINY), reverse=True):
+        is_affordable = share([*chosen, name]) <= limit
+        if left > enough and is_affordable and damages[name] >= left * _least_gain(share, chosen, name):
+            chosen, left = (*chosen, name), left - damages[name]
+    before, after = measure(()), measure(chosen)
+    return FloatChoice(chosen, before, after, share(chosen)) if after < before else FloatChoice((), before, before, 0)
+
+
+def _share_of(units: Mapping[str, Sequence[QdqEdge]], work: Mapping[str, int]) -> Callable[[Iterable[str]], float]:
+    """Tells which share of the multiply-adds some units take."""
+    total = max(sum(work.values()), 1)
+
+    def share(names: Iterable[str]) -> float:
+        nodes = {edge.node for name in names for edge in units[name]}
+        return sum(work.get(node, 0) for node in nodes) / total
+
+    return share
 
 
 def _least_gain(share: Callable[[Iterable[str]], float], chosen: tuple[str, ...], name: str) -> float:

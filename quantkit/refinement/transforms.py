@@ -261,9 +261,13 @@ def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shi
 
 
 def _around_means(values: ChannelValues, amax: float) -> Iterator[Transform]:
-    """Subtracts the mean of each channel. A wide range costs FP8 nothing: it holds whatever [-amax, amax] becomes."""
+    """Subtracts the mean of each channel where much of the mean square is in it: the error of FP8 is a share of that.
+
+    A wide range costs FP8 nothing: it holds whatever [-amax, amax] becomes.
+    """
     offset = np.asarray(values.mean, np.float32)
-    if np.isfinite(offset).all():
+    square = (values.variance + np.square(values.mean)).sum()
+    if np.isfinite(offset).all() and values.variance.sum() <= _WORTH * square:
         yield Transform(offset, None, float(np.float32(amax + np.abs(offset).max())))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.refinement.float_tensors import FloatChoice, choose_float_tensors
+from quantkit.refinement.float_tensors import FloatChoice, choose_additive, choose_float_tensors
 from quantkit.types import QdqEdge
 
 NAMES = "abcdefgh"
@@ -149,3 +149,41 @@ def test_a_first_unit_that_is_too_expensive_does_not_make_the_search_long() -> N
     )
     assert found.units == ()
     assert len(measured) <= 11
+
+
+def choose_alone(
+    damages: Mapping[str, float],
+    work: Mapping[str, int],
+    *,
+    limit: float = 1.0,
+    enough: float = 0.0,
+    company: float = 0.0,
+) -> tuple[FloatChoice, list[tuple[str, ...]]]:
+    """By what the units do alone; leaving any in float costs `company` in the model."""
+    measured: list[tuple[str, ...]] = []
+
+    def measure(floats: tuple[str, ...]) -> float:
+        measured.append(floats)
+        return sum(damage for name, damage in damages.items() if name not in floats) + company * bool(floats)
+
+    found = choose_additive(damages, UNITS, work, measure, limit=limit, enough=enough)
+    return found, measured
+
+
+WORK = {"node_a": 8, "node_b": 2, "node_c": 4, "node_d": 86}
+
+
+def test_what_adds_up_is_left_in_float_by_what_it_saves_for_its_work() -> None:
+    damages = {"a": 4.0, "b": 2.0, "c": 3.0, "d": 1.0}
+    found, measured = choose_alone(damages, WORK, limit=0.10)
+    assert (found.units, found.before, found.after) == (("b", "c"), 10.0, 5.0)
+    assert found.share == pytest.approx(0.06)
+    assert measured == [(), ("b", "c")]  # the model is computed twice, however many units there are
+    assert choose_alone(damages, WORK, limit=0.14)[0].units == ("b", "c", "a")
+    assert choose_alone(damages, WORK, limit=0.14, enough=8.0)[0].units == ("b",)
+    assert choose_alone(damages, WORK)[0].units == ("b", "c", "a")  # "d" costs more than it saves
+
+
+def test_nothing_that_adds_up_is_left_in_float_if_the_model_is_not_better_for_it() -> None:
+    found, _ = choose_alone({"a": 4.0, "b": 2.0}, WORK, company=7.0)
+    assert (found.units, found.before, found.after, found.share) == ((), 6.0, 6.0, 0)

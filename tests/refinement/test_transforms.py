@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantkit.refinement.observation import ChannelValues
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.samples import SampleBatches
-from quantkit.refinement.transforms import EqualizationGain, equalize, find_sites
+from quantkit.refinement.transforms import EqualizationGain, _around_means, equalize, find_sites
 
 from ..graph.builder import Builder
 from .nets import images, net
@@ -50,3 +51,11 @@ def test_convolutions_take_difficulty_into_their_weights_where_that_pays(spread:
     assert (x in found) == pays
     if pays:
         assert (found[x].factors * sites.values[x].high) == pytest.approx(np.full(4, found[x].amax), rel=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "pays"), [(0.0, False), (0.4, False), (0.6, True)])
+def test_channels_are_shifted_for_fp8_where_their_means_hold_much_of_the_power(mean: float, pays: bool) -> None:
+    values = ChannelValues(*(np.full(4, bound, np.float32) for bound in (-3, 3)), np.full(4, mean), np.ones(4))
+    found = list(_around_means(values, 3.0))
+    assert len(found) == pays
+    assert all(transform.offset is not None and (transform.offset == np.float32(mean)).all() for transform in found)
