@@ -18,9 +18,10 @@ from quantkit.evaluation import Limits, check_limits
 from quantkit.evaluation.limits import Drop, parse_drop
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
-from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
+from quantkit.types import FP8, SCHEMES, CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
 from quantkit.types.options import TuneOptions
@@ -90,7 +91,9 @@ def _tune(
     search = _Search(KeptEvaluations(model, table, samples, task, options), parse_drop(options.max_drop), notify)
     if options.objective == "latency":
         search.times = FloatCosts(model, table, options, options.progress, notify)
-    search.tries_others = options.tries_others
+    if options.tries_others:
+        planned = plan_tensorrt(model.prepared(SCHEMES["fp8"].oldest_opset), fmt=FP8)
+        search.float8_nodes = frozenset(edge.node for edge in planned.activations)
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
     return search.run(rank_units(model, data, table, options, operators=False, notify=notify))
 
@@ -107,7 +110,7 @@ class _Search:
         self.reports: dict[_Choice, Report] = {}
         self.units: dict[str, UnitSensitivity] = {}
         self.times: FloatCosts | None = None
-        self.tries_others = False
+        self.float8_nodes: frozenset[str] = frozenset()
 
     def run(self, ranking: Sensitivity) -> QuantizationPlan:
         """The plan: of the smallest set that meets the budget, else of the best that was evaluated."""
@@ -125,7 +128,7 @@ class _Search:
         if chosen is None:
             best = min(self.reports, key=lambda choice: (self.check(*choice).value, len(choice[0])))
         else:
-            best = self._without_float(chosen) if self.tries_others else (chosen, ())
+            best = self._without_float(chosen)
         check, report = self.check(*best), self.reports[best]
         assert report.score is not None  # the check needs it
         points = {choice: self._point(choice, ranking.work) for choice in self.reports}
@@ -149,13 +152,17 @@ class _Search:
         )
 
     def _without_float(self, units: tuple[str, ...]) -> _Choice:
-        """These units in FP8, as far as the budget is kept: all of them, else one after another, the worst last."""
-        if not units or self.check((), units).passed:
-            return (), units
+        """Those of these units in FP8 that have kernels for it, as far as the budget is kept: all, else one by one, the
+        worst last.
+        """
+        able = tuple(name for name in units if not self.float8_nodes.isdisjoint(self.units[name].nodes))
+        rest = tuple(name for name in units if name not in able)
+        if not able or self.check(rest, able).passed:
+            return rest, able
         chosen: _Choice = units, ()
-        for name in reversed(units):
+        for name in reversed(able):
             tried = tuple(n for n in chosen[0] if n != name), (name, *chosen[1])
-            if tried[0] and self.check(*tried).passed:
+            if self.check(*tried).passed:
                 chosen = tried
         return chosen
 
@@ -188,6 +195,7 @@ class _Search:
         (units, others), report, check = choice, self.reports[choice], self.check(*choice)
         assert report.score is not None  # the check needs it
         in_float = {node for name in units for node in self.units[name].nodes}
+        in_float |= {node for name in others for node in self.units[name].nodes} - self.float8_nodes
         quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
         return PlanPoint(
             num_float=len(units),

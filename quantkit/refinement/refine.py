@@ -50,8 +50,8 @@ from quantkit.types.options import CalibrationOptions, QuantizeOptions
 __all__ = ["ENOUGH", "RefinedCalibration", "Refining", "refine_calibration"]
 
 _MOST_FLOAT_WORK = {"int": 0.05, "float": 0.15}
-"""Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up (padding apart). It costs
-the same time: beside INT8 that is TF32, with a quarter of its speed, beside FP8 it is FP16, with half."""
+"""Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up (padding apart). Both
+cost the same time: beside INT8 that is TF32, with a quarter of its speed, beside FP8 it is FP16, with half."""
 
 _ALPHAS = (0.5, 0.75, 1.0)
 """Shares of the difficulty that the weights of matrix products take (SmoothQuant): tried for all of them at once."""

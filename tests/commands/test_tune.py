@@ -16,6 +16,7 @@ from quantkit.commands import tune as module
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.kept_evaluations import KeptEvaluations
 from quantkit.errors import EvaluationError, LimitError, OptionError, StaleTableError
+from quantkit.evaluation.limits import parse_drop
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import Refinement, TensorRange
@@ -86,6 +87,23 @@ def test_what_int8_ruins_is_taken_in_fp8_before_it_stays_in_float(mixed, plan, t
         DIGITS, VAL, table=table, plan=mixed, variants=["int8"], latency_s=0, layer_samples=0, progress=False
     )
     assert report.evaluations[1].metrics["top1"] == pytest.approx(mixed.point.score)
+
+
+@pytest.mark.parametrize(
+    ("helped", "chosen"),
+    [(("a", "c"), (("b",), ("a", "c"))), (("c",), (("a", "b"), ("c",))), ((), (("a", "b", "c"), ()))],
+)
+def test_only_what_has_kernels_for_fp8_is_tried_in_it(monkeypatch, helped, chosen):
+    """FP8 keeps the budget for what it helps; "b" is read by a depthwise convolution, which stays in float."""
+    search = module._Search(Mock(), parse_drop("1pt"), Mock())
+    search.units = {name: Mock(nodes=(f"conv_{name}",)) for name in "abc"}
+    search.float8_nodes = frozenset({"conv_a", "conv_c"})
+    check = Mock(side_effect=lambda units, others=(): Mock(passed=set(others) <= set(helped)))
+    monkeypatch.setattr(search, "check", check)
+    assert search._without_float(("a", "b", "c")) == chosen
+    assert all("b" in call.args[0] for call in check.call_args_list)
+    search.float8_nodes = frozenset()  # of --formats int8
+    assert search._without_float(("a", "b", "c")) == (("a", "b", "c"), ())
 
 
 def test_other_roundings_in_fp8_are_evaluated_anew(table, ruined, tmp_path, monkeypatch):
