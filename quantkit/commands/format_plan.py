@@ -14,6 +14,7 @@ from quantkit.graph.passes.fp16 import FP16_OPSET
 from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.prepare import WEIGHTED_OPS, is_standard
 from quantkit.graph.placement.cost_rule import tell_unprofitable
+from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_tensorrt import RefinedPlan, plan_refined
 from quantkit.notices import Notice, Notify, announcing, join_names
@@ -23,7 +24,7 @@ from quantkit.types.options import QuantizeOptions
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FormatPlan", "plan_blocks", "plan_format", "prepared_for"]
+__all__ = ["FormatPlan", "float8_nodes", "plan_blocks", "plan_format", "prepared_for"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def _readers(graph: ir.Model, tensors: Collection[str]) -> frozenset[str]:
     return frozenset(
         name_of(node) for node in products if any(value is not None and value.name in tensors for value in node.inputs)
     )
+
+
+def float8_nodes(model: FloatModel) -> frozenset[str]:
+    """Operators that FP8 is for: what else a plan puts in FP8 stays in float."""
+    return frozenset(edge.node for edge in plan_tensorrt(model.prepared(), fmt=FP8).activations)
 
 
 def plan_blocks(graph: ir.Model, options: QuantizeOptions, name: str, notify: Notify | None = None) -> QdqPlan:

@@ -10,6 +10,7 @@ from quantkit.backends.cuda.context import using_device
 from quantkit.commands.cluster import staying_connected
 from quantkit.commands.evaluation_data import EvaluationData
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
+from quantkit.commands.format_plan import float8_nodes
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
 from quantkit.commands.sensitivity import find_fitting_table, make_table, rank_units
 from quantkit.commands.timed_builds import FloatCosts, check_can_time
@@ -18,10 +19,9 @@ from quantkit.evaluation import Limits, check_limits
 from quantkit.evaluation.limits import Drop, parse_drop
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
-from quantkit.types import FP8, SCHEMES, CalibrationTable, GateCheck, PathLike, Report
+from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
 from quantkit.types.options import TuneOptions
@@ -91,9 +91,7 @@ def _tune(
     search = _Search(KeptEvaluations(model, table, samples, task, options), parse_drop(options.max_drop), notify)
     if options.objective == "latency":
         search.times = FloatCosts(model, table, options, options.progress, notify)
-    if options.tries_others:
-        planned = plan_tensorrt(model.prepared(SCHEMES["fp8"].oldest_opset), fmt=FP8)
-        search.float8_nodes = frozenset(edge.node for edge in planned.activations)
+    search.float8_nodes = float8_nodes(model) if options.tries_others else frozenset()
     search.check(())  # what is wrong with the validation data is said before the tensors are ranked
     return search.run(rank_units(model, data, table, options, operators=False, notify=notify))
 
@@ -152,9 +150,7 @@ class _Search:
         )
 
     def _without_float(self, units: tuple[str, ...]) -> _Choice:
-        """Those of these units in FP8 that have kernels for it, as far as the budget is kept: all, else one by one, the
-        worst last.
-        """
+        """In FP8 those with kernels for it, as far as the budget is kept: all, else one by one, the worst last."""
         able = tuple(name for name in units if not self.float8_nodes.isdisjoint(self.units[name].nodes))
         rest = tuple(name for name in units if name not in able)
         if not able or self.check(rest, able).passed:
@@ -162,8 +158,7 @@ class _Search:
         chosen: _Choice = units, ()
         for name in reversed(able):
             tried = tuple(n for n in chosen[0] if n != name), (name, *chosen[1])
-            if self.check(*tried).passed:
-                chosen = tried
+            chosen = tried if self.check(*tried).passed else chosen
         return chosen
 
     def check(self, units: tuple[str, ...], others: tuple[str, ...] = ()) -> GateCheck:
@@ -185,17 +180,14 @@ class _Search:
 
     def _float_tensors(self, units: Sequence[str]) -> dict[str, str]:
         """Tensors of the units, with the reason."""
-        return {
-            tensor: f"for the score (sensitivity: place {list(self.units).index(name) + 1} of {len(self.units)})"
-            for name in units
-            for tensor in self.units[name].tensors
-        }
+        places = {name: f"place {i} of {len(self.units)}" for i, name in enumerate(self.units, 1)}
+        return {t: f"for the score (sensitivity: {places[n]})" for n in units for t in self.units[n].tensors}
 
     def _point(self, choice: _Choice, work: Mapping[str, float]) -> PlanPoint:
         (units, others), report, check = choice, self.reports[choice], self.check(*choice)
         assert report.score is not None  # the check needs it
-        in_float = {node for name in units for node in self.units[name].nodes}
-        in_float |= {node for name in others for node in self.units[name].nodes} - self.float8_nodes
+        no_kernels = {node for name in others for node in self.units[name].nodes} - self.float8_nodes
+        in_float = no_kernels.union(*(self.units[name].nodes for name in units))
         quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
         return PlanPoint(
             num_float=len(units),
