@@ -231,6 +231,7 @@ def test_ctrl_c_writes_a_partial_report(quantkit, digits, tmp_path, monkeypatch)
             yield batch
 
     monkeypatch.setattr(evaluation, "make_batches", make_batches)
+    monkeypatch.setattr("quantkit.cli.leaves_threads", lambda: False)  # this process goes on
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         words = ("--batch-size", "16", "--variant", f"copy={digits}", "--min-speedup", "99")
