@@ -21,6 +21,7 @@ from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.refinement.budget_search import find_smallest_set
+from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options
@@ -60,10 +61,9 @@ def tune(
         QuantKitError: one line that names the file, tensor or option, and the fix.
     """
     options = make_options(TuneOptions, options, keywords)
-    notify = announcing(notify)
     task = task if isinstance(task, TaskOptions) else TaskOptions(task)
     with using_device(first_gpu(options.device)), staying_connected(options.ray):
-        return _tune(FloatModel.open(model), data, val, options, task, notify)
+        return _tune(FloatModel.open(model), data, val, options, task, announcing(notify))
 
 
 def open_tuning(
@@ -114,7 +114,6 @@ class _Search:
         """The plan: of the smallest set that meets the budget, else of the best that was evaluated."""
         self.units = {unit.name: unit for unit in ranking.units}
         # With everything in float there would be no INT8 model: the last of the ranking stays.
-        names = list(self.units)
         work = {name: unit.work for name, unit in self.units.items()}
 
         def costs(units: tuple[str, ...]) -> Mapping[str, float]:
@@ -122,7 +121,7 @@ class _Search:
                 return work
             return self.times.costs(sorted(units[:-1], key=lambda n: -work[n]), units, self._float_tensors)
 
-        chosen = find_smallest_set(names[:-1], costs, lambda units: self.check(units).passed)
+        chosen = find_smallest_set(list(self.units)[:-1], costs, lambda units: self.check(units).passed)
         if chosen is None:
             best = min(self.reports, key=lambda choice: (self.check(*choice).value, len(choice[0])))
         else:
@@ -170,7 +169,7 @@ class _Search:
             took = took if is_kept else f"{time.monotonic() - start:.0f} s"
         (check,) = check_limits(self.reports[choice], Limits(max_drop=self.drop), variants=[VARIANT])
         if is_new:
-            told = f"{len(units)} tensors in float{f', {len(others)} in FP8' if others else ''}"
+            told = f"{plural(len(units), 'tensor')} in float{f', {len(others)} in FP8' if others else ''}"
             text = f"evaluation {len(self.reports)}: {told}: {check.sentence} ({took})"
             self.notify(Notice("info", "accuracy", text))
         return check
@@ -181,7 +180,9 @@ class _Search:
     def _float_tensors(self, units: Sequence[str]) -> dict[str, str]:
         """Tensors of the units, with the reason."""
         places = {name: f"place {i} of {len(self.units)}" for i, name in enumerate(self.units, 1)}
-        return {t: f"for the score (sensitivity: {places[n]})" for n in units for t in self.units[n].tensors}
+        stuck = {n for n in units if self.float8_nodes and self.float8_nodes.isdisjoint(self.units[n].nodes)}
+        why = {n: f"{places[n]}; FP8 is not for what reads it" if n in stuck else places[n] for n in units}
+        return {t: f"for the score (sensitivity: {why[n]})" for n in units for t in self.units[n].tensors}
 
     def _point(self, choice: _Choice, work: Mapping[str, float]) -> PlanPoint:
         (units, others), report, check = choice, self.reports[choice], self.check(*choice)

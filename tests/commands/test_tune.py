@@ -96,12 +96,17 @@ def test_what_int8_ruins_is_taken_in_fp8_before_it_stays_in_float(mixed, plan, t
 def test_only_what_has_kernels_for_fp8_is_tried_in_it(monkeypatch, helped, chosen):
     """FP8 keeps the budget for what it helps; "b" is read by a depthwise convolution, which stays in float."""
     search = module._Search(Mock(), parse_drop("1pt"), Mock())
-    search.units = {name: Mock(nodes=(f"conv_{name}",)) for name in "abc"}
+    search.units = {name: Mock(nodes=(f"conv_{name}",), tensors=(f"tensor_{name}",)) for name in "abc"}
     search.float8_nodes = frozenset({"conv_a", "conv_c"})
     check = Mock(side_effect=lambda units, others=(): Mock(passed=set(others) <= set(helped)))
     monkeypatch.setattr(search, "check", check)
     assert search._without_float(("a", "b", "c")) == chosen
     assert all("b" in call.args[0] for call in check.call_args_list)
+    reasons = search._float_tensors(("a", "b"))
+    assert reasons == {
+        "tensor_a": "for the score (sensitivity: place 1 of 3)",
+        "tensor_b": "for the score (sensitivity: place 2 of 3; FP8 is not for what reads it)",
+    }
     search.float8_nodes = frozenset()  # of --formats int8
     assert search._without_float(("a", "b", "c")) == (("a", "b", "c"), ())
 
