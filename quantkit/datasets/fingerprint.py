@@ -64,15 +64,15 @@ class StoredFiles:
 
 
 def compute_fingerprint(dataset: Dataset) -> str:
-    """SHA-256, hexadecimal, over the sorted pairs of id and content hash. Contents are hashed by several threads."""
-    with ThreadPoolExecutor(count_cpus()) as pool:
-        hashes = list(pool.map(lambda index: content_hash(dataset, index), range(len(dataset))))
-    return fingerprint_of(zip(dataset.ids, hashes, strict=True))
+    """SHA-256, hexadecimal, over the sorted pairs of id and content hash."""
+    return fingerprint_of(contents_of(dataset))
 
 
 def contents_of(dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    """Id and content hash of every sample, in order."""
-    return tuple((sample, content_hash(dataset, i)) for i, sample in enumerate(dataset.ids))
+    """Id and content hash of every sample, in order. Contents are hashed by several threads."""
+    with ThreadPoolExecutor(count_cpus()) as pool:
+        hashes = pool.map(lambda index: content_hash(dataset, index), range(len(dataset)))
+        return tuple(zip(dataset.ids, hashes, strict=True))
 
 
 def fingerprint_of(contents: Iterable[tuple[str, str]]) -> str:
