@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from quantkit.datasets import batching
+from quantkit.datasets import decoder_processes
 from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.types import Preprocessing
@@ -126,7 +126,7 @@ def after_first(batches: Iterable[object], paths: Sequence[Path]) -> float:
 
 
 def quantkit_threads(paths: Sequence[Path], cores: int) -> float:
-    batching._MOST_THREADS = cores
+    decoder_processes._MOST_THREADS = cores
     return quantkit(paths, cores)
 
 

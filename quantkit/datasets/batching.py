@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.datasets.dataset_view import Prefetches
-from quantkit.datasets.decoder_processes import DecoderProcesses
+from quantkit.datasets.decoder_processes import TOGETHER, DecoderProcesses, count_ahead
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.preprocess import PixelInput
 from quantkit.errors import DatasetError, MachineError, UnreadableSampleError
@@ -29,18 +29,6 @@ from quantkit.types import (
 )
 
 _MAX_DEFAULT_WORKERS = 16
-
-_MOST_THREADS = 4
-"""That decode well side by side in one process: more of them wait for Python's lock."""
-
-_WORTH_PROCESSES = 1000
-"""Samples: each process takes some 0.4 CPU seconds to start."""
-
-_TOGETHER = 8
-"""Samples that a process is sent at once."""
-
-_CHUNKS_AHEAD = 4
-"""For each process: images differ, and what is ready waits for the one in front of it."""
 
 _WRITERS = 4
 _WORTH_WRITERS = 1 << 23
@@ -64,8 +52,8 @@ def iterate_batches(
     Samples of different shapes are never in one batch: what was read for one is then several, a shape each.
 
     A sample that cannot be read is left out and the next one takes its place, so that batches stay full. At most
-    `prefetch + 2` batches of samples are held here at a time, however large the data set. The threads end with the
-    iteration, also when it is closed early or fails.
+    `prefetch + 2` batches of samples are held here at a time, or 1 GiB of pixels where processes decode, however large
+    the data set. Threads and processes end with the iteration, also when it is closed early or fails.
 
     Args:
         dataset: what to read.
@@ -159,9 +147,8 @@ def _read(
     """
     pending: deque[tuple[int, Future[Sample]]] = deque()
     indices = iter(range(len(dataset)))
-    in_processes = workers > _MOST_THREADS and len(dataset) >= _WORTH_PROCESSES
-    together = _TOGETHER if in_processes else 1
-    ahead = max(ahead, _CHUNKS_AHEAD * workers * together) if in_processes else ahead
+    in_processes = count_ahead(dataset, workers)
+    together, ahead = TOGETHER if in_processes else 1, max(ahead, in_processes)
     first_reason: str | None = None
     delivered, is_stuck = 0, False
     processes = DecoderProcesses()
@@ -182,8 +169,9 @@ def _read(
                 is_stuck = not future.done()
                 if not is_stuck:
                     raise  # the data set's own
+                others = f" or one of the next {together - 1}" if together > 1 else ""
                 raise MachineError(
-                    f"{dataset.ids[index]} could not be read and prepared within {SAMPLE_LIMIT_S:g} s: "
+                    f"{dataset.ids[index]}{others} could not be read and prepared within {SAMPLE_LIMIT_S:g} s: "
                     "the file, its disk, --preprocess or --loader hangs"
                 ) from None
             except DatasetError as error:
@@ -218,7 +206,8 @@ def _submit(pool: ThreadPoolExecutor, dataset: Dataset, indices: Sequence[int]) 
 def _load(dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]]) -> None:
     """Fulfils futures of samples, in a thread."""
     if len(indices) > 1 and isinstance(dataset, Prefetches):
-        dataset.prefetch(indices)
+        with suppress(Exception):  # of what fails, the sample tells when it is read
+            dataset.prefetch(indices)
     for index, future in zip(indices, futures, strict=True):
         try:
             future.set_result(dataset[index])

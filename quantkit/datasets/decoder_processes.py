@@ -18,13 +18,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from quantkit.datasets.fingerprint import LARGEST_FILE_BYTES
+from quantkit.datasets.fingerprint import LARGEST_FILE_BYTES, count_cpus
 from quantkit.datasets.image_decoding import Box, Pixels, decode_pixels
 from quantkit.machine import read_file
-from quantkit.types import Preprocessing
+from quantkit.types import Dataset, Preprocessing
 
 if sys.platform == "linux":
     import fcntl
+
+TOGETHER = 8
+"""Samples that a process is sent at once."""
+
+_MOST_THREADS = 4
+"""That decode well side by side in one process: more of them wait for Python's lock."""
+
+_WORTH_PROCESSES = 1000
+"""Samples: each process takes some 0.4 CPU seconds to start."""
+
+_CHUNKS_AHEAD = 4
+"""For each process: images differ, and what is ready waits for the one in front of it."""
+
+_MOST_AHEAD_BYTES = 1 << 30
+"""Of pixels that are decoded ahead."""
 
 _F_SETPIPE_SZ = 1031
 """From Linux' fcntl.h; Python 3.10 names it not everywhere."""
@@ -48,6 +63,18 @@ Reply = tuple["str | None", Pixels]
 """SHA-256, hexadecimal, of the content where it was read from a file, and what was decoded."""
 
 
+def count_ahead(dataset: Dataset, workers: int) -> int:
+    """Samples that processes decode ahead; 0 where they would not pay, or would have no images to decode."""
+    how = dataset.preprocessing
+    if how is None or how.function is not None or len(dataset) < _WORTH_PROCESSES:
+        return 0
+    if min(workers, count_cpus()) <= _MOST_THREADS:
+        return 0
+    height, width = how.size
+    affordable = _MOST_AHEAD_BYTES // (height * width * how.channels)
+    return max(TOGETHER, min(_CHUNKS_AHEAD * workers * TOGETHER, affordable))
+
+
 class DecoderProcesses:
     """One process for each thread that joins, from its first image until all are ended."""
 
@@ -64,15 +91,19 @@ class DecoderProcesses:
         _THREAD.processes = self
 
     def decode(self, requests: Sequence[Request]) -> list[Reply | None]:
-        """What came of each; None where that was an error. Raises `OSError` where there is no process, or it ended."""
-        process = self._started.get(threading.get_ident()) or _start()
-        self._started[threading.get_ident()] = process
+        """What came of each; None where that was an error, there is no process, or it ended."""
+        thread = threading.get_ident()
+        try:
+            process = self._started[thread] = self._started.get(thread) or _start()
+        except OSError:
+            _THREAD.processes = None  # no other one would start
+            return [None] * len(requests)
         try:
             return _ask(process, requests)
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            del self._started[threading.get_ident()]
+        except Exception:  # it was killed, or memory ran out amid a reply, the rest of which is none
+            del self._started[thread]
             _end(process)
-            raise OSError(f"a process that decodes images ended with {process.returncode}") from error
+            return [None] * len(requests)
 
 
 def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
@@ -82,12 +113,7 @@ def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
         What came of each; None where it has to be done here, be it to find out what is wrong.
     """
     processes: DecoderProcesses | None = getattr(_THREAD, "processes", None)
-    if processes is None or not requests:
-        return [None] * len(requests)
-    try:
-        return processes.decode(requests)
-    except OSError:
-        return [None] * len(requests)
+    return [None] * len(requests) if processes is None or not requests else processes.decode(requests)
 
 
 def _start() -> subprocess.Popen[bytes]:

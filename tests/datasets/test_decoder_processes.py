@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
         found.append(start())
         return found[-1]
 
-    monkeypatch.setattr(batching, "_MOST_THREADS", 0)
-    monkeypatch.setattr(batching, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(batching, "_TOGETHER", 3)
+    monkeypatch.setattr(decoder_processes, "_MOST_THREADS", 0)
+    monkeypatch.setattr(decoder_processes, "_WORTH_PROCESSES", 1)
+    for module in (batching, decoder_processes):
+        monkeypatch.setattr(module, "TOGETHER", 3)
     monkeypatch.setattr(decoder_processes, "_start", note)
     yield found
     assert all(process.poll() is not None for process in found)
@@ -73,7 +76,7 @@ def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_processes_give_what_threads_give(tmp_path, started, workers):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "_MOST_THREADS", 99)
+        patch.setattr(decoder_processes, "_MOST_THREADS", 99)
         wanted, skipped = read(Selection(images(tmp_path / "a"), tuple(range(19, -1, -1))))
         assert not started
     found, also_skipped = read(Selection(images(tmp_path / "a"), tuple(range(19, -1, -1))), workers=workers)
@@ -115,16 +118,51 @@ def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch
     assert len(set(asked)) == 2
 
 
+def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypatch):
+    """Where memory runs out amid a reply, the rest of it stays in the pipe."""
+    wanted, _ = read(images(tmp_path))
+    ask = decoder_processes._ask
+    asked = []
+
+    def run_out(process, requests):
+        asked.append(process)
+        if len(asked) > 1:
+            return ask(process, requests)
+        pickle.dump(requests, process.stdin)
+        process.stdin.flush()
+        process.stdout.read(10)
+        raise MemoryError
+
+    monkeypatch.setattr(batching, "SAMPLE_LIMIT_S", 20.0)
+    monkeypatch.setattr(decoder_processes, "_ask", run_out)
+    found, _ = read(images(tmp_path), workers=1)
+    assert_same(found, wanted)
+    assert len(set(asked)) == 2
+
+
+def test_samples_are_read_though_they_cannot_be_prepared_together(tmp_path, started, monkeypatch):
+    def fail(data, indices):
+        raise RuntimeError("whatever it is")
+
+    monkeypatch.setattr(batching, "SAMPLE_LIMIT_S", 20.0)
+    monkeypatch.setattr(ImageFiles, "prefetch", fail)
+    found, _ = read(images(tmp_path))
+    assert sum(len(batch) for batch in found) == 16
+
+
 def test_without_processes_threads_decode(tmp_path, started, monkeypatch):
     wanted, skipped = read(images(tmp_path))
+    refused = []
 
     def refuse():
-        raise OSError("no process can be started")
+        refused.append("no process can be started")
+        raise OSError(refused[-1])
 
     monkeypatch.setattr(decoder_processes, "_start", refuse)
-    found, also_skipped = read(images(tmp_path))
+    found, also_skipped = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
     assert also_skipped == skipped
+    assert len(refused) == 1
 
 
 def test_a_child_that_cannot_start_is_no_process(monkeypatch):
@@ -139,6 +177,27 @@ def test_processes_end_with_an_iteration_that_is_given_up(tmp_path, started):
     assert started
     batches.close()
     assert all(process.poll() is not None for process in started)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "kept", "prepared_by", "ahead"),
+    [
+        (2, 1000, "quantkit", 4 * 2 * 3),  # chunks for each process
+        (2, 5, "quantkit", 5),  # what memory holds
+        (2, 1, "quantkit", 3),  # a chunk at the least
+        (1, 1000, "quantkit", 0),
+        (2, 1000, "nobody", 0),
+        (2, 1000, "a function", 0),
+    ],
+)
+def test_as_much_is_decoded_ahead_as_pays(tmp_path, started, monkeypatch, cpus, kept, prepared_by, ahead):
+    monkeypatch.setattr(decoder_processes, "_MOST_THREADS", 1)
+    monkeypatch.setattr(decoder_processes, "_MOST_AHEAD_BYTES", kept * 3 * 6 * 5)
+    monkeypatch.setattr(decoder_processes, "count_cpus", lambda: cpus)
+    function = Preprocessing((0, 0), function="file.py:f", function_hash="0")
+    how = {"quantkit": PLAIN, "nobody": None, "a function": function}[prepared_by]
+    data = replace(images(tmp_path), preprocessing=how)  # type: ignore[arg-type]
+    assert decoder_processes.count_ahead(data, 2) == ahead
 
 
 def test_few_samples_or_threads_need_no_process(tmp_path, monkeypatch):
