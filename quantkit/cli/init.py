@@ -64,7 +64,7 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
         *(f"Output {line}" for line in facts.outputs),
         f"Data: {facts.data}",
     ]
-    is_yolo = Path(data).suffix.lower() in YAML_SUFFIXES  # its images of train, and those of val with their boxes
+    yolo = next((path for path in (val, data) if Path(path).suffix.lower() in YAML_SUFFIXES), None)
     calibrate = [
         f"data = {_quote(data)}",
         "# Samples that look like those in deployment; 100 to 500 are often enough.",
@@ -76,14 +76,14 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
         calibrate += [
             f"# The default: {facts.preprocessing}",
             f"# If the model was trained otherwise: {', '.join(PRESETS)}, or scale, mean and std.",
-            'preprocess = "yolo"' if is_yolo else '# preprocess = "imagenet"',
+            'preprocess = "yolo"' if yolo else '# preprocess = "imagenet"',
         ]
     evaluate = [f"data = {_quote(val)}"]
-    if val == data and not is_yolo:
+    if val == data and not yolo:  # a data.yaml names images for either
         evaluate.insert(0, "# Other samples than those of calibration are better.")
     evaluate += [f"# A guess: {facts.why}.", f'task = "{facts.task}"', *_DETAILS.get(facts.task, ())]
-    if is_yolo and facts.task == "detect":
-        evaluate[-2] = f"labels = {_quote(data)}"
+    if yolo and facts.task == "detect":
+        evaluate[-2] = f"labels = {_quote(yolo)}"
     if facts.task == "classify" and not facts.is_labelled:
         evaluate.append("# The data have no labels: a folder for each class gives them.")
     evaluate.append('# Fail (exit code 3) if INT8 loses more: "1pt" is a point, "1%" relative to FP32.')

@@ -29,12 +29,14 @@ def test_an_existing_file_is_kept_unless_forced(quantkit, digits, tmp_path):
     assert quantkit("init", digits, "--data", CALIB, "-o", file, "--force").code == 0
 
 
-def test_a_data_yaml_brings_the_preprocessing_and_the_labels_of_yolo(quantkit, tmp_path):
+@pytest.mark.parametrize("calibrated_on", ["data.yaml", "other.yaml", "set/images/val"])
+def test_a_data_yaml_brings_the_preprocessing_and_the_labels_of_yolo(quantkit, tmp_path, calibrated_on):
     model, file, data = tmp_path / "m.onnx", tmp_path / "quantkit.toml", tmp_path / "data.yaml"
     detector.make_detector(model)
     detector.make_images(tmp_path / "set", count=2)
     data.write_text(f"path: {tmp_path / 'set'}\ntrain: images/val\nval: images/val\nnames: [a, b]\n")
-    assert quantkit("init", model, "--data", data, "-o", file).code == 0
+    (tmp_path / "other.yaml").write_text(data.read_text())
+    assert quantkit("init", model, "--data", tmp_path / calibrated_on, "--val", data, "-o", file).code == 0
     found = read_config(file)
     assert found["calibrate",]["preprocess"] == "yolo"
     assert found["evaluate",]["labels"] == str(data)
