@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -76,15 +75,15 @@ def iterate_batches(
     threads = min(count_cpus(), _MAX_DEFAULT_WORKERS) if workers is None else workers
     batch_size, threads = (max(1, min(number, len(dataset))) for number in (batch_size, threads))
     skipped: deque[tuple[str, str]] = deque()
-    is_closed = threading.Event()
-    samples = _read(dataset, threads, max(1, prefetch * batch_size), strict, skipped, is_closed)
-    return _stack_in_thread(_stack_all(samples, batch_size), prefetch > 0, is_closed, skipped, on_skip)
+    processes = DecoderProcesses()
+    samples = _read(dataset, threads, max(1, prefetch * batch_size), strict, skipped, processes)
+    return _stack_in_thread(_stack_all(samples, batch_size), prefetch > 0, processes, skipped, on_skip)
 
 
 def _stack_in_thread(
     batches: Generator[Batch, None, None],
     is_ahead: bool,
-    is_closed: threading.Event,
+    processes: DecoderProcesses,
     skipped: deque[tuple[str, str]],
     on_skip: Callable[[str, str], None] | None,
 ) -> Generator[Batch, None, None]:
@@ -105,7 +104,7 @@ def _stack_in_thread(
             yield batch
             del batch
     finally:
-        is_closed.set()
+        processes.end()
         pool.shutdown()
         batches.close()
 
@@ -139,11 +138,11 @@ def _read(
     ahead: int,
     strict: bool,
     skipped: deque[tuple[str, str]],
-    is_closed: threading.Event,
+    processes: DecoderProcesses,
 ) -> Generator[Sample, None, None]:
     """Yields the readable samples in order, with at most `ahead` others being decoded or waiting.
 
-    Adds id and reason of those that cannot be read to `skipped`. Ends with the next sample when `is_closed` is set.
+    Adds id and reason of those that cannot be read to `skipped`. Ends with the next sample once `processes` have ended.
     """
     pending: deque[tuple[int, Future[Sample]]] = deque()
     indices = iter(range(len(dataset)))
@@ -151,14 +150,13 @@ def _read(
     together, ahead = TOGETHER if in_processes else 1, max(ahead, in_processes)
     first_reason: str | None = None
     delivered, is_stuck = 0, False
-    processes = DecoderProcesses()
     joins = processes.join if in_processes else None
     pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-decode", initializer=joins)
     try:
         while True:
             while len(pending) <= ahead - together and (chosen := list(islice(indices, together))):
-                pending += _submit(pool, dataset, chosen)
-            if is_closed.is_set():
+                pending += _submit(pool, dataset, chosen, processes)
+            if processes.has_ended:
                 return
             if not pending:
                 break
@@ -196,19 +194,26 @@ def _read(
         raise DatasetError(f"no readable {what} among {len(dataset)}: {first_reason or 'the data set is empty'}")
 
 
-def _submit(pool: ThreadPoolExecutor, dataset: Dataset, indices: Sequence[int]) -> Iterator[tuple[int, Future[Sample]]]:
+def _submit(
+    pool: ThreadPoolExecutor, dataset: Dataset, indices: Sequence[int], processes: DecoderProcesses
+) -> Iterator[tuple[int, Future[Sample]]]:
     """Has one thread load some samples; a future for each."""
     futures: list[Future[Sample]] = [Future() for _ in indices]
-    pool.submit(_load, dataset, indices, futures)
+    pool.submit(_load, dataset, indices, futures, processes)
     return zip(indices, futures, strict=True)
 
 
-def _load(dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]]) -> None:
-    """Fulfils futures of samples, in a thread."""
+def _load(
+    dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]], processes: DecoderProcesses
+) -> None:
+    """Fulfils futures of samples, in a thread, until the processes end."""
     if len(indices) > 1 and isinstance(dataset, Prefetches):
         with suppress(Exception):  # of what fails, the sample tells when it is read
             dataset.prefetch(indices)
     for index, future in zip(indices, futures, strict=True):
+        if processes.has_ended:
+            future.cancel()
+            continue
         try:
             future.set_result(dataset[index])
         except BaseException as error:

@@ -76,13 +76,19 @@ def count_ahead(dataset: Dataset, workers: int) -> int:
 
 
 class DecoderProcesses:
-    """One process for each thread that joins, from its first image until all are ended."""
+    """One process for each thread that joins, from its first image until all are ended.
+
+    Attributes:
+        has_ended: nobody wants images any more.
+    """
 
     def __init__(self) -> None:
+        self.has_ended = False
         self._started: dict[int, subprocess.Popen[bytes]] = {}
 
     def end(self) -> None:
-        """Ends them all, also in the middle of an image."""
+        """Ends them all, also in the middle of an image. Called once more when no thread can start another one."""
+        self.has_ended = True
         for process in list(self._started.values()):
             _end(process)
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -177,6 +178,31 @@ def test_processes_end_with_an_iteration_that_is_given_up(tmp_path, started):
     assert started
     batches.close()
     assert all(process.poll() is not None for process in started)
+
+
+def test_who_gives_up_waits_for_no_image(tmp_path, started, monkeypatch):
+    ask, load = decoder_processes._ask, ImageFiles.__getitem__
+    asked, codes, loaded = threading.Event(), [], []
+
+    def take_long(process, requests):
+        if not loaded:
+            return ask(process, requests)
+        asked.set()
+        codes.append(process.wait(20))
+        raise EOFError
+
+    def note(data, index):
+        loaded.append(index)
+        return load(data, index)
+
+    monkeypatch.setattr(decoder_processes, "_ask", take_long)
+    monkeypatch.setattr(ImageFiles, "__getitem__", note)
+    batches = iterate_batches(images(tmp_path), 1, workers=1)
+    next(batches)
+    assert asked.wait(20)
+    batches.close()
+    assert codes
+    assert loaded == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
