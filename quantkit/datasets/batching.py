@@ -241,7 +241,7 @@ def _stack(name: str, samples: Sequence[Sample], axis: int | None) -> Array:
     if isinstance(first, PixelInput) and len(images) == len(samples) and axis == 0:
         rows: Array = np.empty((len(images), *first.shape), first.dtype)
         writers = min(_WRITERS, count_cpus()) if rows.nbytes >= _WORTH_WRITERS else 1
-        with ThreadPoolExecutor(writers) as pool:  # each has every so manieth image
+        with ThreadPoolExecutor(writers) as pool:  # thread k of n takes images k, k + n, ...
             list(pool.map(lambda k: _write(images[k::writers], rows[k::writers]), range(writers)))
         return rows
     if axis is None:

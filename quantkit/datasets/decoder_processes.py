@@ -42,10 +42,10 @@ _MOST_AHEAD_BYTES = 1 << 30
 """Of pixels that are decoded ahead."""
 
 _F_SETPIPE_SZ = 1031
-"""From Linux' fcntl.h; Python 3.10 names it not everywhere."""
+"""From Linux' fcntl.h; the module `fcntl` of Python 3.10 does not always have it."""
 
 _PIPE_BYTES = 1 << 20
-"""What Linux lets anybody have."""
+"""Linux' limit for users without privileges."""
 
 _THREAD = threading.local()
 _START = "import sys; sys.path[:] = {path!r}; from quantkit.datasets.decoder_processes import serve; serve()"

@@ -124,7 +124,7 @@ class Custom(Task):
         return tuple(told)
 
     def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Predicted:
-        """Calls the user's `postprocess`; his metric wants what that returns, or else the outputs.
+        """Calls the user's `postprocess`; the metric takes what that returns, or without one the outputs.
 
         Raises:
             EvaluationError: the user's code failed, by file and line, or returned something else than was asked for.
