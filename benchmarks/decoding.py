@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -54,7 +55,7 @@ def main() -> None:
                 rates[name].append(run(name, cores, arguments))
         medians = {name: statistics.median(found) for name, found in rates.items()}
         result[f"{cores} cores"] = {
-            name: {"images_per_s": round(rate, 1), "of_pillow": round(rate / medians["pillow"], 3)}
+            name: {"images_per_s": round(rate, 1), "of_pillow": round(rate / medians.get("pillow", math.nan), 3)}
             for name, rate in medians.items()
         }
         print(cores, "cores:", json.dumps(result[f"{cores} cores"]), flush=True)
