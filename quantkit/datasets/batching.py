@@ -207,7 +207,7 @@ def _load(
     dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]], processes: DecoderProcesses
 ) -> None:
     """Fulfils futures of samples, in a thread, until the processes end."""
-    if len(indices) > 1 and isinstance(dataset, Prefetches):
+    if len(indices) > 1 and not processes.has_ended and isinstance(dataset, Prefetches):
         with suppress(Exception):  # of what fails, the sample tells when it is read
             dataset.prefetch(indices)
     for index, future in zip(indices, futures, strict=True):
