@@ -19,7 +19,7 @@ __all__ = ["COMMON", "ShortHelp", "with_help_all"]
 
 COMMON = {
     "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
-    "quantize": "--table --output --target --exclude --plan --config",
+    "quantize": "--table --output --format --target --exclude --plan --config",
     "build": "--output --precision --target --library --table --data --opt-shapes --workspace --dla-core --config",
     "evaluate": "--data --output --table --calibrate-data --variants --deploy --num-samples --preprocess --task "
     "--labels --batch-sizes --latency-s --max-drop --min-speedup --config",
@@ -87,12 +87,13 @@ class ShortHelp(TyperCommand):
 
 
 def _entry(names: str, words: str, width: int) -> list[str]:
-    """An option in a line or two: its names, and as much of its help as fits."""
+    """An option in a line or two: its names, as much of its help as fits, and whether it is required."""
     if len(names) > _NAMES - 3:
         names, _, choices = names.partition(" ")
         words = f"{choices.strip('[<>]')}: {words}"
     names = names.replace("list[Path]", "path").replace("list[str]", "str")
-    text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=" ...")
+    placeholder = " ... [required]" if words.endswith("[required]") else " ..."
+    text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=placeholder)
     return [f"  {head:{_NAMES - 2}}{line}" for head, line in zip_longest((names,), text, fillvalue="")]
 
 

@@ -67,7 +67,7 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
     yolo = next((path for path in (val, data) if Path(path).suffix.lower() in YAML_SUFFIXES), None)
     calibrate = [
         f"data = {_quote(data)}",
-        "# Samples that look like those in deployment; 100 to 500 are often enough.",
+        "# The most samples to use; 100 to 500 that look like those in deployment are often enough.",
         f"num_samples = {CalibrationOptions.num_samples}",
         '# "tensorrt", or "cpu" for ONNX Runtime.',
         'target = "tensorrt"',

@@ -112,7 +112,7 @@ def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tupl
     named = [(name, reason) for name, reason in table.float_tensors.items() if name in quantized.skipped]
     if not named:
         return []
-    rows = [("activations in float", f"{len(named)} of {len(table.tensors)}")]
+    rows = [("activations in float", f"{len(named)}")]
     rows += [("", f"{name}: {reason}") for name, reason in named[:_SHOWN_REASONS]]
     if len(named) > _SHOWN_REASONS:
         rows.append(("", f"{len(named) - _SHOWN_REASONS} more: quantkit cache show lists them"))

@@ -92,8 +92,8 @@ def _part(name: str, found: Mapping[str, Any], fix: str, detail: Callable[[Mappi
 def _processor_part() -> Part:
     model, _ = read_cpuinfo()
     wide = (
-        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7 to 8 bits for weights; models for "
-        "TensorRT are less accurate here than on a GPU"
+        "INT8 products saturate at 16 bits (no VNNI or AMX): --target cpu uses 7 to 8 bits for weights; an INT8 "
+        "model for TensorRT is less accurate in ONNX Runtime here than on a GPU (evaluate computes it as a GPU does)"
         if products_saturate()
         else "INT8 products do not saturate"
     )
@@ -177,6 +177,6 @@ _ON_GPU = ("ONNX Runtime", "GPU", "pycuda")
 
 
 def _rtx_detail(gpus: list[list[Any]]) -> str:
-    """TensorRT-RTX 1.7 builds for SM75, 80, 86, 89, 120 and 121: not for data-centre GPUs such as H100."""
+    """TensorRT-RTX 1.7 builds for SM75, 80, 86, 89, 120 and 121: not for data-center GPUs such as H100."""
     unsupported = [name for name, capability, _ in gpus if capability in ("9.0", "10.0", "10.3")]
     return f"not on {', '.join(unsupported)}, which it does not support" if unsupported else ""

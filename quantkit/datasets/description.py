@@ -44,7 +44,8 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     classes = ""
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]
-        classes = f", {facts['num_classes']} classes, {low if low == high else f'{low} to {high}'} each"
+        noun = "class" if facts["num_classes"] == 1 else "classes"
+        classes = f", {facts['num_classes']} {noun}, {low if low == high else f'{low} to {high}'} each"
     if not classes and getattr(dataset, "labelled", True):
         classes = ", no labels"
     notify(Notice("info", "data", f"data: {chosen} samples of {data_path(data)} (seed {seed}{classes})"))
@@ -70,7 +71,7 @@ def _doubtful_values(dataset: Dataset) -> tuple[str, ...]:
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
-    """One line a person can check: colour, resize, numbers, layout."""
+    """One line a person can check: color, resize, numbers, layout."""
     p = preprocessing
     if p.function is not None:
         return f"{p.function} (source {str(p.function_hash)[:12]}), {p.dtype}"
@@ -79,7 +80,7 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     step = "" if p.multiple_of is None else f", sides multiples of {p.multiple_of}"
     resize = {
         "stretch": f"stretch to {size}",
-        "crop": f"shorter side to {p.shorter_side}, centre {size}",
+        "crop": f"shorter side to {p.shorter_side}, center {size}",
         "letterbox": f"letterbox to {size} (pad {p.pad_value}{place}{step})",
         "height": f"height {p.size[0]}, width by aspect up to {p.size[1]} (pad {p.pad_value}{place}{step})",
         "limit": f"shrink into {size}{step}",

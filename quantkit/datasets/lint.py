@@ -200,8 +200,10 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
         fix = "pass the class names in the model's order with --classes, or labels from 0"
         findings.append(Finding("error", "classes", what, where, fix))
     elif names and len(names) < num_scores:
-        what = f"the data has {len(names)} classes and the model scores {num_scores}: they were numbered by name"
+        what = f"the data has {len(names)} of the {num_scores} classes that the model scores: numbered by name"
         fix = "pass the class names in the model's order with --classes"
+        if len(names) == 1:
+            fix = f"pass the folder with a sub-folder for each class as --data, or else {fix}"
         findings.append(Finding("warning", "classes", what, (), fix))
     return findings
 

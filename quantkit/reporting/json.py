@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -67,7 +68,8 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         _refuse_huge(msgspec.to_builtins(report))
         check_numbers(report)
     except OSError as error:
-        raise EvaluationError(f"cannot read the report {path}: {error.strerror or error}") from error
+        reason = "it is a folder; pass the report.json in it" if Path(path).is_dir() else error.strerror or error
+        raise EvaluationError(f"cannot read the report {path}: {reason}") from error
     except msgspec.ValidationError as error:
         raise EvaluationError(f"{path} is not a quantkit report: {_one_line(error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -41,7 +41,7 @@ class Preprocessing:
     Attributes:
         size: (height, width) in pixels that the model takes; where the size varies, what no image exceeds.
         color: order of the channels; "L" is one grey channel.
-        resize: "stretch" to `size`; "crop": shorter side to `shorter_side`, then the centre; "letterbox": fit and pad;
+        resize: "stretch" to `size`; "crop": shorter side to `shorter_side`, then the center; "letterbox": fit and pad;
             "height": to the height of `size`, the width by aspect, at most that of `size`, and padded; "limit":
             shrunk until it fits into `size`, each side rounded to `multiple_of`, not padded.
         shorter_side: pixels, for "crop" only.

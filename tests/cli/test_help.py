@@ -35,6 +35,19 @@ def test_short_help_fits_a_screen(quantkit, monkeypatch, name):
     assert all(any(option in line for line in lines) for option in (*COMMON[name].split(), "--help-all"))
 
 
+@pytest.mark.parametrize(
+    ("name", "required"),
+    [("calibrate", 2), ("quantize", 2), ("evaluate", 2), ("data check", 2), ("init", 2), ("tune", 3)],
+)
+def test_short_help_says_which_options_are_required(quantkit, monkeypatch, name, required):
+    monkeypatch.setenv("COLUMNS", str(_COLUMNS))
+    assert quantkit(*name.split(), "--help").out.count("[required]") == required
+
+
+def test_short_help_of_quantize_shows_the_formats(quantkit):
+    assert "int8|fp8|int4" in quantkit("quantize", "--help").out
+
+
 @pytest.mark.parametrize("name", COMMON)
 def test_help_all_shows_the_rest(quantkit, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "120")

@@ -15,6 +15,7 @@ def test_the_file_calibrates_and_evaluates_as_it_is(quantkit, digits, tmp_path, 
     text = file.read_text(encoding="utf-8")
     assert "# Input image float32 [batch, 1, 8, 8]" in text
     assert "# Data: 300 samples of calib, 10 classes" in text
+    assert "# The most samples to use; 100 to 500" in text
     assert read_config(file)["evaluate",]["task"] == "classify"
     assert quantkit("calibrate", digits, "--config", file).code == 0
     outcome = quantkit("evaluate", digits, "--config", file, "--latency-s", "0", "--num-samples", "20")

@@ -196,6 +196,13 @@ def test_labels_outside_the_model_classes_are_reported(write, opened, scores, se
     assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
+def test_a_single_class_is_taken_for_a_folder_too_high(write, opened):
+    write("a/1.png")
+    finding = find(check_classes(opened(), 10), "classes")
+    assert finding.what == "the data has 1 of the 10 classes that the model scores: numbered by name"
+    assert finding.fix.startswith("pass the folder with a sub-folder for each class as --data")
+
+
 def test_arrays_that_look_like_pixels_are_noted(tmp_path):
     spec = TensorSpec("x", np.dtype(np.float32), ("n", 3, 8, 8))
     rng = np.random.default_rng(0)

@@ -102,6 +102,11 @@ def test_what_is_no_report_is_refused_in_one_line_with_file_and_field(tmp_path, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_is_refused_with_the_file_to_pass(tmp_path):
+    with pytest.raises(EvaluationError, match=r"it is a folder; pass the report\.json in it$"):
+        load_report(tmp_path)
+
+
 def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(EvaluationError, match="cannot read the report"):
         load_report(tmp_path / "none.json")
