@@ -118,7 +118,8 @@ def make_table(
     notify: Notify,
 ) -> CalibrationTable:
     """A new calibration; its table is kept at `table_path`, if that is given."""
-    text = f"Calibrating with --accuracy {accuracy}; run `quantkit calibrate` first to analyze what you deploy."
+    kept = "" if table_path is None else f" and writing {table_path}"
+    text = f"Calibrating with --accuracy {accuracy}{kept}; run `quantkit calibrate` first to analyze what you deploy."
     notify(Notice("info", "ranges", text))
     return calibrate(
         model,

@@ -41,13 +41,11 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     facts = describe(dataset)
     total = len(getattr(dataset, "dataset", dataset))
     chosen = str(total) if len(dataset) == total else f"{len(dataset)} of {total}"
-    classes = ""
+    classes = ", no labels" if getattr(dataset, "labelled", True) else ""
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]
         noun = "class" if facts["num_classes"] == 1 else "classes"
         classes = f", {facts['num_classes']} {noun}, {low if low == high else f'{low} to {high}'} each"
-    if not classes and getattr(dataset, "labelled", True):
-        classes = ", no labels"
     notify(Notice("info", "data", f"data: {chosen} samples of {data_path(data)} (seed {seed}{classes})"))
     for remark in getattr(dataset, "remarks", ()):
         notify(Notice("info", "data", remark))

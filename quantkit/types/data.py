@@ -111,7 +111,7 @@ class Preprocessing:
             values = getattr(self, name)
             if len(values) not in (1, self.channels) or not all(math.isfinite(v) for v in values):
                 raise DatasetError(
-                    f"preprocessing: {name} {values!r} must be 1 or {self.channels} finite numbers for {self.color}"
+                    f"preprocessing: {name} {values!r} must be a finite number for each channel of {self.color}, or one"
                 )
         if any(v <= 0 for v in self.std):
             raise DatasetError(f"preprocessing: std {self.std!r} must be positive")
