@@ -134,7 +134,7 @@ def _others(files: Sequence[str]) -> list[str]:
 
 def describe_left_out(suffixes: Sequence[str]) -> tuple[str, ...]:
     """A sentence that counts files which are no samples by their suffixes, if there are any."""
-    return (f"left out, no images that are read: {count_suffixes(suffixes)}",) if suffixes else ()
+    return (f"left out, not readable as images: {count_suffixes(suffixes)}",) if suffixes else ()
 
 
 def count_suffixes(suffixes: Iterable[str]) -> str:

@@ -86,7 +86,7 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path) -> None:
     found = open_folder(tmp_path)
     assert (list(found.ids), remarks(found)) == (
         ["a.JFIF"],
-        ["left out, no images that are read: 2 .txt, 1 without an extension, 1 .heic2"],
+        ["left out, not readable as images: 2 .txt, 1 without an extension, 1 .heic2"],
     )
 
 
@@ -94,7 +94,7 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path) -> None:
 def test_heic_names_what_reads_it(tmp_path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "b.HEIC").write_bytes(b"x")
-    assert remarks(open_folder(tmp_path)) == ["left out, no images that are read: 1 .heic (pip install pillow-heif)"]
+    assert remarks(open_folder(tmp_path)) == ["left out, not readable as images: 1 .heic (pip install pillow-heif)"]
     (tmp_path / "list.txt").write_text("b.HEIC\n")
     with pytest.raises(DatasetError, match=r"are read; \.heic: pip install pillow-heif\)"):
         open_folder(tmp_path / "list.txt")[0]

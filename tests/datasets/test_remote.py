@@ -111,7 +111,7 @@ def test_a_folder_is_what_it_is_on_a_disk(put, tmp_path: Path, spec: TensorSpec,
     local, remote = open_image_folder(tmp_path, spec, preprocessing=plain), open_here("memory://bucket/set")
     assert remote.ids == local.ids
     assert (remote.targets, remote.classes) == (local.targets, local.classes)
-    assert remote.remarks == local.remarks == ("left out, no images that are read: 1 .txt",)
+    assert remote.remarks == local.remarks == ("left out, not readable as images: 1 .txt",)
     assert remote.fingerprint == local.fingerprint
     assert (remote[2].inputs["image"] == local[2].inputs["image"]).all()
 

@@ -85,7 +85,7 @@ def test_files_of_one_key_are_a_sample_with_its_class(write: Write, open_here: W
     assert dataset.ids == ["train-000.tar/a.png", "train-000.tar/b.png"]
     assert dataset.targets == [0, 3]
     assert [dataset[i].inputs["image"].max() for i in range(2)] == [2, 1]
-    assert dataset.remarks == ("left out, no images that are read: 1 .json, 1 .mask.png",)
+    assert dataset.remarks == ("left out, not readable as images: 1 .json, 1 .mask.png",)
 
 
 def test_classes_of_names_and_of_folders(write: Write, open_here: Write) -> None:
@@ -115,7 +115,7 @@ def test_folders_and_patterns_name_several_tars(write: Write, open_here: Write, 
         open_here(tmp_path / "t-{3..1}.tar")
     (tmp_path / "shards" / "x.png").write_bytes(png())
     beside = open_here(tmp_path / "shards")
-    assert (beside.ids, beside.remarks) == (["x.png"], ("left out, no images that are read: 3 .tar",))
+    assert (beside.ids, beside.remarks) == (["x.png"], ("left out, not readable as images: 3 .tar",))
 
 
 def test_choice_and_fingerprint_do_not_depend_on_the_order(write: Write, spec: TensorSpec, tmp_path: Path) -> None:
