@@ -48,13 +48,11 @@ _PIPE_BYTES = 1 << 20
 """Linux' limit for users without privileges."""
 
 _THREAD = threading.local()
+_ENDING_S = 1.0
+"""That a process may take to end, once killed: on a disk that hangs the system does not end it."""
+
 _START = "import sys; sys.path[:] = {path!r}; from quantkit.datasets.decoder_processes import serve; serve()"
 """With the path of this process, and nothing of the folder that it runs in, nor of a script that would run again."""
-
-
-_READY = b"."
-"""What a child says when it has imported what it needs."""
-
 
 Request = tuple["Path | bytes", "Box | None", Preprocessing]
 """An image file, or its content; the rest is as in `decode_pixels`."""
@@ -89,7 +87,10 @@ class DecoderProcesses:
     def end(self) -> None:
         """Ends them all, also in the middle of an image. Called once more when no thread can start another one."""
         self.has_ended = True
-        for process in list(self._started.values()):
+        started = list(self._started.values())
+        for process in started:
+            process.kill()
+        for process in started:
             _end(process)
 
     def join(self) -> None:
@@ -97,39 +98,44 @@ class DecoderProcesses:
         _THREAD.processes = self
 
     def decode(self, requests: Sequence[Request]) -> list[Reply | None]:
-        """What came of each; None where that was an error, there is no process, or it ended."""
+        """What came of each; None where that was an error. Raises nearly anything where there is no process."""
         thread = threading.get_ident()
+        if thread not in self._started:
+            self._started[thread] = _start()
         try:
-            process = self._started[thread] = self._started.get(thread) or _start()
-        except OSError:
-            _THREAD.processes = None  # no other one would start
-            return [None] * len(requests)
-        try:
-            return _ask(process, requests)
-        except Exception:  # it was killed, or memory ran out amid a reply, the rest of which is none
-            del self._started[thread]
-            _end(process)
-            return [None] * len(requests)
+            return _ask(self._started[thread], requests)
+        except BaseException:
+            _end(self._started[thread])  # what is left in its pipe is no answer to what comes next
+            raise
 
 
 def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
     """Decodes several images in the process of this thread, where it has joined `DecoderProcesses`.
 
+    A thread whose process fails goes on without one.
+
     Returns:
         What came of each; None where it has to be done here, be it to find out what is wrong.
     """
     processes: DecoderProcesses | None = getattr(_THREAD, "processes", None)
-    return [None] * len(requests) if processes is None or not requests else processes.decode(requests)
+    if processes is None or not requests:
+        return [None] * len(requests)
+    try:
+        return processes.decode(requests)
+    except Exception:
+        _THREAD.processes = None
+        return [None] * len(requests)
 
 
 def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _START.format(path=sys.path)]
-    # A session of its own: Ctrl-C at the terminal is for the command, which ends this by closing its pipe.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None
-    if process.stdout.read(1) != _READY:
-        _end(process)
-        raise OSError("a process that decodes images did not start")
+    path = [folder for folder in sys.path if isinstance(folder, str)]  # as Python does, which skips others
+    process = subprocess.Popen(
+        [sys.executable, "-c", _START.format(path=path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the thread tells what is wrong, and it alone knows whether anybody waits for it
+        start_new_session=True,  # Ctrl-C at the terminal is for the command, which ends this by closing its pipe
+    )
     for pipe in (process.stdin, process.stdout):
         _widen(pipe)
     return process
@@ -153,11 +159,12 @@ def _ask(process: subprocess.Popen[bytes], requests: Sequence[Request]) -> list[
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_ENDING_S)
+        for pipe in (process.stdin, process.stdout):  # which a thread may hold that reads, until the process is gone
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
 
 def serve() -> None:
@@ -165,8 +172,6 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no reply
-    replies.write(_READY)
-    replies.flush()
     while True:
         try:
             requests = pickle.load(sys.stdin.buffer)
