@@ -50,15 +50,14 @@ def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
     assert (refused.code, "--plan is for the target tensorrt" in refused.err) == (1, True)
 
 
-@pytest.mark.usefixtures("calibrated")
 def test_the_table_that_tune_writes_is_named(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
-    table.unlink()
     outcome = quantkit("tune", digits, "--data", CALIB, *VALIDATE, "--max-drop", 50, *FEW, "-o", tmp_path / "elsewhere")
     assert f"Calibrating with --accuracy balanced and writing {table}; run" in " ".join(outcome.err.split())
     assert table.is_file()
 
 
+@pytest.mark.usefixtures("calibrated")
 def test_a_missed_budget_has_exit_code_3_and_a_plan(quantkit, digits, tmp_path, monkeypatch):
     path = tmp_path / "digits.calib.json"
     table = load_table(path)
