@@ -8,14 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.types.urls import data_path
+from quantkit.types.urls import DataUrl, data_path
 
 DATA_PANEL = "Data"
 
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="ONNX model in FP32, opset 7 or newer.", show_default=False)
 ]
-PARSES_DATA: dict[str, Any] = {"parser": data_path, "metavar": "PATH"}
+
+
+def _parse_data(text: str) -> Path | DataUrl:
+    if text == "":  # which would be the working folder
+        raise typer.BadParameter("the path is empty: name the data, or . for the working folder")
+    return data_path(text)
+
+
+PARSES_DATA: dict[str, Any] = {"parser": _parse_data, "metavar": "PATH"}
 """Of options that take data: a path or a URL."""
 
 DataOption = Annotated[

@@ -25,8 +25,10 @@ def locate(data: PathLike) -> Path | RemotePath:
 
     Raises:
         NotInstalledError: fsspec, or its package for this kind of URL, is missing.
-        DatasetError: there is no such kind of URL.
+        DatasetError: there is no such kind of URL, or nothing is named.
     """
+    if data == "":  # which would be the working folder
+        raise DatasetError("the path of the data is empty: name it, or . for the working folder")
     place = data_path(data)
     if isinstance(place, Path):
         return place

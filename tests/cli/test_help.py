@@ -135,3 +135,11 @@ def test_a_version_in_the_environment_is_not_an_option(quantkit, monkeypatch):
     """Pipelines set QUANTKIT_VERSION to say which release they install."""
     monkeypatch.setenv("QUANTKIT_VERSION", "1")
     assert "TensorRT" in quantkit("doctor").out
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate", "sensitivity", "tune"])
+def test_an_empty_path_of_data_is_not_the_working_folder(quantkit, digits, command):
+    """As an unset variable of a shell gives it."""
+    outcome = quantkit(command, digits, "--data", "", "--dry-run")
+    assert outcome.code == 2
+    assert "Invalid value for '--data': the path is empty" in outcome.err

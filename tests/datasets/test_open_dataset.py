@@ -74,6 +74,7 @@ def test_unusable_data_is_refused(save_image: Save, tmp_path: Path, spec: Tensor
     other = replace(spec, name="mask")
     for path, inputs, preprocessing, words in (
         (tmp_path / "none", [spec], plain, r"none does not exist: --data takes"),
+        ("", [spec], plain, r"the path of the data is empty: name it, or \. for the working folder"),
         (image, [spec], plain, r"a\.png is not a data set"),
         (tmp_path / "rows", [spec], plain, r"rows: a folder of \.npy files is not read: save one \.npy \[N, \.\.\.\]"),
         (tmp_path / "x.npy", [spec], plain, "omit the image options"),
