@@ -128,6 +128,8 @@ def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    if getattr(sys, "frozen", False):
+        raise OSError("a frozen application is no interpreter: started again, it would run itself")
     path = [folder for folder in sys.path if isinstance(folder, str)]  # as Python does, which skips others
     process = subprocess.Popen(
         [sys.executable, "-c", _START.format(path=path)],

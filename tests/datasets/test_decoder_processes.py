@@ -177,6 +177,16 @@ def test_without_a_child_that_serves_threads_decode(tmp_path, started, monkeypat
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_frozen_application_does_not_start_itself(tmp_path, started, monkeypatch):
+    wanted, _ = read(images(tmp_path))
+    tried = len(started)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    found, _ = read(images(tmp_path))
+    assert_same(found, wanted)
+    assert len(started) == tried
+
+
 def test_without_an_interpreter_to_start_threads_decode(tmp_path, started, monkeypatch):
     """As in a program that embeds Python."""
     wanted, _ = read(images(tmp_path))
