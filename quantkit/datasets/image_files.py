@@ -76,7 +76,12 @@ class ImageFiles:
             ChangedDataError: it is not what was hashed or decoded before.
             MachineError: it could not be read or decoded for want of memory, or by a fault of the disk.
         """
-        return persistently(lambda: self._decode(index), f"decode {self.paths[index]}")
+        what = f"decode {self.paths[index]}"
+        try:
+            return persistently(lambda: self._decode(index), what)
+        except UnreadableSampleError:
+            # Once more: not every decoder says that it was for want of memory, and no sample must be missing for that.
+            return persistently(lambda: self._decode(index), what)
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Decodes several files at once for `__getitem__` in the same thread, where a process does that for it."""

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -23,7 +24,7 @@ from quantkit.graph.expansion import check_expansion
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
 from quantkit.graph.validation import check_content
-from quantkit.machine import is_out_of_memory, open_regular
+from quantkit.machine import is_out_of_memory, open_regular, raise_if_out_of_memory
 from quantkit.notices import logs_duration
 from quantkit.registry import nearest_file
 from quantkit.storage import rename_durably, temporary_folder, write_atomically, write_bytes
@@ -186,6 +187,32 @@ def check_model(model: ir.Model, name: str) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ir.passes.PassError) as error:
         cause = error.__cause__ or error
         raise ModelError(f"{name} does not pass onnx.checker: {root_cause(cause)}") from error
+
+
+_FAILED = threading.local()
+_INFERENCE = logging.getLogger(passes.ShapeInferencePass.__module__)
+_INFERENCE.setLevel(logging.WARNING)  # also where `quiet` silences its parent
+
+
+def _keep_failure(record: logging.LogRecord) -> bool:
+    """Takes what the inference of this thread failed with: onnx_ir logs it, and leaves the model as it was."""
+    _FAILED.error = record.exc_info[1] if record.exc_info else None
+    return False
+
+
+_INFERENCE.addFilter(_keep_failure)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infers types and shapes in place, as far as onnx can; a model that it says no to stays as it was.
+
+    Raises:
+        MemoryError: for want of memory, which must not pass for a shape that nobody knows.
+    """
+    _FAILED.error = None
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    if _FAILED.error is not None:
+        raise_if_out_of_memory(_FAILED.error)
 
 
 def serialize_model(model: ir.Model, folder: str | os.PathLike[str]) -> bytes | Path:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from quantkit.datasets import iterate_batches, open_dataset
+from quantkit.datasets.image_decoding import decode_pixels
 from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing, Sample, TensorSpec
@@ -215,3 +216,20 @@ def test_sample_size_is_that_of_the_upright_image(tmp_path):
     assert [dataset[i].image_size for i in range(2)] == [(40, 20), (30, 50)]
     (batch,) = iterate_batches(dataset, 2)
     assert batch.image_sizes == ((40, 20), (30, 50))
+
+
+def test_what_cannot_be_decoded_is_tried_once_more(tmp_path: Path, plain: Preprocessing, monkeypatch) -> None:
+    """As Pillow says "bad configuration" of a PNG where zlib had no memory."""
+    NOISE.save(tmp_path / "a.png")
+    wanted = read(tmp_path / "a.png", plain).inputs["image"]
+    tries = []
+
+    def decode(*arguments: object) -> object:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError("bad configuration when reading image file")
+        return decode_pixels(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("quantkit.datasets.image_files.decode_pixels", decode)
+    assert np.array_equal(read(tmp_path / "a.png", plain).inputs["image"], wanted)
+    assert len(tries) == 2

@@ -18,6 +18,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import (
     check_model,
     float_precision,
+    infer_shapes,
     input_specs,
     save_model,
     serialize_model,
@@ -428,3 +429,34 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     with OnnxRuntimeRunner(written[0], spinning=False) as runner:
         (found,) = runner.run({"x": np.eye(1, side, dtype=np.float32)}).values()
     np.testing.assert_allclose(found, 0.5**count * np.eye(1, side), atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_inference_without_memory_is_no_shape_that_nobody_knows(monkeypatch, error):
+    model = load(next(iter(MODELS.values()))())
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
+    for _ in range(2):
+        with pytest.raises(MemoryError), model_module.quiet():
+            infer_shapes(model)
+
+
+def test_a_model_that_onnx_cannot_infer_stays_as_it_was(monkeypatch, capfd):
+    model = load(next(iter(MODELS.values()))())
+
+    def fail(*_, **__):
+        raise RuntimeError("no such operator")
+
+    def shapes():
+        return {value.name: (value.shape, value.type) for node in model.graph for value in node.outputs}
+
+    before = shapes()
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx.shape_inference, "infer_shapes", fail)
+        infer_shapes(model)
+    assert shapes() == before
+    infer_shapes(model)
+    assert capfd.readouterr() == ("", "")

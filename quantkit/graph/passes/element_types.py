@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from quantkit.errors import QuantKitError
-from quantkit.graph.model import share_weights
+from quantkit.graph.model import infer_shapes, share_weights
 from quantkit.graph.passes.edits import replace_result
 from quantkit.types.running import TYPE_SOURCES
 
@@ -23,17 +22,13 @@ def infer_types(model: ir.Model) -> None:
     Raises:
         Exception: whatever onnx's inference says of a broken model.
     """
-    _infer(model)
+    infer_shapes(model)
     if _untyped(model):
         _from_stand_ins(model)
         _from_schemas(model)
-        _infer(model)
+        infer_shapes(model)
     if _untyped(model) and _from_runtime(model):
-        _infer(model)
-
-
-def _infer(model: ir.Model) -> None:
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        infer_shapes(model)
 
 
 def _untyped(model: ir.Model) -> list[ir.Value]:
@@ -48,7 +43,7 @@ def _from_stand_ins(model: ir.Model) -> None:
             identity = ir.node("Identity", node.inputs[:1], outputs=[ir.Value(name="stand-in")])
             copy.graph.insert_before(node, identity)
             replace_result(node.outputs[0], identity.outputs[0], node)
-    _infer(copy)
+    infer_shapes(copy)
     known = {value.name: value for node in copy.graph for value in node.outputs}
     for node in model.graph:
         for value in node.outputs:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from quantkit.errors import ModelError
-from quantkit.graph.model import quiet
+from quantkit.graph.model import infer_shapes, quiet
 from quantkit.graph.passes.prepare import LAYOUT_OPS, is_standard
 
 _BATCH = "quantkit_batch"
@@ -107,7 +107,7 @@ def with_input_shapes(model: ir.Model, shapes: Mapping[str, ir.Shape]) -> ir.Mod
         if shape is not None and value.name not in copy.graph.initializers:
             value.shape = shape
     with quiet():
-        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+        infer_shapes(copy)
     return copy
 
 
