@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
-from quantkit.types.urls import without_credentials
+from quantkit.urls import without_credentials
 
 NoticeKind = Literal["info", "warning"]
 

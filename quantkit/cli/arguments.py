@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.types.urls import DataUrl, data_path
+from quantkit.urls import DataUrl, data_path
 
 DATA_PANEL = "Data"
 

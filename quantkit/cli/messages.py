@@ -27,7 +27,7 @@ from quantkit.interrupts import EndedError
 from quantkit.notices import visible
 from quantkit.types.option import option_fields
 from quantkit.types.options import MessageOptions
-from quantkit.types.urls import without_credentials
+from quantkit.urls import without_credentials
 
 _LOGGER = logging.getLogger("quantkit")
 

@@ -21,7 +21,7 @@ from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
 from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
 from quantkit.types.options import QuantizeOptions
-from quantkit.types.urls import without_credentials
+from quantkit.urls import without_credentials
 
 _SHOWN_REASONS = 8
 

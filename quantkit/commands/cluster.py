@@ -22,7 +22,7 @@ from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import CalibrationOptions
-from quantkit.types.urls import DataUrl, data_path
+from quantkit.urls import DataUrl, data_path
 from quantkit.user_code import names_code, source_hash
 
 __all__ = [

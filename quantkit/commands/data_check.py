@@ -20,7 +20,7 @@ from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
 from quantkit.types.option import make_options
 from quantkit.types.options import CheckOptions
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 if TYPE_CHECKING:
     from quantkit.datasets.lint import DataFacts

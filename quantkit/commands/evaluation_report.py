@@ -31,7 +31,7 @@ from quantkit.types import (
     Report,
     SensitivityRanking,
 )
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 if TYPE_CHECKING:
     from quantkit.commands.evaluation_data import EvaluationData

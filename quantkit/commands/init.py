@@ -10,7 +10,7 @@ from quantkit.datasets.sampling import describe
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import output_specs
 from quantkit.types import PathLike, Preprocessing, TensorSpec
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 __all__ = ["ModelFacts", "look_at"]
 

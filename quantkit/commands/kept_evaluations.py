@@ -23,7 +23,7 @@ from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 __all__ = ["VARIANT", "KeptEvaluations", "open_validation"]
 

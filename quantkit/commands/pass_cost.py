@@ -28,7 +28,7 @@ from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
 from quantkit.storage import check_writable
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 __all__ = ["VARIANT_PASSES", "Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
 

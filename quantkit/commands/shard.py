@@ -25,7 +25,7 @@ from quantkit.graph.passes.expose import expose
 from quantkit.notices import announcing
 from quantkit.types import Dataset, PathLike, TensorStatistics
 from quantkit.types.options import CalibrationOptions
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 from quantkit.user_code import source_hash
 
 __all__ = ["CalibrationShard", "Gathered", "Shard", "collect_shard", "merge_gathered"]

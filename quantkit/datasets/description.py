@@ -16,7 +16,7 @@ from quantkit.types import (
     PathLike,
     Preprocessing,
 )
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 _LARGEST_INPUT = 512
 """Twice the largest pixel: beyond it, a factor was multiplied that divides."""

@@ -19,7 +19,7 @@ from quantkit.datasets.stored_files import read_stored
 from quantkit.errors import DatasetError
 from quantkit.machine import FILE_LIMIT_BYTES, decode_text
 from quantkit.types import Preprocessing, TensorSpec
-from quantkit.types.urls import is_url
+from quantkit.urls import is_url
 
 PATH_COLUMNS = ("path", "file", "image", "filename", "filepath")
 LABEL_COLUMNS = ("label", "class", "target")

@@ -39,7 +39,7 @@ from quantkit.notices import Notice, Notify, logs_duration
 from quantkit.registry import nearest_file
 from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing, TensorSpec
 from quantkit.types.options import ImageOptions, Order
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 from quantkit.user_code import names_code
 
 _KEPT_AT_ANY_SIZE = (

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from quantkit.errors import DatasetError, NotInstalledError, QuantKitError
 from quantkit.machine import persistently, raise_if_out_of_memory
 from quantkit.types import PathLike
-from quantkit.types.urls import data_path, without_credentials
+from quantkit.urls import data_path, without_credentials
 
 _T = TypeVar("_T")
 

@@ -20,7 +20,7 @@ from quantkit.significance import (
 )
 from quantkit.types import Evaluation, GateCheck, PathLike, Report, Score
 from quantkit.types.gate_check import GateKind
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 _ROUNDING = 1e-9
 """0.81 - 0.805 is a little more than 0.005 in binary; a limit that is just kept is kept."""

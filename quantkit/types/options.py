@@ -28,7 +28,7 @@ from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 
 __all__ = [
     "BenchOptions",

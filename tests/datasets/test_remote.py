@@ -18,7 +18,7 @@ from quantkit.datasets.open import holds_arrays, open_dataset, open_samples
 from quantkit.datasets.remote_path import RemotePath, locate
 from quantkit.errors import DatasetError, MachineError, NotInstalledError
 from quantkit.types import Dataset, Preprocessing, TensorSpec
-from quantkit.types.urls import DataUrl, data_path, without_credentials
+from quantkit.urls import DataUrl, data_path, without_credentials
 
 from .test_tars import npz, png, write_tar
 

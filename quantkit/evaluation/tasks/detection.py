@@ -46,7 +46,7 @@ from quantkit.types import (
     Preprocessing,
     Score,
 )
-from quantkit.types.urls import data_path
+from quantkit.urls import data_path
 from quantkit.user_code import load_symbol, short_name, source_hash
 
 MAP = Score(
