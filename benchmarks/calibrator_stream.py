@@ -14,8 +14,9 @@ x86-64 Linux with gcc, for the Python version of that machine:
     python -c "from tests.fake_trt.releases import *; print(build_stubs(RELEASES['10.16']))"   # copy to native/stubs
     python -m benchmarks.calibrator_stream --bindings native/bindings --stubs native/stubs --json stream.json
 
-"decode only" reads and preprocesses the images and discards them: the upper bound. "in turn" decodes with as many
-threads, but waits while TensorRT computes. "overlapped" is quantkit's implementation.
+"decode only" reads and preprocesses the images and discards them: the upper bound. "in turn" decodes in as many
+threads, but waits while TensorRT computes. "overlapped" is quantkit's implementation, which decodes in processes where
+there are many images and processors; the time that starting them takes counts.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a folder of images; without it, noise is written as JPEG")
     parser.add_argument("--images", type=int, default=2048, help="how many to write")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="decoding threads")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processors that decode")
     parser.add_argument("--compute-ms", type=float, default=20.0, help="TensorRT's pretended time on a batch")
     parser.add_argument("--runs", type=int, default=20, help="calibrations, for the memory")
     parser.add_argument("--repeat", type=int, default=3, help="timed calibrations of each kind; the median counts")
