@@ -79,31 +79,35 @@ def raise_if_out_of_memory(error: BaseException) -> None:
         raise MemoryError(one_line(str(error))) from error
 
 
-def persistently(action: Callable[[], _T], what: str) -> _T:
+def persistently(action: Callable[[], _T], what: str, *, doubted: type[QuantKitError] | tuple[()] = ()) -> _T:
     """What `action` returns, tried again for a moment where the machine fails.
 
     Args:
         action: may run several times.
         what: it does, to follow "cannot": "read a.png".
+        doubted: error that counts only if it is raised twice: not every library says that it had too little memory.
 
     Raises:
         MachineError: the machine still fails.
         Exception: whatever else `action` raises, at once.
     """
-    for pause in (*_PAUSES_S, None):
+    pauses = iter(_PAUSES_S)
+    while True:
         try:
             return action()
-        except QuantKitError:  # it was tried again where it is from
-            raise
+        except QuantKitError as error:  # of a fault, it was tried again where it is from
+            if not isinstance(error, doubted):
+                raise
+            doubted = ()
+            continue
         except Exception as error:
             if not is_machine_fault(error):
                 raise
-            if pause is None:
+            if (pause := next(pauses, None)) is None:
                 reason = error.strerror or str(error) if isinstance(error, OSError) else "not enough memory"
                 fault = "a fault of this machine, its disk or network, not of the file; run again"
                 raise MachineError(f"cannot {what}: {reason}: {fault}") from error
         time.sleep(pause)
-    raise AssertionError("unreachable")
 
 
 def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = FILE_LIMIT_BYTES) -> bytes:

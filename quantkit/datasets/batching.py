@@ -1,23 +1,20 @@
-"""Decoding samples ahead in threads, with bounded memory, and stacking them; running a batch of any size."""
+"""Stacking samples into batches, ahead of their use, and running a batch of any size."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as LateError
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.datasets.dataset_view import Prefetches
-from quantkit.datasets.decoder_processes import TOGETHER, DecoderProcesses, count_ahead
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.preprocess import PixelInput
-from quantkit.errors import DatasetError, MachineError, UnreadableSampleError
-from quantkit.interrupts import leave_threads
+from quantkit.datasets.read_ahead import SamplesAhead
+from quantkit.errors import DatasetError
 from quantkit.types import (
     Array,
     Batch,
@@ -32,9 +29,6 @@ _MAX_DEFAULT_WORKERS = 16
 _WRITERS = 4
 _WORTH_WRITERS = 1 << 23
 """Threads that fill a batch, from so many bytes on: half of the time goes to getting its memory."""
-
-SAMPLE_LIMIT_S = 120.0
-"""For reading and preparing one sample: a decoder, a function of the user's or a disk that takes longer hangs."""
 
 
 def iterate_batches(
@@ -75,19 +69,19 @@ def iterate_batches(
     threads = min(count_cpus(), _MAX_DEFAULT_WORKERS) if workers is None else workers
     batch_size, threads = (max(1, min(number, len(dataset))) for number in (batch_size, threads))
     skipped: deque[tuple[str, str]] = deque()
-    processes = DecoderProcesses()
-    samples = _read(dataset, threads, max(1, prefetch * batch_size), strict, skipped, processes)
-    return _stack_in_thread(_stack_all(samples, batch_size), prefetch > 0, processes, skipped, on_skip)
+    samples = SamplesAhead(dataset, threads, max(1, prefetch * batch_size), strict=strict, skipped=skipped)
+    return _stack_in_thread(samples, batch_size, prefetch > 0, skipped, on_skip)
 
 
 def _stack_in_thread(
-    batches: Generator[Batch, None, None],
+    samples: SamplesAhead,
+    batch_size: int,
     is_ahead: bool,
-    processes: DecoderProcesses,
     skipped: deque[tuple[str, str]],
     on_skip: Callable[[str, str], None] | None,
 ) -> Generator[Batch, None, None]:
     """Yields the batches. `is_ahead`: a thread stacks the next one while the caller works on one."""
+    batches = _stack_all(samples.read(), batch_size)
     pool = ThreadPoolExecutor(1, thread_name_prefix="quantkit-stack")
     coming: Future[Batch | None] | None = None
     try:
@@ -104,7 +98,7 @@ def _stack_in_thread(
             yield batch
             del batch
     finally:
-        processes.end()
+        samples.end()
         pool.shutdown()
         batches.close()
 
@@ -132,94 +126,6 @@ def _shapes(sample: Sample) -> object:
     )
 
 
-def _read(
-    dataset: Dataset,
-    workers: int,
-    ahead: int,
-    strict: bool,
-    skipped: deque[tuple[str, str]],
-    processes: DecoderProcesses,
-) -> Generator[Sample, None, None]:
-    """Yields the readable samples in order, with at most `ahead` others being decoded or waiting.
-
-    Adds id and reason of those that cannot be read to `skipped`. Ends with the next sample once `processes` have ended.
-    """
-    pending: deque[tuple[int, Future[Sample]]] = deque()
-    indices = iter(range(len(dataset)))
-    in_processes = count_ahead(dataset, workers)
-    together, ahead = TOGETHER if in_processes else 1, max(ahead, in_processes)
-    first_reason: str | None = None
-    delivered, is_stuck = 0, False
-    joins = processes.join if in_processes else None
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-decode", initializer=joins)
-    try:
-        while True:
-            while len(pending) <= ahead - together and (chosen := list(islice(indices, together))):
-                pending += _submit(pool, dataset, chosen, processes)
-            if processes.has_ended:
-                return
-            if not pending:
-                break
-            index, future = pending.popleft()
-            try:
-                sample = future.result(SAMPLE_LIMIT_S)
-            except LateError:
-                is_stuck = not future.done()
-                if not is_stuck:
-                    raise  # the data set's own
-                others = f" or one of the next {together - 1}" if together > 1 else ""
-                raise MachineError(
-                    f"{dataset.ids[index]}{others} could not be read and prepared within {SAMPLE_LIMIT_S:g} s: "
-                    "the file, its disk, --preprocess or --loader hangs"
-                ) from None
-            except DatasetError as error:
-                if strict:
-                    raise
-                name = dataset.ids[index]
-                first_reason = first_reason or str(error)
-                skipped.append((name, error.reason if isinstance(error, UnreadableSampleError) else str(error)))
-                continue
-            finally:
-                del future  # it holds the sample
-            delivered += 1
-            yield sample
-            del sample
-    finally:
-        pool.shutdown(wait=not is_stuck, cancel_futures=True)
-        processes.end()
-        if is_stuck:
-            leave_threads()
-    if delivered == 0:
-        what = "sample" if dataset.preprocessing is None else "image"
-        raise DatasetError(f"no readable {what} among {len(dataset)}: {first_reason or 'the data set is empty'}")
-
-
-def _submit(
-    pool: ThreadPoolExecutor, dataset: Dataset, indices: Sequence[int], processes: DecoderProcesses
-) -> Iterator[tuple[int, Future[Sample]]]:
-    """Has one thread load some samples; a future for each."""
-    futures: list[Future[Sample]] = [Future() for _ in indices]
-    pool.submit(_load, dataset, indices, futures, processes)
-    return zip(indices, futures, strict=True)
-
-
-def _load(
-    dataset: Dataset, indices: Sequence[int], futures: Sequence[Future[Sample]], processes: DecoderProcesses
-) -> None:
-    """Fulfils futures of samples, in a thread, until the processes end."""
-    if len(indices) > 1 and not processes.has_ended and isinstance(dataset, Prefetches):
-        with suppress(Exception):  # of what fails, the sample tells when it is read
-            dataset.prefetch(indices)
-    for index, future in zip(indices, futures, strict=True):
-        if processes.has_ended:
-            future.cancel()
-            continue
-        try:
-            future.set_result(dataset[index])
-        except BaseException as error:
-            future.set_exception(error)
-
-
 def stack_samples(samples: Sequence[Sample]) -> Batch:
     """A batch of samples whose arrays have equal shapes."""
     axes = samples[0].axes
@@ -241,6 +147,9 @@ def _stack(name: str, samples: Sequence[Sample], axis: int | None) -> Array:
     if isinstance(first, PixelInput) and len(images) == len(samples) and axis == 0:
         rows: Array = np.empty((len(images), *first.shape), first.dtype)
         writers = min(_WRITERS, count_cpus()) if rows.nbytes >= _WORTH_WRITERS else 1
+        if writers == 1:
+            _write(images, rows)
+            return rows
         with ThreadPoolExecutor(writers) as pool:  # thread k of n takes images k, k + n, ...
             list(pool.map(lambda k: _write(images[k::writers], rows[k::writers]), range(writers)))
         return rows

@@ -115,16 +115,16 @@ def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
     A thread whose process fails goes on without one.
 
     Returns:
-        What came of each; None where it has to be done here, be it to find out what is wrong.
+        What came of each, None where that was an error; nothing where there is no process.
     """
     processes: DecoderProcesses | None = getattr(_THREAD, "processes", None)
     if processes is None or not requests:
-        return [None] * len(requests)
+        return []
     try:
         return processes.decode(requests)
     except Exception:
         _THREAD.processes = None
-        return [None] * len(requests)
+        return []
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from quantkit.datasets.decoder_processes import Request, decode_ahead
+from quantkit.datasets.decoder_processes import Reply, Request, decode_ahead
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_decoding import (
     READ_FORMATS,
     UNREAD,
     Box,
+    Pixels,
     decode_pixels,
     describe_content,
     first_line,
@@ -76,12 +77,19 @@ class ImageFiles:
             ChangedDataError: it is not what was hashed or decoded before.
             MachineError: it could not be read or decoded for want of memory, or by a fault of the disk.
         """
-        what = f"decode {self.paths[index]}"
-        try:
-            return persistently(lambda: self._decode(index), what)
-        except UnreadableSampleError:
-            # Once more: not every decoder says that it was for want of memory, and no sample must be missing for that.
-            return persistently(lambda: self._decode(index), what)
+        replies: dict[int, Reply | None] = getattr(self._ahead, "replies", {})
+        doubted = () if index in replies else UnreadableSampleError  # a process has failed at it: that counts as once
+        reply = replies.pop(index, None)
+        if reply is None:
+            what = f"decode {self.paths[index]}"
+            inputs, size = persistently(lambda: self._decode(index), what, doubted=doubted)
+        else:
+            content_hash, pixels = reply
+            if content_hash is not None:
+                self._files.check(self.paths[index], content_hash)
+            inputs, size = self._prepared(pixels)
+        target = None if self.targets is None else self.targets[index]
+        return Sample(id=self.ids[index], inputs=inputs, target=target, image_size=size)
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Decodes several files at once for `__getitem__` in the same thread, where a process does that for it."""
@@ -91,27 +99,19 @@ class ImageFiles:
             with suppress(Exception):  # raised again when the sample is asked for
                 source = place if isinstance(place, Path) else self._files.read(place)
                 requests[index] = (source, self._box(index), self.preprocessing)
-        self._ahead.replies = dict(zip(requests, decode_ahead(list(requests.values())), strict=True))
+        self._ahead.replies = dict(zip(requests, decode_ahead(list(requests.values())), strict=False))
 
-    def _decode(self, index: int) -> Sample:
-        name, box = self.ids[index], self._box(index)
-        target = None if self.targets is None else self.targets[index]
-        ahead = getattr(self._ahead, "replies", {}).pop(index, None)
-        inputs: Mapping[str, Array]
-        if ahead is not None:
-            content_hash, (levels, size) = ahead
-            if content_hash is not None:
-                self._files.check(self.paths[index], content_hash)
-            inputs = PixelInput(self.input_name, levels, self.preprocessing)
-            return Sample(id=name, inputs=inputs, target=target, image_size=size)
+    def _decode(self, index: int) -> tuple[Mapping[str, Array], tuple[int, int]]:
+        box = self._box(index)
         with self._reading(index) as content:
             if self.function is None:
-                levels, size = decode_pixels(content, box, self.preprocessing)
-                inputs = PixelInput(self.input_name, levels, self.preprocessing)
-            else:
-                with opened_image(content, box) as image:
-                    inputs, size = {self.input_name: self.function(image, name)}, upright_size(image)
-        return Sample(id=name, inputs=inputs, target=target, image_size=size)
+                return self._prepared(decode_pixels(content, box, self.preprocessing))
+            with opened_image(content, box) as image:
+                return {self.input_name: self.function(image, self.ids[index])}, upright_size(image)
+
+    def _prepared(self, pixels: Pixels) -> tuple[PixelInput, tuple[int, int]]:
+        levels, size = pixels
+        return PixelInput(self.input_name, levels, self.preprocessing), size
 
     def _box(self, index: int) -> Box | None:
         return None if self.boxes is None else self.boxes[index]

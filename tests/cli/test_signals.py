@@ -306,8 +306,8 @@ def test_a_sample_that_is_never_prepared_ends_the_run(tmp_path):
     function, _ = hanging_function(tmp_path)
     words = ["calibrate", "--data", str(images), str(model), "--preprocess", function, "-o", str(tmp_path / "out")]
     program = (
-        "from quantkit.datasets import batching; from quantkit.cli import main; "
-        f"batching.SAMPLE_LIMIT_S = 0.1; main({words!r})"
+        "from quantkit.datasets import read_ahead; from quantkit.cli import main; "
+        f"read_ahead.SAMPLE_LIMIT_S = 0.1; main({words!r})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=LONG_S / 2, check=False

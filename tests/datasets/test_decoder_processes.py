@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantkit.datasets import Selection, batching, decoder_processes, iterate_batches
+from quantkit.datasets import Selection, decoder_processes, image_files, iterate_batches, read_ahead
 from quantkit.datasets.image_files import ImageFiles
-from quantkit.errors import ChangedDataError, MachineError
+from quantkit.errors import ChangedDataError, DatasetError, MachineError
 from quantkit.types import Batch, Preprocessing
 
 PLAIN = Preprocessing((6, 5), mean=(1.0, 2.0, 3.0), std=(2.0,))
@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
 
     monkeypatch.setattr(decoder_processes, "_MOST_THREADS", 0)
     monkeypatch.setattr(decoder_processes, "_WORTH_PROCESSES", 1)
-    for module in (batching, decoder_processes):
+    for module in (read_ahead, decoder_processes):
         monkeypatch.setattr(module, "TOGETHER", 3)
     monkeypatch.setattr(decoder_processes, "_start", note)
     yield found
@@ -131,7 +131,7 @@ def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypat
         process.stdout.read(10)
         raise MemoryError
 
-    monkeypatch.setattr(batching, "SAMPLE_LIMIT_S", 20.0)
+    monkeypatch.setattr(read_ahead, "SAMPLE_LIMIT_S", 20.0)
     monkeypatch.setattr(decoder_processes, "_ask", run_out)
     found, _ = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
@@ -142,7 +142,7 @@ def test_samples_are_read_though_they_cannot_be_prepared_together(tmp_path, star
     def fail(data, indices):
         raise RuntimeError("whatever it is")
 
-    monkeypatch.setattr(batching, "SAMPLE_LIMIT_S", 20.0)
+    monkeypatch.setattr(read_ahead, "SAMPLE_LIMIT_S", 20.0)
     monkeypatch.setattr(ImageFiles, "prefetch", fail)
     found, _ = read(images(tmp_path))
     assert sum(len(batch) for batch in found) == 16
@@ -205,8 +205,8 @@ def test_entries_of_the_path_that_python_skips_are_skipped(tmp_path, started, mo
 
 def test_a_child_that_hangs_before_it_serves_is_ended(tmp_path, started, monkeypatch):
     monkeypatch.setattr(decoder_processes, "_START", "import time; time.sleep(1000)")
-    monkeypatch.setattr(batching, "SAMPLE_LIMIT_S", 0.5)
-    monkeypatch.setattr(batching, "leave_threads", lambda: None)
+    monkeypatch.setattr(read_ahead, "SAMPLE_LIMIT_S", 0.5)
+    monkeypatch.setattr(read_ahead, "leave_threads", lambda: None)
     with pytest.raises(MachineError, match=r"could not be read and prepared within 0\.5 s"):
         read(images(tmp_path), workers=1)
     assert len(started) == 1
@@ -303,3 +303,32 @@ def test_a_child_ends_with_its_parent(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the child goes on")
+
+
+@pytest.mark.parametrize("num_threads_enough", [0, 99])
+def test_a_damaged_image_is_decoded_twice_wherever_that_is(tmp_path, started, monkeypatch, num_threads_enough):
+    decoded, answered = [], []
+    decode, ask = image_files.decode_pixels, decoder_processes._ask
+
+    def note(*arguments):
+        decoded.append(arguments)
+        return decode(*arguments)
+
+    def note_failures(process, requests):
+        replies = ask(process, requests)
+        answered.extend(reply for reply in replies if reply is None)
+        return replies
+
+    monkeypatch.setattr(decoder_processes, "_MOST_THREADS", num_threads_enough)
+    monkeypatch.setattr(decoder_processes, "_ask", note_failures)
+    monkeypatch.setattr(image_files, "decode_pixels", note)
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    names = [f"{i}.png" for i in range(6)]
+    data = ImageFiles("image list", [folder / name for name in names], names, None, (), "x", PLAIN)
+    with pytest.raises(DatasetError, match="no readable image among 6"):
+        read(data)
+    assert len(decoded) + len(answered) == 12
+    assert len(answered) == (0 if num_threads_enough else 6)
