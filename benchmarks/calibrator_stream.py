@@ -318,8 +318,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# Calibrator stream: {result['gpu']}, {result['library']} bindings, Python {result['python']}",
         "",
-        f"{result['images']} images of {SIZE} x {SIZE}, batches of {result['batch_size']}, {result['workers']} threads "
-        f"that decode; TensorRT pretends to compute {result['compute_ms']:g} ms on a batch "
+        f"{result['images']} images of {SIZE} x {SIZE}, batches of {result['batch_size']}, {result['workers']} "
+        f"processors that decode; TensorRT pretends to compute {result['compute_ms']:g} ms on a batch "
         f"({result['compute_limit_images_per_s']:.0f} images/s at most).",
         "",
         "| | images/s | of decode only |",

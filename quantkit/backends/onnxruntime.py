@@ -243,11 +243,12 @@ def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
     for path in libraries:
         if not Path(path).is_file():
             raise BackendError(f"--ort-extension {path}: no such file")
-    _extensions.extend(str(Path(path).resolve()) for path in libraries)
+    added = dict.fromkeys(str(Path(path).resolve()) for path in libraries).keys() - _extensions
+    _extensions.extend(sorted(added))
     try:
         yield
     finally:
-        del _extensions[len(_extensions) - len(libraries) :]
+        del _extensions[len(_extensions) - len(added) :]
 
 
 _extensions: list[str] = []

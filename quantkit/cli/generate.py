@@ -25,16 +25,18 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command --config and the options of every dataclass among its parameters, and it the filled dataclass.
 
     Typer reads options from a signature: this one is the command's, with each dataclass replaced by its fields. A
-    dataclass that may be None is None where nothing was said.
+    dataclass that may be None is None where nothing was said. What several dataclasses share is one option.
     """
     signature = inspect.signature(command, eval_str=True)
     kinds = {name: kind for name, p in signature.parameters.items() if (kind := _options_kind(p.annotation))}
     found = {name: tuple(option_fields(kind)) for name, kind in kinds.items()}
+    fields = {field.name: field for of_kind in found.values() for field in of_kind}
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
+        said = {name: arguments.pop(name) for name in fields}
         for name, kind in kinds.items():
-            given = {field: field.read(arguments.pop(field.name)) for field in found[name]}
+            given = {field: field.read(said[field.name]) for field in found[name]}
             arguments[name] = _build(kind, given, ())
             if signature.parameters[name].default is None and arguments[name] == kind():
                 arguments[name] = None
@@ -45,10 +47,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, p in signature.parameters.items()
         if name not in kinds
     ]
-    generated = sorted((_parameter(field) for fields in found.values() for field in fields), key=_rank)
+    generated = sorted(map(_parameter, fields.values()), key=_rank)
     run.__signature__ = signature.replace(parameters=sorted([*own, *generated], key=_rank))  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*own, *generated)} | {"return": None}
-    run.option_fields = tuple(field for fields in found.values() for field in fields)  # type: ignore[attr-defined]
+    run.option_fields = tuple(fields.values())  # type: ignore[attr-defined]
     return with_config(run)
 
 

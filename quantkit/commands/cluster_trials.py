@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from quantkit.backends.onnxruntime import using_threads
 from quantkit.commands.chosen_samples import choose_sensitivity_samples, open_sensitivity_data
 from quantkit.commands.cluster import describe_cluster, describe_inputs, open_cluster
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.shard import Shard
 from quantkit.graph.float_model import FloatModel
@@ -80,9 +81,9 @@ def try_shard(shard: TrialShard) -> Tried:
     assert shard.tried is not None
     shard.enter()
     options = replace(shard.options, workers=shard.threads)
-    model = shard.check_model(fix_as_calibrated(FloatModel.open(shard.model), shard.table))
-    dataset = shard.choose(open_sensitivity_data(model, shard.data, shard.table, options))
-    with using_threads(shard.threads):
+    with with_extensions(options), using_threads(shard.threads):
+        model = shard.check_model(fix_as_calibrated(FloatModel.open(shard.model), shard.table))
+        dataset = shard.choose(open_sensitivity_data(model, shard.data, shard.table, options))
         samples = choose_sensitivity_samples(model, dataset, options)
         return try_units(model, shard.table, samples, shard.tried, shard.units)
 

@@ -83,6 +83,8 @@ class KeptEvaluations:
             workers=options.workers,
             device=options.device,
             ray=options.ray,
+            plugins=options.plugins,
+            ort_extension=options.ort_extension,
             progress=options.progress,
             latency_s=0,
             layer_samples=0,

@@ -13,6 +13,7 @@ from quantkit.caches.formats.tensorrt_cache import cache_text, library_version
 from quantkit.calibration.methods import cache_algorithm
 from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.table import TABLE_KEY, open_table, table_checksum
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import plan_blocks, prepared_for
 from quantkit.commands.format_rounding import check_rounds, keep_rounding
@@ -75,9 +76,21 @@ def quantize(
     options = make_options(QuantizeOptions, options, keywords)
     if data is not None and not options.scheme.is_plain:
         check_rounds(options)
-    notify = announcing(notify)
+    with with_extensions(options):
+        return _quantize(FloatModel.open(model), table, output, options, data, preprocess, announcing(notify))
+
+
+def _quantize(
+    model: FloatModel,
+    table: CalibrationTable | PathLike,
+    output: PathLike,
+    options: QuantizeOptions,
+    data: PathLike | None,
+    preprocess: ImageOptions | None,
+    notify: Notify,
+) -> QuantizedModel:
     table_given, table = table, open_table(table)
-    model = fix_as_calibrated(FloatModel.open(model), table)
+    model = fix_as_calibrated(model, table)
     if options.reduce_range is None and options.target == "cpu" and products_saturate():
         options = replace(options, reduce_range=True)
         text = "Weights use 7 to 8 bits, so that no sum saturates: this CPU lacks VNNI. Pass --no-reduce-range for 8."

@@ -13,6 +13,7 @@ from quantkit.calibration.table import open_table
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.chosen_samples import choose_sensitivity_samples, open_sensitivity_data
 from quantkit.commands.cluster_trials import trying_on_cluster
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import contents_of
@@ -59,9 +60,10 @@ def sensitivity(
         choose_devices(options.device)  # before anything runs, though a table may leave nothing to do on it
     model = FloatModel.open(model)
     model.check_float()
-    table = find_fitting_table(model, options, notify) or make_table(model, data, options, notify=notify)
-    model = fix_as_calibrated(model, table)
-    found = rank_units(model, data, table, options, notify=notify)
+    with with_extensions(options):
+        table = find_fitting_table(model, options, notify) or make_table(model, data, options, notify=notify)
+        model = fix_as_calibrated(model, table)
+        found = rank_units(model, data, table, options, notify=notify)
     model.check_unchanged()
     return found
 
@@ -133,6 +135,8 @@ def make_table(
         workers=options.workers,
         device=options.device,
         ray=options.ray,
+        plugins=options.plugins,
+        ort_extension=options.ort_extension,
         progress=options.progress,
         notify=notify,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from quantkit.backends.cuda.context import using_device
 from quantkit.commands.cluster import staying_connected
 from quantkit.commands.evaluation_data import EvaluationData
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.format_plan import float8_nodes
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
@@ -62,7 +63,7 @@ def tune(
     """
     options = make_options(TuneOptions, options, keywords)
     task = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    with using_device(first_gpu(options.device)), staying_connected(options.ray):
+    with with_extensions(options), using_device(first_gpu(options.device)), staying_connected(options.ray):
         return _tune(FloatModel.open(model), data, val, options, task, announcing(notify))
 
 
@@ -162,9 +163,8 @@ class _Search:
 
     def check(self, units: tuple[str, ...], others: tuple[str, ...] = ()) -> GateCheck:
         """Whether the budget is met with these units in float, and others in FP8; each choice is evaluated once."""
-        choice = units, others
-        start, is_new, took = time.monotonic(), choice not in self.reports, "from an earlier run"
-        if is_new:
+        choice, start, took = (units, others), time.monotonic(), "from an earlier run"
+        if is_new := choice not in self.reports:
             self.reports[choice], is_kept = self.evaluations.report(self._float_tensors(units), self._formats(others))
             took = took if is_kept else f"{time.monotonic() - start:.0f} s"
         (check,) = check_limits(self.reports[choice], Limits(max_drop=self.drop), variants=[VARIANT])

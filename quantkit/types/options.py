@@ -600,7 +600,7 @@ def check_block_size(block: int | None, precision: str, option: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeOptions(ExcludeOptions):
+class QuantizeOptions(ExcludeOptions, ExtensionOptions):
     """Options of `quantize`.
 
     Attributes:
@@ -982,7 +982,7 @@ class CheckOptions(DataOptions, DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(DataOptions, ClusterOptions):
+class SensitivityOptions(DataOptions, ExtensionOptions, ClusterOptions):
     """Options of `sensitivity`.
 
     Attributes:

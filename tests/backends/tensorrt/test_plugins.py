@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import quantkit
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, using_extensions
 from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.plugins import load_plugins
 from quantkit.calibration.table import load_table
@@ -174,6 +175,34 @@ def test_every_session_gets_the_extension(tmp_path, plugin_libraries):
     assert registered > 0
     quantkit.calibrate(tmp_path / "net.onnx", tmp_path / "x.npy", **words)
     assert calls.value == registered
+
+
+@pytest.mark.parametrize("verb", ["quantize", "sensitivity", "tune"])
+def test_the_analysis_and_other_formats_get_the_extension_too(verb, tmp_path, plugin_libraries):
+    """Once for a session, also where one command runs another."""
+    g = Builder()
+    y = g.op("Flatten", g.op("GlobalAveragePool", g.conv(g.conv(g.input("x", 3, 8, 8), 3, 32), 32, 32)))
+    onnx.save(g.model(y), tmp_path / "net.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 3, 8, 8), np.float32), labels=np.zeros(4, np.int64))
+    path, name = plugin_libraries / "extension.so", tmp_path / "net.onnx"
+    calls = ctypes.c_int.in_dll(ctypes.CDLL(str(path)), "calls")
+    table = quantkit.calibrate(name, tmp_path / "x.npz", accuracy="fast", progress=False)
+    before = calls.value
+    if verb == "quantize":
+        words = {"data": tmp_path / "x.npz", "format": "fp8", "ort_extension": [path, path]}
+        quantkit.quantize(name, table, tmp_path / "fp8.onnx", **words)
+    elif verb == "sensitivity":
+        quantkit.sensitivity(name, tmp_path / "x.npz", table=table, ort_extension=[path], progress=False)
+    else:
+        words = {"table": table, "ort_extension": [path], "progress": False}
+        quantkit.tune(name, tmp_path / "x.npz", tmp_path / "x.npz", **words)
+    assert calls.value > before
+    with pytest.raises(BackendError, match=r"--ort-extension gone\.so: no such file"), using_extensions(["gone.so"]):
+        pass
+    with using_extensions([path]), using_extensions([path]):
+        before = calls.value
+        OnnxRuntimeRunner(name).close()
+        assert calls.value == before + 1
 
 
 def test_inspect_reads_a_model_with_plugins(command, detector):
