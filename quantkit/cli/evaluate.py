@@ -113,7 +113,7 @@ def evaluate(
             _, samples = open_evaluation(model, data, None, options, task, limits)
         _calibrate(model, options.calibrate_data, options, notify)
     # On a cluster no batch is the current one: Ctrl-C ends the command.
-    with stop_on_interrupt() if options.ray is None else nullcontext(_never) as should_stop:
+    with stop_on_interrupt() if options.ray is None else nullcontext(lambda: False) as should_stop:
         result = evaluate_variants(
             model, samples, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )
@@ -176,10 +176,6 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     calibrate_model(model, data, calibration, notify=notify)
     with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
         round_variants(fix_inputs(FloatModel(model), options.preprocess), table, data, options, notify)
-
-
-def _never() -> bool:
-    return False
 
 
 def _find_table(beside: Path, notify: Notify) -> Path | None:

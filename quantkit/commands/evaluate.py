@@ -71,7 +71,7 @@ def evaluate(
     notify = announcing(notify)
     task_options = task if isinstance(task, TaskOptions) else TaskOptions(task)
     with with_extensions(options), on_device(options, notify):
-        return _evaluate(model, data, options, task_options, limits, should_stop or _never, notify)
+        return _evaluate(model, data, options, task_options, limits, should_stop or (lambda: False), notify)
 
 
 def _evaluate(
@@ -193,7 +193,3 @@ def _analyze(
         should_stop=should_stop,
     )
     return replace(found, tensors=(), warnings=(*found.warnings, *_NOT_ANALYZED)) if should_stop() else found
-
-
-def _never() -> bool:
-    return False

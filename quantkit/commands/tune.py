@@ -63,7 +63,7 @@ def tune(
     """
     options = make_options(TuneOptions, options, keywords)
     task = task if isinstance(task, TaskOptions) else TaskOptions(task)
-    with with_extensions(options), using_device(first_gpu(options.device)), staying_connected(options.ray):
+    with with_extensions(options), using_device(first_gpu(options.device)):
         return _tune(FloatModel.open(model), data, val, options, task, announcing(notify))
 
 
@@ -86,15 +86,15 @@ def _tune(
     model: FloatModel, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, notify: Notify
 ) -> QuantizationPlan:
     _, table, samples = open_tuning(model, val, options, task, notify)
-    if table is None:
-        table = make_table(model, data, options, "balanced", options.table_path, notify=notify)
-    model = fix_as_calibrated(model, table)
-    search = _Search(KeptEvaluations(model, table, samples, task, options), parse_drop(options.max_drop), notify)
-    if options.objective == "latency":
-        search.times = FloatCosts(model, table, options, options.progress, notify)
-    search.float8_nodes = float8_nodes(model) if options.tries_others else frozenset()
-    search.check(())  # what is wrong with the validation data is said before the tensors are ranked
-    return search.run(rank_units(model, data, table, options, operators=False, notify=notify))
+    with staying_connected(options.ray):  # once what is given is known to be right
+        table = table or make_table(model, data, options, "balanced", options.table_path, notify=notify)
+        model = fix_as_calibrated(model, table)
+        search = _Search(KeptEvaluations(model, table, samples, task, options), parse_drop(options.max_drop), notify)
+        if options.objective == "latency":
+            search.times = FloatCosts(model, table, options, options.progress, notify)
+        search.float8_nodes = float8_nodes(model) if options.tries_others else frozenset()
+        search.check(())  # what is wrong with the validation data is said before the tensors are ranked
+        return search.run(rank_units(model, data, table, options, operators=False, notify=notify))
 
 
 _Choice = tuple[tuple[str, ...], tuple[str, ...]]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,11 +33,9 @@ from quantkit.errors import BackendError, CalibrationError, ChangedDataError, Da
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import TensorStatistics
 
+from ..cli.conftest import CALIB as DATA
+from ..cli.conftest import DIGITS as MODEL
 from ..ray_nodes import Inline, started_nodes
-
-DIGITS = Path(__file__).parents[2]
-MODEL = DIGITS / "examples" / "digits.onnx"
-DATA = DIGITS / "calib_data" / "digits" / "calib"
 
 
 @pytest.mark.parametrize(
@@ -87,12 +85,6 @@ def test_parts_without_a_readable_sample_add_only_their_names():
 def test_a_tensor_that_was_not_finite_in_one_part_has_no_statistics():
     empty = Gathered({"x": TensorStatistics(np.zeros(8192, np.int64))}, 1)
     assert merge_gathered(part([0.0]), empty).tensors["x"].count == 0
-
-
-@pytest.fixture
-def inline(monkeypatch) -> None:
-    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
-    monkeypatch.setattr(calibrate, "check_cluster", lambda address: None)
 
 
 def calibrated(data: Path, folder: Path, **options) -> bytes:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 import quantkit
 from quantkit.cli import main
-from quantkit.commands import cluster, cluster_evaluation
+from quantkit.commands import cluster_evaluation
 from quantkit.commands.cluster_evaluation import EvaluationShard, judge_shard
 from quantkit.commands.evaluate import evaluate
 from quantkit.errors import BackendError, ChangedDataError, DatasetError, ModelError
@@ -22,20 +21,11 @@ from quantkit.evaluation.engines import OpenEngine
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.reporting.json import report_json
 
+from ..cli.conftest import CALIB, VAL
+from ..cli.conftest import DIGITS as MODEL
 from ..detector import make_detector, make_images
-from ..ray_nodes import Inline, started_nodes
+from ..ray_nodes import started_nodes
 from ..segmenter import write_metric, write_scenes, write_segmenter
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "examples" / "digits.onnx"
-CALIB = ROOT / "calib_data" / "digits" / "calib"
-VAL = ROOT / "calib_data" / "digits" / "val"
-
-
-@pytest.fixture
-def inline(monkeypatch) -> None:
-    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
-    monkeypatch.setattr("quantkit.commands.evaluate.check_cluster", lambda address: None)
 
 
 def table_of(model: Path, data: Path, **options) -> quantkit.CalibrationTable:

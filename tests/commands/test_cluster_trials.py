@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,23 +14,13 @@ from quantkit.commands import cluster, cluster_trials
 from quantkit.commands.cluster_trials import TrialShard, try_shard
 from quantkit.commands.sensitivity import sensitivity
 from quantkit.commands.tune import tune
-from quantkit.errors import ChangedDataError, ModelError
+from quantkit.errors import ChangedDataError, ModelError, QuantKitError
 from quantkit.types.plan import QuantizationPlan
 from quantkit.types.sensitivity import Sensitivity
 
-from ..ray_nodes import Inline, started_nodes
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "examples" / "digits.onnx"
-CALIB = ROOT / "calib_data" / "digits" / "calib"
-VAL = ROOT / "calib_data" / "digits" / "val"
-
-
-@pytest.fixture
-def inline(monkeypatch) -> None:
-    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
-    monkeypatch.setattr("quantkit.commands.evaluate.check_cluster", lambda address: None)
-    monkeypatch.setattr("quantkit.commands.sensitivity.check_cluster", lambda address: None)
+from ..cli.conftest import CALIB, VAL
+from ..cli.conftest import DIGITS as MODEL
+from ..ray_nodes import started_nodes
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +47,14 @@ def test_the_plan_is_that_of_one_machine(inline, table):
     found = plan(table, ray="auto")
     assert found == plan(table)
     assert found.float_tensors
+
+
+@pytest.mark.parametrize("names", [("none.onnx", "val"), ("digits.onnx", "none")])
+def test_nothing_is_connected_to_before_model_and_data_are_read(names, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: pytest.fail("it connected"))
+    model, val = MODEL.with_name(names[0]), VAL.with_name(names[1])
+    with pytest.raises(QuantKitError, match="none"):
+        tune(model, CALIB, val, ray="auto", progress=False)
 
 
 @pytest.mark.parametrize(
