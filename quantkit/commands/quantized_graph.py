@@ -8,6 +8,7 @@ from quantkit.commands.format_plan import plan_format, prepared_for
 from quantkit.commands.format_rounding import kept_rounding, tell_lost, tell_nearest
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.layer_constants import add_biases
+from quantkit.graph.moved_activations import remember_folded
 from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow
 from quantkit.graph.passes.qdq import insert_qdq
@@ -55,6 +56,7 @@ def quantize_graph(
         tell_nearest(planned, table, options, notify)
     if planned.pairs is not None:
         insert_refined_qdq(graph, planned.pairs, found, fp16_scales=half)
+        remember_folded(graph, planned.pairs.folded)
         magnitudes = {**{name: r.amax for name, r in planned.pairs.ranges.items()}, **magnitudes}
     if planned.others is not None:
         insert_refined_qdq(graph, planned.others, planned.refinement_of_others, fp16_scales=half)

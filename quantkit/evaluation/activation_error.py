@@ -15,6 +15,7 @@ import numpy.typing as npt
 from quantkit.calibration.statistics import new_statistics, update
 from quantkit.datasets.batching import run_padded
 from quantkit.errors import EvaluationError
+from quantkit.graph.moved_activations import UNMOVED, Movement
 from quantkit.numerics import QuantParams, decibels, dequantize_array, quantize_array, value_bounds
 from quantkit.types import Array, Batch, Runner, TensorQuality, TensorStatistics
 
@@ -38,12 +39,15 @@ class ObservedTensor:
         params: of its Q/DQ, one scale for all of it.
         low, high: what its producer, a Relu or Clip, bounds it to. Where a variant has no such node, because its codes
             end there too, the values before its Q lie beyond: they are saturated here, as the codes do it.
+        movement: how the variant shifts and scales it before it is quantized. Errors are of the activation all the
+            same, range and clipping of what is quantized.
     """
 
     producer: str
     params: QuantParams
     low: float = -math.inf
     high: float = math.inf
+    movement: Movement = UNMOVED
 
 
 def measure_tensors(
@@ -112,14 +116,20 @@ class _Tally:
         if expected.shape != values.shape:
             self._problem = f"it has shape {expected.shape} in the baseline and {values.shape} here"
             return
-        x, y = (np.ascontiguousarray(a, np.float32).reshape(-1) for a in (expected, values))
+        movement, x = self._observed.movement, np.asarray(expected, np.float32)
+        if not _broadcasts(x.shape, movement.factor, movement.offset):
+            self._problem = "it is shifted or scaled by another number of channels than it has"
+            return
+        y = np.asarray(values, np.float32) / movement.folded
+        quantized = np.asarray(x * movement.factor + movement.offset, np.float32)
+        flat = [_flat(a) for a in (x, y, quantized, np.broadcast_to(1 / movement.factor, x.shape))]
         try:
-            update(self._statistics, x)
+            update(self._statistics, flat[2])
         except FloatingPointError:
             self._problem = "it is NaN or infinite in the baseline"
             return
         for start in range(0, x.size, _CHUNK):
-            self._add_chunk(x[start : start + _CHUNK], y[start : start + _CHUNK])
+            self._add_chunk(*(a[start : start + _CHUNK] for a in flat))
         if not np.isfinite(self._noise):
             self._problem = "it is NaN or infinite here"
 
@@ -138,6 +148,7 @@ class _Tally:
             variant=variant,
             tensor=tensor,
             producer=self._observed.producer,
+            transform=self._observed.movement.text,
             sqnr_db=decibels(self._signal, self._noise) if self._noise else None,
             own_sqnr_db=decibels(self._signal, self._own_noise) if self._own_noise else None,
             amax=amax,
@@ -148,19 +159,36 @@ class _Tally:
             histogram_top=top or amax,
         )
 
-    def _add_chunk(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
+    def _add_chunk(
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.float32],
+        quantized: npt.NDArray[np.float32],
+        unit: npt.NDArray[np.float32],
+    ) -> None:
         params = self._observed.params
         low, high = code_range(params)
         slack = _ROUNDING * float(params.scale)
-        x64 = x.astype(np.float64)
+        x64, q64 = x.astype(np.float64), quantized.astype(np.float64)
         noise, own = (
             np.clip(y, self._observed.low, self._observed.high) - x64,
-            dequantize_array(quantize_array(x, params), params) - x64,
+            (dequantize_array(quantize_array(quantized, params), params) - q64) * unit,
         )
         self._signal += float(np.dot(x64, x64))
         self._noise += float(np.dot(noise, noise))
         self._own_noise += float(np.dot(own, own))
-        self._num_clipped += int(np.count_nonzero((x64 < low - slack) | (x64 > high + slack)))
+        self._num_clipped += int(np.count_nonzero((q64 < low - slack) | (q64 > high + slack)))
+
+
+def _flat(array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(array, np.float32).reshape(-1)
+
+
+def _broadcasts(shape: tuple[int, ...], *arrays: Array) -> bool:
+    try:
+        return np.broadcast_shapes(shape, *(a.shape for a in arrays)) == shape
+    except ValueError:
+        return False
 
 
 def _add_batch(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.activation_error import ObservedTensor, measure_tensors
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import OLDEST_OPSET, input_specs
+from quantkit.graph.moved_activations import UNMOVED, Movement, find_movement, folded_factors
 from quantkit.graph.passes.expose import activation_bytes
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
@@ -72,8 +73,9 @@ def analyze_layers(
 ) -> LayerAnalysis:
     """Looks into every variant as far as it lets one; what cannot be seen becomes a warning, never an error.
 
-    Activations are those with Q/DQ of one scale that have a name in `model`: another optimizer may have renamed or
-    fused some. Variants without Q/DQ have none; of engines only the layers are seen.
+    Activations are those with Q/DQ of one scale that have a name in `model`, or were shifted or scaled by calibration:
+    another optimizer may have renamed or fused some. Variants without Q/DQ have none; of engines only the layers are
+    seen.
 
     Args:
         model: the FP32 model.
@@ -160,6 +162,15 @@ class _Collected:
 
 
 @dataclass(frozen=True)
+class _Match:
+    """An activation of the float model in a variant: its scale, the tensor that shows it, and what moves it before."""
+
+    scale: ReadScale
+    source: str
+    movement: Movement
+
+
+@dataclass(frozen=True)
 class _Analysis:
     """What comparing activations needs of the float model and the data; `producers` are its tensors."""
 
@@ -172,11 +183,11 @@ class _Analysis:
     def compare(self, name: str, variant: FloatModel, graph: ir.Model) -> tuple[list[TensorQuality], list[str]]:
         """Qualities of a variant's tensors in network order, and notes on what is missing."""
         scales, unread = activation_scales(graph)
-        known = {tensor: scales[tensor] for tensor in self.producers if tensor in scales}
         if not scales and not unread:
             return [], []
+        known, missing = self._match(graph, scales)
         notes = []
-        if missing := [tensor for tensor in scales if tensor not in known]:
+        if missing:
             notes.append(
                 f"{len(missing)} of its {len(scales)} quantized activations have no counterpart of that name in "
                 f"{self.model.name} and are not shown: {join_names(missing)}"
@@ -190,18 +201,35 @@ class _Analysis:
             notes += [f"activation {tensor!r} is not shown: {reason}" for tensor, reason in obstacles.items()]
         return qualities, notes
 
+    def _match(self, graph: ir.Model, scales: Mapping[str, ReadScale]) -> tuple[dict[str, _Match], list[str]]:
+        """The activations of the float model that a variant quantizes, in network order, and those of unknown names."""
+        values = {str(value.name): value for node in graph.graph for value in node.outputs}
+        folded = folded_factors(graph)
+        found: dict[str, _Match] = {}
+        missing = []
+        for tensor, scale in scales.items():
+            value = values.get(tensor)
+            movement = None if value is None else find_movement(value, self.producers, folded)
+            if movement is not None and movement.text and (movement.tensor == tensor or movement.tensor not in scales):
+                found[movement.tensor] = _Match(scale, movement.tensor, movement)
+            elif tensor in self.producers:
+                found[tensor] = _Match(scale, scale.source, UNMOVED)
+            else:
+                missing.append(tensor)
+        return {tensor: found[tensor] for tensor in self.producers if tensor in found}, missing
+
     def _measure(
-        self, name: str, model: FloatModel, graph: ir.Model, scales: Mapping[str, ReadScale]
+        self, name: str, model: FloatModel, graph: ir.Model, matches: Mapping[str, _Match]
     ) -> tuple[list[TensorQuality], dict[str, str]]:
         samples = self._samples()
         first = next(iter(make_batches(samples, 1, strict=False, workers=1, skipped={})))
-        groups, size = _groups(graph, {t: s.source for t, s in scales.items()}, first.inputs)
+        groups, size = _groups(graph, {t: m.source for t, m in matches.items()}, first.inputs)
         qualities: list[TensorQuality] = []
         obstacles: dict[str, str] = {}
         settings: dict[str, Any] = {"threads": self.options.threads, "spinning": False}
         with show_progress(None, f"looking into {name}", len(samples) * len(groups), self.options.progress) as bar:
             for group in groups:
-                sources = {tensor: scales[tensor].source for tensor in group}
+                sources = {tensor: matches[tensor].source for tensor in group}
                 with ExitStack() as stack:
                     baseline = stack.enter_context(
                         open_accurate(self.model, name=f"the inside of {self.model.name}", tensors=group, **settings)
@@ -221,7 +249,7 @@ class _Analysis:
                         variant,
                         name=name,
                         batches=batches if self.should_stop is None else _until(self.should_stop, batches),
-                        tensors={tensor: _observed(self.producers[tensor], scales[tensor]) for tensor in group},
+                        tensors={tensor: _observed(self.producers[tensor], matches[tensor]) for tensor in group},
                         # A model input is the same in both, whatever it is cast to.
                         aliases={t: s for t, s in sources.items() if t not in first.inputs},
                         on_batch=bar.update,
@@ -243,14 +271,13 @@ def _until(should_stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterato
         yield batch
 
 
-def _observed(producer: Producer, scale: ReadScale) -> ObservedTensor:
-    step = np.asarray(scale.scale, np.float32)
-    if scale.is_symmetric:
-        return ObservedTensor(producer.text, QuantParams(step), producer.low, producer.high)
-    # INT8 with a zero point has the same codes, shifted by 128.
-    point = int(np.rint(-scale.minimum / scale.scale))
-    params = QuantParams(step, zero_point=point, format=UINT8)
-    return ObservedTensor(producer.text, params, producer.low, producer.high)
+def _observed(producer: Producer, match: _Match) -> ObservedTensor:
+    scale = match.scale
+    params = QuantParams(np.asarray(scale.scale, np.float32))
+    if not scale.is_symmetric:
+        # INT8 with a zero point has the same codes, shifted by 128.
+        params = replace(params, zero_point=int(np.rint(-scale.minimum / scale.scale)), format=UINT8)
+    return ObservedTensor(producer.text, params, producer.low, producer.high, match.movement)
 
 
 def _groups(graph: ir.Model, sources: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[list[list[str]], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,13 @@ class RefinedPlan:
         qdq: the plan.
         ranges: of what it quantizes.
         offsets: by weighted node: what was subtracted from its activation, [C], in the unit of what is quantized.
+        folded: by activation: factors that nothing but constants holds, in a shape that broadcasts against it.
     """
 
     qdq: QdqPlan
     ranges: Mapping[str, TensorRange]
     offsets: Mapping[str, npt.NDArray[np.floating]]
+    folded: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 def plan_refined(
@@ -80,7 +82,12 @@ def plan_refined(
         for name, offset in shifts.items()
         for reader in sites[name].readers
     }
-    return RefinedPlan(plan, known, offsets)
+    folded = {
+        name: np.asarray(sites[name].broadcast(factors), np.float32)
+        for name, factors in refinement.channel_scales.items()
+        if name in sites and scaled[moved.get(name, name)] == moved.get(name, name)
+    }
+    return RefinedPlan(plan, known, offsets, folded)
 
 
 def insert_refined_qdq(

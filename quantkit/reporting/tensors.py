@@ -34,8 +34,9 @@ class TensorRow:
 
     @property
     def producer(self) -> str:
-        """On one line."""
-        return single_line(self.quality.producer)
+        """On one line, and what is done to the activation before it is quantized."""
+        transform = f" ({self.quality.transform})" if self.quality.transform else ""
+        return single_line(self.quality.producer + transform)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,12 @@ LOCAL_SQNR = Term(
 
 AMAX = Term("amax", "Calibrated dynamic range: magnitudes above it are clipped; it spans 127 steps of INT8.")
 
-OBSERVED_RANGE = Term("Observed range", "Minimum and maximum of the baseline's activation on the analyzed samples.")
+OBSERVED_RANGE = Term(
+    "Observed range",
+    "Minimum and maximum of the baseline's activation on the analyzed samples. Of an activation that the variant "
+    "shifts or scales before it quantizes it, this, clipping and histogram are of the shifted and scaled values; SQNR "
+    "is of the activation itself.",
+)
 
 CLIPPED = Term("Clipped", "Share of the baseline's values whose magnitude exceeds amax.")
 

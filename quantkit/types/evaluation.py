@@ -218,6 +218,8 @@ class TensorQuality:
         clipped: share of the baseline's values more than half a step beyond the range of the codes, 0 to 1.
         histogram: counts of the baseline's magnitudes in bins of equal width from 0 to `histogram_top`.
         histogram_top: upper edge of the last bin.
+        transform: "shifted", "scaled" or "shifted, scaled" where the variant does that before it quantizes: the range,
+            the clipping and the histogram are then of the baseline's values after the same; the errors are not.
     """
 
     variant: str
@@ -231,6 +233,7 @@ class TensorQuality:
     clipped: float
     histogram: tuple[int, ...]
     histogram_top: float
+    transform: str = ""
 
 
 @dataclass(frozen=True)

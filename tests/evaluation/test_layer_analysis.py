@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -106,6 +107,88 @@ def test_error_of_two_convolutions_worked_example(tmp_path) -> None:
         ("second", "Conv", True, ""),
     ]
     assert insight.warnings == ()
+
+
+def uneven_channels(activation: str) -> onnx.ModelProto:
+    """Convolutions with padding between activations whose channels differ 60 times in range: "act1" and "act2"."""
+    g = Builder()
+    random = np.random.default_rng(3)
+    spread = np.geomspace(0.05, 3, 8)
+    bounds = [g.constant(np.float32(b), f"bound{b}") for b in (0, 6)] if activation == "Clip" else []
+    first = g.constant(random.standard_normal((8, 4, 1, 1)) * spread.reshape(8, 1, 1, 1), "w1")
+    bias = g.constant(np.abs(random.standard_normal(8)) * spread, "b1")
+    y = g.op(activation, g.op("Conv", g.input("x", 4, 8, 8), first, bias), *bounds, name="act1")
+    y = g.op("Conv", y, g.constant(random.standard_normal((8, 1, 3, 3)), "w2"), group=8, pads=[1, 1, 1, 1])
+    y = g.op(activation, y, *bounds, name="act2")
+    return g.model(g.op("Conv", y, g.constant(random.standard_normal((5, 8, 1, 1)), "w3")))
+
+
+def through_ort(path: Path, tensor: str, inputs: dict) -> np.ndarray:
+    """The value of any tensor."""
+    model = onnx.load(path)
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return session.run([tensor], inputs)[0]
+
+
+@pytest.mark.parametrize(("activation", "is_folded"), [("Clip", False), ("Relu", True)])
+def test_activations_that_calibration_shifts_and_scales(activation, is_folded, tmp_path) -> None:
+    """Factors go into a Mul behind a Clip, and into the weights before a Relu, which keeps the name."""
+    model = tmp_path / "model.onnx"
+    onnx.save(uneven_channels(activation), model)
+    data = data_for(model)
+    table = calibrate(model, data, progress=False)
+    found = table.refinement
+    assert found.shifts.keys() == {"act1_out", "act2_out"}
+    assert "act1_out" in found.channel_scales
+    made = quantize(model, table, tmp_path / "int8.onnx")
+    dataset = open_dataset(data, input_specs(FloatModel(model).graph))
+    insight = analyze_layers(model, dataset, QUIET, variants={"int8": made.path})
+    assert insight.warnings == ()
+    assert [q.tensor for q in insight.tensors] == ["x", "act1_out", "act2_out"]
+    assert [q.transform for q in insight.tensors][:2] == ["", "shifted, scaled"]
+
+    quantized = {n.input[0]: n.input[1] for n in onnx.load(made.path).graph.node if n.op_type == "QuantizeLinear"}
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(made.path).graph.initializer}
+    inputs = {"x": np.load(data)["x"]}
+    for quality in insight.tensors[1:]:
+        (name,) = [n for n in quantized if n.startswith(quality.tensor)]
+        assert name.endswith("shifted" if is_folded or quality.tensor == "act2_out" else "scaled")
+        shift = found.shifts[quality.tensor].reshape(-1, 1, 1)
+        scale = found.channel_scales.get(quality.tensor, np.ones(8, np.float32)).reshape(-1, 1, 1)
+        x, y = through_ort(model, quality.tensor, inputs), through_ort(made.path, name, inputs)
+        y = y[:, :, 1:-1, 1:-1] if y.shape != x.shape else y
+        moved, step = (x - shift) * scale, kept[quantized[name]]
+        assert quality.sqnr_db == pytest.approx(sqnr_db(x, y / scale + shift), abs=0.05)
+        own = np.clip(np.rint(moved / step), -128, 127) * step / scale + shift
+        assert quality.own_sqnr_db == pytest.approx(sqnr_db(x, own), abs=0.05)
+        assert (quality.minimum, quality.maximum) == pytest.approx((moved.min(), moved.max()), rel=1e-5)
+        assert quality.amax == pytest.approx(127 * step)
+
+
+@pytest.mark.parametrize("folded", ["[", "[1]", '{"act1_out": 3}', '{"act1_out": {"axis": -3, "factors": [0, -1]}}'])
+def test_unusable_factors_in_the_metadata_are_no_error(folded, tmp_path) -> None:
+    model, dataset, made = make(tmp_path, uneven_channels("Relu"))
+    changed = onnx.load(made.path)
+    onnx.helper.set_model_props(changed, {"quantkit.folded_channel_scales": folded})
+    onnx.save(changed, tmp_path / "changed.onnx")
+    found = analyze_layers(model, dataset, QUIET, variants={"int8": tmp_path / "changed.onnx"})
+    assert [q.tensor for q in found.tensors] == ["x", "act1_out", "act2_out"]
+
+
+def test_factors_of_other_channels_are_a_warning(tmp_path) -> None:
+    model, dataset, made = make(tmp_path, uneven_channels("Relu"))
+    changed = onnx.load(made.path)
+    factors = '{"act1_out": {"axis": -3, "factors": [2, 3]}}'
+    onnx.helper.set_model_props(changed, {"quantkit.folded_channel_scales": factors})
+    onnx.save(changed, tmp_path / "changed.onnx")
+    found = analyze_layers(model, dataset, QUIET, variants={"int8": tmp_path / "changed.onnx"})
+    assert [q.tensor for q in found.tensors] == ["x", "act2_out"]
+    assert found.warnings == (
+        "int8: activation 'act1_out' is not shown: it is shifted or scaled by another number of channels than it has",
+    )
 
 
 def test_an_output_has_the_sqnr_that_evaluate_reports(tmp_path) -> None:
