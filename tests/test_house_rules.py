@@ -21,7 +21,7 @@ LINES_OF_MODULE = range(20, 401)
 LINES_OF_COMMAND = 200
 PARAMETERS = 8
 
-LINES_OF_PACKAGE = 57_520
+LINES_OF_PACKAGE = 57_206
 """The aim is 28,500. Lower this whenever the package gets smaller."""
 
 SHORT_OR_LONG_MODULES = {
@@ -127,6 +127,12 @@ def test_a_public_name_has_one_meaning():
                 counts[name].append(path)
     found = {name: paths for name, paths in counts.items() if len(paths) > 1}
     assert found.keys() <= REPEATED_NAMES, found
+
+
+def test_public_names_are_listed_in_packages_alone():
+    """Elsewhere a name without an underscore says the same; what a module imports is imported from its own module."""
+    found = {path for path, source in modules().items() if "\n__all__ = " in source}
+    assert {path for path in found if not path.endswith("__init__.py")} == set()
 
 
 def test_the_package_does_not_grow():

@@ -10,8 +10,6 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner, has_cuda_provider, 
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types.device_choice import parse_device
 
-__all__ = ["Devices", "choose_devices"]
-
 _IDENTITY = (
     b'\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"

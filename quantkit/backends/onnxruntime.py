@@ -23,17 +23,6 @@ from quantkit.machine import is_out_of_memory
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
-__all__ = [
-    "DeviceRunner",
-    "OnnxRuntimeRunner",
-    "collecting_versions",
-    "has_operator",
-    "runtime_version",
-    "using_extensions",
-    "using_gpu",
-    "using_threads",
-]
-
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",

@@ -18,8 +18,6 @@ from typing import Any, TypeVar
 from quantkit.errors import BackendError, DatasetError, NotInstalledError, QuantKitError, UnreadableSampleError
 from quantkit.interrupts import is_ending, leave_threads
 
-__all__ = ["RayCluster", "check_cluster", "connect"]
-
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 

@@ -19,8 +19,6 @@ from quantkit.notices import Notice, Notify, join_names
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CacheCoverage", "check_complete", "check_coverage", "constant_ranges", "coverage_of", "ranges_for_cache"]
-
 _OF_ZEROS = 1.0
 """Range of what was always zero: any scale but 0 represents it, and TensorRT 8.5 and later fail at a scale of 0."""
 

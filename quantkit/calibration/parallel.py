@@ -15,8 +15,6 @@ from quantkit.datasets.batching import fixed_batch_size, take_rows
 from quantkit.errors import OutOfDeviceMemoryError
 from quantkit.types import Batch, Runner, TensorStatistics
 
-__all__ = ["CollectorGroup"]
-
 
 class CollectorGroup:
     """Gives each batch to a collector that is free. To be used in a `with` statement.

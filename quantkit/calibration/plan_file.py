@@ -22,8 +22,6 @@ from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.plan import QuantizationPlan
 
-__all__ = ["apply_plan", "load_plan", "open_plan", "open_planned_table", "save_plan"]
-
 _FORMAT, _VERSION = "quantkit quantization plan", 1
 
 

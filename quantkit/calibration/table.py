@@ -24,18 +24,6 @@ from quantkit.storage import write_text
 from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
 from quantkit.types.calibration import Setting
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "TABLE_KEY",
-    "load_table",
-    "open_table",
-    "save_table",
-    "table_checksum",
-    "table_json",
-    "table_sha256",
-]
-
 TABLE_KEY = "quantkit.calibration_table"
 """Metadata of an INT8 model: the checksum of the table that it was made from."""
 

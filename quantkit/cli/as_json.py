@@ -15,8 +15,6 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["JSON_HELP", "JsonOption", "document_alone", "echo_document", "echo_json", "echo_written"]
-
 JSON_HELP = "Print one JSON document on standard output; messages go to standard error."
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 

@@ -31,8 +31,6 @@ from quantkit.storage import check_no_source, check_writable, exclusive
 from quantkit.types import PathLike
 from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
-__all__ = ["calibrate", "quantize"]
-
 
 @with_options
 def calibrate(

@@ -8,8 +8,6 @@ from typer.completion import Shells, get_completion_script, install  # type: ign
 
 from quantkit.errors import OptionError
 
-__all__ = ["answer"]
-
 _DECLARED = "compdef _quantkit_completion quantkit"
 _CALLED = f'if [[ $funcstack[1] == _quantkit ]]; then _quantkit_completion "$@"; else {_DECLARED}; fi'
 """Zsh loads the installed file at the first Tab of a session, which typer's script then leaves without an offer."""

@@ -13,8 +13,6 @@ from quantkit.types.options import MessageOptions
 if TYPE_CHECKING:
     from quantkit.commands.pass_cost import Forecast
 
-__all__ = ["RunOptions", "print_forecast"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(MessageOptions):

@@ -13,8 +13,6 @@ import typer
 from quantkit.cli.config_file import with_config
 from quantkit.types.option import OptionField, option_fields, without_none
 
-__all__ = ["GROUPS", "with_options"]
-
 GROUPS = (
     *("", "Data", "Images", "Task", "Precision", "Shapes", "Latency", "Gate", "Reuse", "Engine", "Expert", "Messages"),
 )

@@ -15,8 +15,6 @@ from typer.core import TyperCommand
 
 from quantkit.cli.examples import EXAMPLES
 
-__all__ = ["COMMON", "ShortHelp", "with_help_all"]
-
 COMMON = {
     "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
     "quantize": "--table --output --format --target --exclude --plan --config",

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from quantkit.types.plan import QuantizationPlan
 
-__all__ = ["tune"]
-
 
 @with_options
 def tune(

@@ -21,8 +21,6 @@ from quantkit.types import Latency, PathLike, Runner
 from quantkit.types.option import make_options
 from quantkit.types.options import BenchOptions
 
-__all__ = ["Bench", "bench"]
-
 
 @dataclass(frozen=True)
 class Bench:

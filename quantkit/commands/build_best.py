@@ -37,8 +37,6 @@ from quantkit.types.option import make_options
 from quantkit.types.options import EngineOptions, TimedBuildOptions
 from quantkit.types.plan import QuantizationPlan
 
-__all__ = ["BestEngine", "build_best", "plan_best"]
-
 
 @dataclass(frozen=True)
 class BestEngine:

@@ -19,7 +19,6 @@ from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_sha256
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.fp16_check import known_magnitudes
-from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
@@ -29,7 +28,8 @@ from quantkit.graph.passes.prepare import scheme_of
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
-from quantkit.types.options import EngineOptions, Precision
+from quantkit.types.options import EngineOptions, HighPrecision
+from quantkit.types.quantization import Precision
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing

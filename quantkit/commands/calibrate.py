@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
     from quantkit.types.calibration import Setting
 
-__all__ = ["calibrate", "settle_calibrator"]
-
 _OF_STATISTICS = frozenset(
     {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", *PLACEMENT}
 )

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
 
-__all__ = ["CalibrationRun"]
-
 
 @dataclass(frozen=True)
 class CalibrationRun:

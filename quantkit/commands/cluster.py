@@ -25,18 +25,6 @@ from quantkit.types.options import CalibrationOptions
 from quantkit.urls import DataUrl, data_path
 from quantkit.user_code import names_code, source_hash
 
-__all__ = [
-    "cluster_line",
-    "collect_on_cluster",
-    "describe_cluster",
-    "describe_inputs",
-    "in_order",
-    "map_samples",
-    "open_cluster",
-    "split_samples",
-    "staying_connected",
-]
-
 _Shard = TypeVar("_Shard", bound=Shard)
 _Result = TypeVar("_Result")
 

@@ -23,8 +23,6 @@ from quantkit.notices import Notify, announcing
 from quantkit.types import CalibrationTable
 from quantkit.types.options import EvaluationOptions
 
-__all__ = ["EvaluationShard", "Judged", "judge_on_cluster", "judge_shard"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationShard(Shard):

@@ -20,8 +20,6 @@ from quantkit.refinement.unit_trials import QuantizedUnit
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import SensitivityOptions
 
-__all__ = ["TrialShard", "try_shard", "trying_on_cluster"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrialShard(Shard):

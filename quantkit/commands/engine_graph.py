@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, cast
 
 from quantkit.commands.quantized_graph import quantize_graph
 from quantkit.graph.model import serialize_model
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes, tell_overflow
+from quantkit.graph.passes.prepare import FP16_OPSET
 from quantkit.graph.placement.propagate_ranges import propagate_to_copies
 from quantkit.graph.placement.tensorrt import match_nodes, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import on_weight_grid, plan_refined
 from quantkit.notices import Notify, announcing
 from quantkit.types import SCHEMES, Refinement
-from quantkit.types.options import Format, HighPrecision, QuantizeOptions
+from quantkit.types.options import HighPrecision, QuantizeOptions
+from quantkit.types.quantization import Format
 
 if TYPE_CHECKING:
     import onnx_ir as ir

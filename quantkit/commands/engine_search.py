@@ -15,8 +15,6 @@ from quantkit.notices import join_names
 from quantkit.types.evaluation import Interval
 from quantkit.types.options import EngineOptions
 
-__all__ = ["FP16", "Choice", "EngineSearch", "TimedEngine", "cut_into_runs", "timed_engine"]
-
 LEAST_SPEEDUP = 1.02
 """Over FP16: the lower end of the 95% interval has to reach it."""
 

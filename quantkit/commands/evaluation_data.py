@@ -21,8 +21,6 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing
 from quantkit.types.options import EvaluationOptions, ImageOptions
 
-__all__ = ["EvaluationData", "check_outputs", "open_evaluation", "open_evaluation_data"]
-
 
 @dataclass(frozen=True)
 class EvaluationData:

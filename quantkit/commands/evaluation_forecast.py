@@ -29,8 +29,6 @@ from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, EvaluationOptions
 
-__all__ = ["forecast_evaluation"]
-
 _LAYER_PASSES = 4.0
 
 

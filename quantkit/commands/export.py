@@ -26,9 +26,8 @@ from quantkit.machine import read_file
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
 from quantkit.types import CalibrationTable
-from quantkit.types.options import DeepStreamOptions, Precision, TritonOptions, TrtexecOptions
-
-__all__ = ["export_deepstream", "export_triton", "trtexec_command"]
+from quantkit.types.options import DeepStreamOptions, TritonOptions, TrtexecOptions
+from quantkit.types.quantization import Precision
 
 _NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2}
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from quantkit.types import CalibrationTable, PathLike
     from quantkit.types.options import ExtensionOptions
 
-__all__ = ["cut_to_runnable", "open_runnable", "unobserved_tensors", "with_extensions"]
-
 _FIX = "--ort-extension LIBRARY brings kernels"
 
 

@@ -12,8 +12,6 @@ from quantkit.notices import Notice, Notify, join_names
 from quantkit.types import CalibrationTable
 from quantkit.types.options import ImageOptions
 
-__all__ = ["fix_as_calibrated", "fix_inputs"]
-
 
 def fix_inputs(model: FloatModel, said: object, notify: Notify | None = None) -> FloatModel:
     """The model whose prepared form has the branches that inputs of one value decide.

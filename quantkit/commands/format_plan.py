@@ -10,9 +10,8 @@ from quantkit.caches.reuse import check_table
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.fp16 import FP16_OPSET
 from quantkit.graph.passes.input_channels import follow_edits
-from quantkit.graph.passes.prepare import WEIGHTED_OPS, is_standard
+from quantkit.graph.passes.prepare import FP16_OPSET, WEIGHTED_OPS, is_standard
 from quantkit.graph.placement.cost_rule import tell_unprofitable
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.placement.weight_only import plan_weight_only
@@ -23,8 +22,6 @@ from quantkit.types.options import QuantizeOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-__all__ = ["FormatPlan", "float8_nodes", "plan_blocks", "plan_format", "prepared_for"]
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,6 @@ from quantkit.refinement.samples import SampleBatches, affordable_samples, choos
 from quantkit.types import FP8, CalibrationTable, Dataset, PathLike, QdqEdge, Refinement
 from quantkit.types.options import CalibrationOptions, ImageOptions, QuantizeOptions
 
-__all__ = [
-    "check_rounds",
-    "is_rounded",
-    "keep_rounding",
-    "kept_rounding",
-    "round_for_format",
-    "rounding_samples",
-    "samples_of",
-    "tell_nearest",
-]
-
 _PROBED = 16
 _MOST_SAMPLES = 256
 

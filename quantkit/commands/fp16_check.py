@@ -11,8 +11,9 @@ from quantkit.datasets import Selection
 from quantkit.datasets.batching import batch_axes, leading_size, make_batches, take_rows
 from quantkit.datasets.open import open_samples
 from quantkit.errors import BackendError
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.graph.passes.fp16_overflow import describe_overflow, overflowing_nodes
+from quantkit.graph.passes.prepare import FP16_OPSET
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.refinement.observation import observe
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from quantkit.graph.float_model import FloatModel
     from quantkit.types import CalibrationTable, Dataset, PathLike
     from quantkit.types.options import ImageOptions
-
-__all__ = ["in_fp16", "known_magnitudes", "sample_magnitudes"]
 
 _NUM_SAMPLES = 4
 

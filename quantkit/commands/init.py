@@ -12,8 +12,6 @@ from quantkit.graph.model import output_specs
 from quantkit.types import PathLike, Preprocessing, TensorSpec
 from quantkit.urls import data_path
 
-__all__ = ["ModelFacts", "look_at"]
-
 _DETECTOR_ROWS = 100
 """An output [N, A, B] with at least as many rows or columns is boxes rather than features."""
 

@@ -25,8 +25,6 @@ from quantkit.types import CalibrationTable, PathLike, Report
 from quantkit.types.options import EvaluationOptions, TuneOptions
 from quantkit.urls import data_path
 
-__all__ = ["VARIANT", "KeptEvaluations", "open_validation"]
-
 VARIANT = "int8"
 """What is evaluated beside FP32."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions, DeviceOptions
 
-__all__ = ["Member", "choose_batch_size", "on_device", "open_members", "runnable"]
-
 _SHARE_OF_MEMORY = 0.2
 """Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
 

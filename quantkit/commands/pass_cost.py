@@ -30,8 +30,6 @@ from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
 from quantkit.urls import data_path
 
-__all__ = ["VARIANT_PASSES", "Forecast", "PassCost", "data_line", "forecast", "measure_pass", "model_line"]
-
 _PROBED = 4
 """Samples that are timed."""
 

@@ -15,16 +15,13 @@ from quantkit.backends.tensorrt.library import Library, choose_library
 from quantkit.caches.complete import check_coverage
 from quantkit.commands.build_defaults import complete_options
 from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
-from quantkit.commands.quantize import HighPrecision
 from quantkit.errors import BackendError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import quantized_formats
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, check_writable
 from quantkit.types import SCHEMES, PathLike
-from quantkit.types.options import EngineOptions, EnginePrecision
-
-__all__ = ["PlannedBuild", "default_engine_path", "plan_build"]
+from quantkit.types.options import EngineOptions, EnginePrecision, HighPrecision
 
 
 @dataclass(frozen=True)

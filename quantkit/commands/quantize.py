@@ -33,12 +33,10 @@ from quantkit.types import (
     QuantizedModel,
 )
 from quantkit.types.option import make_options
-from quantkit.types.options import HighPrecision, ImageOptions, QuantizeOptions, Target
+from quantkit.types.options import ImageOptions, QuantizeOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-__all__ = ["HighPrecision", "Target", "check_quantizable", "quantize", "write_tensorrt_cache"]
 
 
 @accepts_tell

@@ -21,8 +21,6 @@ from quantkit.types.options import QuantizeOptions
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["quantize_graph"]
-
 
 def quantize_graph(
     model: FloatModel, table: CalibrationTable, options: QuantizeOptions, notify: Notify | None = None

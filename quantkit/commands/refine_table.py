@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from quantkit.notices import Notify
     from quantkit.types.options import CalibrationOptions
 
-__all__ = ["refine_table"]
-
 
 def refine_table(
     table: CalibrationTable,

@@ -17,8 +17,6 @@ from quantkit.types import PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import SelftestOptions
 
-__all__ = ["CheckResult", "Selftest", "selftest"]
-
 Outcome = Literal["pass", "fail", "skip"]
 
 

@@ -20,9 +20,8 @@ from quantkit.commands.evaluate import evaluate
 from quantkit.errors import BackendError, QuantKitError
 from quantkit.notices import Notify
 from quantkit.types import CalibrationTable, PathLike
-from quantkit.types.options import EngineOptions, Precision, SelftestOptions, TimedBuildOptions
-
-__all__ = ["SkippedError", "TensorRTChecks"]
+from quantkit.types.options import EngineOptions, SelftestOptions, TimedBuildOptions
+from quantkit.types.quantization import Precision
 
 
 class SkippedError(QuantKitError):

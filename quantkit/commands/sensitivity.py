@@ -26,8 +26,6 @@ from quantkit.types.option import make_options
 from quantkit.types.options import Effort, SensitivityOptions
 from quantkit.types.sensitivity import Sensitivity
 
-__all__ = ["find_fitting_table", "make_table", "rank_units", "sensitivity"]
-
 
 def sensitivity(
     model: PathLike | FloatModel,

@@ -28,8 +28,6 @@ from quantkit.types.options import CalibrationOptions
 from quantkit.urls import data_path
 from quantkit.user_code import source_hash
 
-__all__ = ["CalibrationShard", "Gathered", "Shard", "collect_shard", "merge_gathered"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:

@@ -25,9 +25,8 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
 from quantkit.storage import check_no_source
 from quantkit.types import INT8, SCHEMES, PathLike
-from quantkit.types.options import EngineOptions, Format, QuantizeOptions
-
-__all__ = ["forecast_build", "forecast_quantization"]
+from quantkit.types.options import EngineOptions, QuantizeOptions
+from quantkit.types.quantization import Format
 
 _BUILD_TELLS = (
     "time and memory are not estimated: TensorRT times kernels on the GPU while it builds, seconds to many minutes"

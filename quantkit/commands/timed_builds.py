@@ -27,8 +27,6 @@ from quantkit.types import CalibrationTable, TimedRunner
 from quantkit.types.evaluation import Interval
 from quantkit.types.options import EngineOptions, TimedBuildOptions
 
-__all__ = ["FloatCosts", "TimedBuilds", "Timings", "check_can_time"]
-
 
 @dataclass(frozen=True)
 class Timings:

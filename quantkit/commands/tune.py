@@ -30,8 +30,6 @@ from quantkit.types.options import TuneOptions
 from quantkit.types.plan import PlanPoint, QuantizationPlan
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["open_tuning", "tune"]
-
 
 def tune(
     model: PathLike | FloatModel,

@@ -24,8 +24,6 @@ from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, Dataset, Evaluation, Latency, PathLike, Runner
 from quantkit.types.options import EvaluationOptions
 
-__all__ = ["OpenVariants", "open_variants"]
-
 
 @dataclass(frozen=True)
 class OpenVariants:

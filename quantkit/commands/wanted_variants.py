@@ -18,9 +18,8 @@ from quantkit.machine import open_regular
 from quantkit.notices import Notify
 from quantkit.processor import products_saturate
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
-from quantkit.types.options import EvaluationOptions, Format, ImageOptions, QuantizeOptions, Target
-
-__all__ = ["check_variants", "how_to_make", "round_variants"]
+from quantkit.types.options import EvaluationOptions, ImageOptions, QuantizeOptions, Target
+from quantkit.types.quantization import Format
 
 
 def check_variants(model: FloatModel, options: EvaluationOptions, table: CalibrationTable | PathLike | None) -> None:

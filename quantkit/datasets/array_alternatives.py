@@ -10,8 +10,6 @@ import numpy as np
 from quantkit.datasets.presets import PRESETS
 from quantkit.types import Array
 
-__all__ = ["ArrayAlternative", "other_array_values"]
-
 _IMAGENET = PRESETS["imagenet"]
 
 

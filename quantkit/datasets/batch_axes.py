@@ -18,8 +18,6 @@ from quantkit.datasets.fingerprint import content_hash
 from quantkit.errors import DatasetError
 from quantkit.types import Array, Sample, TensorSpec
 
-__all__ = ["PlacedSamples", "constant_inputs", "doubtful_batch_axis", "find_batch_axes", "first_axes"]
-
 
 @dataclass(frozen=True, eq=False)
 class PlacedSamples(DatasetView):

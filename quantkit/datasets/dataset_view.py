@@ -10,8 +10,6 @@ from typing import Protocol, runtime_checkable
 from quantkit.datasets.fingerprint import compute_fingerprint
 from quantkit.types import Dataset, Preprocessing, Sample
 
-__all__ = ["DatasetView", "Prefetches", "dataset_kind"]
-
 
 @runtime_checkable
 class Prefetches(Protocol):

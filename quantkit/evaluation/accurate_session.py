@@ -14,8 +14,6 @@ from quantkit.graph.passes.fp16_rounding import holds_fp16, round_to_fp16
 from quantkit.graph.passes.prepare import has_signed_activations
 from quantkit.types import Runner
 
-__all__ = ["computes_in_fp16", "is_for_gpu", "open_accurate", "open_as_run"]
-
 
 def is_for_gpu(model: FloatModel) -> bool:
     """Whether a model is made for another device than ONNX Runtime's CPU: with Q/DQ for TensorRT, or in FP16."""

@@ -12,8 +12,6 @@ from quantkit.graph.model import NEWEST_OPSET, OLDEST_OPSET, share_weights
 from quantkit.notices import Notice, Notify
 from quantkit.types import Batch, Dataset
 
-__all__ = ["LARGEST_DIFFERENCE", "tell_conversion"]
-
 LARGEST_DIFFERENCE = 1e-3
 """Difference of outputs, in parts of the largest output, from which on a conversion is doubtful."""
 

@@ -14,8 +14,6 @@ from quantkit.graph.model import float_precision
 from quantkit.graph.passes.prepare import has_signed_activations, scheme_of
 from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency, PathLike, Precision
 
-__all__ = ["NO_TABLE", "VARIANTS", "VARIANT_NAMES", "choose_variants", "model_evaluation"]
-
 VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
 """What `evaluate` can make: the FP32 model itself, FP16, INT8 as TensorRT takes it, INT8 for ONNX Runtime on x86.
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from quantkit.errors import DatasetError
 from quantkit.types import Preprocessing
 
-__all__ = ["NvinferProperties", "preprocessing_properties", "properties_text"]
-
 _COLORS = {"RGB": 0, "BGR": 1, "L": 2}
 _FILTERS = {"nearest": 0, "bilinear": 1}
 _BLACK = 0

@@ -13,8 +13,6 @@ import numpy as np
 from quantkit.errors import ModelError
 from quantkit.types import TensorSpec
 
-__all__ = ["model_config"]
-
 _TYPES = {
     **{f"float{n}": f"TYPE_FP{n}" for n in (16, 32, 64)},
     **{f"int{n}": f"TYPE_INT{n}" for n in (8, 16, 32, 64)},

@@ -15,9 +15,7 @@ from quantkit.errors import BackendError
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.build_options import BuildOptions
     from quantkit.types import TensorSpec
-    from quantkit.types.options import Precision
-
-__all__ = ["command_line", "io_format_flags", "precision_flags"]
+    from quantkit.types.quantization import Precision
 
 _FLAGS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}
 _FIRST_STRONGLY_TYPED_ONLY = 11

@@ -10,8 +10,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import constant_of, weighted_nodes
 
-__all__ = ["multiply_adds"]
-
 
 def multiply_adds(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Multiply-adds of each weighted operator, by name; 0 where a shape is not known.

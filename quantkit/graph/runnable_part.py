@@ -10,8 +10,6 @@ import onnx_ir as ir
 if TYPE_CHECKING:
     from quantkit.graph.float_model import FloatModel
 
-__all__ = ["runnable_part"]
-
 
 def runnable_part(model: FloatModel, has_operator: Callable[[str, str], bool]) -> tuple[FloatModel, tuple[str, ...]]:
     """Cuts a model in front of the operators that a runtime does not have.

@@ -16,16 +16,6 @@ from quantkit.graph.passes.expose import with_input_shapes
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqPlan
 
-__all__ = [
-    "Product",
-    "ShareOfModel",
-    "estimated_work",
-    "find_products",
-    "float_reason",
-    "is_product",
-    "quantized_share",
-]
-
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 _IN_FLOAT = frozenset(

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 import onnx
 import onnx_ir as ir
 
-__all__ = ["is_unknown", "put_back", "set_aside"]
-
 _ASIDE = "quantkit.unknown"
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["find_smallest_set"]
-
 _MOST_PRUNED = 6
 """Units that are tried in INT8 again at the end."""
 

@@ -25,8 +25,6 @@ from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.types import Array
 
-__all__ = ["OutputDamage", "Outputs", "recognize_class_scores"]
-
 _PARTS = 4
 _SMALLEST_PART = 16
 """Samples are put together in so many parts, or fewer of so many samples."""

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from quantkit.errors import CalibrationError
 from quantkit.graph.passes.input_channels import WeightRows
 
-__all__ = ["equalizing_scales", "rounding_error"]
-
 
 def equalizing_scales(
     channel_amax: npt.ArrayLike, weight_amax: npt.ArrayLike | None = None, *, alpha: float = 1.0, max_ratio: float = 256

@@ -29,16 +29,6 @@ from quantkit.numerics import (
 )
 from quantkit.types import QuantFormat, block_format, weight_format
 
-__all__ = [
-    "FeedbackFactor",
-    "block_steps",
-    "correct_towards_float",
-    "dequantize_matrix",
-    "matrix_scale",
-    "round_nearest",
-    "round_with_feedback",
-]
-
 _Floats = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 _Codes = npt.NDArray[Any]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from quantkit.types import QdqEdge
 
-__all__ = ["FloatChoice", "choose_additive", "choose_float_tensors"]
-
 _GAIN_PER_WORK = 2.0
 """What a unit in float must take from the damage, as a share of it, for each share of the multiply-adds that it costs:
 less is better spent elsewhere."""

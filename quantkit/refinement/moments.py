@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WIDEST_BLOCK", "InputMoments", "Moments"]
-
 _Columns = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 

@@ -12,8 +12,6 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.graph.pieces import GraphPieces
 from quantkit.types import Array
 
-__all__ = ["ChannelValues", "channel_values", "observe"]
-
 
 def observe(
     pieces: GraphPieces, wanted: Iterable[str], batches: Iterable[Mapping[str, Array]]

@@ -12,15 +12,6 @@ from quantkit.notices import Notice, Notify, join_names
 from quantkit.refinement.damage import OutputDamage
 from quantkit.types import Array, TensorStatistics
 
-__all__ = [
-    "LOW_AGREEMENT",
-    "LOW_SQNR_DB",
-    "describe_quality",
-    "is_low",
-    "output_quality",
-    "warn_if_low",
-]
-
 LOW_SQNR_DB = 12.0
 """Below it a quarter of the output's amplitude is noise."""
 

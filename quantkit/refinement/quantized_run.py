@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 QuantizedGraph = tuple["ir.Model", RefinedPlan, Refinement]
 """A prepared float model as `plan_refined` left it, the plan, and the refinement."""
 
-__all__ = ["QuantizedGraph", "run_model", "run_quantized"]
-
 
 def run_quantized(
     quantized: QuantizedGraph,

@@ -16,8 +16,6 @@ from quantkit.progress import show_progress
 from quantkit.refinement.trials import Trials
 from quantkit.types import QdqEdge, QdqPlan, TensorStatistics
 
-__all__ = ["RangeChoice", "choose_by_output", "joined_statistics", "quantized_units", "range_candidates"]
-
 _PERCENTILES = (99.9, 99.999)
 _NARROW = 0.7
 """Of the range of least squared error: narrower than any method is, which pays in some detectors."""

@@ -26,8 +26,6 @@ from quantkit.refinement.feedback import (
 from quantkit.refinement.moments import InputMoments, Moments
 from quantkit.types import QuantFormat, weight_format
 
-__all__ = ["RoundedMatrix", "RoundingRecipe", "round_layer"]
-
 _Floats = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 _Codes = npt.NDArray[Any]

@@ -47,8 +47,6 @@ from quantkit.refinement.trials import Trials, kept_tensors, pieces_behind
 from quantkit.types import INT8, Refinement, TensorRange, TensorStatistics
 from quantkit.types.options import CalibrationOptions, QuantizeOptions
 
-__all__ = ["ENOUGH", "RefinedCalibration", "Refining", "refine_calibration"]
-
 _MOST_FLOAT_WORK = {"int": 0.05, "float": 0.15}
 """Share of the multiply-adds that may be left in float, with those that 8 bits do not speed up (padding apart). Both
 cost the same time: beside INT8 that is TF32, with a quarter of its speed, beside FP8 it is FP16, with half."""

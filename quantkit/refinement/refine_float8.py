@@ -23,8 +23,6 @@ from quantkit.refinement.trials import Trials
 from quantkit.types import Refinement, TensorRange
 from quantkit.types.options import CalibrationOptions, QuantizeOptions
 
-__all__ = ["refine_float8"]
-
 
 @logs_duration
 def refine_float8(

@@ -24,8 +24,6 @@ from quantkit.types import QdqEdge, QdqPlan, Refinement, RoundedWeight, TensorRa
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["RoundedLayer", "round_weights", "round_weights_alone"]
-
 _COLUMNS_PER_INPUT = 32
 _FEWEST_COLUMNS = 4096
 _ROWS = 4096

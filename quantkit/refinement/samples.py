@@ -14,8 +14,6 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.refinement.observation import observe
 from quantkit.types import Array, Dataset
 
-__all__ = ["SampleBatches", "affordable_samples", "choose_samples"]
-
 _BATCH = 16
 REFINEMENT_BUDGET_BYTES = 2 << 30
 _FAST_SAMPLES = 64

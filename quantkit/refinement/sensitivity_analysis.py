@@ -26,8 +26,6 @@ from quantkit.refinement.unit_trials import QuantizedUnit, UnitDamage, UnitTrial
 from quantkit.types import Array, CalibrationTable, QdqPlan, Refinement
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-__all__ = ["Round", "Tried", "analyze_sensitivity", "plan_units", "try_units"]
-
 _FIRST_SAMPLES = 16
 _MOST_SAMPLES = 128
 """The damage of the worst units is known well enough from so many."""

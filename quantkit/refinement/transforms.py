@@ -30,17 +30,6 @@ if TYPE_CHECKING:
 
     from quantkit.refinement.samples import SampleBatches
 
-__all__ = [
-    "EqualizationGain",
-    "Transform",
-    "TransformSites",
-    "choose_transforms",
-    "equalize",
-    "find_sites",
-    "transforms_of",
-    "with_transforms",
-]
-
 _WORTH = 0.8
 """A transform is used where it leaves at most this share of the damage."""
 

@@ -16,8 +16,6 @@ from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.observation import observe
 from quantkit.types import INT8, Array, QdqEdge, QuantFormat
 
-__all__ = ["Trial", "Trials", "kept_tensors", "pieces_behind"]
-
 
 class Trials:
     """The float model on a few samples, its inner tensors kept, and what changes of one tensor do to the output.

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ConvolutionLayer", "LayerShape", "ProductLayer", "layer_shape", "spread_positions"]
-
 _Floats = npt.NDArray[np.floating]
 _Positions = npt.NDArray[np.intp]
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from quantkit.graph.float_model import FloatModel
 
-__all__ = ["QuantizedUnit", "UnitDamage", "UnitTrials", "sqnr_db"]
-
 _Inputs = Mapping[tuple[str, int], str]
 
 

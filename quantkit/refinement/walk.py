@@ -20,8 +20,6 @@ from quantkit.numerics import QuantParams, fake_quantize
 from quantkit.progress import show_progress
 from quantkit.types import Array, QdqEdge, QdqPlan
 
-__all__ = ["NewConstants", "Stop", "Walk"]
-
 Constants = Mapping[tuple[str, int], npt.NDArray[np.floating]]
 """Values of constant inputs: (node, index) → array."""
 

@@ -19,8 +19,6 @@ from quantkit.reporting.html import load_template
 from quantkit.storage import write_bytes, write_text
 from quantkit.types import PathLike, Report
 
-__all__ = ["chart_svg", "check_chart", "tables_csv", "write_chart"]
-
 _STYLE = """
 svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
 text { fill: #1c2023; } text.axis, text.size { fill: #565d63; } text.size { font-size: 11px; }

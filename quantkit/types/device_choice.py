@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["first_gpu", "parse_device"]
-
 
 def parse_device(text: str) -> Literal["auto"] | tuple[int, ...]:
     """Reads "auto", "cpu", "cuda", "cuda:1" or "cuda:0,1".

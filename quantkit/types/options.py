@@ -30,45 +30,6 @@ from quantkit.types.plan import QuantizationPlan
 from quantkit.types.quantization import DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
 from quantkit.urls import data_path
 
-__all__ = [
-    "BenchOptions",
-    "CalibrationOptions",
-    "CalibratorName",
-    "CheckOptions",
-    "ClusterOptions",
-    "DataOptions",
-    "DeepStreamOptions",
-    "DeviceOptions",
-    "Effort",
-    "EngineLibrary",
-    "EngineOptions",
-    "EnginePrecision",
-    "EvaluationOptions",
-    "ExcludeOptions",
-    "ExtensionOptions",
-    "Format",
-    "HighPrecision",
-    "ImageOptions",
-    "MergeOptions",
-    "MessageOptions",
-    "MethodOptions",
-    "Order",
-    "Precision",
-    "PreprocessOptions",
-    "QuantizeOptions",
-    "Rounding",
-    "SelftestOptions",
-    "SensitivityOptions",
-    "StrictDataOptions",
-    "Target",
-    "TimedBuildOptions",
-    "TritonOptions",
-    "TrtexecOptions",
-    "TuneOptions",
-    "VerifyOptions",
-    "parse_batch_sizes",
-]
-
 Order = Literal["shuffled", "given"]
 CalibratorName = Literal["auto", "quantkit", "tensorrt"]
 Target = Literal["tensorrt", "cpu"]

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["PlanPoint", "QuantizationPlan"]
-
 
 @dataclass(frozen=True)
 class PlanPoint:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["RankedUnit", "Sensitivity", "SensitivityRanking", "UnitSensitivity"]
-
 
 @dataclass(frozen=True)
 class UnitSensitivity:

@@ -23,7 +23,8 @@ from quantkit.commands.quantize import quantize
 from quantkit.errors import ModelError, StaleTableError
 from quantkit.graph import model as model_module
 from quantkit.graph.float_model import FloatModel
-from quantkit.types.options import EngineOptions, Precision
+from quantkit.types.options import EngineOptions
+from quantkit.types.quantization import Precision
 
 from ..cli.conftest import CALIB, DIGITS, conv_model, write_images
 from ..graph.quantizing import write

@@ -16,8 +16,8 @@ from quantkit.calibration.collect import collect
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import input_specs, serialize_model
 from quantkit.graph.passes.expose import expose
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.fp16 import to_fp16
+from quantkit.graph.passes.prepare import FP16_OPSET, prepare
 from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quant_params import activation_params

@@ -11,8 +11,6 @@ import numpy as np
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.types import Array
 
-__all__ = ["DeviceArray"]
-
 
 @dataclass(frozen=True)
 class DeviceArray:

@@ -21,8 +21,6 @@ from quantkit.backends.cuda.streams import DeviceBuffer, PinnedBuffer, make_stre
 from quantkit.backends.cuda.upload import Uploader
 from quantkit.types import Array, TensorStatistics
 
-__all__ = ["DeviceHistograms"]
-
 BINS = 8192
 _NO_EXPONENT = -1000
 _THREADS = {"count_batch": 512, "widen": 1024}

@@ -12,8 +12,6 @@ from quantkit.backends.cuda.device_array import DeviceArray
 from quantkit.backends.cuda.streams import DeviceBuffer, PinnedBuffer, make_stream, report_cuda_errors
 from quantkit.types import Array
 
-__all__ = ["Uploader"]
-
 
 class Uploader:
     """Copies arrays to a GPU. Other threads may run meanwhile: nothing of it holds Python's lock for long.

@@ -10,8 +10,6 @@ from quantkit.calibration.methods.mse import mse
 from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.types import TensorStatistics
 
-__all__ = ["auto"]
-
 
 def auto(statistics: TensorStatistics) -> float:
     """The threshold with the least squared error, as `mse`.

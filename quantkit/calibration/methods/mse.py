@@ -9,8 +9,6 @@ from quantkit.calibration.methods.registry import METHODS, Method
 from quantkit.numerics import decibels
 from quantkit.types import TensorStatistics
 
-__all__ = ["LOW_TENSOR_DB", "expected_sqnr_db", "mean_squared_error", "mse", "squared_error"]
-
 _CODES = 127
 _COARSE_STEPS = 100
 _FINE_STEPS = 20

@@ -16,8 +16,6 @@ import onnx_ir.passes.common as passes
 from quantkit.graph.passes.edits import Names, ancestors, inner_graphs, name_of
 from quantkit.machine import raise_if_out_of_memory
 
-__all__ = ["LARGEST_FOLDED_BYTES", "decided_by", "fold_constants"]
-
 LARGEST_FOLDED_BYTES = 1 << 30
 """All results that replace expressions of a model, together: a few bytes can describe any size."""
 

@@ -10,8 +10,6 @@ from quantkit.graph.model import infer_shapes, share_weights
 from quantkit.graph.passes.edits import replace_result
 from quantkit.types.running import TYPE_SOURCES
 
-__all__ = ["infer_types"]
-
 _SAME_AS_INPUT = frozenset({"GroupNormalization"})
 """Operators without inference of their own whose result is like their first input."""
 

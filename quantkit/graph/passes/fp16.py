@@ -12,8 +12,6 @@ from quantkit.graph.passes.edits import Names, inner_graphs
 from quantkit.graph.passes.fp16_overflow import with_dequantizers
 from quantkit.graph.passes.prepare import FP16_OPSET, is_standard
 
-__all__ = ["FP16_OPSET", "to_fp16"]
-
 _LARGEST = float(np.finfo(np.float16).max)
 
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "DequantizeLinear": "output_dtype"}

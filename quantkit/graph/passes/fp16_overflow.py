@@ -11,8 +11,6 @@ from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import constant_of, is_standard
 from quantkit.notices import Notice, Notify, join_names
 
-__all__ = ["describe_overflow", "overflowing_nodes", "tell_overflow", "with_dequantizers"]
-
 _LARGEST = float(np.finfo(np.float16).max)
 
 _MASK = 1e8

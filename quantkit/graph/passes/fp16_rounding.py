@@ -13,8 +13,6 @@ import onnx_ir as ir
 from quantkit.graph.passes.edits import Names, name_of
 from quantkit.graph.passes.prepare import COPY_OPS, is_standard
 
-__all__ = ["holds_fp16", "round_to_fp16"]
-
 _EXACT_OPS = (*COPY_OPS, "Concat", "Constant", "DequantizeLinear", "Expand", "Gather", "Relu")
 """Whose results are FP16 numbers, if their inputs are."""
 

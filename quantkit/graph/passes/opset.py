@@ -9,8 +9,6 @@ from quantkit.errors import ModelError
 from quantkit.graph.model import root_cause
 from quantkit.machine import raise_if_out_of_memory
 
-__all__ = ["convert_opset"]
-
 
 def convert_opset(model: ir.Model, name: str, opset: int) -> None:
     """Converts `model` in place, up or down.

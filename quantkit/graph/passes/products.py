@@ -13,8 +13,6 @@ import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, name_of, replace_result
 
-__all__ = ["rewrite_products"]
-
 _OF_ONNXRUNTIME = "com.microsoft"
 
 _ACTIVATIONS = {

@@ -16,8 +16,6 @@ from quantkit.graph.quant_params import fp16_params
 from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
 from quantkit.types import QdqEdge, QdqPlan, QuantFormat, RoundedWeight
 
-__all__ = ["insert_qdq"]
-
 _RoundedForms = dict[tuple[int | None, QuantFormat], tuple[QuantParams, np.ndarray]]
 
 _NEAREST: WeakKeyDictionary[ir.Tensor[Any], _RoundedForms] = WeakKeyDictionary()

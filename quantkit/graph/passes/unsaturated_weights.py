@@ -15,8 +15,6 @@ from quantkit.graph.passes.prepare import constant_of
 from quantkit.numerics import SMALLEST_SCALE
 from quantkit.types import QdqPlan, RoundedWeight
 
-__all__ = ["round_keeping_sums", "unsaturated_scales", "unsaturated_weights"]
-
 _LARGEST_CODE = 127
 _LARGEST_SUM = 128
 """Of two codes of one sign."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from quantkit.reporting.charts.axes import PlotFrame
 from quantkit.reporting.charts.labels import CHARACTER_WIDTH, Point
 
-__all__ = ["COLORS", "NIGHT_COLORS", "NUM_COLORS", "SHAPES", "LegendItem", "lay_out_legend", "shape_of"]
-
 SHAPES = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z",  # circle
     "M-5.5-5.5h11v11h-11z",  # square

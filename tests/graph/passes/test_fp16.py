@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.graph.model import check_model, input_specs
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
-from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.fp16 import to_fp16
+from quantkit.graph.passes.prepare import FP16_OPSET, prepare
 
 from ... import rtx
 from ..builder import Builder

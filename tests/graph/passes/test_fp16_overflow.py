@@ -12,9 +12,9 @@ import pytest
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model
-from quantkit.graph.passes.fp16 import FP16_OPSET, to_fp16
+from quantkit.graph.passes.fp16 import to_fp16
 from quantkit.graph.passes.fp16_overflow import overflowing_nodes
-from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.passes.prepare import FP16_OPSET, prepare
 from quantkit.graph.placement.tensorrt import float_activations
 
 from ..builder import Builder

@@ -15,7 +15,7 @@ from quantkit.backends.tensorrt.build.build_options import Mode, PrecisionConstr
 from quantkit.backends.tensorrt.library import Library
 from quantkit.errors import BackendError, EngineBuildError
 from quantkit.types import SCHEMES
-from quantkit.types.options import Precision
+from quantkit.types.quantization import Precision
 
 
 @dataclass(frozen=True)
