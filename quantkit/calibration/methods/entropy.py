@@ -7,6 +7,8 @@ returns TensorRT's own bin for every tensor.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -83,13 +85,14 @@ def divergences(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | N
     mass = np.concatenate([[0.0], np.cumsum(bins)])
     occupied = np.concatenate([[0.0], np.cumsum(bins > 0)])
     plogp = np.concatenate([[0.0], np.cumsum(_xlogx(bins))])
-    levels = np.arange(LEVELS + 1)
     parts = []
-    for thresholds in np.split(np.arange(LEVELS, bins.size + 1), range(_BLOCK, bins.size + 1 - LEVELS, _BLOCK)):
-        # First bin of level l under threshold m is ceil(l * m / 128).
-        edges = (levels * thresholds[:, None] + LEVELS - 1) // LEVELS
-        level_mass = np.diff(mass[edges])
-        log_height = np.log(np.where(level_mass > 0, level_mass, 1.0) / np.maximum(np.diff(occupied[edges]), 1.0))
+    for thresholds, edges in _blocks(bins.size):
+        level_mass = np.diff(mass.take(edges))
+        # Counts are whole numbers: 1 stands for an empty level, whose mass of 0 leaves nothing of the logarithm.
+        height = np.diff(occupied.take(edges))
+        np.maximum(height, 1.0, out=height)
+        np.divide(np.maximum(level_mass, 1.0), height, out=height)
+        log_height = np.log(height, out=height)
         below = mass[thresholds]
         above = total - below
         last = bins[thresholds - 1]
@@ -100,6 +103,14 @@ def divergences(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | N
         part[(below <= 0) | ((last <= 0) & (above > 0))] = np.inf
         parts.append(part)
     return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _blocks(bins: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """All thresholds m in blocks, with the first bin of each level l under each m, ceil(l * m / 128)."""
+    levels = np.arange(LEVELS + 1)
+    blocks = np.split(np.arange(LEVELS, bins + 1), range(_BLOCK, bins + 1 - LEVELS, _BLOCK))
+    return [(thresholds, (levels * thresholds[:, None] + LEVELS - 1) // LEVELS) for thresholds in blocks]
 
 
 def _xlogx(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
