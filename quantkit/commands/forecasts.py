@@ -25,7 +25,6 @@ from quantkit.commands.pass_cost import (
     model_line,
 )
 from quantkit.commands.sensitivity import find_fitting_table
-from quantkit.commands.tune import open_tuning
 from quantkit.datasets.open import prepared_as
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
@@ -100,6 +99,8 @@ def forecast_tuning(
     model: PathLike, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, output: Path
 ) -> Forecast:
     """Of `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
+    from quantkit.commands.tune import open_tuning  # it loads evaluation and reports, which calibrate does without
+
     check_cluster(options.ray)
     choose_devices(options.device)
     opened, table, validation = open_tuning(FloatModel.open(model), val, options, task, announcing(None))

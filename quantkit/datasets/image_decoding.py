@@ -27,7 +27,7 @@ def _optional_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Suffixes and formats that Pillow or a plugin reads here; what is missing goes to `UNREAD`."""
     suffixes: list[str] = []
     formats: list[str] = []
-    if "avif" in features.get_supported_modules():  # older ones warn when they are asked
+    if "avif" in features.modules and features.check_module("avif"):  # older ones warn when they are asked
         suffixes.append(".avif")
         formats.append("AVIF")
     else:
