@@ -7,6 +7,7 @@ What outputs mean is left to `quantkit.evaluation.tasks`, what a number is to `q
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +76,7 @@ def evaluate(
         task: what the outputs mean, not used before; `Classification` if not given.
         metrics: accumulators by name, those of `METRICS` that the task asks for if not given.
         on_batch: called after each batch with its number of samples.
-        should_stop: asked after each batch: whether to end here, with every runner at the same sample.
+        should_stop: asked after each batch and at the end: whether to end here, with every runner at the same sample.
 
     Returns:
         The metrics, those of the task among them.
@@ -84,8 +85,10 @@ def evaluate(
         EvaluationError: no samples; outputs that cannot be compared; labels that do not fit the scores.
     """
     task = task or Classification()
-    judged = judge_batches(runners, batches, baseline=baseline, task=task, metrics=metrics)
-    return sum_up(judged, task, on_batch=on_batch, should_stop=should_stop)
+    stop = should_stop or _never
+    judged = judge_batches(runners, batches, baseline=baseline, task=task, metrics=metrics, should_stop=stop)
+    found = sum_up(judged, task, on_batch=on_batch)
+    return replace(found, is_partial=found.is_partial or stop())
 
 
 def judge_batches(
@@ -95,36 +98,47 @@ def judge_batches(
     baseline: str,
     task: Task,
     metrics: Mapping[str, type[Metric]] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[JudgedBatch]:
-    """The first half of `evaluate`, of which nothing but what it yields has to stay on a machine."""
+    """The first half of `evaluate`, of which nothing but what it yields has to stay on a machine.
+
+    The runners compute in the caller's thread; a second one judges a batch while they compute the next.
+    """
     if baseline not in runners:
         raise EvaluationError(f"baseline {baseline!r} is not among the variants {', '.join(runners)}")
     chosen = metrics if metrics is not None else {name: METRICS[name] for name in task.metrics}
     order = [baseline, *(name for name in runners if name != baseline)]
-    for batch, outputs in _feed_all(runners, batches, order):
-        reference = outputs[baseline]
-        for name in order[1:]:
-            _check_outputs(name, outputs[name], baseline, reference, task=task if chosen else None)
-        judged = task.judge(batch, outputs)
-        scores = find_scores(reference, num_samples=len(batch))
-        if scores is not None and not task.takes_as_scores(reference[scores], is_labelled=batch.targets is not None):
-            scores = None
-        tallies = {name: _Tally(chosen, is_baseline=name == baseline) for name in runners}
-        for name, tally in tallies.items():
-            tally.update(outputs[name], reference, scores, batch)
-        yield JudgedBatch(len(batch), judged, tallies)
+    with ThreadPoolExecutor(1, thread_name_prefix="quantkit-judge") as beside:
+        waiting: Future[JudgedBatch] | None = None
+        for batch, outputs in _feed_all(runners, batches, order, should_stop or _never):
+            if waiting is not None:
+                yield waiting.result()
+            waiting = beside.submit(_judge, batch, outputs, task, chosen)
+        if waiting is not None:
+            yield waiting.result()
 
 
-def sum_up(
-    batches: Iterable[JudgedBatch],
-    task: Task,
-    *,
-    on_batch: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Measurement:
+def _judge(
+    batch: Batch, outputs: Mapping[str, Mapping[str, Array]], task: Task, metrics: Mapping[str, type[Metric]]
+) -> JudgedBatch:
+    """Of the outputs of every variant, the baseline's first."""
+    (baseline, reference), *others = outputs.items()
+    for name, found in others:
+        _check_outputs(name, found, baseline, reference, task=task if metrics else None)
+    judged = task.judge(batch, outputs)
+    scores = find_scores(reference, num_samples=len(batch))
+    if scores is not None and not task.takes_as_scores(reference[scores], is_labelled=batch.targets is not None):
+        scores = None
+    tallies = {name: _Tally(metrics, is_baseline=name == baseline) for name in outputs}
+    for name, tally in tallies.items():
+        tally.update(outputs[name], reference, scores, batch)
+    return JudgedBatch(len(batch), judged, tallies)
+
+
+def sum_up(batches: Iterable[JudgedBatch], task: Task, *, on_batch: Callable[[int], None] | None = None) -> Measurement:
     """The second half of `evaluate`: of batches in the order of their samples, wherever they were judged."""
     tallies: dict[str, _Tally] = {}
-    count, stopped = 0, False
+    count = 0
     for batch in batches:
         task.add(batch.judged)
         for name, tally in batch.tallies.items():
@@ -135,10 +149,7 @@ def sum_up(
         count += batch.num_samples
         if on_batch is not None:
             on_batch(batch.num_samples)
-        if should_stop is not None and should_stop():
-            stopped = True
-            break
-    stopped = stopped or fulfils_wish()
+    stopped = fulfils_wish()
     if stopped and not count:
         raise KeyboardInterrupt
     if not count:
@@ -159,7 +170,7 @@ def baseline_warnings(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _feed_all(
-    runners: Mapping[str, Runner], batches: Iterable[Batch], order: Sequence[str]
+    runners: Mapping[str, Runner], batches: Iterable[Batch], order: Sequence[str], should_stop: Callable[[], bool]
 ) -> Iterator[tuple[Batch, dict[str, dict[str, Array]]]]:
     """Batches with the outputs of every runner; none of the batch in which a wish to stop interrupts."""
     waiting = iter(batches)
@@ -174,6 +185,12 @@ def _feed_all(
                 return
             raise
         yield batch, outputs
+        if should_stop():
+            return
+
+
+def _never() -> bool:
+    return False
 
 
 def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
@@ -284,7 +301,7 @@ def _check_outputs(
 def _cast(runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
     wanted = {spec.name: spec.dtype for spec in runner.inputs}
     return {
-        name: array.astype(wanted[name])
+        name: array.astype(wanted[name], copy=False)
         if name in wanted and is_float(array) and np.issubdtype(wanted[name], np.floating)
         else array
         for name, array in inputs.items()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation import METRICS, OutputComparison, evaluate, feed, metric_notes
 from quantkit.evaluation.metrics.sqnr import Sqnr
 from quantkit.evaluation.tasks import TASKS
+from quantkit.evaluation.tasks.classification import Classification
 from quantkit.types import Batch, TensorSpec
 
 
@@ -107,6 +109,33 @@ def test_feed_pads_with_samples_and_removes_them():
     batch = next(batches(6))
     np.testing.assert_array_equal(feed(runner, batch)["y"], X[:6] * 2)
     np.testing.assert_array_equal(seen[1], X[[4, 5, 4, 5]])
+
+
+def test_feed_does_not_copy_what_has_the_type_of_the_model():
+    seen = []
+    batch = next(batches(4))
+    feed(FunctionRunner(lambda x: seen.append(x) or x), batch)
+    assert seen[0] is batch.inputs["x"]
+
+
+def test_a_batch_is_judged_while_the_next_one_runs():
+    began, judged = threading.Event(), []
+
+    class Watching(Classification):
+        def judge(self, batch, outputs):
+            if len(judged) == 0:  # of the last batch there is no next one
+                assert began.wait(30)
+            judged.append(batch.ids[0])
+            return super().judge(batch, outputs)
+
+    def run(x):
+        if x[0, 0] == X[10, 0]:
+            began.set()
+        return x
+
+    found = evaluate({"fp32": FunctionRunner(run)}, batches(10), baseline="fp32", task=Watching())
+    assert judged == ["0.png", "10.png", "20.png"]
+    assert found.num_samples == 25
 
 
 def test_feed_casts_to_half_precision_models():
