@@ -1,7 +1,6 @@
 """The examples at the end of each command's help, and the reference page, which is generated from the same commands."""
 
 import importlib.util
-import re
 import shlex
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 from quantkit.cli import VERBS, load_command
 from quantkit.cli.examples import EXAMPLES
 from tests.cli.conftest import REPOSITORY
+from tests.documented import commands
 
 COMMANDS = {
     f"{verb} {name}".strip(): command
@@ -38,13 +38,7 @@ def documented() -> dict[str, str]:
     pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
     found = {}
     for page in pages:
-        for block in re.findall(
-            r"^```(?:console|bash|sh)?\n(.*?)^```|^((?:    .*\n)+)", page.read_text("utf-8"), re.M | re.S
-        ):
-            for line in "".join(block).replace("\\\n", " ").splitlines():
-                for part in re.split(r" && | > ", line.strip().removeprefix("$ ")):
-                    if re.match(rf"quantkit ({'|'.join(VERBS)}|--)", part):
-                        found[part] = page.name
+        found |= dict.fromkeys(commands(page.read_text("utf-8")), page.name)
     return found
 
 
