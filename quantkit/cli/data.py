@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -54,14 +54,10 @@ def check(
     options = replace(options, progress=not messages.quiet)
     result = check_data(model, data, options, notify=make_printer(messages.quiet))
     if as_json:
-        echo_json(_json(result))
+        echo_json({"passed": not result.has_errors, **asdict(result)})
     else:
         _print(make_console(), result, quiet=messages.quiet)
     raise typer.Exit(1 if result.has_errors else 0)
-
-
-def _json(result: DataCheck) -> dict[str, Any]:
-    return {"passed": not result.has_errors, **asdict(result)}
 
 
 def _print(console: Console, result: DataCheck, *, quiet: bool) -> None:

@@ -210,16 +210,12 @@ def _relative(entries: Sequence[_Entry], paths: Sequence[Source]) -> list[str]:
         elif isinstance(path, Path) and _is_absolute(entry):
             names.append(path.relative_to(root).as_posix())
         else:
-            names.append(_normal(entry.path))
+            names.append(os.path.normpath(entry.path.replace("\\", "/")).replace(os.sep, "/"))
     return names
 
 
 def _is_absolute(entry: _Entry) -> bool:
     return Path(entry.path).is_absolute()
-
-
-def _normal(path: str) -> str:
-    return os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")
 
 
 def _targets(

@@ -248,7 +248,7 @@ def _check_sizes(sizes: dict[str, tuple[int, int]], preprocessing: Preprocessing
     findings = []
     least = min(preprocessing.size) / 2
     if tiny := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if min(w, h) < least):
-        what = f"{len(tiny)} images are smaller than half the model's input of {_show(preprocessing.size)}"
+        what = f"{len(tiny)} images are smaller than half the model's input of {'x'.join(map(str, preprocessing.size))}"
         findings.append(Finding("warning", "size", what, tiny, "use the originals: an enlarged image is blurred"))
     effect = {"stretch": "distorted", "crop": "mostly cut off", "letterbox": "mostly padding"}.get(preprocessing.resize)
     if effect and (long := tuple(f"{n}: {w}x{h}" for n, (w, h) in sizes.items() if max(w, h) > _ASPECT * min(w, h))):
@@ -316,7 +316,3 @@ def _by_content(dataset: Dataset) -> dict[str, list[int]]:
 
 def _class_name(names: Sequence[str], index: int) -> str:
     return names[index] if index < len(names) else str(index)
-
-
-def _show(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

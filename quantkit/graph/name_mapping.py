@@ -74,7 +74,8 @@ def _by_shapes(model: ir.Model) -> dict[str, str]:
     forward = _forward(model, lambda tensor: "")
     backward: dict[str, str] = {}
     outputs = {v.name: i for i, v in enumerate(model.graph.outputs)}
-    for value in reversed([v for v in _activations(model) if v.name in forward]):
+    activations = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
+    for value in reversed([v for v in activations if v.name in forward]):
         users = sorted(
             _digest(user.op_type, index, *(backward.get(str(v.name), "") for v in user.outputs))
             for user, index in value.uses()
@@ -104,10 +105,6 @@ def _forward(model: ir.Model, content: Callable[[ir.TensorProtocol], str]) -> di
             if written.name:
                 found[str(written.name)] = _digest(*words, index)
     return found
-
-
-def _activations(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(v for node in model.graph for v in node.outputs if v.name)]
 
 
 def _digest(*words: object) -> str:

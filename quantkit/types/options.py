@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from quantkit.errors import (
     BackendError,
@@ -66,17 +66,13 @@ def _parse_numbers(text: str) -> tuple[float, ...]:
         raise ValueError(f"invalid numbers {text!r}, expected e.g. 0.5 or 0.5,0.5,0.5") from None
 
 
-def _join(values: Any) -> str:
-    return ",".join(map(repr, values))
-
-
 PATH = TextForm(Path)
 DATA_PATH = TextForm(data_path)
 PATHS = TextForm(lambda words: tuple(Path(name) for text in words for name in text.split(",")))
 TEXT = TextForm(str)
 _SIZE = TextForm(_parse_size, lambda size: f"{size[0]}x{size[1]}")
 _RATIO = TextForm(_parse_ratio, repr)
-_NUMBERS = TextForm(_parse_numbers, _join)
+_NUMBERS = TextForm(_parse_numbers, lambda numbers: ",".join(map(repr, numbers)))
 
 
 def _read_named_numbers(words: tuple[str, ...]) -> dict[str, float]:
@@ -257,10 +253,6 @@ def _read_class_names(text: str) -> tuple[str, ...]:
     return tuple(name for line in lines if (name := line.strip()))
 
 
-def _split_names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
-
-
 def _read_named_paths(words: tuple[str, ...]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for word in words:
@@ -294,7 +286,7 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
 
 
 CLASS_NAMES = TextForm(_read_class_names)
-NAMES = TextForm(_split_names, ",".join)
+NAMES = TextForm(lambda text: tuple(name.strip() for name in text.split(",")), ",".join)
 NAMED_PATHS = TextForm(_read_named_paths)
 
 
