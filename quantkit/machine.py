@@ -124,6 +124,28 @@ def read_file(path: str | os.PathLike[str], *, most_bytes: int | None = FILE_LIM
     return persistently(lambda: _read(path, most_bytes), f"read {path}")
 
 
+def read_input(
+    path: str | os.PathLike[str],
+    error: Callable[[str], QuantKitError],
+    what: str = "",
+    *,
+    most_bytes: int | None = FILE_LIMIT_BYTES,
+) -> bytes:
+    """The content of a file that is needed, as `read_file`; `error` makes an exception of why there is none.
+
+    Args:
+        path: of the file.
+        error: a class of exceptions, such as `CalibrationError`.
+        what: the file is, to precede its name in the message.
+        most_bytes: that it may have.
+    """
+    try:
+        return read_file(path, most_bytes=most_bytes)
+    except OSError as failure:
+        name = f"{what} {path}" if what else path
+        raise error(f"cannot read {name}: {failure.strerror or failure}") from failure
+
+
 def read_part(path: str | os.PathLike[str], start: int, size: int) -> bytes:
     """At most `size` bytes of a regular file from byte `start`, as `read_file`."""
 

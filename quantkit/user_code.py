@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import EvaluationError, OptionError, QuantKitError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 
 
 def names_code(spec: object) -> bool:
@@ -28,10 +28,7 @@ def source_hash(spec: str) -> str:
         OptionError: it cannot be read.
     """
     path = Path(spec.rpartition(":")[0])
-    try:
-        return hashlib.sha256(read_file(path)).hexdigest()
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror}") from error
+    return hashlib.sha256(read_input(path, OptionError)).hexdigest()
 
 
 def short_name(spec: str) -> str:
@@ -73,10 +70,7 @@ def call(what: str, function: Callable[..., Any], *arguments: Any, error: type[Q
 
 
 def _load_module(path: Path, error: type[QuantKitError]) -> types.ModuleType:
-    try:
-        source, status = read_file(path), path.stat()
-    except OSError as failure:
-        raise error(f"cannot read {path}: {failure.strerror}") from failure
+    source, status = read_input(path, error), path.stat()
     # A file that was edited is another module: a long-lived session sees the edit. dataclasses look modules up by name.
     identity = hashlib.sha256(f"{path.resolve()}\n{status.st_mtime_ns}\n".encode() + source).hexdigest()
     name = f"quantkit_custom_{identity[:16]}"

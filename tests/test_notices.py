@@ -5,8 +5,6 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from quantkit.notices import Notice, announcing, join_names, logs_duration, visible
 
 INFO = Notice("info", "reuse", "Reusing m.calib.json.")

@@ -17,7 +17,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import has_qdq
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.storage import check_no_source
 from quantkit.types import PathLike
 from quantkit.types.calibration import TensorRange
@@ -52,10 +52,7 @@ def read_map(path: PathLike) -> dict[str, str]:
     Raises:
         CalibrationError: it is none.
     """
-    try:
-        content = read_file(path)
-    except OSError as error:
-        raise CalibrationError(f"cannot read map {path}: {error.strerror or error}") from error
+    content = read_input(path, CalibrationError, "map")
     names = decode_json(content, name=f"map {path}", kind="a JSON object of old name → new name")
     if not isinstance(names, dict):
         raise CalibrationError(f"map {path} is not a JSON object of old to new names")
@@ -75,11 +72,9 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
     Raises:
         CalibrationError: it is no cache, or another model's.
     """
+    content = read_input(path, CalibrationError, "--calib")
     try:
-        content = read_file(path)
         named = parse_cache(content.decode(), name=path.name).scale_bits
-    except OSError as error:
-        raise CalibrationError(f"cannot read --calib {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not a TensorRT calibration cache: {error}") from error
     known = named.keys() & {*float_activations(graph), *constant_ranges(graph)}

@@ -16,7 +16,7 @@ import msgspec
 from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.errors import CalibrationError, StaleTableError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.provenance import MODEL_HASH, TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_text
 from quantkit.types import CalibrationTable, PathLike
@@ -43,10 +43,7 @@ def load_plan(path: str | os.PathLike[str]) -> QuantizationPlan:
         CalibrationError: one line: the file is missing, no plan, cut short, or of a newer format.
     """
     file = Path(path)
-    try:
-        content = read_file(file)
-    except OSError as error:
-        raise CalibrationError(f"cannot read plan {file}: {error.strerror or error}") from error
+    content = read_input(file, CalibrationError, "plan")
     kind, fix = "a quantization plan", "run quantkit tune again"
     data = decode_json(content, name=str(file), kind=kind, fix=fix)
     data = check_format(data, name=str(file), kind=kind, written=(_FORMAT, _VERSION), fix=fix)

@@ -19,7 +19,7 @@ import numpy as np
 
 from quantkit.calibration.sealed_file import Seal
 from quantkit.errors import CalibrationError, NewerFormatError, StaleTableError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.numerics import code_type, value_bounds
 from quantkit.provenance import TABLE_CHECKSUM, why_stale
 from quantkit.storage import write_bytes
@@ -104,10 +104,7 @@ def load_refinement(path: str | os.PathLike[str], *, table: str) -> Refinement:
             was written; `StaleTableError` where it belongs to another table.
     """
     file = Path(path)
-    try:
-        stored = read_file(file, most_bytes=None)
-    except OSError as error:
-        raise CalibrationError(f"cannot read rounded weights {file}: {error.strerror or error}") from error
+    stored = read_input(file, CalibrationError, "rounded weights", most_bytes=None)
     text, _, body = _SEAL.check(file, stored).partition(b"\n")
     try:
         header = msgspec.json.decode(text, type=_Header)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from quantkit.calibration.sealed_file import Seal
 from quantkit.calibration.statistics import EXACT_BINS, TENSORRT_BINS
 from quantkit.errors import CalibrationError, DatasetError
-from quantkit.machine import open_regular, read_file
+from quantkit.machine import open_regular, read_input
 from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 from quantkit.types.calibration import Setting
@@ -165,10 +165,7 @@ def load_statistics(path: str | os.PathLike[str]) -> KeptStatistics:
             was written, or contradicts itself.
     """
     file = Path(path)
-    try:
-        stored = read_file(file, most_bytes=None)
-    except OSError as error:
-        raise CalibrationError(f"cannot read statistics {file}: {error.strerror or error}") from error
+    stored = read_input(file, CalibrationError, "statistics", most_bytes=None)
     content = _SEAL.check(file, stored, _changed_place)
     text, _, body = content.partition(b"\n")
     try:

@@ -19,7 +19,7 @@ from quantkit.calibration.json_text import check_format, decode_json
 from quantkit.calibration.refinement_file import load_refinement, refinement_path, why_unusable
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.errors import CalibrationError, DatasetError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.storage import write_text
 from quantkit.types import SCHEMES, CalibrationTable, PathLike, Preprocessing, Refinement, TensorRange
 from quantkit.types.calibration import Setting
@@ -78,10 +78,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
         CalibrationError: the file is missing, not a table, truncated, of a newer format, or was edited by hand.
     """
     file = Path(path)
-    try:
-        content = read_file(file)
-    except OSError as error:
-        raise CalibrationError(f"cannot read calibration table {file}: {error.strerror or error}") from error
+    content = read_input(file, CalibrationError, "calibration table")
     if content.removeprefix(b"\xef\xbb\xbf").startswith(b"TRT-"):
         raise CalibrationError(f"{file} is a TensorRT calibration cache, not a table: pass the .calib.json next to it")
     if is_statistics_file(file):

@@ -19,7 +19,7 @@ import typer
 
 from quantkit.cli import VERBS, load_command
 from quantkit.errors import OptionError, QuantKitError
-from quantkit.machine import read_text
+from quantkit.machine import decode_text, read_input
 from quantkit.registry import suggest
 from quantkit.types.option import OptionField, without_none
 
@@ -139,10 +139,9 @@ def read_config(path: Path) -> dict[Section, dict[str, Any]]:
     Raises:
         OptionError: the file cannot be read, or a section, key or value is wrong; it names the file and the place.
     """
+    stored = read_input(path, OptionError)
     try:
-        document = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror or error}") from None
+        document = tomllib.loads(decode_text(stored))
     except ValueError as error:  # of TOML, or of UTF-8
         raise OptionError(f"{path}: {error}") from None
     found: dict[Section, dict[str, Any]] = {}

@@ -22,7 +22,7 @@ from quantkit.export.trtexec import command_line, io_format_flags, precision_fla
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision, output_specs
 from quantkit.graph.passes.prepare import scheme_of
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
 from quantkit.types import CalibrationTable
@@ -64,7 +64,7 @@ def export_triton(model: Path, output: Path, options: TritonOptions) -> Reposito
     for target in targets:
         check_no_source(target, (*opened.source_files, *sources))
     for source, target in zip(sources, targets, strict=True):
-        write_bytes(target, _read(source))
+        write_bytes(target, read_input(source, BackendError, most_bytes=None))
     write_text(config, model_config(name, platform, inputs, outputs, max_batch=batch))
     return Repository((config, *targets), batch)
 
@@ -143,10 +143,3 @@ def _largest_batch(manifest: Manifest | None) -> int | None:
     profiles = [] if manifest is None else manifest.options.get("profiles", [])
     sizes = [int(str(shape).rsplit("/", 1)[-1].split("x")[0]) for shape in (profiles[0] if profiles else {}).values()]
     return min(sizes, default=None)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path, most_bytes=None)
-    except OSError as error:
-        raise BackendError(f"cannot read {path}: {error.strerror or error}") from error

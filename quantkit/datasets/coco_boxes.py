@@ -15,7 +15,7 @@ import numpy as np
 
 from quantkit.datasets.annotated_images import AnnotatedImage, compose
 from quantkit.errors import DatasetError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.notices import join_names
 from quantkit.types import Boxes, PathLike
 
@@ -134,10 +134,7 @@ class _Coco(msgspec.Struct):
 
 
 def _decode_coco(source: Path) -> _Coco:
-    try:
-        content = read_file(source).removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DatasetError(f"cannot read {source}: {error.strerror}") from error
+    content = read_input(source, DatasetError).removeprefix(b"\xef\xbb\xbf")
     try:
         return msgspec.json.decode(content, type=_Coco)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

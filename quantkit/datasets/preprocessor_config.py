@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import DatasetError
-from quantkit.machine import read_text
+from quantkit.machine import decode_text, read_input
 from quantkit.types import Interpolation
 from quantkit.types.options import ImageOptions
 
@@ -59,10 +59,9 @@ def with_config(given: ImageOptions) -> ImageOptions:
 
 
 def _read(path: Path) -> ImageOptions:
+    stored = read_input(path, DatasetError)
     try:
-        config = json.loads(read_text(path))
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+        config = json.loads(decode_text(stored))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error
     config = config.get("image_processor", config) if isinstance(config, dict) else config

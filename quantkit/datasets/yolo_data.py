@@ -15,7 +15,7 @@ from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.errors import DatasetError
-from quantkit.machine import read_text
+from quantkit.machine import decode_text, read_input
 from quantkit.types import Preprocessing, TensorSpec
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -107,10 +107,9 @@ def class_names(path: Path) -> tuple[str, ...]:
 def _read(path: Path) -> dict[str, Any]:
     import yaml  # slow to load, and few data sets need it
 
+    stored = read_input(path, DatasetError)
     try:
-        content = yaml.safe_load(read_text(path))
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+        content = yaml.safe_load(decode_text(stored))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise DatasetError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

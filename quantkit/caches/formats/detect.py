@@ -18,7 +18,7 @@ from quantkit.calibration.refinement_file import is_refinement_file
 from quantkit.calibration.statistics_file import is_statistics_file
 from quantkit.calibration.table import FORMAT, load_table
 from quantkit.errors import CalibrationError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.types import CalibrationTable
 from quantkit.types.calibration import TensorRange, bits_from_amax
 
@@ -64,10 +64,7 @@ def ranges_from_bits(scale_bits: Mapping[str, int]) -> dict[str, TensorRange]:
 
 
 def _read(path: Path) -> RangeCache:
-    try:
-        content = read_file(path, most_bytes=None)
-    except OSError as error:
-        raise CalibrationError(f"cannot read {path}: {error.strerror or error}") from error
+    content = read_input(path, CalibrationError, most_bytes=None)
     if is_statistics_file(path):
         raise CalibrationError(
             f"{path} contains statistics, not ranges: 'quantkit cache merge {path.name} -o "

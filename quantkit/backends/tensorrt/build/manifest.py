@@ -19,7 +19,7 @@ import msgspec
 from quantkit.backends.tensorrt.gpu import Gpu
 from quantkit.backends.tensorrt.library import Library, parse_version
 from quantkit.errors import BackendError
-from quantkit.machine import read_file
+from quantkit.machine import read_file, read_input
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.provenance import why_stale
 from quantkit.storage import write_bytes, write_text
@@ -125,10 +125,9 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
         BackendError: the file is missing, no manifest, or of a newer format.
     """
     file = Path(path)
+    stored = read_input(file, BackendError)
     try:
-        data = msgspec.json.decode(read_file(file))
-    except OSError as error:
-        raise BackendError(f"cannot read {file}: {error.strerror or error}") from error
+        data = msgspec.json.decode(stored)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackendError(f"{file} is not an engine manifest: {error}") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:

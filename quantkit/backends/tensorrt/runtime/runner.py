@@ -18,7 +18,7 @@ from quantkit.backends.tensorrt.runtime.bindings import Binding, read_bindings
 from quantkit.backends.tensorrt.runtime.engine_memory import EngineMemory
 from quantkit.backends.tensorrt.runtime.execution import Execution, describe_errors
 from quantkit.errors import BackendError
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.types import Array, QueryTimes, TensorSpec
 
 
@@ -62,7 +62,7 @@ class TensorRTRunner:
         self._stream: Any = None
         self._execution: Execution | None = None
         self._bindings: tuple[Binding, ...] = ()
-        content = _read(engine, name)
+        content = engine if isinstance(engine, bytes) else read_input(engine, BackendError, name, most_bytes=None)
         self._primary: PrimaryContext | None = PrimaryContext()
         self._driver = self._primary.driver
         try:
@@ -240,12 +240,3 @@ class TensorRTRunner:
             problem = "is not given" if odd[0] in wanted else "is not one of the engine's"
             raise BackendError(f"{self._name}: input {odd[0]!r} {problem}; it takes {', '.join(map(repr, wanted))}")
         return self._execution, {name: b.check(inputs[name], self._name) for name, b in wanted.items()}
-
-
-def _read(source: bytes | Path, name: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        return read_file(source, most_bytes=None)
-    except OSError as error:
-        raise BackendError(f"cannot read {name} {source}: {error.strerror or error}") from error
