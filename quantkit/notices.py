@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
@@ -105,6 +106,21 @@ def telling_once(notify: Notify) -> Notify:
             notify(notice)
 
     return tell
+
+
+def accepts_tell(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Lets a function with `notify` still take its old keyword `tell`, which is called with a line of text."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if "tell" in kwargs:
+            warnings.warn("tell= is deprecated: pass notify=, called with a Notice", DeprecationWarning, stacklevel=2)
+            tell: Callable[[str], None] | None = kwargs.pop("tell")  # type: ignore[assignment]
+            if tell is not None:
+                kwargs["notify"] = lambda notice: tell(str(notice))
+        return function(*args, **kwargs)
+
+    return call
 
 
 def logs_duration(function: Callable[_P, _R]) -> Callable[_P, _R]:

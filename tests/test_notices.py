@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 
-from quantkit.notices import Notice, announcing, join_names, logs_duration, visible
+import pytest
+
+from quantkit.notices import Notice, accepts_tell, announcing, join_names, logs_duration, visible
 
 INFO = Notice("info", "reuse", "Reusing m.calib.json.")
 WARNING = Notice("warning", "samples", "Only 12 calibration samples; 100-500 are recommended.")
@@ -33,6 +35,21 @@ def test_a_program_without_logging_prints_nothing():
     code = "from quantkit.notices import *; announcing(None)(Notice('warning', 'samples', 'few'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@accepts_tell
+def notify_all(notify=None):
+    for notice in (INFO, WARNING):
+        announcing(notify)(notice)
+
+
+def test_tell_still_gets_lines_and_is_deprecated():
+    lines = []
+    with pytest.warns(DeprecationWarning, match="pass notify="):
+        notify_all(tell=lines.append)
+    assert lines == [INFO.text, f"warning: {WARNING.text}"]
+    with pytest.warns(DeprecationWarning, match="notify"):
+        notify_all(tell=None)
 
 
 def test_names_beyond_the_first_few_are_counted():

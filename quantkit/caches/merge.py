@@ -19,7 +19,7 @@ from quantkit.calibration.table import save_table
 from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.datasets.placement import PLACEMENT
 from quantkit.errors import CalibrationError
-from quantkit.notices import Notice, Notify, announcing, join_names
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.provenance import differences
 from quantkit.storage import check_no_source
 from quantkit.types import CalibrationTable, PathLike
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from quantkit.types.calibration import Setting
 
 
+@accepts_tell
 def merge_statistics(
     paths: Sequence[PathLike],
     table_path: PathLike | None = None,

@@ -28,7 +28,7 @@ from quantkit.commands.build_inputs import (
 from quantkit.commands.engine_graph import EngineGraph, make_graph
 from quantkit.commands.planned_build import plan_build
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify, announcing
+from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import temporary_folder
 from quantkit.types import CalibrationTable, PathLike
@@ -55,6 +55,7 @@ class BuiltEngine:
     num_quantized: int | None = None
 
 
+@accepts_tell
 def build(
     model: PathLike | FloatModel,
     options: BuildOptions | None = None,

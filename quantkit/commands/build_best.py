@@ -29,7 +29,7 @@ from quantkit.commands.planned_build import PlannedBuild, default_engine_path, p
 from quantkit.commands.timed_builds import TimedBuilds, check_can_time
 from quantkit.errors import BackendError
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify, announcing, telling_once
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, telling_once
 from quantkit.refinement.quality import describe_quality, is_low
 from quantkit.storage import check_writable, temporary_folder
 from quantkit.types import PathLike
@@ -48,6 +48,7 @@ class BestEngine:
     trials: tuple[TimedEngine, ...]
 
 
+@accepts_tell
 def build_best(
     model: PathLike | FloatModel,
     options: BuildOptions | None = None,

@@ -29,7 +29,7 @@ from quantkit.errors import CalibrationError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.randomness import warn_of_randomness
-from quantkit.notices import Notice, Notify, announcing
+from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, PathLike
@@ -47,6 +47,7 @@ _OF_STATISTICS = frozenset(
 """Settings that decide what is collected; the others choose from it."""
 
 
+@accepts_tell
 def calibrate(
     model: PathLike | FloatModel,
     data: PathLike,

@@ -15,7 +15,7 @@ from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
 from quantkit.datasets.yolo_data import Split
 from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notify, announcing
+from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike, Preprocessing
 from quantkit.types.option import make_options
@@ -52,6 +52,7 @@ class DataCheck:
         return any(finding.severity == "error" for finding in self.findings)
 
 
+@accepts_tell
 def check_data(
     model: PathLike | FloatModel,
     data: PathLike,

@@ -28,7 +28,7 @@ from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.randomness import warn_of_randomness
-from quantkit.notices import Notice, Notify, announcing
+from quantkit.notices import Notice, Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
 from quantkit.reporting.privacy import without_paths, without_thumbnails
 from quantkit.types import CalibrationTable, Dataset, PathLike, Report
@@ -36,6 +36,7 @@ from quantkit.types.option import make_options
 from quantkit.types.options import EvaluationOptions
 
 
+@accepts_tell
 def evaluate(
     model: PathLike | FloatModel,
     data: PathLike | EvaluationData,

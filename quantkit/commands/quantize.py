@@ -24,7 +24,7 @@ from quantkit.graph.model import check_model, save_model, share_weights
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors
 from quantkit.graph.share import quantized_share
-from quantkit.notices import Notice, Notify, announcing, join_names
+from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
 from quantkit.types import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+@accepts_tell
 def quantize(
     model: PathLike | FloatModel,
     table: CalibrationTable | PathLike,
