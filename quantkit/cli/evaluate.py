@@ -41,12 +41,7 @@ from quantkit.types.options import DATA, DATA_PATH, CalibrationOptions, Evaluati
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOptions(EvaluationOptions):
-    """Those of `quantkit.evaluate`, and what the command does first.
-
-    Attributes:
-        calibrate_data: what to calibrate on where there is no up-to-date table.
-        deploy: what the decision is for.
-    """
+    """Those of `quantkit.evaluate`, and what the command does first."""
 
     calibrate_data: PathLike | None = option(
         None,

@@ -66,13 +66,7 @@ class Limits:
     """What a variant must keep; None is no limit.
 
     Attributes:
-        max_drop: by how much the report's score may be worse than the baseline's.
-        gates: names of `GATES`.
-        min_speedup: smallest speed-up over the first variant of the same backend.
-        min_agreement: smallest share of samples with the baseline's class, a fraction of 1.
-        max_size_ratio: largest size over the baseline's.
         confident: the worse end of the 95% interval must keep the limit, not the estimate alone; the size has none.
-        at_batch: the batch size at which `min_speedup` holds; None is the first that was timed.
         allow_partial: judge the report of an interrupted run too.
     """
 

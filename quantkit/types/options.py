@@ -1,7 +1,7 @@
 """The options of each command: frozen dataclasses, checked when they are made.
 
 The command line, configuration files, the keywords of the Python functions and what a calibration table stores of its
-settings come from these fields.
+settings come from these fields. What an option means is its help text; a docstring adds what matters in Python alone.
 """
 
 from __future__ import annotations
@@ -113,11 +113,6 @@ class ImageOptions:
     """How samples are read and prepared, as far as a user says it; the rest comes from preset and model.
 
     Attributes:
-        preset: a name in `PRESETS`, a preprocessor_config.json, or "file.py:function": a PIL image to the array of one
-            sample.
-        crops: CSV of boxes; each box of an image is then a sample.
-        loader: "file.py:function": the path of the data to samples, dicts of arrays by input name.
-        split: which images of a data.yaml.
         base: what takes the place of the preset where nothing of the preparation is said.
 
     Example:
@@ -330,12 +325,7 @@ class StrictDataOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensionOptions:
-    """Libraries with operators that a runtime lacks.
-
-    Attributes:
-        plugins: of TensorRT.
-        ort_extension: of ONNX Runtime.
-    """
+    """Libraries with operators that a runtime lacks."""
 
     plugins: Sequence[PathLike] = option(
         (),
@@ -355,11 +345,7 @@ class ExtensionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Where models are run.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", "cuda:N" or "cuda:N,M".
-    """
+    """Where models are run."""
 
     device: str = option(
         "auto",
@@ -409,9 +395,7 @@ class ExcludeOptions:
     """What stays in float.
 
     Attributes:
-        exclude: node names, operator types, or shell patterns over node names.
         plan: of `tune`, or its path: tensors beside those that the table leaves in float.
-        quantize_all: for TensorRT: also operators that INT8 does not speed up.
     """
 
     exclude: Sequence[str] = option(
@@ -432,7 +416,6 @@ class MethodOptions:
     """How ranges are chosen from statistics.
 
     Attributes:
-        method: a name in `quantkit.calibration.methods.METHODS`.
         method_options: the options that this method has of its own, by name; each is a keyword of `calibrate` too.
     """
 
@@ -449,20 +432,11 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Clu
     """Options of `calibrate`.
 
     Attributes:
-        accuracy: "fast", "balanced" or "best"; None is balanced with method "auto", and fast where a method is named.
         rounding: of weights, as in `quantize`.
-        histogram: "exact", or "tensorrt" to reproduce TensorRT's order-dependent numbers.
-        num_samples: how many samples are chosen, evenly over the classes where there are labels.
-        order: "shuffled", or "given" as the data lies.
         batch_size: samples run at once; None chooses by memory. Decides numbers only with histogram "tensorrt".
-        all_tensors: observe every activation, as TensorRT's caches list them, not only those that Q/DQ need.
         calibrator: "quantkit", "tensorrt" (8.6 to 10, with a GPU), or "auto": TensorRT's where it can run. With the
             method "auto" its ranges are candidates for each tensor; with "entropy" or "minmax" they are the table.
-        force: calibrate again even if the table at `table_path` fits.
         reuse_only: raise `StaleTableError` instead of calibrating.
-        keep_statistics: leave the statistics next to the table (MODEL.calib.stats): another method on the same data
-            needs no run of the model then, and statistics of parts of the data merge.
-        resume: continue from the last checkpoint of an interrupted run (MODEL.calib.partial), if it fits.
         table_path: where the table is kept: one that is there is reused if it fits, else replaced.
         cache_path: where TensorRT's calibration cache goes, if TensorRT calibrates.
         engine_path: where the engine goes, if TensorRT calibrates: of the table, or as TensorRT built it meanwhile.
@@ -557,16 +531,9 @@ class QuantizeOptions(ExcludeOptions, ExtensionOptions):
     """Options of `quantize`.
 
     Attributes:
-        target: "tensorrt" (symmetric INT8 at the inputs of weighted operators), or "cpu": ONNX Runtime on x86.
-        format: a name in `quantkit.types.SCHEMES`: "int8", "fp8" for GPUs from sm89 on, "int4" for weights of MatMul
-            and Gemm alone, "int4+int8" for these beside INT8.
-        block_size: of INT4: number of inputs that share a scale, for each output; None is 128.
         high_precision: precision of what is not quantized; "fp16" needs opset 19, to which an older model is converted.
             None is FP32 beside INT8, else FP16.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
-        rounding: of weights: "feedback" takes what calibration found on samples, if it did, "nearest" does not.
-        reduce_range: for target "cpu": weights of 7 to 8 bits whose sums cannot saturate, which x86 processors without
-            VNNI need; None asks this one.
     """
 
     target: Target = option("tensorrt", "Deployment target: TensorRT, or the ONNX Runtime CPU provider (x86).")
@@ -630,17 +597,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, Clu
         variants: which of "fp32", "fp16", "int8" (as TensorRT takes it) and "int8-cpu" to make; None makes all that
             the table allows. "fp32" is always there; "fp8", "int4" and "int4+int8" are made where they are named.
         models: finished models to compare too, by name; a .engine, .plan or .trt is an engine.
-        engines: engines of TensorRT or TensorRT-RTX to compare too, by name: run and timed on the GPU.
-        num_samples: how many samples; None takes all.
-        batch_size: samples run at once for accuracy.
         exclude: what the INT8 variants leave in float, as in `quantize`.
-        latency_s: timed seconds for each variant and batch size; 0 leaves latency out.
-        batch_sizes: samples a timed call; the first is what speed-ups are told by.
-        threads: of ONNX Runtime within a call; 0 lets it choose.
-        cuda_graph: replay the engines' queries from CUDA graphs.
-        with_paths: keep absolute paths in the report.
-        thumbnails: show pictures of the samples whose prediction changes.
-        layer_samples: how many samples the activations of the INT8 models are compared on; 0 leaves that out.
         command: what was typed, for the report.
     """
 
@@ -708,20 +665,12 @@ class EngineOptions(ExcludeOptions):
 
     Attributes:
         precision: "fp32", "fp16", or a format as in `quantize`; "best" is for `build_best`.
-        table: for a quantized engine of a float model: its calibration table, or the path of one.
         calibration_cache: instead of a table: TensorRT's own cache, for implicit INT8 with the version that wrote it.
-        data: for FP16 without a table: samples on which to see where it overflows.
-        batch_axis: dimension of an input that is the batch, if not the first, in `data` and the default profile.
-        constant: with `data`: inputs that are the same number for every sample.
-        min_coverage: share of the float activations, 0 to 1, that the cache must have scales for.
-        library: "tensorrt", "rtx", or "auto": TensorRT-RTX if targets are given or TensorRT is not installed.
         mode: how INT8 comes about: "explicit" puts Q/DQ into the model; "implicit" (TensorRT up to 10) gives
             TensorRT the ranges and lets it choose; "auto" is explicit except for a DLA.
-        block_size: of INT4, as in `quantize`.
         high_precision: of what is not quantized; None is FP16, or what a model with Q/DQ says.
         exclude: node names, operator types, or shell patterns over node names that stay in float.
         device: GPU that TensorRT builds for: "auto" (the first, or that of `using_device`), "cuda" or "cuda:N".
-        force: build even if the engine that is there is up to date.
         verbose: report every message of TensorRT.
         progress: show a progress bar on a terminal.
     """
@@ -837,7 +786,6 @@ class TimedBuildOptions:
 
     Attributes:
         max_builds: engines that are built at most: FP16 and INT8, then INT8 with operators in float.
-        latency_s: timed seconds of each engine.
     """
 
     max_builds: int = option(8, "Maximum number of engines to build and time.", group=LATENCY)
@@ -869,8 +817,6 @@ class TritonOptions:
 
     Attributes:
         engine: becomes model.plan; without one, the ONNX model is exported for ONNX Runtime.
-        name: of the model in the repository; None takes the file's.
-        max_batch: largest batch; None takes the engine's, else 32.
     """
 
     engine: PathLike | None = option(
@@ -917,12 +863,7 @@ class TrtexecOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(DataOptions, DeviceOptions):
-    """Options of `check_data`.
-
-    Attributes:
-        against: other data that must share no sample with it: validation, for calibration.
-        probe_samples: how many samples the model runs under each preprocessing; 0 leaves that out.
-    """
+    """Options of `check_data`."""
 
     against: PathLike | None = option(
         None, "Other data that must share no sample with this: the validation set.", form=DATA_PATH, unit="path"
@@ -939,7 +880,6 @@ class SensitivityOptions(DataOptions, ExtensionOptions, ClusterOptions):
     """Options of `sensitivity`.
 
     Attributes:
-        table: the calibration that gives the ranges.
         num_samples: samples for the errors of tensors; the damage to the output is measured on as many of them as it
             takes.
     """
@@ -963,14 +903,9 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
     """Options of `tune`.
 
     Attributes:
-        table: the calibration that the plan is for.
-        formats: that a tensor may have: INT8, and with "fp8" also FP8, which is tried before a tensor stays in float.
-        max_drop: the budget, as `--max-drop` of `evaluate` takes it.
         objective: what decides which tensors go back to INT8 first, among those that keep the budget: "work" (the
             multiply-adds behind them), or "latency" (the time, measured with TensorRT on this machine's GPU; what
             INT8 does not clearly speed up stays in float).
-        num_val_samples: of the validation data; None takes all.
-        batch_size: samples run at once in an evaluation.
         runs: folder where finished evaluations are kept, so that an interrupted search goes on; None keeps none.
         table_path: where the table is kept if there is none yet.
     """
@@ -1017,11 +952,7 @@ class VerifyOptions(PreprocessOptions):
     """Options of `verify_cache`.
 
     Attributes:
-        data: a sample, as `calibrate` takes it: do the ranges fit what the tensors reach?
         old_model: the model that the cache was made for, where names changed: the mapping comes from both graphs.
-        tensorrt_version: of the TensorRT that would read it; None takes the installed one.
-        num_samples: how many samples of the data.
-        max_clipped: share of the values of a tensor beyond its range from which on the range does not fit.
     """
 
     data: PathLike | None = option(None, "Data to check the ranges on, as for calibrate.", form=DATA_PATH, unit="path")
@@ -1055,12 +986,6 @@ class BenchOptions:
 
     Attributes:
         shapes: of the inputs, as trtexec takes them; None completes the model's own with `batch_size`.
-        batch_size: of a dynamic first dimension.
-        warm_up_ms: untimed calls before.
-        duration: timed seconds for each model, at least.
-        iterations: timed calls for each model, at least.
-        percentile: that are reported.
-        threads: of ONNX Runtime within a call; 0 lets it choose.
         progress: show a progress bar on a terminal.
     """
 

@@ -22,17 +22,8 @@ class TaskOptions:
     """What the outputs of a model mean; an option that the task does not know is an error.
 
     Attributes:
-        task: a name in `TASKS`; "none": outputs are compared with FP32's alone.
-        labels: annotations of "detect" (COCO's JSON, or a folder in YOLO's format), of "segment" (a folder of PNGs) and
-            of "image" (a folder of target images).
-        detections: how the outputs of a detector are laid out, such as "yolov8" (docs/how-to/detection.md).
         decoder: of "detect", where they are laid out otherwise: a function, or "file.py:function", that reads them.
-        score_threshold: of "detect": minimum confidence score.
         iou_threshold: of "detect", where non-maximum suppression is not in the graph.
-        max_detections: of "detect": maximum number of detections per image.
-        ignored: of "segment": ignore index, the value of pixels in a mask that do not count.
-        mask_map: of "segment": what values or colors mean, where they are no class indices (docs/how-to/tasks.md).
-        binary: of "segment", where a model has one output channel: whether it holds "logits" or "probabilities".
         postprocess: of "custom": a function, or "file.py:function": outputs and ids to predictions.
         metric: of "custom": a class, or "file.py:Class" (docs/how-to/tasks.md).
         task_options: the options that a registered task has of its own, by name.

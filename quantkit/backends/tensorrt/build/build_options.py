@@ -49,25 +49,6 @@ class BuildOptions:
 
     Attributes:
         profiles: optimization profiles; none gives a model with a dynamic batch a default one.
-        workspace_bytes: most scratch memory that a layer may take.
-        builder_optimization_level: 0 (fast build) to 5 (fast engine); TensorRT's default is 3.
-        timing_cache: file with measured kernels: read, and merged with what this build measures.
-        hardware_compatibility: which other GPUs the engine must run on.
-        version_compatible: the engine must run on later TensorRT: of the same major version, of 8.6 also on 9 and 10,
-            of 10 on 11.
-        refit: weights can be replaced in the engine.
-        strip_weights: weights are left out of the engine and must be refitted before use.
-        dla_core: run on this deep-learning accelerator (Jetson) where possible.
-        allow_gpu_fallback: with `dla_core`: what the DLA cannot run goes to the GPU instead of failing.
-        sparsity: use kernels for 2:4 sparse weights where the weights are.
-        tf32: FP32 products may run with 10 bits of mantissa; None leaves TensorRT's default, which is yes.
-        targets: for TensorRT-RTX: GPUs to build for, such as ("sm86", "sm89").
-        io_formats: type and memory format of inputs and outputs.
-        weight_streaming: weights may stay in host memory (10 and later, strongly typed).
-        max_aux_streams: auxiliary CUDA streams that a query may use; 0 saves memory.
-        layer_precisions: of layers by name, where flags decide (up to 10).
-        plugins: libraries of TensorRT plugins; a version-compatible engine carries them.
-        precision_constraints: for implicit INT8: whether a layer that must stay in float fails the build if it cannot.
     """
 
     profiles: tuple[OptimizationProfile, ...] = ()
