@@ -1,14 +1,16 @@
-"""How much of a model's work each weighted operator does."""
+"""How many multiply-adds an operator does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import constant_of, weighted_nodes
+
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def multiply_adds(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -30,21 +32,75 @@ def multiply_adds(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[
         {'head': 256}
     """
     names = weighted_nodes(model)
-    return {name_of(node): _work(node, shapes) for node in model.graph if node.name in names}
+    return {
+        name_of(node): count_multiply_adds(
+            node, [_sizes(value, shapes) for value in node.inputs], _sizes(node.outputs[0], shapes)
+        )
+        or 0
+        for node in model.graph
+        if node.name in names
+    }
 
 
-def _work(node: ir.Node, shapes: Mapping[str, Sequence[int]]) -> int:
-    """Elements of the output times products per element; a transposed convolution scatters its input instead."""
-    first, weight = node.inputs[0], node.inputs[1]
-    spread = first if node.op_type == "ConvTranspose" else node.outputs[0]
-    elements, kernel = (_sizes(value, shapes) for value in (spread, weight))
-    if elements is None or kernel is None:
-        return 0
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return math.prod(elements) * math.prod(kernel[1:])
-    if node.op_type == "Gemm":
-        return math.prod(elements) * kernel[1 if node.attributes.get_int("transB", 0) else 0]
-    return math.prod(elements) * kernel[max(len(kernel) - 2, 0)]
+def count_multiply_adds(
+    node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequence[int] | None
+) -> int | None:
+    """Multiply-adds of one operator; None where a shape is not known.
+
+    Args:
+        node: that multiplies matrices or convolves.
+        shapes: of its inputs.
+        result: shape of its output.
+    """
+    try:
+        return _count(node, shapes, result)
+    except (TypeError, IndexError, ValueError, KeyError):  # a shape that is not known, or not the operator's
+        return None
+
+
+def _count(node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequence[int] | None) -> int:
+    """Multiply-adds. Raises `TypeError` where a shape is missing."""
+    first, second = shapes[0], shapes[1]
+    kind = node.op_type
+    if kind in ("Conv", "FusedConv", "NhwcFusedConv", "DeformConv"):
+        return math.prod(_known(result)) * math.prod(_known(second)[1:])
+    if kind == "ConvTranspose":
+        return math.prod(_known(first)) * math.prod(_known(second)[1:])
+    if kind in ("Gemm", "FusedGemm"):
+        return math.prod(_known(result)) * _known(second)[1 if node.attributes.get_int("transB", 0) else 0]
+    if kind in ("MatMul", "FusedMatMul", "TransposeMatMul"):
+        inner = -1 if node.attributes.get_int("transB", 0) else max(-2, -len(_known(second)))
+        return math.prod(_known(result)) * _known(second)[inner]
+    if kind in RECURRENT:
+        steps = math.prod(_known(first)[:2])
+        return steps * (math.prod(_known(second)) + math.prod(_known(shapes[2])))
+    if kind == "Einsum":
+        terms = node.attributes.get_string("equation", "").replace(" ", "").partition("->")[0].split(",")
+        sizes = {label: n for term, shape in zip(terms, shapes, strict=True) for label, n in _labelled(term, shape)}
+        return math.prod(sizes.values())
+    if kind == "Attention" and node.domain == "com.microsoft":
+        batch, length, _ = _known(first)
+        features, projected = _known(second)
+        return batch * length * projected * features + 2 * batch * length * length * projected // 3
+    if kind in ("Attention", "MultiHeadAttention"):
+        return _attention(_known(first), _known(second), _known(shapes[2]))
+    raise TypeError(kind)
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
+    """Scores and their product with the values; [N, heads, length, size], or [N, length, heads * size]."""
+    rows = math.prod(query[:-2]) * query[-2]
+    return rows * key[-2] * (query[-1] + (value[-1] if len(query) == 4 else query[-1]))
+
+
+def _labelled(term: str, shape: Sequence[int] | None) -> Iterator[tuple[str, int]]:
+    return iter(zip(term, _known(shape), strict=True))
+
+
+def _known(shape: Sequence[int] | None) -> Sequence[int]:
+    if shape is None:
+        raise TypeError("a shape is not known")
+    return shape
 
 
 def _sizes(value: ir.Value | None, shapes: Mapping[str, Sequence[int]]) -> Sequence[int] | None:

@@ -5,22 +5,20 @@ LSTM, GRU, RNN, Einsum, attention and what sub-graphs hold stay in float. They c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from quantkit.graph.multiply_adds import RECURRENT, count_multiply_adds
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.expose import with_input_shapes
 from quantkit.graph.passes.prepare import FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.types import QdqPlan
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
-
 _IN_FLOAT = frozenset(
     {
-        *(*_RECURRENT, "Einsum", "DeformConv", "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul"),
+        *(*RECURRENT, "Einsum", "DeformConv", "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul"),
         *("TransposeMatMul", "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"),
         *("PackedMultiHeadAttention", "DecoderMaskedMultiHeadAttention", "LongformerAttention"),
     }
@@ -98,7 +96,7 @@ def find_products(model: ir.Model) -> tuple[Product, ...]:
             name_of(node),
             node.op_type,
             node.graph is not shaped.graph,
-            _work(node, [_sizes(value) for value in node.inputs], _sizes(node.outputs[0])),
+            count_multiply_adds(node, [_sizes(value) for value in node.inputs], _sizes(node.outputs[0])),
         )
         for node in ir.traversal.RecursiveGraphIterator(shaped.graph)
         if is_product(node)
@@ -119,7 +117,7 @@ def estimated_work(node: ir.Node) -> int:
             return _sizes(value)
         return [d if isinstance(d, int) else _DYNAMIC_SIZE if i else 1 for i, d in enumerate(value.shape)]
 
-    return _work(node, [assumed(value) for value in node.inputs], assumed(node.outputs[0])) or 0
+    return count_multiply_adds(node, [assumed(value) for value in node.inputs], assumed(node.outputs[0])) or 0
 
 
 def float_reason(node: ir.Node) -> str:
@@ -157,58 +155,6 @@ def _assumed_shapes(model: ir.Model) -> dict[str, ir.Shape]:
         for value in model.graph.inputs
         if value.shape is not None
     }
-
-
-def _work(node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequence[int] | None) -> int | None:
-    try:
-        return _count(node, shapes, result)
-    except (TypeError, IndexError, ValueError, KeyError):  # a shape that is not known, or not the operator's
-        return None
-
-
-def _count(node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequence[int] | None) -> int:
-    """Multiply-adds. Raises `TypeError` where a shape is missing."""
-    first, second = shapes[0], shapes[1]
-    kind = node.op_type
-    if kind in ("Conv", "FusedConv", "NhwcFusedConv", "DeformConv"):
-        return math.prod(_known(result)) * math.prod(_known(second)[1:])
-    if kind == "ConvTranspose":
-        return math.prod(_known(first)) * math.prod(_known(second)[1:])
-    if kind in ("Gemm", "FusedGemm"):
-        return math.prod(_known(result)) * _known(second)[1 if node.attributes.get_int("transB", 0) else 0]
-    if kind in ("MatMul", "FusedMatMul", "TransposeMatMul"):
-        inner = -1 if node.attributes.get_int("transB", 0) else max(-2, -len(_known(second)))
-        return math.prod(_known(result)) * _known(second)[inner]
-    if kind in _RECURRENT:
-        steps = math.prod(_known(first)[:2])
-        return steps * (math.prod(_known(second)) + math.prod(_known(shapes[2])))
-    if kind == "Einsum":
-        terms = node.attributes.get_string("equation", "").replace(" ", "").partition("->")[0].split(",")
-        sizes = {label: n for term, shape in zip(terms, shapes, strict=True) for label, n in _labelled(term, shape)}
-        return math.prod(sizes.values())
-    if kind == "Attention" and node.domain == "com.microsoft":
-        batch, length, _ = _known(first)
-        features, projected = _known(second)
-        return batch * length * projected * features + 2 * batch * length * length * projected // 3
-    if kind in ("Attention", "MultiHeadAttention"):
-        return _attention(_known(first), _known(second), _known(shapes[2]))
-    raise TypeError(kind)
-
-
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
-    """Scores and their product with the values; [N, heads, length, size], or [N, length, heads * size]."""
-    rows = math.prod(query[:-2]) * query[-2]
-    return rows * key[-2] * (query[-1] + (value[-1] if len(query) == 4 else query[-1]))
-
-
-def _labelled(term: str, shape: Sequence[int] | None) -> Iterator[tuple[str, int]]:
-    return iter(zip(term, _known(shape), strict=True))
-
-
-def _known(shape: Sequence[int] | None) -> Sequence[int]:
-    if shape is None:
-        raise TypeError("a shape is not known")
-    return shape
 
 
 def _sizes(value: ir.Value | None) -> Sequence[int] | None:
