@@ -234,39 +234,47 @@ def half_scale(scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return half.astype(np.float32)
 
 
-_BLOCK_RATIOS = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
-"""Of the scale that clips nothing. With 7/8 the largest weight of a block is -8 steps, if it is negative."""
+_RATIOS: dict[str, tuple[float, ...]] = {
+    "int": (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6),
+    "float": tuple(2.0 ** (k / 16) for k in range(16)),
+}
+"""Of the scale that clips nothing. With 7/8 the largest weight of a block is -8 steps, if it is negative. The numbers
+of FP8 are spaced alike in every octave, so that the scales of one octave are all there are."""
 
 
-def block_params(
-    weight: npt.NDArray[np.floating],
-    axis: int,
-    fmt: QuantFormat,
-    *,
-    importance: npt.NDArray[np.floating] | None = None,
+def least_error_params(
+    weight: npt.NDArray[np.floating], axis: int | None, fmt: QuantFormat, *, importance: npt.ArrayLike = 1.0
 ) -> QuantParams:
-    """Parameters of a weight in blocks, clipped where that makes the squared error less. Scales are exact in FP16.
+    """Parameters of a weight that make the squared error least, with scales that are exact in FP16 where it has them.
+
+    Blocks are clipped where that is better. Scales of FP8 clip nothing: they decide how the weights lie between its
+    numbers. Those of INT8 are the ones of `weight_params`, which TensorRT's implicit quantization computes as well.
 
     Args:
         weight: float array.
-        axis: of the blocks.
-        fmt: with the size of the blocks.
-        importance: weight of the squared errors along `axis`: the mean squares of what is multiplied. Default: equal.
+        axis: output-channel axis, or that of the blocks; None for one scale.
+        fmt: of the quantized values.
+        importance: what the squared errors are multiplied with, broadcast against `weight`.
     """
     widest = weight_params(weight, axis, fmt)
-    starts = np.arange(0, weight.shape[axis], fmt.block or 1)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    weights_of_errors = 1.0 if importance is None else np.asarray(importance, np.float64).reshape(shape)
+    if fmt.kind != "float" and fmt.block is None:
+        return widest
     best, least = widest.scale, np.full(widest.scale.shape, np.inf)
-    for ratio in _BLOCK_RATIOS:
-        scale = np.clip(widest.scale * np.float32(ratio), SMALLEST_HALF, LARGEST_HALF)
-        scale = scale.astype(np.float16).astype(np.float32)
+    for ratio in _RATIOS[fmt.kind]:
+        wanted = np.maximum(widest.scale * np.float32(ratio), SMALLEST_HALF)
+        scale = np.where(wanted > LARGEST_HALF, wanted, np.minimum(wanted, LARGEST_HALF).astype(np.float16))
         params = QuantParams(scale=scale, axis=axis, format=fmt)
-        error = np.square(dequantize_array(quantize_array(weight, params), params) - weight) * weights_of_errors
-        found = np.add.reduceat(error, starts, axis=axis)
-        best, least = np.where(found < least, scale, best), np.minimum(found, least)
+        error = np.square(dequantize_array(quantize_array(weight, params), params) - weight) * np.asarray(importance)
+        found = _sum_for_scales(error, axis, fmt)
+        best, least = np.where(found < least, params.scale, best), np.minimum(found, least)
     return QuantParams(scale=best, axis=axis, format=fmt)
+
+
+def _sum_for_scales(values: npt.NDArray[Any], axis: int | None, fmt: QuantFormat) -> npt.NDArray[Any]:
+    """Of the values that share a scale; shaped as the scales."""
+    if fmt.block is not None and axis is not None:
+        return np.add.reduceat(values, np.arange(0, values.shape[axis], fmt.block), axis=axis)
+    return np.asarray(values.sum(axis=tuple(i for i in range(values.ndim) if i != axis)))
 
 
 def storage_type(fmt: QuantFormat) -> np.dtype:

@@ -15,6 +15,7 @@ from quantkit.numerics import (
     QuantParams,
     dequantize_array,
     fake_quantize,
+    least_error_params,
     quantize_array,
     value_bounds,
     weight_params,
@@ -159,6 +160,58 @@ def test_fp8_saturates_and_keeps_nan():
         quantize_array(x, QuantParams(np.float32(1), format=FP8)), QuantParams(np.float32(1), format=FP8)
     )
     np.testing.assert_array_equal(got, [448, 448, 448, 448, 448, -448, np.nan, 0])
+
+
+def squared_fp8_errors(rows: np.ndarray, scales: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """Of rows [R, K] with a scale each: distances to the nearest of all numbers of E4M3."""
+    distances = np.abs(rows[:, :, None] / scales[:, None, None] - fp8_values().astype(np.float64))
+    return np.sum(np.square(distances.min(axis=2) * scales[:, None]) * importance, axis=1)
+
+
+def octave_of(rows: np.ndarray) -> np.ndarray:
+    """Sixteen scales for each row [R, K], exact in FP16: from the largest weight / 448 to almost twice that."""
+    largest = np.abs(rows).max(axis=1) / np.float32(448)
+    return (largest * np.exp2(np.arange(16) / 16)[:, None]).astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.parametrize("width", [4, 30])
+def test_fp8_scales_of_weights_are_the_best_of_an_octave(width):
+    random = np.random.default_rng(0)
+    rows, importance = random.standard_normal((40, width)).astype(np.float32), random.exponential(size=(40, width))
+    errors = np.array([squared_fp8_errors(rows, scales, importance) for scales in octave_of(rows)])
+    params = least_error_params(rows, 0, weight_format(0, kind="float"), importance=importance)
+    found = squared_fp8_errors(rows, params.scale.astype(np.float64), importance)
+    np.testing.assert_allclose(found, errors.min(axis=0), rtol=1e-3)
+    assert found.sum() < 0.8 * errors[0].sum()
+
+
+def test_another_octave_gives_fp8_the_same_errors():
+    rows = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    for scales in octave_of(rows)[::5]:
+        once, twice = (squared_fp8_errors(rows, scales * factor, np.ones(30)) for factor in (1, 2))
+        np.testing.assert_allclose(once, twice, rtol=1e-4)
+
+
+@given(MATRICES, hnp.arrays(np.float32, (1, 6), elements=st.floats(0, 100, width=32)), st.sampled_from([None, 0, 1]))
+def test_fp8_weights_are_never_worse_than_with_the_largest_magnitude(weight, importance, axis):
+    counts = importance[:, : weight.shape[1]]
+    fmt = weight_format(axis, kind="float")
+    params, plain = least_error_params(weight, axis, fmt, importance=counts), weight_params(weight, axis, fmt)
+    plain = QuantParams(np.maximum(plain.scale, 2.0**-24).astype(np.float16), axis=axis, format=fmt)
+    assert (params.scale == params.scale.astype(np.float16)).all()
+    assert (params.scale >= plain.scale).all()  # nothing is clipped
+
+    def error(chosen: QuantParams) -> float:
+        missing = dequantize_array(quantize_array(weight, chosen), chosen) - weight
+        return float(np.sum(np.square(missing) * counts, dtype=np.float64))
+
+    assert error(params) <= error(plain) * (1 + 1e-5)
+
+
+def test_a_scale_beyond_fp16_stays_as_it_is():
+    weight = np.array([[1e8, 3e7]], np.float32)
+    params = least_error_params(weight, 0, weight_format(0, kind="float"))
+    np.testing.assert_allclose(dequantize_array(quantize_array(weight, params), params), weight, rtol=1 / 16)
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)), st.floats(2**-10, 100, width=32))

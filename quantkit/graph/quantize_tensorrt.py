@@ -17,7 +17,7 @@ from quantkit.graph.passes.qdq import insert_qdq
 from quantkit.graph.passes.shift import apply_shifts, constant_product
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quant_params import activation_params
-from quantkit.numerics import QuantParams, dequantize_array, quantize_array, weight_params
+from quantkit.numerics import QuantParams, dequantize_array, least_error_params, quantize_array
 from quantkit.types import INT8, QdqPlan, QuantFormat, Refinement, TensorRange
 
 
@@ -139,7 +139,7 @@ def _correct_biases(model: ir.Model, plan: RefinedPlan, refinement: Refinement) 
     for edge in plan.qdq.weights:
         if edge.node in plan.offsets and edge.node not in biases and edge.tensor not in refinement.weights:
             weight = constant_array(model, edge.tensor)
-            params = weight_params(weight, edge.axis, edge.format)
+            params = least_error_params(weight, edge.axis, edge.format)
             error = dequantize_array(quantize_array(weight, params), params) - np.asarray(weight, np.float32)
             delta = constant_product(nodes[edge.node], error, plan.offsets[edge.node])
             biases[edge.node] = np.asarray(delta, np.float32)

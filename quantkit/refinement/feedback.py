@@ -19,13 +19,11 @@ import numpy.typing as npt
 
 from quantkit.numerics import (
     QuantParams,
-    block_params,
     code_type,
-    half_scale,
+    least_error_params,
     quantize_array,
     round_values,
     value_bounds,
-    weight_params,
 )
 from quantkit.types import QuantFormat, block_format, weight_format
 
@@ -46,35 +44,40 @@ def dequantize_matrix(codes: _Codes, scale: _Scale) -> _Array:
     return np.asarray(codes.astype(np.float64) * _steps(scale))
 
 
-def matrix_scale(matrix: _Floats, scale_shape: tuple[int, int], fmt: QuantFormat = _INT8) -> _Scale:
-    """Scales [G, R] of a matrix [G, R, K] as `quantkit.numerics.weight_params` chooses them; of FP8, exact in FP16.
+def matrix_scale(
+    matrix: _Floats, scale_shape: tuple[int, int], fmt: QuantFormat = _INT8, importance: _Floats | float = 1.0
+) -> _Scale:
+    """Scales [G, R] of a matrix [G, R, K] as `quantkit.numerics.least_error_params` chooses them.
 
     Args:
         matrix: float weight.
         scale_shape: [G or 1, R or 1], which rows share a scale.
         fmt: of the codes.
+        importance: mean squares of the inputs, [G, 1, K]; default: equal.
     """
     groups, rows, width = matrix.shape
     of_groups, of_rows = scale_shape
-    together = matrix.reshape(of_groups, groups // of_groups, of_rows, rows // of_rows, width).swapaxes(1, 2)
-    scale = weight_params(together.reshape(of_groups * of_rows, -1), 0, _of_channels(fmt)).scale
-    scale = half_scale(scale) if fmt.kind == "float" else scale
+
+    def together(values: _Floats) -> _Floats:
+        """[G, R, K] → a row for each scale."""
+        parts = values.reshape(of_groups, groups // of_groups, of_rows, rows // of_rows, width)
+        return parts.swapaxes(1, 2).reshape(of_groups * of_rows, -1)
+
+    squares = np.broadcast_to(np.asarray(importance, np.float32), matrix.shape)
+    scale = least_error_params(together(matrix), 0, _of_channels(fmt), importance=together(squares)).scale
     return np.array(np.broadcast_to(scale.reshape(scale_shape), (groups, rows)))
 
 
 def block_steps(matrix: _Floats, block: int, importance: _Floats) -> _Scale:
-    """Scales [G, R, K] of a matrix [G, R, K] as `quantkit.numerics.block_params` chooses them, repeated in each block.
+    """Scales [G, R, K] of a matrix [G, R, K] as `least_error_params` chooses them, repeated in each block.
 
     Args:
         matrix: float weight.
         block: inputs that share a scale, for each output channel.
-        importance: mean squares of the inputs, [G, K].
+        importance: mean squares of the inputs, [G, 1, K].
     """
-    scales = [
-        block_params(rows, 1, block_format(block), importance=squares).scale
-        for rows, squares in zip(matrix, importance, strict=True)
-    ]
-    return np.repeat(np.stack(scales), block, axis=2)[:, :, : matrix.shape[2]]
+    scale = least_error_params(matrix, 2, block_format(block), importance=importance).scale
+    return np.repeat(scale, block, axis=2)[:, :, : matrix.shape[2]]
 
 
 def round_nearest(matrix: _Floats, scale: _Scale, fmt: QuantFormat = _INT8) -> _Codes:

@@ -212,10 +212,11 @@ class _Layer:
         return codes, scale, np.where(np.isfinite(bias), bias, 0)
 
     def _scale(self, target: _Floats, fit: _Fit) -> _Scale:
-        if self.format.block is None:
-            return matrix_scale(target, self.scale_shape, self.format)
         squares = np.einsum("gkk->gk", fit.second_moment)[:, None, :]
-        return block_steps(target, self.format.block, self.moments.join(squares, target.shape[2])[:, 0])
+        importance = self.moments.join(squares, target.shape[2])
+        if self.format.block is None:
+            return matrix_scale(target, self.scale_shape, self.format, importance)
+        return block_steps(target, self.format.block, importance)
 
     def mean_error(self, codes: _Codes, scale: _Scale, inputs: InputMoments | _Fit) -> _Array:
         """E[W x - Q x^], [G, R]."""

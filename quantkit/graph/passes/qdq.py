@@ -13,7 +13,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
-from quantkit.numerics import QuantParams, block_params, quantize_array, weight_params
+from quantkit.numerics import QuantParams, least_error_params, quantize_array
 from quantkit.types import QdqEdge, QdqPlan, QuantFormat, RoundedWeight
 
 _RoundedForms = dict[tuple[int | None, QuantFormat], tuple[QuantParams, np.ndarray]]
@@ -157,7 +157,7 @@ class _Insertion:
 
 
 def _round_to_nearest(array: np.ndarray, axis: int | None, fmt: QuantFormat) -> tuple[QuantParams, np.ndarray]:
-    params = weight_params(array, axis, fmt) if axis is None or fmt.block is None else block_params(array, axis, fmt)
+    params = least_error_params(array, axis, fmt)
     codes = quantize_array(array, params)
     codes.flags.writeable = False  # it is part of several models
     return params, codes
