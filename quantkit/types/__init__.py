@@ -43,6 +43,7 @@ from quantkit.types.evaluation import (
 from quantkit.types.gate_check import GateCheck
 from quantkit.types.plan import PlanPoint, QuantizationPlan
 from quantkit.types.quantization import (
+    BLOCK_SIZES,
     FP8,
     INT8,
     OLDEST_QDQ_OPSET,
@@ -64,6 +65,7 @@ from quantkit.types.running import QueryTimes, Runner, SharedModel, TimedRunner
 from quantkit.types.sensitivity import RankedUnit, SensitivityRanking
 
 __all__ = [
+    "BLOCK_SIZES",
     "FP8",
     "INT8",
     "OLDEST_QDQ_OPSET",

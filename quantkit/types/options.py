@@ -27,7 +27,7 @@ from quantkit.types.data import ColorOrder, Interpolation, Layout, PadPosition, 
 from quantkit.types.device_choice import first_gpu, parse_device
 from quantkit.types.option import TextForm, check_choices, check_fraction, check_minimum, nested, option, owned_options
 from quantkit.types.plan import QuantizationPlan
-from quantkit.types.quantization import DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
+from quantkit.types.quantization import BLOCK_SIZES, DEFAULT_BLOCK, SCHEMES, Format, Precision, QuantScheme
 from quantkit.urls import data_path
 
 Order = Literal["shuffled", "given"]
@@ -514,7 +514,7 @@ class MergeOptions(MethodOptions):
     progress: bool = True
 
 
-_BLOCK_SIZE = "int4: inputs of a weight that share a scale; halved where it does not divide their number."
+_BLOCK_SIZE = "int4: inputs of a weight that share a scale; 64 where 128 does not divide their number."
 
 
 def check_block_size(block: int | None, precision: str, option: str) -> None:
@@ -522,8 +522,8 @@ def check_block_size(block: int | None, precision: str, option: str) -> None:
     blocked = [name for name, scheme in SCHEMES.items() if scheme.blocks]
     if block is not None and precision not in blocked:
         raise ModelError(f"--block-size is for {option} {' and '.join(blocked)}, not for {precision}")
-    if block not in (None, 64, 128):
-        raise ModelError(f"--block-size {block}: TensorRT has kernels for 64 and 128")
+    if block is not None and block not in BLOCK_SIZES:
+        raise ModelError(f"--block-size {block}: TensorRT takes {' and '.join(map(str, BLOCK_SIZES))}")
 
 
 @dataclass(frozen=True, kw_only=True)

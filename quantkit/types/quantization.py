@@ -82,8 +82,10 @@ def weight_format(axis: int | None, *, bits: int = 8, kind: Literal["int", "floa
     return QuantFormat(kind, bits, "tensor" if axis is None else "channel", narrow_range=kind == "int")
 
 
+BLOCK_SIZES = 64, 128
+"""Inputs that share a scale in INT4, as TensorRT takes them."""
+
 DEFAULT_BLOCK = 128
-"""Inputs that share a scale in INT4, where nothing else is said."""
 
 
 def block_format(block: int) -> QuantFormat:

@@ -188,9 +188,9 @@ def test_blocks_of_another_size_are_not_taken_for_those_that_were_kept(tmp_path)
 @pytest.mark.parametrize("form", ["fp8", "int4"])
 def test_weights_are_rounded_in_batches_of_the_size_that_a_model_is_fixed_to(tmp_path, form):
     g = Builder(batch=4)
-    shape = g.constant(np.array([4, 32], np.int64))
-    model = write(g.model(g.linear(g.op("Reshape", g.input("x", 2, 16), shape), 32, 64)), tmp_path / "net.onnx")
-    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((22, 2, 16)).astype(np.float32))
+    shape = g.constant(np.array([4, 64], np.int64))
+    model = write(g.model(g.linear(g.op("Reshape", g.input("x", 2, 32), shape), 64, 32)), tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((22, 2, 32)).astype(np.float32))
     paths = (model, tmp_path / "data.npy")
     calibrate(*paths, accuracy="fast", progress=False, table_path=tmp_path / "net.calib.json")
     said: list[str] = []
@@ -338,7 +338,7 @@ def test_a_cache_is_refused_for_what_is_explicit(calibrated, tmp_path):
 def test_inspection_names_the_formats(calibrated, tmp_path, form):
     found = inspect_model(FloatModel(quantize(*calibrated, tmp_path / "net.onnx", format=form).path))
     assert "+".join(found.formats) == form
-    assert (found.num_quantized, found.num_weighted) == (2 if form == "int4" else 4, 4)
+    assert (found.num_quantized, found.num_weighted) == (1 if form == "int4" else 4, 4)
     told = {finding.rule: finding.text for finding in found.findings}
     version = {"fp8": "TensorRT 10.3 or later, and GPUs from sm89 on", "int4": "TensorRT 10.0 or later"}
     assert told == ({} if form == "int8" else {"format": f"{form.upper()}: needs {version[form.partition('+')[0]]}"})
@@ -389,17 +389,16 @@ def test_what_a_model_cannot_be_is_said_before_it_is_evaluated(tmp_path):
     check_variants(FloatModel(model), EvaluationOptions(), None)
 
 
-@pytest.mark.parametrize(("width", "factor", "reason"), [(33, 1, "odd number"), (64, 1e6, "beyond FP16")])
-def test_a_weight_that_int4_cannot_hold_stays_in_float_with_the_reason(tmp_path, width, factor, reason):
+def test_a_weight_whose_scales_fp16_cannot_hold_stays_in_float_with_the_reason(tmp_path):
     g = Builder()
-    x = g.op("MatMul", g.input("x", 75), g.weight(75, width))
-    model = g.model(g.op("MatMul", x, g.weight(width, 64)))
+    x = g.op("MatMul", g.input("x", 64), g.weight(64, 64))
+    model = g.model(g.op("MatMul", x, g.weight(64, 64)))
     first = model.graph.initializer[0]
-    first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) * np.float32(factor), first.name))
+    first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) * np.float32(1e6), first.name))
     write(model, tmp_path / "net.onnx")
     plan = plan_weight_only(FloatModel(tmp_path / "net.onnx").prepared(21), 128)
     assert len(plan.weights) == 1
-    assert any(reason in why for why in plan.skipped.values())
+    assert any("beyond FP16" in why for why in plan.skipped.values())
 
 
 def test_a_model_of_any_format_belongs_to_its_table():

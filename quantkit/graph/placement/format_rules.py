@@ -7,7 +7,8 @@ leaves such convolutions in (0.47, onnx/quantization/graph_utils.py). Weights of
 for each channel came with TensorRT 10.6 (its release notes), on Hopper alone, and a floating-point format needs them
 less.
 
-INT4 needs blocks of equal size: others TensorRT refuses, or cuts otherwise than ONNX.
+INT4 needs blocks of 64 or 128 weights, all of the same size (TensorRT documentation, "Quantization Schemes":
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html).
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ import math
 import onnx_ir as ir
 
 from quantkit.graph.passes.prepare import constant_of, is_standard
-from quantkit.types import QuantFormat
+from quantkit.types import BLOCK_SIZES, QuantFormat
 
 _LARGEST_KERNEL = 32
 """Positions."""
 
 _FEW_CHANNELS = 16
 """On either side of a convolution."""
-
-_SMALLEST_BLOCK = 16
 
 
 def format_obstacle(node: ir.Node, fmt: QuantFormat, *, quantize_all: bool = False) -> str:
@@ -68,15 +67,10 @@ def weight_granularity(node: ir.Node, axis: int | None, fmt: QuantFormat) -> int
 
 
 def block_size(width: int, wanted: int) -> int | None:
-    """Size of the blocks that K inputs divide into: as wanted, or half of it, and so on; None if there is none.
+    """The largest size of blocks, up to what is wanted, that K inputs divide into; None if there is none.
 
     Example:
-        >>> [block_size(width, 128) for width in (768, 192, 100, 101, 200)]
-        [128, 64, 100, 101, None]
+        >>> [block_size(width, 128) for width in (768, 192, 101, 200)]
+        [128, 64, None, None]
     """
-    size = min(wanted, width)
-    while size >= _SMALLEST_BLOCK or size == width:
-        if width % size == 0:
-            return size
-        size //= 2
-    return None
+    return max((size for size in BLOCK_SIZES if size <= wanted and width % size == 0), default=None)

@@ -6,7 +6,6 @@ and the time of reading it, not arithmetic.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of, is_standard
 from quantkit.graph.placement.format_rules import block_size
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.numerics import LARGEST_HALF
-from quantkit.types import QdqEdge, QdqPlan, block_format
+from quantkit.types import BLOCK_SIZES, QdqEdge, QdqPlan, block_format
 
 _FEWEST = 16
 """Inputs and outputs of a product whose weight is worth it."""
@@ -65,12 +64,10 @@ def _obstacle(node: ir.Node, axis: int, block: int) -> str:
         return f"its weight has fewer than {_FEWEST} inputs or outputs"
     if others := sorted({user.op_type for user, _ in value.uses() if not is_standard(user, "MatMul", "Gemm")}):
         return f"its weight is also read by {', '.join(others)}, in float"
-    if math.prod(shape) % 2:
-        return "its weight has an odd number of values, which TensorRT does not pack"
     if _largest_magnitude(value) / 7 > LARGEST_HALF:
         return "its weight needs scales beyond FP16"
     if block_size(shape[axis], block) is None:
-        return f"its {shape[axis]} inputs do not divide into equal blocks of at most {block}"
+        return f"its {shape[axis]} inputs do not divide into blocks of {' or '.join(map(str, BLOCK_SIZES))}"
     return ""
 
 
