@@ -39,6 +39,18 @@ _ROUNDING = 0.501
 """Steps that rounding can cost at most; what loses more is clipped."""
 
 
+def plan_of_table(model: FloatModel, table: CalibrationTable) -> QdqPlan:
+    """What the model of a table quantizes, on the tensors of the float model.
+
+    Where a tensor is shifted or scaled, nodes that only shared its Q, such as a residual Add, read floats.
+    """
+    plan = exclude_tensors(plan_tensorrt(model.prepared()), table.in_float)
+    refinement = table.refinement or Refinement()
+    refined = plan_refined(model.prepared(), table.tensors, refinement, in_float=table.in_float)
+    quantized = {(edge.node, edge.index) for edge in refined.qdq.activations}
+    return replace(plan, activations=tuple(e for e in plan.activations if (e.node, e.index) in quantized))
+
+
 def plan_units(plan: QdqPlan, weighted: Set[str]) -> tuple[QuantizedUnit, ...]:
     """Every quantized tensor with its readers, and every operator with its inputs, in network order.
 
@@ -153,7 +165,7 @@ def analyze_sensitivity(
         ModelError: nothing of the model can be quantized.
     """
     graph = model.prepared()
-    plan = exclude_tensors(plan_tensorrt(graph), table.in_float)
+    plan = plan_of_table(model, table)
     pieces = GraphPieces(graph)
     sizes = next(observe(pieces, pieces.producers, [samples.smallest]))
     counts = multiply_adds(graph, {name: np.shape(array) for name, array in sizes.items()})
