@@ -1,7 +1,8 @@
 """Processes that decode for threads: beyond a few threads Python's lock costs more than a second process.
 
-A thread names its files through a pipe and waits for pixels without the lock. A child process knows nothing but its
-pipe: it ends with it, however its parent ends. What it cannot do is done again in the thread, which tells why.
+A thread names its files through a pipe and waits without the lock until their pixels are in shared memory, or come
+through the pipe. A child process ends with its pipe, however its parent ends. What it cannot do is done again in the
+thread, which tells why.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import IO
 
 from quantkit.datasets.fingerprint import LARGEST_FILE_BYTES, count_cpus
 from quantkit.datasets.image_decoding import Box, Pixels, decode_pixels
+from quantkit.datasets.shared_pixels import Levels, PixelPlace, map_levels, share_pixels
 from quantkit.machine import read_file
 from quantkit.types import Dataset, Preprocessing
 
@@ -28,6 +31,9 @@ if sys.platform == "linux":
 
 TOGETHER = 8
 """Samples that a process is sent at once."""
+
+ASKING = 2
+"""Threads for each process: it goes on with what one asked for while another uses what it got."""
 
 _MOST_THREADS = 4
 """That decode well side by side in one process: more of them wait for Python's lock."""
@@ -51,7 +57,7 @@ _THREAD = threading.local()
 _ENDING_S = 1.0
 """That a process may take to end, once killed: on a disk that hangs the system does not end it."""
 
-_START = "import sys; sys.path[:] = {path!r}; from quantkit.datasets.decoder_processes import serve; serve()"
+_START = "import sys; sys.path[:] = {path!r}; from quantkit.datasets.decoder_processes import serve; serve({file})"
 """With the path of this process, and nothing of the folder that it runs in, nor of a script that would run again."""
 
 Request = tuple["Path | bytes", "Box | None", Preprocessing]
@@ -59,6 +65,12 @@ Request = tuple["Path | bytes", "Box | None", Preprocessing]
 
 Reply = tuple["str | None", Pixels]
 """SHA-256, hexadecimal, of the content where it was read from a file, and what was decoded."""
+
+_Asked = tuple[Request, "tuple[int, int] | None"]
+"""What a child is sent: a request, and the part of the shared memory for its pixels."""
+
+_Answer = tuple["str | None", "Levels | tuple[int, ...]", tuple[int, int]]
+"""What it sends back: of pixels in the shared memory, their shape."""
 
 
 def count_ahead(dataset: Dataset, workers: int) -> int:
@@ -74,39 +86,75 @@ def count_ahead(dataset: Dataset, workers: int) -> int:
 
 
 class DecoderProcesses:
-    """One process for each thread that joins, from its first image until all are ended.
+    """Processes for the threads that join, from their first images until all are ended.
+
+    Args:
+        count: of processes.
+        num_places: images for which there shall be shared memory; others come through the pipe.
+        size_bytes: of the pixels of one.
 
     Attributes:
         has_ended: nobody wants images any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 0, num_places: int = 0, size_bytes: int = 0) -> None:
         self.has_ended = False
-        self._started: dict[int, subprocess.Popen[bytes]] = {}
+        self._shared = share_pixels(num_places, size_bytes) if count else None
+        self._children = [_Child(None if self._shared is None else self._shared.file) for _ in range(count)]
+        self._next = cycle(self._children)
 
     def end(self) -> None:
         """Ends them all, also in the middle of an image. Called once more when no thread can start another one."""
         self.has_ended = True
-        started = list(self._started.values())
+        started = [child.process for child in self._children if child.process is not None]
         for process in started:
             process.kill()
         for process in started:
             _end(process)
 
     def join(self) -> None:
-        """Has this thread's images decoded by a process of its own. Called in the thread."""
-        _THREAD.processes = self
+        """Has this thread's images decoded by a process, which it may share. Called in the thread."""
+        _THREAD.joined = self, next(self._next)
 
-    def decode(self, requests: Sequence[Request]) -> list[Reply | None]:
+    def decode(self, requests: Sequence[Request], child: _Child) -> list[Reply | None]:
         """What came of each; None where that was an error. Raises nearly anything where there is no process."""
-        thread = threading.get_ident()
-        if thread not in self._started:
-            self._started[thread] = _start()
+        places = [None if self._shared is None else self._shared.take() for _ in requests]
+        asked = [(r, None if p is None else p.span) for r, p in zip(requests, places, strict=True)]
+        answers = zip(child.ask(asked), places, strict=True)
+        return [None if answer is None else _reply(answer, place) for answer, place in answers]
+
+
+class _Child:
+    """A process that threads ask in turn: while it answers one, what the next one wants waits in its pipe."""
+
+    def __init__(self, shared_file: int | None) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._shared_file = shared_file
+        self._sending = threading.Lock()
+        self._last = threading.Event()  # once set, who asked last has got the answer
+        self._last.set()
+
+    def ask(self, requests: Sequence[_Asked]) -> list[_Answer | None]:
+        """What came of each. The first one starts the process."""
+        answered = threading.Event()
+        with self._sending:
+            if self.process is None:
+                self.process = _start(self._shared_file)
+            process, before, self._last = self.process, self._last, answered
+            try:
+                _send(process, requests)
+            except BaseException:
+                _end(process)
+                answered.set()
+                raise
         try:
-            return _ask(self._started[thread], requests)
+            before.wait()
+            return _receive(process)
         except BaseException:
-            _end(self._started[thread])  # what is left in its pipe is no answer to what comes next
+            _end(process)  # what is left in its pipe is no answer to what comes next
             raise
+        finally:
+            answered.set()
 
 
 def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
@@ -117,25 +165,35 @@ def decode_ahead(requests: Sequence[Request]) -> list[Reply | None]:
     Returns:
         What came of each, None where that was an error; nothing where there is no process.
     """
-    processes: DecoderProcesses | None = getattr(_THREAD, "processes", None)
-    if processes is None or not requests:
+    joined: tuple[DecoderProcesses, _Child] | None = getattr(_THREAD, "joined", None)
+    if joined is None or not requests:
         return []
+    processes, child = joined
     try:
-        return processes.decode(requests)
+        return processes.decode(requests, child)
     except Exception:
-        _THREAD.processes = None
+        _THREAD.joined = None
         return []
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _reply(answer: _Answer, place: PixelPlace | None) -> Reply:
+    content_hash, levels, size = answer
+    if isinstance(levels, tuple):
+        assert place is not None
+        levels = place.read(levels)
+    return content_hash, Pixels(levels, size)
+
+
+def _start(shared_file: int | None = None) -> subprocess.Popen[bytes]:
     if getattr(sys, "frozen", False):
         raise OSError("a frozen application is no interpreter: started again, it would run itself")
     path = [folder for folder in sys.path if isinstance(folder, str)]  # as Python does, which skips others
     process = subprocess.Popen(
-        [sys.executable, "-c", _START.format(path=path)],
+        [sys.executable, "-c", _START.format(path=path, file=shared_file)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # the thread tells what is wrong, and it alone knows whether anybody waits for it
+        pass_fds=[] if shared_file is None else [shared_file],
         start_new_session=True,  # Ctrl-C at the terminal is for the command, which ends this by closing its pipe
     )
     for pipe in (process.stdin, process.stdout):
@@ -150,13 +208,16 @@ def _widen(pipe: IO[bytes] | None) -> None:
             fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _ask(process: subprocess.Popen[bytes], requests: Sequence[Request]) -> list[Reply | None]:
+def _send(process: subprocess.Popen[bytes], requests: Sequence[_Asked]) -> None:
     assert process.stdin is not None
-    assert process.stdout is not None
     pickle.dump(requests, process.stdin, pickle.HIGHEST_PROTOCOL)
     process.stdin.flush()
-    replies: list[Reply | None] = pickle.load(process.stdout)
-    return replies
+
+
+def _receive(process: subprocess.Popen[bytes]) -> list[_Answer | None]:
+    assert process.stdout is not None
+    answers: list[_Answer | None] = pickle.load(process.stdout)
+    return answers
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -169,27 +230,31 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                     pipe.close()
 
 
-def serve() -> None:
+def serve(shared_file: int | None) -> None:
     """Runs in the child: answers requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no reply
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    shared = None if shared_file is None else map_levels(shared_file, writable=True)
     while True:
         try:
-            requests = pickle.load(sys.stdin.buffer)
+            requests: Sequence[_Asked] = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         with suppress(BrokenPipeError):
-            pickle.dump([_answer(request) for request in requests], replies, pickle.HIGHEST_PROTOCOL)
-            replies.flush()
+            pickle.dump([_answer(*request, shared) for request in requests], answers, pickle.HIGHEST_PROTOCOL)
+            answers.flush()
 
 
-def _answer(request: Request) -> Reply | None:
+def _answer(request: Request, span: tuple[int, int] | None, shared: Levels | None) -> _Answer | None:
     source, box, preprocessing = request
     try:
-        if isinstance(source, bytes):
-            return None, decode_pixels(source, box, preprocessing)
-        content = read_file(source, most_bytes=LARGEST_FILE_BYTES)
-        return hashlib.sha256(content).hexdigest(), decode_pixels(content, box, preprocessing)
+        content = source if isinstance(source, bytes) else read_file(source, most_bytes=LARGEST_FILE_BYTES)
+        content_hash = None if isinstance(source, bytes) else hashlib.sha256(content).hexdigest()
+        levels, size = decode_pixels(content, box, preprocessing)
     except Exception:
         return None
+    if shared is None or span is None or levels.size > span[1] - span[0]:
+        return content_hash, levels, size
+    shared[span[0] : span[0] + levels.size] = levels.ravel()
+    return content_hash, levels.shape, size

@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import islice
 
 from quantkit.datasets.dataset_view import Prefetches
-from quantkit.datasets.decoder_processes import TOGETHER, DecoderProcesses, count_ahead
+from quantkit.datasets.decoder_processes import ASKING, TOGETHER, DecoderProcesses, count_ahead
 from quantkit.errors import DatasetError, MachineError, UnreadableSampleError
 from quantkit.interrupts import leave_threads
 from quantkit.types import Dataset, Sample
@@ -37,8 +37,11 @@ class SamplesAhead:
         in_processes = count_ahead(dataset, workers)
         self._dataset, self._strict, self._skipped = dataset, strict, skipped
         self._workers, self._ahead = workers, max(ahead, in_processes)
-        self._together = TOGETHER if in_processes else 1
-        self._processes = DecoderProcesses()
+        self._together, self._processes = 1, DecoderProcesses()
+        if in_processes and (how := dataset.preprocessing) is not None:
+            self._together, self._workers = TOGETHER, ASKING * workers
+            size_bytes = how.size[0] * how.size[1] * how.channels
+            self._processes = DecoderProcesses(workers, self._ahead + workers * TOGETHER, size_bytes)
 
     def end(self) -> None:
         """Ends reading with the next sample; called in any thread, any number of times."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from quantkit.types import Batch, Preprocessing
 
 PLAIN = Preprocessing((6, 5), mean=(1.0, 2.0, 3.0), std=(2.0,))
 UPSIDE_DOWN = 3
+ON_LINUX = sys.platform == "linux"
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
     found: list[subprocess.Popen[bytes]] = []
     start = decoder_processes._start
 
-    def note() -> subprocess.Popen[bytes]:
-        found.append(start())
+    def note(*shared: int | None) -> subprocess.Popen[bytes]:
+        found.append(start(*shared))
         return found[-1]
 
     monkeypatch.setattr(decoder_processes, "_MOST_THREADS", 0)
@@ -87,6 +87,38 @@ def test_processes_give_what_threads_give(tmp_path, started, workers):
     assert 1 <= len(started) <= workers
 
 
+@pytest.mark.parametrize("num_places", [0, pytest.param(2, marks=pytest.mark.skipif(not ON_LINUX, reason="Linux'"))])
+def test_pixels_for_which_there_is_no_place_come_through_the_pipe(tmp_path, started, monkeypatch, num_places):
+    wanted, _ = read(images(tmp_path))
+    share = decoder_processes.share_pixels
+    monkeypatch.setattr(
+        decoder_processes, "share_pixels", lambda _, size: share(num_places, size) if num_places else None
+    )
+    assert_same(read(images(tmp_path), workers=2)[0], wanted)
+    assert started
+
+
+def test_a_process_has_the_next_request_while_it_answers(tmp_path, started, monkeypatch):
+    """Of the threads that share it."""
+    wanted, _ = read(images(tmp_path))
+    receive, send = decoder_processes._receive, decoder_processes._send
+    sent, received = threading.Semaphore(0), []
+
+    def note(process, requests):
+        send(process, requests)
+        sent.release()
+
+    def wait(process):
+        received.append(process)
+        assert len(received) > 1 or (sent.acquire(timeout=20) and sent.acquire(timeout=20))
+        return receive(process)
+
+    monkeypatch.setattr(decoder_processes, "_send", note)
+    monkeypatch.setattr(decoder_processes, "_receive", wait)
+    assert_same(read(images(tmp_path), workers=1)[0], wanted)
+    assert len(received) == 7  # chunks of three
+
+
 def test_a_file_that_changes_is_found_out(tmp_path, started):
     data = images(tmp_path)
     data.content_hash(0)
@@ -104,16 +136,17 @@ def test_what_processes_read_has_its_hash(tmp_path, started):
 
 def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch):
     wanted, _ = read(images(tmp_path))
-    ask = decoder_processes._ask
+    receive = decoder_processes._receive
     asked = []
 
-    def kill(process, requests):
+    def kill(process):
         asked.append(process)
         if len(asked) == 2:
             process.kill()
-        return ask(process, requests)
+        return receive(process)
 
-    monkeypatch.setattr(decoder_processes, "_ask", kill)
+    monkeypatch.setattr(read_ahead, "ASKING", 1)
+    monkeypatch.setattr(decoder_processes, "_receive", kill)
     found, _ = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
     assert len(asked) == 2  # the thread goes on without one
@@ -124,15 +157,14 @@ def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypat
     wanted, _ = read(images(tmp_path))
     asked = []
 
-    def run_out(process, requests):
+    def run_out(process):
         asked.append(process)
-        pickle.dump(requests, process.stdin)
-        process.stdin.flush()
         process.stdout.read(10)
         raise MemoryError
 
+    monkeypatch.setattr(read_ahead, "ASKING", 1)
     monkeypatch.setattr(read_ahead, "SAMPLE_LIMIT_S", 20.0)
-    monkeypatch.setattr(decoder_processes, "_ask", run_out)
+    monkeypatch.setattr(decoder_processes, "_receive", run_out)
     found, _ = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
     assert len(asked) == 1  # the thread goes on without one
@@ -152,10 +184,11 @@ def test_without_processes_threads_decode(tmp_path, started, monkeypatch):
     wanted, skipped = read(images(tmp_path))
     refused = []
 
-    def refuse():
+    def refuse(*shared):
         refused.append("no process can be started")
         raise OSError(refused[-1])
 
+    monkeypatch.setattr(read_ahead, "ASKING", 1)
     monkeypatch.setattr(decoder_processes, "_start", refuse)
     found, also_skipped = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
@@ -197,8 +230,8 @@ def test_without_an_interpreter_to_start_threads_decode(tmp_path, started, monke
 def test_entries_of_the_path_that_python_skips_are_skipped(tmp_path, started, monkeypatch):
     monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
     answers = []
-    ask = decoder_processes._ask
-    monkeypatch.setattr(decoder_processes, "_ask", lambda *what: answers.append(ask(*what)) or answers[-1])
+    receive = decoder_processes._receive
+    monkeypatch.setattr(decoder_processes, "_receive", lambda child: answers.append(receive(child)) or answers[-1])
     read(images(tmp_path))
     assert answers
 
@@ -221,12 +254,12 @@ def test_processes_end_with_an_iteration_that_is_given_up(tmp_path, started):
 
 
 def test_who_gives_up_waits_for_no_image(tmp_path, started, monkeypatch):
-    ask, load = decoder_processes._ask, ImageFiles.__getitem__
+    receive, load = decoder_processes._receive, ImageFiles.__getitem__
     asked, codes, loaded = threading.Event(), [], []
 
-    def take_long(process, requests):
+    def take_long(process):
         if not loaded:
-            return ask(process, requests)
+            return receive(process)
         asked.set()
         codes.append(process.wait(20))
         raise EOFError
@@ -235,7 +268,8 @@ def test_who_gives_up_waits_for_no_image(tmp_path, started, monkeypatch):
         loaded.append(index)
         return load(data, index)
 
-    monkeypatch.setattr(decoder_processes, "_ask", take_long)
+    monkeypatch.setattr(read_ahead, "ASKING", 1)
+    monkeypatch.setattr(decoder_processes, "_receive", take_long)
     monkeypatch.setattr(ImageFiles, "__getitem__", note)
     batches = iterate_batches(images(tmp_path), 1, workers=1)
     next(batches)
@@ -285,7 +319,7 @@ def test_functions_of_the_users_run_here(tmp_path, started):
     assert not started
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.skipif(not ON_LINUX, reason="looks into /proc")
 def test_a_child_ends_with_its_parent(tmp_path):
     """However the parent ends: nothing is told to a child but by its pipe."""
     script = (
@@ -308,19 +342,19 @@ def test_a_child_ends_with_its_parent(tmp_path):
 @pytest.mark.parametrize("num_threads_enough", [0, 99])
 def test_a_damaged_image_is_decoded_twice_wherever_that_is(tmp_path, started, monkeypatch, num_threads_enough):
     decoded, answered = [], []
-    decode, ask = image_files.decode_pixels, decoder_processes._ask
+    decode, receive = image_files.decode_pixels, decoder_processes._receive
 
     def note(*arguments):
         decoded.append(arguments)
         return decode(*arguments)
 
-    def note_failures(process, requests):
-        replies = ask(process, requests)
+    def note_failures(process):
+        replies = receive(process)
         answered.extend(reply for reply in replies if reply is None)
         return replies
 
     monkeypatch.setattr(decoder_processes, "_MOST_THREADS", num_threads_enough)
-    monkeypatch.setattr(decoder_processes, "_ask", note_failures)
+    monkeypatch.setattr(decoder_processes, "_receive", note_failures)
     monkeypatch.setattr(image_files, "decode_pixels", note)
     folder = tmp_path / "a"
     folder.mkdir()
