@@ -25,9 +25,11 @@ LINES_OF_PACKAGE = 57_244
 """The aim is 28,500. Lower this whenever the package gets smaller."""
 
 SHORT_OR_LONG_MODULES = {
-    *("__main__.py", "_version.py", "calibration/methods/minmax.py"),
-    "types/options.py",
+    *("__main__.py", "_version.py", "types/options.py"),
 }
+
+REGISTRIES = "calibration/methods/", "datasets/presets/"
+"""Folders whose modules are entries, which may be short."""
 
 REPEATED_FILE_NAMES = {
     *("bench", "build", "calibrate", "changes", "collect", "convert", "data", "doctor", "evaluate", "export", "init"),
@@ -101,6 +103,7 @@ def test_parameters_of_every_kind_count(source, count):
 def test_modules_are_neither_fragments_nor_drawers():
     sizes = {path: len(source.splitlines()) for path, source in modules().items() if not path.endswith("__init__.py")}
     found = {path for path, size in sizes.items() if size not in LINES_OF_MODULE}
+    found -= {path for path in found if path.startswith(REGISTRIES) and sizes[path] < LINES_OF_MODULE.start}
     assert found <= SHORT_OR_LONG_MODULES, {path: sizes[path] for path in found}
 
 
@@ -138,7 +141,8 @@ def test_public_names_are_listed_in_packages_alone():
 def test_the_package_does_not_grow():
     total = sum(len(source.splitlines()) for source in modules().values())
     print(f"{total:,} lines of {LINES_OF_PACKAGE:,}")
-    assert total <= LINES_OF_PACKAGE
+    more = f"{total - LINES_OF_PACKAGE} lines more: shorten something, or raise LINES_OF_PACKAGE and say why"
+    assert total <= LINES_OF_PACKAGE, more
 
 
 def test_nothing_is_defined_for_tests_alone():
