@@ -100,8 +100,8 @@ def _print_engine(console: Console, result: EngineInspection, pattern: str | Non
     if anatomy.has_details:
         name = title_of([layer.precision for layer in anatomy.layers if layer.is_quantized] or ["int8"])
         rows.append((f"{name}, weighted layers", _share(anatomy.weighted_coverage)))
-        if blocks := sum(any(t.dtype == "int4" for t in layer.inputs) for layer in anatomy.weighted):
-            rows.append(("INT4 weights", f"{blocks} of {len(anatomy.weighted)} weighted layers"))
+        if blocks := {name for layer in anatomy.layers for name in layer.int4_weights}:
+            rows.append(("INT4 weights", str(len(blocks))))
         rows.append((f"{name}, all layers", _share(anatomy.layer_coverage)))
         time = anatomy.time_coverage
         rows.append(

@@ -76,7 +76,7 @@ def test_engine_layer_times_come_from_the_profile(quantkit, engine, tmp_path):
     assert "1 of 3 (33.3%)" in outcome.out
     assert "0.500 of 1.000 ms (50.0%)" in outcome.out
     assert "1, 0.250 ms" in outcome.out
-    assert "no INT8 kernel for softmax" in outcome.out
+    assert "no 8-bit kernel for softmax" in outcome.out
     assert SHOWN in outcome.out
     assert is_clean(outcome.out)
 

@@ -16,6 +16,8 @@ ElementType = Literal[
 
 _FLOAT: tuple[ElementType, ...] = ("fp16", "bf16", "fp32", "fp64")
 
+QUANTIZED: tuple[ElementType, ...] = ("int8", "fp8")
+
 POINTWISE_KINDS = ("kgen", "function", "PointWise", "PointWiseV2", "ElementWise")
 """Layers that compute element by element: in the widest float among their inputs."""
 
@@ -33,7 +35,7 @@ _FLOAT_ONLY = {
     "loop": "control flow",
     "einsum": "Einsum",
 }
-"""Word in a layer's kind → operation for which TensorRT has no INT8 kernel."""
+"""Word in a layer's kind → operation for which TensorRT has no 8-bit kernel."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ class EngineLayer:
     @property
     def is_quantized(self) -> bool:
         """Whether it computes in INT8 or FP8; a reformat never does."""
-        return self.precision in ("int8", "fp8") and not self.is_reformat and not self.is_idle
+        return self.precision in QUANTIZED and not self.is_reformat and not self.is_idle
+
+    @property
+    def int4_weights(self) -> tuple[str, ...]:
+        """Names of the INT4 weights that it reads, or its own where it stores one."""
+        names = tuple(tensor.name for tensor in self.inputs if tensor.dtype == "int4")
+        return (*names, self.name) if self.weight_dtype == "int4" else names
 
     @property
     def conversion(self) -> str:
@@ -149,17 +157,17 @@ class EngineLayers:
 
     @property
     def weighted_coverage(self) -> QuantizedShare:
-        """Number of INT8 layers among the weighted ones."""
+        """Number of quantized layers among the weighted ones."""
         return _count(self.weighted)
 
     @property
     def layer_coverage(self) -> QuantizedShare:
-        """Number of INT8 layers among all that do something; reformats count as not INT8."""
+        """Number of quantized layers among all that do something; reformats count as not quantized."""
         return _count([layer for layer in self.layers if not layer.is_idle])
 
     @property
     def time_coverage(self) -> QuantizedShare | None:
-        """Milliseconds in INT8 layers of those in all layers; None without a profile."""
+        """Milliseconds in quantized layers of those in all layers; None without a profile."""
         if self.total_ms is None:
             return None
         return QuantizedShare(_sum_ms(layer for layer in self.layers if layer.is_quantized), self.total_ms)
@@ -180,7 +188,7 @@ class EngineLayers:
         if not self.has_details:
             return ()
         producers = {tensor.name: layer for layer in self.layers for tensor in layer.outputs}
-        has_quantized = any(layer.is_quantized for layer in self.layers)
+        has_quantized = any(layer.is_quantized or layer.int4_weights for layer in self.layers)
         return tuple(
             FloatLayer(layer, _reason(layer, producers, has_quantized))
             for layer in self.layers
@@ -239,18 +247,20 @@ def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quanti
     if layer.kind == "Myelin":
         return "unknown: compiled as one region, whose types TensorRT does not show"
     if not has_quantized:
-        return "no layer of this engine is INT8: likely built without Q/DQ and without calibration"
+        return "no layer of this engine is quantized: likely built without Q/DQ and without calibration"
+    if layer.int4_weights or (layer.is_weighted and any(b.int4_weights for b in before)):
+        return "intended: its weight is INT4, which is converted to float to be multiplied"
     if "plugin" in words:
-        return "likely: the plugin does not support INT8"
+        return "likely: the plugin does not support 8 bits"
     if layer.is_weighted:
         return _reason_of_product(layer, words)
     operators = [layer.kind.lower(), *(n.lower() for n in layer.onnx_nodes if "quantizelinear" not in n.lower())]
     for word, what in _FLOAT_ONLY.items():
         if any(word in operator for operator in operators):
-            return f"likely: TensorRT has no INT8 kernel for {what}"
+            return f"likely: TensorRT has no 8-bit kernel for {what}"
     if layer.kind in POINTWISE_KINDS and any(b.is_weighted and b.is_quantized for b in before):
-        return "likely intended: the epilogue of an INT8 product (bias, activation, next scale) is computed in float"
-    if all(tensor.dtype == "int8" for tensor in layer.inputs) and layer.inputs:
+        return "likely intended: a quantized product's epilogue (bias, activation, next scale) is computed in float"
+    if all(tensor.dtype in QUANTIZED for tensor in layer.inputs) and layer.inputs:
         return "likely: its output has no Q/DQ"
     for b in before:
         if b.precision in _FLOAT and not b.is_reformat:
@@ -260,12 +270,12 @@ def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quanti
 
 def _reason_of_product(layer: EngineLayer, words: str) -> str:
     if "deconv" in words or "convtranspose" in words:
-        return "likely: no INT8 kernel for this transposed convolution"
+        return "likely: no 8-bit kernel for this transposed convolution"
     if "mha" in words:
         return "likely: not all of query, key, softmax and value are quantized"
     kinds = [tensor.dtype for tensor in layer.inputs]
-    if kinds[:1] == ["int8"]:
+    if kinds and kinds[0] in QUANTIZED:
         return "likely: its weight has no Q/DQ, or scales that TensorRT does not support here (axis, several per head)"
-    if layer.weight_dtype == "int8" or "int8" in kinds[1:2]:
+    if layer.weight_dtype in QUANTIZED or (len(kinds) > 1 and kinds[1] in QUANTIZED):
         return "likely: only its weight (or one operand) is quantized"
     return "likely: no Q/DQ on its inputs (excluded or not quantizable); calibrated engines: float was faster"

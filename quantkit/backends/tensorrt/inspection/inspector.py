@@ -15,6 +15,7 @@ from typing import Any
 
 from quantkit.backends.tensorrt.inspection.engine_layers import (
     POINTWISE_KINDS,
+    QUANTIZED,
     ElementType,
     EngineLayer,
     EngineLayers,
@@ -197,7 +198,7 @@ def _layer(data: Mapping[str, Any]) -> EngineLayer:
 def product_precision(
     inputs: Sequence[EngineTensor], weight_dtype: ElementType | None, name: str, *, operands: int = 2
 ) -> ElementType:
-    """Type in which a product computes: INT8 only if all that is multiplied is INT8.
+    """Type in which a product computes: INT8 or FP8 only if all that is multiplied is.
 
     Args:
         inputs: of the layer. Where the weight is among them, it comes second.
@@ -212,7 +213,7 @@ def product_precision(
         kinds = data[:1] if data[:4].count("int8") == 3 else data[:3]
     else:
         kinds = [tensor.dtype for tensor in inputs[:operands]]
-    return next((kind for kind in kinds if kind != "int8"), "int8") if kinds else "unknown"
+    return next((kind for kind in kinds if kind not in QUANTIZED), kinds[0]) if kinds else "unknown"
 
 
 def data_precision(kind: str, inputs: Sequence[EngineTensor], outputs: Sequence[EngineTensor]) -> ElementType:

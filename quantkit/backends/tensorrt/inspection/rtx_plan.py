@@ -16,7 +16,7 @@ from quantkit.backends.tensorrt.inspection.inspector import data_precision, prec
 MAGIC = b"vtrt"
 
 NOTE = (
-    "read from undocumented text in the plan: it shows what is INT8, but neither the kernels (chosen on the GPU) "
+    "read from undocumented text in the plan: it shows what is quantized, but neither the kernels (chosen on the GPU) "
     "nor their times"
 )
 

@@ -92,7 +92,7 @@ def test_reasons_name_what_has_no_int8(shared: Path) -> None:
     assert "softmax" in reasons["CudaSoftMax"]
     floats = real(shared, f"{A100}fp16__resnet.onnx").left_in_float
     assert {f.reason for f in floats} == {
-        "no layer of this engine is INT8: likely built without Q/DQ and without calibration"
+        "no layer of this engine is quantized: likely built without Q/DQ and without calibration"
     }
 
 
@@ -133,6 +133,14 @@ def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quant
     assert all("likely" in r for r in reasons)
 
 
+@pytest.mark.parametrize(("weights", "reason"), [("FP8", ""), ("Half", "its weight has no Q/DQ")])
+def test_a_convolution_of_fp8_has_the_same_reasons(weights, reason) -> None:
+    other = layer("other", "CaskConvolution", ["FP8"], "FP8", Weights={"Type": "FP8", "Count": 1})
+    anatomy = parse(layer("c", "CaskConvolution", ["FP8"], "Half", Weights={"Type": weights, "Count": 1}), other)
+    assert anatomy.layers[0].is_quantized == (not reason)
+    assert reason in "".join(f.reason for f in anatomy.left_in_float)
+
+
 @pytest.mark.parametrize(
     ("name", "inputs", "is_quantized"),
     [
@@ -150,6 +158,16 @@ def test_myelin_matrix_products_are_found(name, inputs, is_quantized) -> None:
     anatomy = parse(layer(name, kind, inputs, "Half"))
     assert anatomy.layers[0].is_weighted
     assert anatomy.layers[0].is_quantized == is_quantized
+
+
+def test_int4_weights_are_meant_to_be_multiplied_in_float() -> None:
+    product = layer("fc_myl0_2", "gemm", ["Half", "Half"], "Half")
+    product["Inputs"][1]["Name"] = "dq_out"
+    stored = layer("c", "CaskConvolution", ["Half"], "Half", Weights={"Type": "Int4", "Count": 1})
+    anatomy = parse(layer("dq", "kgen", ["Int4", "Half"], "Half"), product, stored)
+    assert [x.int4_weights for x in anatomy.layers] == [("dq_in0",), (), ("c",)]
+    reason = "intended: its weight is INT4, which is converted to float to be multiplied"
+    assert [f.reason for f in anatomy.left_in_float] == [reason] * 3
 
 
 def test_pointwise_kernels_compute_in_their_widest_float() -> None:
