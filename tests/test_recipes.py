@@ -95,10 +95,13 @@ def test_an_image_preset_decides_how_images_are_prepared(command, tmp_path):
 
 
 def test_a_metric_is_computed_where_its_scope_is_compared(command, tmp_path):
-    command("psnr", "evaluate net.onnx --data images --task none --latency-s 0 --layer-samples 0")
+    words = "evaluate net.onnx --data images --task none --latency-s 0 --layer-samples 0 --batch-size"
+    command("psnr", f"{words} 4")
     found = variants(tmp_path)
     assert "psnr_db" not in found["fp32"]["metrics"]
     assert found["fp16"]["metrics"]["psnr_db"] > 40
+    command("psnr", f"{words} 1")
+    assert variants(tmp_path)["fp16"]["metrics"] == pytest.approx(found["fp16"]["metrics"])
 
 
 def test_a_report_column_is_shown_in_every_form(command, package, tmp_path):
