@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array
 from quantkit.refinement.moments import Moments
+from quantkit.refinement.one_thread import one_blas_thread
 from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.unfold import LayerShape, layer_shape, spread_positions
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 _COLUMNS_PER_INPUT = 32
 _FEWEST_COLUMNS = 4096
+_NARROW = 1024
+"""Inputs of an output channel up to which one thread computes: two took 6 times its CPU time on two busy cores."""
+
 _ROWS = 4096
 """Output channels whose errors are computed at once."""
 
@@ -71,14 +76,14 @@ class _Rounder:
         layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
-        moments = self._collect(stop, layer, layer.matrix(weight))
-        rounded = round_layer(
-            layer.matrix(weight),
-            moments,
-            has_bias=bias is not None,
-            scale_shape=layer.scale_shape(edge.axis if edge.format.block is None else 1),
-            fmt=edge.format,
-        )
+        with one_blas_thread() if layer.matrix_shape[2] <= _NARROW else nullcontext():
+            rounded = round_layer(
+                layer.matrix(weight),
+                self._collect(stop, layer, layer.matrix(weight)),
+                has_bias=bias is not None,
+                scale_shape=layer.scale_shape(edge.axis if edge.format.block is None else 1),
+                fmt=edge.format,
+            )
         self.layers.append(RoundedLayer(edge.node, rounded.choice, rounded.error, rounded.nearest_error))
         params = _params(layer, edge, rounded.scale)
         codes = layer.weight_from(rounded.codes)

@@ -5,12 +5,39 @@ from quantkit.graph.layer_constants import constant_array
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.numerics import dequantize_array, fake_quantize, quantize_array, weight_params
+from quantkit.refinement import one_thread
+from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.rounding import _robust_weights, _squared_errors, round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.types import TensorRange
 
 from ..graph.builder import Builder
 from ..graph.quantizing import load
+
+
+@pytest.mark.parametrize(("channels", "width"), [(8, 72), (128, 1152)])
+def test_narrow_layers_are_rounded_by_one_thread(channels, width, monkeypatch):
+    """BLAS cuts small products among threads that wait for one another; what was set before is set again."""
+    g = Builder()
+    graph = prepare(load(g.model(g.conv(g.input("x", channels, 4, 4), channels, 4))), name="model")
+    x = np.random.default_rng(0).normal(size=(8, channels, 4, 4)).astype(np.float32)
+    threads, at_work = [2], []
+    monkeypatch.setattr(one_thread, "blas_functions", lambda: (threads.copy().pop, threads.append))
+    monkeypatch.setattr(
+        "quantkit.refinement.rounding.round_layer", lambda *a, **k: at_work.append(threads[-1]) or round_layer(*a, **k)
+    )
+    samples = SampleBatches(tuple({"x": part} for part in np.array_split(x, 4)))
+    ranges = {"x": TensorRange(amax=4.0, minimum=-4, maximum=4)}
+    round_weights(graph, plan_tensorrt(graph), ranges, samples, progress=False)
+    assert (at_work, threads[-1]) == ([1 if width == 72 else 2], 2)
+
+
+def test_threads_of_numpy_are_told():
+    get, _ = one_thread.blas_functions()
+    before = get()
+    with one_thread.one_blas_thread():
+        assert get() == 1
+    assert get() == before
 
 
 @pytest.mark.parametrize("num_batches", [1, 2, 3, 4, 8])
