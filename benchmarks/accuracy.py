@@ -24,6 +24,7 @@ from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.refinement.damage import OutputDamage
+from quantkit.types.options import CalibrationOptions
 
 IMAGES = ImageOptions(preset="imagenet", resize="stretch")
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, type=Path)
     parser.add_argument("--methods", default="auto,entropy,minmax,percentile,mse")
     parser.add_argument("--accuracy", choices=["fast", "balanced", "best"], help="of calibrate; default: the method's")
-    parser.add_argument("--num-samples", type=int, default=512, help="for calibration")
+    parser.add_argument("--num-samples", type=int, default=CalibrationOptions.num_samples, help="for calibration")
     parser.add_argument("--num-test", type=int, help="test images (default: all)")
     parser.add_argument("--cpu", action="store_true", help="also measure the models for ONNX Runtime on x86")
     arguments = parser.parse_args()
