@@ -10,8 +10,11 @@ from pathlib import Path
 _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]+://")
 """Of a URL, after those that cache it; a single letter is a drive of Windows."""
 
-_ACCESS = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/]*)@|(?<!\s)[?#].*", re.DOTALL)
+_ACCESS = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/]*)@|(?<!\s)\?.*", re.DOTALL)
 """User and password, which may hold any signs, and what follows the path, where signatures and tokens are."""
+
+_FRAGMENT = re.compile(r"(?<!\s)#.*", re.DOTALL)
+"""Of a URL of the web; elsewhere it is a part of the name."""
 
 
 @dataclass(frozen=True)
@@ -53,4 +56,8 @@ def without_credentials(text: str) -> str:
     '--data=https://host/train.tar'
     """
     start = _SCHEME.search(text)
-    return text if start is None else text[: start.start()] + _ACCESS.sub("", text[start.start() :])
+    if start is None:
+        return text
+    url = _ACCESS.sub("", text[start.start() :])
+    is_web = start[0].rpartition("::")[2].startswith("http")
+    return text[: start.start()] + (_FRAGMENT.sub("", url) if is_web else url)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; parts of them where the server says so; `/secret` to nobody."""
+    """Files of a folder; parts of them where the server says so; `/secret` to nobody, and `/broken` is."""
 
     sends_parts = True
     requests: list[str]
@@ -28,6 +28,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if self.path.startswith("/secret"):
             self.send_error(403)
+        elif self.path.startswith("/broken"):
+            self.send_error(500)
         elif path.is_file():
             content, wanted = path.read_bytes(), self.headers.get("Range")
             total = len(content)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
 
+_FAR_FEWER = 10
+"""A table made from so many times as many samples is not replaced unasked."""
+
 
 def calibration_facts(
     made_from: CalibrationTable | StatisticsOrigin, settings: Mapping[str, Setting], deciding: Iterable[str]
@@ -138,6 +141,32 @@ def find_table(
     text = f"Reusing {path}: same model, data, preprocessing and settings. Pass --force to recalibrate."
     notify(Notice("info", "reuse", text))
     return stored
+
+
+def check_replaced(path: Path, origin: StatisticsOrigin, settings: Mapping[str, Setting]) -> None:
+    """Keeps a table of the same model that was made from many more samples: the data are probably not those meant.
+
+    Args:
+        path: of the table that would be replaced.
+        origin: what the run calibrates on.
+        settings: of the run; a number of samples in them was asked for.
+
+    Raises:
+        CalibrationError: naming both numbers, and how to replace the table nevertheless.
+    """
+    if not path.exists() or settings["num_samples"] is not None:
+        return
+    try:
+        stored = load_table(path)
+    except CalibrationError:
+        return
+    count = len(origin.contents)
+    if stored.model_hash == origin.model_hash and count * _FAR_FEWER <= stored.num_samples:
+        number = "1 sample" if count == 1 else f"{count} samples"
+        raise CalibrationError(
+            f"{path} was made from {stored.num_samples:,} samples and would be replaced by one from {number}: check "
+            "--data, write elsewhere (calibrate -o), or replace it with calibrate --force"
+        )
 
 
 def find_statistics(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.urls import DataUrl, data_path
+from quantkit.urls import data_path
 
 DATA_PANEL = "Data"
 
@@ -17,13 +17,7 @@ ModelArgument = Annotated[
 ]
 
 
-def _parse_data(text: str) -> Path | DataUrl:
-    if text == "":  # which would be the working folder
-        raise typer.BadParameter("the path is empty: name the data, or . for the working folder")
-    return data_path(text)
-
-
-PARSES_DATA: dict[str, Any] = {"parser": _parse_data, "metavar": "PATH"}
+PARSES_DATA: dict[str, Any] = {"parser": data_path, "metavar": "PATH"}
 """Of options that take data: a path or a URL."""
 
 DataOption = Annotated[

@@ -68,6 +68,8 @@ class _Key:
             QuantKitError: the option cannot be that.
         """
         kind = without_none(self.kind)
+        if value == "" != self.default:
+            raise ValueError("it is empty")
         if get_origin(kind) is list:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"{_show(value)} is not a list of texts")

@@ -34,5 +34,5 @@ def doctor(as_json: JsonOption = False) -> None:
         print_line(console, "")
         print_line(console, "to enable the rest:", style="bold")
         for fix in fixes:
-            print_line(console, fix, indent=2)
+            typer.echo(f"  {fix}")  # not wrapped: it holds a command
     raise typer.Exit(0 if diagnosis.is_valid else 1)

@@ -28,7 +28,7 @@ from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import round_variants
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import NO_TABLE, VARIANTS
+from quantkit.evaluation.models import NO_TABLE, VARIANTS, known_variants
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
@@ -89,6 +89,7 @@ def evaluate(
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
     samples: PathLike | EvaluationData = data
+    known_variants(options.variants or ())
     if options.table is None:
         beside = CalibrationFiles.of_model(model).table
         options = replace(options, table=_find_table(beside, notify) if options.calibrate_data is None else beside)

@@ -88,7 +88,8 @@ def _parameter(field: OptionField) -> inspect.Parameter:
     metavar = option.unit.upper() or None
     help = option.help
     if names and option.is_open:
-        help = f"{help} Known: {', '.join(names)}."
+        shown = ", ".join(names)
+        help = help.replace("{known}", shown) if "{known}" in help else f"{help} Known: {shown}."
     elif names:
         metavar = f"[{'|'.join(names)}]"
     if option.default_text:

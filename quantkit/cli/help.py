@@ -8,12 +8,15 @@ import shutil
 import textwrap
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Annotated, Any, get_args
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
 
 from quantkit.cli.examples import EXAMPLES
+from quantkit.errors import OptionError
+from quantkit.registry import suggest
 
 COMMON = {
     "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
@@ -50,9 +53,10 @@ class ShortHelp(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As always, but an option is not the value of the option before it: that one's own value was forgotten."""
-        rest: list[str] = super().parse_args(ctx, args)
         options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
-        flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+        flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+        _check_words(ctx, args, flags)
+        rest: list[str] = super().parse_args(ctx, args)
         for option in options:
             value = ctx.params.get(option.name)
             for word in map(str, value if isinstance(value, list | tuple) else (value,)):
@@ -68,6 +72,8 @@ class ShortHelp(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the short help, or all of it after --help-all and for commands without a short one."""
         path = ctx.command_path.split(" ", 1)[-1]
+        for parameter in self.params:
+            _name_type(parameter)
         if path not in COMMON or ctx.meta.get(_ALL):
             super().format_help(ctx, formatter)
             return
@@ -89,10 +95,37 @@ def _entry(names: str, words: str, width: int) -> list[str]:
     if len(names) > _NAMES - 3:
         names, _, choices = names.partition(" ")
         words = f"{choices.strip('[<>]')}: {words}"
-    names = names.replace("list[Path]", "path").replace("list[str]", "str")
     placeholder = " ... [required]" if words.endswith("[required]") else " ..."
     text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=placeholder)
     return [f"  {head:{_NAMES - 2}}{line}" for head, line in zip_longest((names,), text, fillvalue="")]
+
+
+def _name_type(parameter: Any) -> None:
+    """Has the help call one of several values "path" or "str", and not "list[Path]"."""
+    kind = parameter.type_descriptor.annotation
+    if get_origin(kind) is list:
+        parameter.bare_type = functools.partial(str, "path" if get_args(kind)[0] is Path else "str")
+
+
+def _check_words(ctx: Any, args: list[str], flags: dict[str, Any]) -> None:
+    """Refuses values that are empty, and words that are not among the choices as every other place does.
+
+    Raises:
+        BadParameter: a value is empty, which would be the working folder where a path is expected.
+        OptionError: an option does not have this choice.
+    """
+    for before, word in zip(("", *args), args, strict=False):
+        name, joined, value = word.partition("=") if word.startswith("--") else (before, before, word)
+        option = flags.get(name.replace("_", "-"))
+        takes_it = joined and option is not None and not option.is_flag
+        if not value and (joined or not word):
+            hint = f"'{option.opts[0]}'" if option is not None and takes_it else "an argument"
+            raise typer.BadParameter("it is empty, as an unset variable of a shell is", ctx, param_hint=hint)
+        if option is None or not takes_it or not option.type_descriptor.is_choice:
+            continue
+        choices = [str(choice) for choice in option.type_descriptor.choices]
+        if value.lower() not in map(str.lower, choices) and value not in flags:
+            raise OptionError(f"{option.opts[0]}: there is no {value!r}: {suggest(value, choices)}")
 
 
 def with_help_all(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,8 @@ def init(
     facts = look_at(model, data)
     write_text(output, _text(model, data, val or data, facts))
     echo_written([output], as_json=as_json, facts=facts)
-    typer.echo(f"next: quantkit calibrate {model} --config {output}", err=True)
+    typer.echo(f"next: {shlex.join(['quantkit', 'data', 'check', str(model), '--data', str(data)])}", err=True)
+    typer.echo(f"then: {shlex.join(['quantkit', 'calibrate', str(model), '--config', str(output)])}", err=True)
 
 
 def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:

@@ -64,7 +64,7 @@ def tune(
     options = replace(
         options,
         runs=path.with_suffix(".runs"),
-        table_path=CalibrationFiles.of_model(model).table,
+        table_path=CalibrationFiles.of_model(model, path.parent).table,
         progress=not messages.quiet,
     )
     if messages.dry_run:

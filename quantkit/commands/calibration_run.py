@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import find_statistics, find_table
+from quantkit.caches.reuse import check_replaced, find_statistics, find_table
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
@@ -69,6 +69,8 @@ class CalibrationRun:
         if reused is not None:
             warn_if_low(reused.quality, self.notify)
             return reused
+        if self.files is not None and not self.options.force:
+            check_replaced(self.files.table, self.origin, self.settings)
         if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)

@@ -6,6 +6,7 @@ from quantkit.commands.on_device import runnable
 from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import on_split, open_samples, prepared_as
+from quantkit.datasets.tar_samples import index_ahead
 from quantkit.graph.float_model import FloatModel
 from quantkit.refinement.samples import SampleBatches, affordable_samples, choose_samples
 from quantkit.types import CalibrationTable, Dataset, PathLike, Preprocessing
@@ -20,6 +21,8 @@ def open_calibration_samples(
     order: Order = "shuffled",
 ) -> Dataset:
     """Chooses the samples that `options` ask for, in the split for training where the data have several."""
+    if getattr(prepared, "loader", None) is None:
+        index_ahead(data, show=options.progress)
     return open_samples(
         runnable(model),
         data,

@@ -148,8 +148,8 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
     return (
         ability("calibrate, evaluate", "with ONNX Runtime", "ONNX Runtime"),
         _on_gpu(ability, found["onnxruntime"]),
-        ability("quantize", "from a calibration table, without a runtime"),
-        ability("inspect models, caches, tables, inspector JSON", ""),
+        ability("quantize", "without a runtime"),
+        ability("inspect models, caches, tables, engines", ""),
         native,
         ability("build a TensorRT engine", "", "GPU", "TensorRT"),
         ability("build a TensorRT-RTX engine", "without a GPU", "TensorRT-RTX"),
@@ -166,7 +166,7 @@ def _abilities(parts: Mapping[str, Part], found: Mapping[str, Mapping[str, Any]]
 
 def _on_gpu(ability: Callable[..., Ability], onnxruntime: Mapping[str, Any]) -> Ability:
     """What `--device auto` takes."""
-    found = ability("calibrate, evaluate on a GPU (--device auto)", "--device auto takes cuda:0", *_ON_GPU)
+    found = ability("calibrate, evaluate on a GPU", "--device auto takes cuda:0", *_ON_GPU)
     if "CUDAExecutionProvider" in onnxruntime.get("providers", ()):
         return found
     reason = f"needs ONNX Runtime's CUDA provider: pip uninstall onnxruntime, then pip install '{DISTRIBUTION}[cuda]'"

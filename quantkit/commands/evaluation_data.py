@@ -11,6 +11,7 @@ from quantkit.commands.on_device import runnable
 from quantkit.commands.wanted_variants import check_variants
 from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.open import open_samples, prepared_as
+from quantkit.datasets.tar_samples import index_ahead
 from quantkit.evaluation.accurate_session import open_accurate
 from quantkit.evaluation.gate import check_unlabelled
 from quantkit.evaluation.limits import Limits
@@ -59,6 +60,8 @@ def open_evaluation_data(
     if isinstance(data, EvaluationData) and prepared in (data.prepared, data.dataset.preprocessing):
         dataset = data.dataset
     else:
+        if getattr(prepared, "loader", None) is None:
+            index_ahead(path, show=options.progress)
         dataset = open_samples(
             runnable(model),
             path,

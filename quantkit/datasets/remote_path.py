@@ -227,6 +227,8 @@ def _reason(error: BaseException) -> str:
     """What failed, in a line without credentials."""
     if _is_refusal(error):
         return f"no permission ({without_credentials(str(error))})"
+    if isinstance(status := getattr(error, "status", None), int):
+        return f"its server answers {status} {getattr(error, 'message', '')}".rstrip()
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {without_credentials(lines[0])}".rstrip(": .")
 

@@ -86,7 +86,7 @@ def check_varying(preprocessing: Preprocessing, spec: TensorSpec) -> None:
 
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise DatasetError(f"unknown preset {name!r}: {suggest(name.lower(), PRESETS)}")
+        raise DatasetError(f"--preprocess: there is no {name!r}: {suggest(name.lower(), PRESETS)}")
     return PRESETS[name]
 
 

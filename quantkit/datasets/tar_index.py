@@ -21,6 +21,9 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 """What undoes the compression that a file begins with."""
 
+MOST_INDEXES = 4096
+"""Kept at once."""
+
 _LABEL_SUFFIX = ".cls"
 _LONGEST_LABEL = 1024
 _BLOCK = tarfile.BLOCKSIZE
@@ -118,7 +121,7 @@ def index_tar(archive: Source) -> TarIndex:
         raise DatasetError(f"cannot read {archive}: {error.strerror or error}") from error
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_INDEXES)
 def _index(archive: Source, state: object) -> TarIndex:
     if not isinstance(archive, Path):
         return archive.read_open(lambda file: _Reader(archive, file).index())

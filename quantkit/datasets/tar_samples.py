@@ -16,10 +16,11 @@ from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.image_decoding import IMAGE_SUFFIXES
 from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.datasets.image_folder import count_suffixes, describe_left_out, list_image_files
-from quantkit.datasets.remote_path import Source
-from quantkit.datasets.tar_index import TarIndex, TarMember, index_tar, is_tar
+from quantkit.datasets.remote_path import Source, locate
+from quantkit.datasets.tar_index import MOST_INDEXES, TarIndex, TarMember, index_tar, is_tar
 from quantkit.errors import DatasetError
-from quantkit.types import Preprocessing, TensorSpec
+from quantkit.progress import show_progress
+from quantkit.types import PathLike, Preprocessing, TensorSpec
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -66,6 +67,19 @@ def find_tars(data: Source) -> dict[str, Source]:
     fixed = str(data).partition("{")[0]
     folder = max(fixed.rfind("/"), fixed.rfind(os.sep)) + 1
     return {str(path)[folder:].replace(os.sep, "/"): path for path in paths}
+
+
+def index_ahead(data: PathLike, *, show: bool) -> None:
+    """Makes the indexes of the tars that `data` names behind a bar: opening the data finds them made.
+
+    Raises:
+        DatasetError: a tar that cannot be used.
+    """
+    tars = find_tars(locate(data))
+    if 0 < len(tars) <= MOST_INDEXES:
+        with ThreadPoolExecutor(count_cpus()) as pool:
+            for _ in show_progress(pool.map(index_tar, tars.values()), "indexing tars", len(tars), show):
+                pass
 
 
 def holds_array_members(tars: Mapping[str, Source]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from quantkit.errors import EvaluationError, LimitError
+from quantkit.registry import suggest
 from quantkit.significance import MLPERF_MARGINS
 from quantkit.types import Score
 from quantkit.types.option import TextForm, option
@@ -114,7 +115,7 @@ class Limits:
             raise LimitError(f"--min-agreement {self.min_agreement} must be a fraction from 0 to 1, such as 0.98")
         object.__setattr__(self, "gates", tuple(name.lower() for name in self.gates))
         if unknown := [name for name in self.gates if name not in GATES]:
-            raise LimitError(f"--gate {unknown[0]}: there is no such gate: choose from {', '.join(GATES)}")
+            raise LimitError(f"--gate: there is no {unknown[0]!r}: {suggest(unknown[0], GATES)}")
         if self.at_batch is not None and (self.at_batch < 1 or self.min_speedup is None):
             raise LimitError(f"--at-batch {self.at_batch} must be a batch size of at least 1, with --min-speedup")
         with_interval = (self.max_drop, self.min_speedup, self.min_agreement)

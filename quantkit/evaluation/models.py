@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from quantkit.backends.onnxruntime import runtime_version
@@ -12,6 +12,7 @@ from quantkit.evaluation.run import metric_notes
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
 from quantkit.graph.passes.prepare import has_signed_activations, scheme_of
+from quantkit.registry import suggest
 from quantkit.types import SCHEMES, CalibrationTable, Evaluation, Latency, PathLike, Precision
 
 VARIANTS = ("fp32", "fp16", "int8", "int8-cpu")
@@ -31,6 +32,20 @@ VARIANT_NAMES = (*VARIANTS, *OTHER_FORMATS)
 NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --table or --calibrate-data"
 
 
+def known_variants(variants: Iterable[str], baseline: Literal["fp32", "fp16"] = "fp32") -> tuple[str, ...]:
+    """The names that variants of a model may have, all of `variants` among them.
+
+    Raises:
+        EvaluationError: there is no such variant.
+    """
+    known = VARIANT_NAMES[VARIANT_NAMES.index(baseline) :]
+    for name in variants:
+        if name.lower() not in known:
+            of_half = " for a model of FP16" if baseline == "fp16" else ""
+            raise EvaluationError(f"--variants: there is no {name!r}{of_half}: {suggest(name.lower(), known)}")
+    return known
+
+
 def choose_variants(
     variants: Sequence[str] | None,
     table: CalibrationTable | PathLike | None,
@@ -41,13 +56,10 @@ def choose_variants(
     Raises:
         EvaluationError: there is no such variant, or no table for it.
     """
-    known = VARIANT_NAMES[VARIANT_NAMES.index(baseline) :]
+    known = known_variants(variants or (), baseline)
     if variants is None:
         return tuple(name for name in known if name in VARIANTS and (table is not None or not name.startswith("int8")))
     variants = [name.lower() for name in variants]
-    if unknown := [name for name in variants if name not in known]:
-        of_half = " for a model of FP16" if baseline == "fp16" else ""
-        raise EvaluationError(f"there is no variant {unknown[0]!r}{of_half}: choose from {', '.join(known)}")
     if table is None and any(name.startswith("int8") or name in OTHER_FORMATS for name in variants):
         raise EvaluationError(NO_TABLE)
     return tuple(name for name in known if name == baseline or name in variants)

@@ -47,7 +47,8 @@ class Option:
         flag: "--name" or "--name,-n"; empty takes the field's name.
         form: how the value is written, where it is more than a word or a number.
         registry: "module:NAME" of the allowed values: names, or a mapping by them.
-        is_open: the registry's names are only shown: whoever reads the value knows which others are valid.
+        is_open: the registry's names are only shown, in place of "{known}" in the help or at its end: whoever reads
+            the value knows which others are valid.
         repeatable: may be given several times.
         unit: of a number, such as "seconds".
         default_text: what None means.
@@ -242,7 +243,7 @@ def check_choices(options: Any, error: type[QuantKitError]) -> None:
             continue
         value = getattr(options, found.path[0])
         if value not in allowed and not (value is None and found.default is None):
-            raise error(f"{found.flags[0]} {value!r} is not one of {', '.join(map(str, allowed))}")
+            raise error(f"{found.flags[0]}: there is no {value!r}: {suggest(str(value), map(str, allowed))}")
 
 
 def check_minimum(options: Any, minimum: Literal[0, 1], names: Iterable[str], error: type[QuantKitError]) -> None:

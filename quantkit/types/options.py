@@ -122,8 +122,8 @@ class ImageOptions:
 
     preset: str | None = option(
         None,
-        "Preprocessing preset, Hugging Face's preprocessor_config.json, or file.py:function that turns a PIL image "
-        "into an array.",
+        "Preset {known}, preprocessor_config.json or file.py:function (a file of Hugging Face's; a function of your "
+        "own, from a PIL image to an array).",
         group=IMAGES,
         flag="--preprocess",
         registry="quantkit.datasets.presets:PRESETS",
@@ -891,7 +891,9 @@ class SensitivityOptions(DataOptions, ExtensionOptions, ClusterOptions):
         unit="file",
         default_text="MODEL.calib.json next to the model if it fits, else calibrated with --accuracy fast",
     )
-    num_samples: int = option(256, "Number of samples.", group=DATA)
+    num_samples: int = option(
+        256, "Samples of --data for the ranking, and to calibrate with where there is no table.", group=DATA
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -915,7 +917,7 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
         "Calibration table.",
         form=PATH,
         unit="file",
-        default_text="MODEL.calib.json next to the model if it fits, else a new calibration is written there",
+        default_text="MODEL.calib.json next to the model if it fits, else a new one next to the plan",
     )
     formats: Sequence[str] = option(
         ("int8",),
@@ -938,7 +940,7 @@ class TuneOptions(SensitivityOptions, TimedBuildOptions):
         TimedBuildOptions.__post_init__(self)
         check_choices(self, OptionError)
         check_minimum(self, 1, ("num_val_samples", "batch_size"), OptionError)
-        if {name.lower() for name in self.formats} not in ({"int8"}, {"int8", "fp8"}):
+        if sorted(name.lower() for name in self.formats) not in (["int8"], ["fp8", "int8"]):
             raise OptionError(f"--formats {','.join(self.formats)}: choose int8, or int8,fp8")
 
     @property

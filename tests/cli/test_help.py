@@ -11,6 +11,7 @@ import pytest
 from quantkit.cli.config_file import read_config
 from quantkit.cli.examples import EXAMPLES
 from quantkit.cli.help import COMMON
+from quantkit.datasets.presets import PRESETS
 from quantkit.evaluation.limits import Limits
 from quantkit.types.option import without_none
 from tests.cli.conftest import CALIB
@@ -137,9 +138,82 @@ def test_a_version_in_the_environment_is_not_an_option(quantkit, monkeypatch):
     assert "TensorRT" in quantkit("doctor").out
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("calibrate", "m.onnx", "--data", "d", "-o", ""), "'--output'"),
+        (("calibrate", "m.onnx", "--data", "d", "--output="), "'--output'"),
+        (("evaluate", "m.onnx", "--data", "d", "--table", ""), "'--table'"),
+        (("evaluate", "m.onnx", "--data", "d", "--labels", "", "--task", "detect"), "'--labels'"),
+        (("evaluate", "m.onnx", "--data", "d", "--plan", ""), "'--plan'"),
+        (("build", "m.onnx", "--calib", ""), "'--calib'"),
+        (("bench", "m.onnx", "--export-times", ""), "'--export-times'"),
+        (("compare", "r.json", "--junit", ""), "'--junit'"),
+        (("calibrate", "m.onnx", "--config", "", "--data", "d"), "'--config'"),
+        (("calibrate", "m.onnx", "--data", "d", "--log-file", ""), "'--log-file'"),
+        (("cache", "convert", "c", "--to", "qdq", "--model", ""), "'--model'"),
+        (("inspect", ""), "an argument"),
+        (("report", "--force", ""), "an argument"),
+    ],
+)
+def test_an_empty_value_is_refused_and_its_option_named(quantkit, words, named):
+    outcome = quantkit(*words)
+    assert outcome.code == 2
+    assert f"Invalid value for {named}: it is empty" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_an_empty_value_in_a_file_is_refused(quantkit, digits, tmp_path):
+    (tmp_path / "q.toml").write_text('[evaluate]\ntable = ""\n')
+    outcome = quantkit("evaluate", digits, "--data", "x", "--config", tmp_path / "q.toml")
+    assert "[evaluate] table: it is empty" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("calibrate", "m.onnx", "--data", "d", "--target", "tensort"),
+            "--target: there is no 'tensort': did you mean",
+        ),
+        (("calibrate", "m.onnx", "--data", "d", "--method", "x"), "--method: there is no 'x': choose one of auto, "),
+        (
+            ("calibrate", "m.onnx", "--data", "d", "--rounding=x"),
+            "--rounding: there is no 'x': choose one of feedback, ",
+        ),
+        (
+            ("evaluate", "m.onnx", "--data", "d", "--variants", "int9"),
+            "--variants: there is no 'int9': did you mean 'int8'?",
+        ),
+        (
+            ("evaluate", "m.onnx", "--data", "d", "--task", "paint"),
+            "--task: there is no 'paint': choose one of classify, ",
+        ),
+        (("compare", "r.json", "--gate", "mine"), "--gate: there is no 'mine': choose one of mlperf-99, "),
+        (("cache", "convert", "c", "--to", "x"), "--to: there is no 'x': choose one of tensorrt, "),
+    ],
+)
+def test_unknown_choices_are_refused_in_one_style(quantkit, words, said):
+    outcome = quantkit(*words)
+    assert outcome.code in (1, 2)
+    assert outcome.err.startswith(f"quantkit: error: {said}")
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["bench", "report", "cache merge"])
+def test_types_are_named_in_words(quantkit, command):
+    assert "list[" not in quantkit(*command.split(), "--help-all").out
+
+
+def test_the_short_help_names_every_preset(quantkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = quantkit("calibrate", "--help").out
+    assert all(f" {name}," in shown for name in PRESETS)
+
+
 @pytest.mark.parametrize("command", ["calibrate", "evaluate", "sensitivity", "tune"])
 def test_an_empty_path_of_data_is_not_the_working_folder(quantkit, digits, command):
     """As an unset variable of a shell gives it."""
     outcome = quantkit(command, digits, "--data", "", "--dry-run")
     assert outcome.code == 2
-    assert "Invalid value for '--data': the path is empty" in outcome.err
+    assert "Invalid value for '--data': it is empty" in outcome.err

@@ -87,3 +87,24 @@ def test_batch_normalization_of_training_is_named(quantkit, tmp_path):
     outcome = quantkit("calibrate", "--data", images, tmp_path / "net.onnx", "--accuracy", "fast")
     assert "normalizes by the batch" in outcome.err
     assert "bn (BatchNormalization)" in outcome.err
+
+
+def test_a_table_of_many_samples_is_not_replaced_by_one_of_few(quantkit, model, tmp_path):
+    """As a wrong folder would."""
+    many, one = write_images(tmp_path / "many", 20), write_images(tmp_path / "one", 1)
+    assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
+    table = tmp_path / "net.calib.json"
+    before = table.read_bytes()
+    for words in ((), ("--keep-statistics",)):
+        refused = quantkit("calibrate", model, "--data", one, "--method", "minmax", *words)
+        assert refused.code == 1
+        assert f"{table} was made from 20 samples and would be replaced by one from 1 sample" in refused.err
+        assert "--force" in refused.err
+        assert table.read_bytes() == before
+    elsewhere = quantkit("calibrate", model, "--data", one, "--method", "minmax", "-o", tmp_path / "other")
+    assert elsewhere.code == 0
+    assert "warning: Only 1 calibration sample" in elsewhere.err
+    assert quantkit("calibrate", model, "--data", many, "--method", "minmax", "--num-samples", 2).code == 0, "asked for"
+    assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
+    assert quantkit("calibrate", model, "--data", one, "--method", "minmax", "--force").code == 0
+    assert table.read_bytes() != before

@@ -51,10 +51,12 @@ def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
 
 
 def test_the_table_that_tune_writes_is_named(quantkit, digits, tmp_path):
-    table = tmp_path / "digits.calib.json"
+    """And goes where -o says, as the plan does."""
+    table = tmp_path / "elsewhere" / "digits.calib.json"
     outcome = quantkit("tune", digits, "--data", CALIB, *VALIDATE, "--max-drop", 50, *FEW, "-o", tmp_path / "elsewhere")
     assert f"Calibrating with --accuracy balanced and writing {table}; run" in " ".join(outcome.err.split())
     assert table.is_file()
+    assert not table.with_name("digits.plan.json").parent.parent.joinpath(table.name).exists()
 
 
 @pytest.mark.usefixtures("calibrated")

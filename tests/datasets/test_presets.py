@@ -117,8 +117,8 @@ def test_open_sizes_are_filled() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "words"),
     [
-        ((1, 3, 8, 8), {"preset": "imagnet"}, "unknown preset 'imagnet': did you mean 'imagenet'"),
-        ((1, 3, 8, 8), {"preset": "zzz"}, "unknown preset 'zzz'"),
+        ((1, 3, 8, 8), {"preset": "imagnet"}, "--preprocess: there is no 'imagnet': did you mean 'imagenet'"),
+        ((1, 3, 8, 8), {"preset": "zzz"}, "--preprocess: there is no 'zzz'"),
         ((1, 128), {}, r"images do not match input 'data' of shape \[1, 128\].*npz"),
         ((1, 3, 8, 8, 8), {}, "npz"),
         ((1, 3, 8, 3), {}, r"\[1, 3, 8, 3\] can be NCHW or NHWC.*--layout"),
@@ -172,7 +172,11 @@ def test_a_text_line_is_padded_on_the_right() -> None:
         (("N", 3, "h", "w"), {"resize": "crop", "multiple_of": 32, "size": 64}, "multiple_of has no meaning"),
         (("N", 3, "h", "w"), {"resize": "limit", "multiple_of": 0, "size": 64}, "multiple_of 0 must be from 1 to 64"),
         (("N", 3, 8, 8), {"resize": "stretch", "pad_position": "top-left"}, "pad_position has no meaning"),
-        (("N", 3, 8, 8), {"pad_position": "bottom"}, "--pad-position 'bottom' is not one of center, top-left"),
+        (
+            ("N", 3, 8, 8),
+            {"pad_position": "bottom"},
+            "--pad-position: there is no 'bottom': choose one of center, top-left",
+        ),
     ],
 )
 def test_sizes_of_their_own_need_a_model_that_takes_them(shape: Shape, options: dict[str, Any], message: str) -> None:

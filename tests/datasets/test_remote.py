@@ -179,6 +179,8 @@ def test_the_web_refuses_or_is_not_there(served, open_here: Open) -> None:
         open_here(f"{address}/none.tar")
     with pytest.raises(DatasetError, match=r"cannot open http://127.*/secret/t\.tar: no permission \(403"):
         open_here(f"{address}/secret/t.tar?token=me")
+    with pytest.raises(DatasetError, match=r"broken/t\.tar: its server answers 500 Internal Server Error$"):
+        open_here(f"{address}/broken/t.tar?token=me")
     with pytest.raises(DatasetError, match=r"cannot open http://127\.0\.0\.1:9/t\.tar: Client"):
         open_here("http://127.0.0.1:9/t.tar")
 
@@ -187,7 +189,10 @@ def test_the_web_refuses_or_is_not_there(served, open_here: Open) -> None:
     ("text", "shown"),
     [
         ("s3://bucket/a@2x.png", "s3://bucket/a@2x.png"),
+        ("s3://bucket/a#2.png", "s3://bucket/a#2.png"),
+        ("--data=s3://bucket/a#2.png?versionId=x", "--data=s3://bucket/a#2.png"),
         ("https://host:8080/a.tar", "https://host:8080/a.tar"),
+        ("simplecache::https://host/a.tar#part", "simplecache::https://host/a.tar"),
         ("https://me:pass@word/x@host/a.tar", "https://host/a.tar"),
         ("https://token@host/a.tar?b=c#d", "https://host/a.tar"),
         ("simplecache::https://me:secret@host/a.tar", "simplecache::https://host/a.tar"),

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from quantkit.datasets import tar_index
 from quantkit.datasets.boxes import open_boxes
 from quantkit.datasets.description import how_to_label
 from quantkit.datasets.image_folder import open_image_folder
 from quantkit.datasets.open import holds_arrays, open_dataset, open_samples
 from quantkit.datasets.tar_index import index_tar
+from quantkit.datasets.tar_samples import index_ahead
 from quantkit.errors import ChangedDataError, DatasetError
 from quantkit.types import Dataset, Preprocessing, TensorSpec
 
@@ -116,6 +118,15 @@ def test_folders_and_patterns_name_several_tars(write: Write, open_here: Write, 
     (tmp_path / "shards" / "x.png").write_bytes(png())
     beside = open_here(tmp_path / "shards")
     assert (beside.ids, beside.remarks) == (["x.png"], ("left out, not readable as images: 3 .tar",))
+
+
+def test_an_index_that_was_made_ahead_is_used(write: Write, open_here: Write, tmp_path: Path, monkeypatch) -> None:
+    for number in (1, 2):
+        write({f"{number}.png": png(number)}, name=f"t-{number}.tar")
+    index_ahead(tmp_path, show=False)
+    monkeypatch.setattr(tar_index._Reader, "index", lambda self: pytest.fail("indexed again"))
+    assert len(open_here(tmp_path)) == 2
+    index_ahead(tmp_path / "none", show=False)  # what opens the data says it
 
 
 def test_choice_and_fingerprint_do_not_depend_on_the_order(write: Write, spec: TensorSpec, tmp_path: Path) -> None:

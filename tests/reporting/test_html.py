@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -315,3 +316,10 @@ def test_a_device_s_own_times_are_shown_where_there_are_any():
     plain = report_html(make_report())
     assert "GPU events, as in trtexec" not in plain
     assert "enqueue_ms" not in plain
+
+
+def test_commands_in_caveats_are_code():
+    report = replace(make_classification(), warnings=("run `quantkit doctor` & see", "an odd ` <b>"))
+    text = report_html(report)
+    assert "run <code>quantkit doctor</code> &amp; see" in text
+    assert "an odd  &lt;b&gt;" in text

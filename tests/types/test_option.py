@@ -55,5 +55,5 @@ def test_the_old_name_of_preprocess_works_and_warns():
 
 def test_words_that_a_type_does_not_allow_are_refused_by_name():
     check_choices(Filling(), CalibrationError)
-    with pytest.raises(CalibrationError, match="--kind 'tar' is not one of jam, nuts"):
+    with pytest.raises(CalibrationError, match="--kind: there is no 'tar': choose one of jam, nuts"):
         check_choices(Filling("tar"), CalibrationError)  # type: ignore[arg-type]

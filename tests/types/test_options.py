@@ -41,7 +41,7 @@ def test_text_that_is_no_value_is_refused_by_the_option(name, text, message):
 
 
 def test_image_options_are_checked_when_made():
-    with pytest.raises(DatasetError, match="--color 'CMYK' is not one of RGB, BGR, L"):
+    with pytest.raises(DatasetError, match="--color: there is no 'CMYK': choose one of RGB, BGR, L"):
         ImageOptions(color="CMYK")  # type: ignore[arg-type]
 
 

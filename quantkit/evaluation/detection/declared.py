@@ -5,7 +5,6 @@ What layouts there are is left to `layouts`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.detection.decoding import Candidates, Frame, decode
 from quantkit.evaluation.detection.layouts import DEFAULT_OPTIONS, LAYOUTS, OPTIONS, DetectionLayout
 from quantkit.evaluation.detection.shapes import RoleShapes, bind_roles, describe_shape
+from quantkit.registry import suggest
 from quantkit.types import Array
 
 _SURE = 0.05
@@ -237,9 +237,7 @@ def parse_layout(text: str) -> Declared:
     name, _, rest = text.partition(":")
     name = name.strip()
     if name not in LAYOUTS:
-        close = difflib.get_close_matches(name, LAYOUTS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EvaluationError(f"--detections {name!r} is not one of {', '.join(LAYOUTS)}{hint}")
+        raise EvaluationError(f"--detections: there is no {name!r}: {suggest(name, LAYOUTS)}")
     layout = LAYOUTS[name]
     names: dict[str, str] = {}
     options = {**DEFAULT_OPTIONS, **layout.options}

@@ -150,7 +150,7 @@ def _describe(name: str, array: Array, axis: int, binary: str | None) -> Head | 
             "logits (class 1 above 0) or --binary probabilities (above 0.5)"
         )
     if binary not in _THRESHOLDS:
-        raise EvaluationError(f"--binary {binary!r} is not one of {', '.join(_THRESHOLDS)}")
+        raise EvaluationError(f"--binary: there is no {binary!r}: choose one of {', '.join(_THRESHOLDS)}")
     _check_binary(name, array, binary)
     return Head(name, "logits" if binary == "logits" else "probabilities", axis if has_channels else None, 2)
 

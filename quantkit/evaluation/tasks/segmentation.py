@@ -114,7 +114,7 @@ class Segmentation(Task):
     ) -> None:
         super().__init__()
         if binary not in (None, "logits", "probabilities"):
-            raise EvaluationError(f"--binary {binary!r} is not one of logits, probabilities")
+            raise EvaluationError(f"--binary: there is no {binary!r}: choose one of logits, probabilities")
         self._annotations = annotations
         self._preprocessing = preprocessing
         self._names = tuple(class_names or annotations.classes)

@@ -10,6 +10,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.changes import Changes
+from quantkit.registry import suggest
 from quantkit.types import Array, Batch, ChangedSample, ClassScore, Dataset, PathLike, Score
 from quantkit.types.option import OwnOption, option, owned_options
 from quantkit.types.options import PATH, TEXT
@@ -81,7 +82,7 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise EvaluationError(f"--task {self.task} is not one of {', '.join(TASKS)}")
+            raise EvaluationError(f"--task: there is no {self.task!r}: {suggest(self.task, TASKS)}")
         task = TASKS[self.task]
         given = [f.name for f in fields(self)[1:-1] if getattr(self, f.name) is not None]
         for name in (*given, *self.task_options):

@@ -247,7 +247,9 @@ def _point(report: Report, evaluation: Evaluation, x_scale: Scale, y_scale: Scal
     value = with_unit(format_score(height / (100 if score.is_fraction else 1), score), score_unit(score))
     point = _bare_point(report, evaluation, x_scale(time), y_scale(height), f"{value}, {format_significant(time)} ms")
     if pair is not None:
-        point = replace(point, low=round(y_scale(base + pair[0]), 2), high=round(y_scale(base + pair[1]), 2))
+        # A share ends at 100%, where its interval, which is that of a difference, may not.
+        low, high = (min(max(base + end, y_scale.low), y_scale.high) for end in pair)
+        point = replace(point, low=round(y_scale(low), 2), high=round(y_scale(high), 2))
     if ends:
         point = replace(point, left=round(x_scale(ends[0]), 2), right=round(x_scale(ends[1]), 2))
     return point

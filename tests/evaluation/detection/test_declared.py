@@ -31,14 +31,14 @@ def decode(text, outputs, *, is_checked=True, num_classes=3):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("yolo8", r"--detections 'yolo8' is not one of yolov5, .*; did you mean yolov8\?"),
+        ("yolo8", r"--detections: there is no 'yolo8': did you mean 'yolov8'\?"),
         ("detr:pred_boxes", r"'pred_boxes' must be role=output or option=value; the roles of detr are boxes, scores"),
         ("detr:rows=x", "'rows=x' must be role=output"),
         ("yolov8:background=first", "'background=first' must be .*, its options coordinates, order$"),
         ("yolox:order=xyxy", "its options none"),
         ("yolov8:order=xywh", "order is one of xyxy, yxyx, cxcywh, not 'xywh'"),
         ("ssd:boxes=a,scores=a", "output 'a' is named for two roles"),
-        ("", "is not one of"),
+        ("", "there is no '': choose one of yolov5, "),
     ],
 )
 def test_invalid_declaration_is_one_line(text, message):

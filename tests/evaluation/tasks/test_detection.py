@@ -280,7 +280,7 @@ def test_change_rule_is_a_definition():
         ({"score_threshold": 3.0}, "^--score-threshold 3.0 must be from 0 to 1$"),
         ({"iou_threshold": float("nan")}, "^--iou-threshold nan must be from 0 to 1$"),
         ({"max_detections": 0}, "^--max-detections 0 must be at least 1$"),
-        ({"layout": "yolo"}, "'yolo' is not one of"),
+        ({"layout": "yolo"}, "there is no 'yolo': did you mean"),
     ],
 )
 def test_invalid_options_are_refused(options, message):

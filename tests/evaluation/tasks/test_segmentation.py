@@ -300,7 +300,7 @@ def test_mismatched_outputs_are_refused():
         run(Masks([[[1]]]), {"a": np.array([[[-1]]])})
     with pytest.raises(EvaluationError, match="no pixel of the masks counts"):
         run(Masks([[[255]]]), {"a": one_hot([[[0]]])}).compute()
-    with pytest.raises(EvaluationError, match="--binary 'yes' is not one of"):
+    with pytest.raises(EvaluationError, match="--binary: there is no 'yes'"):
         Segmentation(Masks([]), None, binary="yes")
 
 

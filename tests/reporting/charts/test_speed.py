@@ -146,6 +146,18 @@ def test_intervals_go_both_ways_and_hold_their_point():
     assert int8.high < int8.y < int8.low
 
 
+def test_an_interval_ends_where_a_share_does():
+    report = make_classification()
+    base, *others = report.evaluations
+    moved = 1 - 0.001 - base.metrics["top1"]
+    raised = [replace(e, metrics={**e.metrics, "top1": e.metrics["top1"] + moved}) for e in (base, *others)]
+    (chart,) = make_charts(replace(report, evaluations=tuple(raised)))
+    ends = [end for point in chart.points for end in (point.low, point.high) if end is not None]
+    assert ends
+    assert all(chart.frame.top <= end <= chart.frame.bottom for end in ends)
+    assert chart.y_ticks[-1].label.startswith("100")
+
+
 def test_batch_sizes_are_beads_on_a_line_at_the_height_of_the_score():
     (chart,) = make_charts(make_classification())
     assert chart.x_label.startswith("Median latency per sample, ms")
