@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantkit.backends.tensorrt.build.build_options import BuildOptions
+from quantkit.backends.tensorrt.build.configuration import check_scheme
 from quantkit.backends.tensorrt.build.manifest import Manifest, find_manifest
 from quantkit.backends.tensorrt.build.profiles import DEFAULT_BATCHES, image_sizes, resolve_profiles
-from quantkit.backends.tensorrt.library import parse_version, version_of_caches
+from quantkit.backends.tensorrt.library import Library, parse_version, version_of_caches
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.table import load_table
@@ -25,7 +26,7 @@ from quantkit.graph.passes.prepare import scheme_of
 from quantkit.machine import read_input
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
-from quantkit.types import CalibrationTable
+from quantkit.types import SCHEMES, CalibrationTable
 from quantkit.types.options import DeepStreamOptions, TritonOptions, TrtexecOptions
 from quantkit.types.quantization import Precision
 
@@ -118,6 +119,8 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     typed = opened.is_quantized or own == "fp16"
     if typed and precision != own:
         raise ModelError(f"{model.name} is in {own.upper()} already: use --precision {own}, or pass the float model")
+    if precision in SCHEMES:
+        check_scheme(Library(module=None, name="tensorrt", version=version), precision, (), None)
     cache = Path(options.calibration_cache or CalibrationFiles.of_model(model).tensorrt_cache)
     wants_cache = precision == "int8" and not typed
     flags = precision_flags(precision, version[0], typed=typed, cache=str(cache) if wants_cache else None)

@@ -321,6 +321,13 @@ def test_old_versions_of_tensorrt_are_refused():
     check_scheme(old, "int4", (), None)
 
 
+def test_no_command_is_written_for_a_version_of_trtexec_that_lacks_the_format(calibrated, tmp_path):
+    made = quantize(*calibrated, tmp_path / "net.fp8.onnx", format="fp8").path
+    with pytest.raises(BackendError, match=r"fp8 needs TensorRT 10.3 or newer, this is TensorRT 10.2.0: https://docs"):
+        trtexec_command(made, TrtexecOptions(tensorrt_version="10.2.0"), BuildOptions())
+    assert trtexec_command(made, TrtexecOptions(tensorrt_version="10.3.0"), BuildOptions())
+
+
 def test_a_plan_with_fp8_is_named_where_a_gpu_has_none():
     rtx = Library(module=None, name="tensorrt-rtx", version=(1, 7, 0))
     text = r"--plan with conv in fp8: sm86 does not compute in fp8, .* or make the plan by tune --formats int8"
