@@ -58,8 +58,7 @@ def matrix_scale(
     groups, rows, width = matrix.shape
     of_groups, of_rows = scale_shape
 
-    def together(values: _Floats) -> _Floats:
-        """[G, R, K] → a row for each scale."""
+    def together(values: _Floats) -> _Floats:  # a row for each scale
         parts = values.reshape(of_groups, groups // of_groups, of_rows, rows // of_rows, width)
         return parts.swapaxes(1, 2).reshape(of_groups * of_rows, -1)
 

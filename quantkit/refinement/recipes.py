@@ -212,8 +212,7 @@ class _Layer:
         return codes, scale, np.where(np.isfinite(bias), bias, 0)
 
     def _scale(self, target: _Floats, fit: _Fit) -> _Scale:
-        squares = np.einsum("gkk->gk", fit.second_moment)[:, None, :]
-        importance = self.moments.join(squares, target.shape[2])
+        importance = self.moments.join(np.einsum("gkk->gk", fit.second_moment)[:, None, :], target.shape[2])
         if self.format.block is None:
             return matrix_scale(target, self.scale_shape, self.format, importance)
         return block_steps(target, self.format.block, importance)
