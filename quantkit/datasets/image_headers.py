@@ -60,10 +60,10 @@ def _ask(largest: float, names: list[str]) -> None:
     if _WHITE / _NEARLY_BLACK <= largest <= _WHITE:
         return
     bits = int(largest).bit_length()
-    guess = 2**bits - 1
     said = "would be nearly black" if largest <= _WHITE else "go beyond 16 bits"
     other = f", or --pixel-max {_WHITE}" if largest <= _WHITE else ""
+    images = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
     raise DatasetError(
-        f"{len(names)} images of more than 8 bits ({names[0]}) reach {largest:g} and {said}: say which value is "
-        f"white, --pixel-max {guess} if they have {bits} bits{other}"
+        f"pixels of {images} have more than 8 bits: they reach {largest:g} and {said}: say which value is "
+        f"white, --pixel-max {2**bits - 1} if they have {bits} bits{other}"
     )

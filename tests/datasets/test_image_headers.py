@@ -36,7 +36,8 @@ def save_deep(path: Path, white: int, dtype: type = np.uint16) -> None:
         (
             4095,
             np.uint16,
-            r"reach 4095 and would be nearly black: .* --pixel-max 4095 if they have 12 bits, or --.* 65535",
+            r"^pixels of a\.tif have more than 8 bits: they reach 4095 and would be nearly black: .* "
+            "--pixel-max 4095 if they have 12 bits, or --.* 65535",
         ),
         (16383, np.uint16, "--pixel-max 16383 if they have 14 bits"),
         (3000, np.uint16, "--pixel-max 4095 if they have 12 bits"),
