@@ -65,9 +65,7 @@ def round_for_format(
     table: CalibrationTable,
     options: QuantizeOptions,
     samples: SampleBatches,
-    notify: Notify | None = None,
-    *,
-    progress: bool = False,
+    notify: Notify,
 ) -> CalibrationTable:
     """The table with the weights of a format that is not INT8 alone rounded with error feedback.
 
@@ -77,24 +75,23 @@ def round_for_format(
         options: with the format.
         samples: to round on.
         notify: hears what the rounding saved.
-        progress: show a progress bar.
     """
     chosen = Refinement()  # of FP8 alone
     if options.scheme.activations == FP8:
-        chosen = _choose_for_fp8(model, table, options, samples, notify, progress=progress)
+        chosen = _choose_for_fp8(model, table, options, samples, notify)
         table = replace(table, roundings={**table.roundings, options.format: chosen})
-    planned = plan_format(model, table, options, announcing(notify))
+    planned = plan_format(model, table, options, notify)
     if options.scheme.blocks:
-        found, layers = round_weights_alone(planned.graph, planned.blocks, samples, progress=progress)
+        found, layers = round_weights_alone(planned.graph, planned.blocks, samples, progress=False)
     else:
         assert planned.pairs is not None  # a format without blocks quantizes activations
         known = planned.pairs.qdq, planned.pairs.ranges
-        found, layers = round_weights(planned.graph, *known, samples, progress=progress)
+        found, layers = round_weights(planned.graph, *known, samples, progress=False)
     saved = sum(layer.error for layer in layers) / max(sum(layer.nearest_error for layer in layers), 1e-30)
     text = f"{len(layers)} weights rounded with error feedback: {saved:.0%} of the squared error of nearest"
     if saved >= 1:
         text = f"{len(layers)} weights rounded to nearest: error feedback did not help on these samples"
-    announcing(notify)(Notice("info", "weights", text))
+    notify(Notice("info", "weights", text))
     found = replace(chosen, weights=found.weights, biases=found.biases)
     return replace(table, roundings={**table.roundings, options.format: found})
 
@@ -104,15 +101,13 @@ def _choose_for_fp8(
     table: CalibrationTable,
     options: QuantizeOptions,
     samples: SampleBatches,
-    notify: Notify | None,
-    *,
-    progress: bool,
+    notify: Notify,
 ) -> Refinement:
     """What FP8 shifts, and what it leaves in float: found before the weights are rounded."""
     ranges = {n: r for n, r in table.for_scheme(options.scheme).tensors.items() if n not in table.skipped}
-    how = CalibrationOptions(progress=progress)
+    how = CalibrationOptions(progress=False)
     with using_gpu(None):  # a session for each piece of the graph
-        return refine_float8(model, samples, ranges, how, options, notify=announcing(notify))
+        return refine_float8(model, samples, ranges, how, options, notify=notify)
 
 
 def keep_rounding(
@@ -125,7 +120,7 @@ def keep_rounding(
 ) -> CalibrationTable:
     """The same on samples of `data`; where the table is a path, they are kept beside it."""
     opened = open_table(table)
-    found = round_for_format(model, opened, options, samples_of(model, opened, data, preprocess), notify)
+    found = round_for_format(model, opened, options, samples_of(model, opened, data, preprocess), announcing(notify))
     if not isinstance(table, CalibrationTable):
         path = refinement_path(table, options.format)
         save_refinement(found.roundings[options.format], path, table=table_checksum(opened))

@@ -62,16 +62,13 @@ def draw_weights(num_samples: int, *, num_draws: int = NUM_DRAWS, seed: int = 0)
         yield np.bincount(drawn.astype(np.int64), minlength=num_samples)
 
 
-def mean_difference_interval(
-    baseline: Array, variant: Array, *, num_draws: int = NUM_DRAWS, seed: int = 0
-) -> tuple[float, float]:
+def mean_difference_interval(baseline: Array, variant: Array, *, num_draws: int = NUM_DRAWS) -> tuple[float, float]:
     """95% interval of the mean of ``variant - baseline``, paired, by a percentile bootstrap over samples.
 
     Args:
         baseline: score of each sample, [N].
         variant: likewise.
         num_draws: how many draws.
-        seed: of the draws.
 
     Raises:
         ValueError: no samples, or different numbers of them.
@@ -80,9 +77,8 @@ def mean_difference_interval(
     if differences.ndim != 1 or not differences.size:
         raise ValueError(f"scores of shape {differences.shape}")
     count = len(differences)
-    return percentile_interval(
-        [float(weights @ differences) / count for weights in draw_weights(count, num_draws=num_draws, seed=seed)]
-    )
+    draws = draw_weights(count, num_draws=num_draws)
+    return percentile_interval([float(weights @ differences) / count for weights in draws])
 
 
 def percentile_interval(values: list[float]) -> tuple[float, float]:

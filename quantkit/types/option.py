@@ -163,9 +163,9 @@ def option(default: Any, help: str, **rest: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, **rest)})
 
 
-def nested(kind: type, default: Any = None) -> Any:
+def nested(kind: type) -> Any:
     """A dataclass field whose own options are options of the outer dataclass too."""
-    return field(default=default, metadata={"nested": kind})
+    return field(default=None, metadata={"nested": kind})
 
 
 def option_fields(kind: type, path: tuple[str, ...] = ()) -> Iterator[OptionField]:

@@ -114,9 +114,7 @@ def plan_draws(scores: Mapping[str, WeightedPrecision]) -> int:
     return int(np.clip(_BUDGET // max(work, 1), _LEAST_DRAWS, NUM_DRAWS))
 
 
-def difference_intervals(
-    scores: Mapping[str, WeightedPrecision], *, num_draws: int, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def difference_intervals(scores: Mapping[str, WeightedPrecision], *, num_draws: int) -> dict[str, tuple[float, float]]:
     """95% interval of each variant's mAP less that of the first, by a paired bootstrap over images.
 
     It is the basic interval: the percentiles of the draws, turned around the difference that was measured. Average
@@ -129,7 +127,7 @@ def difference_intervals(
     """
     (_, reference), *others = scores.items()
     differences: dict[str, list[float]] = {name: [] for name, _ in others}
-    for weights in draw_weights(reference.num_images, num_draws=num_draws, seed=seed):
+    for weights in draw_weights(reference.num_images, num_draws=num_draws):
         expected = mean_of(reference.compute(weights))
         for name, score in others:
             differences[name].append(mean_of(score.compute(weights)) - expected)

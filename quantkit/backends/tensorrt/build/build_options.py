@@ -181,7 +181,7 @@ class BuildOptions:
         return chosen if self.tf32 is None else {**chosen, "tf32": self.tf32}
 
 
-def parse_size(text: str, option: str = "--workspace") -> int:
+def parse_size(text: str) -> int:
     """Bytes of "512" (MiB, as trtexec takes it), "512M", "4G", "1.5GiB" or "65536K"; units are powers of 1024.
 
     Raises:
@@ -193,7 +193,7 @@ def parse_size(text: str, option: str = "--workspace") -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|(B))?\s*", text, re.IGNORECASE)
     if match is None:
-        raise BackendError(f"{option} {text!r} is not a size such as 512 (MiB), 512M or 4G")
+        raise BackendError(f"--workspace {text!r} is not a size such as 512 (MiB), 512M or 4G")
     unit = (match[2] or match[3] or "").upper()
     return int(float(match[1]) * (1 << _UNITS[unit]))
 

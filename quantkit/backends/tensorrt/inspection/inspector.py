@@ -195,16 +195,13 @@ def _layer(data: Mapping[str, Any]) -> EngineLayer:
     )
 
 
-def product_precision(
-    inputs: Sequence[EngineTensor], weight_dtype: ElementType | None, name: str, *, operands: int = 2
-) -> ElementType:
+def product_precision(inputs: Sequence[EngineTensor], weight_dtype: ElementType | None, name: str) -> ElementType:
     """Type in which a product computes: INT8 or FP8 only if all that is multiplied is.
 
     Args:
-        inputs: of the layer. Where the weight is among them, it comes second.
+        inputs: of the layer. Where no weight is stored in it, the first two are multiplied.
         weight_dtype: of a weight that is stored in the layer.
         name: fused attention ("mha") multiplies query, key and value; before the value there may be masks.
-        operands: how many of the inputs are multiplied where no weight is stored in the layer.
     """
     if weight_dtype is not None and weight_dtype != "unknown":
         kinds = [inputs[0].dtype if inputs else weight_dtype, weight_dtype]
@@ -212,7 +209,7 @@ def product_precision(
         data: list[ElementType] = [tensor.dtype for tensor in inputs if tensor.dtype != "bool"]
         kinds = data[:1] if data[:4].count("int8") == 3 else data[:3]
     else:
-        kinds = [tensor.dtype for tensor in inputs[:operands]]
+        kinds = [tensor.dtype for tensor in inputs[:2]]
     return next((kind for kind in kinds if kind not in QUANTIZED), kinds[0]) if kinds else "unknown"
 
 
