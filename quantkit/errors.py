@@ -47,6 +47,11 @@ def one_line(text: str) -> str:
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def joined_lines(error: BaseException) -> str:
+    """What another library says of an error, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 class QuantKitError(Exception):
     """Base of every error that quantkit raises on purpose."""
 

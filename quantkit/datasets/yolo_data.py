@@ -14,7 +14,7 @@ from typing import Any, Literal
 from quantkit.datasets.file_list import open_file_list
 from quantkit.datasets.image_files import ImageFiles
 from quantkit.datasets.image_folder import open_image_folder
-from quantkit.errors import DatasetError
+from quantkit.errors import DatasetError, joined_lines
 from quantkit.machine import decode_text, read_input
 from quantkit.types import Preprocessing, TensorSpec
 
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(decode_text(stored))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise DatasetError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise DatasetError(f"{path} is not YAML: {joined_lines(error)}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path} is not a data set: train, val and names are expected")
     return content

@@ -49,13 +49,11 @@ class ClassTable:
         variant: its name.
         summary: how many classes got worse and better; empty where none changed.
         rows: classes that changed, the largest loss first; those without a score in both models at the end.
-        num_unchanged: classes without a row because nothing changed.
     """
 
     variant: str
     summary: str
     rows: tuple[ClassRow, ...]
-    num_unchanged: int
 
 
 def class_tables(report: Report) -> tuple[ClassTable, ...]:
@@ -82,7 +80,6 @@ def _table(report: Report, score: Score, evaluation: Evaluation, largest: float)
         variant=single_line(evaluation.name),
         summary=_summary([gain for _, gain in changed], len(known), len(found)),
         rows=tuple(rows),
-        num_unchanged=len(known) - len(changed),
     )
 
 

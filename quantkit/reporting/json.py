@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from quantkit.errors import EvaluationError, QuantKitError
+from quantkit.errors import EvaluationError, QuantKitError, joined_lines
 from quantkit.machine import read_file
 from quantkit.reporting.plausibility import check_numbers
 from quantkit.types import SCHEMES, Report
@@ -71,9 +71,9 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         reason = "it is a folder; pass the report.json in it" if Path(path).is_dir() else error.strerror or error
         raise EvaluationError(f"cannot read the report {path}: {reason}") from error
     except msgspec.ValidationError as error:
-        raise EvaluationError(f"{path} is not a quantkit report: {_one_line(error)}") from error
+        raise EvaluationError(f"{path} is not a quantkit report: {joined_lines(error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EvaluationError(f"{path} is not valid JSON: {_one_line(error)}") from error
+        raise EvaluationError(f"{path} is not valid JSON: {joined_lines(error)}") from error
     except OverflowError as error:
         raise EvaluationError(f"{path} is not a quantkit report: a number in it is too large") from error
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -81,7 +81,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
             f"{path} is not a quantkit report: `evaluations` must be a list, each with `metrics`"
         ) from None
     except QuantKitError as error:
-        raise EvaluationError(f"{path} is not a usable report: {_one_line(error)}") from error
+        raise EvaluationError(f"{path} is not a usable report: {joined_lines(error)}") from error
     return report
 
 
@@ -191,7 +191,3 @@ def _refuse_huge(content: Any) -> None:
             _refuse_huge(value)
     elif isinstance(content, int) and not -_TOO_LARGE < content < _TOO_LARGE:
         raise OverflowError
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

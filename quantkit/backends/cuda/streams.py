@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import BackendError, OutOfDeviceMemoryError
+from quantkit.errors import BackendError, OutOfDeviceMemoryError, joined_lines
 from quantkit.types import Array
 
 _NON_BLOCKING = 1
@@ -121,10 +121,10 @@ def report_cuda_errors(driver: Any, what: str) -> Iterator[None]:
         yield
     except driver.MemoryError as error:
         raise OutOfDeviceMemoryError(
-            f"{what}: out of memory ({_one_line(error)}{_free_memory(driver)}): use a smaller batch, or free the GPU"
+            f"{what}: out of memory ({joined_lines(error)}{_free_memory(driver)}): use a smaller batch, or free the GPU"
         ) from error
     except driver.Error as error:
-        raise BackendError(f"{what}: CUDA fails: {_one_line(error)}") from error
+        raise BackendError(f"{what}: CUDA fails: {joined_lines(error)}") from error
 
 
 def _free_memory(driver: Any) -> str:
@@ -133,7 +133,3 @@ def _free_memory(driver: Any) -> str:
     except driver.Error:
         return ""
     return f", {free / 2**20:.0f} of {total / 2**20:.0f} MiB free"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.backends.tensorrt.library import Library
-from quantkit.errors import BackendError
+from quantkit.errors import BackendError, joined_lines
 from quantkit.types import PathLike
 
 _ENTRY_POINTS = ("getCreators", "getPluginCreators")
@@ -51,7 +51,7 @@ def _load(library: Library, path: Path) -> None:
     try:
         opened = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise BackendError(f"--plugins {path} does not load: {' '.join(str(error).split())}") from error
+        raise BackendError(f"--plugins {path} does not load: {joined_lines(error)}") from error
     if any(hasattr(opened, name) for name in _ENTRY_POINTS):
         registry = library.module.get_plugin_registry()
         if registry is None or registry.load_library(str(path)) is None:

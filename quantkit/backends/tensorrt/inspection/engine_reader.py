@@ -19,7 +19,7 @@ from quantkit.backends.tensorrt.inspection.rtx_plan import MAGIC, read_plan
 from quantkit.backends.tensorrt.library import Library, load_library
 from quantkit.backends.tensorrt.logger import make_logger
 from quantkit.backends.tensorrt.plugins import init_standard_plugins, load_plugins
-from quantkit.errors import BackendError, NotInstalledError
+from quantkit.errors import BackendError, NotInstalledError, joined_lines
 from quantkit.machine import raise_if_out_of_memory
 from quantkit.types import PathLike
 
@@ -105,7 +105,7 @@ def _read_with(library: Library, content: bytes, *, measure: bool, host_code: bo
         raise
     except Exception as error:
         raise_if_out_of_memory(error)
-        raise BackendError(f"{library.title}: {' '.join(str(error).split())[:300]}") from error
+        raise BackendError(f"{library.title}: {joined_lines(error)[:300]}") from error
 
 
 def _measure(library: Library, engine: Any) -> dict[str, float]:
