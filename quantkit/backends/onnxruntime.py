@@ -224,7 +224,7 @@ TYPE_SOURCES["onnxruntime"] = infer_output_types
 
 @contextmanager
 def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
-    """Registers libraries of custom operators with every session that is made meanwhile.
+    """Registers libraries of custom operators, in their order, with every session that is made meanwhile.
 
     Raises:
         BackendError: there is no such file.
@@ -232,12 +232,12 @@ def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
     for path in libraries:
         if not Path(path).is_file():
             raise BackendError(f"--ort-extension {path}: no such file")
-    added = dict.fromkeys(str(Path(path).resolve()) for path in libraries).keys() - _extensions
-    _extensions.extend(sorted(added))
+    before = list(_extensions)
+    _extensions[:] = dict.fromkeys((*before, *(str(Path(path).resolve()) for path in libraries)))
     try:
         yield
     finally:
-        del _extensions[len(_extensions) - len(added) :]
+        _extensions[:] = before
 
 
 _extensions: list[str] = []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version, using_gpu
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version, using_extensions, using_gpu
 from quantkit.errors import BackendError, BackendUnavailableError
 
 from .runner_contract import RunnerContract, X, Y
@@ -73,3 +73,12 @@ def test_a_provider_that_is_not_there_is_named():
 
 def test_the_version_is_known():
     assert runtime_version()[0].isdigit()
+
+
+def test_extensions_are_registered_in_their_order(tmp_path):
+    """One may need another."""
+    paths = [tmp_path / "b.so", tmp_path / "a.so"]
+    for path in paths:
+        path.write_text("no library")
+    with using_extensions(paths), pytest.raises(BackendError, match=r"b\.so: ONNX Runtime cannot load it"):
+        OnnxRuntimeRunner(affine_model())
