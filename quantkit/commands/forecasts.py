@@ -14,6 +14,7 @@ from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.calibrate import settle_calibrator
 from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.commands.cluster import cluster_line
+from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
 from quantkit.commands.pass_cost import (
     VARIANT_PASSES,
@@ -52,8 +53,10 @@ def forecast_calibration(
     choose_devices(options.device)
     settle_calibrator(options)
     dataset = open_calibration_samples(model, data, options.preprocess, options)
-    cost, count = measure_pass(model, dataset), len(dataset)
-    observed = observed_tensors(model.prepared(), all_tensors=options.all_tensors)
+    with with_extensions(options):
+        part = cut_to_runnable(model, announcing(None))
+        cost, count = measure_pass(part, dataset), len(dataset)
+    observed = observed_tensors(part.prepared(), all_tensors=options.all_tensors)
     runs = [f"{count} samples through the float model, of which {len(observed.names)} tensors get a range"]
     runs += cluster_line("statistics", options.ray)
     if options.effort == "fast":
@@ -80,10 +83,11 @@ def forecast_sensitivity(
     choose_devices(options.device)
     found = FloatModel.open(model)
     found.check_float()
-    table = find_fitting_table(found, options, announcing(None))
-    opened = fix_inputs(found, options.preprocess) if table is None else fix_as_calibrated(found, table)
-    dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
-    cost = measure_pass(opened, dataset)
+    with with_extensions(options):
+        table = find_fitting_table(found, options, announcing(None))
+        opened = fix_inputs(found, options.preprocess) if table is None else fix_as_calibrated(found, table)
+        dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
+        cost = measure_pass(opened, dataset)
     runs, seconds = _calibration(table, cost, len(dataset), "fast")
     return forecast(
         [model_line(opened), data_line(dataset, data), *_table_line(opened, options, table)],
@@ -103,9 +107,10 @@ def forecast_tuning(
 
     check_cluster(options.ray)
     choose_devices(options.device)
-    opened, table, validation = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
-    dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
-    cost, num_val = measure_pass(opened, dataset), len(validation.dataset)
+    with with_extensions(options):
+        opened, table, validation = open_tuning(FloatModel.open(model), val, options, task, announcing(None))
+        dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
+        cost, num_val = measure_pass(opened, dataset), len(validation.dataset)
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
     passes = _ranking_passes(cost, 1) + evaluations * num_val * (1 + VARIANT_PASSES)
     runs, seconds = _calibration(table, cost, len(dataset), "balanced")

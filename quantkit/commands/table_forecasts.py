@@ -16,6 +16,7 @@ from quantkit.calibration.plan_file import apply_plan
 from quantkit.calibration.refinement_file import refinement_path
 from quantkit.calibration.table import open_table
 from quantkit.commands.build_best import plan_best
+from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_rounding import rounding_samples, tell_lost
 from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast, model_line
@@ -47,10 +48,11 @@ def forecast_quantization(
         QuantKitError: one line: what `quantize` would refuse.
     """
     found = open_table(table)
-    opened = fix_as_calibrated(FloatModel.open(model), found)
-    check_table(found, opened)
-    planned = apply_plan(found, options.plan)
-    check_quantizable(opened, options)
+    with with_extensions(options):
+        opened = fix_as_calibrated(FloatModel.open(model), found)
+        check_table(found, opened)
+        planned = apply_plan(found, options.plan)
+        check_quantizable(opened, options)
     check_no_source(output, (*opened.source_files, table))
     if options.target != "cpu" and options.scheme.activations == INT8:
         tell_lost(planned, announcing(notify))

@@ -279,6 +279,15 @@ def test_a_place_that_cannot_be_written_is_refused(quantkit, tmp_path, name):
 
 
 @pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("name", [name for name in LINES if name != "build"])
+def test_libraries_of_operators_are_loaded(quantkit, name):
+    words = (*shlex.split(LINES[name]), "--ort-extension", "gone.so", "--dry-run")
+    outcome = quantkit(name, "digits.onnx", *words)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "--ort-extension gone.so: no such file" in outcome.err
+
+
+@pytest.mark.usefixtures("calibrated")
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_calibrate_refuses_to_replace_its_model_before_it_runs(quantkit, tmp_path, dry):
     before = snapshot(tmp_path)

@@ -145,6 +145,13 @@ def test_a_cache_that_lacks_what_a_plugin_makes_gives_the_reason(detector):
         write_tensorrt_cache(detector / "net.onnx", load_table(detector / "net.calib.json"), detector / "net.calib")
 
 
+def test_a_calibration_up_to_a_plugin_is_forecast(command, detector):
+    outcome = command("calibrate", detector / "net.onnx", "--data", detector / "x.npy", "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    ranges = load_table(detector / "net.calib.json").tensors
+    assert json.loads(outcome.out)["runs"][0].endswith(f"of which {len(ranges)} tensors get a range")
+
+
 def test_evaluate_names_the_operator_that_onnx_runtime_lacks(command, detector):
     outcome = command("evaluate", detector / "net.onnx", "--data", detector / "x.npy", "--latency-s", "0")
     assert outcome.code == 1
