@@ -32,12 +32,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
-from quantkit.types.options import (
-    CalibrationOptions,
-    Effort,
-    SensitivityOptions,
-    TuneOptions,
-)
+from quantkit.types.options import CalibrationOptions, Effort, SensitivityOptions, TuneOptions
 
 _RANKED_SAMPLES = 32
 """Per unit of a ranking: all on few samples, the worst on more."""

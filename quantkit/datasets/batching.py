@@ -15,14 +15,7 @@ from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.preprocess import PixelInput
 from quantkit.datasets.read_ahead import SamplesAhead
 from quantkit.errors import DatasetError
-from quantkit.types import (
-    Array,
-    Batch,
-    Dataset,
-    Runner,
-    Sample,
-    TensorSpec,
-)
+from quantkit.types import Array, Batch, Dataset, Runner, Sample, TensorSpec
 
 _MAX_DEFAULT_WORKERS = 16
 
@@ -51,7 +44,7 @@ def iterate_batches(
     Args:
         dataset: what to read.
         batch_size: samples per batch.
-        workers: threads that decode, each in a process of its own where it pays; None takes the number of CPUs.
+        workers: threads that decode, or processes where those pay; None takes the number of CPUs.
         prefetch: batches that are decoded ahead while the caller works on one.
         strict: raise where a sample cannot be read, instead of leaving it out.
         on_skip: called with id and reason of each sample that is left out, in order, in the caller's thread.

@@ -20,11 +20,11 @@ SAMPLE_LIMIT_S = 120.0
 
 
 class SamplesAhead:
-    """The readable samples of a data set, read by threads, each with a process where that pays.
+    """The readable samples of a data set, read by threads, for which processes decode where that pays.
 
     Args:
         dataset: what to read.
-        workers: threads.
+        workers: threads, or processes where those decode.
         ahead: samples that are being read or wait, at most, besides the one that is used. Where processes decode,
             `count_ahead` may say more.
         strict: raise where a sample cannot be read, instead of leaving it out.
