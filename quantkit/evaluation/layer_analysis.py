@@ -30,7 +30,7 @@ from quantkit.graph.passes.expose import activation_bytes
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.graph.weighted_operators import find_producers, weighted_coverage, weighted_types
 from quantkit.interrupts import fulfils_wish
-from quantkit.machine import read_file
+from quantkit.machine import read_input
 from quantkit.notices import join_names, logs_duration
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
@@ -317,10 +317,7 @@ def _anatomy(runner: TensorRTRunner, path: Path) -> EngineLayers:
     anatomy = parse_inspector(runner.describe_layers(), name=path.name)
     if anatomy.has_details:
         return anatomy
-    try:
-        content = read_file(path, most_bytes=None)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    content = read_input(path, ModelError, most_bytes=None)
     return read_plan(content) or anatomy
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantkit.datasets import iterate_batches
+from quantkit.datasets import batching, iterate_batches
+from quantkit.datasets.preprocess import PixelInput
 from quantkit.errors import DatasetError, UnreadableSampleError
 from quantkit.types import Preprocessing, Sample
 
@@ -245,3 +246,20 @@ def test_error_in_on_skip_stops_the_threads() -> None:
 def test_invalid_arguments_are_refused_immediately(options: dict[str, int], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         iterate_batches(Numbers(1), **options)
+
+
+@pytest.mark.parametrize(("worth", "pools"), [(1, [2]), (1 << 30, [])])
+def test_threads_fill_a_batch_only_where_it_is_large(
+    monkeypatch: pytest.MonkeyPatch, worth: int, pools: list[int]
+) -> None:
+    how = Preprocessing((4, 5), scale=0.5)
+    levels = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    samples = [Sample(f"s{i}", PixelInput("x", levels + i, how)) for i in range(5)]
+    started = []
+    pool_of = batching.ThreadPoolExecutor
+    monkeypatch.setattr(batching, "ThreadPoolExecutor", lambda size: started.append(size) or pool_of(size))
+    monkeypatch.setattr(batching, "count_cpus", lambda: 2)
+    monkeypatch.setattr(batching, "_WORTH_WRITERS", worth)
+    found = batching.stack_samples(samples).inputs["x"]
+    assert np.array_equal(found, [sample.inputs["x"] for sample in samples])
+    assert started == pools
