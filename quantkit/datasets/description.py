@@ -46,7 +46,8 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
         low, high = facts["min_per_class"], facts["max_per_class"]
         noun = "class" if facts["num_classes"] == 1 else "classes"
         classes = f", {facts['num_classes']} {noun}, {low if low == high else f'{low} to {high}'} each"
-    notify(Notice("info", "data", f"data: {chosen} samples of {data_path(data)} (seed {seed}{classes})"))
+    noun = "sample" if total == 1 else "samples"
+    notify(Notice("info", "data", f"data: {chosen} {noun} of {data_path(data)} (seed {seed}{classes})"))
     for remark in getattr(dataset, "remarks", ()):
         notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:

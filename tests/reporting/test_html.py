@@ -323,3 +323,9 @@ def test_commands_in_caveats_are_code():
     text = report_html(report)
     assert "run <code>quantkit doctor</code> &amp; see" in text
     assert "an odd  &lt;b&gt;" in text
+
+
+def test_a_class_of_one_sample_is_worth_all_points():
+    report = make_classification()
+    few = tuple(replace(c, count=1) for c in report.classes)
+    assert "1 sample, each worth 100 points." in report_html(replace(report, classes=few))
