@@ -110,12 +110,16 @@ def judge_batches(
     order = [baseline, *(name for name in runners if name != baseline)]
     with ThreadPoolExecutor(1, thread_name_prefix="quantkit-judge") as beside:
         waiting: Future[JudgedBatch] | None = None
-        for batch, outputs in _feed_all(runners, batches, order, should_stop or _never):
+        try:
+            for batch, outputs in _feed_all(runners, batches, order, should_stop or _never):
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = beside.submit(_judge, batch, outputs, task, chosen)
             if waiting is not None:
                 yield waiting.result()
-            waiting = beside.submit(_judge, batch, outputs, task, chosen)
-        if waiting is not None:
-            yield waiting.result()
+        except KeyboardInterrupt:
+            if not fulfils_wish():  # else what was judged before is kept
+                raise
 
 
 def _judge(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import EvaluationError
-from quantkit.evaluation import METRICS, OutputComparison, evaluate, feed, metric_notes
+from quantkit.evaluation import METRICS, OutputComparison, evaluate, feed, metric_notes, run
 from quantkit.evaluation.metrics.sqnr import Sqnr
 from quantkit.evaluation.tasks import TASKS
 from quantkit.evaluation.tasks.classification import Classification
@@ -136,6 +136,23 @@ def test_a_batch_is_judged_while_the_next_one_runs():
     found = evaluate({"fp32": FunctionRunner(run)}, batches(10), baseline="fp32", task=Watching())
     assert judged == ["0.png", "10.png", "20.png"]
     assert found.num_samples == 25
+
+
+def test_a_wish_to_stop_keeps_what_was_judged_before_the_batch_that_it_interrupts(monkeypatch):
+    class Interrupted(Classification):
+        def judge(self, batch, outputs):
+            if batch.ids[0] == "10.png":
+                raise KeyboardInterrupt
+            return super().judge(batch, outputs)
+
+    def measured():
+        return evaluate({"fp32": FunctionRunner(lambda x: x)}, batches(10), baseline="fp32", task=Interrupted())
+
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    monkeypatch.setattr(run, "fulfils_wish", lambda: True)
+    found = measured()
+    assert (found.num_samples, found.is_partial) == (10, True)
 
 
 def test_feed_casts_to_half_precision_models():
