@@ -199,6 +199,8 @@ class Task:
     def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> Any:
         """What `add` needs of a batch, small and of types that can be pickled.
 
+        Called of one batch after the other, in a thread beside the one that runs the next.
+
         Args:
             batch: N samples.
             outputs: [N, ...] by variant and name, the baseline first.
