@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from itertools import chain
 from typing import Annotated, Any, get_args
 
 import typer
@@ -28,7 +29,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     kinds = {name: kind for name, p in signature.parameters.items() if (kind := _options_kind(p.annotation))}
     found = {name: tuple(option_fields(kind)) for name, kind in kinds.items()}
-    fields = {field.name: field for of_kind in found.values() for field in of_kind}
+    fields: dict[str, OptionField] = {}
+    for field in chain.from_iterable(found.values()):
+        assert fields.setdefault(field.name, field) == field, f"two options are called {field.flags[0]}"
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:

@@ -85,7 +85,7 @@ def evaluate(
         EvaluationError: no samples; outputs that cannot be compared; labels that do not fit the scores.
     """
     task = task or Classification()
-    stop = should_stop or _never
+    stop = should_stop or (lambda: False)
     judged = judge_batches(runners, batches, baseline=baseline, task=task, metrics=metrics, should_stop=stop)
     found = sum_up(judged, task, on_batch=on_batch)
     return replace(found, is_partial=found.is_partial or stop())
@@ -98,7 +98,7 @@ def judge_batches(
     baseline: str,
     task: Task,
     metrics: Mapping[str, type[Metric]] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[JudgedBatch]:
     """The first half of `evaluate`, of which nothing but what it yields has to stay on a machine.
 
@@ -111,7 +111,7 @@ def judge_batches(
     with ThreadPoolExecutor(1, thread_name_prefix="quantkit-judge") as beside:
         waiting: Future[JudgedBatch] | None = None
         try:
-            for batch, outputs in _feed_all(runners, batches, order, should_stop or _never):
+            for batch, outputs in _feed_all(runners, batches, order, should_stop):
                 if waiting is not None:
                     yield waiting.result()
                 waiting = beside.submit(_judge, batch, outputs, task, chosen)
@@ -191,10 +191,6 @@ def _feed_all(
         yield batch, outputs
         if should_stop():
             return
-
-
-def _never() -> bool:
-    return False
 
 
 def feed(runner: Runner, batch: Batch) -> dict[str, Array]:
