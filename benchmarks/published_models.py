@@ -8,7 +8,8 @@ FOLDER holds what cannot be in this repository; each entry of `MODELS` says wher
     coco/              lightly-ai/coco128_yolo: 128 + 128 photographs, boxes and masks
     faces/             imgs/ of Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB
     documents/         python/tests/test_files/ of RapidAI/RapidOCR
-    lines/             train/ and val/: images of text lines
+    lines/             train/ and val/: text lines of every other file of documents/, cut out by the detector of
+                       rapidocr-onnxruntime; in val/ also those of every other example of breezedeus/CnOCR
     text/              tokenizer.json of the sentence transformer; train.txt and val.txt, a sentence a line
     speech/            recordings/ of Jakobovski/free-spoken-digit-dataset
     files/             train/ and val/: files of any kind
