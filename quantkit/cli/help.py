@@ -55,7 +55,8 @@ class ShortHelp(TyperCommand):
         """As always, but an option is not the value of the option before it: that one's own value was forgotten."""
         options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
         flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
-        _check_words(ctx, args, flags)
+        if not ctx.resilient_parsing:  # of a shell that completes words
+            _check_words(ctx, args, flags)
         rest: list[str] = super().parse_args(ctx, args)
         for option in options:
             value = ctx.params.get(option.name)

@@ -41,6 +41,8 @@ def complete(quantkit, monkeypatch):
         ("quantkit cache convert x --to ort", ["ort", "ort-json", "ort-text"]),
         ("quantkit calibrate mod", []),  # nothing: the shell offers files
         ("quantkit calibrate --data im", []),
+        ("quantkit calibrate --target foo --num-s", ["--num-samples"]),  # what is wrong before is said later
+        ("quantkit calibrate --data '' --num-s", ["--num-samples"]),
     ],
 )
 def test_commands_options_and_choices_are_offered(complete, line, offered):
