@@ -30,7 +30,7 @@ class Measurement:
     Attributes:
         metrics: variant → metric → value. Accuracies are fractions of 1; SQNR is in dB, ``inf`` for equal outputs.
         num_samples: how many samples went through every runner.
-        is_partial: whether it was stopped before the last batch.
+        is_partial: whether it was asked to stop before it was done, be it in the last batch.
     """
 
     metrics: Mapping[str, Mapping[str, float]]

@@ -20,7 +20,7 @@ FOLDED_KEY = "quantkit.folded_channel_scales"
 """In the metadata of a quantized model, as JSON: by activation the axis of its channels, from the end, and factors."""
 
 _MOST_AXES = 16
-"""Behind the channels: more has no activation."""
+"""Behind that of the channels; no activation has more."""
 
 
 @dataclass(frozen=True, eq=False)

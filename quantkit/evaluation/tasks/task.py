@@ -113,9 +113,8 @@ class Task:
     """Judges the outputs of all variants on the same samples; made anew for each evaluation.
 
     A task overrides what differs from these defaults, which compare raw outputs and have no score. `judge` makes of a
-    batch what is needed of its samples (counts, a score, matched boxes), never inputs or outputs, and keeps nothing:
-    a second thread calls it, one batch after another. `add` keeps it. On a cluster, batches are judged on the nodes,
-    and added in their order where the command runs.
+    batch what is needed of its samples (counts, a score, matched boxes), never inputs or outputs, and keeps nothing;
+    `add` keeps it. On a cluster, batches are judged on the nodes, and added in their order where the command runs.
 
     Attributes:
         numbers: what `compute` calls them, ends of intervals aside; a user's own metric cannot have these names.
