@@ -339,6 +339,7 @@ MODELS = {
         "--data files/train",
         "--data files/val",
         "agreement",
+        peers="ONNX Runtime 2.6",
     ),
 }
 
