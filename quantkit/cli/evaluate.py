@@ -28,7 +28,7 @@ from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import round_variants
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import NO_TABLE, VARIANTS, known_variants
+from quantkit.evaluation.models import NO_TABLE, VARIANTS, choose_variants
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
@@ -89,13 +89,19 @@ def evaluate(
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
     samples: PathLike | EvaluationData = data
-    known_variants(options.variants or ())
-    if options.table is None:
-        beside = CalibrationFiles.of_model(model).table
-        options = replace(options, table=_find_table(beside, notify) if options.calibrate_data is None else beside)
+    beside = CalibrationFiles.of_model(model).table
+    if options.table is None and (options.calibrate_data is not None or beside.is_file()):
+        options = replace(options, table=beside)
+    if options.variants is not None:
+        choose_variants(options.variants, options.table)
     _check_limits(limits, task, options, gate_variant or [])
     if limits and not (options.table or options.models or options.engines):
-        raise EvaluationError(f"{CalibrationFiles.of_model(model).table} is missing: {NO_TABLE} to check limits on it")
+        raise EvaluationError(f"{beside} is missing: {NO_TABLE} to check limits on it")
+    if options.table is beside and options.calibrate_data is None:
+        notify(Notice("info", "ranges", f"calibration: {beside}"))
+    elif options.table is None and options.variants is None:
+        text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
+        notify(Notice("warning", "ranges", text))
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
     if messages.dry_run:
         about = (model, data, options, pages)
@@ -172,13 +178,3 @@ def _calibrate(model: Path, data: PathLike, options: EvaluationOptions, notify: 
     calibrate_model(model, data, calibration, notify=notify)
     with with_extensions(options), on_device(options, announcing(None)):  # the evaluation says which device
         round_variants(fix_inputs(FloatModel(model), options.preprocess), table, data, options, notify)
-
-
-def _find_table(beside: Path, notify: Notify) -> Path | None:
-    """The calibration table next to the model."""
-    if beside.is_file():
-        notify(Notice("info", "ranges", f"calibration: {beside}"))
-        return beside
-    text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
-    notify(Notice("warning", "ranges", text))
-    return None

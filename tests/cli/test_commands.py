@@ -324,8 +324,11 @@ def test_evaluate_warns_about_calibration_images(quantkit, digits):
 def test_limits_without_a_table_end_before_anything_runs(quantkit, digits, tmp_path):
     outcome = quantkit("evaluate", "--data", VAL, digits, "--max-drop", "1pt")
     assert outcome.code == 1
+    assert outcome.err.startswith("quantkit: error: ")
     assert "digits.calib.json is missing: INT8 needs a calibration table" in outcome.err
     assert "--calibrate-data" in outcome.err
+    named = quantkit("evaluate", "--data", VAL, digits, "--variants", "int8")
+    assert named.err.startswith("quantkit: error: INT8 needs a calibration table")
     assert not (tmp_path / "digits.report").exists()
 
 

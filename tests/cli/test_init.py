@@ -11,7 +11,9 @@ from .. import detector, segmenter
 def test_the_file_calibrates_and_evaluates_as_it_is(quantkit, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("QUANTKIT_CALIBRATE_ACCURACY", "fast")
     file = tmp_path / "quantkit.toml"
-    assert quantkit("init", digits, "--data", CALIB, "--val", VAL, "-o", file).code == 0
+    outcome = quantkit("init", digits, "--data", CALIB, "--val", VAL, "-o", file)
+    assert outcome.code == 0
+    assert f"next: quantkit data check {digits} --data {CALIB}\nthen: quantkit calibrate" in outcome.err
     text = file.read_text(encoding="utf-8")
     assert "# Input image float32 [batch, 1, 8, 8]" in text
     assert "# Data: 300 samples of calib, 10 classes" in text
