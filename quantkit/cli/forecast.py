@@ -11,7 +11,7 @@ from quantkit.types.option import option
 from quantkit.types.options import MessageOptions
 
 if TYPE_CHECKING:
-    from quantkit.commands.pass_cost import Forecast
+    from quantkit.pass_cost import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)

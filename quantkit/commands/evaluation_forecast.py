@@ -13,23 +13,20 @@ from quantkit.commands.cluster import cluster_line
 from quantkit.commands.evaluation_data import open_evaluation
 from quantkit.commands.extensions import with_extensions
 from quantkit.commands.on_device import on_device
-from quantkit.commands.pass_cost import (
-    VARIANT_PASSES,
+from quantkit.evaluation.limits import Limits
+from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.model import float_precision
+from quantkit.notices import announcing
+from quantkit.pass_cost import (
     Forecast,
     data_line,
     forecast,
     measure_pass,
     model_line,
 )
-from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
-from quantkit.evaluation.tasks.task import TaskOptions
-from quantkit.graph.model import float_precision
-from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, EvaluationOptions
-
-_LAYER_PASSES = 4.0
 
 
 def forecast_evaluation(
@@ -62,7 +59,6 @@ def forecast_evaluation(
             writes = [Path(options.table), *(refinement_path(options.table, name) for name in formats), *writes]
     if not made and not isinstance(options.table, CalibrationTable | None):
         reads.append(f"table: {options.table}")
-    passes = count * (1 + VARIANT_PASSES * (len(names) - 1)) + options.layer_samples * _LAYER_PASSES * len(names)
     timed = len(names) * len(options.batch_sizes) * options.latency_s
     runs.append(f"{count} samples through {', '.join(names)}")
     runs += cluster_line("accuracy", options.ray)
@@ -75,7 +71,8 @@ def forecast_evaluation(
         runs,
         writes,
         cost=cost,
-        processor_s=cost.calibration_s(calibrated, effort) + cost.passes_s(passes, count),
+        processor_s=cost.calibration_s(calibrated, effort)
+        + cost.evaluation_s(count, len(names) - 1, options.layer_samples),
         fixed_s=timed,
         memory_bytes=max(cost.memory(options.batch_size), cost.memory(calibrated, effort))
         + len(names) * cost.model_bytes,

@@ -16,8 +16,13 @@ from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.commands.cluster import cluster_line
 from quantkit.commands.extensions import cut_to_runnable, with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
-from quantkit.commands.pass_cost import (
-    VARIANT_PASSES,
+from quantkit.commands.sensitivity import find_fitting_table
+from quantkit.datasets.open import prepared_as
+from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.graph.float_model import FloatModel
+from quantkit.graph.observed_tensors import observed_tensors
+from quantkit.notices import announcing
+from quantkit.pass_cost import (
     Forecast,
     PassCost,
     data_line,
@@ -25,17 +30,8 @@ from quantkit.commands.pass_cost import (
     measure_pass,
     model_line,
 )
-from quantkit.commands.sensitivity import find_fitting_table
-from quantkit.datasets.open import prepared_as
-from quantkit.evaluation.tasks.task import TaskOptions
-from quantkit.graph.float_model import FloatModel
-from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.notices import announcing
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, Effort, SensitivityOptions, TuneOptions
-
-_RANKED_SAMPLES = 32
-"""Per unit of a ranking: all on few samples, the worst on more."""
 
 
 def forecast_calibration(
@@ -89,7 +85,7 @@ def forecast_sensitivity(
         [*runs, _ranks(cost, 2), *cluster_line("the ranking", options.ray)],
         outputs,
         cost=cost,
-        processor_s=seconds + cost.passes_s(_ranking_passes(cost, 2)),
+        processor_s=seconds + cost.ranking_s(2),
         memory_bytes=cost.memory(len(dataset)),
     )
 
@@ -107,7 +103,6 @@ def forecast_tuning(
         dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
         cost, num_val = measure_pass(opened, dataset), len(validation.dataset)
     evaluations = 2 + 2 * math.ceil(math.log2(max(cost.num_tensors, 2)))
-    passes = _ranking_passes(cost, 1) + evaluations * num_val * (1 + VARIANT_PASSES)
     runs, seconds = _calibration(table, cost, len(dataset), "balanced")
     outputs = [output]
     if table is None and options.table_path is not None:
@@ -124,7 +119,7 @@ def forecast_tuning(
         [*runs, _ranks(cost, 1), f"up to {evaluations} evaluations", *cluster_line("both", options.ray)],
         outputs,
         cost=cost,
-        processor_s=seconds + cost.passes_s(passes, evaluations * num_val),
+        processor_s=seconds + cost.ranking_s(1) + evaluations * cost.evaluation_s(num_val, 1),
         memory_bytes=cost.memory(len(dataset), "balanced"),
         grounds="if the first evaluation meets the budget, the search ends with it",
     )
@@ -145,7 +140,3 @@ def _calibration(table: CalibrationTable | None, cost: PassCost, count: int, eff
 def _ranks(cost: PassCost, kinds: int) -> str:
     what = "tensors and operators" if kinds == 2 else "tensors"
     return f"a ranking of about {kinds * cost.num_tensors} {what}, each quantized alone and left out alone"
-
-
-def _ranking_passes(cost: PassCost, kinds: int) -> float:
-    return 2.0 * kinds * cost.num_tensors * _RANKED_SAMPLES

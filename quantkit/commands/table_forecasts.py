@@ -19,11 +19,11 @@ from quantkit.commands.build_best import plan_best
 from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_rounding import rounding_samples, tell_lost
-from quantkit.commands.pass_cost import Forecast, PassCost, data_line, forecast, model_line
 from quantkit.commands.planned_build import default_engine_path, plan_build
 from quantkit.commands.quantize import check_quantizable
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
+from quantkit.pass_cost import Forecast, PassCost, data_line, forecast, model_line
 from quantkit.storage import check_no_source
 from quantkit.types import INT8, SCHEMES, PathLike
 from quantkit.types.options import EngineOptions, QuantizeOptions

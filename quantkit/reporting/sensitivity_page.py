@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -36,7 +35,7 @@ def unit_cells(unit: UnitSensitivity) -> tuple[str, ...]:
 
 def sensitivity_json(found: Sensitivity) -> str:
     """Everything, without rounding; the units in the order of the ranking."""
-    return json.dumps(asdict(found), indent=2) + "\n"
+    return json.dumps(msgspec.to_builtins(found), indent=2) + "\n"
 
 
 def load_sensitivity(path: Path) -> Sensitivity:

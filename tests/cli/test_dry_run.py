@@ -11,7 +11,7 @@ import pytest
 
 from quantkit.calibration.table import load_table, save_table
 from quantkit.commands import evaluation_data
-from quantkit.commands.pass_cost import PassCost
+from quantkit.pass_cost import PassCost
 from tests.cli.conftest import CALIB, VAL
 
 LINES = {

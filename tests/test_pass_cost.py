@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from quantkit.commands.pass_cost import measure_pass
 from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
+from quantkit.pass_cost import measure_pass
 from quantkit.types.options import ImageOptions
 from tests.graph.builder import Builder
 from tests.graph.quantizing import write

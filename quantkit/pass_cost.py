@@ -7,7 +7,6 @@ factor of about 2: docs/explanation/performance.md.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ import numpy as np
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.collect import ACTIVATION_BUDGET_BYTES
 from quantkit.datasets.batching import iterate_batches, leading_size, take_rows
+from quantkit.datasets.fingerprint import count_cpus
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.observed_tensors import observed_tensors
@@ -42,8 +42,14 @@ _STATISTICS = 3.0
 _TRIALS, _ROUNDING = 280.0, 0.7
 """Of balanced, in passes for each tensor: trying ranges, and, for each sample, rounding weights."""
 
-VARIANT_PASSES = 2.0
-"""Of a variant beside the float model: Q/DQ and FP16 are computed in float, rounded in between."""
+_VARIANT = 2.0
+"""Of a variant beside the float model, in plain passes: Q/DQ and FP16 are computed in float, rounded in between."""
+
+_LAYERS = 4.0
+"""Of the layer-wise error of a sample: outputs of two models, and what is derived from them."""
+
+_RANKED_SAMPLES = 32
+"""Of each unit of a ranking: all on few samples, the worst on more."""
 
 _UNCERTAINTY = 2.0
 
@@ -77,9 +83,14 @@ class PassCost:
             total += self.num_tensors * self.run_s * (_TRIALS + _ROUNDING * rounded)
         return total
 
-    def passes_s(self, passes: float, num_decoded: int = 0) -> float:
-        """Processor seconds of so many plain passes of one sample, and so many decoded samples."""
-        return passes * self.run_s + num_decoded * self.decode_s
+    def evaluation_s(self, num_samples: int, num_variants: int, num_layer_samples: int = 0) -> float:
+        """Processor seconds of an evaluation of the float model beside so many variants, without latency."""
+        passes = num_samples * (1 + _VARIANT * num_variants) + num_layer_samples * _LAYERS * (1 + num_variants)
+        return passes * self.run_s + num_samples * self.decode_s
+
+    def ranking_s(self, num_kinds: int) -> float:
+        """Processor seconds of a ranking of tensors, or of tensors and operators."""
+        return 2.0 * num_kinds * self.num_tensors * _RANKED_SAMPLES * self.run_s
 
     def memory(self, num_samples: int, effort: Effort = "fast") -> int:
         """Bytes at the most, about."""
@@ -161,7 +172,7 @@ def forecast(
         OutputError: one of `writes` cannot be written.
     """
     check_writable(*writes)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cpus()
     seconds = None
     if cost is not None:
         low, high = processor_s / cores, processor_s * _UNCERTAINTY
