@@ -134,7 +134,8 @@ def test_what_processes_read_has_its_hash(tmp_path, started):
     assert data.fingerprint == again.fingerprint
 
 
-def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch, threads):
     wanted, _ = read(images(tmp_path))
     receive = decoder_processes._receive
     asked = []
@@ -145,14 +146,15 @@ def test_a_process_that_is_killed_loses_no_sample(tmp_path, started, monkeypatch
             process.kill()
         return receive(process)
 
-    monkeypatch.setattr(read_ahead, "ASKING", 1)
+    monkeypatch.setattr(read_ahead, "ASKING", threads)
     monkeypatch.setattr(decoder_processes, "_receive", kill)
     found, _ = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
-    assert len(asked) == 2  # the thread goes on without one
+    assert 2 <= len(asked) <= 2 + threads  # one may find its answer in the pipe yet; then each goes on without one
 
 
-def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypatch, threads):
     """Where memory runs out amid a reply, the rest of it stays in the pipe."""
     wanted, _ = read(images(tmp_path))
     asked = []
@@ -162,12 +164,12 @@ def test_half_a_reply_is_not_taken_for_the_next_one(tmp_path, started, monkeypat
         process.stdout.read(10)
         raise MemoryError
 
-    monkeypatch.setattr(read_ahead, "ASKING", 1)
+    monkeypatch.setattr(read_ahead, "ASKING", threads)
     monkeypatch.setattr(read_ahead, "SAMPLE_LIMIT_S", 20.0)
     monkeypatch.setattr(decoder_processes, "_receive", run_out)
     found, _ = read(images(tmp_path), workers=1)
     assert_same(found, wanted)
-    assert len(asked) == 1  # the thread goes on without one
+    assert 1 <= len(asked) <= threads  # each thread goes on without one
 
 
 def test_samples_are_read_though_they_cannot_be_prepared_together(tmp_path, started, monkeypatch):
