@@ -122,6 +122,9 @@ class PixelInput(Mapping[str, Array]):
             raise KeyError(name)
         return look_up(self._pixels, self._preprocessing)
 
+    def __contains__(self, name: object) -> bool:
+        return name == self._name  # a `Mapping` would take the values to find out
+
     def __iter__(self) -> Iterator[str]:
         return iter((self._name,))
 

@@ -415,3 +415,10 @@ def test_the_input_of_an_image_is_a_mapping():
     assert np.array_equal(found["x"], 2.0 * levels.transpose(2, 0, 1))
     with pytest.raises(KeyError):
         found["y"]
+
+
+def test_inputs_are_compared_by_name_without_their_values(monkeypatch):
+    one = PixelInput("x", NOISE, keep(*NOISE.shape[:2]))
+    monkeypatch.setattr(preprocess_module, "look_up", pytest.fail)
+    assert one.keys() == {"x"}
+    assert "y" not in one
