@@ -25,6 +25,7 @@ from quantkit.graph.model import share_weights
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
 from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
+from quantkit.reporting.formatting import plural
 from quantkit.storage import check_writable
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort
@@ -200,4 +201,4 @@ def model_line(model: FloatModel) -> str:
 
 def data_line(dataset: Dataset, data: PathLike) -> str:
     """Samples that are read."""
-    return f"{data_path(data)}: {len(dataset)} of {len(getattr(dataset, 'dataset', dataset))} samples"
+    return f"{data_path(data)}: {len(dataset)} of {plural(len(getattr(dataset, 'dataset', dataset)), 'sample')}"

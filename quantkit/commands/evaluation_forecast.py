@@ -25,6 +25,7 @@ from quantkit.pass_cost import (
     measure_pass,
     model_line,
 )
+from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, EvaluationOptions
 
@@ -60,7 +61,7 @@ def forecast_evaluation(
     if not made and not isinstance(options.table, CalibrationTable | None):
         reads.append(f"table: {options.table}")
     timed = len(names) * len(options.batch_sizes) * options.latency_s
-    runs.append(f"{count} samples through {', '.join(names)}")
+    runs.append(f"{plural(count, 'sample')} through {', '.join(names)}")
     runs += cluster_line("accuracy", options.ray)
     if timed:
         sizes = ",".join(map(str, options.batch_sizes))

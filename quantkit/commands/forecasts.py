@@ -30,6 +30,7 @@ from quantkit.pass_cost import (
     measure_pass,
     model_line,
 )
+from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, Effort, SensitivityOptions, TuneOptions
 
@@ -48,7 +49,7 @@ def forecast_calibration(
         part = cut_to_runnable(model, announcing(None))
         cost, count = measure_pass(part, dataset), len(dataset)
     observed = observed_tensors(part.prepared(), all_tensors=options.all_tensors)
-    runs = [f"{count} samples through the float model, of which {len(observed.names)} tensors get a range"]
+    runs = [f"{plural(count, 'sample')} through the float model, of which {len(observed.names)} tensors get a range"]
     runs += cluster_line("statistics", options.ray)
     if options.effort == "fast":
         outputs = [path for path in outputs if path != refinement_path(outputs[0])]

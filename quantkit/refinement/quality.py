@@ -10,6 +10,7 @@ from quantkit.calibration.methods.mse import LOW_TENSOR_DB, expected_sqnr_db
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.refinement.damage import OutputDamage
+from quantkit.reporting.formatting import plural
 from quantkit.types import Array, TensorStatistics
 
 LOW_SQNR_DB = 12.0
@@ -69,7 +70,7 @@ def describe_quality(quality: Mapping[str, float]) -> str:
         words += [f"same class {quality['agreement']:.1%}", f"KL divergence {quality['kl_divergence']:.2g}"]
     else:
         words.append(f"relative error {quality['relative_error']:.2g}")
-    return f"{', '.join(words)} ({quality['num_samples']:.0f} samples)"
+    return f"{', '.join(words)} ({plural(round(quality['num_samples']), 'sample')})"
 
 
 def is_low(quality: Mapping[str, float]) -> bool:
