@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from hypothesis import settings
 
 from quantkit import processor as processor_module
+
+from .ray_nodes import Inline
 
 # Tests run on machines of any speed, next to other work: time decides nothing.
 # The same examples in every run, so that a pass means a pass; the profile "random" draws others, and more, each time.
@@ -78,6 +81,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared material: set QUANTKIT_SHARED to its folder")
     return folder
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Ray cluster a command asks for is this process."""
+    monkeypatch.setattr("quantkit.commands.cluster.connect", lambda address, use_gpus: nullcontext(Inline()))
+    for command in ("calibrate", "evaluate", "sensitivity"):
+        monkeypatch.setattr(f"quantkit.commands.{command}.check_cluster", lambda address: None)
 
 
 @pytest.fixture

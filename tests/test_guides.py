@@ -8,18 +8,15 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from quantkit.commands import cluster
-
 from . import guide_material as made
 from .documented import REPOSITORY, commands, files, sections
 from .guide_material import run
-from .ray_nodes import Inline, started_nodes
+from .ray_nodes import started_nodes
 from .web_server import serving
 
 GUIDES = REPOSITORY / "docs" / "how-to"
@@ -173,10 +170,8 @@ def make_shared(folder: Path) -> dict[str, str]:
     return {"/shared/": f"{folder}/"}
 
 
-def test_the_commands_on_a_cluster_run_in_this_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "connect", lambda address, use_gpus: nullcontext(Inline()))
-    for command in ("calibrate", "evaluate"):
-        monkeypatch.setattr(f"quantkit.commands.{command}.check_cluster", lambda address: None)
+@pytest.mark.usefixtures("inline")
+def test_the_commands_on_a_cluster_run_in_this_process(here: Path) -> None:
     run_all(ON_A_CLUSTER, {0}, instead=make_shared(here))
 
 
