@@ -146,6 +146,11 @@ def join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + more
 
 
+def plural(count: int, noun: str) -> str:
+    """(1, "sample") → "1 sample", (1200, "sample") → "1,200 samples", (2, "class") → "2 classes"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
 def unicode_text(name: str) -> str:
     r"""A name as text that can be encoded: bytes that are not UTF-8, of a file's name, are written out as ``\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -24,8 +24,8 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.passes.expose import expose
+from quantkit.notices import plural
 from quantkit.refinement.samples import MOST_SAMPLES, REFINEMENT_BUDGET_BYTES
-from quantkit.reporting.formatting import plural
 from quantkit.storage import check_writable
 from quantkit.types import Dataset, PathLike
 from quantkit.types.options import Effort

@@ -20,7 +20,7 @@ from quantkit.datasets.fingerprint import fingerprint_of
 from quantkit.datasets.placement import PLACEMENT
 from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify
+from quantkit.notices import Notice, Notify, plural
 from quantkit.provenance import MODEL_HASH, differences, why_stale
 from quantkit.types import PathLike
 
@@ -162,10 +162,10 @@ def check_replaced(path: Path, origin: StatisticsOrigin, settings: Mapping[str, 
         return
     count = len(origin.contents)
     if stored.model_hash == origin.model_hash and count * _FAR_FEWER <= stored.num_samples:
-        number = "1 sample" if count == 1 else f"{count} samples"
         raise CalibrationError(
-            f"{path} was made from {stored.num_samples:,} samples and would be replaced by one from {number}: check "
-            "--data, write elsewhere (calibrate -o), or replace it with calibrate --force"
+            f"{path} was made from {stored.num_samples:,} samples and would be replaced by one from "
+            f"{plural(count, 'sample')}: check --data, write elsewhere (calibrate -o), or replace it with calibrate "
+            "--force"
         )
 
 

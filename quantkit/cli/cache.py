@@ -26,10 +26,11 @@ from quantkit.cli.generate import with_options
 from quantkit.cli.inspect import print_tensors
 from quantkit.cli.output import make_printer
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
-from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.convert import convert_cache
 from quantkit.datasets.description import describe_preprocessing
 from quantkit.errors import StaleTableError
+from quantkit.notices import plural
 from quantkit.storage import check_writable, write_text
 from quantkit.types.options import MergeOptions, MessageOptions, VerifyOptions
 
@@ -237,7 +238,7 @@ def convert(
     console = make_console(stderr=as_json)
     for sentence in done.remarks:
         print_line(console, f"- {sentence}")
-    print_line(console, f"wrote {done.path}  {count_text(done.num_tensors, 'tensor')}")
+    print_line(console, f"wrote {done.path}  {plural(done.num_tensors, 'tensor')}")
 
 
 @cache.command()
@@ -316,7 +317,7 @@ def _print_verification(console: Console, found: Verification, path: Path, write
     if found.checks is not None:
         if found.preprocessing is not None:
             print_line(console, f"preprocessing: {describe_preprocessing(found.preprocessing)}")
-        print_line(console, f"most clipped tensors on {count_text(found.num_samples, 'sample')}", style="bold")
+        print_line(console, f"most clipped tensors on {plural(found.num_samples, 'sample')}", style="bold")
         checks = [
             (
                 c.name,

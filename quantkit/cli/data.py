@@ -11,8 +11,9 @@ from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer
-from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.data_check import check_data
+from quantkit.notices import plural
 from quantkit.types.options import CheckOptions, MessageOptions
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _print(console: Console, result: DataCheck, *, quiet: bool) -> None:
             print_line(console, f"and {len(finding.where) - _SHOWN} more (--json lists them)", indent=4)
         if finding.fix:
             print_line(console, f"fix: {finding.fix}", indent=4)
-    counts = [count_text(sum(f.severity == s for f in result.findings), s) for s in _STYLES]
+    counts = [plural(sum(f.severity == s for f in result.findings), s) for s in _STYLES]
     print_line(console, ", ".join(counts) if result.findings else "no problems found")
 
 
@@ -93,7 +94,7 @@ _STYLES = {"error": "red", "warning": "yellow", "note": ""}
 def _probe_words(probe: Probe | None, reason: str) -> str:
     if probe is None:
         return f"no alternatives tried: {reason}"
-    tried = f"{count_text(len(probe.others), 'alternative')} tried on {probe.num_samples} samples"
+    tried = f"{plural(len(probe.others), 'alternative')} tried on {probe.num_samples} samples"
     return f"{_fit_words(probe.declared)} on {probe.num_settling} samples; {tried}"
 
 

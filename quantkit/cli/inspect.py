@@ -13,10 +13,11 @@ import typer
 from quantkit.caches.inspection import CacheInspection, select_tensors
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.inspect_json import json_from_inspection
-from quantkit.cli.text import bytes_text, count_text, make_console, print_line, print_table
+from quantkit.cli.text import bytes_text, make_console, print_line, print_table
 from quantkit.commands.inspect import EngineInspection
 from quantkit.commands.inspect import inspect as inspect_file
 from quantkit.graph.inspection import ModelInspection
+from quantkit.notices import plural
 from quantkit.types import title_of
 from quantkit.types.options import PATHS
 
@@ -162,7 +163,7 @@ def _print_float_layers(console: Console, anatomy: EngineLayers) -> None:
     # What INT8 is about comes first.
     for reason, layers in sorted(reasons.items(), key=lambda item: (not item[1][0].is_weighted, -len(item[1]))):
         cost = f", {_sum_ms(layers)} ms" if anatomy.total_ms is not None else ""
-        print_line(console, f"{count_text(len(layers), 'layer')}{cost}: {reason}", indent=2)
+        print_line(console, f"{plural(len(layers), 'layer')}{cost}: {reason}", indent=2)
         for layer in layers[:_SHOWN_ALIKE]:
             print_line(console, f"{_nodes(layer)} ({layer.kind}, {layer.precision})", indent=4)
         if len(layers) > _SHOWN_ALIKE:
@@ -244,7 +245,7 @@ def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -
     for finding in result.findings:
         kinds.setdefault((finding.severity, finding.rule), []).append(finding)
     broken = sum(f.severity != "note" for f in result.findings)
-    print_line(console, f"TensorRT's Q/DQ rules: {count_text(broken, 'violation')}", style="bold")
+    print_line(console, f"TensorRT's Q/DQ rules: {plural(broken, 'violation')}", style="bold")
     for (severity, _), findings in sorted(kinds.items(), key=lambda item: _SEVERITIES.index(item[0][0])):
         for finding in findings if all_rows else findings[:_SHOWN_ALIKE]:
             where = f"{finding.node}: " if finding.node else ""

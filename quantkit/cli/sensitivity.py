@@ -13,9 +13,10 @@ from quantkit.cli.as_json import echo_document
 from quantkit.cli.forecast import RunOptions, print_forecast
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import make_printer, output_path
-from quantkit.cli.text import count_text, make_console, print_line, print_table
+from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.forecasts import forecast_sensitivity
 from quantkit.commands.sensitivity import sensitivity as rank_units
+from quantkit.notices import plural
 from quantkit.reporting.sensitivity_page import COLUMNS, sensitivity_json, unit_cells, write_sensitivity
 from quantkit.storage import check_writable
 from quantkit.types.options import SensitivityOptions
@@ -70,6 +71,6 @@ def _print(console: Console, found: Sensitivity, top: int) -> None:
         print_line(console, "")
         print_table(console, ("", kind, *COLUMNS[1:]), rows, right=(0, *range(2, len(COLUMNS) + 1)), optional=(7, 6, 5))
         if len(shown) < len(units):
-            print_line(console, f"and {count_text(len(units) - len(shown), kind)} more (--top 0 lists them)")
+            print_line(console, f"and {plural(len(units) - len(shown), kind)} more (--top 0 lists them)")
     for name, reason in found.in_float.items():
         print_line(console, f"in float: {name}: {reason}")

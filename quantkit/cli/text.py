@@ -71,11 +71,6 @@ def bytes_text(size: int) -> str:
     return f"{size} bytes"
 
 
-def count_text(number: int, noun: str) -> str:
-    """1, "layer" → "1 layer"; 2 → "2 layers"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _write(console: Console, what: Table | Text) -> None:
     """Prints without the spaces that fill a cell, and without empty lines."""
     with console.capture() as captured:

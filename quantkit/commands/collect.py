@@ -17,7 +17,7 @@ from quantkit.datasets.batching import check_readable, make_batches
 from quantkit.datasets.description import describe_skipped
 from quantkit.errors import DatasetError
 from quantkit.interrupts import advising
-from quantkit.notices import Notice, Notify, logs_duration
+from quantkit.notices import Notice, Notify, logs_duration, plural
 from quantkit.progress import show_progress, with_progress
 from quantkit.types import Batch, CalibrationTable, Dataset
 
@@ -150,7 +150,7 @@ def check_collected(
 def warn_of_samples(table: CalibrationTable, needed: Collection[str], notify: Notify) -> None:
     """Warns of few samples, and of tensors among `needed` that were zero on all of them."""
     if table.num_samples < _FEW_SAMPLES:
-        count = "1 calibration sample" if table.num_samples == 1 else f"{table.num_samples} calibration samples"
+        count = plural(table.num_samples, "calibration sample")
         notify(Notice("warning", "samples", f"Only {count}; {_FEW_SAMPLES}-500 are recommended."))
     for tensor in (name for name in table.skipped if name in needed):
         notify(Notice("warning", "constant", f"Tensor {tensor!r} was zero on every sample and is not quantized."))

@@ -17,7 +17,7 @@ from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import OTHER_FORMATS, choose_variants
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.model import float_precision
-from quantkit.notices import announcing
+from quantkit.notices import announcing, plural
 from quantkit.pass_cost import (
     Forecast,
     data_line,
@@ -25,7 +25,6 @@ from quantkit.pass_cost import (
     measure_pass,
     model_line,
 )
-from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, EvaluationOptions
 

@@ -21,7 +21,7 @@ from quantkit.datasets.open import prepared_as
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
-from quantkit.notices import announcing
+from quantkit.notices import announcing, plural
 from quantkit.pass_cost import (
     Forecast,
     PassCost,
@@ -30,7 +30,6 @@ from quantkit.pass_cost import (
     measure_pass,
     model_line,
 )
-from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import CalibrationOptions, Effort, SensitivityOptions, TuneOptions
 

@@ -20,9 +20,8 @@ from quantkit.evaluation import Limits, check_limits
 from quantkit.evaluation.limits import Drop, parse_drop
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.notices import Notice, Notify, announcing
+from quantkit.notices import Notice, Notify, announcing, plural
 from quantkit.refinement.budget_search import find_smallest_set
-from quantkit.reporting.formatting import plural
 from quantkit.types import CalibrationTable, GateCheck, PathLike, Report
 from quantkit.types.device_choice import first_gpu
 from quantkit.types.option import make_options

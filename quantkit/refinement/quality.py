@@ -8,9 +8,8 @@ import numpy as np
 
 from quantkit.calibration.methods.mse import LOW_TENSOR_DB, expected_sqnr_db
 from quantkit.graph.measured_outputs import MeasuredOutput
-from quantkit.notices import Notice, Notify, join_names
+from quantkit.notices import Notice, Notify, join_names, plural
 from quantkit.refinement.damage import OutputDamage
-from quantkit.reporting.formatting import plural
 from quantkit.types import Array, TensorStatistics
 
 LOW_SQNR_DB = 12.0

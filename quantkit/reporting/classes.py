@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantkit.reporting.formatting import plural, single_line
+from quantkit.notices import plural
+from quantkit.reporting.formatting import single_line
 from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Interval, Report, Score
 

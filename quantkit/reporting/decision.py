@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from quantkit.reporting.formatting import plural, single_line
+from quantkit.notices import plural
+from quantkit.reporting.formatting import single_line
 from quantkit.significance import CLOSE, compare_accuracy, compare_speed, names_one_class
 from quantkit.types import Evaluation, Report, title_of
 from quantkit.types.options import Target

@@ -14,11 +14,6 @@ def format_count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) < 1e15 else format_significant(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """(1, "sample") → "1 sample", (1200, "sample") → "1,200 samples", (2, "class") → "2 classes"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
-
-
 def format_percent(fraction: float | None) -> str:
     """0.81034 → "81.03"; a fraction that rounds to 0 but is not → "<0.01"."""
     if fraction is not None and 0 < fraction < 5e-5:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from quantkit.notices import plural
 from quantkit.reporting.changes import change_groups
 from quantkit.reporting.classes import class_tables
 from quantkit.reporting.column import Column
@@ -22,7 +23,6 @@ from quantkit.reporting.formatting import (
     format_decibels,
     format_difference,
     format_significant,
-    plural,
     score_unit,
     shorten,
     single_line,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantkit.notices import plural
 from quantkit.reporting.formatting import (
     format_bounds,
     format_count,
@@ -15,7 +16,6 @@ from quantkit.reporting.formatting import (
     format_score,
     format_significant,
     format_speedup,
-    plural,
     score_unit,
     shorten,
     single_line,
