@@ -18,7 +18,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics import METRICS, Metric
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification, as_scores, find_scores, is_float
-from quantkit.interrupts import fulfils_wish
+from quantkit.interrupts import fulfils_wish, is_ending
 from quantkit.notices import logs_duration
 from quantkit.types import Array, Batch, Runner
 
@@ -108,18 +108,20 @@ def judge_batches(
         raise EvaluationError(f"baseline {baseline!r} is not among the variants {', '.join(runners)}")
     chosen = metrics if metrics is not None else {name: METRICS[name] for name in task.metrics}
     order = [baseline, *(name for name in runners if name != baseline)]
-    with ThreadPoolExecutor(1, thread_name_prefix="quantkit-judge") as beside:
-        waiting: Future[JudgedBatch] | None = None
-        try:
-            for batch, outputs in _feed_all(runners, batches, order, should_stop):
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = beside.submit(_judge, batch, outputs, task, chosen)
+    beside = ThreadPoolExecutor(1, thread_name_prefix="quantkit-judge")
+    waiting: Future[JudgedBatch] | None = None
+    try:
+        for batch, outputs in _feed_all(runners, batches, order, should_stop):
             if waiting is not None:
                 yield waiting.result()
-        except KeyboardInterrupt:
-            if not fulfils_wish():  # else what was judged before is kept
-                raise
+            waiting = beside.submit(_judge, batch, outputs, task, chosen)
+        if waiting is not None and (waiting.done() or not fulfils_wish()):
+            yield waiting.result()
+    except KeyboardInterrupt:
+        if not fulfils_wish():  # else what was judged before is kept
+            raise
+    finally:
+        beside.shutdown(wait=not is_ending())  # a judgment may take longer than there is left to write a report
 
 
 def _judge(

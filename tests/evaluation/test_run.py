@@ -155,6 +155,33 @@ def test_a_wish_to_stop_keeps_what_was_judged_before_the_batch_that_it_interrupt
     assert (found.num_samples, found.is_partial) == (10, True)
 
 
+def test_a_wish_to_stop_waits_for_no_judgment(monkeypatch):
+    """It may take longer than there is left to write a report."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Classification):
+        def judge(self, batch, outputs):
+            if batch.ids[0] == "10.png":
+                begun.set()
+                go_on.wait(30)
+                ended.set()
+            return super().judge(batch, outputs)
+
+    def interrupted(x):
+        if x[0, 0] == X[20, 0]:
+            begun.wait(30)
+            raise KeyboardInterrupt
+        return x
+
+    for name in ("fulfils_wish", "is_ending"):
+        monkeypatch.setattr(run, name, lambda: True)
+    try:
+        found = evaluate({"fp32": FunctionRunner(interrupted)}, batches(10), baseline="fp32", task=Slow())
+        assert (found.num_samples, found.is_partial, ended.is_set()) == (10, True, False)
+    finally:
+        go_on.set()
+
+
 def test_feed_casts_to_half_precision_models():
     runner = FunctionRunner(lambda x: x.astype(np.float32), dtype="float16")
     np.testing.assert_allclose(feed(runner, next(batches(3)))["y"], X[:3], rtol=1e-3)
