@@ -18,6 +18,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
+from quantkit.machine import read_file
 from quantkit.reporting import load_report
 from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
@@ -117,4 +118,5 @@ class KeptEvaluations:
         facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._val.dataset.fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
         facts += roundings_digests(replace(self._table, formats=formats), VARIANT).values()
+        facts += [hashlib.sha256(read_file(path, most_bytes=None)).hexdigest() for path in self._options.ort_extension]
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]

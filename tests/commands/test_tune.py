@@ -125,6 +125,20 @@ def test_other_roundings_in_fp8_are_evaluated_anew(table, ruined, tmp_path, monk
         report(rounded, {ruined: "fp8"})
 
 
+def test_other_libraries_of_operators_are_evaluated_anew(table, tmp_path, monkeypatch):
+    library = tmp_path / "operators.so"
+
+    def report(content=None):
+        options = TuneOptions(
+            num_val_samples=8, runs=tmp_path, ort_extension=[library] if content else (), progress=False
+        )
+        library.write_text(str(content))
+        return KeptEvaluations(FloatModel(DIGITS), table, VAL, TaskOptions(), options).report({})
+
+    monkeypatch.setattr(kept_evaluations, "evaluate", Mock(return_value=report()[0]))
+    assert [report(content)[1] for content in ("one", "one", "two")] == [False, True, False]
+
+
 def test_formats_are_those_that_a_group_can_have():
     for formats in ((), ("fp8",), ("int8", "int4"), ("int8", "INT8")):
         with pytest.raises(OptionError, match="choose int8, or int8,fp8"):
