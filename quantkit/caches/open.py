@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.qdq_scales import activation_scales
 from quantkit.machine import read_input
 from quantkit.storage import check_no_source
-from quantkit.types import PathLike
+from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.calibration import TensorRange
 
 if TYPE_CHECKING:
@@ -86,11 +87,16 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
 
 
 def check_no_input(
-    output: PathLike, *sources: PathLike | None, models: Sequence[PathLike | FloatModel | None] = (), option: str = "-o"
+    output: PathLike,
+    *sources: PathLike | CalibrationTable | None,
+    models: Sequence[PathLike | FloatModel | None] = (),
+    option: str = "-o",
 ) -> None:
     """Raises `OutputError` where writing `output` would replace a source, a model or a file of its weights."""
     paths = [model.path if isinstance(model, FloatModel) else model for model in models]
-    check_no_source(output, [path for path in (*sources, *paths) if path is not None], option=option)
+    check_no_source(
+        output, [path for path in (*sources, *paths) if isinstance(path, (str, os.PathLike))], option=option
+    )
     if not Path(output).exists():
         return
     for model in models:

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.open import check_no_input
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import echo_document
 from quantkit.cli.compare import gate
@@ -102,6 +103,7 @@ def evaluate(
     elif options.table is None and options.variants is None:
         text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
         notify(Notice("warning", "ranges", text))
+    check_no_input(path, data, options.table, task.labels)
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
     if messages.dry_run:
         about = (model, data, options, pages)

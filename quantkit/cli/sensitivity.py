@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantkit.caches.files import CalibrationFiles
+from quantkit.caches.open import check_no_input
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import echo_document
 from quantkit.cli.forecast import RunOptions, print_forecast
@@ -47,6 +49,8 @@ def sensitivity(
     """
     path = None if output is None else output_path(output, Path("sensitivity.json"))
     pages = [] if path is None else [path.with_suffix(".html"), path]
+    if path is not None:
+        check_no_input(path, data, options.table, CalibrationFiles.of_model(model).table)
     if messages.dry_run:
         print_forecast(forecast_sensitivity(model, data, options, pages), as_json=messages.as_json)
         return

@@ -67,3 +67,20 @@ def test_a_folder_in_place_of_a_file_is_refused_first(quantkit, tmp_path, name):
     (tmp_path / "out" / blocked).mkdir(parents=True)
     said = refuse(quantkit, COMMANDS[name].replace("OUT", "out"), tmp_path)
     assert said == f"quantkit: error: cannot write to out: a folder {blocked} is there"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"evaluate digits.onnx --data {VAL} -o digits.calib.json",
+        f"evaluate digits.onnx --data {VAL} --task detect --detections yolov8 --labels boxes.json -o boxes.json",
+        f"sensitivity digits.onnx --data {CALIB} -o digits.calib.json",
+        f"tune digits.onnx --data {CALIB} --val {VAL} -o digits.calib.json",
+        f"tune digits.onnx --data {CALIB} --val {VAL} -o elsewhere/digits.calib.json",
+    ],
+)
+def test_a_report_or_plan_replaces_no_table_or_labels(quantkit, tmp_path, words):
+    (tmp_path / "boxes.json").write_text("{}")
+    name = shlex.split(words)[-1]
+    for dry_run in ("", " --dry-run"):
+        assert name in refuse(quantkit, words + dry_run, tmp_path)
