@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantkit.backends.onnxruntime import has_operator
 from quantkit.datasets import Selection
 from quantkit.datasets.batching import batch_axes, leading_size, make_batches, take_rows
 from quantkit.datasets.open import open_samples
@@ -16,6 +17,7 @@ from quantkit.graph.passes.fp16_overflow import describe_overflow, overflowing_n
 from quantkit.graph.passes.prepare import FP16_OPSET
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.tensorrt import float_activations
+from quantkit.graph.runnable_part import runnable_part
 from quantkit.refinement.observation import observe
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ _NUM_SAMPLES = 4
 
 
 def sample_magnitudes(model: FloatModel, dataset: Dataset) -> dict[str, float]:
-    """Largest magnitude of every float activation on a few samples; infinite where one overflowed in FP32.
+    """Largest magnitude of every float activation that can be computed; infinite where one overflowed in FP32.
+
+    A few samples run, up to operators that ONNX Runtime does not have.
 
     Args:
         model: the float model.
@@ -38,7 +42,8 @@ def sample_magnitudes(model: FloatModel, dataset: Dataset) -> dict[str, float]:
     Raises:
         QuantKitError: the model does not run, or no sample can be read.
     """
-    graph = model.prepared()
+    part, _ = runnable_part(model, has_operator)
+    graph = part.prepared()
     few = Selection(dataset, tuple(range(min(_NUM_SAMPLES, len(dataset)))))
     size = leading_size(model.inputs, batch_axes(dataset))
     found: dict[str, float] = {}

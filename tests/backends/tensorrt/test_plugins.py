@@ -97,6 +97,12 @@ def test_an_operator_of_a_plugin_reaches_tensorrt_as_it_was(bindings, detector, 
         assert answer["engine"]["qdq"] > 4
 
 
+def test_fp16_is_checked_on_samples_up_to_the_operator_of_a_plugin(bindings, detector):
+    answer = build(bindings, detector, {}, precision="fp16", data=str(detector / "x.npy"))
+    assert "engine" in answer, answer
+    assert len(answer["engine"]["outputs"]) == 4
+
+
 def test_plugin_libraries_are_loaded_once_and_carried_by_compatible_engines(bindings, detector, plugin_libraries):
     paths = [str(plugin_libraries / "static.so"), str(plugin_libraries / "dynamic.so")]
     plain = build(bindings, detector, {"plugins": paths})
