@@ -86,7 +86,9 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
                 model.graph.initializers[name_of_weight].const_value = tensor
             ir.external_data.set_base_dir(model.graph, "" if folder is None else str(folder))
     except Exception as error:
-        raise ModelError(f"{name} is not an ONNX model: {root_cause(error)}") from error
+        is_torch = name.lower().endswith((".pt", ".pth"))
+        why = "export it first (torch.onnx.export, `yolo export format=onnx`)" if is_torch else root_cause(error)
+        raise ModelError(f"{name} is not an ONNX model: {why}") from error
     if len(model.graph) == 0:
         raise ModelError(f"{name} is not an ONNX model, or has no nodes")
     if "ai.onnx" in model.opset_imports:  # the other name of the standard domain

@@ -122,6 +122,14 @@ def test_file_that_is_not_onnx_is_refused(quantkit, tmp_path, content, words):
     assert_refused(quantkit("calibrate", "--data", CALIB, model), 1, *words, folder=tmp_path, kept=["net.onnx"])
 
 
+@pytest.mark.parametrize("name", ["yolov8n.pt", "net.PTH"])
+def test_a_model_of_pytorch_is_to_be_exported(quantkit, tmp_path, name):
+    model = tmp_path / name
+    model.write_bytes(b"PK\x03\x04zip")
+    said = f"{model} is not an ONNX model: export it first (torch.onnx.export, `yolo export format=onnx`)"
+    assert_refused(quantkit("calibrate", "--data", CALIB, model), 1, said, folder=tmp_path, kept=[name])
+
+
 def test_missing_model_and_folder_as_model_are_refused(quantkit, tmp_path):
     assert_refused(quantkit("calibrate", "--data", CALIB, tmp_path / "net.onnx"), 1, "net.onnx", "no such")
     assert_refused(quantkit("calibrate", "--data", CALIB, tmp_path), 1, tmp_path, "folder")
