@@ -238,14 +238,12 @@ def _print_reasons(console: Console, result: ModelInspection) -> None:
 def _print_findings(console: Console, result: ModelInspection, all_rows: bool) -> None:
     if result.form != "qdq":
         return
-    if not result.findings:
-        print_line(console, "TensorRT's Q/DQ rules: no violations")
-        return
     kinds: dict[tuple[str, str], list[QdqFinding]] = {}
     for finding in result.findings:
         kinds.setdefault((finding.severity, finding.rule), []).append(finding)
     broken = sum(f.severity != "note" for f in result.findings)
-    print_line(console, f"TensorRT's Q/DQ rules: {plural(broken, 'violation')}", style="bold")
+    found = plural(broken, "violation") if broken else "no violations"
+    print_line(console, f"TensorRT's Q/DQ rules: {found}", style="bold")
     for (severity, _), findings in sorted(kinds.items(), key=lambda item: _SEVERITIES.index(item[0][0])):
         for finding in findings if all_rows else findings[:_SHOWN_ALIKE]:
             where = f"{finding.node}: " if finding.node else ""

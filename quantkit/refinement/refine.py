@@ -349,7 +349,7 @@ class Refining:
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if better := [found for found in tried if found[0] <= limit]:
             damage, _, method, changes = max(better, key=lambda found: found[1])
-            text = f"with all activations quantized, the ranges of {method} are better: {self._change(before, damage)}"
+            text = f"in the whole model, the ranges of {method} are better: {self._change(before, damage)}"
             self.notify(Notice("info", "ranges", text))
             self.adopt(**changes)
 

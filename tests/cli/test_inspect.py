@@ -148,6 +148,9 @@ def test_qdq_model_is_shown(quantkit, digits, tmp_path):
     outcome = quantkit("inspect", tmp_path / "digits.int8.onnx")
     assert "no violations" in outcome.out
     assert "10 of 10" in outcome.out
+    quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--format", "fp8")
+    outcome = quantkit("inspect", tmp_path / "digits.fp8.onnx")
+    assert "rules: no violations\n  note: FP8: needs" in outcome.out
     quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--target", "cpu")
     outcome = quantkit("inspect", tmp_path / "digits.int8-cpu.onnx")
     assert "zero point is not 0: TensorRT rejects the model" in outcome.out
