@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
+import re
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -43,6 +45,10 @@ COMMON = {
 }
 """By command, the options of its short help; commands that are not here show all."""
 
+_TRTEXEC = {"save-engine": "output", "mem-pool-size": "workspace"}
+_TRTEXEC |= dict.fromkeys(("best", "fp16", "fp8", "int4", "int8"), "precision")
+"""Options of trtexec, in lower case, that have another name here."""
+
 _ALL = "quantkit.help_all"
 _NAMES = 28
 _NARROWEST, _WIDEST = 60, 100
@@ -57,7 +63,14 @@ class ShortHelp(TyperCommand):
         flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
         if not ctx.resilient_parsing:  # of a shell that completes words
             _check_words(ctx, args, flags)
-        rest: list[str] = super().parse_args(ctx, args)
+        try:
+            rest: list[str] = super().parse_args(ctx, args)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # the message ends with the command's --help
+            if hasattr(error, "possibilities"):
+                error.possibilities = _near_options(error.option_name, flags)  # type: ignore[attr-defined]
+            raise
         for option in options:
             value = ctx.params.get(option.name)
             for word in map(str, value if isinstance(value, list | tuple) else (value,)):
@@ -106,6 +119,20 @@ def _name_type(parameter: Any) -> None:
     kind = parameter.type_descriptor.annotation
     if get_origin(kind) is list:
         parameter.bare_type = functools.partial(str, "path" if get_args(kind)[0] is Path else "str")
+
+
+def _near_options(name: str, flags: Iterable[str]) -> list[str]:
+    """Options of the command that an unknown one may mean; those of trtexec are spelled otherwise or other words.
+
+    >>> _near_options("--minShapes", ["--min-shapes", "--json"]), _near_options("--fp16", ["--precision", "--plan"])
+    (['--min-shapes'], ['--precision'])
+    """
+    bare = {flag.lstrip("-"): flag for flag in flags}
+    wanted = re.sub("[A-Z]", lambda upper: f"-{upper[0]}", name.lstrip("-")).lower()
+    here = _TRTEXEC.get(wanted, wanted)
+    if here in bare or wanted in _TRTEXEC:
+        return [bare[here]] if here in bare else []
+    return [bare[near] for near in difflib.get_close_matches(wanted, bare, cutoff=0.65)]
 
 
 def _check_words(ctx: Any, args: list[str], flags: dict[str, Any]) -> None:

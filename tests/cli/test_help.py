@@ -132,6 +132,30 @@ def test_a_mistyped_path_has_a_suggestion(quantkit, digits, tmp_path):
     assert f"{near} does not exist: did you mean {CALIB}?" in quantkit("calibrate", "--data", near, digits).err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["build", "--minShapes=x:1x3"], "No such option: --minShapes (Possible options: --min-shapes) ("),
+        (["build", "--fp16"], "No such option: --fp16 (Possible options: --precision) ("),
+        (["build", "--saveEngine=x"], "No such option: --saveEngine (Possible options: --output) ("),
+        (["build", "--out", "x"], "No such option: --out (Possible options: --output) ("),
+        (["calibrate", "--num-sample", "8"], "No such option: --num-sample (Possible options: --num-samples) ("),
+        (["calibrate", "--int8"], "No such option: --int8 (quantkit calibrate --help)"),
+        (["calibrate", "--onnx=x"], "No such option: --onnx (quantkit calibrate --help)"),
+    ],
+)
+def test_options_of_trtexec_have_the_suggestion_that_fits(quantkit, digits, words, said):
+    assert said in quantkit(words[0], digits, *words[1:]).err
+
+
+def test_an_option_without_its_value_names_the_help_of_its_command(quantkit):
+    outcome = quantkit("report", "report.json", "--chart")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "quantkit: error: Option '--chart' requires an argument (quantkit report --help)\n",
+    )
+
+
 def test_a_version_in_the_environment_is_not_an_option(quantkit, monkeypatch):
     """Pipelines set QUANTKIT_VERSION to say which release they install."""
     monkeypatch.setenv("QUANTKIT_VERSION", "1")
