@@ -105,6 +105,7 @@ def test_a_table_of_many_samples_is_not_replaced_by_one_of_few(quantkit, model, 
     assert elsewhere.code == 0
     assert "warning: Only 1 calibration sample" in elsewhere.err
     assert quantkit("calibrate", model, "--data", many, "--method", "minmax", "--num-samples", 2).code == 0, "asked for"
-    assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
-    assert quantkit("calibrate", model, "--data", one, "--method", "minmax", "--force").code == 0
+    for words in (("--num-samples", 1), ("--force",)):
+        assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
+        assert quantkit("calibrate", model, "--data", one, "--method", "minmax", *words).code == 0
     assert table.read_bytes() != before
