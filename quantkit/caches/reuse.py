@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _OF_ORDER = ("order", "seed", "batch_size")
 """Settings that decide numbers only where the histogram depends on the order of the samples: TensorRT's rule."""
 
+_DECIDING = ("accuracy", "rounding", "histogram", "observed", "ort_extension", *PLACEMENT)
+"""Settings that decide the numbers of every table, beside calibrator and method."""
+
 _FAR_FEWER = 10
 """A table made from so many times as many samples is not replaced unasked."""
 
@@ -104,7 +107,7 @@ def find_table(
         return None
     of_method = method_settings(str(settings["method"]), {})
     of_order = _OF_ORDER if settings["histogram"] == "tensorrt" or settings["calibrator"] != "quantkit" else ()
-    deciding = ("calibrator", *of_method, "accuracy", "rounding", "histogram", "observed", *PLACEMENT, *of_order)
+    deciding = ("calibrator", *of_method, *_DECIDING, *of_order)
     fingerprint = fingerprint_of(origin.contents)
     before = calibration_facts(stored, stored.settings, deciding)
     after = calibration_facts(origin, settings, deciding)

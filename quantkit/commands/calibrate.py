@@ -15,7 +15,7 @@ from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics_file import StatisticsOrigin
 from quantkit.commands.calibration_run import CalibrationRun
 from quantkit.commands.chosen_samples import open_calibration_samples
-from quantkit.commands.extensions import cut_to_runnable, with_extensions
+from quantkit.commands.extensions import cut_to_runnable, extension_identity, with_extensions
 from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import on_device
 from quantkit.datasets.batch_axes import PlacedSamples
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from quantkit.types.calibration import Setting
 
 _OF_STATISTICS = frozenset(
-    {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", *PLACEMENT}
+    {"calibrator", "histogram", "observed", "order", "seed", "num_samples", "batch_size", "ort_extension", *PLACEMENT}
 )
 """Settings that decide what is collected; the others choose from it."""
 
@@ -168,6 +168,8 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
         settings |= {"accuracy": options.effort, "rounding": options.rounding}
     if isinstance(options.preprocess, ImageOptions):
         settings |= placement_settings(options.preprocess)
+    if identity := extension_identity(options):
+        settings["ort_extension"] = identity
     source = getattr(dataset, "dataset", dataset)
     if isinstance(source, PlacedSamples):
         source = source.dataset

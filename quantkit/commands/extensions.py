@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.backends.onnxruntime import has_operator, using_extensions
@@ -15,6 +17,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.tensorrt import float_activations
 from quantkit.graph.runnable_part import runnable_part
+from quantkit.machine import read_file
 from quantkit.notices import Notice, Notify, join_names
 from quantkit.types.calibration import NOT_OBSERVED
 
@@ -36,6 +39,12 @@ def with_extensions(options: ExtensionOptions) -> Iterator[None]:
         load_plugins(load_library("tensorrt"), options.plugins)
     with using_extensions(options.ort_extension):
         yield
+
+
+def extension_identity(options: ExtensionOptions) -> str:
+    """What tells ONNX Runtime's libraries from others of the same name; "" without any."""
+    hashes = {Path(p).name: hashlib.sha256(read_file(p, most_bytes=None)).hexdigest() for p in options.ort_extension}
+    return ",".join(f"{name}:{found[:16]}" for name, found in hashes.items())
 
 
 def cut_to_runnable(model: FloatModel, notify: Notify) -> FloatModel:

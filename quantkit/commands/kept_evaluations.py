@@ -13,12 +13,12 @@ from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_checksum
 from quantkit.commands.evaluate import evaluate
 from quantkit.commands.evaluation_data import EvaluationData, check_outputs, open_evaluation_data
+from quantkit.commands.extensions import extension_identity
 from quantkit.datasets.description import how_to_label
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
-from quantkit.machine import read_file
 from quantkit.reporting import load_report
 from quantkit.reporting.json import report_json
 from quantkit.storage import write_text
@@ -118,5 +118,5 @@ class KeptEvaluations:
         facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._val.dataset.fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
         facts += roundings_digests(replace(self._table, formats=formats), VARIANT).values()
-        facts += [hashlib.sha256(read_file(path, most_bytes=None)).hexdigest() for path in self._options.ort_extension]
+        facts.append(extension_identity(self._options))
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]

@@ -190,6 +190,24 @@ def test_every_session_gets_the_extension(tmp_path, plugin_libraries):
     assert calls.value == registered
 
 
+def test_a_table_is_stale_once_the_extension_is_another(tmp_path, plugin_libraries):
+    g = Builder()
+    onnx.save(g.model(g.conv(g.input("x", 3, 8, 8), 3, 16)), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.ones((4, 3, 8, 8), np.float32))
+    path = shutil.copy(plugin_libraries / "extension.so", tmp_path / "ops.so")
+    told = []
+    for change in (b"", b"", b"another"):
+        with open(path, "ab") as file:
+            file.write(change)
+        quantkit.calibrate(
+            tmp_path / "net.onnx", tmp_path / "x.npy", table_path=tmp_path / "t.json", ort_extension=[path],
+            accuracy="fast", progress=False, notify=lambda notice: told.append(notice.text),
+        )  # fmt: skip
+    reused, stale = [text for text in told if text.startswith(("Reusing", "Recalibrating"))]
+    assert reused.startswith("Reusing")
+    assert "ort extension: ops.so:" in stale
+
+
 @pytest.mark.parametrize("verb", ["quantize", "sensitivity", "tune"])
 def test_the_analysis_and_other_formats_get_the_extension_too(verb, tmp_path, plugin_libraries):
     """Once for a session, also where one command runs another."""
