@@ -79,8 +79,8 @@ def inspect(
     try:
         return _inspect_model(file)
     except ModelError as error:
-        kinds = "an engine, an inspector JSON, an ONNX model, a calibration cache, a calibration table"
-        raise ModelError(f"{file} is not a file that can be inspected: {kinds}") from error
+        kinds = "an engine, an inspector JSON, an ONNX model, a calibration cache or a calibration table"
+        raise ModelError(f"{file} is not a file that can be inspected: expected {kinds}") from error
 
 
 def _read(file: Path, size: int = -1) -> bytes:
@@ -88,7 +88,8 @@ def _read(file: Path, size: int = -1) -> bytes:
         with open_regular(file) as stream:
             return stream.read(size)
     except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+        why = "it is a folder; pass a file in it" if file.is_dir() else error.strerror or error
+        raise ModelError(f"cannot read {file}: {why}") from error
 
 
 def _inspect_engine(

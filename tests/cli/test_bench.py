@@ -49,7 +49,7 @@ def test_a_shape_that_nobody_says_is_asked_for(quantkit, tmp_path):
     assert "input 'x' is ?x3x?: say its shape with --shapes x:1x..." in quantkit("bench", path, *_SHORT).err
     outcome = quantkit("bench", path, *_SHORT, "--shapes", "x:2x3x5")
     assert "random inputs: x 2x3x5" in outcome.out
-    assert "has no input 'z'" in quantkit("bench", path, *_SHORT, "--shapes", "z:1").err
+    assert "has no input 'z': choose one of" in quantkit("bench", path, *_SHORT, "--shapes", "z:1").err
 
 
 @pytest.mark.parametrize(

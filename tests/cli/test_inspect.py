@@ -160,6 +160,13 @@ def test_qdq_model_is_shown(quantkit, digits, tmp_path):
     assert 0 < short < long
 
 
+def test_a_folder_is_refused_with_what_to_pass(quantkit, tmp_path):
+    assert (
+        quantkit("inspect", tmp_path).err
+        == f"quantkit: error: cannot read {tmp_path}: it is a folder; pass a file in it\n"
+    )
+
+
 def test_model_without_quantizable_layers_is_shown(quantkit, tmp_path):
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"], name="r")],
@@ -225,7 +232,7 @@ def test_real_caches_are_read(quantkit, shared):
         ("x.onnx", b"\x00\x01", [], "not an ONNX model"),
         ("x.calib", b"TRT-8601-X\nnope", [], "truncated"),
         ("x.calib", b"TRT-8601-X\n\xff: 1\n", [], "UTF-8"),
-        ("x.png", b"\x89PNG", [], "not a file that can be inspected"),
+        ("x.png", b"\x89PNG", [], "not a file that can be inspected: expected an engine, "),
         ("x.calib", b"TRT-8601-X\n", ["--profile", "y.json"], "not an engine"),
         ("x.json", b"{}", ["--measure"], "not an engine"),
     ],

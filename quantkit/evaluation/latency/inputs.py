@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from quantkit.errors import EvaluationError
+from quantkit.registry import suggest
 from quantkit.types import Array, TensorSpec
 
 
@@ -23,8 +24,9 @@ def random_inputs(
     Raises:
         EvaluationError: a shape is of no input, or nobody says a dimension.
     """
-    if unknown := shapes.keys() - {spec.name for spec in specs}:
-        raise EvaluationError(f"--shapes: the model has no input {min(unknown)!r}")
+    names = [spec.name for spec in specs]
+    if unknown := shapes.keys() - set(names):
+        raise EvaluationError(f"--shapes: the model has no input {min(unknown)!r}: {suggest(min(unknown), names)}")
     rng = np.random.default_rng(0)
     inputs: dict[str, Array] = {}
     for spec in specs:
