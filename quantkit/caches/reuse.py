@@ -146,25 +146,25 @@ def find_table(
     return stored
 
 
-def check_replaced(path: Path, origin: StatisticsOrigin, num_samples: int) -> None:
+def check_replaced(path: Path, model: FloatModel, count: int, num_samples: int) -> None:
     """Keeps a table of the same model that was made from many more samples: the data are probably not those meant.
 
     Args:
         path: of the table that would be replaced.
-        origin: what the run calibrates on.
+        model: that the run calibrates.
+        count: of the samples that it calibrates on.
         num_samples: asked for. Where the data have so many, they are those meant.
 
     Raises:
         CalibrationError: naming both numbers, and how to replace the table nevertheless.
     """
-    count = len(origin.contents)
     if not path.exists() or count >= num_samples:
         return
     try:
         stored = load_table(path)
     except CalibrationError:
         return
-    if stored.model_hash == origin.model_hash and count * _FAR_FEWER <= stored.num_samples:
+    if stored.model_hash == model.hash and count * _FAR_FEWER <= stored.num_samples:
         raise CalibrationError(
             f"{path} was made from {stored.num_samples:,} samples and would be replaced by one from "
             f"{plural(count, 'sample')}: check --data, write elsewhere (calibrate -o), or replace it with calibrate "

@@ -70,7 +70,7 @@ class CalibrationRun:
             warn_if_low(reused.quality, self.notify)
             return reused
         if self.files is not None and not self.options.force:
-            check_replaced(self.files.table, self.origin, self.options.num_samples)
+            check_replaced(self.files.table, self.model, len(self.dataset), self.options.num_samples)
         if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)

@@ -95,7 +95,7 @@ def test_a_table_of_many_samples_is_not_replaced_by_one_of_few(quantkit, model, 
     assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
     table = tmp_path / "net.calib.json"
     before = table.read_bytes()
-    for words in ((), ("--keep-statistics",)):
+    for words in ((), ("--keep-statistics",), ("--dry-run",)):
         refused = quantkit("calibrate", model, "--data", one, "--method", "minmax", *words)
         assert refused.code == 1
         assert f"{table} was made from 20 samples and would be replaced by one from 1 sample" in refused.err
