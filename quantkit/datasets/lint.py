@@ -32,6 +32,9 @@ _OTHER_IMAGE_SUFFIXES = frozenset({
 _FEW, _SOME = 32, 128
 """Samples below which TensorRT's and most other guides call a calibration unreliable (about 500 are recommended)."""
 _IMBALANCE = 10
+_SPLITS = frozenset({"calib", "calibration", "test", "train", "training", "val", "valid", "validation"})
+"""Names of folders that are parts of a data set."""
+
 _ASPECT = 3.0
 _FEW_LEVELS = 32
 """Of 256. What channels of other means add to the spread (17 levels for ImageNet's) is within it."""
@@ -202,7 +205,9 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
     elif names and len(names) < num_scores:
         what = f"the data has {len(names)} of the {num_scores} classes that the model scores: numbered by name"
         fix = "pass the class names in the model's order with --classes"
-        if len(names) == 1:
+        if _SPLITS.issuperset(map(str.lower, names)):
+            fix = f"pass one of {', '.join(names)} as --data: these are parts of the data, not classes"
+        elif len(names) == 1:
             fix = f"pass the folder with a sub-folder for each class as --data, or else {fix}"
         findings.append(Finding("warning", "classes", what, (), fix))
     return findings

@@ -196,6 +196,12 @@ def test_labels_outside_the_model_classes_are_reported(write, opened, scores, se
     assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
+def test_parts_of_a_data_set_are_no_classes(write, opened):
+    write("train/a.png")
+    write("Val/b.png")
+    assert find(check_classes(opened(), 10), "classes").fix.startswith("pass one of Val, train as --data")
+
+
 def test_a_single_class_is_taken_for_a_folder_too_high(write, opened):
     write("a/1.png")
     finding = find(check_classes(opened(), 10), "classes")
