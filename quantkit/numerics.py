@@ -264,8 +264,10 @@ def least_error_params(
         wanted = np.maximum(widest.scale * np.float32(ratio), SMALLEST_HALF)
         scale = np.where(wanted > LARGEST_HALF, wanted, np.minimum(wanted, LARGEST_HALF).astype(np.float16))
         params = QuantParams(scale=scale, axis=axis, format=fmt)
-        error = np.square(dequantize_array(quantize_array(weight, params), params) - weight) * np.asarray(importance)
-        found = _sum_for_scales(error, axis, fmt)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite errors choose nothing
+            error = np.square(dequantize_array(quantize_array(weight, params), params) - weight)
+            error = error * np.asarray(importance)
+            found = _sum_for_scales(error, axis, fmt)
         best, least = np.where(found < least, params.scale, best), np.minimum(found, least)
     return QuantParams(scale=best, axis=axis, format=fmt)
 

@@ -209,7 +209,7 @@ def test_fp8_weights_are_never_worse_than_with_the_largest_magnitude(weight, imp
 
 
 def test_a_scale_beyond_fp16_stays_as_it_is():
-    weight = np.array([[1e8, 3e7]], np.float32)
+    weight = np.array([[1e8, 3e7], [1e25, 1e25]], np.float32)  # of which no square is finite
     params = least_error_params(weight, 0, weight_format(0, kind="float"))
     np.testing.assert_allclose(dequantize_array(quantize_array(weight, params), params), weight, rtol=1 / 16)
 

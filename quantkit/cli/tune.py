@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.open import check_no_input
+from quantkit.caches.open import check_no_input, check_no_table
 from quantkit.calibration.plan_file import save_plan
 from quantkit.cli.arguments import DATA_PANEL, PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.as_json import echo_json
@@ -20,7 +20,7 @@ from quantkit.cli.output import make_printer, output_path
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.forecasts import forecast_tuning
 from quantkit.commands.tune import tune as find_plan
-from quantkit.errors import GateFailedError, OutputError
+from quantkit.errors import GateFailedError
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.reporting.range_choices import choice_rows
 from quantkit.storage import check_writable
@@ -68,8 +68,7 @@ def tune(
         table_path=CalibrationFiles.of_model(model, path.parent).table,
         progress=not messages.quiet,
     )
-    if path == options.table_path:
-        raise OutputError(f"{path} is the name of the calibration table; choose another path with -o.")
+    check_no_table(path, options.table_path)
     check_no_input(path, data, val, options.table, CalibrationFiles.of_model(model).table, task.labels)
     if messages.dry_run:
         print_forecast(forecast_tuning(model, data, val, options, task, path), as_json=messages.as_json)

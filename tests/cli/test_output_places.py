@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 
 import pytest
 
@@ -67,6 +68,14 @@ def test_a_folder_in_place_of_a_file_is_refused_first(quantkit, tmp_path, name):
     (tmp_path / "out" / blocked).mkdir(parents=True)
     said = refuse(quantkit, COMMANDS[name].replace("OUT", "out"), tmp_path)
     assert said == f"quantkit: error: cannot write to out: a folder {blocked} is there"
+
+
+def test_a_report_takes_no_place_of_a_table_that_is_made_first(quantkit, tmp_path, monkeypatch):
+    shutil.copy("digits.onnx", tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    words = f"evaluate net.onnx --data {VAL} --calibrate-data {CALIB} -o net.calib.json"
+    assert "net.calib.json is the name of the calibration table" in refuse(quantkit, words, tmp_path)
+    assert not (tmp_path / "net.calib.json").exists()
 
 
 @pytest.mark.parametrize(
