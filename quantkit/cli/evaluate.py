@@ -29,7 +29,7 @@ from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import round_variants
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import NO_TABLE, VARIANTS, choose_variants
+from quantkit.evaluation.models import NO_TABLE, VARIANTS, choose_variants, known_variants
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
@@ -93,11 +93,12 @@ def evaluate(
     beside = CalibrationFiles.of_model(model).table
     if options.table is None and (options.calibrate_data is not None or beside.is_file()):
         options = replace(options, table=beside)
-    if options.variants is not None:
-        choose_variants(options.variants, options.table)
+    known_variants(options.variants or ())
     _check_limits(limits, task, options, gate_variant or [])
     if limits and not (options.table or options.models or options.engines):
         raise EvaluationError(f"{beside} is missing: {NO_TABLE} to check limits on it")
+    if options.variants is not None:
+        choose_variants(options.variants, options.table)
     if options.table is beside and options.calibrate_data is None:
         notify(Notice("info", "ranges", f"calibration: {beside}"))
     elif options.table is None and options.variants is None:
