@@ -43,8 +43,8 @@ def with_extensions(options: ExtensionOptions) -> Iterator[None]:
 
 def extension_identity(options: ExtensionOptions) -> str:
     """What tells ONNX Runtime's libraries from others of the same name; "" without any."""
-    hashes = {Path(p).name: hashlib.sha256(read_file(p, most_bytes=None)).hexdigest() for p in options.ort_extension}
-    return ",".join(f"{name}:{found[:16]}" for name, found in hashes.items())
+    hashes = (hashlib.sha256(read_file(path, most_bytes=None)).hexdigest() for path in options.ort_extension)
+    return ",".join(f"{Path(p).name}:{found[:16]}" for p, found in zip(options.ort_extension, hashes, strict=True))
 
 
 def cut_to_runnable(model: FloatModel, notify: Notify) -> FloatModel:

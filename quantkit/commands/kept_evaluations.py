@@ -89,6 +89,7 @@ class KeptEvaluations:
             layer_samples=0,
         )
         self._val = open_evaluation_data(model, val, table, self._options, task)
+        self._libraries = extension_identity(self._options)
 
     def report(self, float_tensors: Mapping[str, str], formats: Mapping[str, str] | None = None) -> tuple[Report, bool]:
         """The report with these tensors in float beside those of the table, and whether it is of an earlier run.
@@ -117,6 +118,5 @@ class KeptEvaluations:
         is_refined = self._table.refinement is not None
         facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._val.dataset.fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
-        facts += roundings_digests(replace(self._table, formats=formats), VARIANT).values()
-        facts.append(extension_identity(self._options))
+        facts += [*roundings_digests(replace(self._table, formats=formats), VARIANT).values(), self._libraries]
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]

@@ -18,8 +18,10 @@ from quantkit.backends.tensorrt.library import Library
 from quantkit.backends.tensorrt.plugins import load_plugins
 from quantkit.calibration.table import load_table
 from quantkit.cli import main
+from quantkit.commands.extensions import extension_identity
 from quantkit.commands.quantize import write_tensorrt_cache
 from quantkit.errors import BackendError, IncompleteCacheError
+from quantkit.types.options import CalibrationOptions
 
 from ...cli.conftest import Outcome
 from ...graph.builder import Builder
@@ -206,6 +208,16 @@ def test_a_table_is_stale_once_the_extension_is_another(tmp_path, plugin_librari
     reused, stale = [text for text in told if text.startswith(("Reusing", "Recalibrating"))]
     assert reused.startswith("Reusing")
     assert "ort extension: ops.so:" in stale
+
+
+def test_extensions_of_one_name_are_told_apart(tmp_path):
+    paths = [tmp_path / folder / "ops.so" for folder in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(path.parent.name.encode())
+    one, two = (extension_identity(CalibrationOptions(ort_extension=[path])) for path in paths)
+    assert one != two
+    assert extension_identity(CalibrationOptions(ort_extension=paths)) == f"{one},{two}"
 
 
 @pytest.mark.parametrize("verb", ["quantize", "sensitivity", "tune"])
