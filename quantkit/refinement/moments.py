@@ -141,7 +141,7 @@ class Moments:
         missing = self.num_blocks * self._width - matrix.shape[2]
         padded = np.pad(matrix, [(0, 0), (0, 0), (0, missing)])
         blocks = padded.reshape(*matrix.shape[:2], self.num_blocks, self._width).swapaxes(1, 2)
-        return blocks.reshape(-1, matrix.shape[1], self._width)
+        return blocks.reshape(self._groups * self.num_blocks, matrix.shape[1], self._width)
 
     def join(self, blocks: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
         """Inverse of `split`, for matrices of K = `width`."""

@@ -109,3 +109,13 @@ def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
 def test_no_samples_give_moments_of_zero():
     inputs = InputMoments(1, 3, with_error=True)
     assert not np.any(all_moments(inputs, centered=True))
+
+
+@pytest.mark.parametrize("widest", [3, 5])
+def test_a_batch_without_columns_adds_nothing(monkeypatch, widest):
+    monkeypatch.setattr(module, "WIDEST_BLOCK", widest)
+    moments = Moments(2, 5)
+    x, quantized = columns(5, count=0)
+    moments.add(x, quantized, weights=ALIKE[:0], held_out=True)
+    assert moments.held_out.count == 0
+    assert not np.any(all_moments(moments.held_out, centered=True))
