@@ -9,6 +9,7 @@ from typing import Any
 
 import quantkit
 from quantkit.cli import VERBS, load_command
+from quantkit.cli.examples import EXAMPLES
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
@@ -22,7 +23,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _sections(commands: dict[str, Any], path: str) -> Iterator[str]:
-    """Of each command: usage, help, options and epilog, as `--help` has them."""
+    """Of each command: usage, help, options and examples, as `--help` has them."""
     for name, command in commands.items():
         full = f"{path} {name}"
         if hasattr(command, "commands"):
@@ -38,7 +39,7 @@ def _sections(commands: dict[str, Any], path: str) -> Iterator[str]:
         for title, records in panels.items():
             rows = [f"| {_cell(names, code=True)} | {_cell(words)} |" for names, words in records]
             yield "\n".join([f"| {title} | |", "|---|---|", *rows])
-        yield command.epilog or ""
+        yield "  \n".join(["**Examples**\n", *(f"`{line}`" for line in EXAMPLES[full.split(" ", 1)[1]])])
 
 
 def _kind(parameter: Any) -> str:

@@ -8,20 +8,18 @@ import importlib
 import io
 import logging
 import os
-import shutil
 import signal
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from quantkit._version import __version__
-from quantkit.cli.examples import examples_text
 from quantkit.cli.failures import explain_memory, explain_unexpected
+from quantkit.cli.group import Group
 from quantkit.errors import INTERRUPTED, OutputError, QuantKitError
 from quantkit.interrupts import EndedError, ending_on_signals, leaves_threads, take_advice
 from quantkit.machine import is_out_of_memory
@@ -39,7 +37,7 @@ class Verb(NamedTuple):
     panel: str
 
 
-_PANELS = _QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Inspect and set up"
+_QUANTIZE, _MEASURE, _FILES = "Quantize", "Measure and check", "Inspect and set up"
 
 VERBS = {
     "calibrate": Verb(
@@ -114,7 +112,7 @@ VERBS = {
 """By name, in the order of the help."""
 
 
-class _LazyGroup(TyperGroup):
+class _LazyGroup(Group):
     """Lists `VERBS` without importing them; imports the one that is asked for."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -130,21 +128,6 @@ class _LazyGroup(TyperGroup):
             option.allow_from_autoenv = option.show_envvar = False
             option.help = (option.help or "").replace("the current shell", "the shell that follows, or the current one")
         return found
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Usage, commands by panel, options: without Rich, whose import would take longer than all the rest."""
-        width = max(min(shutil.get_terminal_size().columns, 100), 60)
-        entries = {panel: [(n, v.help) for n, v in VERBS.items() if v.panel == panel] for panel in _PANELS}
-        entries["Options"] = [(", ".join(p.opts), getattr(p, "help", None) or "") for p in self.get_params(ctx)]
-        lines = [f"Usage: {ctx.command_path} COMMAND [ARGUMENTS] [OPTIONS]", "", self.help or ""]
-        for heading, listed in entries.items():
-            lines += ["", f"{heading}:"]
-            column = max(len(name) for name, _ in listed) + 4
-            for name, words in listed:
-                head = f"  {name}".ljust(column)
-                lines += textwrap.wrap(words, width, initial_indent=head, subsequent_indent=" " * column)
-        lines += ["", "quantkit COMMAND --help shows the options of a command."]
-        formatter.write("\n".join(lines) + "\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As always, but a shell may follow the options of completion, which typer's do not take."""
@@ -165,15 +148,13 @@ def load_command(name: str) -> Any:
     screen = importlib.import_module("quantkit.cli.help")
     found = getattr(importlib.import_module(f"quantkit.cli.{VERBS[name].module}"), VERBS[name].attribute)
     if not isinstance(found, typer.Typer):
-        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        dressed = screen.with_help_all(with_messages(found))
-        single.command(name, cls=screen.ShortHelp, epilog=examples_text(name))(dressed)
+        single = typer.Typer(add_completion=False)
+        single.command(name, cls=screen.ShortHelp)(screen.with_help_all(with_messages(found)))
         return typer.main.get_command(single)
     for registered in found.registered_commands:
         command = registered.callback or found
         registered.callback = screen.with_help_all(with_messages(command))
         registered.cls = screen.ShortHelp
-        registered.epilog = examples_text(f"{name} {registered.name or command.__name__}")
     return typer.main.get_command(found)
 
 
@@ -182,7 +163,6 @@ app = typer.Typer(
     cls=_LazyGroup,
     help="INT8 post-training quantization for TensorRT and ONNX Runtime.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],

@@ -23,6 +23,7 @@ from quantkit.cli.cache_json import (
     json_from_verification,
 )
 from quantkit.cli.generate import with_options
+from quantkit.cli.group import Group
 from quantkit.cli.inspect import print_tensors
 from quantkit.cli.output import make_printer
 from quantkit.cli.sparkline import ASCII_MARK, MARK, sparkline
@@ -44,7 +45,7 @@ cache = typer.Typer(
     help="Show, compare, verify, convert and merge calibration files.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    cls=Group,
 )
 
 _SHOWN = 20

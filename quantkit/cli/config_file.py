@@ -21,7 +21,7 @@ from quantkit.cli import VERBS, load_command
 from quantkit.errors import OptionError, QuantKitError
 from quantkit.machine import decode_text, read_input
 from quantkit.registry import suggest
-from quantkit.types.option import OptionField, without_none
+from quantkit.types.option import NOUNS, OptionField, without_none
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,9 +74,8 @@ class _Key:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"{_show(value)} is not a list of texts")
         elif kind in _TYPES:
-            noun, allowed = _TYPES[kind]
-            if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
-                raise ValueError(f"{_show(value)} is not {noun}")
+            if not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind is bool):
+                raise ValueError(f"{_show(value)} is not {NOUNS[kind]}")
         else:
             if self.field is not None and self.field.option.form is not None:
                 value = _join(value)
@@ -89,11 +88,7 @@ class _Key:
         return value
 
 
-_TYPES: Mapping[type, tuple[str, tuple[type, ...]]] = {
-    bool: ("true or false", (bool,)),
-    int: ("a whole number", (int,)),
-    float: ("a number", (int, float)),
-}
+_TYPES: Mapping[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:

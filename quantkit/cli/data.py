@@ -10,6 +10,7 @@ import typer
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json
 from quantkit.cli.generate import with_options
+from quantkit.cli.group import Group
 from quantkit.cli.output import make_printer
 from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.data_check import check_data
@@ -28,7 +29,7 @@ data_app = typer.Typer(
     help="Check calibration and validation data.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    cls=Group,
 )
 
 

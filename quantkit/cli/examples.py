@@ -86,12 +86,3 @@ EXAMPLES = {
     ),
 }
 """By command: lines as typed in a shell. The first is what most people need."""
-
-
-def examples_text(command: str) -> str:
-    """The examples in Markdown, each on a line of its own.
-
-    >>> examples_text("quantize").splitlines()[0]
-    '**Examples**'
-    """
-    return "\n\n".join(["**Examples**", "  \n".join(f"`{line}`" for line in EXAMPLES[command])])

@@ -14,6 +14,7 @@ from quantkit.backends.tensorrt.build.profiles import parse_profiles
 from quantkit.cli.arguments import ModelArgument
 from quantkit.cli.as_json import JsonOption, echo_json, echo_written
 from quantkit.cli.generate import with_options
+from quantkit.cli.group import Group
 from quantkit.cli.output import make_printer, output_path
 from quantkit.commands.export import export_deepstream, export_triton, trtexec_command
 from quantkit.types.options import DeepStreamOptions, MessageOptions, TritonOptions, TrtexecOptions
@@ -22,7 +23,7 @@ export_app = typer.Typer(
     help="Write what Triton, DeepStream or trtexec needs to run or build a model.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    cls=Group,
 )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from quantkit.cli.config_file import with_config
+from quantkit.errors import QuantKitError
 from quantkit.types.option import OptionField, option_fields, without_none
 
 GROUPS = (
@@ -36,11 +37,15 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         said = {name: arguments.pop(name) for name in fields}
-        for name, kind in kinds.items():
-            given = {field: field.read(said[field.name]) for field in found[name]}
-            arguments[name] = _build(kind, given, ())
-            if signature.parameters[name].default is None and arguments[name] == kind():
-                arguments[name] = None
+        try:
+            for name, kind in kinds.items():
+                given = {field: field.read(said[field.name]) for field in found[name]}
+                arguments[name] = _build(kind, given, ())
+                if signature.parameters[name].default is None and arguments[name] == kind():
+                    arguments[name] = None
+        except QuantKitError as error:
+            error.is_of_options = True  # type: ignore[attr-defined]
+            raise
         command(**arguments)
 
     own = [

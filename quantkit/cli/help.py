@@ -6,10 +6,8 @@ import difflib
 import functools
 import inspect
 import re
-import shutil
-import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -17,8 +15,10 @@ import typer
 from typer.core import TyperCommand
 
 from quantkit.cli.examples import EXAMPLES
-from quantkit.errors import OptionError
+from quantkit.cli.group import beside, width, wrap
+from quantkit.errors import OptionError, QuantKitError
 from quantkit.registry import suggest
+from quantkit.types.option import LARGEST_NUMBER, NOUNS, without_none
 
 COMMON = {
     "calibrate": "--data --output --num-samples --preprocess --size --accuracy --method --target --exclude --config",
@@ -51,7 +51,6 @@ _TRTEXEC |= dict.fromkeys(("best", "fp16", "fp8", "int4", "int8"), "precision")
 
 _ALL = "quantkit.help_all"
 _NAMES = 28
-_NARROWEST, _WIDEST = 60, 100
 
 
 class ShortHelp(TyperCommand):
@@ -61,11 +60,15 @@ class ShortHelp(TyperCommand):
         """As always, but an option is not the value of the option before it: that one's own value was forgotten."""
         options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
         flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+        for option in options if ctx.auto_envvar_prefix else ():
+            option.envvar = f"{ctx.auto_envvar_prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
         if not ctx.resilient_parsing:  # of a shell that completes words
             _check_words(ctx, args, flags)
         try:
             rest: list[str] = super().parse_args(ctx, args)
         except Exception as error:
+            if hasattr(error.__cause__, "errors"):  # pydantic's, which typer reads values with
+                raise _bad_value(error, options) from None
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]  # the message ends with the command's --help
             if hasattr(error, "possibilities"):
@@ -79,6 +82,15 @@ class ShortHelp(TyperCommand):
                     raise typer.BadParameter(text, ctx, param_hint=option.opts[0])
         return rest
 
+    def invoke(self, ctx: Any) -> Any:
+        """As always; an error of the options also names the variables of the environment that set options."""
+        try:
+            return super().invoke(ctx)
+        except QuantKitError as error:
+            if getattr(error, "is_of_options", False):
+                error.args = (f"{error}{_set_by_environment(ctx, self.get_params(ctx))}",)
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """MODEL, not typer's {MODEL}: what is in no brackets is required."""
         return [piece.strip("{}").replace("}...", "...") for piece in super().collect_usage_pieces(ctx)]
@@ -88,30 +100,35 @@ class ShortHelp(TyperCommand):
         path = ctx.command_path.split(" ", 1)[-1]
         for parameter in self.params:
             _name_type(parameter)
-        if path not in COMMON or ctx.meta.get(_ALL):
-            super().format_help(ctx, formatter)
-            return
-        shown = {"--help", "--help-all", *COMMON[path].split()}
-        options = [p for p in self.params if p.param_type_name == "argument" or shown.intersection(p.opts)]
-        records = [record for p in options if (record := p.get_help_record(ctx))]
-        width = max(min(shutil.get_terminal_size().columns, _WIDEST), _NARROWEST)
-        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
-        summary = " ".join((self.help or "").split("\n\n")[0].split())
-        lines = [f"Usage: {usage}", "", *textwrap.wrap(summary, width), ""]
-        for names, words in records:
-            lines += _entry(names, " ".join(words.split()), width)
-        lines += ["", "Example:", f"  {EXAMPLES[path][0]}"]
+        is_short = path in COMMON and not ctx.meta.get(_ALL)
+        shown = {"--help-all", *COMMON.get(path, "").split()}
+        panels: dict[str, list[str]] = defaultdict(list)
+        for parameter in self.get_params(ctx):
+            is_wanted = parameter.param_type_name == "argument" or not is_short or shown.intersection(parameter.opts)
+            if is_wanted and (record := parameter.get_help_record(ctx)):
+                panel = "" if is_short else getattr(parameter, "rich_help_panel", None) or ""
+                panels[panel] += _entry(record[0], " ".join(record[1].split()), max_lines=2 if is_short else None)
+        lines = [f"Usage: {' '.join([ctx.command_path, *self.collect_usage_pieces(ctx)])}"]
+        for paragraph in (self.help or "").split("\n\n")[: 1 if is_short else None]:
+            lines += ["", *wrap(paragraph, width())]
+        for panel, entries in panels.items():
+            lines += ["", *([f"{panel}:"] if panel else []), *entries]
+        examples = EXAMPLES[path][: 1 if is_short else None]
+        lines += ["", "Example:" if len(examples) == 1 else "Examples:", *(f"  {line}" for line in examples)]
         formatter.write("\n".join(lines) + "\n")
 
 
-def _entry(names: str, words: str, width: int) -> list[str]:
-    """An option in a line or two: its names, as much of its help as fits, and whether it is required."""
-    if len(names) > _NAMES - 3:
+def _entry(names: str, words: str, *, max_lines: int | None) -> list[str]:
+    """An option: its names, as much of its help as fits into the lines, and whether it is required."""
+    is_long = len(names) > _NAMES - 3
+    if is_long and max_lines is not None:
         names, _, choices = names.partition(" ")
         words = f"{choices.strip('[<>]')}: {words}"
     placeholder = " ... [required]" if words.endswith("[required]") else " ..."
-    text = textwrap.wrap(words, width - _NAMES, max_lines=2, placeholder=placeholder)
-    return [f"  {head:{_NAMES - 2}}{line}" for head, line in zip_longest((names,), text, fillvalue="")]
+    text = wrap(words, width() - _NAMES, max_lines=max_lines, placeholder=placeholder)
+    if is_long and max_lines is None:
+        return [f"  {names}", *beside("", text, _NAMES)]
+    return beside(names, text, _NAMES)
 
 
 def _name_type(parameter: Any) -> None:
@@ -133,6 +150,24 @@ def _near_options(name: str, flags: Iterable[str]) -> list[str]:
     if here in bare or wanted in _TRTEXEC:
         return [bare[here]] if here in bare else []
     return [bare[near] for near in difflib.get_close_matches(wanted, bare, cutoff=0.65)]
+
+
+def _bad_value(error: Any, parameters: Iterable[Any]) -> OptionError:
+    """What typer's error about the value of an option or argument is in the words of every other place."""
+    kind, value, flag = error.param.type_descriptor, error.__cause__.errors()[0]["input"], error.param.opts[0]
+    if kind.is_choice:
+        reason = f"there is no {value!r}: {suggest(str(value), map(str, kind.choices))}"
+    elif without_none(kind.annotation) is int and re.fullmatch(r"[-+\s\d]+", str(value)):
+        reason = f"a number of {len(value)} digits is beyond {LARGEST_NUMBER}, the largest"
+    else:
+        reason = f"{value!r} is not {NOUNS.get(without_none(kind.annotation), 'a value that it can have')}"
+    return OptionError(f"{flag}: {reason}{_set_by_environment(error.ctx, parameters)}")
+
+
+def _set_by_environment(ctx: Any, parameters: Iterable[Any]) -> str:
+    """Names the variables that set these options, if any."""
+    found = [p.envvar for p in parameters if getattr(ctx.get_parameter_source(p.name), "name", "") == "ENVIRONMENT"]
+    return f" (set in the environment: {', '.join(found)})" if found else ""
 
 
 def _check_words(ctx: Any, args: list[str], flags: dict[str, Any]) -> None:
@@ -162,7 +197,7 @@ def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
     def show(context: typer.Context, wanted: bool) -> bool:
         if wanted:
             context.meta[_ALL] = True
-            typer.echo(context.get_help() or "", nl=False)
+            typer.echo(context.get_help())
             raise typer.Exit
         return wanted
 

@@ -20,8 +20,11 @@ from quantkit.registry import suggest
 
 _T = TypeVar("_T")
 
-_LARGEST_NUMBER = 2**53
+LARGEST_NUMBER = 2**53
 """What all integers and floats up to here are exact in."""
+
+NOUNS = {bool: "true or false", int: "a whole number", float: "a number"}
+"""What an option of a type takes, for messages."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ class OptionField:
         Raises:
             OptionError: the text is not of its form, or no name in the registry.
         """
-        if isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER and not math.isinf(value):
-            raise OptionError(f"{self.flags[0]} {value} is beyond {_LARGEST_NUMBER}, the largest number")
+        if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER and not math.isinf(value):
+            raise OptionError(f"{self.flags[0]} {value} is beyond {LARGEST_NUMBER}, the largest number")
         if self.is_list:
             if not value:
                 return self.default

@@ -491,7 +491,7 @@ class CalibrationOptions(MethodOptions, StrictDataOptions, ExtensionOptions, Clu
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, CalibrationError)
-        check_minimum(self, 1, ("batch_size", "workers"), CalibrationError)
+        check_minimum(self, 1, ("num_samples", "batch_size", "workers"), CalibrationError)
         check_fraction(self, ("min_readable",), CalibrationError)
         if self.ray is not None and (self.resume or self.histogram == "tensorrt" or self.calibrator == "tensorrt"):
             raise CalibrationError(

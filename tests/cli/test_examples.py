@@ -53,11 +53,9 @@ def test_a_command_of_the_guides_is_parsed(line, page):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_example_is_a_line_of_its_own_in_the_help(quantkit, monkeypatch, name):
-    monkeypatch.setenv("COLUMNS", "120")
-    lines = quantkit(*name.split(), "--help-all").out.splitlines()
-    shown = [line.strip() for line in lines[lines.index(next(x for x in lines if x.strip() == "Examples")) :]]
-    assert [line for line in shown if line] == ["Examples", *EXAMPLES[name]]
+def test_each_example_is_a_line_of_its_own_in_the_help(quantkit, name):
+    shown = quantkit(*name.split(), "--help-all").out.splitlines()[-1 - len(EXAMPLES[name]) :]
+    assert shown == ["Example:" if len(shown) == 2 else "Examples:", *(f"  {line}" for line in EXAMPLES[name])]
 
 
 def test_the_reference_page_has_options_and_examples():

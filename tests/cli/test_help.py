@@ -70,6 +70,21 @@ def test_the_usage_line_shows_arguments_without_braces(quantkit, monkeypatch, na
     assert "list[" not in quantkit("cache", "merge", "--help").out
 
 
+@pytest.mark.parametrize("name", ["", "cache", "data", "export", "cache show", "doctor"])
+def test_help_is_plain_text_in_one_style(quantkit, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", str(_COLUMNS))
+    words = "COMMAND [ARGUMENTS] [OPTIONS]" if name in ("", "cache", "data", "export") else "[OPTIONS]"
+    for option in ("--help", "--help-all") if name in COMMANDS else ("--help",):
+        lines = quantkit(*name.split(), option).out.splitlines()
+        assert lines[0].startswith(f"Usage: {' '.join(['quantkit', *name.split()])} {words}")
+        assert all(line.isascii() and len(line) <= _COLUMNS for line in lines)
+
+
+def test_an_option_stays_whole_in_the_help(quantkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(_COLUMNS))
+    assert not [line for line in quantkit("evaluate", "--help-all").out.splitlines() if line.endswith("-")]
+
+
 def test_the_help_of_a_bare_command_ends_with_its_line(quantkit):
     assert quantkit().out.endswith("shows the options of a command.\n")
 
@@ -222,6 +237,41 @@ def test_unknown_choices_are_refused_in_one_style(quantkit, words, said):
     assert outcome.code in (1, 2)
     assert outcome.err.startswith(f"quantkit: error: {said}")
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("calibrate", "m.onnx", "--data", "d", "--num-samples", "abc"), "--num-samples: 'abc' is not a whole number"),
+        (("calibrate", "m.onnx", "--data", "d", "--num-samples", "-3"), "--num-samples -3 must be at least 1"),
+        (("evaluate", "m.onnx", "--data", "d", "--latency-s", "1,5"), "--latency-s: '1,5' is not a number"),
+        (("bench", "m.onnx", "--iterations", "1.5"), "--iterations: '1.5' is not a whole number"),
+        (
+            ("sensitivity", "m.onnx", "--data", "d", "--top", "9" * 5000),
+            "--top: a number of 5000 digits is beyond 9007199254740992, the largest",
+        ),
+    ],
+)
+def test_a_bad_number_is_repeated_with_its_option_and_what_is_accepted(quantkit, words, said):
+    assert quantkit(*words).err == f"quantkit: error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("NUM_SAMPLES", "abc", "--num-samples: 'abc' is not a whole number"),
+        ("NUM_SAMPLES", "-3", "--num-samples -3 must be at least 1"),
+        ("TARGET", "fpga", "--target: there is no 'fpga': choose one of tensorrt, cpu"),
+        ("METHOD", "ent", "--method: there is no 'ent': did you mean 'entropy'?"),
+        ("STRICT", "maybe", "--strict: 'maybe' is not true or false"),
+        ("JSON", "maybe", "--json: 'maybe' is not true or false"),
+        ("SIZE", "big", "--size: invalid size 'big', expected e.g. 224 or 480x640"),
+    ],
+)
+def test_a_bad_value_of_the_environment_names_its_variable(quantkit, monkeypatch, option, value, said):
+    monkeypatch.setenv(f"QUANTKIT_CALIBRATE_{option}", value)
+    outcome = quantkit("calibrate", "m.onnx", "--data", "d")
+    assert outcome.err == f"quantkit: error: {said} (set in the environment: QUANTKIT_CALIBRATE_{option})\n"
 
 
 @pytest.mark.parametrize("command", ["bench", "report", "cache merge"])
