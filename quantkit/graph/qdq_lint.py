@@ -16,7 +16,16 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, format_needs, is_standard
+from quantkit.graph.passes.prepare import (
+    COPY_OPS,
+    FLOAT_TYPES,
+    INTEGER_PRODUCTS,
+    WEIGHTED_OPS,
+    constant_of,
+    format_needs,
+    is_integer_operator,
+    is_standard,
+)
 from quantkit.graph.placement.shared_scales import is_residual
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.share import float_reason, is_product
@@ -27,12 +36,6 @@ QdqSeverity = Literal["refused", "wrong", "float", "note"]
 
 _MOVABLE_OPS = (*COPY_OPS, "Concat", "Pad")
 """Operators that TensorRT moves Q/DQ across, so that the next operator still reads quantized values."""
-
-_INTEGER_OPS = (
-    *("QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"),
-    *("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
-)
-"""Operators of ONNX Runtime and ONNX that compute on integers, which TensorRT lacks."""
 
 _REJECTED = frozenset({"integer operator", "int32 bias", "zero point", "uint8"})
 _REJECTED_BY_TENSORRT_8 = _REJECTED | {"no zero point", "fp16 scale"}
@@ -74,7 +77,7 @@ def planned_operators(model: ir.Model) -> tuple[Operator, ...]:
             op_type=node.op_type,
             is_weighted=is_product(node),
             is_quantized=name_of(node) in quantized,
-            reason="" if name_of(node) in quantized else plan.skipped.get(name_of(node), ""),
+            reason=plan.skipped[name_of(node)] if name_of(node) in plan.operators - quantized else "",
         )
         for node in model.graph
     ]
@@ -87,10 +90,10 @@ def quantized_operators(model: ir.Model) -> tuple[Operator, ...]:
     for node in model.graph:
         if _is_q(node) or _is_dq(node):
             continue
-        weighted = is_product(node)
+        weighted = is_product(node) or node.op_type in INTEGER_PRODUCTS
         reason = ""
-        if node.op_type in _INTEGER_OPS:
-            weighted = is_quantized = True
+        if is_integer_operator(node):
+            is_quantized = True
         elif weighted:
             reason = float_reason(node) or _float_reason(node)
             is_quantized = not reason
@@ -121,7 +124,7 @@ def lint_qdq(model: ir.Model) -> tuple[QdqFinding, ...]:
     for node in model.graph:
         if _is_q(node) or _is_dq(node):
             findings += _lint_parameters(node)
-        elif node.op_type in _INTEGER_OPS:
+        elif is_integer_operator(node):
             finding = _integer_operator(node)
             findings.append(replace(finding, text=f"{node.op_type}: {finding.text}"))
         elif is_standard(node, *WEIGHTED_OPS):
@@ -147,7 +150,7 @@ def check_explicit(model: ir.Model, *, name: str, tensorrt_major: int | None = N
     rules = _REJECTED_BY_TENSORRT_8 if tensorrt_major == 8 else _REJECTED
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         findings: list[QdqFinding] = []
-        if node.op_type in _INTEGER_OPS:
+        if is_integer_operator(node):
             findings = [_integer_operator(node)]
         elif _is_q(node) or _is_dq(node):
             findings = [*_lint_parameters(node), *([_fp16_scale(node)] if _has_fp16_scale(node) else [])]

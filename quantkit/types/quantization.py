@@ -186,6 +186,7 @@ class QdqPlan:
         weights: edges whose constant is stored quantized.
         groups: sets of tensors that must share one scale (inputs and outputs of operators that copy).
         skipped: what stays in float: name of a tensor or node → reason.
+        operators: nodes among them, since a node and a tensor may share a name.
         excluded: nodes among them that were to stay in float.
         target: "tensorrt" or "cpu".
     """
@@ -194,6 +195,7 @@ class QdqPlan:
     weights: tuple[QdqEdge, ...]
     groups: tuple[frozenset[str], ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    operators: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     target: str = "tensorrt"
 

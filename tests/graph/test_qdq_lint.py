@@ -172,3 +172,53 @@ def test_planned_operators_carry_reasons() -> None:
     operators = planned_operators(model)
     assert all(o.is_quantized for o in operators if o.op_type == "MatMul")
     assert {o.name for o in operators} == {node.name for node in model.graph}
+
+
+def test_reasons_of_tensors_are_not_those_of_nodes_of_the_same_name() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[4, 64] x) => (float[4, 64] y) <float[64, 64] w> {
+            gated = Sigmoid(x)
+            product = MatMul(gated, w)
+            y = Exp(product)
+        }"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
+    for node in proto.graph.node:
+        node.name = node.output[0]  # as converters from TensorFlow name them
+    operators = {o.name: o for o in planned_operators(prepare(ir.from_proto(proto), name="net"))}
+    assert operators["product"].is_quantized
+    assert {o.reason for o in operators.values()} == {""}
+
+
+def test_integer_operators_are_counted_as_products_only_where_they_multiply() -> None:
+    domain = "com.microsoft"
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["y"]),
+        helper.make_node("DynamicQuantizeLSTM", ["x3", "w3", "r3"], ["h"], domain=domain, hidden_size=4),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 8]),
+            helper.make_tensor_value_info("x3", TensorProto.FLOAT, [2, 1, 8]),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.INT32, [2, 4]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, [2, 1, 1, 4]),
+        ],
+        [
+            numpy_helper.from_array(np.ones((8, 4), np.int8), "w"),
+            numpy_helper.from_array(np.ones((1, 8, 16), np.int8), "w3"),
+            numpy_helper.from_array(np.ones((1, 4, 16), np.int8), "r3"),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)])
+    model = prepare(ir.from_proto(proto), name="net")
+    found = quantized_operators(model)
+    assert {o.op_type for o in found if o.is_weighted} == {"MatMulInteger", "DynamicQuantizeLSTM"}
+    assert all(o.is_quantized for o in found)
+    assert {f.rule for f in lint_qdq(model)} == {"integer operator"}
+    assert len(lint_qdq(model)) == 3

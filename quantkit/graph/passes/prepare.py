@@ -38,12 +38,13 @@ _OVER_CHANNELS = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormal
 FP16_OPSET = 19
 """First opset whose QuantizeLinear takes FP16 scales."""
 
-_QUANTIZED_OPS = frozenset(
+INTEGER_PRODUCTS = frozenset(
     {
-        *("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm"),
-        *("QAttention", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits"),
+        *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"),
+        *("QAttention", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits"),
     }
 )
+"""Operators of ONNX and ONNX Runtime that multiply quantized matrices, which TensorRT lacks."""
 
 _FORMATS: dict[ir.DataType | None, str] = {
     ir.DataType.INT4: "int4",
@@ -122,7 +123,12 @@ def weighted_nodes(model: ir.Model) -> frozenset[str]:
 def has_qdq(model: ir.Model) -> bool:
     """Whether the model already holds QuantizeLinear, DequantizeLinear or ONNX Runtime's quantized operators."""
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)
-    return any(node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear") for node in nodes)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") or is_integer_operator(node) for node in nodes)
+
+
+def is_integer_operator(node: ir.Node) -> bool:
+    """Whether it computes on quantized values, which TensorRT lacks: it reads Q/DQ instead."""
+    return node.op_type in INTEGER_PRODUCTS or node.op_type.startswith(("DynamicQuantizeLinear", "QLinear"))
 
 
 def quantized_formats(model: ir.Model) -> tuple[str, ...]:

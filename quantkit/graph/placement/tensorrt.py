@@ -111,6 +111,7 @@ def plan_tensorrt(
         groups=shared.groups(),
         # A node and a tensor may share a name: the reason of the node is more specific.
         skipped=_float_reasons(model, quantized, weights) | skipped,
+        operators=frozenset(skipped),
         excluded=frozenset(out),
         target="tensorrt",
     )
