@@ -191,7 +191,7 @@ def find_scores(outputs: Mapping[str, Array], *, num_samples: int | None = None)
         name
         for name, array in outputs.items()
         if is_float(array)
-        and array.ndim >= 2
+        and array.ndim in (2, 4)  # [N, T, 1] is a value for each step of a sequence
         and array.shape[1] >= 2
         and all(d == 1 for d in array.shape[2:])
         and num_samples in (None, len(array))

@@ -5,7 +5,7 @@ import pytest
 
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.tasks.changes import Changes
-from quantkit.evaluation.tasks.classification import Classification
+from quantkit.evaluation.tasks.classification import Classification, find_scores
 from quantkit.types import TOP1, Batch, ChangedSample
 
 FP32 = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1]], np.float32))
@@ -105,3 +105,8 @@ def test_worst_changes_are_kept_and_all_are_counted():
     changes.add(ChangedSample("v", "good", "fixed", "", "b", "a", 0.2))
     assert [c.sample for c in changes.worst()] == ["1", "2", "good"]
     assert changes.counts() == {"v": {"broken": 4, "fixed": 1}}
+
+
+@pytest.mark.parametrize(("shape", "is_scores"), [((2, 10), True), ((2, 10, 1, 1), True), ((2, 10, 1), False)])
+def test_a_value_for_each_step_of_a_sequence_is_no_class_score(shape, is_scores):
+    assert (find_scores({"y": np.zeros(shape, np.float32)}, num_samples=2) == "y") is is_scores
