@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quantkit.datasets.fingerprint import count_cpus
 from quantkit.datasets.preprocess import PixelInput
 from quantkit.datasets.read_ahead import SamplesAhead
-from quantkit.errors import DatasetError
+from quantkit.errors import DatasetError, ModelError
 from quantkit.types import Array, Batch, Dataset, Runner, Sample, TensorSpec
 
 _MAX_DEFAULT_WORKERS = 16
@@ -265,6 +265,9 @@ def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
 
     Returns:
         Every output by name.
+
+    Raises:
+        ModelError: an output whose size depends on the values of a sample, as that of boxes after suppression.
     """
     fixed = fixed_batch_size(runner, batch.axes)
     size = len(batch)
@@ -276,6 +279,8 @@ def run_padded(runner: Runner, batch: Batch) -> dict[str, Array]:
     whole = {}
     for name in pieces[0][0]:
         parts = [outputs[name] for outputs, _ in pieces]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise ModelError(f"output {name!r} is of another size for each sample: run it with --batch-size {fixed}")
         if batch.axes and fixed == 1 and parts[0].shape[:1] != (1,):  # the batch is elsewhere: a row for each sample
             whole[name] = np.stack(parts)
             continue

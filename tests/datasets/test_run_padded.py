@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from quantkit.datasets.batching import fixed_batch_size, run_padded
+from quantkit.errors import ModelError
 from quantkit.types import Batch, TensorSpec
 
 
@@ -54,3 +55,15 @@ def test_padding_repeats_real_samples():
     runner = Recorder(4)
     run_padded(runner, batch_of(3))
     assert {tuple(row) for row in runner.calls[0]} <= {tuple(row) for row in batch_of(3).inputs["x"]}
+
+
+class Suppression(Recorder):
+    """As many boxes as the sample says."""
+
+    def run(self, inputs):
+        return {"boxes": np.zeros((1, int(inputs["x"].max()), 4), np.float32)}
+
+
+def test_an_output_whose_size_depends_on_values_is_named():
+    with pytest.raises(ModelError, match=r"output 'boxes' is of another size for each sample: .*--batch-size 1$"):
+        run_padded(Suppression(1), batch_of(3))

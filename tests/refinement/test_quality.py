@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from quantkit.calibration.statistics import new_statistics, update
-from quantkit.refinement.quality import warn_if_low
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.refinement.quality import describe_quality, is_low, output_quality, warn_if_low
 
 GOOD = {"num_samples": 16.0, "sqnr_db": 31.0, "relative_error": 0.001}
 NOISY = {"num_samples": 16.0, "sqnr_db": 4.0, "relative_error": 0.3}
@@ -41,3 +42,13 @@ def test_the_activation_that_lost_most_is_named_first():
     assert f"values to {np.abs(values).max():.4g}" in text
     (text,) = said(NOISY, {"fine": (seen, 4.0)})
     assert "No single activation" in text
+
+
+def test_an_output_of_another_size_is_wholly_wrong():
+    rows = np.random.default_rng(0).standard_normal((1, 6, 4)).astype(np.float32)
+    output = MeasuredOutput("boxes", "values", None)
+    equal = output_quality([output], [{"boxes": rows}], [{"boxes": rows}], num_samples=1)
+    assert describe_quality(equal) == "equal to the float model's, relative error 0 (1 sample)"
+    fewer = output_quality([output], [{"boxes": rows}], [{"boxes": rows[:, :5]}], num_samples=1)
+    assert is_low(fewer)
+    assert fewer["sqnr_db"] == 0
