@@ -198,8 +198,8 @@ def _ratio(before: int, after: int) -> str:
 
 def megabytes(size: int) -> str:
     """A size in bytes for people."""
-    if size < 10_000:
-        return f"{size / 1e3:.2f} kB"
+    if size < 1e6:
+        return f"{size / 1e3:.2f} kB" if size < 1e4 else f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from quantkit.cli.output import output_path, print_quantized
+from quantkit.cli.output import megabytes, output_path, print_quantized
 from quantkit.graph.float_model import FloatModel
 from quantkit.types import CalibrationTable, QuantizedModel, TensorRange
 from quantkit.types.options import QuantizeOptions
@@ -103,3 +103,10 @@ def test_no_quality_is_stated_of_a_model_that_was_not_measured(quantkit, digits)
         for options in ((), ("--format", "fp8"), ("--exclude", "Gemm"), ("--target", "cpu"))
     }
     assert [options for options, quality in stated.items() if quality] == [()]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1_234, "1.23 kB"), (13_600, "14 kB"), (1_230_000, "1.23 MB"), (2e8, "200 MB")]
+)
+def test_sizes_of_small_files_are_told_apart(size, text):
+    assert megabytes(size) == text
