@@ -140,6 +140,8 @@ class OnnxRuntimeRunner:
 class DeviceRunner(OnnxRuntimeRunner):
     """A model in a session on a GPU, whose results stay there: `run` returns `DeviceArray`s, of its inputs too.
 
+    Inputs may be on the GPU already.
+
     Args:
         model: as for `OnnxRuntimeRunner`.
         context: the GPU's primary context, in which ONNX Runtime computes.
@@ -156,7 +158,7 @@ class DeviceRunner(OnnxRuntimeRunner):
         self._context = context
         self._uploader = Uploader(context)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Any]:
         """Runs one batch.
 
         Raises:
@@ -166,7 +168,7 @@ class DeviceRunner(OnnxRuntimeRunner):
         if self._session is None:
             raise BackendError(f"{self._name}: the runner is closed")
         device = self._context.device
-        values = {spec.name: self._uploader.upload(np.asarray(inputs[spec.name])) for spec in self.inputs}
+        values = {spec.name: self._upload(inputs[spec.name]) for spec in self.inputs}
         try:
             binding = self._session.io_binding()
             for name, array in values.items():
@@ -184,6 +186,9 @@ class DeviceRunner(OnnxRuntimeRunner):
         """Frees the session and what is left of its memory; calling it twice is fine."""
         super().close()
         self._uploader.close()
+
+    def _upload(self, value: Array | DeviceArray) -> DeviceArray:
+        return value if isinstance(value, DeviceArray) else self._uploader.upload(np.asarray(value))
 
     def _on_device(self, value: Any) -> DeviceArray | Array:
         if value.device_name() != "cuda":
@@ -253,14 +258,36 @@ def using_gpu(device: int | None) -> Iterator[None]:
     Args:
         device: index of the GPU; None: the CPU.
     """
-    before = _gpu.set(device)
+    before, stayed = _gpu.set(device), _stays_on_cpu.set(False)
     try:
         yield
     finally:
         _gpu.reset(before)
+        _stays_on_cpu.reset(stayed)
 
 
 _gpu: ContextVar[int | None] = ContextVar("gpu", default=None)
+
+
+@contextmanager
+def using_gpu_where_it_pays(multiply_adds: float) -> Iterator[None]:
+    """Keeps sessions that are made meanwhile in this thread on the CPU, unless one computes so much that a GPU pays.
+
+    Making a session for a piece of a graph takes a GPU half a second to a second. `chosen_gpu` stays as it is.
+
+    Args:
+        multiply_adds: of all that is run in one session.
+    """
+    before = _stays_on_cpu.set(multiply_adds < _LEAST_WORK_FOR_GPU)
+    try:
+        yield
+    finally:
+        _stays_on_cpu.reset(before)
+
+
+_stays_on_cpu: ContextVar[bool] = ContextVar("stays_on_cpu", default=False)
+_LEAST_WORK_FOR_GPU = 5e11
+"""Multiply-adds; some 16 processors take a second for them."""
 
 
 @contextmanager
@@ -288,7 +315,7 @@ def has_cuda_provider() -> bool:
 
 def _providers(ort: Any) -> list[str | tuple[str, dict[str, str]]]:
     device = chosen_gpu()
-    if device is None:
+    if device is None or _stays_on_cpu.get():
         return [_CPU]
     ort.set_default_logger_severity(_QUIET)  # the provider tells of every plan of cuDNN that it does without
     return [(_CUDA, {"device_id": str(device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), _CPU]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from quantkit.backends.cuda.context import PrimaryContext, using_device
 from quantkit.backends.cuda.histogram import DeviceHistograms
@@ -15,7 +15,7 @@ from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using
 from quantkit.calibration.collect import Collector, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.rolled_states import RunnableModel
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, OutOfDeviceMemoryError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.expose import batch_first, hide_copies
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics
     from quantkit.graph.observed_tensors import ObservedTensors
     from quantkit.types.options import CalibrationOptions, DeviceOptions
+
+_Result = TypeVar("_Result")
 
 _SHARE_OF_MEMORY = 0.2
 """Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
@@ -51,6 +53,16 @@ def on_device(options: DeviceOptions, notify: Notify) -> Iterator[Devices]:
         notify(Notice("info", "device", f"device: {devices} ({devices.reason})"))
     with using_gpu(devices.first_gpu), using_device(devices.first_gpu):
         yield devices
+
+
+def or_on_cpu(run: Callable[[], _Result], notify: Notify) -> _Result:
+    """What `run` returns; if the GPU's memory is too small for it, once more with everything on the CPU."""
+    try:
+        return run()
+    except OutOfDeviceMemoryError as error:
+        notify(Notice("warning", "device", f"on the CPU instead: {error}"))
+        with using_gpu(None):
+            return run()
 
 
 def runnable(model: FloatModel) -> RunnableModel:

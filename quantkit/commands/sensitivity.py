@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from quantkit.backends.devices import choose_devices
+from quantkit.backends.onnxruntime import using_gpu, using_gpu_where_it_pays
 from quantkit.backends.ray_cluster import check_cluster
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
@@ -15,12 +16,14 @@ from quantkit.commands.chosen_samples import choose_sensitivity_samples, open_se
 from quantkit.commands.cluster_trials import trying_on_cluster
 from quantkit.commands.extensions import with_extensions
 from quantkit.commands.fixed_inputs import fix_as_calibrated
+from quantkit.commands.on_device import or_on_cpu
 from quantkit.datasets.description import describe_choice
 from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import prepared_as, warn_of_batch_axes
 from quantkit.graph.float_model import FloatModel
+from quantkit.graph.share import estimated_total_work
 from quantkit.notices import Notice, Notify, announcing
-from quantkit.refinement.sensitivity_analysis import analyze_sensitivity
+from quantkit.refinement.sensitivity_analysis import FIRST_SAMPLES, analyze_sensitivity
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.option import make_options
 from quantkit.types.options import Effort, SensitivityOptions
@@ -82,7 +85,9 @@ def rank_units(
     samples = choose_sensitivity_samples(model, dataset, options)
     analyze = partial(analyze_sensitivity, model, table, samples, operators=operators, progress=options.progress)
     if options.ray is None:
-        return analyze()
+        work = FIRST_SAMPLES * estimated_total_work(model.prepared())
+        with using_gpu(choose_devices(options.device).first_gpu), using_gpu_where_it_pays(work):
+            return or_on_cpu(analyze, notify)
     with trying_on_cluster(model, data, table, contents_of(dataset), options, notify=notify) as elsewhere:
         return analyze(elsewhere=elsewhere)
 

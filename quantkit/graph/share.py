@@ -120,6 +120,11 @@ def estimated_work(node: ir.Node) -> int:
     return count_multiply_adds(node, [assumed(value) for value in node.inputs], assumed(node.outputs[0])) or 0
 
 
+def estimated_total_work(model: ir.Model) -> int:
+    """Multiply-adds of a whole model for one sample, estimated likewise."""
+    return sum(map(estimated_work, model.graph))
+
+
 def float_reason(node: ir.Node) -> str:
     """Why a product is never INT8; empty for the kinds that are quantized."""
     return f"{node.op_type} stays in float" if node.op_type in _IN_FLOAT else ""

@@ -176,9 +176,10 @@ def _round_sorted(
     With E the errors and L the factor of the moments, the mean square of the output's error is that of E^T L. As L is
     lower triangular, its column k holds what is left of the errors from k on, and rounding k can cancel it.
     """
-    width, largest = weights.shape[1], value_bounds(fmt)[1]
-    codes = np.empty(weights.shape, code_type(fmt))
-    errors = np.empty(weights.shape)
+    width = weights.shape[1]
+    values, errors = np.empty(weights.shape), np.empty(weights.shape)
+    extremes = np.copysign(value_bounds(fmt)[1], weights)
+    has_extremes = np.any(is_largest, axis=(0, 2)).tolist()
     for end in range(width, 0, -_BLOCK):
         start = max(end - _BLOCK, 0)
         wanted = weights[:, start:end] + factor[:, end:, start:end].swapaxes(1, 2) @ errors[:, end:]
@@ -187,10 +188,11 @@ def _round_sorted(
             i = k - start
             moved = wanted[:, i] + (of_block[:, i, None, i + 1 :] @ errors[:, k + 1 : end])[:, 0]
             rounded = round_values(moved / steps[:, k], fmt)
-            rounded = np.where(is_largest[:, k], np.copysign(largest, weights[:, k]), rounded)
-            codes[:, k] = rounded
-            errors[:, k] = weights[:, k] - rounded * steps[:, k]
-    return codes
+            if has_extremes[k]:
+                np.copyto(rounded, extremes[:, k], where=is_largest[:, k])
+            values[:, k] = rounded
+            np.subtract(weights[:, k], rounded * steps[:, k], out=errors[:, k])
+    return values.astype(code_type(fmt))
 
 
 def _steps(scale: _Scale) -> _Array:

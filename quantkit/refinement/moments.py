@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.refinement.moment_sums import HostSums, MakeSums, MomentSums
+
 _Columns = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 
@@ -27,18 +29,15 @@ class InputMoments:
     """Moments of the inputs of some samples.
 
     Args:
-        groups: G, of the layer.
-        width: K, inputs of an output channel.
-        with_error: keep what the error of the layer's output takes, beside what rounding takes.
+        sums: that columns are added to, of d d^T too if the error of the layer's output is asked for.
 
     Attributes:
         count: columns added, each as often as it counts.
     """
 
-    def __init__(self, groups: int, width: int, *, with_error: bool) -> None:
+    def __init__(self, sums: MomentSums) -> None:
         self.count = 0.0
-        self._sums = np.zeros((2, groups, width))
-        self._products = np.zeros((2 + with_error, groups, width, width))
+        self._added = sums
 
     def add(self, x: _Columns, quantized: _Columns, weights: _Columns) -> None:
         """Adds columns [G, K, P] of float inputs, and of the quantized inputs at the same positions.
@@ -52,32 +51,24 @@ class InputMoments:
         self.count += float(counts.sum(dtype=np.float64))
         for start in range(0, x.shape[2], _CHUNK):
             part = slice(start, start + _CHUNK)
-            of_quantized = np.ascontiguousarray(quantized[:, :, part], np.float32)
-            difference = x[:, :, part] - of_quantized
-            counted = of_quantized * counts[part], difference * counts[part]
-            self._sums += [columns.sum(2, dtype=np.float64) for columns in counted]
-            pairs = (counted[0], of_quantized), (counted[1], of_quantized), (counted[1], difference)
-            for total, (left, right) in zip(self._products, pairs, strict=False):
-                total += left @ right.swapaxes(1, 2)
+            self._added.add(x[:, :, part], quantized[:, :, part], counts[part])
 
     def merge(self, other: InputMoments) -> InputMoments:
         """Moments of the samples of both, for rounding alone."""
-        groups, width = self._sums.shape[1:]
-        merged = InputMoments(groups, width, with_error=False)
+        (sums, products), (more_sums, more_products) = self._added.values(), other._added.values()
+        merged = InputMoments(HostSums(sums + more_sums, products[:2] + more_products[:2]))
         merged.count = self.count + other.count
-        merged._sums = self._sums + other._sums
-        merged._products = self._products[:2] + other._products[:2]
         return merged
 
     @property
     def quantized_mean(self) -> _Array:
         """E[x^], [G, K]."""
-        return np.asarray(self._sums[0] / (self.count or 1))
+        return self._mean(0)
 
     @property
     def difference_mean(self) -> _Array:
         """E[d], [G, K]."""
-        return np.asarray(self._sums[1] / (self.count or 1))
+        return self._mean(1)
 
     def second_moment(self, *, centered: bool) -> _Array:
         """E[x^ x^T], [G, K, K]; `centered`: the covariance."""
@@ -91,8 +82,11 @@ class InputMoments:
         """E[d d^T], [G, K, K]; only if made `with_error`."""
         return self._moment(2, self.difference_mean, self.difference_mean, centered)
 
+    def _mean(self, which: int) -> _Array:
+        return np.asarray(self._added.values()[0][which] / (self.count or 1))
+
     def _moment(self, which: int, left: _Array, right: _Array, centered: bool) -> _Array:
-        moment: _Array = self._products[which] / (self.count or 1)
+        moment: _Array = self._added.values()[1][which] / (self.count or 1)
         if centered:
             moment -= left[:, :, None] * right[:, None, :]
         return moment
@@ -108,6 +102,7 @@ class Moments:
     Args:
         groups: G, of the layer.
         width: K, inputs of an output channel.
+        make_sums: where columns are added up.
 
     Attributes:
         training: moments of the samples to round for.
@@ -115,11 +110,11 @@ class Moments:
         num_blocks: of each group.
     """
 
-    def __init__(self, groups: int, width: int) -> None:
+    def __init__(self, groups: int, width: int, make_sums: MakeSums = HostSums.of_nothing) -> None:
         self.num_blocks, self._width = _blocks(width)
         self._groups = groups
-        self.training = InputMoments(groups * self.num_blocks, self._width, with_error=False)
-        self.held_out = InputMoments(groups * self.num_blocks, self._width, with_error=True)
+        self.training = InputMoments(make_sums(groups * self.num_blocks, self._width, False))
+        self.held_out = InputMoments(make_sums(groups * self.num_blocks, self._width, True))
 
     def add(self, x: _Columns, quantized: _Columns, *, weights: _Columns, held_out: bool = False) -> None:
         """Adds samples.

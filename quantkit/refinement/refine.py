@@ -71,8 +71,9 @@ share of error."""
 _NOTHING = {True: 0.00005, False: 0.0003}
 """Damage that is not worth the time of rounding weights otherwise than to nearest."""
 
-_TRIAL_SAMPLES = {"balanced": (48, 96), "best": (96, 192)}
-"""Fewest and most."""
+TRIAL_SAMPLES = {"fast": (0, 0), "balanced": (48, 96), "best": (96, 192)}
+"""Fewest and most, by effort."""
+
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Refining:
 
     def trials(self) -> Trials:
         """The float model on as many samples as trials of every unit can afford."""
-        fewest, most = _TRIAL_SAMPLES[self.options.effort]
+        fewest, most = TRIAL_SAMPLES[self.options.effort]
         wanted = round(1.2 * self.num_samples / max(len(self.units), 1))
         pieces = GraphPieces(self.graph)
         behind = pieces_behind(pieces, self.units)

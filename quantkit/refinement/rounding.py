@@ -15,6 +15,7 @@ from quantkit.graph.passes.edits import name_of
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array
+from quantkit.refinement.moment_sums import HostSums, MakeSums, sums_where_they_pay
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.one_thread import one_blas_thread
 from quantkit.refinement.recipes import round_layer
@@ -65,6 +66,7 @@ class _Rounder:
         self.readers = Counter(edge.tensor for edge in plan.weights)
         self._unread = Counter(self.readers)
         self._waiting: dict[str, Moments] = {}
+        self.make_sums: MakeSums = HostSums.of_nothing
         self.layers: list[RoundedLayer] = []
         self.weights: dict[str, RoundedWeight] = {}
         self.corrections: dict[str, np.ndarray] = {}
@@ -111,7 +113,7 @@ class _Rounder:
         """
         groups, _, width = layer.matrix_shape
         tensor = stop.edge.tensor
-        moments = self._waiting.pop(tensor) if tensor in self._waiting else Moments(groups, width)
+        moments = self._waiting.pop(tensor) if tensor in self._waiting else Moments(groups, width, self.make_sums)
         first, limit = 0, 1
         for number, (exact, quantized) in enumerate(stop.inputs()):
             available = layer.num_positions(exact.shape)
@@ -181,7 +183,8 @@ def round_weights(
             )
     params = {} if ranges is None else activation_params(plan, ranges)
     walk = Walk(GraphPieces(graph), plan, params, biases, constants)
-    walk.run(samples.batches, (), rounder.visit, progress=progress)
+    with sums_where_they_pay() as rounder.make_sums:
+        walk.run(samples.batches, (), rounder.visit, progress=progress)
     return Refinement(weights=rounder.weights, biases=rounder.corrections), tuple(rounder.layers)
 
 

@@ -26,7 +26,9 @@ from quantkit.refinement.unit_trials import QuantizedUnit, UnitDamage, UnitTrial
 from quantkit.types import Array, CalibrationTable, QdqPlan, Refinement
 from quantkit.types.sensitivity import Sensitivity, UnitSensitivity
 
-_FIRST_SAMPLES = 16
+FIRST_SAMPLES = 16
+"""On which all units are measured."""
+
 _MOST_SAMPLES = 128
 """The damage of the worst units is known well enough from so many."""
 
@@ -181,7 +183,7 @@ def analyze_sensitivity(
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
-        ranking = _rank(samples, Round(tuple(units), _FIRST_SAMPLES, size), elsewhere or here, progress=progress)
+        ranking = _rank(samples, Round(tuple(units), FIRST_SAMPLES, size), elsewhere or here, progress=progress)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
             own = list(dict.fromkeys(errors[edge] for edge in sorted(unit.edges) if edge in errors))

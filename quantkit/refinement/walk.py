@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, using_gpu_where_it_pays
 from quantkit.graph.layer_constants import BiasEdge
 from quantkit.graph.pieces import GraphPieces, Piece
 from quantkit.numerics import QuantParams, fake_quantize
@@ -167,9 +167,8 @@ class Walk:
         new = {_mark_constant(key): np.asarray(array, old[_mark_constant(key)].dtype) for key, array in changed.items()}
         dtypes = {n: np.asarray(a).dtype for n, a in {**streams[0].exact, **old}.items()}
         marked = {_mark(tensor): tensor for tensor in self._params}
-        with OnnxRuntimeRunner(
-            self._pieces.cut(piece, kept, dtypes=dtypes, replaced=replaced), spinning=False
-        ) as runner:
+        model = self._pieces.cut(piece, kept, dtypes=dtypes, replaced=replaced)
+        with using_gpu_where_it_pays(0), OnnxRuntimeRunner(model, spinning=False) as runner:
             names = [spec.name for spec in runner.inputs]
             for stream in streams:
                 feeds = {n: old[n] if n in old else stream.exact[marked.get(n, n)] for n in names}

@@ -4,7 +4,7 @@ import pytest
 
 from quantkit.backends import devices
 from quantkit.backends.devices import choose_devices
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, using_gpu
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, using_gpu, using_gpu_where_it_pays
 from quantkit.errors import BackendError, BackendUnavailableError
 from quantkit.types.device_choice import parse_device
 
@@ -71,3 +71,13 @@ def test_the_gpu_holds_inside_the_block_only():
             assert chosen_gpu() is None
         assert chosen_gpu() == 1
     assert chosen_gpu() is None
+
+
+def test_sessions_that_do_not_pay_stay_on_the_cpu():
+    with using_gpu(0), using_gpu_where_it_pays(1e9):
+        assert chosen_gpu() == 0
+        with OnnxRuntimeRunner(devices._IDENTITY) as runner:
+            assert runner.device == "cpu"
+        for on_gpu in (using_gpu(0), using_gpu_where_it_pays(1e12)):
+            with on_gpu, pytest.raises(BackendUnavailableError, match="CUDA"):
+                OnnxRuntimeRunner(devices._IDENTITY)

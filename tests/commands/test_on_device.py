@@ -8,10 +8,10 @@ import pytest
 from quantkit import calibrate, evaluate
 from quantkit.backends import devices
 from quantkit.backends.cuda.device_array import DeviceArray
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, using_gpu
 from quantkit.commands import on_device
 from quantkit.commands.data_check import check_data
-from quantkit.errors import BackendUnavailableError, CalibrationError
+from quantkit.errors import BackendUnavailableError, CalibrationError, OutOfDeviceMemoryError
 from tests.backends import gpu as fake
 from tests.cli.conftest import conv_model
 
@@ -75,3 +75,18 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_one_line(command, model):
 def test_a_device_that_is_none_is_named_before_anything_runs(command, model):
     with pytest.raises(CalibrationError, match="--device takes auto, cpu, cuda"):
         command(model, model.with_name("nothing.npy"), device="gpu")
+
+
+def test_what_the_gpu_has_no_memory_for_runs_again_on_the_cpu():
+    devices, notices = [], []
+
+    def run():
+        devices.append(chosen_gpu())
+        if chosen_gpu() is not None:
+            raise OutOfDeviceMemoryError("the model: out of memory")
+        return "done"
+
+    with using_gpu(0):
+        assert on_device.or_on_cpu(run, notices.append) == "done"
+    assert devices == [0, None]
+    assert [notice.text for notice in notices] == ["on the CPU instead: the model: out of memory"]

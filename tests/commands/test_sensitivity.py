@@ -68,7 +68,7 @@ def test_an_order_is_clear_when_more_samples_confirm_it(table, monkeypatch):
 
     monkeypatch.setattr(sensitivity_analysis, "UnitTrials", Trials)
     found = rank(table)
-    assert all(unit.num_samples > sensitivity_analysis._FIRST_SAMPLES for unit in found.units[:1])
+    assert all(unit.num_samples > sensitivity_analysis.FIRST_SAMPLES for unit in found.units[:1])
     assert len(set(rounds)) > 1
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from quantkit.refinement import moments as module
+from quantkit.refinement.moment_sums import HostSums
 from quantkit.refinement.moments import InputMoments, Moments
 
 ALIKE = np.ones(300, np.float32)
@@ -31,7 +32,7 @@ def all_moments(inputs, *, centered):
 
 def test_moments_are_as_defined():
     x, quantized = columns(0)
-    inputs = InputMoments(2, 5, with_error=True)
+    inputs = InputMoments(HostSums.of_nothing(2, 5, True))
     inputs.add(x, quantized, ALIKE)
     quantized_mean, difference_mean, raw, centered = in_float64(x, quantized)
     assert inputs.count == 300
@@ -43,7 +44,7 @@ def test_moments_are_as_defined():
 
 def test_moments_do_not_depend_on_how_samples_are_batched(monkeypatch):
     x, quantized = columns(1)
-    whole, parts = (InputMoments(2, 5, with_error=True) for _ in range(2))
+    whole, parts = (InputMoments(HostSums.of_nothing(2, 5, True)) for _ in range(2))
     whole.add(x, quantized, ALIKE)
     monkeypatch.setattr(module, "_CHUNK", 37)
     for batch in np.split(np.arange(300), [1, 50, 200]):
@@ -54,7 +55,7 @@ def test_moments_do_not_depend_on_how_samples_are_batched(monkeypatch):
 def test_a_column_of_weight_two_counts_as_two():
     random = np.random.default_rng(0)
     x, quantized = random.normal(size=(2, 1, 4, 6)).astype(np.float32)
-    once, twice = (InputMoments(1, 4, with_error=True) for _ in range(2))
+    once, twice = (InputMoments(HostSums.of_nothing(1, 4, True)) for _ in range(2))
     weights = np.array([2, 1, 1, 1, 1, 0], np.float32)
     once.add(x, quantized, weights)
     columns = [0, 0, 1, 2, 3, 4]
@@ -107,7 +108,7 @@ def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
 
 
 def test_no_samples_give_moments_of_zero():
-    inputs = InputMoments(1, 3, with_error=True)
+    inputs = InputMoments(HostSums.of_nothing(1, 3, True))
     assert not np.any(all_moments(inputs, centered=True))
 
 
