@@ -75,7 +75,6 @@ TRIAL_SAMPLES = {"fast": (0, 0), "balanced": (48, 96), "best": (96, 192)}
 """Fewest and most, by effort."""
 
 
-
 @dataclass(frozen=True)
 class RefinedCalibration:
     """What was found on samples.
