@@ -62,14 +62,14 @@ def describe_quality(quality: Mapping[str, float]) -> str:
 
     Example:
         >>> describe_quality({"num_samples": 64.0, "sqnr_db": 31.2, "kl_divergence": 0.0012, "agreement": 0.984})
-        'SQNR 31.2 dB, same class 98.4%, KL divergence 0.0012 (64 samples)'
+        'SQNR 31.2 dB, same class 98.4%, KL divergence 0.0012 (64 samples, against FP32)'
     """
     words = ["equal to the float model's" if quality["sqnr_db"] == _WORST else f"SQNR {quality['sqnr_db']:.1f} dB"]
     if "agreement" in quality:
         words += [f"same class {quality['agreement']:.1%}", f"KL divergence {quality['kl_divergence']:.2g}"]
     else:
         words.append(f"relative error {quality['relative_error']:.2g}")
-    return f"{', '.join(words)} ({plural(round(quality['num_samples']), 'sample')})"
+    return f"{', '.join(words)} ({plural(round(quality['num_samples']), 'sample')}, against FP32)"
 
 
 def is_low(quality: Mapping[str, float]) -> bool:

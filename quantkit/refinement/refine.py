@@ -19,7 +19,7 @@ from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.cost_rule import CHANNELS, find_unprofitable
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
 from quantkit.graph.quantize_tensorrt import plan_refined
-from quantkit.notices import Notice, Notify, logs_duration
+from quantkit.notices import Notice, Notify, logs_duration, plural
 from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.float_tensors import choose_additive, choose_float_tensors
 from quantkit.refinement.observation import observe
@@ -121,6 +121,7 @@ def refine_calibration(
     except ModelError:  # nothing of it can run on TensorRT: there is no plan to refine
         return RefinedCalibration(ranges)
     if options.effort != "fast":
+        notify(Notice("info", "samples", run.describe_samples()))
         trials = run.trials()
         choices = run.choose_ranges(trials, statistics, fixed)
         choices = run.transform(trials, choices)
@@ -271,8 +272,8 @@ class Refining:
         before, after = (self._expected_damage(with_weights, **changes) for changes in ({}, {"refinement": refinement}))
         if after < _CLEARLY * before:
             self.adopt(refinement=refinement)
-            some = "1 activation" if len(transforms) == 1 else f"{len(transforms)} activations"
-            text = f"channels of {some} are shifted or scaled: {self._change(before, after)}"
+            text = f"channels of {plural(len(transforms), 'activation')} are shifted or scaled: "
+            text += self._figure("estimated" if with_weights else "in float", before, after)
             self.notify(Notice("info", "ranges", text))
 
     @property
@@ -318,11 +319,9 @@ class Refining:
         )
         if not choice.units:
             return
-        count = f"{len(choice.units)} more" if rounded else f"{len(choice.units)}"
-        text = (
-            f"{count} of {len(self.units)} activations stay in float ({choice.share:.1%} of the multiply-adds): "
-            f"{self._change(choice.before, choice.after)}"
-        )
+        count = f"{len(choice.units)}{' more' if rounded else ''} of {len(self.units)} activations"
+        text = f"{count} stay in float ({choice.share:.1%} of the multiply-adds): "
+        text += self._figure("quantized" if rounded else "in float", choice.before, choice.after)
         self.notify(Notice("info", "ranges", text))
         self.adopt(choice.after, with_weights=rounded, floats=floats(choice.units))
 
@@ -349,7 +348,7 @@ class Refining:
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if better := [found for found in tried if found[0] <= limit]:
             damage, _, method, changes = max(better, key=lambda found: found[1])
-            text = f"in the whole model, the ranges of {method} are better: {self._change(before, damage)}"
+            text = f"in the whole model, the ranges of {method} are better: {self._figure('in float', before, damage)}"
             self.notify(Notice("info", "ranges", text))
             self.adopt(**changes)
 
@@ -357,7 +356,7 @@ class Refining:
         """Rounds the weights with error feedback, if that does better than rounding to nearest."""
         before = self.damage(with_weights=True)
         if before <= _NOTHING[self.judge.is_divergence]:
-            text = f"weights rounded to nearest: with a {self.judge.unit} of {before:.2g} there is nothing to gain"
+            text = f"weights rounded to nearest: {self._figure('quantized', before)} leaves nothing to gain"
             self.notify(Notice("info", "weights", text))
             return
         graph, plan, _ = self.quantized()
@@ -365,7 +364,7 @@ class Refining:
         found, layers = round_weights(graph, plan.qdq, plan.ranges, samples, progress=self.options.progress)
         refinement = replace(self.refinement, weights=found.weights, biases=found.biases)
         after = self.damage(with_weights=True, refinement=refinement)
-        text = f"{len(layers)} weights rounded with error feedback: {self._change(before, after)}"
+        text = f"{len(layers)} weights rounded with error feedback: {self._figure('quantized', before, after)}"
         self.notify(Notice("info", "weights", text if after < before else f"{text}: rounded to nearest instead"))
         if after < before:
             self.adopt(after, with_weights=True, refinement=refinement)
@@ -378,8 +377,17 @@ class Refining:
         got = run_quantized(self.quantized(), batches, outputs=self.names)
         return output_quality(self.outputs, reference, got, num_samples=self.telling.num_samples)
 
-    def _change(self, before: float, after: float) -> str:
-        return f"{self.judge.unit} {before:.2g} → {after:.2g}"
+    def describe_samples(self) -> str:
+        """What the figures of a run are measured on."""
+        tried, judged, told = (part.num_samples for part in (self.choosing, self.judging, self.telling))
+        held_out = " held out" if tried + judged + told <= self.num_samples else ""
+        by = f"to judge them by (estimated {self.judge.unit} of the output from FP32's)"
+        return f"samples: {tried} to try choices on, {judged} {by}, {told}{held_out} to measure the result on"
+
+    def _figure(self, weights: str, *damage: float) -> str:
+        """Damage on the samples that judge, perhaps before and after a change, and how the weights were."""
+        figures = " → ".join(f"{found:.2g}" for found in damage)
+        return f"{self.judge.unit} {figures} ({plural(self.judging.num_samples, 'sample')}, weights {weights})"
 
 
 def _are_same(one: Mapping[str, Transform], other: Mapping[str, Transform]) -> bool:

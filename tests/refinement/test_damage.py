@@ -247,5 +247,5 @@ def test_who_is_warned(found: dict[str, float], low: bool) -> None:
 
 def test_values_have_a_line_of_their_own() -> None:
     assert describe_quality({"num_samples": 8.0, "sqnr_db": 20.0, "relative_error": 0.015}) == (
-        "SQNR 20.0 dB, relative error 0.015 (8 samples)"
+        "SQNR 20.0 dB, relative error 0.015 (8 samples, against FP32)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -89,6 +90,27 @@ def test_what_int8_ruins_stays_in_float_and_is_named() -> None:
     assert damage(subject, found) < 0.5 * damage(subject, everything)
     assert all("alone in INT8" in reason for reason in found.float_tensors.values())
     assert any(notice.topic == "ranges" for notice in said)
+
+
+def test_every_figure_says_what_it_is_measured_on() -> None:
+    said: list[Notice] = []
+    refined(ruined(), said, accuracy="balanced")
+    first, *rest = (notice.text for notice in said)
+    assert first == (
+        "samples: 40 to try choices on, 16 to judge them by (estimated relative error of the output from FP32's), "
+        "8 held out to measure the result on"
+    )
+    assert rest
+    assert all(re.search(r" \(16 samples, weights (in float|estimated|quantized)\)", text) for text in rest)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(4, " held out"), (3, "")])
+def test_samples_that_serve_twice_are_not_called_held_out(count: int, held_out: str) -> None:
+    subject = ruined()
+    subject = replace(subject, samples=replace(subject.samples, batches=subject.samples.batches[:count]))
+    said: list[Notice] = []
+    refined(subject, said, accuracy="balanced")
+    assert said[0].text.endswith(f", 8{held_out} to measure the result on")
 
 
 def test_a_second_time_gives_the_same() -> None:
