@@ -18,8 +18,10 @@ from quantkit.refinement.moment_sums import HostSums, MakeSums, MomentSums
 _Columns = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 
-WIDEST_BLOCK = 4096
-"""Wider layers are cut into blocks of inputs, whose moments with each other are not kept."""
+MOST_VALUES = 4096**2
+"""Of a matrix of moments. Larger layers are cut into blocks of inputs, whose moments with each other are not kept."""
+
+_NARROWEST_BLOCK = 64
 
 _CHUNK = 4096
 """Columns that are multiplied in float32 before they are added up in float64."""
@@ -95,8 +97,8 @@ class InputMoments:
 class Moments:
     """Moments of a layer's inputs: of the samples to round for, and of others to judge the result by.
 
-    A layer wider than `WIDEST_BLOCK` is cut into blocks of inputs that count as groups of their own: rounding then
-    knows nothing of how inputs of different blocks go together, but memory grows with K only. Five matrices [G, K, K]
+    A layer with more than `MOST_VALUES` of G * K * K is cut into blocks of inputs that count as groups of their own:
+    rounding then knows nothing of how inputs of different blocks go together, but memory does not grow. Five matrices
     of float64 are kept, and rounding needs seven more for a while.
 
     Args:
@@ -111,7 +113,7 @@ class Moments:
     """
 
     def __init__(self, groups: int, width: int, make_sums: MakeSums = HostSums.of_nothing) -> None:
-        self.num_blocks, self._width = _blocks(width)
+        self.num_blocks, self._width = _blocks(groups, width)
         self._groups = groups
         self.training = InputMoments(make_sums(groups * self.num_blocks, self._width, False))
         self.held_out = InputMoments(make_sums(groups * self.num_blocks, self._width, True))
@@ -145,7 +147,7 @@ class Moments:
         return joined.reshape(self._groups, rows, -1)[:, :, :width]
 
 
-def _blocks(width: int) -> tuple[int, int]:
-    """Number of blocks, and width of each."""
-    num_blocks = -(-width // WIDEST_BLOCK)
+def _blocks(groups: int, width: int) -> tuple[int, int]:
+    """Number of blocks of each group, and width of each."""
+    num_blocks = -(-width // max(MOST_VALUES // (groups * width), _NARROWEST_BLOCK))
     return num_blocks, -(-width // num_blocks)

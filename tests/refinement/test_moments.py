@@ -15,6 +15,12 @@ def columns(seed, groups=2, width=5, count=300):
     return x, x + rng.normal(0.1, 0.2, size=x.shape).astype(np.float32)
 
 
+def cut_wider_than(widest, monkeypatch):
+    """Layers of two groups and five inputs."""
+    monkeypatch.setattr(module, "MOST_VALUES", 2 * 5 * widest)
+    monkeypatch.setattr(module, "_NARROWEST_BLOCK", 1)
+
+
 def in_float64(x, quantized):
     """Moments as they are defined: means and E[x^ x^T], E[d x^T], E[d d^T]."""
     q, d = quantized.astype(np.float64), x.astype(np.float64) - quantized
@@ -90,7 +96,7 @@ def test_training_and_held_out_samples_merge_to_all_of_them():
 
 @pytest.mark.parametrize(("widest", "num_blocks"), [(5, 1), (3, 2), (2, 3)])
 def test_blocks_of_inputs_count_as_groups(monkeypatch, widest, num_blocks):
-    monkeypatch.setattr(module, "WIDEST_BLOCK", widest)
+    cut_wider_than(widest, monkeypatch)
     moments = Moments(2, 5)
     assert moments.num_blocks == num_blocks
     matrix = np.random.default_rng(0).normal(size=(2, 3, 5))
@@ -114,9 +120,18 @@ def test_no_samples_give_moments_of_zero():
 
 @pytest.mark.parametrize("widest", [3, 5])
 def test_a_batch_without_columns_adds_nothing(monkeypatch, widest):
-    monkeypatch.setattr(module, "WIDEST_BLOCK", widest)
+    cut_wider_than(widest, monkeypatch)
     moments = Moments(2, 5)
     x, quantized = columns(5, count=0)
     moments.add(x, quantized, weights=ALIKE[:0], held_out=True)
     assert moments.held_out.count == 0
     assert not np.any(all_moments(moments.held_out, centered=True))
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "blocks"),
+    [(1, 4096, (1, 4096)), (1, 4608, (2, 2304)), (1, 25088, (38, 661)), (8, 4096, (8, 512)), (960, 9, (1, 9))],
+)
+def test_memory_does_not_grow_with_the_layer(groups, width, blocks):
+    assert module._blocks(groups, width) == blocks
+    assert groups * blocks[0] * blocks[1] ** 2 <= 1.01 * module.MOST_VALUES

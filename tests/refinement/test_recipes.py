@@ -129,7 +129,8 @@ def test_blocks_of_inputs_are_rounded_like_groups_of_their_own(monkeypatch):
     for block in range(3):
         x[:, 10 * block : 10 * block + 10, 300 * block : 300 * block + 300] = correlated(rng, 2, 10, 300, mean=0)
     direct = round_layer(matrix, collect(x, x, x, x), has_bias=False)
-    monkeypatch.setattr(moments_module, "WIDEST_BLOCK", 10)
+    monkeypatch.setattr(moments_module, "MOST_VALUES", 2 * 30 * 10)
+    monkeypatch.setattr(moments_module, "_NARROWEST_BLOCK", 1)
     in_blocks = round_layer(matrix, collect(x, x, x, x), has_bias=False)
     assert in_blocks.choice == direct.choice != "nearest"
     # Damping follows the mean of a block rather than of the whole layer: a few codes may differ.
