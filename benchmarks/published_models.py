@@ -1,6 +1,6 @@
 """Published models from the first command to the score: calibrate, evaluate, and a table of all.
 
-python benchmarks/published_models.py FOLDER [--only NAME,...] [--json RESULTS.json] [--threads N]
+python benchmarks/published_models.py FOLDER [--only NAME,...] [--json RESULTS.json] [--peers PYTHON]
 
 FOLDER holds what cannot be in this repository; each entry of `MODELS` says where its model is from:
 
@@ -16,6 +16,9 @@ FOLDER holds what cannot be in this repository; each entry of `MODELS` says wher
 
 Other inputs are made from these into FOLDER/made. Commands run in FOLDER, as the table shows them. A model whose result
 is in RESULTS.json (default: FOLDER/published.json) already is not run again unless --only names it. Prints the table.
+
+--peers scores, instead, what ONNX Runtime and NNCF make of each model that has a result, from the same samples. PYTHON
+is that of an environment which holds onnxruntime, nncf and onnx.
 """
 
 from __future__ import annotations
@@ -28,20 +31,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import quantkit
-from quantkit import ImageOptions
+from quantkit import CalibrationOptions, ImageOptions
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.calibration.table import load_table
+from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.datasets.batching import make_batches, run_padded
-from quantkit.datasets.open import open_samples
+from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.evaluation.detection.declared import parse_layout
 from quantkit.evaluation.detection.decoding import Frame
 from quantkit.evaluation.detection.suppression import suppress
+from quantkit.graph.float_model import FloatModel
 from quantkit.numerics import fit_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +57,9 @@ DECODERS, LOADERS, MINE = (
     ROOT / "examples/loaders.py",
     ROOT / "benchmarks/published_data.py",
 )
+PEERS = {"ONNX Runtime": "onnxruntime", "NNCF": "nncf"}
+"""Names, and what `published_peers.py` calls them."""
+
 LEAST_SCORE = 0.5
 """From this score on, a box of the float model counts as an object, where there is no label."""
 
@@ -70,7 +79,7 @@ class Published:
         metric: key in the report.
         unit: "%" of a fraction, or "dB".
         goal: least value of INT8, or with "-" what it may lose at most; "" where there is none.
-        peers: what others were measured at, with their names.
+        peers: what others were measured at, with their names, mostly on other images; --peers measures on these.
         prepare: makes what the commands need.
     """
 
@@ -229,6 +238,7 @@ MODELS = {
         f"--data {COCO}",
         f"{DETECT} --decoder {DECODERS}:fastestdet",
         "map",
+        peers="ONNX Runtime 18.21, NNCF 18.61",
     ),
     "nanodet": Published(
         "nanodet_m.onnx",
@@ -262,6 +272,7 @@ MODELS = {
         "--data made/documents/val/0 --task none",
         "sqnr_db",
         unit="dB",
+        peers="NNCF 8.61, ONNX Runtime 6.07",
         prepare=turn_documents,
     ),
     "orientation": Published(
@@ -328,6 +339,7 @@ MODELS = {
         "sqnr_db",
         unit="dB",
         goal="25",
+        peers="ONNX Runtime and NNCF: nothing in INT8",
         prepare=list_speech,
     ),
     "magika": Published(
@@ -346,7 +358,10 @@ MODELS = {
 
 @dataclass
 class Result:
-    """What a model gave; scores in the metric's own unit, fractions as such; the share of multiply-adds in INT8."""
+    """What a model gave; scores in the metric's own unit, fractions as such; the share of multiply-adds in INT8.
+
+    `peers` holds the scores of others by their name, or why there is none.
+    """
 
     fp32: float | None
     int8: float
@@ -356,6 +371,7 @@ class Result:
     sqnr_db: float | None
     samples: int
     work_share: float | None = None
+    peers: dict[str, float | str] = field(default_factory=dict)
 
 
 def measure(name: str, folder: Path) -> Result:
@@ -382,6 +398,46 @@ def measure(name: str, folder: Path) -> Result:
     )
 
 
+def measure_peers(name: str, folder: Path, python: str) -> dict[str, float | str]:
+    """What others make of a model from the samples that quantkit calibrates on: scores by name, or the error."""
+    model, made = MODELS[name], folder / "made" / "peers" / name
+    made.mkdir(parents=True, exist_ok=True)
+    source, samples = folder / "models" / model.file, made / "samples.npz"
+    np.savez(samples, **calibration_inputs(name, folder))
+    scores: dict[str, float | str] = {}
+    for peer, tool in PEERS.items():
+        target, report = made / f"{tool}.onnx", folder / "reports" / f"{name}.{tool}"
+        command = [python, str(ROOT / "benchmarks/published_peers.py"), tool, str(source), str(samples), str(target)]
+        print(f"$ {shlex.join(command)}", flush=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            scores[peer] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            continue
+        options = f"--variants fp32 --variant int8={target} --latency-s 0 --layer-samples 0 -o {report}"
+        try:
+            run(f"{model.command('evaluate')} {options}", folder)
+        except subprocess.CalledProcessError as error:
+            scores[peer] = f"evaluate: exit code {error.returncode}"
+            continue
+        _, int8 = json.loads((report / "report.json").read_text(encoding="utf-8"))["evaluations"]
+        scores[peer] = int8["metrics"][model.metric]
+    return scores
+
+
+def calibration_inputs(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """By NUMBER/INPUT: what the model is given of each sample that it is calibrated on."""
+    model = MODELS[name]
+    words = shlex.split(f"{model.calibrate} {model.samples}")
+    said, source = dict(zip(words[::2], words[1::2], strict=True)), folder / "models" / model.file
+    opened, data = FloatModel.open(source), folder / said["--data"]
+    given = ImageOptions(loader=said["--loader"]) if "--loader" in said else None
+    prepared = prepared_as(load_table(source.with_suffix(".calib.json")), given, data)
+    options = CalibrationOptions(num_samples=int(said.get("--num-samples", 1024)))
+    dataset = open_calibration_samples(opened, data, prepared, options)
+    batches = make_batches(dataset, 1, strict=True, workers=None, skipped={})
+    return {f"{i}/{key}": np.asarray(array) for i, batch in enumerate(batches) for key, array in batch.inputs.items()}
+
+
 def run(command: str, folder: Path) -> None:
     print(f"$ {command}", flush=True)
     words = [sys.executable, "-m", *shlex.split(command)]
@@ -406,11 +462,17 @@ def table(results: dict[str, Result]) -> str:
             *(f"{name}: {model.kind}", model.source, model.license, f"{found.quantized} of {found.weighted}"),
             "" if found.work_share is None else f"{100 * found.work_share:.1f}",
             *(f"{found.size_ratio:.2f}", str(found.samples), f"{model.metric}, {model.unit}", fp32),
-            *(f"{factor * found.int8:.2f}", model.goal, sqnr, model.peers),
+            *(f"{factor * found.int8:.2f}", model.goal, sqnr, peers_of(model, found, factor)),
         )
         rows.append(f"| {' | '.join(cells)} |")
     commands = [f"{MODELS[name].command(verb)}" for name in results for verb in ("calibrate", "evaluate")]
     return "\n".join([*rows, "", *(f"    {c.replace(str(ROOT) + '/', '')}" for c in commands)])
+
+
+def peers_of(model: Published, found: Result, factor: int) -> str:
+    """As the table shows them: those measured on the same images where there are any."""
+    scores = (f"{n} {s if isinstance(s, str) else f'{factor * s:.2f}'}" for n, s in found.peers.items())
+    return ", ".join(scores) or model.peers
 
 
 def main() -> None:
@@ -418,11 +480,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="names, separated by commas; they are run even if there is a result")
     parser.add_argument("--json", type=Path, help="results (default: FOLDER/published.json)")
+    parser.add_argument("--peers", metavar="PYTHON", help="score what others make of these models, instead")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     path = arguments.json or folder / "published.json"
     results = {k: Result(**v) for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
-    wanted = arguments.only.split(",") if arguments.only else [name for name in MODELS if name not in results]
+    missing = [n for n in MODELS if (n in results and not results[n].peers if arguments.peers else n not in results)]
+    wanted = arguments.only.split(",") if arguments.only else missing
     if unknown := set(wanted) - MODELS.keys():
         parser.error(f"there is no {min(unknown)}, but {', '.join(MODELS)}")
     for name in wanted:
@@ -430,7 +494,10 @@ def main() -> None:
             print(f"{name}: no models/{MODELS[name].file}", file=sys.stderr)
             continue
         try:
-            results[name] = measure(name, folder)
+            if arguments.peers:
+                results[name].peers = measure_peers(name, folder, arguments.peers)
+            else:
+                results[name] = measure(name, folder)
         except subprocess.CalledProcessError as error:
             print(f"{name}: exit code {error.returncode}", file=sys.stderr)
             continue
