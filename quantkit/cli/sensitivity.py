@@ -19,7 +19,7 @@ from quantkit.cli.text import make_console, print_line, print_table
 from quantkit.commands.forecasts import forecast_sensitivity
 from quantkit.commands.sensitivity import sensitivity as rank_units
 from quantkit.notices import plural
-from quantkit.reporting.sensitivity_page import COLUMNS, sensitivity_json, unit_cells, write_sensitivity
+from quantkit.reporting.sensitivity_page import COLUMNS, describe_total, sensitivity_json, unit_cells, write_sensitivity
 from quantkit.storage import check_writable
 from quantkit.types.options import SensitivityOptions
 
@@ -67,7 +67,7 @@ def sensitivity(
 
 
 def _print(console: Console, found: Sensitivity, top: int) -> None:
-    print_line(console, f"everything in INT8: {found.measure} {found.damage:.3g}")
+    print_line(console, describe_total(found))
     for kind in ("tensor", "operator"):
         units = found.of_kind(kind)
         shown = units[: top or None]

@@ -22,6 +22,7 @@ from quantkit.commands.forecasts import forecast_tuning
 from quantkit.commands.tune import tune as find_plan
 from quantkit.errors import GateFailedError
 from quantkit.evaluation.tasks.task import TaskOptions
+from quantkit.notices import plural
 from quantkit.reporting.range_choices import choice_rows
 from quantkit.storage import check_writable
 from quantkit.types import title_of
@@ -107,6 +108,8 @@ def _print(console: Console, plan: QuantizationPlan, *, quiet: bool) -> None:
     )
     if not quiet:
         print_table(console, headings, rows, right=range(5 + len(others)))
+    if kept := plan.front[0].num_float:
+        print_line(console, f"in float in every choice: {plural(kept, 'tensor')} by calibration")
     for name, form in plan.formats.items():
         print_line(console, f"in {title_of([form])}: {name}")
     for name, reason in plan.float_tensors.items():

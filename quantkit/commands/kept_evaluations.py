@@ -70,7 +70,7 @@ class KeptEvaluations:
         task: TaskOptions,
         options: TuneOptions,
     ) -> None:
-        self._model, self._table, self._task = model, table, task
+        self._model, self.table, self._task = model, table, task
         self._folder = None if options.runs is None else Path(options.runs)
         self._options = EvaluationOptions(
             variants=[VARIANT],
@@ -104,8 +104,8 @@ class KeptEvaluations:
         kept = None if self._folder is None else self._folder / f"{self._name(float_tensors, formats or {})}.json"
         if kept is not None and kept.is_file():
             return load_report(kept), True
-        in_float = {name: why for name, why in self._table.float_tensors.items() if name not in (formats or {})}
-        table = replace(self._table, float_tensors={**in_float, **float_tensors}, formats=formats or {})
+        in_float = {name: why for name, why in self.table.float_tensors.items() if name not in (formats or {})}
+        table = replace(self.table, float_tensors={**in_float, **float_tensors}, formats=formats or {})
         report = evaluate(self._model, self._val, replace(self._options, table=table), task=self._task)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +115,8 @@ class KeptEvaluations:
     def _name(self, float_tensors: Mapping[str, str], formats: Mapping[str, str]) -> str:
         """Of everything that decides the score, but for annotations that lie in files of their own."""
         # The checksum is of the table alone: rounded weights may have been missing beside it.
-        is_refined = self._table.refinement is not None
-        facts = [__version__, self._model.hash, table_checksum(self._table), is_refined, self._val.dataset.fingerprint]
+        is_refined = self.table.refinement is not None
+        facts = [__version__, self._model.hash, table_checksum(self.table), is_refined, self._val.dataset.fingerprint]
         facts += [str(self._task), *map(list, sorted(formats.items()))]
-        facts += [*roundings_digests(replace(self._table, formats=formats), VARIANT).values(), self._libraries]
+        facts += [*roundings_digests(replace(self.table, formats=formats), VARIANT).values(), self._libraries]
         return hashlib.sha256(json.dumps([*facts, sorted(float_tensors)]).encode()).hexdigest()[:16]

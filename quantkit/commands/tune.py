@@ -166,10 +166,16 @@ class _Search:
             took = took if is_kept else f"{time.monotonic() - start:.0f} s"
         (check,) = check_limits(self.reports[choice], Limits(max_drop=self.drop), variants=[VARIANT])
         if is_new:
-            told = f"{plural(len(units), 'tensor')} in float{f', {len(others)} in FP8' if others else ''}"
+            told = f"{plural(self._num_float(units), 'tensor')} in float"
+            told += f"{f' ({self._num_float()} by calibration)' if self._num_float() else ''}"
+            told += f"{f', {len(self._formats(others))} in FP8' if others else ''}"
             text = f"evaluation {len(self.reports)}: {told}: {check.sentence} ({took})"
             self.notify(Notice("info", "accuracy", text))
         return check
+
+    def _num_float(self, units: Sequence[str] = ()) -> int:
+        """Tensors in float with these units: those of the calibration too."""
+        return len(self.evaluations.table.float_tensors) + sum(len(self.units[name].tensors) for name in units)
 
     def _formats(self, units: Sequence[str]) -> dict[str, Literal["fp8"]]:
         return {tensor: "fp8" for name in units for tensor in self.units[name].tensors}
@@ -188,10 +194,10 @@ class _Search:
         in_float = no_kernels.union(*(self.units[name].nodes for name in units))
         quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
         return PlanPoint(
-            num_float=len(units),
+            num_float=self._num_float(units),
             quantized_work=sum(work.get(node, 0.0) for node in quantized),
             score=next(e for e in report.evaluations if e.name == VARIANT).metrics[report.score.name],
             loss=check.value,
             interval=check.interval,
-            num_other=len(others),
+            num_other=len(self._formats(others)),
         )

@@ -107,7 +107,7 @@ def _ranges(report: Report) -> list[str]:
     found = report.sensitivity
     for table in unit_tables(report) if found is not None else ():
         columns = shown_columns("sensitivity", table.rows, report, "markdown")
-        total = "" if found is None else f"With everything in INT8: {found.measure} {format_significant(found.damage)}"
+        total = "" if found is None else f"All of these in INT8: {found.measure} {format_significant(found.damage)}"
         parts += [f"### Sensitivity: {table.title.lower()}", escape(total), _table(columns, table.worst)]
         if len(table.rows) > len(table.worst):
             parts += _folded(f"All {len(table.rows)}", _table(columns, table.rows))

@@ -9,6 +9,7 @@ import msgspec
 
 from quantkit.errors import EvaluationError
 from quantkit.machine import read_file
+from quantkit.notices import plural
 from quantkit.reporting.formatting import format_decibels, format_percent, format_significant, single_line
 from quantkit.reporting.html import load_template
 from quantkit.storage import write_text
@@ -31,6 +32,14 @@ def unit_cells(unit: UnitSensitivity) -> tuple[str, ...]:
         str(unit.codes),
         format_percent(unit.work),
     )
+
+
+def describe_total(found: Sensitivity) -> str:
+    """The damage of everything that calibration quantizes, and on how many samples it was measured."""
+    left = f" but {plural(len(found.in_float), 'tensor')} that calibration left in float" if found.in_float else ""
+    count = max((unit.num_samples for unit in found.of_kind("operator") or found.units), default=found.num_samples)
+    figure = f"{found.measure} {format_significant(found.damage)} ({plural(count, 'sample')})"
+    return f"everything in INT8{left}: {figure}"
 
 
 def sensitivity_json(found: Sensitivity) -> str:
@@ -59,7 +68,7 @@ def sensitivity_html(found: Sensitivity) -> str:
         if (units := [unit for unit in found.units if unit.kind == kind])
     }
     template = load_template("sensitivity.html.jinja")
-    return template.render(found=found, sections=sections, columns=COLUMNS, damage=format_significant(found.damage))
+    return template.render(found=found, sections=sections, columns=COLUMNS, total=describe_total(found))
 
 
 def write_sensitivity(found: Sensitivity, path: Path) -> tuple[Path, Path]:

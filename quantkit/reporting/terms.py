@@ -186,8 +186,8 @@ FLOAT_TENSOR = Term(
 
 CHOICES = Term(
     "Choices of tune",
-    "Every number of tensors in float that `quantkit tune` evaluated on its own validation data, beside those that "
-    "calibration left there: what is quantized then, the score and its drop below FP32's.",
+    "Every number of tensors in float that `quantkit tune` evaluated on its own validation data, those that "
+    "calibration left there among them: what is quantized then, the score and its drop below FP32's.",
 )
 
 UNIT_DAMAGE = Term(

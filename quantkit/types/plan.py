@@ -12,7 +12,7 @@ class PlanPoint:
     """One evaluated choice of tensors.
 
     Attributes:
-        num_float: tensors left in float, beside those of the calibration; a group that shares a scale counts as one.
+        num_float: tensors left in float, those of the calibration among them.
         quantized_work: share of the multiply-adds in INT8 or another format, 0 to 1.
         score: of the quantized model.
         loss: how much worse than FP32's the score is: in the score's own unit, or, of a budget in percent, as a

@@ -1,9 +1,12 @@
 """The command `sensitivity`: the ranking as text, as JSON and as a page."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
+from quantkit.calibration.table import load_table, save_table
 from tests.cli.conftest import CALIB, conv_model, write_images
 
 
@@ -17,9 +20,20 @@ def test_ranking_is_printed(quantkit, model, tmp_path):
     outcome = quantkit("sensitivity", model, "--data", tmp_path / "images", "--top", 1)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[0].startswith("everything in INT8: ")
+    assert re.fullmatch(r"everything in INT8: relative error [\d.]+ \(12 samples\)", lines[0])
     assert sum(line.split()[:1] == ["1"] for line in lines) == 2
     assert "and 1 operator more (--top 0 lists them)" in outcome.out
+
+
+def test_what_the_table_leaves_in_float_is_not_called_int8(quantkit, model, tmp_path):
+    words = ("--data", tmp_path / "images")
+    assert quantkit("calibrate", model, *words, "--accuracy", "fast").code == 0
+    table = load_table(tmp_path / "net.calib.json")
+    save_table(replace(table, float_tensors={"x": "more accurate in float"}), tmp_path / "float.calib.json")
+    outcome = quantkit("sensitivity", model, *words, "--table", tmp_path / "float.calib.json", "-o", tmp_path / "out")
+    said = "verything in INT8 but 1 tensor that calibration left in float: relative error "
+    assert said in outcome.out
+    assert said in (tmp_path / "out" / "sensitivity.html").read_text()
 
 
 def test_quiet_prints_no_ranking_that_is_written(quantkit, model, tmp_path):

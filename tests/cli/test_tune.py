@@ -93,6 +93,20 @@ def test_wrong_options_are_one_line(quantkit, digits, tmp_path, words, code, nam
     assert not (tmp_path / "digits.plan.json").exists()
 
 
+@pytest.mark.usefixtures("calibrated")
+def test_tensors_in_float_are_counted_with_those_of_the_table(quantkit, digits, tmp_path):
+    table = load_table(tmp_path / "digits.calib.json")
+    ruined, kept = "relu", "image"
+    tensors = {**table.tensors, ruined: TensorRange(900.0, -900.0, 900.0)}
+    save_table(replace(table, float_tensors={kept: "why"}, tensors=tensors), tmp_path / "t.json")
+    words = ("--table", tmp_path / "t.json", "--max-drop", "1pt", "--num-samples", 16)
+    outcome = quantkit("tune", digits, "--data", CALIB, *VALIDATE, *words)
+    assert "evaluation 1: 1 tensor in float (1 by calibration): " in outcome.err
+    assert "evaluation 2: 2 tensors in float (1 by calibration): " in outcome.err
+    assert "in float in every choice: 1 tensor by calibration" in outcome.out
+    assert [point.num_float for point in load_plan(tmp_path / "digits.plan.json").front][:2] == [1, 2]
+
+
 def test_validation_data_without_labels_is_refused(quantkit, digits, tmp_path):
     images = write_images(tmp_path / "images", 8, mode="L")
     outcome = quantkit("tune", digits, "--data", CALIB, "--val", images, *FEW)
