@@ -109,7 +109,7 @@ def _refined_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tu
 
 def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:
     """The activations that stay in float for the sake of accuracy, with what each would cost."""
-    named = [(name, reason) for name, reason in table.float_tensors.items() if name in quantized.skipped]
+    named = _left_in_float(table, quantized)
     if not named:
         return []
     rows = [("activations in float", f"{len(named)}")]
@@ -117,6 +117,12 @@ def _float_rows(table: CalibrationTable, quantized: QuantizedModel) -> list[tupl
     if len(named) > _SHOWN_REASONS:
         rows.append(("", f"{len(named) - _SHOWN_REASONS} more: quantkit cache show lists them"))
     return rows
+
+
+def _left_in_float(table: CalibrationTable, quantized: QuantizedModel) -> list[tuple[str, str]]:
+    """With the reasons of its format: INT8 and FP8 each have a choice of their own."""
+    chosen = table.for_scheme(SCHEMES[quantized.format]).float_tensors
+    return [(name, reason) for name, reason in chosen.items() if name in quantized.skipped]
 
 
 def print_quantized(
@@ -175,7 +181,7 @@ def _quantized_document(
         "float_size_bytes": model.size_bytes,
         "size_bytes": quantized.size_bytes,
         "quality": _quality(table, options),
-        "float_tensors": {n: reason for n, reason in table.float_tensors.items() if n in quantized.skipped},
+        "float_tensors": dict(_left_in_float(table, quantized)),
         "skipped": quantized.skipped,
     }
 

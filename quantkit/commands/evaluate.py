@@ -86,7 +86,7 @@ def _evaluate(
     check_cluster(options.ray)
     table = open_planned_table(options.table, options.plan)
     model = open_runnable(model, table)
-    check_variants(model, options, table)  # what is wrong is said first
+    check_variants(model, options, table, limits)  # what is wrong is said first
     warn_of_randomness(model.graph, notify)
     environment = describe_environment()  # now: later the machine is busy with us
     data = open_evaluation_data(model, data, table, options, task_options, limits)

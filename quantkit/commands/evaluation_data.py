@@ -89,7 +89,7 @@ def open_evaluation(
     """Opens what an evaluation reads before anything is calibrated, and refuses what the evaluation would refuse."""
     opened = open_runnable(model, table)
     opened = fix_inputs(opened, options.preprocess) if table is None else opened
-    check_variants(opened, options, options.table)
+    check_variants(opened, options, options.table, limits)
     found = open_evaluation_data(opened, data, table, options, task, limits)
     check_outputs(opened, found)
     return opened, found

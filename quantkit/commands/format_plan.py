@@ -12,7 +12,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.prepare import FP16_OPSET, WEIGHTED_OPS, is_standard
-from quantkit.graph.placement.cost_rule import tell_unprofitable
+from quantkit.graph.placement.cost_rule import Unprofitable, find_unprofitable, tell_unprofitable
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_tensorrt import RefinedPlan, plan_refined
@@ -72,8 +72,7 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
     found = _refinement(table, options)
     if scheme.activations is None:
         return FormatPlan(graph, None, blocks, found)
-    if not options.quantize_all:
-        tell_unprofitable(graph, notify)
+    unprofitable = Unprofitable({}, {}) if options.quantize_all else find_unprofitable(graph)
     apart = {edge.node for edge in blocks.weights}
     otherwise = _readers(graph, table.formats) - apart if scheme.is_plain else frozenset()
     keywords: dict[str, Any] = {"exclude": options.exclude, "quantize_all": options.quantize_all}
@@ -88,6 +87,7 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
         apart=apart | otherwise,
         **keywords,
     )
+    tell_unprofitable(unprofitable, {edge.node for edge in pairs.qdq.weights}, fmt.name.upper(), notify)
     blocks = follow_edits(blocks, graph) if scheme.blocks else blocks
     if not otherwise:
         return FormatPlan(graph, pairs, blocks, found)

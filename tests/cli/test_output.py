@@ -1,6 +1,7 @@
 """Where files go, and what is printed: of activations that stay in float, quietly, as JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_float_activations_are_named_with_what_they_would_cost(tmp_path, capsys)
     assert lines[9].strip().startswith("2 more")
     assert not any("kept on TensorRT alone" in line for line in lines)
     assert "11 tensors stay in float:" in "\n".join(lines)
+    print_quantized(model, replace(quantized, format="fp8"), table, QuantizeOptions(format="fp8"), list_float=False)
+    assert "activations in float" not in capsys.readouterr().out.partition("tensors stay in float:")[0]  # INT8's choice
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import quantize
 from quantkit.commands.wanted_variants import check_variants
 from quantkit.errors import BackendError, EvaluationError, ModelError
+from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.models import choose_variants
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.inspection import inspect_model
@@ -390,10 +391,22 @@ def test_what_a_model_cannot_be_is_said_before_it_is_evaluated(tmp_path):
     g = Builder()
     model = write(g.model(g.conv(g.input("image", 3, 8, 8), 3, 8)), tmp_path / "net.onnx")
     np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
-    for names in (["INT4"], ["fp32", "Int8", "int4"]):
+    for names, limits in ((["INT4"], None), (["fp32", "Int8", "int4"], Limits(max_drop="1pt"))):
         with pytest.raises(ModelError, match="no MatMul or Gemm whose weight can be INT4"):
-            check_variants(FloatModel(model), EvaluationOptions(variants=names), "net.calib.json")
+            check_variants(FloatModel(model), EvaluationOptions(variants=names), "net.calib.json", limits)
     check_variants(FloatModel(model), EvaluationOptions(), None)
+
+
+def test_a_format_that_the_model_cannot_have_is_left_out_beside_others(tmp_path):
+    g = Builder()
+    model = write(g.model(g.conv(g.input("image", 3, 8, 8), 3, 32)), tmp_path / "net.onnx")
+    data = tmp_path / "data.npy"
+    np.save(data, np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    table = calibrate(model, data, accuracy="fast", progress=False)
+    options = {"table": table, "task": "none", "latency_s": 0, "layer_samples": 0, "progress": False}
+    report = evaluate(model, data, variants=["int8", "int4"], **options)
+    assert [evaluation.name for evaluation in report.evaluations] == ["fp32", "int8"]
+    assert any(text.startswith("int4 is left out: net.onnx has no MatMul or Gemm") for text in report.warnings)
 
 
 def test_a_weight_whose_scales_fp16_cannot_hold_stays_in_float_with_the_reason(tmp_path):

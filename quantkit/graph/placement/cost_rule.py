@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -107,12 +107,19 @@ def _smallest(nodes: Sequence[ir.Node], work: Mapping[ir.Node, int], most: float
     return taken
 
 
-def tell_unprofitable(model: ir.Model, notify: Notify) -> None:
-    """Says what of a model stays in float, and what would if it were less, with the reason of each."""
-    found = find_unprofitable(model)
+def tell_unprofitable(found: Unprofitable, quantized: Collection[str], title: str, notify: Notify) -> None:
+    """Says what of a model stays in float, and what would if it were less, with the reason of each.
+
+    Args:
+        found: in the model.
+        quantized: names of the operators that are quantized.
+        title: of their format.
+        notify: hears it.
+    """
+    too_much = {name: reason for name, reason in found.too_much.items() if name in quantized}
     for names, what in (
         (found.in_float, "left in float (--quantize-all overrides)"),
-        (found.too_much, "quantized although INT8 gains little there, as they are much of the model"),
+        (too_much, f"quantized although {title} gains little there, as they are much of the model"),
     ):
         for reason in dict.fromkeys(names.values()):
             these = [name for name in names if names[name] == reason]
