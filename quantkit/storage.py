@@ -182,12 +182,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def check_no_source(
     output: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]], *, option: str = "-o"
 ) -> None:
-    """Raises `OutputError` where writing `output`, given by `option`, would replace one of what it is made from."""
+    """Raises `OutputError` where writing `output`, given by `option`, would replace one of what it is made from.
+
+    A source may be a file that is yet to be made.
+    """
     target = Path(output)
-    if not target.exists():
-        return
     for source in map(Path, sources):
-        if source.exists() and target.samefile(source):
+        both = target.exists() and source.exists()
+        if target.samefile(source) if both else target.absolute() == source.absolute():
             raise OutputError(f"Refusing to overwrite the input file {target}; choose another path with {option}.")
 
 

@@ -13,7 +13,7 @@ from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.caches.range_cache import RangeCache
 from quantkit.calibration.json_text import decode_json
 from quantkit.calibration.table import TABLE_KEY
-from quantkit.errors import CalibrationError, ModelError, OutputError
+from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import has_qdq
 from quantkit.graph.placement.tensorrt import float_activations
@@ -84,12 +84,6 @@ def read_cache_of_model(path: Path, graph: ir.Model, model_name: str) -> bytes:
         count = f"{len(known)} of its {len(named)} tensors are"
         raise CalibrationError(f"{path.name} belongs to another model than {model_name}: only {count} of this one")
     return content
-
-
-def check_no_table(output: Path, table: PathLike | CalibrationTable | None) -> None:
-    """Raises `OutputError` where the table, which may be made first, and the output would be one file."""
-    if isinstance(table, (str, os.PathLike)) and output.absolute() == Path(table).absolute():
-        raise OutputError(f"{output} is the name of the calibration table; choose another path with -o.")
 
 
 def check_no_input(

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.open import check_no_input, check_no_table
+from quantkit.caches.open import check_no_input
 from quantkit.cli.arguments import DataOption, ModelArgument
 from quantkit.cli.as_json import echo_document
 from quantkit.cli.compare import gate
@@ -105,7 +105,6 @@ def evaluate(
         text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
         notify(Notice("warning", "ranges", text))
     check_no_input(path, data, options.table, task.labels)
-    check_no_table(path, options.table)
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]
     if messages.dry_run:
         about = (model, data, options, pages)

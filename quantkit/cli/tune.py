@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.open import check_no_input, check_no_table
+from quantkit.caches.open import check_no_input
 from quantkit.calibration.plan_file import save_plan
 from quantkit.cli.arguments import DATA_PANEL, PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.as_json import echo_json
@@ -69,8 +69,8 @@ def tune(
         table_path=CalibrationFiles.of_model(model, path.parent).table,
         progress=not messages.quiet,
     )
-    check_no_table(path, options.table_path)
-    check_no_input(path, data, val, options.table, CalibrationFiles.of_model(model).table, task.labels)
+    tables = options.table, options.table_path, CalibrationFiles.of_model(model).table
+    check_no_input(path, data, val, *tables, task.labels)
     if messages.dry_run:
         print_forecast(forecast_tuning(model, data, val, options, task, path), as_json=messages.as_json)
         return

@@ -74,7 +74,7 @@ def test_a_report_takes_no_place_of_a_table_that_is_made_first(quantkit, tmp_pat
     shutil.copy("digits.onnx", tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     words = f"evaluate net.onnx --data {VAL} --calibrate-data {CALIB} -o net.calib.json"
-    assert "net.calib.json is the name of the calibration table" in refuse(quantkit, words, tmp_path)
+    assert "Refusing to overwrite the input file net.calib.json" in refuse(quantkit, words, tmp_path)
     assert not (tmp_path / "net.calib.json").exists()
 
 
