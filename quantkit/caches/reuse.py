@@ -22,11 +22,11 @@ from quantkit.errors import CalibrationError, StaleTableError
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, plural
 from quantkit.provenance import MODEL_HASH, differences, why_stale
-from quantkit.types import PathLike
+from quantkit.types import CalibrationTable, PathLike
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
-    from quantkit.types import CalibrationTable, Dataset
+    from quantkit.types import Dataset
     from quantkit.types.calibration import Setting
     from quantkit.types.options import CalibrationOptions
 
@@ -35,6 +35,9 @@ _OF_ORDER = ("order", "seed", "batch_size")
 
 _DECIDING = ("accuracy", "rounding", "histogram", "observed", "ort_extension", *PLACEMENT)
 """Settings that decide the numbers of every table, beside calibrator and method."""
+
+Stored = CalibrationTable | CalibrationError | None
+"""A table; why it cannot be read; or nothing there."""
 
 _FAR_FEWER = 10
 """A table made from so many times as many samples is not replaced unasked."""
@@ -71,8 +74,19 @@ def check_table(table: CalibrationTable, model: FloatModel) -> None:
         raise StaleTableError(reason)
 
 
+def read_stored(path: Path) -> Stored:
+    """What there is at the path of a table."""
+    if not path.exists():
+        return None
+    try:
+        return load_table(path)
+    except CalibrationError as error:
+        return error
+
+
 def find_table(
     path: Path,
+    stored: Stored,
     origin: StatisticsOrigin,
     settings: Mapping[str, Setting],
     dataset: Dataset,
@@ -80,10 +94,11 @@ def find_table(
     *,
     notify: Notify,
 ) -> CalibrationTable | None:
-    """The table at `path`, if calibrating would give the same one; says why not otherwise.
+    """The stored table, if calibrating would give the same one; says why not otherwise.
 
     Args:
         path: of the table.
+        stored: what `read_stored` found there.
         origin: what the run calibrates on.
         settings: of the run, as its table would have them.
         dataset: the samples of `origin`. Those that a table left out make it stale as soon as they can be read.
@@ -94,16 +109,14 @@ def find_table(
         StaleTableError: with `reuse_only` among the options, naming what differs.
     """
     reuse_only = options.reuse_only
-    if not path.exists():
+    if stored is None:
         if reuse_only:
             raise StaleTableError(f"there is no calibration table {path} to reuse: omit --reuse-only")
         return None
-    try:
-        stored = load_table(path)
-    except CalibrationError as error:
+    if isinstance(stored, CalibrationError):
         if reuse_only:
-            raise StaleTableError(str(error)) from error
-        notify(Notice("warning", "unreadable", str(error)))
+            raise StaleTableError(str(stored)) from stored
+        notify(Notice("warning", "unreadable", str(stored)))
         return None
     of_method = method_settings(str(settings["method"]), {})
     of_order = _OF_ORDER if settings["histogram"] == "tensorrt" or settings["calibrator"] != "quantkit" else ()
@@ -146,11 +159,12 @@ def find_table(
     return stored
 
 
-def check_replaced(path: Path, model: FloatModel, count: int, num_samples: int) -> None:
+def check_replaced(path: Path, stored: Stored, model: FloatModel, count: int, num_samples: int) -> None:
     """Keeps a table of the same model that was made from many more samples: the data are probably not those meant.
 
     Args:
         path: of the table that would be replaced.
+        stored: what `read_stored` found there.
         model: that the run calibrates.
         count: of the samples that it calibrates on.
         num_samples: asked for. Where the data have so many, they are those meant.
@@ -158,11 +172,7 @@ def check_replaced(path: Path, model: FloatModel, count: int, num_samples: int) 
     Raises:
         CalibrationError: naming both numbers, and how to replace the table nevertheless.
     """
-    if not path.exists() or count >= num_samples:
-        return
-    try:
-        stored = load_table(path)
-    except CalibrationError:
+    if not isinstance(stored, CalibrationTable) or count >= num_samples:
         return
     if stored.model_hash == model.hash and count * _FAR_FEWER <= stored.num_samples:
         raise CalibrationError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import check_replaced, find_statistics, find_table
+from quantkit.caches.reuse import check_replaced, find_statistics, find_table, read_stored
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
@@ -36,6 +36,8 @@ from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantkit.backends.devices import Devices
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
@@ -65,12 +67,13 @@ class CalibrationRun:
     def make(self) -> CalibrationTable:
         """The table that is there if it fits, else a new one."""
         kept = self._find_kept()
-        reused = self._reuse(kept)
-        if reused is not None:
-            warn_if_low(reused.quality, self.notify)
-            return reused
+        if self.options.reuse_only and (self.options.force or self.files is None):
+            raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
         if self.files is not None and not self.options.force:
-            check_replaced(self.files.table, self.model, len(self.dataset), self.options.num_samples)
+            reused = self._reuse(self.files.table, kept)
+            if reused is not None:
+                warn_if_low(reused.quality, self.notify)
+                return reused
         if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)
@@ -88,14 +91,15 @@ class CalibrationRun:
             notify=self.notify,
         )
 
-    def _reuse(self, kept: KeptStatistics | None) -> CalibrationTable | None:
-        if self.options.reuse_only and (self.options.force or self.files is None):
-            raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
-        if self.files is None or self.options.force:
-            return None
-        if self.options.keep_statistics and kept is None and not self.options.reuse_only:
-            return None
-        return find_table(self.files.table, self.origin, self.settings, self.dataset, self.options, notify=self.notify)
+    def _reuse(self, path: Path, kept: KeptStatistics | None) -> CalibrationTable | None:
+        """The table that is there, if it fits. Refuses to replace one of many more samples."""
+        stored = read_stored(path)
+        if kept is not None or self.options.reuse_only or not self.options.keep_statistics:
+            made_from = self.origin, self.settings, self.dataset
+            if (found := find_table(path, stored, *made_from, self.options, notify=self.notify)) is not None:
+                return found
+        check_replaced(path, stored, self.model, len(self.dataset), self.options.num_samples)
+        return None
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
         made = self._ask_tensorrt(native)
