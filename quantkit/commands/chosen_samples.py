@@ -21,8 +21,7 @@ def open_calibration_samples(
     order: Order = "shuffled",
 ) -> Dataset:
     """Chooses the samples that `options` ask for, in the split for training where the data have several."""
-    if getattr(prepared, "loader", None) is None:
-        index_ahead(data, show=options.progress)
+    index_ahead(data, prepared, show=options.progress)
     return open_samples(
         runnable(model),
         data,

@@ -60,8 +60,7 @@ def open_evaluation_data(
     if isinstance(data, EvaluationData) and prepared in (data.prepared, data.dataset.preprocessing):
         dataset = data.dataset
     else:
-        if getattr(prepared, "loader", None) is None:
-            index_ahead(path, show=options.progress)
+        index_ahead(path, prepared, show=options.progress)
         dataset = open_samples(
             runnable(model),
             path,

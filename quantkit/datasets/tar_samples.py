@@ -21,6 +21,7 @@ from quantkit.datasets.tar_index import MOST_INDEXES, TarIndex, TarMember, index
 from quantkit.errors import DatasetError
 from quantkit.progress import show_progress
 from quantkit.types import PathLike, Preprocessing, TensorSpec
+from quantkit.types.options import ImageOptions
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -69,12 +70,16 @@ def find_tars(data: Source) -> dict[str, Source]:
     return {str(path)[folder:].replace(os.sep, "/"): path for path in paths}
 
 
-def index_ahead(data: PathLike, *, show: bool) -> None:
+def index_ahead(data: PathLike, prepared: Preprocessing | ImageOptions | str | None, *, show: bool) -> None:
     """Makes the indexes of the tars that `data` names behind a bar: opening the data finds them made.
+
+    A user's loader reads what it is given by itself.
 
     Raises:
         DatasetError: a tar that cannot be used.
     """
+    if isinstance(prepared, ImageOptions) and prepared.loader is not None:
+        return
     tars = find_tars(locate(data))
     if 0 < len(tars) <= MOST_INDEXES:
         with ThreadPoolExecutor(count_cpus()) as pool:

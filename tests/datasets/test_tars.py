@@ -123,10 +123,10 @@ def test_folders_and_patterns_name_several_tars(write: Write, open_here: Write, 
 def test_an_index_that_was_made_ahead_is_used(write: Write, open_here: Write, tmp_path: Path, monkeypatch) -> None:
     for number in (1, 2):
         write({f"{number}.png": png(number)}, name=f"t-{number}.tar")
-    index_ahead(tmp_path, show=False)
+    index_ahead(tmp_path, None, show=False)
     monkeypatch.setattr(tar_index._Reader, "index", lambda self: pytest.fail("indexed again"))
     assert len(open_here(tmp_path)) == 2
-    index_ahead(tmp_path / "none", show=False)  # what opens the data says it
+    index_ahead(tmp_path / "none", None, show=False)  # what opens the data says it
 
 
 def test_choice_and_fingerprint_do_not_depend_on_the_order(write: Write, spec: TensorSpec, tmp_path: Path) -> None:
