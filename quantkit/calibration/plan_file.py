@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -31,7 +31,7 @@ def save_plan(plan: QuantizationPlan, path: str | os.PathLike[str]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    members = {"format": _FORMAT, "format_version": _VERSION, **asdict(plan)}
+    members = {"format": _FORMAT, "format_version": _VERSION, **msgspec.to_builtins(plan)}
     write_text(path, json.dumps(members, indent=2, ensure_ascii=False) + "\n")
     return Path(path)
 

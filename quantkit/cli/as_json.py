@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import msgspec
 import typer
 
 JSON_HELP = "Print one JSON document on standard output; messages go to standard error."
@@ -24,7 +23,14 @@ _output: ContextVar[TextIO | None] = ContextVar("_output", default=None)
 
 def echo_json(data: Any) -> None:
     """Prints JSON, which has no infinity: null stands for it. Paths are texts, dataclasses objects."""
-    echo_document(json.dumps(_plain(data), indent=2) + "\n")
+    finite = msgspec.json.decode(msgspec.json.encode(data, enc_hook=_as_builtin))
+    echo_document(json.dumps(finite, indent=2) + "\n")
+
+
+def members(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as `echo_json` prints them."""
+    found: dict[str, Any] = msgspec.to_builtins(value, enc_hook=_as_builtin, str_keys=True)
+    return found
 
 
 def echo_document(text: str) -> None:
@@ -70,13 +76,8 @@ def echo_written(files: Iterable[str | Path], *, as_json: bool, **document: Any)
         typer.echo(f"wrote {path}", err=as_json)
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+def _as_builtin(value: Any) -> Any:
+    """What msgspec does not know: read-only mappings, NumPy's numbers, paths."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return dict(value)
+    return float(value) if isinstance(value, float) else str(value)

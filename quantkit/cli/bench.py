@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import JsonOption, echo_json, members
 from quantkit.cli.generate import with_options
 from quantkit.cli.text import make_console, print_table
 from quantkit.commands.bench import bench as time_models
@@ -50,7 +50,7 @@ def bench(
     if export_times is not None:
         write_text(export_times, json.dumps({name: list(times) for name, times in found.times.items()}) + "\n")
     if as_json:
-        shown = {name: {**asdict(x), "percentiles": found.percentiles[name]} for name, x in found.latencies.items()}
+        shown = {name: {**members(x), "percentiles": found.percentiles[name]} for name, x in found.latencies.items()}
         echo_json({"inputs": found.shapes, "models": shown})
     else:
         _print(found, options.percentile)

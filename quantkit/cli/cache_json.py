@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.caches.range_cache import version_from_number
-from quantkit.cli.inspect_json import json_from_origin, json_from_tensors
+from quantkit.cli.as_json import members
+from quantkit.cli.inspect_json import json_from_origin
 
 if TYPE_CHECKING:
     from quantkit.caches.contents import Shown
@@ -36,16 +36,16 @@ def json_from_shown(shown: Shown, path: Path, rows: Sequence[RangeRow]) -> dict[
     tensors = []
     table = shown.cache.table
     in_float = {} if table is None else table.float_tensors
-    for entry in json_from_tensors(rows):
-        known, histogram = shown.cache.tensors[entry["name"]], shown.histograms.get(entry["name"])
-        calibrated = None if table is None else table.tensors.get(entry["name"])
+    for row in rows:
+        known, histogram = shown.cache.tensors[row.name], shown.histograms.get(row.name)
+        calibrated = None if table is None else table.tensors.get(row.name)
         choice = {
             "minimum": known.minimum,
             "maximum": known.maximum,
             "method": calibrated.method or None if calibrated is not None else None,
-            "float_reason": in_float.get(entry["name"]),
+            "float_reason": in_float.get(row.name),
         }
-        tensors.append({**entry, **choice, "histogram": None if histogram is None else asdict(histogram)})
+        tensors.append({**members(row), **choice, "histogram": histogram})
     return {
         **json_from_head(shown.cache, path),
         "origin": None if table is None else json_from_origin(table),
@@ -99,5 +99,5 @@ def json_from_verification(found: Verification, path: Path) -> dict[str, Any]:
         "proposal": {"ground": found.proposal_ground, "names": dict(found.proposal)},
         "num_samples": found.num_samples,
         "preprocessing": None if found.preprocessing is None else found.preprocessing.declared(),
-        "ranges": None if found.checks is None else [asdict(c) for c in found.checks],
+        "ranges": found.checks,
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
 from quantkit.cli.arguments import DataOption, ModelArgument
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import JsonOption, echo_json, members
 from quantkit.cli.generate import with_options
 from quantkit.cli.group import Group
 from quantkit.cli.output import make_printer
@@ -56,7 +56,7 @@ def check(
     options = replace(options, progress=not messages.quiet)
     result = check_data(model, data, options, notify=make_printer(messages.quiet))
     if as_json:
-        echo_json({"passed": not result.has_errors, **asdict(result)})
+        echo_json({"passed": not result.has_errors, **members(result)})
     else:
         _print(make_console(), result, quiet=messages.quiet)
     raise typer.Exit(1 if result.has_errors else 0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from quantkit.backends.tensorrt.inspection.engine_layers import QuantizedShare
-from quantkit.caches.inspection import CacheInspection, RangeRow, Sort, TableInspection, select_tensors
+from quantkit.caches.inspection import CacheInspection, Sort, TableInspection, select_tensors
+from quantkit.cli.as_json import members
 from quantkit.commands.inspect import EngineInspection, Inspection
 from quantkit.graph.inspection import ModelInspection
 from quantkit.graph.qdq_lint import Operator
@@ -30,7 +28,7 @@ def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None)
             "tensorrt_version": result.tensorrt_version,
             "algorithm": result.algorithm,
             "meaning": list(result.meaning),
-            "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+            "tensors": select_tensors(result.tensors, sort=sort, pattern=pattern),
         }
     return _table(result, sort, pattern)
 
@@ -55,7 +53,7 @@ def _engine(result: EngineInspection, pattern: str | None) -> dict[str, Any]:
         "reformat_ms": anatomy.reformat_ms,
         "notes": list(anatomy.notes),
         "layers": [
-            {**asdict(layer), "is_int8": layer.is_quantized, "float_reason": reasons.get(id(layer))}
+            {**members(layer), "is_int8": layer.is_quantized, "float_reason": reasons.get(id(layer))}
             for layer in anatomy.layers
             if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in (layer.name, *layer.onnx_nodes))
         ],
@@ -64,7 +62,7 @@ def _engine(result: EngineInspection, pattern: str | None) -> dict[str, Any]:
 
 def _model(result: ModelInspection, pattern: str | None) -> dict[str, Any]:
     operators = [o for o in result.operators if pattern is None or fnmatch.fnmatchcase(o.name, pattern)]
-    fields = asdict(result)
+    fields = members(result)
     return {
         "kind": "model",
         **fields,
@@ -76,7 +74,7 @@ def _model(result: ModelInspection, pattern: str | None) -> dict[str, Any]:
 
 
 def _operator(operator: Operator) -> dict[str, Any]:
-    return {"is_int8" if key == "is_quantized" else key: value for key, value in asdict(operator).items()}
+    return {"is_int8" if key == "is_quantized" else key: value for key, value in members(operator).items()}
 
 
 def _share(share: QuantizedShare) -> dict[str, float]:
@@ -88,7 +86,7 @@ def _table(result: TableInspection, sort: Sort, pattern: str | None) -> dict[str
         "kind": "calibration table",
         "path": str(result.path),
         **json_from_origin(result.table),
-        "tensors": json_from_tensors(select_tensors(result.tensors, sort=sort, pattern=pattern)),
+        "tensors": select_tensors(result.tensors, sort=sort, pattern=pattern),
     }
 
 
@@ -103,12 +101,3 @@ def json_from_origin(table: CalibrationTable) -> dict[str, Any]:
         "versions": dict(table.versions),
         "preprocessing": None if table.preprocessing is None else table.preprocessing.declared(),
     }
-
-
-def json_from_tensors(rows: Sequence[RangeRow]) -> list[dict[str, Any]]:
-    """Ranges and scales, one dictionary for each tensor."""
-    # JSON has no infinity: a cache may hold any 32 bits.
-    return [
-        {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(row).items()}
-        for row in rows
-    ]

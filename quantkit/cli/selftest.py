@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from quantkit._version import __version__
 from quantkit.cli.arguments import DataOption, ModelArgument
-from quantkit.cli.as_json import JsonOption, echo_json
+from quantkit.cli.as_json import JsonOption, echo_json, members
 from quantkit.cli.generate import with_options
 from quantkit.cli.output import output_path
 from quantkit.cli.text import make_console, print_line, print_table
@@ -38,7 +37,7 @@ def selftest(
     check_no_source(output, (model, data))
     check_writable(output)
     found = run_checks(model, data, options)
-    document = {"quantkit": __version__, **asdict(found)}
+    document = {"quantkit": __version__, **members(found)}
     if as_json:
         echo_json(document)
     console = make_console(stderr=as_json)

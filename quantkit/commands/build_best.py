@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _build_best(
             choice = Choice(FP16, "", (timed_engine(FP16, "", builds, builds.time([FP16])),))
         reason = "; ".join(filter(None, (choice.reason, accuracy)))
         chosen = builds.built[choice.name]
-        facts = {"key": key, "chosen": choice.name, "reason": reason, "tried": [asdict(t) for t in choice.trials]}
+        facts = {"key": key, "chosen": choice.name, "reason": reason, "tried": msgspec.to_builtins(choice.trials)}
         manifest = write_engine(path, chosen.path.read_bytes(), replace(chosen.manifest, selection=facts))
     built = BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=chosen.num_quantized)
     return BestEngine(built, choice.name, reason, choice.trials)
@@ -173,7 +173,7 @@ def _accuracy(planned: PlannedBuild, plan: QuantizationPlan | PathLike | None) -
 
 def _key(half: PlannedBuild, quantized: PlannedBuild, search: TimedBuildOptions, accuracy: str) -> str:
     """Of everything that decides which engines are built, what is known of the accuracy of INT8 included."""
-    facts = [half.wanted.facts, quantized.wanted.facts, asdict(search), accuracy]
+    facts = [half.wanted.facts, quantized.wanted.facts, msgspec.to_builtins(search), accuracy]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def manifest_path(engine: str | os.PathLike[str]) -> Path:
 def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     """Writes the manifest atomically."""
     head = {"format": _FORMAT, "format_version": _FORMAT_VERSION}
-    write_text(path, json.dumps({**head, **asdict(manifest)}, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({**head, **msgspec.to_builtins(manifest)}, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_manifest(path: str | os.PathLike[str]) -> Manifest:
