@@ -120,9 +120,11 @@ class _Tally:
         if not _broadcasts(x.shape, movement.factor, movement.offset):
             self._problem = "it is shifted or scaled by another number of channels than it has"
             return
-        y = np.asarray(values, np.float32) / movement.folded
-        quantized = np.asarray(x * movement.factor + movement.offset, np.float32)
-        flat = [_flat(a) for a in (x, y, quantized, np.broadcast_to(1 / movement.factor, x.shape))]
+        y, quantized = np.asarray(values, np.float32), x
+        if movement is not UNMOVED:  # else large arrays would be copied for nothing
+            y, quantized = y / movement.folded, np.asarray(x * movement.factor + movement.offset, np.float32)
+        unit = np.broadcast_to(np.asarray(1 / movement.factor, np.float32), x.shape)
+        flat = [a.reshape(-1) for a in (x, y, quantized, unit)]
         try:
             update(self._statistics, flat[2])
         except FloatingPointError:
@@ -178,10 +180,6 @@ class _Tally:
         self._noise += float(np.dot(noise, noise))
         self._own_noise += float(np.dot(own, own))
         self._num_clipped += int(np.count_nonzero((q64 < low - slack) | (q64 > high + slack)))
-
-
-def _flat(array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(array, np.float32).reshape(-1)
 
 
 def _broadcasts(shape: tuple[int, ...], *arrays: Array) -> bool:
