@@ -82,11 +82,10 @@ def round_for_format(
         table = replace(table, roundings={**table.roundings, options.format: chosen})
     planned = plan_format(model, table, options, notify)
     if options.scheme.blocks:
-        found, layers = round_weights_alone(planned.graph, planned.blocks, samples, progress=False)
+        found, layers = round_weights_alone(planned.graph, planned.blocks, samples)
     else:
         assert planned.pairs is not None  # a format without blocks quantizes activations
-        known = planned.pairs.qdq, planned.pairs.ranges
-        found, layers = round_weights(planned.graph, *known, samples, progress=False)
+        found, layers = round_weights(planned.graph, planned.pairs.qdq, planned.pairs.ranges, samples)
     saved = sum(layer.error for layer in layers) / max(sum(layer.nearest_error for layer in layers), 1e-30)
     text = f"{len(layers)} weights rounded with error feedback: {saved:.0%} of the squared error of nearest"
     if saved >= 1:

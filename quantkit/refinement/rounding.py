@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
 from quantkit.graph.passes.edits import name_of
@@ -17,7 +19,6 @@ from quantkit.graph.quant_params import activation_params
 from quantkit.numerics import QuantParams, dequantize_array
 from quantkit.refinement.moment_sums import HostSums, MakeSums, sums_where_they_pay
 from quantkit.refinement.moments import Moments
-from quantkit.refinement.one_thread import one_blas_thread
 from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.unfold import LayerShape, layer_shape, spread_positions
@@ -78,7 +79,7 @@ class _Rounder:
         layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
-        with one_blas_thread() if layer.matrix_shape[2] <= _NARROW else nullcontext():
+        with _blas().limit(limits=1) if layer.matrix_shape[2] <= _NARROW else nullcontext():
             rounded = round_layer(
                 layer.matrix(weight),
                 self._collect(stop, layer, layer.matrix(weight)),
@@ -140,6 +141,12 @@ class _Rounder:
         return np.arange(samples) >= samples - samples // _HELD_OUT
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's, which cuts products of small matrices among threads that then mostly wait for one another."""
+    return ThreadpoolController().select(user_api="blas")
+
+
 def _squared_errors(matrix: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """Of the output of a weight [G, R, K], for each column of what its inputs [G, K, P] differ by: [P]."""
     total = np.zeros(difference.shape[2], np.float32)
@@ -161,7 +168,12 @@ def _robust_weights(squares: np.ndarray) -> np.ndarray:
 
 
 def round_weights(
-    graph: ir.Model, plan: QdqPlan, ranges: Mapping[str, TensorRange] | None, samples: SampleBatches, *, progress: bool
+    graph: ir.Model,
+    plan: QdqPlan,
+    ranges: Mapping[str, TensorRange] | None,
+    samples: SampleBatches,
+    *,
+    progress: bool = False,
 ) -> tuple[Refinement, tuple[RoundedLayer, ...]]:
     """Rounded weights and corrected biases of everything that a plan quantizes.
 
@@ -189,12 +201,12 @@ def round_weights(
 
 
 def round_weights_alone(
-    graph: ir.Model, plan: QdqPlan, samples: SampleBatches, *, progress: bool
+    graph: ir.Model, plan: QdqPlan, samples: SampleBatches
 ) -> tuple[Refinement, tuple[RoundedLayer, ...]]:
     """The same of a plan without activations, whose operators read floats; see `plan_weight_only`."""
     nodes = {name_of(node): node for node in graph.graph}
     read = tuple(QdqEdge(name_of(nodes[edge.node].inputs[0]), edge.node, 0) for edge in plan.weights)
-    return round_weights(graph, replace(plan, activations=read), None, samples, progress=progress)
+    return round_weights(graph, replace(plan, activations=read), None, samples)
 
 
 def old_bias(edge: BiasEdge, channels: int) -> np.ndarray:

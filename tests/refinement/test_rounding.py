@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from quantkit.graph.layer_constants import constant_array
 from quantkit.graph.passes.prepare import prepare
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.numerics import dequantize_array, fake_quantize, quantize_array, weight_params
-from quantkit.refinement import one_thread
 from quantkit.refinement.recipes import round_layer
 from quantkit.refinement.rounding import _robust_weights, _squared_errors, round_weights
 from quantkit.refinement.samples import SampleBatches
@@ -21,23 +21,23 @@ def test_narrow_layers_are_rounded_by_one_thread(channels, width, monkeypatch):
     g = Builder()
     graph = prepare(load(g.model(g.conv(g.input("x", channels, 4, 4), channels, 4))), name="model")
     x = np.random.default_rng(0).normal(size=(8, channels, 4, 4)).astype(np.float32)
-    threads, at_work = [2], []
-    monkeypatch.setattr(one_thread, "blas_functions", lambda: (threads.copy().pop, threads.append))
-    monkeypatch.setattr(
-        "quantkit.refinement.rounding.round_layer", lambda *a, **k: at_work.append(threads[-1]) or round_layer(*a, **k)
-    )
     samples = SampleBatches(tuple({"x": part} for part in np.array_split(x, 4)))
     ranges = {"x": TensorRange(amax=4.0, minimum=-4, maximum=4)}
-    round_weights(graph, plan_tensorrt(graph), ranges, samples, progress=False)
-    assert (at_work, threads[-1]) == ([1 if width == 72 else 2], 2)
+    at_work = []
+
+    def round_noting_threads(*args, **options):
+        at_work.append(count_threads())
+        return round_layer(*args, **options)
+
+    monkeypatch.setattr("quantkit.refinement.rounding.round_layer", round_noting_threads)
+    with threadpool_limits(2, user_api="blas"):
+        round_weights(graph, plan_tensorrt(graph), ranges, samples)
+        at_work.append(count_threads())
+    assert at_work == [{1} if width == 72 else {2}, {2}]
 
 
-def test_threads_of_numpy_are_told():
-    get, _ = one_thread.blas_functions()
-    before = get()
-    with one_thread.one_blas_thread():
-        assert get() == 1
-    assert get() == before
+def count_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
 @pytest.mark.parametrize("num_batches", [1, 2, 3, 4, 8])
@@ -51,7 +51,7 @@ def test_some_samples_judge_rounding_however_they_are_batched(num_batches):
     batches = tuple({"x": part} for part in np.array_split(x.astype(np.float32), num_batches))
     amax = float(np.abs(x).max())
     ranges = {"x": TensorRange(amax=amax, minimum=-amax, maximum=amax)}
-    refinement, (layer,) = round_weights(graph, plan_tensorrt(graph), ranges, SampleBatches(batches), progress=False)
+    refinement, (layer,) = round_weights(graph, plan_tensorrt(graph), ranges, SampleBatches(batches))
     assert "error feedback" in layer.choice
     assert layer.error < 0.8 * layer.nearest_error
     (rounded,) = refinement.weights.values()
@@ -70,7 +70,7 @@ def test_what_a_range_clips_in_few_tokens_is_not_taken_back_from_all_of_them():
     ranges = {"x": TensorRange(amax=8.0, minimum=-8, maximum=500)}
     batches = tuple({"x": part} for part in np.array_split(x, 8))
     plan = plan_tensorrt(graph)
-    refinement, (layer,) = round_weights(graph, plan, ranges, SampleBatches(batches), progress=False)
+    refinement, (layer,) = round_weights(graph, plan, ranges, SampleBatches(batches))
     (edge,) = plan.weights
     weight, (rounded,) = constant_array(graph, edge.tensor), refinement.weights.values()
     others = x[:, 1:].reshape(-1, 32)
@@ -114,6 +114,6 @@ def test_positions_that_are_not_finite_do_not_count():
     x[:, 3] = np.inf
     ranges = {"x": TensorRange(amax=4.0, minimum=-4, maximum=4)}
     batches = tuple({"x": part} for part in np.array_split(x, 8))
-    _, (layer,) = round_weights(graph, plan_tensorrt(graph), ranges, SampleBatches(batches), progress=False)
+    _, (layer,) = round_weights(graph, plan_tensorrt(graph), ranges, SampleBatches(batches))
     assert np.isfinite(layer.error)
     assert "error feedback" in layer.choice

@@ -77,7 +77,7 @@ def test_the_streams_end_as_the_float_and_the_int8_model_do(subject: Net) -> Non
 
 def test_rounding_lowers_the_error_of_every_layer(subject: Net) -> None:
     graph, plan = subject.model.prepared(), subject.plan
-    found, layers = round_weights(graph, plan, subject.ranges(), subject.samples, progress=False)
+    found, layers = round_weights(graph, plan, subject.ranges(), subject.samples)
     assert [layer.node for layer in layers] == [edge.node for edge in plan.weights]
     assert all(layer.error <= layer.nearest_error * 1.001 for layer in layers)
     for edge in plan.weights:
@@ -98,7 +98,7 @@ def test_rounding_lowers_the_error_of_the_output_of_a_correlated_net() -> None:
     values = random.normal(size=(64, 1, 6, 6)) + 0.1 * random.normal(size=(64, 8, 6, 6))
     subject = net(g.model(g.conv(x, 8, 4, 1)), {"x": values.astype(np.float32)})
     graph = subject.model.prepared()
-    found, _ = round_weights(graph, subject.plan, subject.ranges(), subject.samples, progress=False)
+    found, _ = round_weights(graph, subject.plan, subject.ranges(), subject.samples)
     exact = float_outputs(subject)
     nearest, refined = (sqnr_db(exact, outputs_of(subject, r)) for r in (Refinement(), found))
     assert refined > nearest + 0.5
@@ -106,9 +106,7 @@ def test_rounding_lowers_the_error_of_the_output_of_a_correlated_net() -> None:
 
 def test_rounding_twice_gives_the_same_bits(subject: Net) -> None:
     def run() -> Refinement:
-        return round_weights(subject.model.prepared(), subject.plan, subject.ranges(), subject.samples, progress=False)[
-            0
-        ]
+        return round_weights(subject.model.prepared(), subject.plan, subject.ranges(), subject.samples)[0]
 
     first, second = run(), run()
     assert all((first.weights[n].codes == second.weights[n].codes).all() for n in first.weights)
@@ -139,7 +137,7 @@ def odd_biases(kind: str) -> Net:
 def test_what_is_no_bias_of_the_rows_is_left_alone(kind: str) -> None:
     subject = odd_biases(kind)
     graph, plan = subject.model.prepared(), subject.plan
-    found, _ = round_weights(graph, plan, subject.ranges(), subject.samples, progress=False)
+    found, _ = round_weights(graph, plan, subject.ranges(), subject.samples)
     assert found.biases == {}
     exact = float_outputs(subject)
     assert sqnr_db(exact, outputs_of(subject, found)) > sqnr_db(exact, outputs_of(subject, Refinement())) - 0.5
@@ -198,5 +196,5 @@ def test_members_of_a_group_are_quantized_with_its_scale() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Walk, "__init__", spy)
-        round_weights(subject.model.prepared(), subject.plan, subject.ranges(), subject.samples, progress=False)
+        round_weights(subject.model.prepared(), subject.plan, subject.ranges(), subject.samples)
     assert seen[a].scale == seen[b].scale == pytest.approx(wide / 127)
