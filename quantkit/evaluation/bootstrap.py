@@ -46,17 +46,17 @@ def explain_no_interval(
     )
 
 
-def draw_weights(num_samples: int, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+def draw_weights(num_samples: int, *, num_draws: int = NUM_DRAWS) -> Iterator[npt.NDArray[np.int64]]:
     """How often each sample is in each of `num_draws` draws of `num_samples` with replacement; int64 [num_samples].
 
-    The same number of samples and seed give the same draws: a difference is paired if both sides take the same.
+    The same number of samples gives the same draws: a difference is paired if both sides take the same.
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap.
 
     >>> [int(weights.sum()) for weights in draw_weights(5, num_draws=3)]
     [5, 5, 5]
     """
     # The raw stream, because Generator's methods may change between versions of numpy.
-    stream = np.random.PCG64(seed)
+    stream = np.random.PCG64(0)
     for _ in range(num_draws):
         drawn = stream.random_raw(num_samples) % np.uint64(num_samples)
         yield np.bincount(drawn.astype(np.int64), minlength=num_samples)

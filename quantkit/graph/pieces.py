@@ -51,12 +51,13 @@ class GraphPieces:
     Example:
         >>> import onnx
         >>> from quantkit.graph.float_model import FloatModel
-        >>> nodes = [onnx.helper.make_node("Relu", ["x"], ["y"]), onnx.helper.make_node("Neg", ["y"], ["z"])]
+        >>> relu = onnx.helper.make_node("Relu", ["x"], ["y"], name="relu")
+        >>> neg = onnx.helper.make_node("Neg", ["y"], ["z"], name="neg")
         >>> x, z = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xz")
         >>> opset = onnx.helper.make_opsetid("", 17)
-        >>> proto = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [z]), opset_imports=[opset])
+        >>> proto = onnx.helper.make_model(onnx.helper.make_graph([relu, neg], "g", [x], [z]), opset_imports=[opset])
         >>> pieces = GraphPieces(FloatModel(proto.SerializeToString()).prepared())
-        >>> pieces.behind(["y"])
+        >>> pieces.behind(["neg"])
         Piece(nodes=(1,), inputs=('y',))
     """
 
@@ -138,9 +139,9 @@ class GraphPieces:
         """The nodes at these positions."""
         return self._piece(sorted(positions))
 
-    def behind(self, tensors: Iterable[str] = (), *, nodes: Iterable[str] = ()) -> Piece:
-        """Everything that depends on some tensors, or on some nodes, these included."""
-        changed, started = set(tensors), {self.positions[name] for name in nodes}
+    def behind(self, nodes: Iterable[str]) -> Piece:
+        """Some nodes and everything that depends on them."""
+        changed, started = set[str](), {self.positions[name] for name in nodes}
         chosen = []
         for position, node in enumerate(self._nodes):
             if position in started or not changed.isdisjoint(node.reads):

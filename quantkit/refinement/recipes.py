@@ -102,7 +102,6 @@ def round_layer(
     has_bias: bool,
     scale_shape: tuple[int, int] | None = None,
     fmt: QuantFormat | None = None,
-    recipe: RoundingRecipe | None = None,
 ) -> RoundedMatrix:
     """Rounds a layer's weight by the recipe that is best on the held-out samples, then again with all the samples.
 
@@ -115,7 +114,6 @@ def round_layer(
             covariance of the inputs counts; if not, the raw second moments do.
         scale_shape: [G or 1, R or 1], which rows share a scale; default: none. See `LayerShape.scale_shape`.
         fmt: of the weight; default: INT8. With blocks, so many inputs share a scale, for each output channel.
-        recipe: to use, instead of the best.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -129,24 +127,22 @@ def round_layer(
     """
     shape = scale_shape or matrix.shape[:2]
     layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, shape, fmt or weight_format(0))
-    chosen, error, nearest_error = _choose_recipe(layer.sample_rows(), recipe)
+    chosen, error, nearest_error = _choose_recipe(layer.sample_rows())
     everything = _Fit(moments.training.merge(moments.held_out), has_bias)
     codes, scale, bias = layer.round(chosen, everything)
     return RoundedMatrix(codes, scale, bias.ravel().astype(np.float32), chosen, error, nearest_error)
 
 
-def _choose_recipe(layer: _Layer, fixed: RoundingRecipe | None) -> tuple[RoundingRecipe, float, float]:
-    """The recipe with the lowest held-out error unless it is `fixed`, its error, and that of rounding to nearest."""
+def _choose_recipe(layer: _Layer) -> tuple[RoundingRecipe, float, float]:
+    """The recipe with the lowest held-out error, that error, and that of rounding to nearest."""
     training, held_out, has_bias = layer.moments.training, layer.moments.held_out, layer.has_bias
     error_of, fit = _HeldOutError(layer), _Fit(training, has_bias)
 
     def measure(recipe: RoundingRecipe) -> float:
         return error_of(*layer.round(recipe, fit))
 
-    nearest_error = measure(RoundingRecipe())
-    if fixed is not None:
-        return fixed, measure(fixed), nearest_error
-    chosen, error = RoundingRecipe(), nearest_error
+    chosen = RoundingRecipe()
+    error = nearest_error = measure(chosen)
     if not (training.count and held_out.count):
         return chosen, error, nearest_error
     margin = _MARGIN + 1 / held_out.count

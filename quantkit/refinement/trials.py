@@ -76,7 +76,7 @@ def kept_tensors(
 
 def pieces_behind(pieces: GraphPieces, units: Mapping[str, Sequence[QdqEdge]]) -> dict[str, Piece]:
     """By unit, what lies behind the nodes that read its tensors."""
-    return {unit: pieces.behind(nodes={edge.node for edge in edges}) for unit, edges in units.items()}
+    return {unit: pieces.behind({edge.node for edge in edges}) for unit, edges in units.items()}
 
 
 _MARK = "__quantized"

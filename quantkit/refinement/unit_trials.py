@@ -118,13 +118,13 @@ class UnitTrials:
 
     def _kept(self, unit: QuantizedUnit) -> tuple[str, ...]:
         """Tensors that a run of what lies behind the unit starts from, and the output of an operator."""
-        return (*self._none.behind(nodes=unit.nodes).inputs, *([self._output(unit)] if unit.kind == "operator" else ()))
+        return (*self._none.behind(unit.nodes).inputs, *([self._output(unit)] if unit.kind == "operator" else ()))
 
     def _behind(
         self, unit: QuantizedUnit, pieces: GraphPieces, kept: Sequence[Mapping[str, Array]]
     ) -> list[dict[str, Array]]:
         """Tensors of a model that differs from the kept run at this unit alone."""
-        made = {name for position in pieces.behind(nodes=unit.nodes).nodes for name in pieces.makes(position)}
+        made = {name for position in pieces.behind(unit.nodes).nodes for name in pieces.makes(position)}
         outputs = [name for name in dict.fromkeys((*self._outputs, *self._kept(unit))) if name in made]
         if not outputs:
             return [dict(values) for values in kept]

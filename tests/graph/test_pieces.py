@@ -35,6 +35,10 @@ def run_piece(
         return runner.run({spec.name: values[spec.name] for spec in runner.inputs})
 
 
+def behind_tensor(pieces: GraphPieces, tensor: str) -> Piece:
+    return pieces.behind([name for name, p in pieces.positions.items() if tensor in pieces.reads(p)])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_what_lies_behind_and_before_a_tensor_computes_what_the_model_computes(name: str) -> None:
     graph = prepared(MODELS[name]())
@@ -44,7 +48,7 @@ def test_what_lies_behind_and_before_a_tensor_computes_what_the_model_computes(n
     exposed = expose(prepared(MODELS[name]()), [*inner, *pieces.outputs])
     whole = {**inputs, **run(exposed, inputs)}
     for tensor in {inner[0], inner[len(inner) // 2], inner[-1]}:
-        behind = pieces.behind([tensor])
+        behind = behind_tensor(pieces, tensor)
         made = {n for position in behind.nodes for n in pieces.makes(position)}
         outputs = [n for n in pieces.outputs if n in made]
         if outputs:
@@ -84,11 +88,11 @@ def test_pieces_are_what_reachability_says(model: onnx.ModelProto, data: st.Data
     start, end = data.draw(st.sampled_from(tensors)), data.draw(st.sampled_from(tensors))
     nodes = list(model.graph.node)
     behind = [i for i, node in enumerate(nodes) if any(reaches(model, start, read) for read in node.input)]
-    assert pieces.behind([start]).nodes == tuple(behind)
+    assert behind_tensor(pieces, start).nodes == tuple(behind)
     if start in ("x", "y"):
         return
     own = pieces.positions[pieces.name(pieces.producers[start])]
-    assert pieces.behind(nodes=[pieces.name(own)]).nodes == tuple(sorted({own, *behind}))
+    assert pieces.behind([pieces.name(own)]).nodes == tuple(sorted({own, *behind}))
     # Known tensors cut the way back to the inputs.
     between = [i for i, node in enumerate(nodes) if reaches_without(model, node.output[0], end, start)]
     assert pieces.between(["x", "y", start], [end]).nodes == tuple(between)
@@ -122,7 +126,7 @@ def test_one_reader_of_a_tensor_gets_another_input() -> None:
     model = g.model(g.op("Add", y, y, name="sum"), g.op("Neg", y, name="other"))
     pieces = GraphPieces(prepared(model))
     values = {y: np.full((1, 4), 2, np.float32), "changed": np.full((1, 4), 5, np.float32)}
-    piece = pieces.behind([y])
+    piece = behind_tensor(pieces, y)
     found = run_piece(pieces, piece, pieces.outputs, values, replaced={("sum", 1): "changed"})
     assert found["sum_out"].tolist() == [[7] * 4]
     assert found["other_out"].tolist() == [[-2] * 4]
@@ -133,7 +137,7 @@ def test_an_input_that_the_node_did_not_have_is_added() -> None:
     layer = g.conv(g.input("x", 3, 4, 4), 3, 2, 1, bias=False, name="conv")
     pieces = GraphPieces(prepared(g.model(layer)))
     values = {"x": np.zeros((1, 3, 4, 4), np.float32), "bias": np.array([1, -1], np.float32)}
-    found = run_piece(pieces, pieces.behind(["x"]), [layer], values, replaced={("conv", 2): "bias"})
+    found = run_piece(pieces, behind_tensor(pieces, "x"), [layer], values, replaced={("conv", 2): "bias"})
     assert found[layer][0, :, 0, 0].tolist() == [1, -1]
 
 
@@ -142,5 +146,5 @@ def test_a_branch_reads_outer_tensors() -> None:
     branch = next(p for p in pieces.positions.values() if "choose" in pieces.reads(p))
     outer = [name for name in pieces.reads(branch) if name != "choose"]
     assert len(outer) == 1
-    assert branch in pieces.behind(outer).nodes
+    assert branch in behind_tensor(pieces, outer[0]).nodes
     assert pieces.last_use[outer[0]] >= branch
