@@ -74,7 +74,7 @@ def check_table(table: CalibrationTable, model: FloatModel) -> None:
         raise StaleTableError(reason)
 
 
-def read_stored(path: Path) -> Stored:
+def stored_table(path: Path) -> Stored:
     """What there is at the path of a table."""
     if not path.exists():
         return None
@@ -98,7 +98,7 @@ def find_table(
 
     Args:
         path: of the table.
-        stored: what `read_stored` found there.
+        stored: what `stored_table` found there.
         origin: what the run calibrates on.
         settings: of the run, as its table would have them.
         dataset: the samples of `origin`. Those that a table left out make it stale as soon as they can be read.
@@ -164,7 +164,7 @@ def check_replaced(path: Path, stored: Stored, model: FloatModel, count: int, nu
 
     Args:
         path: of the table that would be replaced.
-        stored: what `read_stored` found there.
+        stored: what `stored_table` found there.
         model: that the run calibrates.
         count: of the samples that it calibrates on.
         num_samples: asked for. Where the data have so many, they are those meant.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import check_replaced, find_statistics, find_table, read_stored
+from quantkit.caches.reuse import check_replaced, find_statistics, find_table, stored_table
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
@@ -93,7 +93,7 @@ class CalibrationRun:
 
     def _reuse(self, path: Path, kept: KeptStatistics | None) -> CalibrationTable | None:
         """The table that is there, if it fits. Refuses to replace one of many more samples."""
-        stored = read_stored(path)
+        stored = stored_table(path)
         if kept is not None or self.options.reuse_only or not self.options.keep_statistics:
             made_from = self.origin, self.settings, self.dataset
             if (found := find_table(path, stored, *made_from, self.options, notify=self.notify)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from quantkit.backends.devices import choose_devices
 from quantkit.backends.ray_cluster import check_cluster
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import check_replaced, read_stored
+from quantkit.caches.reuse import check_replaced, stored_table
 from quantkit.calibration.methods import bind_method
 from quantkit.calibration.refinement_file import refinement_path
 from quantkit.commands.calibrate import settle_calibrator
@@ -46,7 +46,7 @@ def forecast_calibration(
     settle_calibrator(options)
     dataset = open_calibration_samples(model, data, options.preprocess, options)
     if not options.force:
-        check_replaced(outputs[0], read_stored(outputs[0]), model, len(dataset), options.num_samples)
+        check_replaced(outputs[0], stored_table(outputs[0]), model, len(dataset), options.num_samples)
     with with_extensions(options):
         part = cut_to_runnable(model, announcing(None))
         cost, count = measure_pass(part, dataset), len(dataset)
