@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit._version import __version__
 from quantkit.backends.tensorrt.build.manifest import write_engine
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import check_replaced, find_statistics, find_table, stored_table
+from quantkit.caches.reuse import Stored, check_replaced, find_statistics, find_table, stored_table
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.statistics_file import save_statistics
@@ -36,8 +37,6 @@ from quantkit.types.calibration import Setting
 from quantkit.types.options import CalibrationOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from quantkit.backends.devices import Devices
     from quantkit.backends.tensorrt.library import Library
     from quantkit.calibration.statistics_file import KeptStatistics, StatisticsOrigin
@@ -70,10 +69,11 @@ class CalibrationRun:
         if self.options.reuse_only and (self.options.force or self.files is None):
             raise StaleTableError("--reuse-only needs a table to reuse, and excludes --force")
         if self.files is not None and not self.options.force:
-            reused = self._reuse(self.files.table, kept)
-            if reused is not None:
+            path, stored = self.files.table, stored_table(self.files.table)
+            if (reused := self._reuse(path, stored, kept)) is not None:
                 warn_if_low(reused.quality, self.notify)
                 return reused
+            check_replaced(path, stored, self.model, len(self.dataset), self.options.num_samples)
         if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)
@@ -91,15 +91,10 @@ class CalibrationRun:
             notify=self.notify,
         )
 
-    def _reuse(self, path: Path, kept: KeptStatistics | None) -> CalibrationTable | None:
-        """The table that is there, if it fits. Refuses to replace one of many more samples."""
-        stored = stored_table(path)
-        if kept is not None or self.options.reuse_only or not self.options.keep_statistics:
-            made_from = self.origin, self.settings, self.dataset
-            if (found := find_table(path, stored, *made_from, self.options, notify=self.notify)) is not None:
-                return found
-        check_replaced(path, stored, self.model, len(self.dataset), self.options.num_samples)
-        return None
+    def _reuse(self, path: Path, stored: Stored, kept: KeptStatistics | None) -> CalibrationTable | None:
+        if self.options.keep_statistics and kept is None and not self.options.reuse_only:
+            return None
+        return find_table(path, stored, self.origin, self.settings, self.dataset, self.options, notify=self.notify)
 
     def _calibrate_natively(self, native: Library) -> CalibrationTable:
         made = self._ask_tensorrt(native)
