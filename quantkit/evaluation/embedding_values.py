@@ -9,6 +9,9 @@ from quantkit.types import Array
 _UNIT = 1e-3
 """Rows whose lengths differ from 1 by less are normalized."""
 
+_SUM_ERROR, _TINY = 1e-2, 1e-30
+"""Probabilities add up to 1 but for this; what stands for 0 in a quotient."""
+
 _MANY, _FLAT = 32, 4.0
 """Of so many classes or more, the likeliest has less than four times the probability that each would have by chance."""
 
@@ -16,15 +19,20 @@ _MANY, _FLAT = 32, 4.0
 def looks_like_embedding(values: Array) -> bool:
     """Whether the largest element of a row [C] names no class: rows of length 1, or so flat that none stands out.
 
+    Values from 0 to 1 that do not add up to 1 are scores of each class for itself, or coordinates, which are flat.
+
     >>> looks_like_embedding(np.array([[0.6, -0.8], [0.0, 1.0]])), looks_like_embedding(np.array([[0.9, 0.1]]))
     (True, False)
     """
     rows = np.asarray(values, np.float64).reshape(len(values), -1)
     rows = rows[np.isfinite(rows).all(axis=1)]
-    if not rows.size or (rows.min() >= 0 and rows.max() <= 1):
+    if not rows.size:
+        return False
+    is_share = rows.min() >= 0 and rows.max() <= 1
+    if is_share and np.abs(rows.sum(axis=1) - 1).max() < _SUM_ERROR:
         return False  # probabilities
     if rows.min() < 0 and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
         return True
-    exponents = np.exp(rows - rows.max(axis=1, keepdims=True))
-    highest = (exponents.max(axis=1) / exponents.sum(axis=1)).mean()
+    weights = rows if is_share else np.exp(rows - rows.max(axis=1, keepdims=True))
+    highest = (weights.max(axis=1) / np.maximum(weights.sum(axis=1), _TINY)).mean()
     return rows.shape[1] >= _MANY and bool(highest * rows.shape[1] < _FLAT)

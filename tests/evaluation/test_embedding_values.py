@@ -15,6 +15,8 @@ RNG = np.random.default_rng(0)
         (np.eye(100)[:16] * 8 + RNG.normal(size=(16, 100)), False),  # logits of a trained classifier
         (np.full((4, 1000), 1e-3), False),  # probabilities, however flat
         (np.full((4, 40), np.nan), False),
+        (RNG.uniform(0.1, 0.9, size=(16, 136)), True),  # landmarks of a face, as shares of its width and height
+        (np.abs(np.eye(80)[:16] - RNG.uniform(0, 0.05, size=(16, 80))), False),  # several classes in one image
     ],
 )
 def test_what_looks_like_an_embedding(values, is_embedding):

@@ -87,7 +87,7 @@ class Classification(Task):
             return ()
         if self._embedding:
             return (
-                f"Output {self._embedding!r} looks like an embedding, not like class scores, so no agreement of "
+                f"Output {self._embedding!r} looks like an embedding or coordinates, no class scores: no agreement of "
                 "classes is computed: --task embed compares neighbors. If it is class scores, pass labeled data.",
             )
         return (
