@@ -6,7 +6,7 @@ are expressions of constants. Evaluated once, they are weights like any other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -19,8 +19,10 @@ from quantkit.machine import raise_if_out_of_memory
 LARGEST_FOLDED_BYTES = 1 << 30
 """All results that replace expressions of a model, together: a few bytes can describe any size."""
 
-_ALWAYS_FOLDED_BYTES = 1 << 16
-"""Results that no weighted operator reads are stored up to here, and wherever their operands are larger."""
+_ALWAYS_FOLDED_BYTES, _LARGEST_INDEX_BYTES = 1 << 16, 1 << 14
+"""Results that no weighted operator reads are stored up to here, and wherever their operands are larger. Tables of
+indices (of ScatterND, for caches) are larger than what computes them, and decide on nothing.
+"""
 
 _READ_AS_SHAPE = 1024
 """Elements of a constant whose values may decide on a shape."""
@@ -67,9 +69,10 @@ def decided_by(model: ir.Model, inputs: Collection[str]) -> list[str]:
 
 
 def _fold(model: ir.Model, fixed: Mapping[str, np.ndarray]) -> None:
-    opset, needed, left = model.graph.opset_imports.get("", 1), _needed(model.graph), LARGEST_FOLDED_BYTES
+    opset, left = model.graph.opset_imports.get("", 1), LARGEST_FOLDED_BYTES
     known = {value: fixed[name_of(value)] for value in model.graph.inputs if name_of(value) in fixed}
     by_fixed, conditions = set(known), _conditions(model.graph) if known else set()
+    needed = _needed(model.graph, known)
     folded: set[ir.Node] = set()
     for node in model.graph:
         arguments = _arguments(node, known)
@@ -80,7 +83,9 @@ def _fold(model: ir.Model, fixed: Mapping[str, np.ndarray]) -> None:
         if arguments is None or any(value.is_graph_output() for value in node.outputs):
             continue
         size = _result_bytes(node, arguments, opset)
-        grows = size is None or size > max(sum(a.nbytes for a in arguments.values()), _ALWAYS_FOLDED_BYTES)
+        is_index = all(a.dtype.kind in "iub" for a in arguments.values())
+        limit = _LARGEST_INDEX_BYTES if is_index else _ALWAYS_FOLDED_BYTES
+        grows = size is None or size > max(sum(a.nbytes for a in arguments.values()), limit)
         if size is None or size > left or (grows and node not in needed):
             continue
         results = _evaluate(node, arguments, opset)
@@ -106,13 +111,19 @@ def _conditions(graph: ir.Graph) -> set[ir.Node]:
     return ancestors(node.inputs[0] for node in graph if node.op_type == "If" and node.domain in ("", "ai.onnx"))
 
 
-def _needed(graph: ir.Graph) -> set[ir.Node]:
-    """Nodes that weights, biases and conditions are made by."""
+def _needed(graph: ir.Graph, known: Container[ir.Value]) -> set[ir.Node]:
+    """Nodes that weights, biases and conditions are made by, if constants or what is known make them."""
+    varying = {value for value in graph.inputs if not value.is_initializer() and value not in known}
+    for node in graph:
+        if not varying.isdisjoint(node.inputs):
+            varying.update(node.outputs)
     return ancestors(
         node.inputs[index]
         for node in graph
         for index in _WEIGHTED.get(node.op_type, ())
-        if node.domain in ("", "ai.onnx", "com.microsoft") and index < len(node.inputs)
+        if node.domain in ("", "ai.onnx", "com.microsoft")
+        and index < len(node.inputs)
+        and node.inputs[index] not in varying
     )
 
 

@@ -97,6 +97,16 @@ def test_a_mask_of_any_size_does_not_grow_the_model() -> None:
     assert "ConstantOfShape" in {node.op_type for node in graph.graph}
 
 
+def test_a_table_of_indices_in_front_of_a_product_does_not_grow_the_model() -> None:
+    """Exporters make the places that ScatterND writes to, of a cache, by Expand and Concat."""
+    g = Builder()
+    cache = g.input("cache", 96, 64)
+    index = g.op("Expand", g.constant(np.zeros((1, 1, 1), np.int64)), g.constant(np.array([1, 96 * 32, 1])))
+    proto = g.model(g.linear(g.op("Gather", cache, g.op("Squeeze", index), axis=1), 64, 8))
+    graph = FloatModel(proto.SerializeToString()).prepared()
+    assert "Expand" in {node.op_type for node in graph.graph}
+
+
 @pytest.mark.parametrize("op_type", ["RandomNormalLike", "QuantizeLinear"])
 def test_chance_and_quantization_are_no_constants(op_type: str) -> None:
     g = Builder()
