@@ -53,7 +53,8 @@ class PlacedSamples(DatasetView):
 def find_batch_axes(inputs: Sequence[TensorSpec], declared: Mapping[str, int]) -> dict[str, int | None]:
     """Where each input has the batch, if it is not the first dimension.
 
-    What is declared counts; else a later dimension with the name of the first input's first one. A scalar has none.
+    What is declared counts; else a later dimension with the name of the first input's first one, or of size 1 where that
+    is fixed to 1. A scalar has none.
 
     Args:
         inputs: of the model.
@@ -77,6 +78,8 @@ def find_batch_axes(inputs: Sequence[TensorSpec], declared: Mapping[str, int]) -
             found[spec.name] = None
         elif isinstance(batch, str) and batch != "?" and batch in spec.shape[1:] and spec.shape[0] != batch:
             found[spec.name] = spec.shape.index(batch)
+        elif batch == 1 and isinstance(spec.shape[0], int) and spec.shape[0] != 1 and 1 in spec.shape:
+            found[spec.name] = spec.shape.index(1)
     return {name: axis for name, axis in found.items() if axis != 0}
 
 

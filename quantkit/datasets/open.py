@@ -271,7 +271,9 @@ def open_dataset(
     _check_kind(source)
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
-        raise DatasetError(f"images fill one input, but the model has {names}: save arrays by these names as .npz")
+        raise DatasetError(
+            f"images fill one input, but the model has {names}: save arrays by these names as .npz, or give calibrate a --loader"
+        )
     if preprocessing is None:
         preprocessing, is_preset = resolve_preprocessing(inputs[0]), True
     else:

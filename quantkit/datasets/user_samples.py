@@ -177,9 +177,11 @@ def _fit(made: Any, spec: TensorSpec, where: str) -> Array:
         want == have for want, have in zip(wanted, array.shape, strict=True) if isinstance(want, int)
     )
     if array.dtype.kind not in "biuf" or not fits or not is_castable(array.dtype, spec.dtype):
+        batch = "without a batch dimension; of steps of a sequence, name the states: --state INPUT=OUTPUT"
+        hint = f", {batch}" if array.ndim == len(spec.shape) else ""
         raise DatasetError(
             f"{where}: {array.dtype} {list(array.shape)} for input {spec.name!r}, which takes {spec.dtype} {shape} for "
-            "one sample"
+            f"one sample{hint}"
         )
     return cast_row(array, spec.dtype, f"{where}: input {spec.name!r}")
 

@@ -38,6 +38,9 @@ def test_a_batch_is_found_by_its_name_and_else_declared():
     unnamed = [TensorSpec("x", FLOAT, ("?", 4)), TensorSpec("y", FLOAT, (2, "?", 3))]
     assert find_batch_axes(unnamed, {}) == {}
     assert find_batch_axes([SOUND, FIXED], {"state": 1}) == {"state": 1}
+    one = TensorSpec("x", FLOAT, (1, 4))
+    assert find_batch_axes([one, FIXED, TensorSpec("size", FLOAT, (2,))], {}) == {"state": 1}
+    assert find_batch_axes([one, TensorSpec("cache", FLOAT, (2, 3, 1, 1, 8))], {}) == {"cache": 2}
     assert [spec.shape for spec in first_axes([SOUND, STATE], {"state": 1})] == [("N", None), (None, 2, 3)]
 
 
