@@ -43,6 +43,7 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration.table import load_table
 from quantkit.commands.chosen_samples import open_calibration_samples
 from quantkit.datasets.batching import make_batches, run_padded
+from quantkit.datasets.image_decoding import IMAGE_SUFFIXES
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.evaluation.detection.declared import parse_layout
 from quantkit.evaluation.detection.decoding import Frame
@@ -135,7 +136,8 @@ def turn_documents(folder: Path) -> None:
     """Every document in four orientations, a folder for each; every other one is for calibration."""
     if (made := folder / "made" / "documents").exists():
         return
-    for number, file in enumerate(sorted((folder / "documents").iterdir())):
+    files = sorted(file for file in (folder / "documents").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    for number, file in enumerate(files):
         image = Image.open(file).convert("RGB")
         for quarter in range(4):
             target = made / ("train", "val")[number % 2] / str(quarter) / f"{file.stem}.png"
