@@ -53,8 +53,8 @@ class PlacedSamples(DatasetView):
 def find_batch_axes(inputs: Sequence[TensorSpec], declared: Mapping[str, int]) -> dict[str, int | None]:
     """Where each input has the batch, if it is not the first dimension.
 
-    What is declared counts; else a later dimension with the name of the first input's first one, or of size 1 where that
-    is fixed to 1. A scalar has none.
+    What is declared counts; else a later dimension with the name of the first input's first one, or its size if it is
+    1. A scalar has none.
 
     Args:
         inputs: of the model.

@@ -272,7 +272,7 @@ def open_dataset(
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
         raise DatasetError(
-            f"images fill one input, but the model has {names}: save arrays by these names as .npz, or give calibrate a --loader"
+            f"images fill one input, but the model has {names}: save arrays by these names as .npz, or use --loader"
         )
     if preprocessing is None:
         preprocessing, is_preset = resolve_preprocessing(inputs[0]), True
