@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import sys
 import traceback
@@ -27,8 +28,16 @@ def source_hash(spec: str) -> str:
     Raises:
         OptionError: it cannot be read.
     """
-    path = Path(spec.rpartition(":")[0])
-    return hashlib.sha256(read_input(path, OptionError)).hexdigest()
+    return file_hash(spec.rpartition(":")[0])
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file of the user's, source or library, hexadecimal.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    return hashlib.sha256(read_input(path, OptionError, most_bytes=None)).hexdigest()
 
 
 def short_name(spec: str) -> str:

@@ -232,7 +232,7 @@ def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
     """Registers libraries of custom operators, in their order, with every session that is made meanwhile.
 
     Raises:
-        BackendError: there is no such file.
+        BackendError: there is no such file, or it is not such a library.
     """
     for path in libraries:
         if not Path(path).is_file():
@@ -240,6 +240,8 @@ def using_extensions(libraries: Sequence[PathLike]) -> Iterator[None]:
     before = list(_extensions)
     _extensions[:] = dict.fromkeys((*before, *(str(Path(path).resolve()) for path in libraries)))
     try:
+        if len(_extensions) > len(before):  # where no session follows, nobody else would notice
+            _register_extensions(_import().SessionOptions())
         yield
     finally:
         _extensions[:] = before

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.caches.files import CalibrationFiles
-from quantkit.caches.reuse import calibration_facts
+from quantkit.caches.reuse import calibration_facts, check_replaced, stored_table
 from quantkit.calibration.choose_ranges import choose_ranges
 from quantkit.calibration.methods import bind_method, method_settings
 from quantkit.calibration.statistics import merge_tensors
@@ -61,7 +61,7 @@ def merge_statistics(
     Raises:
         OutputError: a part would be replaced by the table or the merged statistics.
         CalibrationError: a file that cannot be used, parts of another model, preprocessing, set of tensors or histogram
-            rule, or samples that are in two parts.
+            rule, samples that are in two parts, or a table of many more samples that would be replaced.
     """
     notify = announcing(notify)
     bind_method(method, method_options)
@@ -71,6 +71,10 @@ def merge_statistics(
     _check_disjoint(parts, notify)
     _report_inexact(parts, notify)
     whole = _merged(list(parts.values()))
+    if table_path is not None:
+        fix = "pass all parts, write elsewhere (-o), or delete it first"
+        there = Path(table_path)
+        check_replaced(there, stored_table(there), whole.origin.model_hash, whole.num_samples, fix=fix)
     ranges, skipped = choose_ranges(whole, method, method_options, progress=progress, notify=notify)
     table = CalibrationTable(
         tensors=ranges,

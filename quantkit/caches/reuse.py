@@ -42,6 +42,8 @@ Stored = CalibrationTable | CalibrationError | None
 _FAR_FEWER = 10
 """A table made from so many times as many samples is not replaced unasked."""
 
+_WITH_FORCE = "check --data, write elsewhere (calibrate -o), or replace it with calibrate --force"
+
 
 def calibration_facts(
     made_from: CalibrationTable | StatisticsOrigin, settings: Mapping[str, Setting], deciding: Iterable[str]
@@ -159,26 +161,28 @@ def find_table(
     return stored
 
 
-def check_replaced(path: Path, stored: Stored, model: FloatModel, count: int, num_samples: int) -> None:
+def check_replaced(
+    path: Path, stored: Stored, model_hash: str, count: int, *, asked: int | None = None, fix: str = _WITH_FORCE
+) -> None:
     """Keeps a table of the same model that was made from many more samples: the data are probably not those meant.
 
     Args:
         path: of the table that would be replaced.
         stored: what `stored_table` found there.
-        model: that the run calibrates.
-        count: of the samples that it calibrates on.
-        num_samples: asked for. Where the data have so many, they are those meant.
+        model_hash: of the model of the new one.
+        count: of the samples of the new one.
+        asked: how many were asked for. Where the data have so many, they are those meant.
+        fix: what to do about it, to end the message.
 
     Raises:
         CalibrationError: naming both numbers, and how to replace the table nevertheless.
     """
-    if not isinstance(stored, CalibrationTable) or count >= num_samples:
+    if not isinstance(stored, CalibrationTable) or (asked is not None and count >= asked):
         return
-    if stored.model_hash == model.hash and count * _FAR_FEWER <= stored.num_samples:
+    if stored.model_hash == model_hash and count * _FAR_FEWER <= stored.num_samples:
         raise CalibrationError(
             f"{path} was made from {stored.num_samples:,} samples and would be replaced by one from "
-            f"{plural(count, 'sample')}: check --data, write elsewhere (calibrate -o), or replace it with calibrate "
-            "--force"
+            f"{plural(count, 'sample')}: {fix}"
         )
 
 

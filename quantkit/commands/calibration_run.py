@@ -73,7 +73,7 @@ class CalibrationRun:
             if (reused := self._reuse(path, stored, kept)) is not None:
                 warn_if_low(reused.quality, self.notify)
                 return reused
-            check_replaced(path, stored, self.model, len(self.dataset), self.options.num_samples)
+            check_replaced(path, stored, self.model.hash, len(self.dataset), asked=self.options.num_samples)
         if self.native is not None and self.options.method != "auto":
             return self._calibrate_natively(self.native)
         return self._calibrate(kept)

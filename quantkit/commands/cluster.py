@@ -21,9 +21,9 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
 from quantkit.types import Dataset, PathLike
-from quantkit.types.options import CalibrationOptions
+from quantkit.types.options import CalibrationOptions, EvaluationOptions, SensitivityOptions
 from quantkit.urls import DataUrl, data_path
-from quantkit.user_code import names_code, source_hash
+from quantkit.user_code import file_hash, names_code
 
 _Shard = TypeVar("_Shard", bound=Shard)
 _Result = TypeVar("_Result")
@@ -59,7 +59,7 @@ def describe_inputs(
     model: FloatModel,
     data: PathLike,
     contents: Sequence[tuple[str, str]],
-    preprocess: object,
+    options: CalibrationOptions | EvaluationOptions | SensitivityOptions,
     task: TaskOptions | None = None,
 ) -> dict[str, Any]:
     """What every `Shard` holds, of one with all samples.
@@ -69,8 +69,10 @@ def describe_inputs(
     """
     if not model.source_files:
         raise ModelError("--ray needs a model file that every node can read")
+    preprocess = options.preprocess
     said = [getattr(preprocess, "preset", preprocess), getattr(preprocess, "loader", None)]
     said += [] if task is None else [task.decoder, task.postprocess, task.metric]
+    source = [spec.rpartition(":")[0] for spec in said if isinstance(spec, str) and names_code(spec)]
     return {
         "folder": str(Path.cwd()),
         "model": os.path.abspath(model.path),
@@ -80,7 +82,7 @@ def describe_inputs(
         "threads": 1,
         "first": 0,
         "contents": tuple(contents),
-        "code": {spec: source_hash(spec) for spec in said if isinstance(spec, str) and names_code(spec)},
+        "code": {path: file_hash(path) for path in (*source, *map(str, options.ort_extension))},
     }
 
 
@@ -144,7 +146,7 @@ def collect_on_cluster(
     Raises:
         QuantKitError: as there; or there is no cluster, or its nodes do not see the same model and data.
     """
-    inputs = describe_inputs(model, data, origin.contents, options.preprocess)
+    inputs = describe_inputs(model, data, origin.contents, options)
     if (size := options.batch_size) is None:
         with members as opened:
             size = choose_batch_size(opened, dataset, strict=options.strict)

@@ -92,7 +92,7 @@ def judge_on_cluster(
         facts=data.task.facts,
         are_scores=None,
         variants=_hashes(opened),
-        **describe_inputs(model, data.path, contents_of(data.dataset), options.preprocess, data.task_options),
+        **describe_inputs(model, data.path, contents_of(data.dataset), options, data.task_options),
     )
     title, (needs_gpu, *_) = "evaluating" if options.progress else None, (*on_gpu, "")
     with open_cluster(str(options.ray), use_gpus=bool(on_gpu), needs_gpu=needs_gpu) as cluster:

@@ -54,7 +54,7 @@ def trying_on_cluster(
         QuantKitError: there is no cluster, or its nodes do not see the same model and data.
     """
     alone = replace(options, table=None, ray=None, progress=False, device="cpu")
-    whole = TrialShard(options=alone, table=table, **describe_inputs(model, data, contents, options.preprocess))
+    whole = TrialShard(options=alone, table=table, **describe_inputs(model, data, contents, options))
     with open_cluster(str(options.ray), use_gpus=False) as cluster:
         notify(Notice("info", "device", describe_cluster(cluster, "which try tensors and operators")))
 

@@ -46,7 +46,7 @@ def forecast_calibration(
     settle_calibrator(options)
     dataset = open_calibration_samples(model, data, options.preprocess, options)
     if not options.force:
-        check_replaced(outputs[0], stored_table(outputs[0]), model, len(dataset), options.num_samples)
+        check_replaced(outputs[0], stored_table(outputs[0]), model.hash, len(dataset), asked=options.num_samples)
     with with_extensions(options):
         part = cut_to_runnable(model, announcing(None))
         cost, count = measure_pass(part, dataset), len(dataset)

@@ -26,7 +26,7 @@ from quantkit.notices import announcing
 from quantkit.types import Dataset, PathLike, TensorStatistics
 from quantkit.types.options import CalibrationOptions
 from quantkit.urls import data_path
-from quantkit.user_code import source_hash
+from quantkit.user_code import file_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Shard:
         threads: of ONNX Runtime and the decoder.
         first: position of the first sample among those that the command chose.
         contents: id and content hash of each sample.
-        code: hash of each file of the user's that is named, "file.py:name".
+        code: hash of each file of the user's, by path: source that is named, and libraries of operators.
     """
 
     folder: str
@@ -67,9 +67,9 @@ class Shard:
         if (versions := collecting_versions()) != self.versions:
             here, wanted = (" with ".join(map(" ".join, of.items())) for of in (versions, self.versions))
             raise BackendError(f"{here} is installed: install {wanted}, as the command has")
-        for spec, digest in self.code.items():
-            if source_hash(spec) != digest:
-                raise ChangedDataError(f"{spec.rpartition(':')[0]} is another file than that of the command")
+        for path, digest in self.code.items():
+            if file_hash(path) != digest:
+                raise ChangedDataError(f"{path} is another file than that of the command")
 
     def check_model(self, model: FloatModel) -> FloatModel:
         """The model, if it is that of the command.

@@ -166,16 +166,12 @@ class _Search:
             took = took if is_kept else f"{time.monotonic() - start:.0f} s"
         (check,) = check_limits(self.reports[choice], Limits(max_drop=self.drop), variants=[VARIANT])
         if is_new:
-            told = f"{plural(self._num_float(units), 'tensor')} in float"
-            told += f"{f' ({self._num_float()} by calibration)' if self._num_float() else ''}"
-            told += f"{f', {len(self._formats(others))} in FP8' if others else ''}"
+            kept, chosen = len(self.evaluations.table.float_tensors), self._float_tensors(units)
+            told = f"{plural(kept + len(chosen), 'tensor')} in float{f' ({kept} by calibration)' if kept else ''}"
+            told += f", {len(self._formats(others))} in FP8" if others else ""
             text = f"evaluation {len(self.reports)}: {told}: {check.sentence} ({took})"
             self.notify(Notice("info", "accuracy", text))
         return check
-
-    def _num_float(self, units: Sequence[str] = ()) -> int:
-        """Tensors in float with these units: those of the calibration too."""
-        return len(self.evaluations.table.float_tensors) + sum(len(self.units[name].tensors) for name in units)
 
     def _formats(self, units: Sequence[str]) -> dict[str, Literal["fp8"]]:
         return {tensor: "fp8" for name in units for tensor in self.units[name].tensors}
@@ -190,11 +186,11 @@ class _Search:
     def _point(self, choice: _Choice, work: Mapping[str, float]) -> PlanPoint:
         (units, others), report, check = choice, self.reports[choice], self.check(*choice)
         assert report.score is not None  # the check needs it
-        no_kernels = {node for name in others for node in self.units[name].nodes} - self.float8_nodes
-        in_float = no_kernels.union(*(self.units[name].nodes for name in units))
+        nodes = {node for name in others for node in self.units[name].nodes}
+        in_float = (nodes - self.float8_nodes).union(*(self.units[name].nodes for name in units))
         quantized = {node for unit in self.units.values() for node in unit.nodes} - in_float
         return PlanPoint(
-            num_float=self._num_float(units),
+            num_float=len(self.evaluations.table.float_tensors) + len(self._float_tensors(units)),
             quantized_work=sum(work.get(node, 0.0) for node in quantized),
             score=next(e for e in report.evaluations if e.name == VARIANT).metrics[report.score.name],
             loss=check.value,

@@ -51,6 +51,9 @@ def test_merged_shards_equal_the_whole(quantkit, part, digits, tmp_path):
     other = quantkit("cache", "merge", *parts, "-o", table, "--method", "percentile", "--percentile", "99.5")
     assert other.code == 0
     assert load_table(table).tensors != expected.tensors
+    refused = quantkit("cache", "merge", parts[1], "-o", table)
+    assert (refused.code, load_table(table).num_samples) == (1, 100)
+    assert f"{table} was made from 100 samples and would be replaced by one from 10 samples: pass all" in refused.err
 
 
 def test_incompatible_shards_are_refused(quantkit, part, tmp_path):

@@ -133,8 +133,8 @@ def test_unreadable_samples_are_left_out_as_on_one_machine(inline, tmp_path):
 
 def shard_of(folder: Path, **other) -> CalibrationShard:
     """Two samples that are not those of the data."""
-    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"), ("c", "d")), None)
     options = quantkit.CalibrationOptions(batch_size=4, progress=False)
+    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"), ("c", "d")), options)
     return replace(CalibrationShard(options=options, **inputs), folder=str(folder), **other)
 
 
@@ -147,7 +147,7 @@ def shard_of(folder: Path, **other) -> CalibrationShard:
             BackendError,
             r"is installed: install quantkit .* with onnxruntime 0\.1, as",
         ),
-        ({"code": {f"{__file__}:f": "0" * 64}}, ChangedDataError, r"\.py is another file than that of the command"),
+        ({"code": {__file__: "0" * 64}}, ChangedDataError, r"\.py is another file than that of the command"),
         ({}, ChangedDataError, "calib holds other samples than those of the command"),
         ({"first": 1_000_000}, ChangedDataError, "calib holds other samples than those of the command"),
     ],
@@ -155,6 +155,16 @@ def shard_of(folder: Path, **other) -> CalibrationShard:
 def test_a_node_that_sees_anything_else_than_the_command_says_so(other, error, message, tmp_path):
     with pytest.raises(error, match=message):
         collect_shard(shard_of(tmp_path, **other))
+
+
+def test_a_node_with_another_library_of_operators_says_so(tmp_path):
+    library = tmp_path / "operators.so"
+    library.write_bytes(b"the command's")
+    options = quantkit.CalibrationOptions(ort_extension=[library], batch_size=4, progress=False)
+    inputs = describe_inputs(FloatModel.open(MODEL), DATA, (("a", "b"),), options)
+    library.write_bytes(b"the node's")
+    with pytest.raises(ChangedDataError, match=r"operators\.so is another file than that of the command"):
+        collect_shard(CalibrationShard(options=options, **inputs))
 
 
 def test_a_part_that_cannot_be_read_at_all_has_a_reason_for_each_sample(tmp_path):

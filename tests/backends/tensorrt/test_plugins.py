@@ -178,6 +178,14 @@ def test_an_extension_of_onnx_runtime_is_loaded(command, detector, plugin_librar
     assert "--ort-extension gone.so: no such file" in gone.err
 
 
+def test_what_is_no_library_is_refused_where_no_session_opens(command, detector, tmp_path):
+    (tmp_path / "junk.so").write_text("junk")
+    words = (detector / "net.onnx", "--table", tmp_path / "t.json", "--ort-extension", tmp_path / "junk.so")
+    outcome = command("quantize", *words, "-o", tmp_path / "new.onnx")
+    assert outcome.code == 1
+    assert f"--ort-extension {tmp_path / 'junk.so'}: ONNX Runtime cannot load it: " in outcome.err
+
+
 def test_every_session_gets_the_extension(tmp_path, plugin_libraries):
     g = Builder()
     onnx.save(g.model(g.conv(g.input("x", 3, 8, 8), 3, 16)), tmp_path / "net.onnx")
