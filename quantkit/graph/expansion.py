@@ -46,25 +46,31 @@ def check_expansion(model: ir.Model, name: str) -> None:
     if count > MOST_NODES:
         shown = str(count) if count < 10**9 else f"about 10^{len(str(count)) - 1}"
         raise ModelError(f"{name} expands to {shown} nodes, more than the limit of {MOST_NODES}")
-    for node in (node for part in _parts(model) for node in ir.traversal.RecursiveGraphIterator(part)):
+    for node in all_nodes(model):
         if node.op_type == "Range" and (length := _range_length(node)) > LONGEST_RANGE:
             raise ModelError(
                 f"{name}: node {node.name!r} (Range) gives {length:.3g} numbers, more than the limit of {LONGEST_RANGE}"
             )
 
 
-def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
+def model_parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    """The graph, and the functions that it may call."""
     return [model.graph, *model.functions.values()]
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Nodes of the graph and of functions, those of their sub-graphs included."""
+    for part in model_parts(model):
+        yield from ir.traversal.RecursiveGraphIterator(part)
 
 
 def _names(model: ir.Model) -> Iterator[str]:
     for graph in model.graphs():
         values = (*graph.inputs, *graph.outputs, *graph.initializers.values())
         yield from (value.name for value in values if isinstance(value.name, str))
-    for part in _parts(model):
-        for node in ir.traversal.RecursiveGraphIterator(part):
-            named = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
-            yield from (text for text in (node.name, node.op_type, node.domain, *named) if isinstance(text, str))
+    for node in all_nodes(model):
+        named = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
+        yield from (text for text in (node.name, node.op_type, node.domain, *named) if isinstance(text, str))
 
 
 def _expanded(model: ir.Model, name: str) -> int:

@@ -21,8 +21,10 @@ from quantkit.graph.passes.prepare import (
     FLOAT_TYPES,
     INTEGER_PRODUCTS,
     WEIGHTED_OPS,
+    constant_at,
     constant_of,
     format_needs,
+    input_at,
     is_integer_operator,
     is_standard,
 )
@@ -165,8 +167,7 @@ def _integer_operator(node: ir.Node) -> QdqFinding:
 
 
 def _has_fp16_scale(node: ir.Node) -> bool:
-    scale = _constant(node, 1)
-    return (_input(node, 1).dtype if scale is None else ir.DataType.from_numpy(scale.dtype)) is ir.DataType.FLOAT16
+    return _type_at(node, 1) is ir.DataType.FLOAT16
 
 
 def _fp16_scale(node: ir.Node) -> QdqFinding:
@@ -194,7 +195,7 @@ def _lint_parameters(node: ir.Node) -> Iterator[QdqFinding]:
         text = "INT32 bias: TensorRT rejects the model; keep the bias in float (ONNX Runtime: QuantizeBias=False)"
         yield QdqFinding("int32 bias", name, "refused", text)
         return
-    scale, zero = (_constant(node, i) for i in (1, 2))
+    scale, zero = (constant_at(node, i) for i in (1, 2))
     if zero is not None and np.any(zero != 0):
         text = "zero point is not 0: TensorRT rejects the model; use symmetric quantization"
         yield QdqFinding("zero point", name, "refused", text)
@@ -275,7 +276,7 @@ def _float_reason(node: ir.Node) -> str:
         return "weight scales are not along the output channels"
     for i in WEIGHTED_OPS[node.op_type]:
         source = _dequantizer(node.inputs[i])
-        scale = _constant(source, 1) if source is not None else None
+        scale = constant_at(source, 1) if source is not None else None
         if scale is not None and scale.ndim > 0 and source is not None and _source(source) is None:
             return "an activation scale is not a scalar"
     return ""
@@ -321,7 +322,7 @@ def _wrong_axis(node: ir.Node) -> int | None:
     """Axis of the weight's scales if it is not that of the output channels."""
     index = 1 if _weight_source(node.inputs[1]) is not None else 0
     source = _dequantizer(node.inputs[index])
-    scale = _constant(source, 1) if source is not None else None
+    scale = constant_at(source, 1) if source is not None else None
     weight = _weight_source(node.inputs[index])
     if source is None or scale is None or scale.size < 2 or weight is None or weight.shape is None:
         return None
@@ -359,36 +360,29 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def _scale_key(node: ir.Node) -> object:
-    scale = _constant(node, 1)
+    scale = constant_at(node, 1)
     return node.inputs[1] if scale is None else scale.tobytes()
 
 
 def _quantized_type(node: ir.Node) -> ir.DataType | None:
     """Element type of a QuantizeLinear's output or a DequantizeLinear's input."""
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        zero = constant_of(node.inputs[2])
-        return zero.dtype if zero is not None else node.inputs[2].dtype
+    if input_at(node, 2) is not None:
+        return _type_at(node, 2)
     if _is_dq(node):
-        tensor = constant_of(node.inputs[0])
-        return tensor.dtype if tensor is not None else _input(node, 0).dtype
+        return _type_at(node, 0)
     return ir.DataType(node.attributes.get_int("output_dtype", ir.DataType.UINT8) or ir.DataType.UINT8)
+
+
+def _type_at(node: ir.Node, index: int) -> ir.DataType | None:
+    value = input_at(node, index)
+    tensor = constant_of(value)
+    return tensor.dtype if tensor is not None else None if value is None else value.dtype
 
 
 def _is_unsigned_by_default(node: ir.Node | None) -> bool:
     if node is None or not _is_q(node):
         return False
-    has_zero_point = len(node.inputs) > 2 and node.inputs[2] is not None
-    return not has_zero_point and not node.attributes.get_int("output_dtype", 0)
-
-
-def _constant(node: ir.Node, index: int) -> np.ndarray | None:
-    tensor = constant_of(node.inputs[index]) if index < len(node.inputs) else None
-    return tensor.numpy() if tensor is not None else None
-
-
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    return ir.Value() if value is None else value
+    return input_at(node, 2) is None and not node.attributes.get_int("output_dtype", 0)
 
 
 def _is_q(node: ir.Node) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of
+from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_at, constant_of, input_at
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def activation_scales(model: ir.Model) -> tuple[dict[str, ReadScale], dict[str, 
         if value is None or constant_of(value) is not None or len(node.inputs) < 2:
             continue
         name = _output_name(node) or _name(value)
-        scale = _constant(node, 1)
+        scale = constant_at(node, 1)
         if scale is None or scale.size != 1:
             unread[name] = "its scale is computed" if scale is None else f"it has {scale.size} scales"
             continue
         read = _read(node, float(scale.astype(np.float32).reshape(())))
-        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        zero = input_at(node, 2)
         if zero is not None and zero.dtype is ir.DataType.FLOAT8E4M3FN:
             unread[name] = "it is quantized to FP8, whose scales are no ranges of INT8"
         elif read is None:
@@ -81,7 +81,7 @@ def _name(value: ir.Value) -> str:
 
 
 def _read(node: ir.Node, scale: float) -> ReadScale | None:
-    zero = _constant(node, 2)
+    zero = constant_at(node, 2)
     if zero is None:
         declared = node.attributes.get_int("output_dtype", 0)
         dtype = np.dtype(np.int8) if declared == ir.DataType.INT8 else np.dtype(np.uint8)
@@ -97,8 +97,3 @@ def _read(node: ir.Node, scale: float) -> ReadScale | None:
         return ReadScale(scale, -127 * scale, 127 * scale, True)
     info = np.iinfo(dtype)
     return ReadScale(scale, (int(info.min) - point) * scale, (int(info.max) - point) * scale, False)
-
-
-def _constant(node: ir.Node, index: int) -> np.ndarray | None:
-    tensor = constant_of(node.inputs[index]) if index < len(node.inputs) else None
-    return None if tensor is None else np.asarray(tensor.numpy())

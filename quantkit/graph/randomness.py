@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.graph.expansion import all_nodes
 from quantkit.notices import Notice, Notify, join_names
 
 _RANDOM = frozenset(
@@ -43,9 +44,7 @@ def warn_of_randomness(model: ir.Model, notify: Notify) -> None:
 
 
 def _titles(model: ir.Model, is_meant: Callable[[ir.Node], bool]) -> list[str]:
-    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    nodes = (node for part in parts for node in ir.traversal.RecursiveGraphIterator(part))
-    return [f"{node.name or node.outputs[0].name} ({node.op_type})" for node in nodes if is_meant(node)]
+    return [f"{node.name or node.outputs[0].name} ({node.op_type})" for node in all_nodes(model) if is_meant(node)]
 
 
 def _is_of_training(node: ir.Node) -> bool:

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.graph.expansion import all_nodes, model_parts
 from quantkit.machine import raise_if_out_of_memory
 
 _STANDARD = ("", "ai.onnx")
@@ -31,7 +32,7 @@ def check_content(model: ir.Model, name: str) -> None:
             raise ModelError(
                 f"{name}: the name {odd[0]!r} is not Unicode text: the file is damaged or not an ONNX model"
             )
-    for part in _parts(model):
+    for part in model_parts(model):
         opsets = part.opset_imports
         for node in ir.traversal.RecursiveGraphIterator(part):
             reason = _broken_rule(node, opsets.get("", opsets.get("ai.onnx", 1)))
@@ -52,19 +53,10 @@ def _names(model: ir.Model) -> Iterator[list[object]]:
             for value in graph.initializers.values()
             if isinstance(value.const_value, ir.ExternalTensor)
         ]
-    for node in _nodes(model):
+    for node in all_nodes(model):
         yield [node.name, node.op_type, node.domain, node.overload, *node.attributes]
         yield [value.name for value in (*node.inputs, *node.outputs) if value is not None]
     yield [*model.metadata_props, *model.metadata_props.values()]
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for part in _parts(model):
-        yield from ir.traversal.RecursiveGraphIterator(part)
-
-
-def _parts(model: ir.Model) -> list[ir.Graph | ir.Function]:
-    return [model.graph, *model.functions.values()]
 
 
 def _broken_rule(node: ir.Node, opset: int) -> str | None:
@@ -110,7 +102,7 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
         for name, value in graph.initializers.items():
             if value.const_value is not None:
                 yield name, value.const_value
-    for node in _nodes(model):
+    for node in all_nodes(model):
         for attribute in node.attributes.values():
             # Not as_tensor: it fails on a tensor without a type.
             if attribute.type is ir.AttributeType.TENSOR and not attribute.is_ref():

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import Names, name_of, replace_constant
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.prepare import constant_of, input_at, is_standard
 from quantkit.types import QdqEdge, QdqPlan
 
 SCALED = "quantkit.channel_scale"
@@ -195,7 +195,7 @@ def bias_input(node: ir.Node) -> tuple[ir.Node, int] | None:
         return _bias_add(node)
     if not is_standard(node, "Conv", "ConvTranspose", "Gemm") or bias_factor(node) == 0.0:
         return None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = input_at(node, 2)
     return (node, 2) if bias is None or constant_of(bias) is not None else None
 
 

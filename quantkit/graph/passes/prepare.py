@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -168,7 +169,7 @@ def has_signed_activations(model: ir.Model) -> bool:
     """
     for node in model.graph:
         index = {"QuantizeLinear": 2, "DequantizeLinear": 0}.get(node.op_type)
-        value = node.inputs[index] if index is not None and len(node.inputs) > index else None
+        value = None if index is None else input_at(node, index)
         kinds = (*_ONLY_TENSORRT, ir.DataType.INT8) if index == 2 else _ONLY_TENSORRT
         if value is not None and value.dtype in kinds:
             return True
@@ -190,6 +191,17 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if producer is not None and is_standard(producer, "Constant"):
         return ir.convenience.get_const_tensor(value)
     return None
+
+
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """What a node reads at one of its inputs; None where that is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def constant_at(node: ir.Node, index: int) -> np.ndarray | None:
+    """The constant at an input of a node; None where something else or nothing is."""
+    tensor = constant_of(input_at(node, index))
+    return None if tensor is None else tensor.numpy()
 
 
 def _mark_sequences(graph: ir.Graph) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.prepare import constant_of, input_at, is_standard
 
 _ALIGNED_CHANNELS = 4
 """With fewer input channels a Conv cannot use the kernel that reads its input in place (x86: 4 bytes a step)."""
@@ -56,7 +56,7 @@ def keep_float_weights(model: ir.Model) -> ir.Model:
             continue
         if _dequantize(node.inputs[0]) is None or not _leads_to_quantize(node):
             continue
-        given = node.inputs[2] if len(node.inputs) > 2 else None
+        given = input_at(node, 2)
         tensor = constant_of(given)
         if given is not None and tensor is None:
             continue
@@ -79,7 +79,7 @@ def pad_quantized(model: ir.Model) -> ir.Model:
             continue
         dq = _dequantize(node.inputs[0])
         users = [user for user, _ in node.outputs[0].uses()]
-        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        fill = input_at(node, 2)
         if dq is None or len(users) != 1 or not is_standard(users[0], "QuantizeLinear"):
             continue
         if fill is not None and (constant_of(fill) is None or np.any(_array(fill))):

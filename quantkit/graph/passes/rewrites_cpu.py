@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, remove_unused_initializers, replace_result
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.prepare import constant_of, input_at, is_standard
 
 
 def rewrite_for_cpu(model: ir.Model) -> ir.Model:
@@ -42,7 +42,7 @@ def _fold_batch_normalization(node: ir.Node, names: Names) -> None:
         return
     statistics = [_float32(value) for value in node.inputs[1:5]]
     weight = _float32(conv.inputs[1])
-    bias_value = conv.inputs[2] if len(conv.inputs) > 2 else None
+    bias_value = input_at(conv, 2)
     bias = _float32(bias_value) if bias_value is not None else np.zeros(1, np.float32)
     if weight is None or bias is None or any(array is None for array in statistics):
         return
@@ -60,8 +60,8 @@ def _fold_batch_normalization(node: ir.Node, names: Names) -> None:
 
 def _fold_pad(node: ir.Node) -> None:
     source, padded = node.inputs[0], node.outputs[0]
-    pads = _integers(node.inputs[1]) if len(node.inputs) > 1 else None
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+    pads = _integers(input_at(node, 1))
+    value = input_at(node, 2)
     if source is None or pads is None or len(pads) < 6 or (len(node.inputs) > 3 and node.inputs[3] is not None):
         return
     fill = _float32(value) if value is not None else np.zeros(1, np.float32)
@@ -92,7 +92,7 @@ def _pool_globally(node: ir.Node, names: Names) -> None:
     source = node.inputs[0]
     if source is None or source.shape is None or node.graph is None or not node.attributes.get_int("keepdims", 1):
         return
-    listed = node.attributes.get_ints("axes", []) or (_integers(node.inputs[1]) if len(node.inputs) > 1 else None)
+    listed = node.attributes.get_ints("axes", []) or _integers(input_at(node, 1))
     rank = len(source.shape)
     if not listed or rank < 3 or sorted(axis % rank for axis in listed) != list(range(2, rank)):
         return

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import Names, name_of, replace_constant
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.prepare import constant_of, input_at, is_standard
 
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Identity")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -174,7 +174,7 @@ def _axis_before(node: ir.Node, operand: ir.Value, axis: int, channels: int) -> 
 def _adds_zeros(node: ir.Node, axis: int) -> bool:
     """Whether a Pad adds zeros, to other axes than `axis`."""
     pads = constant_of(node.inputs[1])
-    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    fill = input_at(node, 2)
     tensor = constant_of(fill)
     is_zero = fill is None or (tensor is not None and not tensor.numpy().any())
     if (

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import name_of
-from quantkit.graph.passes.prepare import COPY_OPS, WEIGHTED_OPS, constant_of, is_standard
+from quantkit.graph.passes.prepare import COPY_OPS, WEIGHTED_OPS, constant_of, input_at, is_standard
 from quantkit.graph.placement.activation_bounds import clip_bounds
 from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
 from quantkit.types import UINT8, QdqEdge, QdqPlan, weight_format
@@ -276,7 +276,7 @@ class _Placing:
             return "its weight is computed at run time"
         if tensor.size == 0:
             return "its weight is empty"
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = input_at(node, 2)
         if bias is not None and constant_of(bias) is None:
             return "its bias is computed at run time"
         if node.op_type == "Conv":
