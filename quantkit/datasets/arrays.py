@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from quantkit.datasets.array_files import StoredArray, load_arrays
 from quantkit.datasets.batch_axes import doubtful_batch_axis
 from quantkit.datasets.class_labels import index_labels
-from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.fingerprint import compute_fingerprint, hash_arrays
 from quantkit.errors import ChangedDataError, DatasetError
 from quantkit.types import Array, Preprocessing, Sample, TensorSpec
 
@@ -87,11 +86,8 @@ class ArrayRows:
         rows = {name: np.asarray(array[index]) for name, array in self.arrays.items()}
         if index in self._hashes and not any(isinstance(array, StoredArray) for array in self.arrays.values()):
             return rows
-        digest = hashlib.sha256()
-        for name, row in sorted(rows.items()):
-            digest.update(f"{name}\n{row.dtype.str}\n{row.shape}\n".encode())
-            digest.update(row.tobytes())
-        if self._hashes.setdefault(index, digest.hexdigest()) != digest.hexdigest():
+        found = hash_arrays(rows)
+        if self._hashes.setdefault(index, found) != found:
             raise ChangedDataError(f"row {index} of {self.path} was changed while it was in use: run again")
         return rows
 
@@ -121,9 +117,7 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         rows: Mapping[str, Array | StoredArray] = {inputs[0].name: stored}
     else:
         rows = stored
-    if missing := next((spec for spec in inputs if spec.name not in rows), None):
-        held = ", ".join(map(repr, found)) or "nothing"
-        raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}")
+    check_complete(inputs, rows, found, path)
     arrays = {spec.name: rows[spec.name] for spec in inputs}
     count = _count(arrays, path)
     for spec in inputs:
@@ -138,6 +132,13 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         targets=targets,
         classes=names_by_index,
     )
+
+
+def check_complete(inputs: Sequence[TensorSpec], rows: Container[str], found: Iterable[str], path: object) -> None:
+    """Raises `DatasetError` where there is no array for an input, naming what the file holds."""
+    if missing := next((spec for spec in inputs if spec.name not in rows), None):
+        held = ", ".join(map(repr, found)) or "nothing"
+        raise DatasetError(f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}")
 
 
 def or_constant(spec: TensorSpec) -> str:

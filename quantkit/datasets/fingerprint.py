@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
 from quantkit.datasets.stored_files import Place, read_stored
 from quantkit.errors import ChangedDataError, DatasetError
-from quantkit.types import Dataset
+from quantkit.types import Array, Dataset
 
 LARGEST_FILE_BYTES = 1 << 30
 """Of one image, mask or sample: each is held in memory as a whole."""
@@ -98,8 +98,13 @@ def content_hash(dataset: Dataset, index: int) -> str:
         sample = dataset[index]
     except DatasetError:
         return UNREADABLE
-    digest = hashlib.sha256()
-    for name, array in sorted(sample.inputs.items()):
+    return hash_arrays(sample.inputs)
+
+
+def hash_arrays(arrays: Mapping[str, Array], made_by: str = "") -> str:
+    """SHA-256 of names, types, shapes and values, in the order of the names, and of what made them."""
+    digest = hashlib.sha256(made_by.encode())
+    for name, array in sorted(arrays.items()):
         digest.update(f"{name}\n{array.dtype.str}\n{array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

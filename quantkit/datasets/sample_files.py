@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from quantkit.datasets.array_files import parse_arrays
-from quantkit.datasets.arrays import cast_row, is_castable, or_constant
+from quantkit.datasets.arrays import cast_row, check_complete, is_castable
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
@@ -58,11 +58,7 @@ class SampleFiles:
         except OSError as error:
             raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
         stored, found = parse_arrays(content, path, {spec.name for spec in self.inputs})
-        if missing := next((spec for spec in self.inputs if spec.name not in stored), None):
-            held = ", ".join(map(repr, found)) or "nothing"
-            raise DatasetError(
-                f"{path} has no array for input {missing.name!r}; it holds {held}; {or_constant(missing)}"
-            )
+        check_complete(self.inputs, stored, found, path)
         arrays = {spec.name: self._of_sample(spec, stored[spec.name], path) for spec in self.inputs}
         return Sample(self.ids[index], arrays, None if self.targets is None else self.targets[index])
 

@@ -5,7 +5,6 @@ Code runs only where the user names its file; tables and reports hold its name a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from PIL import Image
 
 from quantkit.datasets.arrays import cast_row, is_castable, or_constant
 from quantkit.datasets.class_labels import index_labels
-from quantkit.datasets.fingerprint import compute_fingerprint
+from quantkit.datasets.fingerprint import compute_fingerprint, hash_arrays
 from quantkit.datasets.image_files import name_samples
 from quantkit.datasets.preprocess import upright
 from quantkit.errors import DatasetError, OptionError
@@ -104,11 +103,7 @@ class LoadedSamples:
     def content_hash(self, index: int) -> str:
         """SHA-256 of a sample's arrays and of the loader's source."""
         if index not in self._hashes:
-            digest = hashlib.sha256(self.loader.encode())
-            for name, array in sorted(self.rows[index].items()):
-                digest.update(f"{name}\n{array.dtype.str}\n{array.shape}\n".encode())
-                digest.update(array.tobytes())
-            self._hashes[index] = digest.hexdigest()
+            self._hashes[index] = hash_arrays(self.rows[index], self.loader)
         return self._hashes[index]
 
 

@@ -6,7 +6,6 @@ Keys as Ultralytics reads them (data/utils.py, check_det_dataset): path, train, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,6 @@ def open_yolo_data(
     spec: TensorSpec,
     *,
     preprocessing: Preprocessing,
-    classes: Sequence[str] | None = None,
     split: Split = "val",
 ) -> ImageFiles:
     """The images of a split. Their folders are no classes; the classes of the file are of boxes.
