@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from quantkit.cli import VERBS, load_command
+from quantkit.cli.arguments import with_parameters
 from quantkit.errors import OptionError, QuantKitError
 from quantkit.machine import decode_text, read_input
 from quantkit.registry import suggest
@@ -116,10 +117,7 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         ),
     ]
     added = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-    everything = [*inspect.signature(command, eval_str=True).parameters.values(), added]
-    run.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in everything} | {"return": None}
-    return run
+    return with_parameters(run, [*inspect.signature(command, eval_str=True).parameters.values(), added])
 
 
 def configurable(verb: str) -> dict[Section, Any]:

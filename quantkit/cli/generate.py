@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from quantkit.cli.arguments import with_parameters
 from quantkit.cli.config_file import with_config
 from quantkit.errors import QuantKitError
 from quantkit.types.option import OptionField, option_fields, without_none
@@ -54,10 +55,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         if name not in kinds
     ]
     generated = sorted(map(_parameter, fields.values()), key=_rank)
-    run.__signature__ = signature.replace(parameters=sorted([*own, *generated], key=_rank))  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*own, *generated)} | {"return": None}
     run.option_fields = tuple(fields.values())  # type: ignore[attr-defined]
-    return with_config(run)
+    return with_config(with_parameters(run, sorted([*own, *generated], key=_rank)))
 
 
 def _options_kind(annotation: Any) -> type | None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from quantkit.cli.arguments import with_parameters
 from quantkit.cli.examples import EXAMPLES
 from quantkit.cli.group import beside, width, wrap
 from quantkit.errors import OptionError, QuantKitError
@@ -216,7 +217,4 @@ def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
     added = inspect.Parameter(
         "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, described]
     )
-    everything = [*signature.parameters.values(), added]
-    run.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in everything} | {"return": None}
-    return run
+    return with_parameters(run, [*signature.parameters.values(), added])

@@ -20,6 +20,7 @@ from typing import Any
 import typer
 
 from quantkit._version import __version__
+from quantkit.cli.arguments import with_parameters
 from quantkit.cli.as_json import document_alone
 from quantkit.cli.generate import with_options
 from quantkit.errors import OutputError, QuantKitError
@@ -57,10 +58,7 @@ def with_messages(command: Callable[..., None]) -> Callable[..., None]:
         with output, listening(verbose=verbose, log_file=log_file):
             command(**arguments)
 
-    everything = [*signature.parameters.values(), *added]
-    run.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in everything} | {"return": None}
-    return run
+    return with_parameters(run, [*signature.parameters.values(), *added])
 
 
 @contextmanager
