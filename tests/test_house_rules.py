@@ -48,6 +48,9 @@ CALLED_BY_OTHERS = {
 }
 """What TensorRT, notebooks, users or child processes call, and fields that only count where all are compared."""
 
+BESIDE_THE_MIRROR = {"acceptance", "faults", "fuzz"}
+"""Folders of tests of whole commands; every other one has the name of the package that it tests."""
+
 NAMES_WITH_A_FORMAT = {"is_int8"}
 """A key of the report's JSON."""
 
@@ -190,3 +193,9 @@ def test_every_folder_of_tests_is_collected(pytestconfig: pytest.Config):
     tests = Path(__file__).parent
     folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
     assert {str(f) for f in folders if any(fnmatch(part, p) for part in f.parts for p in left_out)} == set()
+
+
+def test_tests_mirror_the_package():
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")}
+    assert folders - {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")} == BESIDE_THE_MIRROR

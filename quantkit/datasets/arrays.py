@@ -117,7 +117,7 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
         rows: Mapping[str, Array | StoredArray] = {inputs[0].name: stored}
     else:
         rows = stored
-    check_complete(inputs, rows, found, path)
+    check_has_inputs(inputs, rows, found, path)
     arrays = {spec.name: rows[spec.name] for spec in inputs}
     count = _count(arrays, path)
     for spec in inputs:
@@ -134,7 +134,7 @@ def open_arrays(path: Path, inputs: Sequence[TensorSpec], *, classes: Sequence[s
     )
 
 
-def check_complete(inputs: Sequence[TensorSpec], rows: Container[str], found: Iterable[str], path: object) -> None:
+def check_has_inputs(inputs: Sequence[TensorSpec], rows: Container[str], found: Iterable[str], path: object) -> None:
     """Raises `DatasetError` where there is no array for an input, naming what the file holds."""
     if missing := next((spec for spec in inputs if spec.name not in rows), None):
         held = ", ".join(map(repr, found)) or "nothing"

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from quantkit.datasets.array_files import parse_arrays
-from quantkit.datasets.arrays import cast_row, check_complete, is_castable
+from quantkit.datasets.arrays import cast_row, check_has_inputs, is_castable
 from quantkit.datasets.class_labels import index_labels
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint
 from quantkit.datasets.image_files import name_samples
@@ -58,7 +58,7 @@ class SampleFiles:
         except OSError as error:
             raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
         stored, found = parse_arrays(content, path, {spec.name for spec in self.inputs})
-        check_complete(self.inputs, stored, found, path)
+        check_has_inputs(self.inputs, stored, found, path)
         arrays = {spec.name: self._of_sample(spec, stored[spec.name], path) for spec in self.inputs}
         return Sample(self.ids[index], arrays, None if self.targets is None else self.targets[index])
 
