@@ -62,9 +62,11 @@ def recognize_class_scores(outputs: Sequence[MeasuredOutput], reference: Outputs
 def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutput:
     axis, shapes = output.axis, [np.shape(array) for array in values]
     if axis is not None and (
-        any(not -len(shape) <= axis < len(shape) for shape in shapes) or len({shape[axis] for shape in shapes}) > 1
+        any(not -len(shape) <= axis < len(shape) for shape in shapes)
+        or len(sizes := {shape[axis] for shape in shapes}) > 1
+        or 0 in sizes
     ):
-        return replace(output, kind="values", axis=None)  # another rank than declared, or a size of each batch
+        return replace(output, kind="values", axis=None)  # another rank than declared, a size of each batch, or no size
     if output.kind == "logits" and not _are_logits(output, values):
         return replace(output, kind="values")
     if output.kind == "values":

@@ -183,7 +183,8 @@ def analyze_sensitivity(
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
-        ranking = _rank(samples, Round(tuple(units), FIRST_SAMPLES, size), elsewhere or here, progress=progress)
+        title = f"{kind}s" if progress else None
+        ranking = _rank(samples, Round(tuple(units), FIRST_SAMPLES, size), elsewhere or here, title)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
             own = list(dict.fromkeys(errors[edge] for edge in sorted(unit.edges) if edge in errors))
@@ -225,12 +226,12 @@ class _Ranking:
 
 
 def _rank(
-    samples: SampleBatches, tried: Round, try_round: Callable[[Round, str | None], Tried], *, progress: bool
+    samples: SampleBatches, tried: Round, try_round: Callable[[Round, str | None], Tried], title: str | None
 ) -> _Ranking:
     found = _Ranking()
     while True:
         contenders, count = list(tried.units), tried.choose(samples).num_samples
-        results = try_round(tried, f"{contenders[0].kind}s, {count} samples" if progress else None)
+        results = try_round(tried, title and f"{title}, {count} samples")
         found.totals[count], found.measure = results.total, results.measure
         found.damages |= {unit: (results.damages[unit], count) for unit in contenders}
         ordered = sorted(contenders, key=lambda unit: -found.damages[unit][0].alone)

@@ -103,3 +103,9 @@ def test_a_table_of_another_model_is_refused_if_given_and_ignored_beside(table, 
 def test_no_samples_is_a_usage_error():
     with pytest.raises(OptionError, match="--num-samples 0"):
         quantkit.sensitivity(DIGITS, CALIB, num_samples=0)
+
+
+def test_a_table_that_quantizes_nothing_ranks_nothing(table):
+    *others, output = table.tensors
+    zero = replace(table, tensors={output: table.tensors[output]}, skipped=dict.fromkeys(others, "zero"))
+    assert rank(zero, progress=True).units == ()

@@ -249,3 +249,9 @@ def test_values_have_a_line_of_their_own() -> None:
     assert describe_quality({"num_samples": 8.0, "sqnr_db": 20.0, "relative_error": 0.015}) == (
         "SQNR 20.0 dB, relative error 0.015 (8 samples, against FP32)"
     )
+
+
+@pytest.mark.parametrize("output", [LOGITS, IMAGE])
+def test_an_output_without_values_has_no_damage(output: MeasuredOutput) -> None:
+    empty = batches(np.zeros((4, 0), np.float32))
+    assert OutputDamage(recognize_class_scores([output], empty), empty).of(empty) == 0
