@@ -13,7 +13,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.passes.edits import Names, make_dequantize, remove_unused_initializers
 from quantkit.graph.passes.prepare import constant_of
 from quantkit.graph.quant_params import fp16_params
-from quantkit.numerics import QuantParams, least_error_params, quantize_array
+from quantkit.numerics import LARGEST_HALF, QuantParams, least_error_params, quantize_array
 from quantkit.types import QdqEdge, QdqPlan, QuantFormat, RoundedWeight
 
 _RoundedForms = dict[tuple[int | None, QuantFormat], tuple[QuantParams, np.ndarray]]
@@ -141,7 +141,12 @@ class _Insertion:
 
     def _round_scales(self, value: ir.Value, params: QuantParams) -> QuantParams:
         # A tensor that is FP16 already has FP16 scales, whatever happens to the rest of the model.
-        return fp16_params(params) if self.fp16_scales or value.dtype is ir.DataType.FLOAT16 else params
+        if not self.fp16_scales and value.dtype is not ir.DataType.FLOAT16:
+            return params
+        if (largest := params.scale.max(initial=0)) > LARGEST_HALF:
+            advice = "quantize with --high-precision fp32, or --exclude the operators that read it"
+            raise ModelError(f"the scale {largest:.3g} of {value.name!r} is beyond FP16: {advice}")
+        return fp16_params(params)
 
     def _constants(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, ...]:
         """Scale and zero point. The zero point is stored although ONNX lets it out: TensorRT 8.6 requires it.

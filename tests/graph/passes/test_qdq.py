@@ -160,3 +160,10 @@ def test_stored_weights_are_the_nearest_codes(seed: int, kind: str) -> None:
     assert (np.abs(codes * scale.reshape(shape) - weight) <= scale.reshape(shape) * 0.5001).all()
     others = tuple(i for i in range(weight.ndim) if i != edge.axis)
     np.testing.assert_allclose(scale, np.abs(weight).max(axis=others) / 127, rtol=1e-6)
+
+
+def test_a_scale_beyond_fp16_is_refused_by_name() -> None:
+    g = Builder()
+    model = g.model(g.conv(g.input("x", 8, 4, 4), 8, 8))
+    with pytest.raises(ModelError, match=r"^the scale 1e\+05 of 'x' is beyond FP16: "):
+        inserted(model, scale=1e5, fp16_scales=True)
