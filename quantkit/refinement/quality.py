@@ -9,6 +9,7 @@ import numpy as np
 from quantkit.calibration.methods.mse import LOW_TENSOR_DB, expected_sqnr_db
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.notices import Notice, Notify, join_names, plural
+from quantkit.numerics import decibels
 from quantkit.refinement.damage import OutputDamage
 from quantkit.types import Array, TensorStatistics
 
@@ -32,16 +33,15 @@ def output_quality(
 
     Returns:
         "num_samples", "sqnr_db" (999 where there is no noise), and "kl_divergence" (at most 999) with "agreement" (0 to
-        1), or "relative_error".
+        1), or "relative_error". Ratio and agreement are those of the worst output: a large one would hide a small one.
     """
     damage = OutputDamage(outputs, reference)
-    signal = noise = 0.0
-    same = count = 0
-    for exact, got in zip(reference, quantized, strict=True):
-        for output in outputs:
+    ratios, agreements = [], []
+    for output in outputs:
+        signal, noise, same, count = 0.0, 0.0, 0, 0
+        for exact, got in zip(reference, quantized, strict=True):
             x, y = (np.asarray(values[output.name], np.float64) for values in (exact, got))
-            if x.shape != y.shape:  # a size that depends on values: nothing of it is right
-                y = np.zeros_like(x)
+            y = y if x.shape == y.shape else np.zeros_like(x)  # a size that depends on values: nothing of it is right
             is_finite = np.isfinite(x)
             signal += float((x[is_finite] ** 2).sum())
             noise += float(((x - y)[is_finite] ** 2).sum())
@@ -49,11 +49,11 @@ def output_quality(
                 axis = -1 if output.axis is None else output.axis
                 agreeing = x.argmax(axis) == y.argmax(axis)
                 same, count = same + int(agreeing.sum()), count + agreeing.size
-    ratio = _WORST if noise == 0 else 10 * np.log10(max(signal, 1e-30) / noise) if np.isfinite(noise) else -_WORST
-    found = {"num_samples": float(num_samples), "sqnr_db": round(float(ratio), 2)}
+        ratios.append(decibels(signal, noise) if np.isfinite(noise) else -_WORST)
+        agreements.append(same / max(count, 1))
+    found = {"num_samples": float(num_samples), "sqnr_db": round(max(min(*ratios, _WORST), -_WORST), 2)}
     if damage.is_divergence:
-        divergence = min(damage.mean_divergence(quantized), _WORST)
-        return {**found, "kl_divergence": divergence, "agreement": same / max(count, 1)}
+        return {**found, "kl_divergence": min(damage.mean_divergence(quantized), _WORST), "agreement": min(agreements)}
     return {**found, "relative_error": damage.of(quantized)}
 
 

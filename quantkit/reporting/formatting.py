@@ -84,7 +84,7 @@ def format_plus_minus(value: float, interval: Interval, score: Score) -> str:
 
 
 def format_significant(value: float | None, digits: int = 3) -> str:
-    """Rounds to significant digits, plainly from 1e-6 to 1e10: 0.24549 → "0.245", 4081.6 → "4082"; inf → "∞"."""
+    """Rounds to significant digits, plainly from 1e-4 to 1e10: 0.24549 → "0.245", 4081.6 → "4082"; inf → "∞"."""
     if value is None:
         return MISSING
     if math.isnan(value):
@@ -96,7 +96,7 @@ def format_significant(value: float | None, digits: int = 3) -> str:
     # The exponent of the rounded number, because 9.996 has one digit before the point and "10.0" two.
     scientific = f"{value:.{digits - 1}e}"
     exponent = int(scientific.rpartition("e")[2])
-    return f"{value:.{max(digits - 1 - exponent, 0)}f}" if -7 < exponent < 10 else scientific
+    return f"{value:.{max(digits - 1 - exponent, 0)}f}" if -5 < exponent < 10 else scientific
 
 
 def format_decibels(value: float | None) -> str:

@@ -48,7 +48,27 @@ def test_an_output_of_another_size_is_wholly_wrong():
     rows = np.random.default_rng(0).standard_normal((1, 6, 4)).astype(np.float32)
     output = MeasuredOutput("boxes", "values", None)
     equal = output_quality([output], [{"boxes": rows}], [{"boxes": rows}], num_samples=1)
-    assert describe_quality(equal) == "equal to the float model's, relative error 0 (1 sample)"
+    assert describe_quality(equal) == "equal to the float model's, relative error 0 (1 sample, against FP32)"
     fewer = output_quality([output], [{"boxes": rows}], [{"boxes": rows[:, :5]}], num_samples=1)
     assert is_low(fewer)
     assert fewer["sqnr_db"] == 0
+
+
+def test_a_large_output_does_not_hide_a_small_one():
+    """An image of 3 x 8 x 8 beside a vector of three numbers: the vector alone is noisy."""
+    image = 100 * np.ones((2, 3, 8, 8), np.float32)
+    vector = np.ones((2, 3), np.float32)
+    outputs = [MeasuredOutput("image", "values", 1), MeasuredOutput("vector", "values", 1)]
+    exact = [{"image": image, "vector": vector}]
+    found = output_quality(outputs, exact, [{"image": image, "vector": vector + np.float32(1)}], num_samples=2)
+    assert found["sqnr_db"] == 0
+    assert is_low(found)
+
+
+def test_the_agreement_is_that_of_the_worst_class_scores():
+    many, one = np.eye(4, dtype=np.float32)[None].repeat(8, 1), np.eye(4, dtype=np.float32)[:1]
+    outputs = [MeasuredOutput("pixels", "logits", -1), MeasuredOutput("image", "logits", -1)]
+    found = output_quality(
+        outputs, [{"pixels": many, "image": one}], [{"pixels": many, "image": one[:, ::-1]}], num_samples=1
+    )
+    assert found["agreement"] == 0
