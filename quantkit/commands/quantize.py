@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import check_model, save_model, share_weights
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.quantize_cpu import cpu_tensors
-from quantkit.graph.share import quantized_share
+from quantkit.graph.share import float_weights, quantized_share
 from quantkit.notices import Notice, Notify, accepts_tell, announcing, join_names
 from quantkit.processor import products_saturate
 from quantkit.storage import check_no_source, write_text
@@ -37,6 +38,9 @@ from quantkit.types.options import ImageOptions, QuantizeOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+_WORTH_FP16_BYTES = 1_000_000
+"""Of so many bytes of FP32 weights or more, FP16 is suggested."""
 
 
 @accepts_tell
@@ -104,6 +108,9 @@ def _quantize(
     model.check_unchanged()
     written = save_model(graph, output)
     share = quantized_share(model.prepared(), plan)
+    size = sum(path.stat().st_size for path in written)
+    if options.target == "tensorrt":
+        _suggest_fp16(float_weights(graph), size, notify)
     if excluded := [name for name in plan.skipped if name in plan.excluded]:
         notify(Notice("info", "excluded", f"Excluded from quantization: {join_names(excluded)}"))
     return QuantizedModel(
@@ -111,11 +118,22 @@ def _quantize(
         num_quantized=share.num_quantized,
         num_weighted=share.num_products,
         skipped=plan.skipped,
-        size_bytes=sum(path.stat().st_size for path in written),
+        size_bytes=size,
         weight_share=share.of_weights,
         work_share=share.of_work,
         format=options.format,
     )
+
+
+def _suggest_fp16(weights: Mapping[str, int], size: int, notify: Notify) -> None:
+    """Names what stays FP32 by its size, where FP16 around INT8 would make the file a third smaller."""
+    total = sum(weights.values())
+    if total < _WORTH_FP16_BYTES or total < size * 2 / 3:
+        return
+    named = join_names([f"{name} ({count / 1e6:.1f} MB)" for name, count in weights.items() if count >= 0.01 * total])
+    what = f"{total / 1e6:.1f} of {size / 1e6:.1f} MB are FP32 weights"
+    text = f"{what}: quantize --high-precision fp16 halves them: {named}"
+    notify(Notice("info", "weights", text))
 
 
 def _check_valid(graph: ir.Model, name: str, model: FloatModel, notify: Notify) -> None:

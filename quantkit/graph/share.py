@@ -103,6 +103,17 @@ def find_products(model: ir.Model) -> tuple[Product, ...]:
     )
 
 
+def float_weights(model: ir.Model) -> dict[str, int]:
+    """Bytes of the FP32 weights of a model by "name of OPERATOR", the largest first, those of sub-graphs included."""
+    sizes = {
+        f"{name_of(value)} of {next(iter(value.uses())).node.op_type}": value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype is ir.DataType.FLOAT and value.uses()
+    }
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
 def is_product(node: ir.Node) -> bool:
     """Whether a node multiplies matrices or convolves, on floating-point numbers."""
     is_kind = is_standard(node, *WEIGHTED_OPS) or node.op_type in _IN_FLOAT

@@ -127,10 +127,10 @@ def doubts(report: Report) -> tuple[str, ...]:
     if (doubt := _doubt_of_score(report)) is not None:
         found.append(f"Baseline {single_line(report.baseline.name)} has {doubt}: {_CHECK}")
     if names_one_class(report):
+        hint = "" if report.task == "none" else "; if its outputs are not class scores, pass --task none"
         found.append(
             f"Baseline {single_line(report.baseline.name)} names the same class on all "
-            f"{_count(report, report.baseline)}, so agreeing with it says nothing: check preprocessing and model; if "
-            "its outputs are not class scores, pass --task none."
+            f"{_count(report, report.baseline)}, so agreeing with it says nothing: check preprocessing and model{hint}."
         )
     if _lacks_labels(report):
         found.append(f"No labels, so accuracy was not measured: to give labels, {HOW_TO_LABEL}.")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import quantkit
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.qdq_lint import planned_operators
 from quantkit.graph.share import ShareOfModel, find_products, quantized_share
+from quantkit.notices import Notice
+from quantkit.types import CalibrationTable, TensorRange
 
 from .builder import Builder
 
@@ -93,3 +98,22 @@ def test_work_that_nobody_knows_is_not_guessed() -> None:
     y = g.op("Reshape", g.input("x", 8), g.input("shape", dtype=np.int64))
     share = share_of(g.model(g.op("MatMul", y, g.weight(8, 4))))
     assert (share.num_products, share.of_work) == (1, None)
+
+
+def test_what_stays_in_fp32_is_named_where_fp16_would_shrink_the_file(tmp_path: Path) -> None:
+    g = Builder()
+    embedded = g.op("Gather", g.constant(np.ones((8000, 64), np.float32), "table"), g.input("ids", 4, dtype=np.int64))
+    (tmp_path / "net.onnx").write_bytes(g.model(g.linear(embedded, 64, 64)).SerializeToString())
+    model = FloatModel(tmp_path / "net.onnx")
+    ranges = {edge.tensor: TensorRange(1.0, -1.0, 1.0) for edge in plan_tensorrt(model.prepared()).activations}
+    table = CalibrationTable(ranges, model_hash=model.hash, dataset_fingerprint="", num_samples=8, settings={})
+
+    def said(**options) -> list[str]:
+        notices: list[Notice] = []
+        quantkit.quantize(model, table, tmp_path / "int8.onnx", notify=notices.append, **options)
+        return [notice.text for notice in notices if notice.topic == "weights"]
+
+    (text,) = said()
+    words = "2.0 of 2.1 MB are FP32 weights: quantize --high-precision fp16 halves them: table of Gather (2.0 MB)"
+    assert text.startswith(words)
+    assert said(high_precision="fp16") == []
