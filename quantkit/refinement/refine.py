@@ -268,26 +268,27 @@ class Refining:
         """Takes these transforms for its own if the damage is clearly less."""
         if _are_same(transforms, transforms_of(self.refinement)):
             return
-        refinement = with_transforms(self.refinement, transforms)
-        before, after = (self._expected_damage(with_weights, **changes) for changes in ({}, {"refinement": refinement}))
+        before, unchanged = self._expected_damage(with_weights), (self.refinement, self._measured)
+        self.adopt(refinement=with_transforms(self.refinement, transforms))
+        after = self._expected_damage(with_weights, enough=_CLEARLY * before)
         if after < _CLEARLY * before:
-            self.adopt(refinement=refinement)
             text = f"channels of {plural(len(transforms), 'activation')} are shifted or scaled: "
             text += self._figure("estimated" if with_weights else "in float", before, after)
             self.notify(Notice("info", "ranges", text))
+        else:
+            self.refinement, self._measured = unchanged
 
     @property
     def _weight_share(self) -> float:
         """Which share of the damage of weights that are rounded to nearest will be left."""
         return _LEFT_BY_FEEDBACK if self.options.rounding == "feedback" else 1.0
 
-    def _expected_damage(self, with_weights: bool, **changes: Any) -> float:
-        """Damage, with that of the weights as far as it will be left by their rounding."""
-        of_activations = self.damage(with_weights=False, **changes)
-        if not with_weights:
+    def _expected_damage(self, with_weights: bool, *, enough: float = math.inf) -> float:
+        """Damage, with that of the weights as far as their rounding will leave it, unless activations do `enough`."""
+        of_activations = self.damage(with_weights=False)
+        if not with_weights or of_activations >= enough:
             return of_activations
-        of_weights = max(self.damage(with_weights=True, **changes) - of_activations, 0.0)
-        return of_activations + self._weight_share * of_weights
+        return of_activations + self._weight_share * max(self.damage(with_weights=True) - of_activations, 0.0)
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice], *, rounded: bool = False) -> None:
         """Finds tensors whose readers stay in float, beside those that do; `rounded`: the weights are by now."""
@@ -393,8 +394,7 @@ class Refining:
 def _are_same(one: Mapping[str, Transform], other: Mapping[str, Transform]) -> bool:
     """Whether both do the same to every activation."""
 
-    def values(transform: Transform) -> tuple[list[float] | None, list[float] | None]:
-        offset, factors = (None if a is None else a.tolist() for a in (transform.offset, transform.factors))
-        return offset, factors
+    def values(transform: Transform) -> list[list[float] | None]:
+        return [None if a is None else a.tolist() for a in (transform.offset, transform.factors)]
 
     return one.keys() == other.keys() and all(values(one[name]) == values(other[name]) for name in one)

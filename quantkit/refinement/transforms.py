@@ -234,8 +234,9 @@ def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shi
 
     Other samples hold larger values: a range that clips channels must be clearly better on these.
     """
+    seen = values.low, values.high
     clipped = np.maximum(values.low, np.float32(-amax)), np.minimum(values.high, np.float32(amax))
-    for low, high in ((values.low, values.high), clipped):
+    for low, high in (seen,) if np.array_equal(clipped, seen) else (seen, clipped):
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).any()):
             continue
         # Zero has to stay in the range: padding is zeros.

@@ -17,6 +17,7 @@ from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.quantized_run import run_model
 from quantkit.refinement.range_choice import RangeChoice, _choose, choose_by_output
 from quantkit.refinement.refine import RefinedCalibration, refine_calibration
+from quantkit.refinement.transforms import Transform, find_sites
 from quantkit.types import Refinement, TensorRange
 from quantkit.types.options import CalibrationOptions
 
@@ -46,6 +47,8 @@ def damage(subject: Net, found: RefinedCalibration) -> float:
     return OutputDamage(outputs, reference).of(run_model(graph, subject.samples.batches, outputs=names))
 
 
+BALANCED = CalibrationOptions(progress=False)
+
 ENOUGH = 0.001
 """Damage at which nothing more is searched: a KL divergence in nats, and less than the share of error that is."""
 
@@ -56,6 +59,17 @@ def heavy_tails() -> Net:
     x = g.op("Relu", g.gemm(g.input("x", 16), 16, 24))
     values = np.random.default_rng(1).standard_t(1.5, (64, 16)).astype(np.float32)
     return net(g.model(g.gemm(x, 24, 6)), {"x": values})
+
+
+def depthwise_net() -> Net:
+    """Channels of very different range in front of a depthwise convolution, where a scale for each of them helps."""
+    g, random = Builder(), np.random.default_rng(0)
+    size = np.array([20.0, 1.0, 0.1, 5.0], np.float32)[:, None, None]
+    x = g.op("Relu", g.input("x", 4, 6, 6))
+    weight = random.normal(size=(4, 1, 3, 3)).astype(np.float32) / size[:, :, :, None]
+    y = g.op("Relu", g.op("Conv", x, g.constant(weight), pads=[1, 1, 1, 1], group=4))
+    values = random.normal(size=(64, 4, 6, 6)).astype(np.float32) * size
+    return net(g.model(g.gemm(g.op("Flatten", y), 144, 6)), {"x": values})
 
 
 NETS = {"images": small_net, "tokens": token_net, "heavy tails": heavy_tails}
@@ -171,3 +185,27 @@ def test_a_range_that_no_method_gives_has_to_be_clearly_better() -> None:
     assert _choose(ranges, {"minmax": 1.0, "mse": 1.2, "mse x 0.7": 0.9}).method == "minmax"
     assert _choose(ranges, {"minmax": 1.0, "mse": 1.2, "mse x 0.7": 0.7}).method == "mse x 0.7"
     assert _choose(ranges, {"mse x 0.7": 0.7}).method == "mse x 0.7"
+
+
+@pytest.mark.parametrize(("factors", "is_kept"), [([1, 20, 200, 4], True), ([1, 1, 0.01, 1], False)])
+def test_what_was_measured_of_transforms_is_known(
+    factors: list[float], is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = depthwise_net()
+    run = refine.Refining(subject.model, subject.samples, subject.ranges(), BALANCED, notify=lambda notice: None)
+    before = run.damage(with_weights=False)
+    (name,) = (name for name, site in find_sites(run.graph, run.plan, run.choosing).scalable.items() if site.axis == -3)
+    amax = run.ranges[name].amax
+    run.keep_if_better({name: Transform(None, np.array(factors, np.float32), amax)}, with_weights=False)
+    assert bool(run.refinement.amax) == is_kept
+    monkeypatch.delattr(refine, "run_quantized")  # whatever runs again fails
+    assert (run.damage(with_weights=False) < before) == is_kept
+
+
+def test_weights_are_not_run_where_activations_alone_are_too_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = small_net(64)
+    run = refine.Refining(subject.model, subject.samples, subject.ranges(), BALANCED, notify=lambda notice: None)
+    monkeypatch.setattr(run, "damage", lambda *, with_weights: 3.0 if with_weights else 1.0)
+    assert run._expected_damage(True, enough=1.0) == 1.0
+    assert run._expected_damage(True, enough=1.1) == pytest.approx(1.5)
+    assert run._expected_damage(False) == 1.0

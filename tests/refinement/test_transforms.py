@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantkit.graph.passes.input_channels import ChannelSite
 from quantkit.refinement.observation import ChannelValues
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.samples import SampleBatches
-from quantkit.refinement.transforms import EqualizationGain, _around_means, equalize, find_sites
+from quantkit.refinement.transforms import EqualizationGain, _around_means, _transforms, equalize, find_sites
 
 from ..graph.builder import Builder
 from .nets import images, net
@@ -59,3 +60,11 @@ def test_channels_are_shifted_for_fp8_where_their_means_hold_much_of_the_power(m
     found = list(_around_means(values, 3.0))
     assert len(found) == pays
     assert all(transform.offset is not None and (transform.offset == np.float32(mean)).all() for transform in found)
+
+
+@pytest.mark.parametrize(("amax", "count"), [(3.0, 3), (2.0, 6)])
+def test_ranges_of_channels_are_tried_clipped_only_where_that_clips(amax: float, count: int) -> None:
+    site = ChannelSite("x", -3, 4, ("conv",), is_depthwise=True, is_attention_output=False, is_grouped=False)
+    low, high = np.full(4, -1, np.float32), np.array([1, 2, 3, 3], np.float32)
+    values = ChannelValues(low, high, np.zeros(4), np.ones(4))
+    assert len(list(_transforms(site, values, amax, is_shiftable=True))) == count
