@@ -274,7 +274,6 @@ def _largest(reach: Floats) -> float:
 
 def _broadcast(site: ChannelSite, transform: Transform, fmt: QuantFormat) -> tuple[Floats, Floats]:
     """Step of the codes in units of the activation, and offset, in shapes that broadcast against it."""
-    factors = _factors(site, transform)
     offset = np.zeros(site.channels, np.float32) if transform.offset is None else transform.offset
-    step = site.broadcast(transform.amax / value_bounds(fmt)[1] / factors)
+    step = site.broadcast(transform.amax / value_bounds(fmt)[1] / _factors(site, transform))
     return np.asarray(step, np.float32), np.asarray(site.broadcast(offset), np.float32)
