@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from quantkit.commands.on_device import runnable
-from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import on_split, open_samples, prepared_as
 from quantkit.datasets.tar_samples import index_ahead
@@ -42,10 +41,5 @@ def open_sensitivity_data(
 
 def choose_sensitivity_samples(model: FloatModel, dataset: Dataset, options: SensitivityOptions) -> SampleBatches:
     """Reads them, in an order that the order of the data does not change."""
-    return choose_samples(
-        dataset,
-        dict(contents_of(dataset)),
-        most=affordable_samples(model, dataset, effort="balanced"),
-        batch_size=leading_size(model.inputs, batch_axes(dataset)),
-        workers=options.workers,
-    )
+    most = affordable_samples(model, dataset, effort="balanced")
+    return choose_samples(model.inputs, dataset, contents_of(dataset), most=most, workers=options.workers)

@@ -10,7 +10,6 @@ from quantkit.calibration.refinement_file import refinement_path, save_refinemen
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
 from quantkit.commands.on_device import runnable
-from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.errors import ModelError
@@ -39,13 +38,7 @@ def samples_of(
 ) -> SampleBatches:
     """The samples of `rounding_samples`, in batches."""
     dataset = rounding_samples(model, table, data, preprocess)
-    return choose_samples(
-        dataset,
-        dict(contents_of(dataset)),
-        most=len(dataset),
-        batch_size=leading_size(model.inputs, batch_axes(dataset)),
-        workers=None,
-    )
+    return choose_samples(model.inputs, dataset, contents_of(dataset), most=len(dataset))
 
 
 def rounding_samples(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from quantkit.backends.onnxruntime import using_gpu_where_it_pays
 from quantkit.commands.on_device import or_on_cpu
-from quantkit.datasets.batching import batch_axes, leading_size
 from quantkit.errors import BackendError
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.share import estimated_total_work
@@ -49,13 +48,8 @@ def refine_table(
     """
     inputs = frozenset(spec.name for spec in model.inputs) if dataset.preprocessing is not None else frozenset()
     try:
-        samples = choose_samples(
-            dataset,
-            dict(kept.origin.contents),
-            most=affordable_samples(model, dataset, effort=options.effort),
-            batch_size=leading_size(model.inputs, batch_axes(dataset)),
-            workers=options.workers,
-        )
+        most = affordable_samples(model, dataset, effort=options.effort)
+        samples = choose_samples(model.inputs, dataset, kept.origin.contents, most=most, workers=options.workers)
         fixed = kept.origin.unclipped | inputs
         known = (kept.tensors, table.tensors, options)
         refine = partial(refine_calibration, model, samples, *known, fixed=fixed, others=others, notify=notify)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from quantkit.datasets.batching import batch_axes, leading_size, make_batches, t
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.pieces import GraphPieces
 from quantkit.refinement.observation import observe
-from quantkit.types import Array, Dataset
+from quantkit.types import Array, Dataset, TensorSpec
 
 _BATCH = 16
 REFINEMENT_BUDGET_BYTES = 2 << 30
@@ -98,28 +98,34 @@ class SampleBatches:
 
 
 def choose_samples(
-    dataset: Dataset, hashes: Mapping[str, str], *, most: int, batch_size: int | None, workers: int | None
+    inputs: Sequence[TensorSpec],
+    dataset: Dataset,
+    contents: Iterable[tuple[str, str]],
+    *,
+    most: int,
+    workers: int | None = None,
 ) -> SampleBatches:
     """Reads samples in the order of their content hashes, which no order of the data changes.
 
     Args:
+        inputs: of the model. Where they fix a batch size, a last batch that is not full is filled up with copies.
         dataset: of the calibration.
-        hashes: content hash by id.
+        contents: id and content hash of each sample.
         most: how many at most.
-        batch_size: that the model needs; None if it takes any. A last batch that is not full is filled up with copies.
         workers: decoding threads.
 
     Raises:
         DatasetError: none can be read.
     """
+    hashes, batch_size = dict(contents), leading_size(inputs, batch_axes(dataset))
     order = sorted(range(len(dataset)), key=lambda i: (hashes[dataset.ids[i]], dataset.ids[i]))[:most]
     size = batch_size or min(_BATCH, -(-len(order) // _PARTS))
     batches = []
     for batch in make_batches(Selection(dataset, tuple(order)), size, strict=False, workers=workers, skipped={}):
-        inputs: Mapping[str, Array] = batch.inputs
+        rows: Mapping[str, Array] = batch.inputs
         if batch_size is not None and len(batch) < batch_size:
-            inputs = take_rows(batch, np.arange(batch_size) % len(batch))
-        batches.append(inputs)
+            rows = take_rows(batch, np.arange(batch_size) % len(batch))
+        batches.append(rows)
     return SampleBatches(tuple(batches), batch_axes(dataset), is_fixed=batch_size is not None)
 
 

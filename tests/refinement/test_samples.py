@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.datasets.fingerprint import content_hash
+from quantkit.datasets.fingerprint import contents_of
 from quantkit.datasets.open import open_samples
 from quantkit.refinement.samples import SampleBatches, choose_samples
 from quantkit.types import Dataset, TensorSpec
@@ -27,8 +27,8 @@ def dataset(folder: Path, values: np.ndarray) -> Dataset:
 
 
 def chosen(data: Dataset, most: int, batch_size: int | None = None) -> SampleBatches:
-    hashes = {sample: content_hash(data, i) for i, sample in enumerate(data.ids)}
-    return choose_samples(data, hashes, most=most, batch_size=batch_size, workers=1)
+    inputs = (TensorSpec("x", np.dtype("float32"), (batch_size, 1)),)
+    return choose_samples(inputs, data, contents_of(data), most=most, workers=1)
 
 
 @pytest.mark.parametrize("most", [7, 30, 100])
