@@ -42,17 +42,20 @@ class BuiltEngine:
 
     Attributes:
         path: the engine.
-        manifest_path: what it was made of, as JSON.
-        manifest: the same.
+        manifest: what it was made of.
         reused: it was there already and up to date.
         num_quantized: operators planned in INT8; None where the engine was reused or the planning is not ours.
     """
 
     path: Path
-    manifest_path: Path
     manifest: Manifest
     reused: bool
     num_quantized: int | None = None
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest lies, as JSON."""
+        return manifest_path(self.path)
 
 
 @accepts_tell
@@ -96,7 +99,7 @@ def _build(
     path, wanted, options = planned.path, planned.wanted, planned.options
     is_implicit = source.precision == "int8" and typing.mode == "implicit"
     if not engine.force and (stored := find_reusable(path, wanted, notify)) is not None:
-        return BuiltEngine(path, manifest_path(path), stored, reused=True)
+        return BuiltEngine(path, stored, reused=True)
     with temporary_folder() as folder:
         made = make_graph(source, typing, Path(folder), notify)
         notify(
@@ -117,7 +120,7 @@ def _build(
             )
     source.model.check_unchanged(also_itself=made.content == source.model.path)
     manifest = write_engine(path, built, wanted)
-    return BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=made.num_quantized)
+    return BuiltEngine(path, manifest, reused=False, num_quantized=made.num_quantized)
 
 
 def describe_engine(

@@ -117,7 +117,7 @@ def _build_best(
         chosen = builds.built[choice.name]
         facts = {"key": key, "chosen": choice.name, "reason": reason, "tried": msgspec.to_builtins(choice.trials)}
         manifest = write_engine(path, chosen.path.read_bytes(), replace(chosen.manifest, selection=facts))
-    built = BuiltEngine(path, manifest_path(path), manifest, reused=False, num_quantized=chosen.num_quantized)
+    built = BuiltEngine(path, manifest, reused=False, num_quantized=chosen.num_quantized)
     return BestEngine(built, choice.name, reason, choice.trials)
 
 
@@ -187,7 +187,7 @@ def _kept(path: Path, key: str) -> BestEngine | None:
         chosen, reason = str(manifest.selection["chosen"]), str(manifest.selection["reason"])
     except (BackendError, msgspec.ValidationError, KeyError):
         return None
-    return BestEngine(BuiltEngine(path, manifest_path(path), manifest, reused=True), chosen, reason, trials)
+    return BestEngine(BuiltEngine(path, manifest, reused=True), chosen, reason, trials)
 
 
 def _silent(_: Notice) -> None:

@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from quantkit.commands.extensions import open_runnable
-from quantkit.commands.fixed_inputs import fix_inputs
 from quantkit.commands.on_device import runnable
 from quantkit.commands.wanted_variants import check_variants
 from quantkit.datasets.batching import iterate_batches
@@ -86,8 +85,7 @@ def open_evaluation(
     limits: Limits | None,
 ) -> tuple[FloatModel, EvaluationData]:
     """Opens what an evaluation reads before anything is calibrated, and refuses what the evaluation would refuse."""
-    opened = open_runnable(model, table)
-    opened = fix_inputs(opened, options.preprocess) if table is None else opened
+    opened = open_runnable(model, table, options.preprocess)
     check_variants(opened, options, options.table, limits)
     found = open_evaluation_data(opened, data, table, options, task, limits)
     check_outputs(opened, found)

@@ -64,7 +64,7 @@ def unobserved_tensors(model: FloatModel, part: FloatModel) -> dict[str, str]:
     return {name: NOT_OBSERVED for name in float_activations(model.prepared()) if name not in seen}
 
 
-def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None) -> FloatModel:
+def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None, said: object = None) -> FloatModel:
     """A float model that ONNX Runtime runs as a whole; one with Q/DQ, or of another table, is refused."""
     model = FloatModel.open(model)
     if model.is_quantized:
@@ -74,4 +74,4 @@ def open_runnable(model: PathLike | FloatModel, table: CalibrationTable | None) 
     _, obstacles = runnable_part(model, has_operator)
     if obstacles:
         raise ModelError(f"{model.name}: ONNX Runtime has no operator for {join_names(obstacles)}: {_FIX}")
-    return fix_as_calibrated(model, table)
+    return fix_as_calibrated(model, table, said)

@@ -27,9 +27,9 @@ def fix_inputs(model: FloatModel, said: object, notify: Notify | None = None) ->
     return _fix(model, (said.constant or {}) if isinstance(said, ImageOptions) else {}, notify)
 
 
-def fix_as_calibrated(model: FloatModel, table: CalibrationTable | None) -> FloatModel:
-    """The same with the constants that a table was made with."""
-    return model if table is None else _fix(model, stored_constants(table.settings), None)
+def fix_as_calibrated(model: FloatModel, table: CalibrationTable | None, said: object = None) -> FloatModel:
+    """The same with the constants that a table was made with; without a table, with those that are said."""
+    return fix_inputs(model, said) if table is None else _fix(model, stored_constants(table.settings), None)
 
 
 def _fix(model: FloatModel, constants: Mapping[str, float], notify: Notify | None) -> FloatModel:

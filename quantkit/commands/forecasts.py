@@ -79,7 +79,7 @@ def forecast_sensitivity(
     found.check_float()
     with with_extensions(options):
         table = find_fitting_table(found, options, announcing(None))
-        opened = fix_inputs(found, options.preprocess) if table is None else fix_as_calibrated(found, table)
+        opened = fix_as_calibrated(found, table, options.preprocess)
         dataset = open_calibration_samples(opened, data, prepared_as(table, options.preprocess, data), options)
         cost = measure_pass(opened, dataset)
     runs, seconds = _calibration(table, cost, len(dataset), "fast")

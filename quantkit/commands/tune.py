@@ -10,7 +10,7 @@ from quantkit.backends.cuda.context import using_device
 from quantkit.commands.cluster import staying_connected
 from quantkit.commands.evaluation_data import EvaluationData
 from quantkit.commands.extensions import with_extensions
-from quantkit.commands.fixed_inputs import fix_as_calibrated, fix_inputs
+from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.format_plan import float8_nodes
 from quantkit.commands.kept_evaluations import VARIANT, KeptEvaluations, open_validation
 from quantkit.commands.sensitivity import find_fitting_table, make_table, rank_units
@@ -75,7 +75,7 @@ def open_tuning(
     if options.objective == "latency":
         check_can_time("--objective latency")
     table = find_fitting_table(model, options, notify)
-    fixed = fix_inputs(model, options.preprocess) if table is None else fix_as_calibrated(model, table)
+    fixed = fix_as_calibrated(model, table, options.preprocess)
     return fixed, table, open_validation(fixed, table, val, task, options)
 
 
