@@ -29,7 +29,10 @@ _Shard = TypeVar("_Shard", bound=Shard)
 _Result = TypeVar("_Result")
 
 _SHARDS_PER_SLOT = 4
-"""So that a task that is slow, or done again, holds up little."""
+"""At most, so that a task that is slow, or done again, holds up little."""
+
+_BATCHES_PER_SHARD = 8
+"""At least, where each slot has one: a task opens model and data first, which takes as long as some batches."""
 
 
 @contextmanager
@@ -94,6 +97,7 @@ def map_samples(
     batch_size: int,
     *,
     title: str | None,
+    should_stop: Callable[[], bool] = lambda: False,
     notify: Notify,
 ) -> _Result:
     """What the tasks make of all samples.
@@ -105,17 +109,19 @@ def map_samples(
         merge: of two results; associative and commutative.
         batch_size: shards hold whole batches.
         title: of the progress bar; None shows none.
+        should_stop: asked meanwhile: whether to be content with the shards that have ended.
         notify: hears what is run.
     """
     count = len(whole.contents)
-    parts = split_samples(count, cluster.num_slots * _SHARDS_PER_SLOT, batch_size)
+    enough = max(cluster.num_slots, count // (batch_size * _BATCHES_PER_SHARD))
+    parts = split_samples(count, min(enough, cluster.num_slots * _SHARDS_PER_SLOT), batch_size)
     shards = [
         replace(whole, threads=cluster.cpus, first=part.start, contents=whole.contents[part.start : part.stop])
         for part in parts
     ]
     notify(Notice("info", "device", describe_cluster(cluster, f"{len(parts)} parts of the data")))
     with show_progress(None, title or "", count, title is not None) as bar:
-        return cluster.map_merge(task, shards, merge, lambda index: bar.update(len(parts[index])))
+        return cluster.map_merge(task, shards, merge, lambda index: bar.update(len(parts[index])), should_stop)
 
 
 def split_samples(count: int, num_shards: int, batch_size: int) -> list[range]:
