@@ -14,9 +14,13 @@ class Inline:
 
     cpus, gpus, num_slots = 1, 0, 3
 
-    def map_merge(self, task, parts, merge, done):
+    def map_merge(self, task, parts, merge, done, should_stop=lambda: False):
         results = []
         for index, one in enumerate(parts):
+            if should_stop():
+                if not results:
+                    raise KeyboardInterrupt
+                break
             results.append(pickle.loads(pickle.dumps(task(pickle.loads(pickle.dumps(one))))))
             done(index)
         while len(results) > 1:

@@ -10,7 +10,7 @@ import platform
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,8 +29,8 @@ _CPUS_PER_TASK = 4
 
 _REACHABLE_S = 5.0
 
-_POLL_S = 0.5
-"""Between two looks at what is done, in which Ctrl-C is heard."""
+_POLL_S = 0.2
+"""Between two looks at what is done, in which Ctrl-C is heard: it has to be answered within half a second."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class RayCluster:
         parts: Sequence[_Part],
         merge: Callable[[_Result, _Result], _Result],
         done: Callable[[int], object],
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> _Result:
         """The results of all parts, merged two by two on the nodes where they are.
 
@@ -65,8 +66,10 @@ class RayCluster:
             parts: of the work; small.
             merge: associative and commutative.
             done: told the index of each part as it ends.
+            should_stop: asked often: whether to be content with the parts that have ended.
 
         Raises:
+            KeyboardInterrupt: it is to stop before any part has ended.
             QuantKitError: that a task raised, with the node that it ran on.
             BackendError: the cluster failed.
         """
@@ -81,6 +84,11 @@ class RayCluster:
         ready: deque[Any] = deque()
         try:
             while running or joining or len(ready) > 1:
+                if running and should_stop():
+                    self._cancel(running)
+                    running.clear()
+                    if not joining and not ready:
+                        raise KeyboardInterrupt
                 while len(ready) > 1:
                     joining.add(join.remote(merge, ready.popleft(), ready.popleft()))
                 ended, _ = self.ray.wait([*running, *joining], timeout=_POLL_S, fetch_local=False)
@@ -97,14 +105,17 @@ class RayCluster:
             merged: _Result | None = self.ray.get(ready[0])
         except BaseException as error:
             if not is_ending():  # what ends the process ends its tasks
-                for reference in (*running, *joining):
-                    self.ray.cancel(reference, force=True)
+                self._cancel([*running, *joining])
             if isinstance(error, self.ray.exceptions.RayError):
                 raise BackendError(f"the Ray cluster failed: {_reason(error)}") from error
             raise
         if merged is None:
             raise BackendError("the Ray cluster lost results of a task, which failed when it was run again: run again")
         return merged
+
+    def _cancel(self, references: Iterable[Any]) -> None:
+        for reference in references:
+            self.ray.cancel(reference, force=True)
 
 
 def check_cluster(address: str | None) -> None:

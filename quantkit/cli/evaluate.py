@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast
@@ -117,8 +116,7 @@ def evaluate(
         with with_extensions(options), on_device(options, announcing(None)):  # refused first what would be later
             _, samples = open_evaluation(model, data, None, options, task, limits)
         _calibrate(model, options.calibrate_data, options, notify)
-    # On a cluster no batch is the current one: Ctrl-C ends the command.
-    with stop_on_interrupt() if options.ray is None else nullcontext(lambda: False) as should_stop:
+    with stop_on_interrupt() as should_stop:
         result = evaluate_variants(
             model, samples, options, task=task, limits=limits, should_stop=should_stop, notify=notify
         )

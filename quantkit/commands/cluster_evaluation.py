@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -66,6 +66,7 @@ def judge_on_cluster(
     opened: OpenVariants,
     *,
     skipped: dict[str, str],
+    should_stop: Callable[[], bool],
     notify: Notify,
 ) -> Measurement:
     """What `quantkit.evaluation.evaluate` finds, by the tasks of the cluster of `options.ray`.
@@ -77,6 +78,7 @@ def judge_on_cluster(
         options: with the size of a batch.
         opened: the variants, which the tasks must make alike.
         skipped: gets id and reason of what cannot be read.
+        should_stop: asked meanwhile: whether to be content with the samples that tasks are done with.
         notify: hears what is run.
 
     Raises:
@@ -97,10 +99,20 @@ def judge_on_cluster(
     title, (needs_gpu, *_) = "evaluating" if options.progress else None, (*on_gpu, "")
     with open_cluster(str(options.ray), use_gpus=bool(on_gpu), needs_gpu=needs_gpu) as cluster:
         whole = replace(whole, are_scores=_judge_first(data, options, opened))
-        found = map_samples(cluster, judge_shard, whole, _merge, options.batch_size, title=title, notify=notify)
+        found = map_samples(
+            cluster,
+            judge_shard,
+            whole,
+            _merge,
+            options.batch_size,
+            title=title,
+            should_stop=should_stop,
+            notify=notify,
+        )
     skipped |= in_order(found.unreadable, data.dataset)
     check_readable(skipped, len(data.dataset), options.min_readable)
-    return sum_up(chain.from_iterable(batches for _, batches in sorted(found.batches.items())), data.task.task)
+    measured = sum_up(chain.from_iterable(batches for _, batches in sorted(found.batches.items())), data.task.task)
+    return replace(measured, is_partial=measured.is_partial or should_stop())
 
 
 def _judge_first(data: EvaluationData, options: EvaluationOptions, opened: OpenVariants) -> bool | None:

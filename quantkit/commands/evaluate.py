@@ -125,7 +125,9 @@ def _measure(
         if options.ray is None:
             accuracy = _judge_here(data, fitting, opened, skipped_files, should_stop)
         else:
-            accuracy = judge_on_cluster(model, data, table, fitting, opened, skipped=skipped_files, notify=notify)
+            accuracy = judge_on_cluster(
+                model, data, table, fitting, opened, skipped=skipped_files, should_stop=should_stop, notify=notify
+            )
         timing = Timing({}, ("interrupted: latency was not measured",) if options.latency_s and should_stop() else ())
         if options.latency_s and not should_stop():
             with open_as_run(opened.models, threads=options.threads) as timed:

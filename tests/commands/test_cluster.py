@@ -113,6 +113,13 @@ def test_the_table_is_that_of_one_machine(inline, tmp_path):
     assert calibrated(DATA, here) == calibrated(DATA, there, ray="auto")
 
 
+@pytest.mark.parametrize(("batch_size", "parts"), [(16, 3), (1, 12)])
+def test_parts_are_of_several_batches_where_each_slot_has_one(batch_size, parts, inline, tmp_path):
+    said = []
+    calibrated(DATA, tmp_path, ray="auto", batch_size=batch_size, notify=said.append)
+    assert any(notice.text.endswith(f" {parts} parts of the data") for notice in said)
+
+
 def with_damage(folder: Path, count: int) -> Path:
     """A copy of the digits of which some cannot be read."""
     shutil.copytree(DATA, folder)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import quantkit
 from quantkit.cli import main
-from quantkit.commands import cluster_evaluation
+from quantkit.commands import cluster, cluster_evaluation
 from quantkit.commands.cluster_evaluation import EvaluationShard, judge_shard
 from quantkit.commands.evaluate import evaluate
 from quantkit.errors import BackendError, ChangedDataError, DatasetError, ModelError
@@ -134,6 +138,19 @@ def test_a_node_that_sees_anything_else_than_the_command_says_so(other, error, m
         report_of(MODEL, VAL, TaskOptions(), ray="auto", num_samples=20)
 
 
+def test_a_wish_to_stop_keeps_what_tasks_have_judged(inline, tmp_path):
+    model, data, task, options = digits(tmp_path)
+    after_one_part, after_its_batches = iter([False]), iter([False] * 4)
+    there = report_of(model, data, task, ray="auto", **options, should_stop=lambda: next(after_one_part, True))
+    assert json.loads(there)["evaluations"][0]["num_samples"] == 35
+    assert there == report_of(model, data, task, **options, should_stop=lambda: next(after_its_batches, True))
+
+
+def test_a_wish_to_stop_before_anything_is_judged_ends_the_command(inline):
+    with pytest.raises(KeyboardInterrupt):
+        report_of(MODEL, VAL, TaskOptions(), ray="auto", num_samples=20, should_stop=lambda: True)
+
+
 def test_an_engine_needs_nodes_with_a_gpu(inline, monkeypatch):
     engine = OpenEngine(MODEL, None, "tensorrt", None, "gpu")
     monkeypatch.setattr("quantkit.commands.variants.open_engines", lambda *_, **__: ({}, {"trt": engine}))
@@ -176,6 +193,25 @@ def test_two_nodes_and_a_worker_that_dies_make_the_report_of_one_machine(nodes, 
     there = report_of(model, data, task, ray=nodes.address, **options)
     assert mark.exists()
     assert there == report_of(model, data, task, **options)
+
+
+@pytest.mark.slow
+def test_nodes_are_let_go_of_after_a_wish_to_stop(nodes, tmp_path, monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr(cluster_evaluation, "judge_shard", Lasting())
+    monkeypatch.setattr(cluster, "show_progress", lambda *_: nullcontext(SimpleNamespace(update=ended.append)))
+    model, data, task, options = digits(tmp_path)
+    found = report_of(model, data, task, ray=nodes.address, **options, should_stop=lambda: bool(ended))
+    assert json.loads(found)["evaluations"][0]["num_samples"] == sum(ended) == 56
+
+
+class Lasting:
+    """`judge_shard` that does not end, but of the first samples."""
+
+    def __call__(self, shard: EvaluationShard) -> object:
+        while shard.first:
+            time.sleep(1)
+        return judge_shard(shard)
 
 
 @pytest.mark.slow
