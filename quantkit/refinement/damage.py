@@ -8,6 +8,8 @@ weighed with the probabilities of all samples there. Of 256 samples, ratios of s
 instead of 22% (resnet20) and by 13% instead of 20% (repvgg_a0); what clipping does, which happens where the model is
 sure, still counts up to 12% too much (mobilenetv3_small). See docs/explanation/accuracy.md.
 
+Boxes with scores: see `raw_boxes`.
+
 Anything else: for each channel the share of the squared error in error and variance together, mean over channels. A
 plain signal-to-noise ratio misranks detectors, whose few large channels hide the class scores.
 """
@@ -23,6 +25,8 @@ import numpy.typing as npt
 
 from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.notices import Notice, Notify
+from quantkit.refinement.raw_boxes import BoxDamage, find_boxes
 from quantkit.types import Array
 
 _PARTS = 4
@@ -97,16 +101,23 @@ class OutputDamage:
     Args:
         outputs: what to compare.
         reference: of the float model.
+        notify: hears of outputs that are those of a detector.
     """
 
-    def __init__(self, outputs: Sequence[MeasuredOutput], reference: Outputs) -> None:
+    def __init__(self, outputs: Sequence[MeasuredOutput], reference: Outputs, notify: Notify | None = None) -> None:
         scores = [output for output in outputs if output.kind != "values"]
         # KL divergence and shares of error do not add up: class scores count as such only where nothing else is there.
         self.is_divergence = len(scores) == len(outputs)
         self._outputs = tuple(outputs)
         self._reference = reference
         self._chosen: dict[tuple[str, int], tuple[list[_Rows], npt.NDArray[np.float64]]] = {}
-        self._variance = {o.name: self._variances(o) for o in outputs if not self.is_divergence}
+        found = () if self.is_divergence else find_boxes(outputs, reference)
+        self.boxes = BoxDamage(found, reference) if found else None
+        """Where the outputs are those of a detector."""
+        if self.boxes is not None and notify is not None:
+            text = f"the outputs are {self.boxes}: their errors count where something is detected"
+            notify(Notice("info", "ranges", text))
+        self._variance = {o.name: self._variances(o) for o in outputs if not (self.is_divergence or found)}
 
     @property
     def unit(self) -> str:
@@ -115,6 +126,8 @@ class OutputDamage:
 
     def of(self, outputs: Outputs) -> float:
         """Damage of the same batches, perhaps of the first ones only."""
+        if self.boxes is not None:
+            return self.boxes.of(outputs)
         measure = self._expected_divergence if self.is_divergence else self._lost_share
         return float(np.mean([measure(output, outputs) for output in self._outputs]))
 

@@ -170,7 +170,7 @@ class Refining:
         self.names = tuple(output.name for output in outputs)
         reference = run_model(model.prepared(self._opset), self.judging.batches, outputs=self.names)
         self.outputs = recognize_class_scores(outputs, reference)
-        self.judge = OutputDamage(self.outputs, reference)
+        self.judge = OutputDamage(self.outputs, reference, notify)
         self._reference = reference
         self._measured: dict[bool, float] = {}
 

@@ -1,0 +1,120 @@
+"""Raw outputs of detectors: found by their values, errors against formulas written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.refinement.damage import OutputDamage
+from quantkit.refinement.raw_boxes import RawBoxes, find_boxes
+
+ROWS, CLASSES = 60, 5
+
+
+def detections(seed: int = 0, num_images: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centers and sizes [N, B, 4] in pixels, objectness [N, B, 1] and conditional probabilities [N, B, C]."""
+    rng = np.random.default_rng(seed)
+    boxes = np.concatenate((rng.uniform(0, 300, (num_images, ROWS, 2)), rng.uniform(10, 90, (num_images, ROWS, 2))), 2)
+    objectness = np.where(rng.uniform(size=(num_images, ROWS, 1)) < 0.1, 0.8, 0.001)
+    classes = rng.dirichlet(np.full(CLASSES, 0.2), (num_images, ROWS)) * 0.99
+    return tuple(np.asarray(a, np.float32) for a in (boxes, objectness, classes))  # type: ignore[return-value]
+
+
+def batches(**outputs: np.ndarray) -> list[dict[str, np.ndarray]]:
+    return [{name: array[i : i + 2] for name, array in outputs.items()} for i in range(0, 4, 2)]
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate((boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2), axis=-1)
+
+
+def values(name: str, axis: int) -> MeasuredOutput:
+    return MeasuredOutput(name, "values", axis)
+
+
+ALL = tuple(range(CLASSES))
+
+
+def test_rows_with_objectness_are_found() -> None:
+    boxes, objectness, classes = detections()
+    rows = np.concatenate((boxes, objectness, classes), axis=2)
+    expected = RawBoxes("y", "y", 2, (0, 1, 2, 3), tuple(5 + c for c in ALL), objectness=4)
+    assert find_boxes([values("y", 2)], batches(y=rows)) == (expected,)
+
+
+def test_columns_of_classes_alone_are_found() -> None:
+    boxes, objectness, classes = detections()
+    columns = np.concatenate((boxes, objectness * classes), axis=2)
+    expected = RawBoxes("y", "y", 1, (0, 1, 2, 3), tuple(4 + c for c in ALL))
+    assert find_boxes([values("y", 1)], batches(y=columns.swapaxes(1, 2))) == (expected,)
+    expected = RawBoxes("y", "y", 2, (0, 1, 2, 3), tuple(4 + c for c in ALL))
+    assert find_boxes([values("y", 2)], batches(y=columns)) == (expected,)
+
+
+def test_maps_whose_objectness_comes_first_are_found() -> None:
+    boxes, objectness, classes = detections()
+    maps = np.concatenate((objectness, boxes, classes), axis=2).swapaxes(1, 2).reshape(4, -1, 6, 10)
+    expected = RawBoxes("y", "y", 1, (1, 2, 3, 4), tuple(5 + c for c in ALL), objectness=0)
+    assert find_boxes([values("y", 1)], batches(y=maps)) == (expected,)
+
+
+def test_scores_are_paired_with_boxes_of_as_many_rows() -> None:
+    boxes, objectness, classes = detections()
+    rng = np.random.default_rng(0)
+    scores, sides = objectness * classes, rng.normal(size=(4, ROWS, 32)).astype(np.float32)
+    outputs = {"s0": scores, "s1": scores[:, :20], "b0": sides, "b1": sides[:, :20]}
+    found = find_boxes([values(name, 2) for name in outputs], batches(**outputs))
+    assert {(b.boxes, b.scores, len(b.columns)) for b in found} == {("b0", "s0", 32), ("b1", "s1", 32)}
+    background = np.concatenate((1 - scores.sum(axis=2, keepdims=True), scores), axis=2)
+    outputs = {"s": background, "b": corners(boxes) / 400}
+    kinds = [MeasuredOutput("s", "probabilities", -1), values("b", 2)]
+    assert find_boxes(kinds, batches(**outputs)) == (RawBoxes("b", "s", -1, (0, 1, 2, 3), tuple(1 + c for c in ALL)),)
+
+
+@pytest.mark.parametrize("shape", [(4, 20, 16), (4, 6, 12, 12), (4, 16)])
+def test_nothing_else_is_taken_for_boxes(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for y in (array, np.clip(array, 0, 1)):
+        assert find_boxes([values("y", 1)], batches(y=y)) == ()
+    boxes, objectness, classes = detections()
+    assert find_boxes([values("y", 1), values("b", 2)], batches(y=array, b=boxes)) == ()
+    features = np.random.default_rng(0).normal(size=(4, ROWS, 256)).astype(np.float32)
+    assert find_boxes([values("s", 2), values("f", 2)], batches(s=objectness * classes, f=features)) == ()
+
+
+@pytest.mark.parametrize("form", ["corners", "sizes", "logarithms"])
+def test_errors_of_scores_and_boxes_by_the_formula(form: str) -> None:
+    boxes, objectness, classes = detections()
+    rng = np.random.default_rng(1)
+    sizes = boxes[..., 2:].prod(axis=2)
+    units = np.repeat(sizes[..., None], 4, axis=2)
+    if form == "corners":
+        boxes = corners(boxes)
+    elif form == "logarithms":
+        boxes[..., 2:] = np.log(boxes[..., 2:] / 32)
+        units = np.stack((sizes / 32**2, sizes / 32**2, np.ones_like(sizes), np.ones_like(sizes)), axis=2)
+    rows = np.concatenate((boxes, objectness, classes), axis=2)
+    got = rows + rng.normal(size=rows.shape).astype(np.float32) * 0.01
+    scores, after = (r[..., 4:5] * r[..., 5:] for r in (rows, got))
+    weights = scores.max(axis=2) ** 2
+    missed, signal = np.square(after - scores).sum(), np.square(scores).sum()
+    moved = (weights[..., None] * np.square(got[..., :4] - boxes) / units).sum()
+    expected = (missed / (missed + signal) + moved / (moved + weights.sum())) / 2
+    damage = OutputDamage([values("y", 2)], batches(y=rows))
+    assert str(damage.boxes) == "boxes with 5 scores times objectness"
+    assert damage.of(batches(y=got)) == pytest.approx(expected, rel=1e-3)
+    assert damage.of(batches(y=rows)) == 0
+    assert damage.of(batches(y=np.full_like(got, np.nan))) == 1
+
+
+def test_what_is_detected_counts_more_than_background() -> None:
+    """By a mean over channels, classes of which there is none would count as much as boxes of what there is."""
+    boxes, objectness, classes = detections()
+    classes[..., 0], classes[..., 1:] = 0.9, 0.01 * classes[..., 1:]
+    rows = np.concatenate((boxes, objectness, classes), axis=2)
+    background, moved = rows.copy(), rows.copy()
+    background[..., 6:] += np.where(objectness < 0.5, 0.01, 0).astype(np.float32)
+    moved[..., :2] += np.where(objectness > 0.5, 0.2, 0).astype(np.float32) * boxes[..., 2:]
+    damage = OutputDamage([values("y", 2)], batches(y=rows))
+    assert damage.of(batches(y=moved)) > 100 * damage.of(batches(y=background))
