@@ -60,7 +60,7 @@ def compare(
 ) -> None:
     """Check a report against limits: exit code 0 if all are met, 3 if one is violated.
 
-    A limit on a number that is missing from the report is an error (exit code 1).
+    A limit on a number that is missing from the report is an error (exit code 1). `quantkit report A B` joins reports.
     """
     if not limits:
         raise typer.BadParameter("pass --max-drop, --gate, --min-speedup, --min-agreement or --max-size-ratio")

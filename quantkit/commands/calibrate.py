@@ -132,6 +132,8 @@ def settle_calibrator(options: CalibrationOptions) -> tuple[CalibrationOptions, 
     if method == "auto" and (options.histogram == "tensorrt" or wanted != "quantkit"):
         method = "entropy"
     native, reason = choose_calibrator(wanted, method=method, histogram=options.histogram)
+    if wanted != options.calibrator:
+        reason = "TensorRT's own does not run on a cluster" if options.ray else "TensorRT's own saves no statistics"
     # Where nothing is tried on the model, TensorRT's ranges stand alone; else they are candidates of "auto".
     if options.histogram == "tensorrt" or (native is not None and options.effort == "fast"):
         options = replace(options, method=method)

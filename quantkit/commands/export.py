@@ -26,7 +26,7 @@ from quantkit.graph.passes.prepare import scheme_of
 from quantkit.machine import read_input
 from quantkit.notices import Notice, Notify
 from quantkit.storage import check_no_source, write_bytes, write_text
-from quantkit.types import SCHEMES, CalibrationTable
+from quantkit.types import SCHEMES
 from quantkit.types.options import DeepStreamOptions, TritonOptions, TrtexecOptions
 from quantkit.types.quantization import Precision
 
@@ -76,11 +76,11 @@ def export_deepstream(model: Path, output: Path, options: DeepStreamOptions, not
     Raises:
         QuantKitError: there is no table, or its preprocessing cannot be said so.
     """
-    table = _table(model, options.table)
+    files = CalibrationFiles.of_model(model) if options.table is None else CalibrationFiles(Path(options.table))
+    table = load_table(files.table)
     if table.preprocessing is None:
         raise CalibrationError(f"the table of {model.name} was calibrated on arrays: nvinfer prepares images")
     precision = options.precision
-    files = CalibrationFiles.of_model(model)
     opened = FloatModel(model)
     explicit = opened.is_quantized
     if not explicit:
@@ -134,11 +134,6 @@ def trtexec_command(model: Path, options: TrtexecOptions, build: BuildOptions) -
     flags += io_format_flags(build, opened.inputs, output_specs(opened.graph))
     engine = default_engine_path(model, precision)
     return command_line(str(model), str(engine), flags, replace(build, profiles=profiles))
-
-
-def _table(model: Path, given: object) -> CalibrationTable:
-    path = CalibrationFiles.of_model(model).table if given is None else Path(str(given))
-    return load_table(path)
 
 
 def _largest_batch(manifest: Manifest | None) -> int | None:

@@ -30,7 +30,7 @@ _OTHER_IMAGE_SUFFIXES = frozenset({
 }) - frozenset(IMAGE_SUFFIXES)
 # fmt: on
 _FEW, _SOME = 32, 128
-"""Samples below which TensorRT's and most other guides call a calibration unreliable (about 500 are recommended)."""
+"""Samples below which TensorRT's and most other guides call a calibration unreliable (100 to 500 are recommended)."""
 _IMBALANCE = 10
 _SPLITS = frozenset({"calib", "calibration", "test", "train", "training", "val", "valid", "validation"})
 """Names of folders that are parts of a data set."""
@@ -303,10 +303,10 @@ def _check_range(dataset: Dataset, facts: DataFacts) -> list[Finding]:
 def _check_count(readable: int) -> list[Finding]:
     if readable < _FEW:
         what = f"only {readable} samples: too few to calibrate well"
-        return [Finding("warning", "number", what, (), "about 500 are recommended")]
+        return [Finding("warning", "number", what, (), "100 to 500 are recommended")]
     if readable < _SOME:
         what = f"{readable} samples are few for calibration"
-        return [Finding("note", "number", what, (), "about 500 are recommended")]
+        return [Finding("note", "number", what, (), "100 to 500 are recommended")]
     return []
 
 

@@ -137,7 +137,7 @@ def doubts(report: Report) -> tuple[str, ...]:
     for evaluation in report.evaluations:
         if (count := evaluation.metrics.get("non_finite", 0)) > 0:
             found.append(f"{single_line(evaluation.name)} produces NaN or infinite values ({count:.0f} elements).")
-    backends = {e.backend for e in report.evaluations if e.latency is not None}
+    backends = {e.backend.partition(" (run ")[0] for e in report.evaluations if e.latency is not None}  # of any run
     if len(backends) > 1:
         found.append(
             f"Latencies were measured on different backends ({'; '.join(sorted(map(single_line, backends)))}) and are "

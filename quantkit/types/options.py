@@ -834,7 +834,7 @@ class DeepStreamOptions:
     """Options of `export deepstream`."""
 
     table: PathLike | None = option(
-        None, "Calibration table, for the preprocessing.", form=PATH, unit="file", default_text="MODEL.calib.json"
+        None, "Calibration table, with its cache beside it.", form=PATH, unit="file", default_text="MODEL.calib.json"
     )
     precision: Precision = option("int8", "Precision of the engine.")
     batch_size: int = option(1, "Batch size of the engine.")

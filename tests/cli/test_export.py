@@ -22,6 +22,12 @@ def test_deepstream_and_trtexec_of_a_calibrated_model(quantkit, digits, tmp_path
     lines = (tmp_path / "ds" / "net.txt").read_text().splitlines()
     assert {"[property]", "onnx-file=../digits.onnx", "int8-calib-file=../digits.calib", "network-mode=1"} <= set(lines)
     assert "model-color-format=2" in lines
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("digits.calib", "digits.calib.json"):
+        (tmp_path / "elsewhere" / name).write_bytes((tmp_path / name).read_bytes())
+    table = tmp_path / "elsewhere" / "digits.calib.json"
+    assert quantkit("export", "deepstream", digits, "--table", table, "-o", tmp_path / "own.txt").code == 0
+    assert "int8-calib-file=elsewhere/digits.calib" in (tmp_path / "own.txt").read_text().splitlines()
     printed = quantkit("export", "trtexec", digits, "--precision", "int8", "--tensorrt-version", "10.3.0")
     assert shlex.split(printed.out) == [
         "trtexec", f"--onnx={digits}", f"--saveEngine={digits.with_suffix('.int8.engine')}", "--int8", "--fp16",

@@ -199,8 +199,9 @@ def test_a_cluster_calibrates_where_tensorrt_could(method, monkeypatch):
     wanted = []
     monkeypatch.setattr(calibrate, "check_cluster", lambda address: None)
     monkeypatch.setattr(calibrate, "choose_calibrator", lambda name, **_: (wanted.append(name), (None, ""))[1])
-    settle_calibrator(quantkit.CalibrationOptions(ray="auto", method=method))
+    _, _, reason = settle_calibrator(quantkit.CalibrationOptions(ray="auto", method=method))
     assert wanted == ["quantkit"]
+    assert reason == "TensorRT's own does not run on a cluster"
 
 
 class Nodes:

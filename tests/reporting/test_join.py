@@ -6,6 +6,7 @@ import pytest
 from quantkit.errors import EvaluationError
 from quantkit.reporting import load_report, report_html, report_json, report_markdown
 from quantkit.reporting.join import join_reports
+from quantkit.reporting.verdict import remarks
 from quantkit.types import Score
 from tests.reporting import samples
 from tests.reporting.reports import latency, make_report
@@ -16,6 +17,7 @@ def test_variants_stand_side_by_side_under_the_name_of_their_run():
     assert [e.name for e in joined.evaluations] == ["a/fp32", "a/fp16", "a/int8", "b/fp32", "b/fp16", "b/int8"]
     assert joined.baseline.name == "a/fp32"
     assert any("not compared" in warning for warning in joined.warnings)
+    assert not any("different backends" in remark for remark in remarks(joined))
 
 
 def test_no_speedup_is_between_runs():
