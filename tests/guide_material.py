@@ -42,12 +42,6 @@ def make_calibrated(folder: Path) -> None:
     run("calibrate", "model.onnx", "--data", "calib", "-q")
 
 
-def make_both(folder: Path) -> None:
-    """A model for the CPU beside the float one, as `--target cpu` writes it."""
-    make_classifier(folder)
-    run("calibrate", "model.onnx", "--data", "calib", "--target", "cpu", "-q")
-
-
 def make_configured(folder: Path) -> None:
     make_classifier(folder, "imgs/calib", "imgs/val")
     text = (REPOSITORY / "docs" / "how-to" / "calibrate.md").read_text(encoding="utf-8")

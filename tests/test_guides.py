@@ -50,7 +50,7 @@ PAGES = {
     "gpu.md": (made.make_classifier, {0}),
     "jetson.md": (made.make_calibrated, {0}),
     "moving.md": (made.make_classifier, {0}),
-    "no_gpu.md": (made.make_both, {0}),
+    "no_gpu.md": (made.make_classifier, {0}),
     "segmentation.md": (made.make_scenes, {0}),
     "tasks.md#Custom": (made.make_ages, {0}),
     "tasks.md#Embeddings": (made.make_sentences, {0}),

@@ -34,10 +34,10 @@ class Group(TyperGroup):
         entries: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, command in self.commands.items():
             panel = getattr(command, "rich_help_panel", None)
-            entries[panel if isinstance(panel, str) else "Commands"].append(
-                (name, (command.help or "").split("\n\n")[0])
-            )
-        entries["Options"] = [(", ".join(p.opts), getattr(p, "help", None) or "") for p in self.get_params(ctx)]
+            brief = (command.help or "").split("\n\n")[0]
+            entries[panel if isinstance(panel, str) else "Commands"].append((name, brief))
+        options: Any = self.get_params(ctx)
+        entries["Options"] = [(", ".join(sorted(o.opts, key=len)), o.help or "") for o in options]  # click's are a set
         lines = [f"Usage: {ctx.command_path} COMMAND [ARGUMENTS] [OPTIONS]", "", self.help or ""]
         for heading, listed in entries.items():
             lines += ["", f"{heading}:"]

@@ -89,6 +89,11 @@ def test_the_help_of_a_bare_command_ends_with_its_line(quantkit):
     assert quantkit().out.endswith("shows the options of a command.\n")
 
 
+@pytest.mark.parametrize("words", [(), ("cache",), ("data",)])
+def test_the_options_for_help_have_one_order(quantkit, words):
+    assert "  -h, --help  " in quantkit(*words, "--help").out
+
+
 def test_options_come_from_the_environment_below_the_command_line(quantkit, digits, monkeypatch):
     words = ("calibrate", "--data", CALIB, digits)
     monkeypatch.setenv("QUANTKIT_CALIBRATE_METHOD", "mze")
