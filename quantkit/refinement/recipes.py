@@ -7,7 +7,7 @@ closest to the float output on the others rounds it for good, on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from quantkit.refinement.feedback import (
     round_nearest,
     round_with_feedback,
 )
-from quantkit.refinement.moments import InputMoments, Moments
+from quantkit.refinement.moments import MOST_VALUES, InputMoments, Moments
 from quantkit.types import QuantFormat, weight_format
 
 _Floats = npt.NDArray[np.floating]
@@ -126,10 +126,11 @@ def round_layer(
         ('error feedback, damping 10%', True)
     """
     shape = scale_shape or matrix.shape[:2]
-    layer = _Layer(np.asarray(matrix, np.float64), moments, has_bias, shape, fmt or weight_format(0))
+    layer = _Layer(matrix, moments, has_bias, shape, fmt or weight_format(0))
     chosen, error, nearest_error = _choose_recipe(layer.sample_rows())
     everything = _Fit(moments.training.merge(moments.held_out), has_bias)
-    codes, scale, bias = layer.round(chosen, everything)
+    parts = [part.round(chosen, everything) for part in layer.parts()]
+    codes, scale, bias = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     return RoundedMatrix(codes, scale, bias.ravel().astype(np.float32), chosen, error, nearest_error)
 
 
@@ -172,7 +173,7 @@ def _choose_recipe(layer: _Layer) -> tuple[RoundingRecipe, float, float]:
 class _Layer:
     """A weight to be rounded; the attributes are the arguments of `round_layer`."""
 
-    matrix: _Array
+    matrix: _Floats
     moments: Moments
     has_bias: bool
     scale_shape: tuple[int, int]
@@ -180,11 +181,20 @@ class _Layer:
 
     def sample_rows(self) -> _Layer:
         """The layer with only a few of its output channels, which are enough to compare recipes by."""
+        return self._rows(np.unique(np.linspace(0, self.matrix.shape[1] - 1, _TRIAL_ROWS).round().astype(int)))
+
+    def parts(self) -> Iterator[_Layer]:
+        """The layer in parts of some of its output channels, whose copies in double precision are of bounded size."""
+        groups, num_rows, width = self.matrix.shape
+        num_parts = -(-groups * num_rows * width // MOST_VALUES) if self.scale_shape[1] > 1 else 1
+        yield from map(self._rows, np.array_split(np.arange(num_rows), num_parts))
+
+    def _rows(self, rows: npt.NDArray[np.intp]) -> _Layer:
+        """Some of the output channels of every group; all of them if they have a scale in common."""
         groups, of_rows = self.scale_shape
-        if of_rows == 1:  # They have a scale in common.
-            return self
-        rows = np.unique(np.linspace(0, of_rows - 1, _TRIAL_ROWS).round().astype(int))
-        return replace(self, matrix=self.matrix[:, rows], scale_shape=(groups, len(rows)))
+        if of_rows == 1:
+            return replace(self, matrix=np.asarray(self.matrix, np.float64))
+        return replace(self, matrix=np.asarray(self.matrix[:, rows], np.float64), scale_shape=(groups, len(rows)))
 
     def round(self, recipe: RoundingRecipe, fit: _Fit) -> tuple[_Codes, _Scale, _Array]:
         """Codes [G, R, K], scales [G, R] and bias [G, R] by one recipe."""

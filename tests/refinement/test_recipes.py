@@ -5,6 +5,7 @@ import pytest
 
 from quantkit.numerics import value_bounds
 from quantkit.refinement import moments as moments_module
+from quantkit.refinement import recipes as recipes_module
 from quantkit.refinement.feedback import dequantize_matrix, matrix_scale, round_nearest
 from quantkit.refinement.moments import Moments
 from quantkit.refinement.recipes import RoundingRecipe, round_layer
@@ -143,6 +144,21 @@ def test_blocks_of_inputs_are_rounded_like_groups_of_their_own(monkeypatch):
     assert (in_blocks.codes == direct.codes).mean() > 0.97
     np.testing.assert_array_equal(in_blocks.scale, direct.scale)
     assert in_blocks.error == pytest.approx(direct.error, rel=0.05)
+
+
+@pytest.mark.parametrize("scale_shape", [(2, 7), (1, 7), (1, 1)])
+def test_large_weights_are_rounded_in_parts(monkeypatch, scale_shape):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(2, 7, 30)).astype(np.float32)
+    x = correlated(rng, 2, 30, 900, mean=1)
+    moments = collect(x, x + 0.01, x, x)
+    whole = round_layer(matrix, moments, has_bias=True, scale_shape=scale_shape)
+    monkeypatch.setattr(recipes_module, "MOST_VALUES", 2 * 30 * 3)
+    in_parts = round_layer(matrix, moments, has_bias=True, scale_shape=scale_shape)
+    assert in_parts.choice == whole.choice
+    np.testing.assert_array_equal(in_parts.codes, whole.codes)
+    np.testing.assert_array_equal(in_parts.scale, whole.scale)
+    np.testing.assert_allclose(in_parts.bias, whole.bias, rtol=1e-5)
 
 
 def degenerate():
