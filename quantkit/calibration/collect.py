@@ -251,6 +251,6 @@ def _describe_non_finite(name: str, values: Array, batch: Batch) -> str:
         if bad:
             where = f" on {bad[0]}" + (f" and {len(bad) - 1} more samples of its batch" if len(bad) > 1 else "")
     return (
-        f"tensor {name!r} became NaN or infinite{where}: check the preprocessing, or leave the sample out; "
-        "a model that overflows in FP32 cannot be quantized"
+        f"tensor {name!r} became NaN or infinite{where}: check the preprocessing and the weights of the "
+        "model, or leave the sample out; a model that overflows in FP32 cannot be quantized"
     )

@@ -99,7 +99,7 @@ def show(
         if row.name in shown.histograms
     }
     if not rows:
-        print_line(console, f"no tensor matches {pattern}")
+        print_line(console, f"no tensor matches {pattern}" if found.tensors else "it lists no tensor")
     elif print_tensors(console, rows, histograms=lines):
         mark = "" if found.method == "none" else f"; {ASCII_MARK if ascii_only else MARK} is amax"
         print_line(console, f"histogram: magnitudes from 0 to the maximum, logarithmic height{mark}")

@@ -62,7 +62,9 @@ def test_statistics_do_not_depend_on_who_gets_what(count):
 def test_a_failure_of_any_member_ends_the_run(count):
     values = VALUES.copy()
     values[17, 2] = np.nan
-    with pytest.raises(NonFiniteActivationError, match=r"tensor 'x' became NaN or infinite on 17"):
+    with pytest.raises(
+        NonFiniteActivationError, match=r"tensor 'x' became NaN or infinite on 17: check .* the weights"
+    ):
         collect(members(count), values)
 
 

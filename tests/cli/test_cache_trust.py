@@ -276,6 +276,8 @@ def test_unrepresentable_tensor_name_is_refused(quantkit, tmp_path, name, form):
 
 def test_filter_without_matches_is_reported(quantkit, folder):
     assert "no tensor matches nothing*" in quantkit("cache", "show", folder / "m.calib", "--filter", "nothing*").out
+    (folder / "empty.calib").write_text("TRT-101601-EntropyCalibration2\n")
+    assert "it lists no tensor" in quantkit("cache", "show", folder / "empty.calib").out
 
 
 def test_merged_shards_equal_the_table_of_all_data(tmp_path):
