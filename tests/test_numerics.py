@@ -162,6 +162,19 @@ def test_fp8_saturates_and_keeps_nan():
     np.testing.assert_array_equal(got, [448, 448, 448, 448, 448, -448, np.nan, 0])
 
 
+def test_fp8_keeps_activations_four_times_larger_than_calibrated_and_loses_nothing_else():
+    x = np.random.default_rng(0).standard_normal(10000).astype(np.float32)
+    params, tight = QuantParams.from_amax(4.0, FP8), QuantParams(np.float32(4 / 448), format=FP8)
+
+    def error(values: np.ndarray, params: QuantParams) -> float:
+        rounded = dequantize_array(quantize_array(values, params), params)
+        return float(np.square(rounded - values).sum() / np.square(values).sum())
+
+    assert error(x, params) == pytest.approx(error(x, tight), rel=1e-3)
+    assert error(4 * x, params) == pytest.approx(error(x, params), rel=1e-3)
+    assert error(4 * x, tight) > 100 * error(4 * x, params)
+
+
 def squared_fp8_errors(rows: np.ndarray, scales: np.ndarray, importance: np.ndarray) -> np.ndarray:
     """Of rows [R, K] with a scale each: distances to the nearest of all numbers of E4M3."""
     distances = np.abs(rows[:, :, None] / scales[:, None, None] - fp8_values().astype(np.float64))

@@ -18,7 +18,7 @@ from quantkit.graph.passes.input_channels import ChannelSite, WeightRows, main_g
 from quantkit.graph.passes.prepare import is_standard
 from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
-from quantkit.numerics import value_bounds
+from quantkit.numerics import QuantParams
 from quantkit.refinement.equalize import equalizing_scales, rounding_error
 from quantkit.refinement.observation import ChannelValues, channel_values
 from quantkit.refinement.range_choice import RangeChoice
@@ -275,5 +275,5 @@ def _largest(reach: Floats) -> float:
 def _broadcast(site: ChannelSite, transform: Transform, fmt: QuantFormat) -> tuple[Floats, Floats]:
     """Step of the codes in units of the activation, and offset, in shapes that broadcast against it."""
     offset = np.zeros(site.channels, np.float32) if transform.offset is None else transform.offset
-    step = site.broadcast(transform.amax / value_bounds(fmt)[1] / _factors(site, transform))
+    step = site.broadcast(QuantParams.from_amax(transform.amax, fmt).scale / _factors(site, transform))
     return np.asarray(step, np.float32), np.asarray(site.broadcast(offset), np.float32)

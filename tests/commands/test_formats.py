@@ -69,7 +69,7 @@ def stored_types(model: Path) -> set[str]:
     return {onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer if i.name in read}
 
 
-def test_fp8_takes_what_was_seen(calibrated, tmp_path):
+def test_fp8_takes_four_times_what_was_seen(calibrated, tmp_path):
     model, table = calibrated
     made = quantize(model, table, tmp_path / "net.fp8.onnx", format="fp8")
     assert (made.format, made.num_quantized, made.num_weighted) == ("fp8", 4, 4)
@@ -78,7 +78,7 @@ def test_fp8_takes_what_was_seen(calibrated, tmp_path):
     assert stored_types(made.path) == {"FLOAT8E4M3FN"}
     scale = next(numpy_helper.to_array(i) for i in proto.graph.initializer if i.name == "image_scale")
     assert scale.dtype == np.float16
-    np.testing.assert_allclose(scale, 40 / 448, rtol=1e-3)
+    np.testing.assert_allclose(scale, 4 * 40 / 448, rtol=1e-3)
     data = np.load(model.with_name("data.npy"))[:4]
     reference, got = (next(iter(run(onnx.load(path), {"image": data}).values())) for path in (model, made.path))
     assert sqnr_db(reference, got) > 20
