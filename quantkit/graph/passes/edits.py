@@ -150,6 +150,15 @@ def remove_unused_initializers(model: ir.Model) -> ir.Model:
     return model
 
 
+INSIDE = "a sub-graph reads its weight in float: it would be stored twice"
+
+
+def is_read_inside(value: ir.Value | None, node: ir.Node) -> bool:
+    """Whether a sub-graph reads what `node` reads too: the weight of a Loop's steps, of which the first is outside."""
+    users = [] if value is None else [user for user, _ in value.uses()]
+    return any(user.graph is not node.graph or any(True for _ in inner_graphs(user)) for user in users)
+
+
 def name_of(thing: ir.Node | ir.Value | None) -> str:
     """Name of a node or value; empty if it has none."""
     return "" if thing is None or thing.name is None else thing.name

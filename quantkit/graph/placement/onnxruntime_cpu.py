@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.edits import name_of
+from quantkit.graph.passes.edits import INSIDE, is_read_inside, name_of
 from quantkit.graph.passes.prepare import COPY_OPS, WEIGHTED_OPS, constant_of, input_at, is_standard
 from quantkit.graph.placement.activation_bounds import clip_bounds
 from quantkit.graph.placement.tensorrt import match_nodes, weight_axis
@@ -276,6 +276,8 @@ class _Placing:
             return "its weight is computed at run time"
         if tensor.size == 0:
             return "its weight is empty"
+        if is_read_inside(weight, node):
+            return INSIDE
         bias = input_at(node, 2)
         if bias is not None and constant_of(bias) is None:
             return "its bias is computed at run time"

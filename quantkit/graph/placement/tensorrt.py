@@ -27,7 +27,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.passes.edits import ancestors, name_of
+from quantkit.graph.passes.edits import INSIDE, ancestors, is_read_inside, name_of
 from quantkit.graph.passes.prepare import COPY_OPS, FLOAT_TYPES, WEIGHTED_OPS, constant_of, is_standard
 from quantkit.graph.placement.cost_rule import find_unprofitable
 from quantkit.graph.placement.format_rules import format_obstacle, weight_granularity
@@ -258,6 +258,8 @@ def _obstacle(node: ir.Node) -> str | None:
             tensor = constant_of(value)
             if tensor is not None and tensor.size == 0:
                 return "its weight is empty"
+            if is_read_inside(value, node):
+                return INSIDE
     return None
 
 

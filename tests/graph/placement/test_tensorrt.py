@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from quantkit.errors import ModelError
 from quantkit.graph.passes.prepare import prepare
+from quantkit.graph.placement.onnxruntime_cpu import plan_cpu
 from quantkit.graph.placement.tensorrt import (
     exact_patterns,
     exclude_tensors,
@@ -277,6 +278,43 @@ def test_what_a_branch_reads_counts_as_read() -> None:
 def test_nodes_of_branches_are_left_alone() -> None:
     plan = plan_of(MODELS["subgraph"]())
     assert "inner_conv" not in {e.node for e in plan.weights}
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_a_weight_that_a_loop_reads_too_is_not_stored_twice(target: str) -> None:
+    """Keras writes an LSTM as a Loop, with the product of its first step outside."""
+    g = Builder()
+    x = g.linear(g.input("x", 64), 64, 64)
+    weight = g.constant(np.ones((64, 64), np.float32), "shared")
+    first = g.op("MatMul", x, weight, name="first")
+    step = [helper.make_node("MatMul", [first, "shared"], ["inner"]), helper.make_node("Relu", ["inner"], ["more"])]
+    branch = helper.make_graph(step, "b", [], [helper.make_tensor_value_info("more", TensorProto.FLOAT, None)])
+    other = helper.make_graph(
+        [helper.make_node("Relu", [first], ["less"])],
+        "o",
+        [],
+        [helper.make_tensor_value_info("less", TensorProto.FLOAT, None)],
+    )
+    flag = g.op("Greater", g.op("ReduceMean", x, keepdims=0), g.constant(0.0))
+    graph = prepared(g.model(g.op("If", flag, then_branch=branch, else_branch=other)))
+    plan = plan_tensorrt(graph) if target == "tensorrt" else plan_cpu(graph)
+    assert plan.skipped["first"].startswith("a sub-graph reads its weight")
+    assert len(plan.weights) == 1
+
+
+def test_a_weight_that_a_loop_carries_is_not_stored_twice() -> None:
+    g = Builder()
+    x = g.linear(g.input("x", 64), 64, 64)
+    weight = g.constant(np.ones((64, 64), np.float32), "shared")
+    first = g.op("MatMul", x, weight, name="first")
+    ports = [("i", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("w", TensorProto.FLOAT, [64, 64])]
+    inputs = [helper.make_tensor_value_info(*port) for port in ports]
+    outputs = [helper.make_tensor_value_info(n, t, s) for n, t, s in [("on", *ports[1][1:]), ("v", *ports[2][1:])]]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Relu", ["w"], ["v"])]
+    body = helper.make_graph(nodes, "body", inputs, outputs)
+    last = g.op("Loop", g.constant(np.array(3)), "", weight, body=body)
+    plan = plan_tensorrt(prepared(g.model(g.op("Add", first, g.op("ReduceSum", last, keepdims=0)))))
+    assert plan.skipped["first"].startswith("a sub-graph reads its weight")
 
 
 def test_without_tensors_that_have_no_range() -> None:
