@@ -116,7 +116,7 @@ def follow_edits(plan: QdqPlan, model: ir.Model) -> QdqPlan:
 
     activations = followed(plan.activations)
     moved = {
-        old.tensor: f"{new.tensor} is quantized in its place"
+        old.tensor: "its channels are quantized shifted or scaled"
         for old, new in zip(plan.activations, activations, strict=True)
         if old.tensor != new.tensor
     }

@@ -129,7 +129,7 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
     weights = tuple(e for e in plan.weights if e.node not in hit)
     quantized = {e.tensor for e in activations}
     groups = (frozenset(group & quantized) for group in plan.groups)
-    left = {e.tensor: e.node for e in (*plan.activations, *plan.weights) if e.node in hit}
+    left = dict.fromkeys(e.tensor for e in (*plan.activations, *plan.weights) if e.node in hit)
     for edge in (*activations, *weights):
         left.pop(edge.tensor, None)
     return replace(
@@ -139,7 +139,7 @@ def exclude_tensors(plan: QdqPlan, tensors: Mapping[str, str]) -> QdqPlan:
         groups=tuple(group for group in groups if len(group) > 1),
         skipped={
             **plan.skipped,
-            **{tensor: tensors.get(tensor, f"read by {node}, which runs in float") for tensor, node in left.items()},
+            **{tensor: tensors.get(tensor, "read by an operator that runs in float") for tensor in left},
             **{node: f"it reads a tensor that is {reason}" for node, reason in hit.items()},
         },
     )

@@ -146,6 +146,7 @@ def test_the_plan_follows_where_a_new_one_would_differ() -> None:
     assert [(e.node, e.index) for e in followed.activations] == [(e.node, e.index) for e in edited.plan.activations]
     assert len(own_edges(plan_tensorrt(edited.after))) < len(followed.activations)
     assert edited.names.keys() & followed.skipped.keys() == {old for old, new in edited.names.items() if old != new}
+    assert len({followed.skipped[old] for old in edited.names.keys() & followed.skipped.keys()}) <= 1
     params = {e.tensor: QuantParams(scale=np.float32(0.05)) for e in followed.activations}
     check_model(insert_qdq(edited.after, followed, params), "quantized")
 
