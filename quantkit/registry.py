@@ -29,7 +29,7 @@ def nearest_file(path: PathLike[str]) -> str:
     """
     wanted = Path(path)
     try:
-        names = [found.name for found in wanted.parent.iterdir()]
+        names = [found.name for found in wanted.parent.iterdir() if found.name != wanted.name]
     except OSError:
         return ""
     close = difflib.get_close_matches(wanted.name, names, 1, 0.75)

@@ -215,9 +215,11 @@ def _check_kind(source: Source) -> None:
 def _existing(path: PathLike) -> Source:
     source = locate(path)
     if not source.exists() and not find_tars(source):
+        is_link = isinstance(source, Path) and source.is_symlink()
         near = nearest_file(source) if isinstance(source, Path) else ""
         takes = f": --data takes a folder of images, {_describe_files()}"
-        raise DatasetError(f"{source} does not exist{near or takes}")
+        what = "is a link to nothing, or in a circle" if is_link else "does not exist"
+        raise DatasetError(f"{source} {what}{near or takes}")
     return source
 
 

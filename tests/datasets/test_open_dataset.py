@@ -71,9 +71,11 @@ def test_unusable_data_is_refused(save_image: Save, tmp_path: Path, spec: Tensor
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8)))
     (tmp_path / "rows").mkdir()
     np.save(tmp_path / "rows" / "0.npy", np.zeros((1, 3, 8, 8)))
+    (tmp_path / "link").symlink_to("nowhere")
     other = replace(spec, name="mask")
     for path, inputs, preprocessing, words in (
         (tmp_path / "none", [spec], plain, r"none does not exist: --data takes"),
+        (tmp_path / "link", [spec], plain, r"link is a link to nothing, or in a circle: --data takes"),
         ("", [spec], plain, r"the path of the data is empty: name it, or \. for the working folder"),
         (image, [spec], plain, r"a\.png is not a data set"),
         (tmp_path / "rows", [spec], plain, r"rows: a folder of \.npy files is not read: save one \.npy \[N, \.\.\.\]"),
