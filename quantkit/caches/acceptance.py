@@ -37,7 +37,7 @@ def acceptance_of_cache(cache: RangeCache, version: str | None) -> tuple[Accepta
     version = version or installed_tensorrt()
     if version is None:
         return "unknown", f"TensorRT {version_from_number(cache.version)} loads it; pass yours with --tensorrt-version"
-    if _major(version) >= 11:
+    if major_version(version) >= 11:
         return "ignores", f"TensorRT {version} has no calibrators and ignores caches: convert it with --to qdq"
     if cache.algorithm not in ALGORITHMS:
         return "recalibrates", f"{cache.algorithm} is not an algorithm of a TensorRT calibrator"
@@ -61,7 +61,7 @@ def acceptance_of_model(path: PathLike, version: str | None) -> tuple[Acceptance
         CalibrationError: that is no version.
     """
     version = version or installed_tensorrt()
-    major = None if version is None else _major(version)
+    major = None if version is None else major_version(version)
     if major is not None and major < _FIRST_EXPLICIT:
         return "refuses", f"TensorRT {version} does not support Q/DQ, which came with 8: convert it with --to tensorrt"
     verdicts: dict[str, Acceptance] = {"refused": "refuses", "wrong": "misreads"}
@@ -107,7 +107,8 @@ def _beyond_older_parser(model: ir.Model) -> tuple[Acceptance, str, str, str] | 
     return "misreads", *misread, "convert it with --to qdq --model, in --high-precision fp32"
 
 
-def _major(version: str) -> int:
+def major_version(version: str) -> int:
+    """The first number of TensorRT's version; raises `CalibrationError` for what is none."""
     if not re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", version):
         raise CalibrationError(f"--tensorrt-version {version!r} is not a version such as 8.6.1 or 10.3.0")
     return int(version.split(".")[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
-from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model
+from quantkit.caches.acceptance import Acceptance, acceptance_of_cache, acceptance_of_model, major_version
 from quantkit.caches.match import TableMatch, match_to_model
 from quantkit.caches.open import open_cache
 from quantkit.caches.range_cache import RangeCache
@@ -119,6 +119,8 @@ def verify_cache(
         QuantKitError: a file cannot be read; what does not fit is in the result.
     """
     options = make_options(VerifyOptions, options, keywords)
+    if options.tensorrt_version is not None:
+        major_version(options.tensorrt_version)
     cache = open_cache(path)
     opened = FloatModel(model)
     opened.check_float()

@@ -155,14 +155,17 @@ def _near_options(name: str, flags: Iterable[str]) -> list[str]:
 
 def _bad_value(error: Any, parameters: Iterable[Any]) -> OptionError:
     """What typer's error about the value of an option or argument is in the words of every other place."""
-    kind, value, flag = error.param.type_descriptor, error.__cause__.errors()[0]["input"], error.param.opts[0]
+    kind, found, flag = error.param.type_descriptor, error.__cause__.errors()[0], error.param.opts[0]
+    value = found["input"]
     if kind.is_choice:
-        reason = f"there is no {value!r}: {suggest(str(value), map(str, kind.choices))}"
-    elif without_none(kind.annotation) is int and re.fullmatch(r"[-+\s\d]+", str(value)):
-        reason = f"a number of {len(value)} digits is beyond {LARGEST_NUMBER}, the largest"
+        text = f"{flag}: there is no {value!r}: {suggest(str(value), map(str, kind.choices))}"
+    elif "ge" in found.get("ctx", {}):
+        text = f"{flag} {value} must be at least {found['ctx']['ge']}"
+    elif found["type"] == "int_parsing_size":
+        text = f"{flag}: a number of {len(value)} digits is beyond {LARGEST_NUMBER}, the largest"
     else:
-        reason = f"{value!r} is not {NOUNS.get(without_none(kind.annotation), 'a value that it can have')}"
-    return OptionError(f"{flag}: {reason}{_set_by_environment(error.ctx, parameters)}")
+        text = f"{flag}: {value!r} is not {NOUNS.get(without_none(kind.annotation), 'a value that it can have')}"
+    return OptionError(f"{text}{_set_by_environment(error.ctx, parameters)}")
 
 
 def _set_by_environment(ctx: Any, parameters: Iterable[Any]) -> str:

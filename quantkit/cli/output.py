@@ -25,8 +25,26 @@ from quantkit.urls import without_credentials
 
 _SHOWN_REASONS = 8
 
-_FILES = (".onnx", ".engine", ".plan", ".trt", ".json", ".calib", ".html", ".toml", ".txt")
-"""Suffixes that make -o a file."""
+_FILES = (
+    *(".onnx", ".engine", ".plan", ".trt", ".json", ".calib", ".html", ".toml", ".txt"),
+    *(
+        ".cache",
+        ".csv",
+        ".jpg",
+        ".md",
+        ".npy",
+        ".npz",
+        ".pdf",
+        ".png",
+        ".pt",
+        ".pth",
+        ".tflite",
+        ".xml",
+        ".yaml",
+        ".zip",
+    ),
+)
+"""Suffixes that make -o a file, also of files that no command writes."""
 
 _HISTOGRAMS = {
     "exact": "exact: independent of order and split; mostly within 10% of TensorRT's rule",
@@ -222,7 +240,9 @@ def output_path(output: Path | None, default: Path, *also: str) -> Path:
     """
     if output is None:
         return default
-    if output.is_dir() or output.suffix not in _FILES:
+    if str(output) == "-":
+        raise typer.BadParameter("files cannot go to standard output: name a file or folder", param_hint="--output")
+    if output.is_dir() or output.suffix.lower() not in _FILES:
         return output / default.name
     if output.suffix not in (default.suffix, *also):
         raise typer.BadParameter(f"{output} is neither a {default.suffix} file nor a folder", param_hint="--output")

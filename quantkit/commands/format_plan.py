@@ -13,11 +13,21 @@ from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.input_channels import follow_edits
 from quantkit.graph.passes.prepare import FP16_OPSET, WEIGHTED_OPS, is_standard
 from quantkit.graph.placement.cost_rule import Unprofitable, find_unprofitable, tell_unprofitable
+from quantkit.graph.placement.format_rules import too_large_for_half
 from quantkit.graph.placement.tensorrt import plan_tensorrt
 from quantkit.graph.placement.weight_only import plan_weight_only
 from quantkit.graph.quantize_tensorrt import RefinedPlan, plan_refined
-from quantkit.notices import Notice, Notify, announcing, join_names
-from quantkit.types import FP8, OLDEST_QDQ_OPSET, SCHEMES, CalibrationTable, QdqEdge, QdqPlan, QuantScheme, Refinement
+from quantkit.notices import Notice, Notify, announcing, join_names, plural
+from quantkit.types import (
+    FP8,
+    OLDEST_QDQ_OPSET,
+    SCHEMES,
+    CalibrationTable,
+    QdqEdge,
+    QdqPlan,
+    QuantScheme,
+    Refinement,
+)
 from quantkit.types.options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -77,6 +87,9 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
     otherwise = _readers(graph, table.formats) - apart if scheme.is_plain else frozenset()
     keywords: dict[str, Any] = {"exclude": options.exclude, "quantize_all": options.quantize_all}
     in_float, fmt = table.in_float, scheme.activations
+    amax = {name: found.amax for name, found in table.tensors.items()}
+    large = too_large_for_half(graph, amax, fmt) if half else {}
+    in_float = {**in_float, **large}
     no_pairs = {**in_float, **({name: f"its products are in {form}" for name, form in table.formats.items()})}
     pairs = plan_refined(
         graph,
@@ -87,6 +100,8 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
         apart=apart | otherwise,
         **keywords,
     )
+    if left := [f"{name} ({why})" for name, why in large.items() if pairs.qdq.skipped.get(name) == why]:
+        notify(Notice("warning", "ranges", f"{plural(len(left), 'activation')} left in float: {join_names(left)}"))
     tell_unprofitable(unprofitable, {edge.node for edge in pairs.qdq.weights}, fmt.name.upper(), notify)
     blocks = follow_edits(blocks, graph) if scheme.blocks else blocks
     if not otherwise:

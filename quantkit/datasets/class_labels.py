@@ -41,7 +41,8 @@ def index_labels(labels: Mapping[str, str], classes: Sequence[str] | None) -> tu
         limit = len(names) - 1 if names else _LARGEST
         for label, where in labels.items():
             if len(label) > 10 or int(label) > limit:
-                reason = f"there are only {len(names)} classes" if names else "it is too large for a class index"
+                listed = "is only 1 class" if len(names) == 1 else f"are only {len(names)} classes"
+                reason = f"there {listed} (--classes)" if names else "it is too large for a class index"
                 raise DatasetError(f"{where}: label {label}, but {reason}")
         return {label: int(label) for label in labels}, names
     for label, where in labels.items():

@@ -253,7 +253,7 @@ def check_minimum(options: Any, minimum: Literal[0, 1], names: Iterable[str], er
     """Raises `error` where one of these fields is a smaller number."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:  # NaN is none either
             bound = "at least 1" if minimum else "0 or more"
             raise error(f"--{name.replace('_', '-')} {value} must be {bound}")
 

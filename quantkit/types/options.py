@@ -514,6 +514,7 @@ class MergeOptions(MethodOptions):
     progress: bool = True
 
 
+_MOST_THREADS = 4096
 _BLOCK_SIZE = "int4: inputs of a weight that share a scale; 64 where 128 does not divide their number."
 
 
@@ -653,6 +654,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, Clu
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
         check_minimum(self, 0, ("layer_samples", "threads"), EvaluationError)
+        _check_threads(self.threads)
         check_fraction(self, ("min_readable",), EvaluationError)
         sizes = self.batch_sizes
         if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
@@ -1010,6 +1012,13 @@ class BenchOptions:
     def __post_init__(self) -> None:
         check_minimum(self, 1, ["batch_size", "iterations"], EvaluationError)
         check_minimum(self, 0, ["warm_up_ms", "duration", "threads"], EvaluationError)
+        _check_threads(self.threads)
+
+
+def _check_threads(threads: int) -> None:
+    """Refuses what ONNX Runtime would make a thread each of, or could not read."""
+    if threads > _MOST_THREADS:
+        raise EvaluationError(f"--threads {threads} is beyond {_MOST_THREADS}, the most")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,6 +150,8 @@ def test_a_mistyped_path_has_a_suggestion(quantkit, digits, tmp_path):
     assert f"{typed}: no such model file: did you mean {digits}?" in quantkit("calibrate", "--data", CALIB, typed).err
     near = CALIB.with_name("calb")
     assert f"{near} does not exist: did you mean {CALIB}?" in quantkit("calibrate", "--data", near, digits).err
+    (link := tmp_path / "link").symlink_to("nowhere")
+    assert f"{link} does not exist: it is a link to nothing" in quantkit("calibrate", "--data", link, digits).err
 
 
 @pytest.mark.parametrize(
@@ -250,6 +252,9 @@ def test_unknown_choices_are_refused_in_one_style(quantkit, words, said):
         (("calibrate", "m.onnx", "--data", "d", "--num-samples", "abc"), "--num-samples: 'abc' is not a whole number"),
         (("calibrate", "m.onnx", "--data", "d", "--num-samples", "-3"), "--num-samples -3 must be at least 1"),
         (("evaluate", "m.onnx", "--data", "d", "--latency-s", "1,5"), "--latency-s: '1,5' is not a number"),
+        (("sensitivity", "m.onnx", "--data", "d", "--top", "-1"), "--top -1 must be at least 0"),
+        (("evaluate", "m.onnx", "--data", "d", "--threads", "99999"), "--threads 99999 is beyond 4096, the most"),
+        (("bench", "m.onnx", "--duration", "nan"), "--duration nan must be 0 or more"),
         (("bench", "m.onnx", "--iterations", "1.5"), "--iterations: '1.5' is not a whole number"),
         (
             ("sensitivity", "m.onnx", "--data", "d", "--top", "9" * 5000),

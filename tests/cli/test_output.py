@@ -74,6 +74,10 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
 def test_a_file_of_another_kind_is_refused():
     with pytest.raises(typer.BadParameter, match=r"x\.engine is neither a \.onnx file nor a folder"):
         output_path(Path("x.engine"), Path("m.int8.onnx"))
+    with pytest.raises(typer.BadParameter, match=r"x\.PNG is neither a \.onnx file nor a folder"):
+        output_path(Path("x.PNG"), Path("m.int8.onnx"))
+    with pytest.raises(typer.BadParameter, match="cannot go to standard output"):
+        output_path(Path("-"), Path("m.int8.onnx"))
 
 
 def test_calibrate_and_quantize_write_where_output_says(quantkit, digits, tmp_path):

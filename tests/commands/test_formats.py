@@ -373,6 +373,26 @@ def test_a_model_without_matrix_products_has_no_int4(tmp_path):
         quantize(model, table, tmp_path / "net.int4.onnx", format="int4")
 
 
+@pytest.mark.parametrize("form", ["fp8", "int8"])
+def test_what_is_too_large_for_a_scale_in_fp16_stays_in_float_and_is_named(tmp_path, form):
+    g = Builder()
+    x = g.op("MatMul", g.input("x", 64), g.weight(64, 64), name="first")
+    model = g.model(g.op("MatMul", x, g.weight(64, 64), name="second"))
+    second = model.graph.initializer[1]
+    second.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(second) * np.float32(1e20), second.name))
+    path = write(model, tmp_path / "net.onnx")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32))
+    table = calibrate(path, tmp_path / "data.npy", accuracy="fast", progress=False)
+    said = []
+    options = {"format": form, "high_precision": "fp16", "rounding": "nearest"}
+    made = quantize(path, table, tmp_path / "made.onnx", notify=lambda notice: said.append(notice.text), **options)
+    assert made.num_quantized == 1
+    named = (
+        f"1 activation left in float: first_out (read with {second.name}, which is too large for a scale in FP16: up to"
+    )
+    assert any(text.startswith(named) for text in said)
+
+
 def test_all_formats_are_evaluated_side_by_side(calibrated):
     model, table = calibrated
     names = ["fp32", "fp16", "int8", "fp8", "int4", "int4+int8"]

@@ -66,7 +66,7 @@ def test_numbered_folders_are_class_indices(save_image: Save, open_here: Save) -
 def test_numbered_folders_match_the_given_classes(save_image: Save, open_here: Save) -> None:
     save_image("1/1.png")
     assert open_here(classes=["cat", "dog"]).targets == [1]
-    with pytest.raises(DatasetError, match="label 1, but there are only 1 classes"):
+    with pytest.raises(DatasetError, match="label 1, but there is only 1 class"):
         open_here(classes=["cat"])
 
 

@@ -14,10 +14,14 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.passes.prepare import constant_of, is_standard
+from quantkit.graph.passes.edits import name_of
+from quantkit.graph.passes.prepare import WEIGHTED_OPS, constant_of, is_standard
+from quantkit.numerics import LARGEST_HALF, value_bounds
 from quantkit.types import BLOCK_SIZES, QuantFormat
 
 _LARGEST_KERNEL = 32
@@ -53,6 +57,31 @@ def format_obstacle(node: ir.Node, fmt: QuantFormat, *, quantize_all: bool = Fal
     if min(inputs, outputs) <= _FEW_CHANNELS:
         return f"{inputs} to {outputs} channels: with {_FEW_CHANNELS} or fewer FP8 is not faster than FP16"
     return ""
+
+
+def largest_magnitude(value: ir.Value | None) -> float:
+    """Of a constant; 0 of anything else."""
+    tensor = constant_of(value)
+    return 0.0 if tensor is None else float(np.abs(tensor.numpy().astype(np.float64)).max(initial=0.0))
+
+
+def too_large_for_half(model: ir.Model, amax: Mapping[str, float], fmt: QuantFormat) -> dict[str, str]:
+    """Activations that stay in float where scales are FP16, with the reason: their own scale, or that of a weight.
+
+    Args:
+        model: prepared.
+        amax: of activations, by name.
+        fmt: of activations; that of weights has numbers as large.
+    """
+    largest = float(LARGEST_HALF) * value_bounds(fmt)[1]
+    text = "too large for a scale in FP16: up to {:.3g}"
+    found: dict[str, str] = {}
+    for node in model.graph:
+        first, second = node.inputs[:2] if is_standard(node, *WEIGHTED_OPS) else (None, None)
+        for data, weight in ((first, second), (second, first)):
+            if (reach := largest_magnitude(weight)) > largest:
+                found[name_of(data)] = f"read with {name_of(weight)}, which is {text.format(reach)}"
+    return {**{name: text.format(reach) for name, reach in amax.items() if reach > largest}, **found}
 
 
 def weight_granularity(node: ir.Node, axis: int | None, fmt: QuantFormat) -> int | None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.passes.prepare import FLOAT_TYPES, constant_of, is_standard
-from quantkit.graph.placement.format_rules import block_size
+from quantkit.graph.placement.format_rules import block_size, largest_magnitude
 from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.numerics import LARGEST_HALF
 from quantkit.types import BLOCK_SIZES, QdqEdge, QdqPlan, block_format
@@ -64,16 +63,11 @@ def _obstacle(node: ir.Node, axis: int, block: int) -> str:
         return f"its weight has fewer than {_FEWEST} inputs or outputs"
     if others := sorted({user.op_type for user, _ in value.uses() if not is_standard(user, "MatMul", "Gemm")}):
         return f"its weight is also read by {', '.join(others)}, in float"
-    if _largest_magnitude(value) / 7 > LARGEST_HALF:
+    if largest_magnitude(value) / 7 > LARGEST_HALF:
         return "its weight needs scales beyond FP16"
     if block_size(shape[axis], block) is None:
         return f"its {shape[axis]} inputs do not divide into blocks of {' or '.join(map(str, BLOCK_SIZES))}"
     return ""
-
-
-def _largest_magnitude(value: ir.Value) -> float:
-    tensor = constant_of(value)
-    return 0.0 if tensor is None else float(np.abs(tensor.numpy().astype(np.float64)).max(initial=0.0))
 
 
 def _shape(node: ir.Node) -> list[int]:
