@@ -18,6 +18,9 @@ LOW_SQNR_DB = 12.0
 
 LOW_AGREEMENT = 0.9
 
+HIGH_ERROR = 0.25
+"""Relative error: a third of the variance of the channels, on average. The ratio may hide it behind large means."""
+
 _WORST = 999.0
 """Stands for infinity, which JSON does not have."""
 
@@ -76,7 +79,7 @@ def is_low(quality: Mapping[str, float]) -> bool:
     """Whether a user has to be warned: the output is no longer what the float model says."""
     if "agreement" in quality:
         return quality["agreement"] < LOW_AGREEMENT
-    return quality["sqnr_db"] < LOW_SQNR_DB
+    return quality["sqnr_db"] < LOW_SQNR_DB or quality["relative_error"] > HIGH_ERROR
 
 
 def warn_if_low(

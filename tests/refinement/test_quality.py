@@ -65,6 +65,18 @@ def test_a_large_output_does_not_hide_a_small_one():
     assert is_low(found)
 
 
+def test_a_large_mean_does_not_hide_that_channels_are_lost():
+    """Pitches around 100 Hz that vary by one, and are wrong by one: 40 dB."""
+    rng = np.random.default_rng(0)
+    exact = 100 + rng.standard_normal((64, 2)).astype(np.float32)
+    wrong = exact + rng.standard_normal((64, 2)).astype(np.float32)
+    found = output_quality(
+        [MeasuredOutput("pitch", "values", -1)], [{"pitch": exact}], [{"pitch": wrong}], num_samples=64
+    )
+    assert found["sqnr_db"] > 35
+    assert is_low(found)
+
+
 def test_the_agreement_is_that_of_the_worst_class_scores():
     many, one = np.eye(4, dtype=np.float32)[None].repeat(8, 1), np.eye(4, dtype=np.float32)[:1]
     outputs = [MeasuredOutput("pixels", "logits", -1), MeasuredOutput("image", "logits", -1)]
