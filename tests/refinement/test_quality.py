@@ -66,14 +66,14 @@ def test_a_large_output_does_not_hide_a_small_one():
 
 
 def test_a_large_mean_does_not_hide_that_channels_are_lost():
-    """Pitches around 100 Hz that vary by one, and are wrong by one: 40 dB."""
+    """Values around 10 that vary by one, and are wrong by one: 20 dB."""
     rng = np.random.default_rng(0)
-    exact = 100 + rng.standard_normal((64, 2)).astype(np.float32)
-    wrong = exact + rng.standard_normal((64, 2)).astype(np.float32)
+    exact = 10 + rng.standard_normal((4096, 2)).astype(np.float32)
+    wrong = exact + rng.standard_normal((4096, 2)).astype(np.float32)
     found = output_quality(
         [MeasuredOutput("pitch", "values", -1)], [{"pitch": exact}], [{"pitch": wrong}], num_samples=64
     )
-    assert found["sqnr_db"] > 35
+    assert found["sqnr_db"] > 19
     assert is_low(found)
 
 
