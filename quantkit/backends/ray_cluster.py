@@ -133,7 +133,7 @@ def check_cluster(address: str | None) -> None:
     if host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # also a name that can be none, or a port
             raise _no_cluster(address, error) from error
 
 

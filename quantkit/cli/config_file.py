@@ -136,7 +136,7 @@ def read_config(path: Path) -> dict[Section, dict[str, Any]]:
     """
     stored = read_input(path, OptionError)
     try:
-        document = tomllib.loads(decode_text(stored))
+        document = tomllib.loads(decode_text(stored, "utf-8-sig"))  # as editors on Windows write it
     except ValueError as error:  # of TOML, or of UTF-8
         raise OptionError(f"{path}: {error}") from None
     found: dict[Section, dict[str, Any]] = {}

@@ -347,7 +347,7 @@ class Refining:
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
                 tried.append((self.damage(with_weights=False, **changes), width, method, changes))
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
-        if better := [found for found in tried if found[0] <= limit]:
+        if before > 0 and (better := [found for found in tried if found[0] <= limit]):
             damage, _, method, changes = max(better, key=lambda found: found[1])
             text = f"in the whole model, the ranges of {method} are better: {self._figure('in float', before, damage)}"
             self.notify(Notice("info", "ranges", text))

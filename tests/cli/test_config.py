@@ -190,6 +190,11 @@ def test_a_file_that_cannot_be_read_is_named(quantkit):
     assert "error: latin.toml: " in quantkit("config", "--config", "latin.toml").err
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(quantkit):
+    Path("windows.toml").write_bytes(b'\xef\xbb\xbf[calibrate]\r\nmethod = "mse"\r\n')
+    assert 'method = "mse"' in quantkit("config", "calibrate", "--config", "windows.toml").out
+
+
 def test_config_of_a_command_without_options_names_others(quantkit):
     outcome = quantkit("config", "calibrat")
     assert outcome.code == 2

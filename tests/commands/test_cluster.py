@@ -21,7 +21,7 @@ import pytest
 import quantkit
 from quantkit.backends.devices import Devices
 from quantkit.backends.onnxruntime import collecting_versions
-from quantkit.backends.ray_cluster import _describe, _init, connect
+from quantkit.backends.ray_cluster import _describe, _init, check_cluster, connect
 from quantkit.cli import main
 from quantkit.commands import calibrate, cluster, on_device
 from quantkit.commands.calibrate import settle_calibrator
@@ -340,6 +340,13 @@ def test_errors_of_a_task_are_one_line_that_names_the_node(nodes, tmp_path):
     with pytest.raises(DatasetError, match=r"^on Ray node .*\.png") as caught:
         on_nodes(nodes, data, tmp_path / "there", strict=True, num_samples=10_000)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [f"{'a' * 70}:1", "localhost:port", "127.0.0.1:1"])
+def test_an_address_where_nobody_can_listen_is_one_line(address, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(BackendError, match=f"^--ray {address}: no Ray cluster .*ray start --head"):
+        check_cluster(address)
 
 
 @pytest.mark.slow

@@ -180,6 +180,13 @@ def test_ranges_that_only_look_good_alone_are_given_up(monkeypatch: pytest.Monke
     assert damage(subject, found) <= 1.3 * damage(subject, refined(subject, method="minmax", accuracy="fast"))
 
 
+def test_nothing_is_better_than_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refine.Refining, "damage", lambda self, **changes: 0.0)
+    said: list[Notice] = []
+    refined(small_net(64), said, rounding="nearest")
+    assert not [notice.text for notice in said if "are better" in notice.text]
+
+
 def test_a_range_that_no_method_gives_has_to_be_clearly_better() -> None:
     ranges = {"minmax": 2.0, "mse": 1.0, "mse x 0.7": 0.7}
     assert _choose(ranges, {"minmax": 1.0, "mse": 1.2, "mse x 0.7": 0.9}).method == "minmax"
