@@ -24,8 +24,6 @@ def import_modules(package: str, path: Iterable[str]) -> None:
 def nearest_file(path: PathLike[str]) -> str:
     """What to write instead of a path that is not there: ": did you mean ...?", or "" where no name is near.
 
-    Says it of a link, which is there itself.
-
     >>> nearest_file(Path("no such folder/model.onnx"))
     ''
     """
@@ -34,8 +32,6 @@ def nearest_file(path: PathLike[str]) -> str:
         names = [found.name for found in wanted.parent.iterdir() if found.name != wanted.name]
     except OSError:
         return ""
-    if wanted.name in names:
-        return ": it is a link to nothing"
     close = difflib.get_close_matches(wanted.name, names, 1, 0.75)
     return f": did you mean {wanted.with_name(close[0])}?" if close else ""
 
