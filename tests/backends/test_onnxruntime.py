@@ -80,5 +80,6 @@ def test_extensions_are_registered_in_their_order(tmp_path):
     paths = [tmp_path / "b.so", tmp_path / "a.so"]
     for path in paths:
         path.write_text("no library")
-    with using_extensions(paths), pytest.raises(BackendError, match=r"b\.so: ONNX Runtime cannot load it"):
-        OnnxRuntimeRunner(affine_model())
+    with pytest.raises(BackendError, match=r"b\.so: ONNX Runtime cannot load it"), using_extensions(paths):
+        pass
+    OnnxRuntimeRunner(affine_model()).close()  # nothing of them is left
