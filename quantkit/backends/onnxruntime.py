@@ -280,7 +280,7 @@ def using_gpu_where_it_pays(multiply_adds: float) -> Iterator[None]:
     Args:
         multiply_adds: of all that is run in one session.
     """
-    before = _stays_on_cpu.set(multiply_adds < _LEAST_WORK_FOR_GPU)
+    before = _stays_on_cpu.set(multiply_adds < LEAST_WORK_FOR_GPU)
     try:
         yield
     finally:
@@ -288,7 +288,7 @@ def using_gpu_where_it_pays(multiply_adds: float) -> Iterator[None]:
 
 
 _stays_on_cpu: ContextVar[bool] = ContextVar("stays_on_cpu", default=False)
-_LEAST_WORK_FOR_GPU = 5e11
+LEAST_WORK_FOR_GPU = 5e11
 """Multiply-adds; some 16 processors take a second for them."""
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from quantkit.backends.devices import choose_devices
-from quantkit.backends.onnxruntime import using_gpu, using_gpu_where_it_pays
+from quantkit.backends.onnxruntime import LEAST_WORK_FOR_GPU, using_gpu
 from quantkit.backends.ray_cluster import check_cluster
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.reuse import check_table, why_not_of_model
@@ -86,7 +86,7 @@ def rank_units(
     analyze = partial(analyze_sensitivity, model, table, samples, operators=operators, progress=options.progress)
     if options.ray is None:
         work = FIRST_SAMPLES * estimated_total_work(model.prepared())
-        with using_gpu(choose_devices(options.device).first_gpu), using_gpu_where_it_pays(work):
+        with using_gpu(choose_devices(options.device).first_gpu if work >= LEAST_WORK_FOR_GPU else None):
             return or_on_cpu(analyze, notify)
     with trying_on_cluster(model, data, table, contents_of(dataset), options, notify=notify) as elsewhere:
         return analyze(elsewhere=elsewhere)

@@ -15,6 +15,12 @@ def columns(seed, count=70):
     return x, quantized, rng.uniform(0, 2, count).astype(np.float32)
 
 
+def assert_same(sums, expected):
+    for found, wanted in zip(sums.values(), expected.values(), strict=True):
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_host_sums_are_as_defined():
     x, quantized, counts = columns(0)
     sums = HostSums.of_nothing(2, 5, True)
@@ -35,9 +41,7 @@ def test_the_model_for_a_gpu_adds_up_what_the_host_does(with_error):
             on_host.add(*columns(seed, count))
             on_device.add(*columns(seed, count))
         for _ in range(2):  # reading changes nothing
-            for found, expected in zip(on_device.values(), on_host.values(), strict=True):
-                assert found.dtype == np.float64
-                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+            assert_same(on_device, on_host)
 
 
 def test_no_columns_are_sums_of_zero():
@@ -61,8 +65,7 @@ def test_what_a_gpu_has_no_memory_for_is_added_on_the_host():
         for seed, count in enumerate((33, 70, 20)):
             sums.add(*columns(seed, count))
             expected.add(*columns(seed, count))
-        for found, wanted in zip(sums.values(), expected.values(), strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+        assert_same(sums, expected)
 
 
 def test_wide_layers_are_added_up_on_the_gpu(monkeypatch):
