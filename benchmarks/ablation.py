@@ -1,11 +1,12 @@
 """What each technique of the default is worth: top-1 and KL of INT8 with it and without it, and what it costs.
 
-python benchmarks/ablation.py --calib CALIB --test TEST --output FOLDER [--jobs N] [--variants A,B] MODEL [MODEL ...]
+python benchmarks/ablation.py --calib CALIB --test TEST --output FOLDER [--jobs N] [--variants A,B] [--gpu N] MODEL ...
 
 CALIB and TEST are image folders with one subfolder per class. Images are stretched to the input size and normalized by
 ImageNet's mean and std. Each model and variant is a process of its own with two threads; what it found is a JSON file
 in FOLDER, and what lies there already is not computed again. Prints a Markdown table of all of it. KL is the mean
-divergence of the class scores from FP32's on the test images, in nats, with Q/DQ computed in float.
+divergence of the class scores from FP32's on the test images, in nats, with Q/DQ computed in float. With --gpu the
+test images run on that GPU; calibration stays on the processors.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 import quantkit
 from quantkit import ImageOptions
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, using_gpu
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--num-samples", type=int, default=1024, help="for calibration")
     parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // THREADS, 1), help="processes at once")
+    parser.add_argument("--gpu", type=int, help="that computes the test images")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -87,6 +89,7 @@ def start(model: Path, variant: str, arguments: argparse.Namespace) -> None:
     command = [sys.executable, __file__, str(model), "--one", "--variants", variant]
     for name in ("calib", "test", "output", "num_samples"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    command += [] if arguments.gpu is None else ["--gpu", str(arguments.gpu)]
     log = result_path(arguments.output, model, variant).with_suffix(".log")
     threads = {name: str(THREADS) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with log.open("w") as stream:
@@ -104,7 +107,7 @@ def run_one(model: Path, variant: str, arguments: argparse.Namespace) -> None:
             options, prepare = VARIANTS[variant]
             prepare()
             wall, busy = time.monotonic(), time.process_time()
-            chosen = {"preprocess": IMAGES, "num_samples": arguments.num_samples, **options}
+            chosen = {"preprocess": IMAGES, "num_samples": arguments.num_samples, "device": "cpu", **options}
             table = quantkit.calibrate(model, arguments.calib, **chosen)
             result |= {"wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - busy}
             made = quantkit.quantize(model, table, Path(folder) / "int8.onnx")
@@ -112,7 +115,7 @@ def run_one(model: Path, variant: str, arguments: argparse.Namespace) -> None:
             path = made.path
         data = open_samples(opened.inputs, arguments.test, IMAGES, None, num_samples=None, seed=0, order="given")
         scores = []
-        with OnnxRuntimeRunner(path, fuse_qdq=False) as runner:
+        with using_gpu(arguments.gpu), OnnxRuntimeRunner(path, fuse_qdq=False) as runner:
             for batch in make_batches(data, 64, strict=True, workers=THREADS, skipped={}):
                 scores.append(next(iter(runner.run(batch.inputs).values())))
     target = result_path(arguments.output, model, variant)
