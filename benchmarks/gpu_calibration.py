@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 import quantkit
 from quantkit.backends.cuda.context import PrimaryContext
 from quantkit.backends.cuda.histogram import DeviceHistograms
-from quantkit.backends.onnxruntime import DeviceRunner
+from quantkit.backends.device_runner import DeviceRunner
 from quantkit.calibration.collect import Collector
 from quantkit.calibration.parallel import CollectorGroup
 from quantkit.calibration.statistics import new_statistics, update

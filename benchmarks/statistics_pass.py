@@ -32,6 +32,7 @@ from quantkit import ImageOptions
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
 from quantkit.calibration import statistics as counting
 from quantkit.calibration.collect import Collector
+from quantkit.commands.on_device import open_observer
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.open import open_samples
 from quantkit.graph.float_model import FloatModel
@@ -82,6 +83,8 @@ stored = np.load(folder + "/images.npy")
 size = int(sys.argv[4])
 batches = [stored[i:i + size] for i in range(0, len(stored) // size * size, size)]
 """
+MANY = 1000
+"""Samples that a calibration has, of which the benchmark measures some."""
 REPORT = """
 print("cpu_s", time.process_time() - begin)
 """
@@ -145,7 +148,7 @@ def own_variants(path: Path, batches: Sequence[Batch]) -> Iterator[tuple[str, Ca
         names = observed_tensors(model.prepared(), all_tensors=all_tensors).names
         exposed = expose(model.prepared(), names)
         copies = hide_copies(exposed, names, batch_first(exposed))
-        known = (OnnxRuntimeRunner(share_weights(exposed), spinning=False), batches, names, copies)
+        known = (open_observer(share_weights(exposed), MANY, name=path.name), batches, names, copies)
         if not all_tensors:
             yield "exposed", lambda known=known: timed(lambda: run_all(*known[:2]))
             yield "needed, NumPy", lambda known=known: timed(lambda: collect_by_numpy(*known))

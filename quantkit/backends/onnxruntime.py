@@ -13,13 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from quantkit._version import DISTRIBUTION, __version__
-from quantkit.backends.cuda.context import PrimaryContext
-from quantkit.backends.cuda.device_array import DeviceArray
-from quantkit.backends.cuda.upload import Uploader
 from quantkit.backends.registry import BACKENDS, Backend
-from quantkit.errors import BackendError, BackendUnavailableError, OutOfDeviceMemoryError
+from quantkit.errors import BackendError, BackendUnavailableError, OutOfDeviceMemoryError, QuantKitError
 from quantkit.interrupts import raise_if_stopped, stops_on_signal
 from quantkit.machine import is_out_of_memory
+from quantkit.storage import temporary_folder
 from quantkit.types import Array, PathLike, SharedModel, TensorSpec
 from quantkit.types.running import TYPE_SOURCES
 
@@ -46,6 +44,7 @@ class OnnxRuntimeRunner:
             Q/DQ in float, as the ONNX specification defines them, with the same result on every processor; integer
             kernels saturate on x86 without VNNI (see `quantkit.processor.products_saturate`).
         keep_identities: whether Identity operators are computed: see `quantkit.graph.passes.fp16_rounding`.
+        is_optimized: the model comes from `optimized_model`, and is computed as it is.
 
     Attributes:
         device: that it computes on.
@@ -64,35 +63,25 @@ class OnnxRuntimeRunner:
         spinning: bool = True,
         fuse_qdq: bool = True,
         keep_identities: bool = False,
+        is_optimized: bool = False,
     ) -> None:
         ort = _import()
-        options = ort.SessionOptions()
-        _register_extensions(options)
+        options = _options(ort)
         options.intra_op_num_threads = threads or _threads.get()
-        options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
         # ONNX Runtime (1.32 at least) takes a Relu away before a Q of FP8, and does not load a Clip before one.
         disabled = [] if fuse_qdq else ["ReluQuantRewrite", "ClipQuantRewrite"]
         disabled += ["EliminateIdentity"] if keep_identities else []
+        if is_optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         chosen = _providers(ort)
         names = [p if isinstance(p, str) else p[0] for p in chosen]
         unknown = [name for name in names if name not in ort.get_available_providers()]
         if unknown:
             raise BackendUnavailableError(f"ONNX Runtime has no provider {unknown[0]}: {_CUDA_PIP_LINE}")
         try:
-            if isinstance(model, SharedModel):
-                arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
-                options.add_external_initializers(list(model.weights), arrays)
-                source: bytes | str = model.content
-            else:
-                source = model if isinstance(model, bytes) else str(model)
-            self._session: Any = ort.InferenceSession(
-                source,
-                options,
-                providers=chosen,
-                disabled_optimizers=disabled or None,
-            )
+            self._session = _load(ort, model, options, providers=chosen, disabled_optimizers=disabled or None)
         except Exception as error:
             raise _failure(f"ONNX Runtime cannot load {name}", error, is_on_gpu=names[0] == _CUDA) from error
         if names[0] not in self._session.get_providers():  # it says so on the native stderr alone, and runs on the CPU
@@ -113,14 +102,21 @@ class OnnxRuntimeRunner:
         Raises:
             BackendError: the runner is closed, or ONNX Runtime fails, with its reason.
         """
+        with self._running():
+            values = self._session.run(None, dict(inputs), self._run_options)
+        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
         if self._session is None:
             raise BackendError(f"{self._name}: the runner is closed")
         try:
-            values = self._session.run(None, dict(inputs), self._run_options)
+            yield
+        except QuantKitError:
+            raise
         except Exception as error:
             raise_if_stopped()
             raise _failure(f"ONNX Runtime cannot run {self._name}", error, is_on_gpu=self.device == "gpu") from error
-        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
 
     def stop(self) -> None:
         """Makes what runs fail soon, and what is run later."""
@@ -135,65 +131,6 @@ class OnnxRuntimeRunner:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class DeviceRunner(OnnxRuntimeRunner):
-    """A model in a session on a GPU, whose results stay there: `run` returns `DeviceArray`s, of its inputs too.
-
-    Inputs may be on the GPU already.
-
-    Args:
-        model: as for `OnnxRuntimeRunner`.
-        context: the GPU's primary context, in which ONNX Runtime computes.
-        name: of the model, for messages.
-
-    Raises:
-        BackendError: ONNX Runtime rejects the model, with its reason.
-        BackendUnavailableError: it cannot use the GPU.
-    """
-
-    def __init__(self, model: bytes | SharedModel | Path, context: PrimaryContext, *, name: str = "model") -> None:
-        with using_gpu(context.device):
-            super().__init__(model, name=name, spinning=False, fuse_qdq=False)
-        self._context = context
-        self._uploader = Uploader(context)
-
-    def run(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Any]:
-        """Runs one batch.
-
-        Raises:
-            OutOfDeviceMemoryError: the GPU's memory is too small for this batch.
-            BackendError: the runner is closed, or ONNX Runtime fails, with its reason.
-        """
-        if self._session is None:
-            raise BackendError(f"{self._name}: the runner is closed")
-        device = self._context.device
-        values = {spec.name: self._upload(inputs[spec.name]) for spec in self.inputs}
-        try:
-            binding = self._session.io_binding()
-            for name, array in values.items():
-                binding.bind_input(name, "cuda", device, array.dtype.type, array.shape, array.address)
-            for spec in self.outputs:
-                binding.bind_output(spec.name, "cuda", device)
-            self._session.run_with_iobinding(binding, self._run_options)
-            found = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
-        except Exception as error:
-            raise_if_stopped()
-            raise _failure(f"ONNX Runtime cannot run {self._name}", error, is_on_gpu=True) from error
-        return {**values, **{name: self._on_device(value) for name, value in found.items()}}
-
-    def close(self) -> None:
-        """Frees the session and what is left of its memory; calling it twice is fine."""
-        super().close()
-        self._uploader.close()
-
-    def _upload(self, value: Array | DeviceArray) -> DeviceArray:
-        return value if isinstance(value, DeviceArray) else self._uploader.upload(np.asarray(value))
-
-    def _on_device(self, value: Any) -> DeviceArray | Array:
-        if value.device_name() != "cuda":
-            return np.asarray(value.numpy())
-        return DeviceArray(value.data_ptr(), tuple(value.shape()), _dtype(value.data_type()), value, self._context)
 
 
 def _open(path: Path, *, name: str, threads: int, cuda_graph: bool) -> OnnxRuntimeRunner:
@@ -211,20 +148,50 @@ def infer_output_types(model: SharedModel) -> tuple[TensorSpec, ...]:
         BackendUnavailableError: it is not installed.
     """
     ort = _import()
-    options = ort.SessionOptions()
-    options.log_severity_level = _QUIET
-    _register_extensions(options)
+    options = _options(ort)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
-        options.add_external_initializers(list(model.weights), arrays)
-        session = ort.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
+        session = _load(ort, model, options, providers=[_CPU])
     except Exception as error:
         raise _failure("ONNX Runtime cannot load the model", error, is_on_gpu=False) from error
     return tuple(_spec(output) for output in session.get_outputs())
 
 
 TYPE_SOURCES["onnxruntime"] = infer_output_types
+
+
+def optimized_model(model: SharedModel) -> bytes:
+    """The model that ONNX Runtime makes of a model for this processor, with its weights; it holds for no other one.
+
+    Raises:
+        BackendError: ONNX Runtime does not load the model, or cannot write what it makes.
+    """
+    ort = _import()
+    options = _options(ort)
+    options.intra_op_num_threads = 1  # it never runs
+    with temporary_folder() as folder:
+        path = folder / "optimized.onnx"
+        options.optimized_model_filepath = str(path)
+        try:
+            _load(ort, model, options, providers=[_CPU])
+        except Exception as error:
+            raise _failure("ONNX Runtime cannot optimize the model", error, is_on_gpu=False) from error
+        return path.read_bytes()
+
+
+def _options(ort: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    _register_extensions(options)
+    return options
+
+
+def _load(ort: Any, model: bytes | SharedModel | Path, options: Any, **keywords: Any) -> Any:
+    if isinstance(model, SharedModel):
+        arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+        options.add_external_initializers(list(model.weights), arrays)
+        model = model.content
+    return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, **keywords)
 
 
 @contextmanager

@@ -166,7 +166,8 @@ class CalibrationRun:
 
     def _members(self, resumed: KeptStatistics | None = None) -> AbstractContextManager[Sequence[Member]]:
         graph = expose(self.runnable.prepared(), self.observed.names)
-        return open_members(graph, self.observed, self.options, self.devices, resumed, name=self.model.name)
+        known, here = (self.observed, self.options, self.devices, resumed), 0 if self.options.ray else len(self.dataset)
+        return open_members(graph, *known, name=self.model.name, num_samples=here)
 
     def _table(
         self,

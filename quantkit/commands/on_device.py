@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from quantkit.backends.cuda.context import PrimaryContext, using_device
 from quantkit.backends.cuda.histogram import DeviceHistograms
+from quantkit.backends.device_runner import DeviceRunner
 from quantkit.backends.devices import Devices, choose_devices
-from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, using_gpu
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, optimized_model, using_gpu
 from quantkit.calibration.collect import Collector, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.rolled_states import RunnableModel
-from quantkit.errors import CalibrationError, OutOfDeviceMemoryError
+from quantkit.errors import BackendError, CalibrationError, OutOfDeviceMemoryError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
+from quantkit.graph.passes.blocked_outputs import return_blocks
 from quantkit.graph.passes.expose import batch_first, hide_copies
 from quantkit.notices import Notice, Notify
-from quantkit.types import Dataset, Runner
+from quantkit.types import Dataset, Runner, SharedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,12 @@ _SHARE_OF_MEMORY = 0.2
 """Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
 
 _LARGEST_BATCH = 64
+
+_MANY_SAMPLES = 256
+"""From here on it pays to load a model twice, which takes up to 0.2 seconds."""
+
+_LARGEST_COPY = 128 << 20
+"""Bytes of weights that are copied, a few times at once, to load a model twice."""
 
 
 @contextmanager
@@ -94,6 +102,7 @@ def open_members(
     *,
     name: str,
     threads: int = 0,
+    num_samples: int = 0,
 ) -> Iterator[Sequence[Member]]:
     """A collector for each device.
 
@@ -105,6 +114,7 @@ def open_members(
         resumed: statistics of earlier samples, which the first collector adds to.
         name: of the model, for messages.
         threads: of ONNX Runtime on a CPU; 0 lets it choose.
+        num_samples: how many will be collected; 0 if none will be here.
     """
     start, batched = None if resumed is None else resumed.tensors, batch_first(exposed)
     copies = hide_copies(exposed, observed.names, batched)
@@ -121,7 +131,7 @@ def open_members(
     )
     with ExitStack() as stack:
         if not on_gpu:
-            runner: Runner = stack.enter_context(OnnxRuntimeRunner(shared, name=name, threads=threads, spinning=False))
+            runner: Runner = stack.enter_context(open_observer(shared, num_samples, name=name, threads=threads))
             yield [Member(runner, make_collector(start=start))]
             return
         members: list[Member] = []
@@ -135,6 +145,24 @@ def open_members(
             collector = make_collector(start=None if members else start, accumulator=histograms)
             members.append(Member(runner, collector, limits))
         yield members
+
+
+def open_observer(shared: SharedModel, num_samples: int, *, name: str, threads: int = 0) -> OnnxRuntimeRunner:
+    """What returns the observed tensors, in whatever order ONNX Runtime has the values of a sample.
+
+    Args:
+        shared: the model with these tensors as its outputs.
+        num_samples: how many will be run.
+        name: of the model, for messages.
+        threads: of ONNX Runtime; 0 lets it choose.
+    """
+    size = sum(array.nbytes for array in shared.weights.values())
+    if num_samples >= _MANY_SAMPLES and size <= _LARGEST_COPY and chosen_gpu() is None:
+        with suppress(BackendError, OSError):  # what is wrong with the model itself is said below
+            blocked = return_blocks(optimized_model(shared))
+            if blocked is not None:
+                return OnnxRuntimeRunner(blocked, name=name, threads=threads, spinning=False, is_optimized=True)
+    return OnnxRuntimeRunner(shared, name=name, threads=threads, spinning=False)
 
 
 def choose_batch_size(members: Sequence[Member], dataset: Dataset, *, strict: bool) -> int:

@@ -133,7 +133,8 @@ def collect_shard(shard: CalibrationShard) -> Gathered:
         observed = observed_tensors(runnable.prepared(), all_tensors=options.all_tensors)
         samples = shard.choose(open_calibration_samples(model, shard.data, options.preprocess, options, options.order))
         graph = expose(runnable.prepared(), observed.names)
-        opened = open_members(graph, observed, options, devices, None, name=model.name, threads=shard.threads)
+        known = (observed, options, devices, None)
+        opened = open_members(graph, *known, name=model.name, threads=shard.threads, num_samples=len(samples))
         with opened as members:
             try:
                 kept = collect_statistics(members, samples, origin, options, None, checkpoint=None, notify=silent)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.backends.cuda.context import PrimaryContext
-from quantkit.backends.onnxruntime import DeviceRunner, OnnxRuntimeRunner, chosen_gpu
+from quantkit.backends.device_runner import DeviceRunner
+from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu
 from quantkit.errors import OutOfDeviceMemoryError
 from quantkit.graph.moments_model import moments_model
 

@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantkit.backends.onnxruntime import OnnxRuntimeRunner, runtime_version, using_extensions, using_gpu
+from quantkit.backends.onnxruntime import (
+    OnnxRuntimeRunner,
+    optimized_model,
+    runtime_version,
+    using_extensions,
+    using_gpu,
+)
 from quantkit.errors import BackendError, BackendUnavailableError
+from quantkit.types import SharedModel
 
 from .runner_contract import RunnerContract, X, Y
 
@@ -83,3 +90,15 @@ def test_extensions_are_registered_in_their_order(tmp_path):
     with pytest.raises(BackendError, match=r"b\.so: ONNX Runtime cannot load it"), using_extensions(paths):
         pass
     OnnxRuntimeRunner(affine_model()).close()  # nothing of them is left
+
+
+def test_an_optimized_model_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    inputs = {"x": np.ones((2, 3), np.float32)}
+    with OnnxRuntimeRunner(optimized_model(SharedModel(affine_model(), {})), is_optimized=True) as runner:
+        found = runner.run(inputs)
+    with OnnxRuntimeRunner(affine_model()) as runner:
+        assert all(np.array_equal(found[name], values) for name, values in runner.run(inputs).items())
+    with pytest.raises(BackendError, match="ONNX Runtime cannot optimize the model: "):
+        optimized_model(SharedModel(b"no model", {}))
+    assert not list(tmp_path.iterdir())

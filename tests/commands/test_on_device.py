@@ -11,7 +11,7 @@ from quantkit.backends.cuda.device_array import DeviceArray
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, using_gpu
 from quantkit.commands import on_device
 from quantkit.commands.data_check import check_data
-from quantkit.errors import BackendUnavailableError, CalibrationError, OutOfDeviceMemoryError
+from quantkit.errors import BackendError, BackendUnavailableError, CalibrationError, OutOfDeviceMemoryError
 from tests.backends import gpu as fake
 from tests.cli.conftest import conv_model
 
@@ -57,6 +57,50 @@ def test_the_table_is_that_of_the_cpu(gpu, model, monkeypatch):
     wanted = calibrate(model, data, accuracy="fast", device="cpu")
     assert found.tensors == wanted.tensors
     assert "device" not in json.dumps(dict(found.settings))
+
+
+def calibrated(path, samples, **options):
+    data = np.random.default_rng(0).standard_normal((samples, 3, 8, 8), np.float32)
+    np.save(path.with_name("many.npy"), data)
+    table = path.with_name("t.json")
+    calibrate(path, path.with_name("many.npy"), accuracy="fast", table_path=table, **options)
+    return table.read_bytes()
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """What each session on the CPU was made of, as it was asked for: True where blocks are returned."""
+    found = []
+
+    class Runner(OnnxRuntimeRunner):
+        def __init__(self, model, *, is_optimized=False, **keywords):
+            super().__init__(model, is_optimized=is_optimized, **keywords)
+            found.append(is_optimized)
+
+    monkeypatch.setattr(on_device, "OnnxRuntimeRunner", Runner)
+    return found
+
+
+def test_many_samples_are_collected_in_blocks_with_the_same_table(model, sessions, monkeypatch):
+    found = calibrated(model, 260)
+    if not any(sessions):
+        pytest.skip("ONNX Runtime computes without blocks on this processor")
+    monkeypatch.setattr(on_device, "_MANY_SAMPLES", 300)
+    assert calibrated(model, 260, force=True) == found
+    assert sessions == [True, False]
+
+
+def test_what_cannot_be_had_in_blocks_is_collected_without(model, sessions, monkeypatch):
+    def fail(shared):
+        raise BackendError("ONNX Runtime cannot optimize the model: no space left on the device")
+
+    monkeypatch.setattr(on_device, "optimized_model", fail)
+    assert calibrated(model, 260)
+    monkeypatch.setattr(on_device, "_LARGEST_COPY", -1)
+    monkeypatch.setattr(on_device, "optimized_model", None)
+    assert calibrated(model, 260, force=True)
+    assert calibrated(model, 20, force=True)
+    assert sessions == [False] * 3
 
 
 def test_several_gpus_need_the_exact_histogram(gpu, model, monkeypatch):
