@@ -7,11 +7,14 @@ and ReorderOutput writes what leaves them once more in the plain layout. Both ho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
 
 _DOMAIN = "com.microsoft.nchwc"
+_ACTIVATIONS = "Clip", "Relu"
+"""Exact for each value, wherever it lies: a Sigmoid may be rounded otherwise at the end of an array."""
 
 
 def return_blocks(optimized: bytes) -> bytes | None:
@@ -26,18 +29,38 @@ def return_blocks(optimized: bytes) -> bytes | None:
         The model; None if it has no such output.
     """
     model = ir.from_proto(onnx.ModelProto.FromString(optimized))
-    nodes = [node for node in model.graph if node.domain == _DOMAIN]
-    weights = [node.inputs[1] for node in nodes if node.op_type == "Conv"]
-    # Filled up to whole blocks, so that what divides all of them is a multiple of the block.
-    block = math.gcd(*(int(weight.shape[0]) for weight in weights if weight is not None and weight.shape is not None))
+    whole = _whole_blocks(model)
+    _activate_blocks(model, whole)
     found = False
-    for node in nodes:
+    for node in whole:
         plain, blocked = node.outputs[0], node.inputs[0]
-        if node.op_type != "ReorderOutput" or blocked is None or node.attributes["channels"].as_int() % block:
-            continue
-        if plain.is_graph_output() and not plain.uses() and not blocked.is_graph_output():
+        if blocked is not None and plain.is_graph_output() and not plain.uses() and not blocked.is_graph_output():
             model.graph.outputs[model.graph.outputs.index(plain)] = blocked
             model.graph.remove(node, safe=True)
             blocked.name, blocked.type, blocked.shape = plain.name, plain.type, None
             found = True
     return bytes(ir.to_proto(model).SerializeToString()) if found else None
+
+
+def _whole_blocks(model: ir.Model) -> list[ir.Node]:
+    """The ReorderOutput nodes that leave out no zeros."""
+    nodes = [node for node in model.graph if node.domain == _DOMAIN]
+    weights = [node.inputs[1] for node in nodes if node.op_type == "Conv"]
+    # Filled up to whole blocks, so that what divides all of them is a multiple of the block.
+    filled = [weight.shape.numpy()[0] for weight in weights if weight is not None and weight.shape is not None]
+    reorders = [node for node in nodes if node.op_type == "ReorderOutput"]
+    return [node for node in reorders if node.attributes["channels"].as_int() % math.gcd(*filled) == 0]
+
+
+def _activate_blocks(model: ir.Model, whole: Sequence[ir.Node]) -> None:
+    """Takes activations out of the plain layout that they alone are in: an observed input keeps them out of a Conv."""
+    for reorder in whole:
+        for node in reorder.outputs[0].consumers():
+            result, after = node.outputs[0], node.outputs[0].consumers()
+            is_alone = all(reader.op_type == "ReorderInput" for reader in after)
+            is_inside = all(part.graph is model.graph for part in (node, *after))
+            if is_alone and is_inside and node.domain == "" and node.op_type in _ACTIVATIONS:
+                node.replace_input_with(0, reorder.inputs[0])
+                for reader in after:
+                    reader.outputs[0].replace_all_uses_with(result)
+                    model.graph.remove(reader, safe=True)

@@ -16,13 +16,15 @@ from ..models import MODELS
 from ..quantizing import load, random_inputs
 
 
-def net(channels: int, rest: str = "") -> ir.Model:
+def net(channels: int, rest: str = "", activation: str = "Relu(conv)") -> ir.Model:
     """x - Conv - Relu - first - Conv - second, whose first one has so many channels."""
     text = f"""
     <ir_version: 9, opset_import: ["": 17]>
     g (float[N, 16, 6, 5] x) => (float[N, C, H, W] first, float[N, 32, H, W] second, float[N, M] flat) {{
         conv = Conv<pads = [1, 1, 1, 1]>(x, w)
-        first = Relu(conv)
+        low = Constant<value_float = 0.0>()
+        high = Constant<value_float = 6.0>()
+        first = {activation}
         second = Conv(first, v)
         {rest or "flat = Flatten(x)"}
     }}"""
@@ -65,6 +67,14 @@ def test_blocks_hold_the_values_of_a_sample() -> None:
     found = needs_blocks(found)
     assert_same_values(plain, found)
     assert not np.array_equal(plain["second"], found["second"])
+
+
+@pytest.mark.parametrize("activation", ["Relu(conv)", "Clip(conv, low, high)"])
+def test_an_activation_whose_input_is_observed_works_on_blocks(activation: str) -> None:
+    plain, found = run_both(expose(net(64, activation=activation), ["conv", "first", "second"]))
+    found = needs_blocks(found)
+    assert_same_values(plain, found)
+    assert not any(np.array_equal(plain[name], found[name]) for name in plain)
 
 
 def test_blocks_that_are_filled_up_are_not_returned() -> None:
