@@ -20,6 +20,19 @@ def with_progress(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:
         bar.update(len(batch))
 
 
-def show_progress(items: Iterable[Any] | None, label: str, total: int, show: bool) -> Any:
-    """A tqdm bar on a terminal, silent elsewhere."""
-    return tqdm(items, desc=label, total=total, disable=None if show else True, leave=False, dynamic_ncols=True)
+def show_progress(
+    items: Iterable[Any] | None, label: str, total: int, show: bool, *, in_bytes: bool = False, delay_s: float = 0
+) -> Any:
+    """A tqdm bar on a terminal, silent elsewhere.
+
+    Args:
+        items: what is counted; None: the caller updates the bar.
+        label: what is done.
+        total: number of items.
+        show: whether there is one.
+        in_bytes: whether bytes are counted.
+        delay_s: what takes no longer has no bar.
+    """
+    look = {"unit": "B", "unit_scale": True} if in_bytes else {}
+    known = {"desc": label, "total": total, "disable": None if show else True, "delay": delay_s}
+    return tqdm(items, **known, leave=False, dynamic_ncols=True, **look)

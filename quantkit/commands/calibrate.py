@@ -30,7 +30,6 @@ from quantkit.graph.float_model import FloatModel
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.randomness import warn_of_randomness
 from quantkit.notices import Notice, Notify, accepts_tell, announcing
-from quantkit.progress import show_progress
 from quantkit.storage import exclusive
 from quantkit.types import CalibrationTable, Dataset, PathLike
 from quantkit.types.option import make_options
@@ -145,8 +144,7 @@ def _open_dataset(model: FloatModel, data: PathLike, options: CalibrationOptions
     dataset = open_calibration_samples(model, data, options.preprocess, options, options.order)
     describe_choice(dataset, data, options.seed, notify)
     warn_of_batch_axes(model.inputs, dataset, options.preprocess, notify)
-    with show_progress(None, "hashing", len(dataset), options.progress and len(dataset) > 2000):
-        dataset.fingerprint  # noqa: B018 - computed once, here where a bar shows it
+    contents_of(dataset, show=options.progress)  # hashed once, here where a bar shows it
     return dataset
 
 

@@ -87,6 +87,7 @@ def judge_on_cluster(
     on_gpu = [f"the engine {name}" for name, engine in opened.engines.items() if engine.device == "gpu"]
     on_gpu += [] if chosen_gpu() is None else [f"--device {options.device}"]
     alone = replace(options, device="cuda:0" if chosen_gpu() is not None else "cpu", min_readable=0.0, progress=False)
+    contents = contents_of(data.dataset, show=options.progress)
     whole = EvaluationShard(
         options=replace(alone, table=None, plan=None, ray=None),
         table=table,
@@ -94,7 +95,7 @@ def judge_on_cluster(
         facts=data.task.facts,
         are_scores=None,
         variants=_hashes(opened),
-        **describe_inputs(model, data.path, contents_of(data.dataset), options, data.task_options),
+        **describe_inputs(model, data.path, contents, options, data.task_options),
     )
     title, (needs_gpu, *_) = "evaluating" if options.progress else None, (*on_gpu, "")
     with open_cluster(str(options.ray), use_gpus=bool(on_gpu), needs_gpu=needs_gpu) as cluster:

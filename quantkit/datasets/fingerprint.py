@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from quantkit.datasets.stored_files import Place, read_stored
 from quantkit.errors import ChangedDataError, DatasetError
+from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset
 
 LARGEST_FILE_BYTES = 1 << 30
@@ -72,12 +73,19 @@ def compute_fingerprint(dataset: Dataset) -> str:
     return fingerprint_of(contents_of(dataset))
 
 
-def contents_of(dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    """Id and content hash of every sample, in order. Contents are hashed by several threads."""
+def contents_of(dataset: Dataset, *, show: bool = False) -> tuple[tuple[str, str], ...]:
+    """Id and content hash of every sample, in order. Contents are hashed by several threads, behind a bar if wanted."""
     groups = (range(len(dataset))[start : start + _TOGETHER] for start in range(0, len(dataset), _TOGETHER))
-    with ThreadPoolExecutor(count_cpus()) as pool:
-        hashes = pool.map(lambda indices: [content_hash(dataset, index) for index in indices], groups)
-        return tuple(zip(dataset.ids, chain.from_iterable(hashes), strict=True))
+    with ThreadPoolExecutor(count_cpus()) as pool, show_progress(None, "hashing", len(dataset), show, delay_s=1) as bar:
+
+        def hash_some(indices: range) -> list[str]:
+            hashes = []
+            for index in indices:
+                hashes.append(content_hash(dataset, index))
+                bar.update()
+            return hashes
+
+        return tuple(zip(dataset.ids, chain.from_iterable(pool.map(hash_some, groups)), strict=True))
 
 
 def fingerprint_of(contents: Iterable[tuple[str, str]]) -> str:

@@ -157,6 +157,11 @@ class RemotePath:
         return self._persistently(read)
 
     @property
+    def size(self) -> int:
+        """Bytes of the file, as its server says; 0 where it does not."""
+        return int((self._info or {}).get("size") or 0)
+
+    @property
     def state(self) -> str:
         """What the file system says of the file: another text where it was replaced."""
         return str(self._look(lambda: self._system.info(self._path)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,9 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"
 
 MOST_INDEXES = 4096
 """Kept at once."""
+
+tell_bytes: ContextVar[Callable[[int], object]] = ContextVar("tell_bytes", default=lambda count: None)
+"""Is called with how many bytes more of a tar its index covers, in the threads that set it."""
 
 _LABEL_SUFFIX = ".cls"
 _LONGEST_LABEL = 1024
@@ -184,10 +188,11 @@ class _Reader:
         return TarIndex(members, labels)
 
     def _take_all(self, tar: tarfile.TarFile, members: dict[str, TarMember], labels: dict[str, str]) -> None:
-        path, end = "", -1
+        path, end, tell = "", -1, tell_bytes.get()
         while (info := tar.next()) is not None:
             if tar.offset <= end:
                 raise tarfile.ReadError("a size is negative")
+            tell(tar.offset - max(end, 0))
             end = tar.offset
             tar.members.clear()  # type: ignore[attr-defined]  # a large tar has millions
             path = info.name.removeprefix("./")

@@ -17,7 +17,7 @@ from quantkit.datasets.image_decoding import IMAGE_SUFFIXES
 from quantkit.datasets.image_files import ImageFiles, name_samples
 from quantkit.datasets.image_folder import count_suffixes, describe_left_out, list_image_files
 from quantkit.datasets.remote_path import Source, locate
-from quantkit.datasets.tar_index import MOST_INDEXES, TarIndex, TarMember, index_tar, is_tar
+from quantkit.datasets.tar_index import MOST_INDEXES, TarIndex, TarMember, index_tar, is_tar, tell_bytes
 from quantkit.errors import DatasetError
 from quantkit.progress import show_progress
 from quantkit.types import PathLike, Preprocessing, TensorSpec
@@ -82,9 +82,12 @@ def index_ahead(data: PathLike, prepared: Preprocessing | ImageOptions | str | N
         return
     tars = find_tars(locate(data))
     if 0 < len(tars) <= MOST_INDEXES:
-        with ThreadPoolExecutor(count_cpus()) as pool:
-            for _ in show_progress(pool.map(index_tar, tars.values()), "indexing tars", len(tars), show):
-                pass
+        total = sum(tar.stat().st_size if isinstance(tar, Path) else tar.size for tar in tars.values())
+        with (
+            show_progress(None, "indexing tars", total, show, in_bytes=True) as bar,
+            ThreadPoolExecutor(count_cpus(), initializer=tell_bytes.set, initargs=(bar.update,)) as pool,
+        ):
+            list(pool.map(index_tar, tars.values()))
 
 
 def holds_array_members(tars: Mapping[str, Source]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from quantkit.datasets.fingerprint import StoredFiles, compute_fingerprint, contents_of, fingerprint_of
 from quantkit.errors import ChangedDataError
+from tests.bar import Bar
 
 
 class Hashed:
@@ -30,6 +31,13 @@ class Hashed:
 def test_every_sample_has_its_own_hash_in_order(count):
     names = [f"{i:03d}.png" for i in range(count)]
     assert contents_of(Hashed(names)) == tuple((name, f"hash of {name}") for name in names)
+
+
+def test_a_bar_moves_with_every_sample(monkeypatch):
+    bars = []
+    monkeypatch.setattr("quantkit.progress.tqdm", lambda *_, **look: bars.append(Bar(look)) or bars[-1])
+    contents_of(Hashed([f"{i}.png" for i in range(150)]), show=True)
+    assert (bars[0].look["total"], bars[0].steps) == (150, [1] * 150)
 
 
 def test_the_fingerprint_is_that_of_a_set():

@@ -24,6 +24,7 @@ from quantkit.datasets.tar_index import index_tar
 from quantkit.datasets.tar_samples import index_ahead
 from quantkit.errors import ChangedDataError, DatasetError
 from quantkit.types import Dataset, Preprocessing, TensorSpec
+from tests.bar import Bar
 
 Write = Callable[..., Path]
 
@@ -127,6 +128,16 @@ def test_an_index_that_was_made_ahead_is_used(write: Write, open_here: Write, tm
     monkeypatch.setattr(tar_index._Reader, "index", lambda self: pytest.fail("indexed again"))
     assert len(open_here(tmp_path)) == 2
     index_ahead(tmp_path / "none", None, show=False)  # what opens the data says it
+
+
+def test_a_bar_moves_within_a_tar(write: Write, tmp_path: Path, monkeypatch) -> None:
+    sizes = [write({f"{n}.png": png(n) for n in range(5)}, name=f"t-{t}.tar").stat().st_size for t in (1, 2)]
+    bars: list[Bar] = []
+    monkeypatch.setattr("quantkit.progress.tqdm", lambda *_, **look: bars.append(Bar(look)) or bars[-1])
+    index_ahead(tmp_path, None, show=True)
+    (bar,) = bars
+    assert (bar.look["total"], bar.look["unit"], len(bar.steps)) == (sum(sizes), "B", 10)
+    assert sum(bar.steps) == 10 * 1024  # without the zeros at the end: a header and a block of content for each
 
 
 def test_choice_and_fingerprint_do_not_depend_on_the_order(write: Write, spec: TensorSpec, tmp_path: Path) -> None:
