@@ -1,10 +1,14 @@
-r"""Detectors whose outputs fit no layout: --decoder for FastestDet and NanoDet. Copy what you need.
+r"""Detectors whose outputs fit no layout: --decoder for FastestDet, NanoDet, YuNet and SCRFD. Copy what you need.
 
 quantkit evaluate FastestDet.onnx --data val/ --task detect --labels instances.json \
     --decoder decoders.py:fastestdet --preprocess unit --color bgr
 quantkit evaluate nanodet.onnx --data val/ --task detect --labels instances.json \
     --decoder decoders.py:nanodet --preprocess none --color bgr --mean 103.53,116.28,123.675 \
     --std 57.375,57.12,58.395 --resize letterbox --pad-value 0
+quantkit evaluate yunet.onnx --data val/ --task detect --labels instances.json \
+    --decoder decoders.py:yunet --preprocess none --color bgr
+quantkit evaluate scrfd.onnx --data val/ --task detect --labels instances.json \
+    --decoder decoders.py:scrfd --preprocess none --mean 127.5 --std 128
 
 A decoder gets the outputs of a batch by name and the (height, width) of the input. For each image it returns boxes
 [M, 4] (left, top, right, bottom in pixels of the input), scores [M] and classes [M]; duplicates are removed afterwards.
@@ -54,6 +58,46 @@ def nanodet(outputs: Mapping[str, np.ndarray], input_size: tuple[int, int]) -> D
     sides = (powers / powers.sum(axis=-1, keepdims=True)) @ np.arange(8) * strides[:, None]
     boxes = np.concatenate((centers - sides[..., :2], centers + sides[..., 2:]), axis=-1)
     return [(box, score.max(axis=1), score.argmax(axis=1)) for box, score in zip(boxes, scores, strict=True)]
+
+
+def yunet(outputs: Mapping[str, np.ndarray], input_size: tuple[int, int]) -> Detections:
+    """For each stride [N, B, 1] probabilities cls and obj, and bbox [N, B, 4]: offsets of the center, logarithms of the
+    size, in strides. Landmarks are not looked at.
+    """
+    boxes, scores = [], []
+    for stride in (8, 16, 32):
+        cls, obj, bbox = (outputs[f"{name}_{stride}"] for name in ("cls", "obj", "bbox"))
+        centers = (bbox[..., :2] + _grid(input_size, stride)) * stride
+        halves = np.exp(bbox[..., 2:]) * stride / 2
+        boxes.append(np.concatenate((centers - halves, centers + halves), axis=-1))
+        scores.append(np.sqrt(cls * obj)[..., 0])
+    return _faces(boxes, scores)
+
+
+def scrfd(outputs: Mapping[str, np.ndarray], input_size: tuple[int, int]) -> Detections:
+    """For each stride, 8 to 32, probabilities [N, B, 1] and distances of the sides in strides [N, B, 4], two boxes a
+    cell. Landmarks are not looked at.
+    """
+    by_rows = sorted((a if a.ndim == 3 else a[None] for a in outputs.values()), key=lambda array: -array.shape[1])
+    scores, sides = ([array for array in by_rows if array.shape[2] == columns] for columns in (1, 4))
+    boxes = []
+    for stride, distances in zip((8, 16, 32), sides, strict=True):
+        centers = np.repeat(_grid(input_size, stride), 2, axis=0)
+        corners = np.concatenate((centers - distances[..., :2], centers + distances[..., 2:]), axis=-1)
+        boxes.append(corners * stride)
+    return _faces(boxes, [array[..., 0] for array in scores])
+
+
+def _faces(boxes: list[np.ndarray], scores: list[np.ndarray]) -> Detections:
+    """Boxes [N, B, 4] and scores [N, B] of all strides, of one class."""
+    rows = zip(np.concatenate(boxes, axis=1), np.concatenate(scores, axis=1), strict=True)
+    return [(corners, values, np.zeros(len(values), np.int64)) for corners, values in rows]
+
+
+def _grid(input_size: tuple[int, int], stride: int) -> np.ndarray:
+    """Column and row of each cell [B, 2]."""
+    y, x = np.mgrid[: input_size[0] // stride, : input_size[1] // stride]
+    return np.stack((x.ravel(), y.ravel()), axis=1)
 
 
 def _cells(input_size: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,12 @@ _SIDES = 4
 _MOST_BINS = 32
 """Of a distribution over distances, for each side: wider rows are features."""
 
+_NEARLY_ALL = 0.99
+"""Of what is detected."""
+
+_SMALL_BOX = 0.01
+"""Of the mean area: smaller distances are not told from 0."""
+
 _SUM_ERROR = 1e-3
 """Of probabilities, from 1."""
 
@@ -30,15 +36,16 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class RawBoxes:
-    """Boxes of one output, or of two with the same rows.
+    """Boxes of one output, or of several with the same rows.
 
     Attributes:
         boxes: the output with their coordinates, or with what these are made of.
         scores: the output with the probabilities of the classes.
-        axis: of the columns, in both.
+        axis: of the columns, in all of them.
         columns: of the coordinates.
         classes: columns of the classes, without the one that stands for no object.
-        objectness: column of the probability that there is an object at all, by which the others are multiplied.
+        objectness: output and column of the probability that there is an object, by which the others are multiplied.
+        points: the output with coordinates of further points, such as the eyes of a face.
     """
 
     boxes: str
@@ -46,22 +53,26 @@ class RawBoxes:
     axis: int
     columns: tuple[int, ...]
     classes: tuple[int, ...]
-    objectness: int | None = None
+    objectness: tuple[str, int] | None = None
+    points: str | None = None
 
     def read(self, outputs: Mapping[str, Array]) -> tuple[_Floats, _Floats]:
-        """Coordinates [rows, 4 or more] and scores [rows, C]."""
-        boxes, values = (_rows(outputs[name], self.axis) for name in (self.boxes, self.scores))
-        scores = values[:, self.classes]
+        """Coordinates [rows, 4 or more], those of points behind those of boxes, and scores [rows, C]."""
+        coordinates = _rows(outputs[self.boxes], self.axis)[:, self.columns]
+        scores = _rows(outputs[self.scores], self.axis)[:, self.classes]
         if self.objectness is not None:
-            scores = scores * values[:, [self.objectness]]
-        return boxes[:, self.columns], scores
+            name, column = self.objectness
+            scores = scores * _rows(outputs[name], self.axis)[:, [column]]
+        if self.points is not None:
+            coordinates = np.concatenate((coordinates, _rows(outputs[self.points], self.axis)), axis=1)
+        return coordinates, scores
 
 
 def find_boxes(outputs: Sequence[MeasuredOutput], reference: Sequence[Mapping[str, Array]]) -> tuple[RawBoxes, ...]:
     """Where the outputs of a float model hold boxes with scores, by their values; empty if not all of them do.
 
-    Either each output has four columns, side by side, and probabilities in all others, or each that holds
-    probabilities has another with as many rows, of four columns or a multiple.
+    Either each output has four columns, side by side, and probabilities in all others, or outputs with as many rows
+    belong together: see `_in_several_outputs`.
     """
     if len(reference) > 1 and not find_boxes(outputs, reference[:1]):
         return ()  # large maps of anything else are not copied
@@ -73,29 +84,42 @@ def find_boxes(outputs: Sequence[MeasuredOutput], reference: Sequence[Mapping[st
     alone = [_in_one_output(o, known[o.name], inside[o.name]) for o in outputs]
     if all(alone):
         return tuple(boxes for boxes in alone if boxes)
-    pairs = {
-        scores.name: boxes.name
-        for scores in outputs
-        for boxes in outputs
-        if scores is not boxes
-        and _is_last(scores) == _is_last(boxes)
-        and len(known[scores.name]) == len(known[boxes.name])
-        and inside[scores.name].all()
-        and _may_be_sides(inside[boxes.name])
-    }
-    if len({*pairs, *pairs.values()}) != len(outputs) or 2 * len(pairs) != len(outputs):
-        return ()
-    axes = {o.name: o.axis or 0 for o in outputs}
-    return tuple(
-        RawBoxes(boxes, scores, axes[scores], tuple(range(known[boxes].shape[1])), _classes(known[scores]))
-        for scores, boxes in pairs.items()
+    groups: dict[tuple[bool, int], list[MeasuredOutput]] = {}
+    for output in outputs:
+        groups.setdefault((_is_last(output), len(known[output.name])), []).append(output)
+    together = [_in_several_outputs(group, known, inside) for group in groups.values()]
+    return tuple(boxes for boxes in together if boxes) if all(together) else ()
+
+
+def _in_several_outputs(
+    group: Sequence[MeasuredOutput], rows: Mapping[str, _Floats], inside: Mapping[str, npt.NDArray[np.bool_]]
+) -> RawBoxes | None:
+    """Boxes of four columns or a multiple, probabilities, perhaps those of objectness, and perhaps further points."""
+    axes = {output.name: output.axis or 0 for output in group}
+    four = [name for name in axes if rows[name].shape[1] == _SIDES]
+    no_scores = [name for name in four if not inside[name].all()]
+    boxes = no_scores or four or [name for name in axes if _may_be_distributions(inside[name])]
+    scores = [name for name in axes if name not in boxes and inside[name].all()]
+    sure = [name for name in scores if rows[name].shape[1] == 1][-1:] if len(scores) > 1 else []
+    points = [name for name in axes if name not in (*boxes, *scores)]
+    classes = [name for name in scores if name not in sure]
+    if not len(boxes) == len(classes) == 1 or len(points) > 1 or any(rows[name].shape[1] % 2 for name in points):
+        return None
+    return RawBoxes(
+        boxes[0],
+        classes[0],
+        axes[classes[0]],
+        tuple(range(rows[boxes[0]].shape[1])),
+        _classes(rows[classes[0]]),
+        (sure[0], 0) if sure else None,
+        points[0] if points else None,
     )
 
 
-def _may_be_sides(inside: npt.NDArray[np.bool_]) -> bool:
-    """Whether columns, of which it is known whether they are probabilities, may hold boxes."""
+def _may_be_distributions(inside: npt.NDArray[np.bool_]) -> bool:
+    """Whether columns, of which it is known whether they are probabilities, may be distributions over distances."""
     bins, rest = divmod(len(inside), _SIDES)
-    return rest == 0 and (bins == 1 or (bins <= _MOST_BINS and not inside.any()))
+    return rest == 0 and 1 < bins <= _MOST_BINS and not inside.any()
 
 
 def _is_last(output: MeasuredOutput) -> bool:
@@ -124,7 +148,8 @@ def _in_one_output(output: MeasuredOutput, rows: _Floats, inside: npt.NDArray[np
     may_be = first < sides[0] or _is_last(output)  # where columns are boxes, as YOLOv8 has them, it stands in front
     objectness = first if may_be and _is_objectness(rows[:, first], rows[:, classes[1:]]) else None
     kept = classes if objectness is None else classes[1:]
-    return RawBoxes(output.name, output.name, output.axis or 0, columns, tuple(kept.tolist()), objectness)
+    sure = None if objectness is None else (output.name, objectness)
+    return RawBoxes(output.name, output.name, output.axis or 0, columns, tuple(kept.tolist()), sure)
 
 
 def _is_objectness(column: _Floats, others: _Floats) -> bool:
@@ -152,7 +177,10 @@ class BoxDamage:
     def __init__(self, found: Sequence[RawBoxes], reference: Sequence[Mapping[str, Array]]) -> None:
         self._found = found
         exact = [[boxes.read(batch) for boxes in found] for batch in reference]
-        units = [_units([batch[i][0] for batch in exact], [batch[i][1] for batch in exact]) for i in range(len(found))]
+        units = [
+            _units([batch[i][0] for batch in exact], [batch[i][1] for batch in exact], len(boxes.columns))
+            for i, boxes in enumerate(found)
+        ]
         self._exact = [
             [(rows, scores, _weights(scores), unit[number]) for (rows, scores), unit in zip(batch, units, strict=True)]
             for number, batch in enumerate(exact)
@@ -161,7 +189,8 @@ class BoxDamage:
     def __str__(self) -> str:
         first = self._found[0]
         sure = "" if first.objectness is None else " times objectness"
-        return f"boxes with {plural(len(first.classes), 'score')}{sure}"
+        points = "" if first.points is None else " and points"
+        return f"boxes with {plural(len(first.classes), 'score')}{sure}{points}"
 
     def of(self, outputs: Sequence[Mapping[str, Array]]) -> float:
         """Shares of the error in error and signal, of scores and of boxes: their mean."""
@@ -189,22 +218,34 @@ def _weights(scores: _Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.square(scores.max(axis=1), dtype=np.float64))
 
 
-def _units(rows: Sequence[_Floats], scores: Sequence[_Floats]) -> list[_Floats]:
-    """Squares of what an error of each coordinate is compared with, one array for each batch, [rows or 1, columns].
+def _units(rows: Sequence[_Floats], scores: Sequence[_Floats], num_columns: int) -> list[_Floats]:
+    """Squares of what an error of each coordinate is compared with, one array for each batch.
 
-    That is the size of the box, from its corners, or from its width and height or the logarithms of these. Of
-    anything else, such as distributions, it is the variance of the column.
+    That is the size of the box, from its corners, from its width and height or the logarithms of these, or from the
+    distances of its sides. Of anything else, such as distributions, it is the variance of the column.
+
+    Args:
+        rows: coordinates, those of further points behind those of boxes.
+        scores: of the classes.
+        num_columns: of boxes.
     """
-    if rows[0].shape[1] != _SIDES:
-        values, weights = np.concatenate(rows), np.concatenate([_weights(s) for s in scores]) + _TINY
-        mean = np.average(values, axis=0, weights=weights)
-        variance = np.average(np.square(values - mean), axis=0, weights=weights)
-        return [np.asarray(variance[None] + _TINY, np.float32)] * len(rows)
-    for sides in ([r[:, 2:] - r[:, :2] for r in rows], [r[:, 2:] for r in rows]):
+    values, weights = np.concatenate(rows), np.concatenate([_weights(s) for s in scores]) + _TINY
+    mean = np.average(values, axis=0, weights=weights)
+    variance = np.average(np.square(values - mean), axis=0, weights=weights)[None] + _TINY
+    if num_columns != _SIDES:
+        return [np.asarray(variance, np.float32)] * len(rows)
+    ends = [r[:, 2:_SIDES] for r in rows]
+    for sides in ([end - r[:, :2] for r, end in zip(rows, ends, strict=True)], ends):
         if all((s > 0).all() for s in sides):
             return [np.asarray(s.prod(axis=1, keepdims=True) + _TINY, np.float32) for s in sides]
-    areas = [np.exp(np.clip(r[:, 2:].sum(axis=1, keepdims=True), -40, 40)) for r in rows]
-    return [np.asarray(np.concatenate((a, a, np.ones_like(a), np.ones_like(a)), axis=1), np.float32) for a in areas]
+    if np.average((values[:, :_SIDES] > 0).all(axis=1), weights=weights) > _NEARLY_ALL:
+        areas = [(r[:, :2] + end).prod(axis=1, keepdims=True) for r, end in zip(rows, ends, strict=True)]
+        least = _SMALL_BOX * np.average(np.concatenate(areas)[:, 0], weights=weights)
+        return [np.maximum(area, np.float32(least)) for area in areas]
+    areas = [np.exp(np.clip(end.sum(axis=1, keepdims=True), -40, 40)) for end in ends]
+    others = [np.broadcast_to(variance[:, _SIDES:], (len(a), variance.shape[1] - _SIDES)) for a in areas]
+    parts = ((a, a, np.ones_like(a), np.ones_like(a), more) for a, more in zip(areas, others, strict=True))
+    return [np.asarray(np.concatenate(part, axis=1), np.float32) for part in parts]
 
 
 def _rows(values: Array, axis: int) -> _Floats:

@@ -39,7 +39,7 @@ ALL = tuple(range(CLASSES))
 def test_rows_with_objectness_are_found() -> None:
     boxes, objectness, classes = detections()
     rows = np.concatenate((boxes, objectness, classes), axis=2)
-    expected = RawBoxes("y", "y", 2, (0, 1, 2, 3), tuple(5 + c for c in ALL), objectness=4)
+    expected = RawBoxes("y", "y", 2, (0, 1, 2, 3), tuple(5 + c for c in ALL), objectness=("y", 4))
     assert find_boxes([values("y", 2)], batches(y=rows)) == (expected,)
 
 
@@ -55,7 +55,7 @@ def test_columns_of_classes_alone_are_found() -> None:
 def test_maps_whose_objectness_comes_first_are_found() -> None:
     boxes, objectness, classes = detections()
     maps = np.concatenate((objectness, boxes, classes), axis=2).swapaxes(1, 2).reshape(4, -1, 6, 10)
-    expected = RawBoxes("y", "y", 1, (1, 2, 3, 4), tuple(5 + c for c in ALL), objectness=0)
+    expected = RawBoxes("y", "y", 1, (1, 2, 3, 4), tuple(5 + c for c in ALL), objectness=("y", 0))
     assert find_boxes([values("y", 1)], batches(y=maps)) == (expected,)
 
 
@@ -70,6 +70,25 @@ def test_scores_are_paired_with_boxes_of_as_many_rows() -> None:
     outputs = {"s": background, "b": corners(boxes) / 400}
     kinds = [MeasuredOutput("s", "probabilities", -1), values("b", 2)]
     assert find_boxes(kinds, batches(**outputs)) == (RawBoxes("b", "s", -1, (0, 1, 2, 3), tuple(1 + c for c in ALL)),)
+
+
+def test_points_and_objectness_of_their_own_are_found() -> None:
+    """As face detectors have them: YuNet, SCRFD, RetinaFace."""
+    boxes, objectness, classes = detections()
+    points = np.random.default_rng(0).normal(size=(4, ROWS, 10)).astype(np.float32)
+    outputs = {"cls": classes[..., :1], "obj": objectness, "box": boxes, "kps": points}
+    outputs |= {f"{name}_2": array[:, :20] for name, array in outputs.items()}
+    expected = RawBoxes("box", "cls", 2, (0, 1, 2, 3), (0,), objectness=("obj", 0), points="kps")
+    found = find_boxes([values(name, 2) for name in outputs], batches(**outputs))
+    assert found == (expected, RawBoxes("box_2", "cls_2", 2, (0, 1, 2, 3), (0,), ("obj_2", 0), "kps_2"))
+    coordinates, scores = found[0].read(batches(**outputs)[1])
+    np.testing.assert_array_equal(coordinates, np.concatenate((boxes, points), axis=2)[2:].reshape(-1, 14))
+    np.testing.assert_array_equal(scores, (classes[..., :1] * objectness)[2:].reshape(-1, 1))
+    del outputs["obj"], outputs["obj_2"]
+    faces = find_boxes([values(name, 2) for name in outputs], batches(**outputs))
+    assert [(f.objectness, f.points) for f in faces] == [(None, "kps"), (None, "kps_2")]
+    outputs["features"] = points[..., :6]
+    assert find_boxes([values(name, 2) for name in outputs], batches(**outputs)) == ()
 
 
 @pytest.mark.parametrize("shape", [(4, 20, 16), (4, 6, 12, 12), (4, 16)])
@@ -106,6 +125,34 @@ def test_errors_of_scores_and_boxes_by_the_formula(form: str) -> None:
     assert damage.of(batches(y=got)) == pytest.approx(expected, rel=1e-3)
     assert damage.of(batches(y=rows)) == 0
     assert damage.of(batches(y=np.full_like(got, np.nan))) == 1
+
+
+@pytest.mark.parametrize("form", ["distances", "logarithms"])
+def test_errors_of_points_by_the_formula(form: str) -> None:
+    boxes, objectness, classes = detections()
+    rng = np.random.default_rng(1)
+    boxes, points = boxes / 100, rng.normal(size=(4, ROWS, 10)).astype(np.float32)
+    scores = classes * objectness
+    weights = scores.max(axis=2) ** 2
+    if form == "distances":
+        boxes[objectness[..., 0] < 0.5] -= 0.5  # some of background are below 0
+        areas = (boxes[..., :2] + boxes[..., 2:]).prod(axis=2)
+        least = 0.01 * (weights * areas).sum() / weights.sum()
+        units = np.repeat(np.maximum(areas, least)[..., None], 14, axis=2)
+    else:
+        boxes[..., 2:] = np.log(boxes[..., 2:])
+        areas, mean = np.exp(boxes[..., 2:].sum(axis=2)), np.average(points, axis=(0, 1), weights=weights)
+        spread = np.average(np.square(points - mean), axis=(0, 1), weights=weights)
+        units = np.concatenate((np.stack((areas, areas, 0 * areas + 1, 0 * areas + 1), axis=2), 0 * points + spread), 2)
+    outputs = {"s": scores, "b": boxes, "p": points}
+    got = {name: array + rng.normal(size=array.shape).astype(np.float32) * 0.01 for name, array in outputs.items()}
+    missed, signal = np.square(got["s"] - scores).sum(), np.square(scores).sum()
+    errors = np.concatenate((got["b"] - boxes, got["p"] - points), axis=2)
+    moved = 4 * (weights * (np.square(errors) / units).mean(axis=2)).sum()
+    expected = (missed / (missed + signal) + moved / (moved + weights.sum())) / 2
+    damage = OutputDamage([values(name, 2) for name in outputs], batches(**outputs))
+    assert str(damage.boxes) == "boxes with 5 scores and points"
+    assert damage.of(batches(**got)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_is_detected_counts_more_than_background() -> None:

@@ -48,3 +48,32 @@ def test_nanodet(strides, is_joined):
     x, y = 32 + shift, 16 + shift
     assert box == pytest.approx([x - 16, y - 32, x + 16, y + 32], abs=1e-3)
     assert (score, index) == (pytest.approx(0.7), 2)
+
+
+def test_yunet():
+    outputs = {}
+    for stride in (8, 16, 32):
+        count = (64 // stride) * (128 // stride)
+        outputs |= {f"{name}_{stride}": np.full((1, count, 1), 0.1, np.float32) for name in ("cls", "obj")}
+        outputs |= {f"bbox_{stride}": np.zeros((1, count, 4), np.float32), f"kps_{stride}": np.zeros((1, count, 10))}
+    place = 8 * 1 + 2  # second row, third column of 16 pixels
+    outputs["cls_16"][0, place], outputs["obj_16"][0, place] = 0.9, 0.4
+    outputs["bbox_16"][0, place] = [0.5, 0.25, np.log(2), np.log(1.5)]
+    (found,) = load_symbol(f"{FILE}:yunet")(outputs, SIZE)
+    box, score, index = best(found)
+    assert box == pytest.approx([40 - 16, 20 - 12, 40 + 16, 20 + 12])
+    assert (score, index) == (pytest.approx(0.6), 0)
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+def test_scrfd(has_batch):
+    counts = [2 * (64 // s) * (128 // s) for s in (8, 16, 32)]
+    scores, sides = ([np.zeros((1, count, columns), np.float32) for count in counts] for columns in (1, 4))
+    place = 2 * (8 * 1 + 2) + 1  # second row, third column of 16 pixels, second box
+    scores[1][0, place], sides[1][0, place] = 0.7, [1, 0.5, 2, 1.5]
+    arrays = [*scores, *sides, *(np.zeros((1, count, 10), np.float32) for count in counts)]
+    outputs = {str(number): array if has_batch else array[0] for number, array in enumerate(arrays)}
+    (found,) = load_symbol(f"{FILE}:scrfd")(outputs, SIZE)
+    box, score, index = best(found)
+    assert box == pytest.approx([32 - 16, 16 - 8, 32 + 32, 16 + 24])
+    assert (score, index) == (pytest.approx(0.7), 0)
