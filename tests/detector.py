@@ -1,4 +1,4 @@
-"""A small detector that works, and images for it to look at: red and green squares on grey noise."""
+"""A small detector that works, and images for it to look at: red and green squares on gray noise."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RedError:
 
 
 def write_segmenter(path: Path, *, side: int = 32, layout: str = "NCHW", head: str = "scores") -> Path:
-    """Two convolutions that tell red, green and blue-grey pixels apart, for inputs from 0 to 1 (preset "unit").
+    """Two convolutions that tell red, green and blue-gray pixels apart, for inputs from 0 to 1 (preset "unit").
 
     Args:
         path: of the ONNX file.

@@ -2,7 +2,7 @@
 
 Two rules decide the width of a bin.
 
-"exact" (default): `EXACT_BINS` bins of a power-of-two width, doubled by adding neighbours as soon as a value does not
+"exact" (default): `EXACT_BINS` bins of a power-of-two width, doubled by adding neighbors as soon as a value does not
 fit. Scaling by a power of two is exact in binary floating point and bins are closed on the right, so that the result is
 the same, bit for bit, for any order, batch size and split of the data, and merging statistics is exact.
 
@@ -120,9 +120,9 @@ def merge_tensors(
 
 
 def rebin(statistics: TensorStatistics, bins: int) -> tuple[npt.NDArray[np.int64], float]:
-    """The histogram with `bins` bins that cover all values, by adding neighbours, and its bin width.
+    """The histogram with `bins` bins that cover all values, by adding neighbors, and its bin width.
 
-    The number of neighbours added is the smallest that covers the largest value, a function of the statistics alone.
+    The number of neighbors added is the smallest that covers the largest value, a function of the statistics alone.
 
     Args:
         statistics: with at least `bins` bins.

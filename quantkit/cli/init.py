@@ -86,7 +86,7 @@ def _text(model: Path, data: PathLike, val: PathLike, facts: ModelFacts) -> str:
     evaluate += [f"# A guess: {facts.why}.", f'task = "{facts.task}"', *_DETAILS.get(facts.task, ())]
     if yolo and facts.task == "detect":
         evaluate[-2] = f"labels = {_quote(yolo)}"
-    if facts.task == "classify" and not facts.is_labelled:
+    if facts.task == "classify" and not facts.is_labeled:
         evaluate.append("# The data have no labels: a folder for each class gives them.")
     evaluate.append('# Fail (exit code 3) if INT8 loses more: "1pt" is a point, "1%" relative to FP32.')
     evaluate.append('# max_drop = "1pt"')

@@ -12,7 +12,7 @@ from quantkit.datasets.batching import iterate_batches
 from quantkit.datasets.open import open_samples, prepared_as
 from quantkit.datasets.tar_samples import index_ahead
 from quantkit.evaluation.accurate_session import open_accurate
-from quantkit.evaluation.gate import check_unlabelled
+from quantkit.evaluation.gate import check_unlabeled
 from quantkit.evaluation.limits import Limits
 from quantkit.evaluation.run import feed
 from quantkit.evaluation.tasks.classification import Classification
@@ -68,11 +68,11 @@ def open_evaluation_data(
             num_samples=options.num_samples,
             seed=options.seed,
             order="shuffled",
-            labelled=kind.has_class_labels,
+            labeled=kind.has_class_labels,
         )
     opened = kind.open(task, dataset, path, options.classes)
     if limits is not None and isinstance(opened.task, Classification) and dataset.targets is None:
-        check_unlabelled(limits, path)
+        check_unlabeled(limits, path)
     return EvaluationData(path, dataset, task, opened, prepared)
 
 

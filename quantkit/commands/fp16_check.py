@@ -70,7 +70,7 @@ def known_magnitudes(
         return table.magnitudes
     if data is None:
         return {}
-    dataset = open_samples(model.inputs, data, placed, None, num_samples=32, seed=0, order="shuffled", labelled=False)
+    dataset = open_samples(model.inputs, data, placed, None, num_samples=32, seed=0, order="shuffled", labeled=False)
     return sample_magnitudes(model, dataset)
 
 

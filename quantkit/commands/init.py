@@ -27,7 +27,7 @@ class ModelFacts:
         why: what the guess is made of.
         data: the samples in a line.
         preprocessing: how images are prepared; None for arrays.
-        is_labelled: whether the data have class labels.
+        is_labeled: whether the data have class labels.
     """
 
     inputs: tuple[str, ...]
@@ -36,7 +36,7 @@ class ModelFacts:
     why: str
     data: str
     preprocessing: str | None
-    is_labelled: bool
+    is_labeled: bool
 
 
 def look_at(model: PathLike | FloatModel, data: PathLike) -> ModelFacts:
@@ -60,7 +60,7 @@ def look_at(model: PathLike | FloatModel, data: PathLike) -> ModelFacts:
         why=why,
         data=f"{len(dataset):,} samples of {data_path(data).name}{classes}",
         preprocessing=None if prepared is None else describe_preprocessing(prepared),
-        is_labelled=bool(facts["num_classes"]),
+        is_labeled=bool(facts["num_classes"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command lines that make an artefact again, from what it says of itself."""
+"""The command lines that make an artifact again, from what it says of itself."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
     facts = describe(dataset)
     total = len(getattr(dataset, "dataset", dataset))
     chosen = str(total) if len(dataset) == total else f"{len(dataset)} of {total}"
-    classes = ", no labels" if getattr(dataset, "labelled", True) else ""
+    classes = ", no labels" if getattr(dataset, "labeled", True) else ""
     if facts["num_classes"]:
         low, high = facts["min_per_class"], facts["max_per_class"]
         noun = "class" if facts["num_classes"] == 1 else "classes"

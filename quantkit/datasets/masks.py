@@ -86,8 +86,8 @@ def open_masks(
 ) -> MaskAnnotations:
     """Finds the mask of every sample: the PNG file of the same relative path below `labels`.
 
-    A mask is grey or has a palette (the index is the class) with up to 8 bits, or is grey with 16 bits and values up
-    to 255; one with three equal channels is taken as grey. Nothing is read before it is asked for.
+    A mask is gray or has a palette (the index is the class) with up to 8 bits, or is gray with 16 bits and values up
+    to 255; one with three equal channels is taken as gray. Nothing is read before it is asked for.
 
     Args:
         labels: folder of the masks.
@@ -216,6 +216,6 @@ def _one_channel(path: Path, pixels: Array) -> npt.NDArray[np.integer]:
         shown = ", ".join(str(v) for v in colors[row, column])
         raise DatasetError(
             f"{path}: is in color ({shown} at row {row}, column {column}), and what class a color means is not known: "
-            "say it with --mask-map, or save it with class indices, in grey or with a palette"
+            "say it with --mask-map, or save it with class indices, in gray or with a palette"
         )
     return colors[:, :, 0]

@@ -58,7 +58,7 @@ def open_samples(
     num_samples: int | None,
     seed: int,
     order: Order,
-    labelled: bool = True,
+    labeled: bool = True,
 ) -> Dataset:
     """Opens `data` for a model and chooses samples; without labels if they mean nothing here.
 
@@ -91,7 +91,7 @@ def open_samples(
         dataset = roll_states(dataset, placed, states, model, axes=axes, constants=constants)
     if axes or constants:
         dataset = PlacedSamples(dataset, axes | dict.fromkeys(constants), constants)
-    return look_at_headers(select(dataset, num_samples=num_samples, seed=seed, order=order, labelled=labelled))
+    return look_at_headers(select(dataset, num_samples=num_samples, seed=seed, order=order, labeled=labeled))
 
 
 def on_split(

@@ -43,7 +43,7 @@ _MIN_LEVELS = 16
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     """Turns an image into one sample of a model's input.
 
-    The EXIF orientation is applied, the colors are converted to RGB or grey (ITU-R 601-2, as Pillow's "L"), the image
+    The EXIF orientation is applied, the colors are converted to RGB or gray (ITU-R 601-2, as Pillow's "L"), the image
     is resized by Pillow on 8-bit pixels, and each pixel goes through `pixel_table`.
 
     Alpha is dropped, as `convert("RGB")` does: transparent pixels keep the color that is stored under them.
@@ -144,8 +144,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 def show_colors(image: Image.Image, pixel_max: float | None = None) -> Image.Image:
     """The image in mode "L" or "RGB", as `preprocess` sees it."""
-    grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
-    return _colors(image, "L" if grey else "RGB", pixel_max)
+    gray = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+    return _colors(image, "L" if gray else "RGB", pixel_max)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

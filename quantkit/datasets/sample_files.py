@@ -144,22 +144,22 @@ def _labels(
     paths: Sequence[Place], keys: Collection[str], classes: Sequence[str] | None
 ) -> tuple[list[int] | None, Sequence[str]]:
     words: dict[Place, str] = {}
-    unlabelled = None
+    unlabeled = None
     for path in paths:
         try:
             found, _ = parse_arrays(read_stored(path), path, keys)
         except (OSError, DatasetError):
             continue  # left out, or an error, when its turn comes
         if not found:
-            unlabelled = path
+            unlabeled = path
         for key, array in found.items():
             if array.size != 1 or array.dtype.kind not in "iuU":
                 raise DatasetError(f"{path}: {key!r} is {array.dtype} {list(array.shape)}, not one class index or name")
             words[path] = str(array.reshape(-1)[0])
     if not words:
         return None, ()
-    if unlabelled is not None:
-        raise DatasetError(f"{unlabelled} has no label, but {next(iter(words))} has one")
+    if unlabeled is not None:
+        raise DatasetError(f"{unlabeled} has no label, but {next(iter(words))} has one")
     indices, names = index_labels({word: str(path) for path, word in words.items()}, classes)
     return [indices[words[path]] if path in words else 0 for path in paths], names
 

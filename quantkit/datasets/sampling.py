@@ -23,18 +23,18 @@ class Selection(DatasetView):
 
     Attributes:
         indices: which samples of it.
-        labelled: False where its labels mean nothing: samples then have none, and there are no classes.
+        labeled: False where its labels mean nothing: samples then have none, and there are no classes.
     """
 
     indices: tuple[int, ...]
-    labelled: bool = True
+    labeled: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[self.indices[index]]
-        return sample if self.labelled else replace(sample, target=None)
+        return sample if self.labeled else replace(sample, target=None)
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Has the data set prepare the chosen samples together, if it can."""
@@ -49,13 +49,13 @@ class Selection(DatasetView):
     @cached_property
     def targets(self) -> Sequence[int] | None:
         """Class index of the chosen samples."""
-        targets = self.dataset.targets if self.labelled else None
+        targets = self.dataset.targets if self.labeled else None
         return None if targets is None else tuple(targets[i] for i in self.indices)
 
     @property
     def classes(self) -> Sequence[str]:
         """Class names of the whole data set."""
-        return self.dataset.classes if self.labelled else ()
+        return self.dataset.classes if self.labeled else ()
 
     def content_hash(self, index: int) -> str:
         """Hash of what is stored for a chosen sample."""
@@ -68,7 +68,7 @@ def select(
     num_samples: int | None = None,
     seed: int = 0,
     order: Literal["shuffled", "given"] = "shuffled",
-    labelled: bool = True,
+    labeled: bool = True,
 ) -> Selection:
     """Chooses samples: as many of each class as the data allows where there are labels, any otherwise.
 
@@ -80,7 +80,7 @@ def select(
         num_samples: how many; None, or more than there are, takes all.
         seed: 0 or more; has no effect with order "given".
         order: "shuffled", or "given": the first samples of each class, in the order of the data set.
-        labelled: False takes samples without regard to their labels, and drops these.
+        labeled: False takes samples without regard to their labels, and drops these.
 
     Raises:
         DatasetError: fewer than one sample, or a negative seed.
@@ -96,11 +96,11 @@ def select(
     # Sorting random keys is a shuffle that, unlike Generator.permutation, no numpy version may change.
     keys = np.random.PCG64(seed).random_raw(total) if order == "shuffled" else np.zeros(total, np.uint64)
     ranking = np.argsort(keys, kind="stable")
-    if dataset.targets is None or count == total or not labelled:
+    if dataset.targets is None or count == total or not labeled:
         chosen = ranking[:count]
     else:
         chosen = _choose_evenly(np.asarray(dataset.targets, np.int64)[ranking], ranking, count)
-    return Selection(dataset, tuple(int(i) for i in chosen), labelled)
+    return Selection(dataset, tuple(int(i) for i in chosen), labeled)
 
 
 def describe(dataset: Dataset) -> dict[str, str | int]:

@@ -198,7 +198,7 @@ def _add_batch(
 
 
 def _few_bins(statistics: TensorStatistics) -> tuple[tuple[int, ...], float]:
-    """At most `MAGNITUDE_BINS` bins that cover all values, by adding neighbours, and the upper edge of the last."""
+    """At most `MAGNITUDE_BINS` bins that cover all values, by adding neighbors, and the upper edge of the last."""
     occupied = int(np.flatnonzero(statistics.histogram)[-1]) + 1
     step = -(-occupied // MAGNITUDE_BINS)
     bins = -(-occupied // step)

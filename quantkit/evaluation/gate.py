@@ -67,7 +67,7 @@ def check_limits(report: Report, limits: Limits, *, variants: Sequence[str] = ()
     return tuple(checks)
 
 
-def check_unlabelled(limits: Limits, data: PathLike) -> None:
+def check_unlabeled(limits: Limits, data: PathLike) -> None:
     """Raises `EvaluationError` where a limit concerns a score, which data without labels have not."""
     if limits.max_drop is not None or limits.gates:
         option = "--gate" if limits.max_drop is None else "--max-drop"

@@ -115,37 +115,37 @@ def probe_preprocessing(
     first, reason = _first_alternatives(declared_as, lambda: next(read(samples[:16])))
     if reason and not first:
         return None, num_scores, reason, []
-    unlabelled = declared.targets is not None and int(declared.targets.max()) >= num_scores
+    unlabeled = declared.targets is not None and int(declared.targets.max()) >= num_scores
     with show_progress(None, "trying preprocessings", len(first) + 4, progress) as bar:
         tried = _measure_all(measure, first, bar)
-        best = _choose_best(tried, declared, unlabelled=unlabelled)
+        best = _choose_best(tried, declared, unlabeled=unlabeled)
         if declared_as is not None:
             base = best.preprocessing if isinstance(best, Alternative) else declared_as
             tried += _measure_all(measure, other_resizes(declared_as, base), bar)
         tried_first, declared_first = tried, declared
-        leader = _leader(tried, declared, unlabelled=unlabelled)
-        while leader is not None and more and may_be_better(*_pair(leader[1], declared, unlabelled)):
+        leader = _leader(tried, declared, unlabeled=unlabeled)
+        while leader is not None and more and may_be_better(*_pair(leader[1], declared, unlabeled)):
             samples, more = (*samples, *more[: len(samples)]), more[len(samples) :]
             declared = measure(None, samples)
             leader = leader[0], measure(leader[0], samples)
         if leader is not None and declared is not declared_first:
             tried = [leader]
     findings = []
-    doubtful = not unlabelled and _is_chance(declared)
-    best = _choose_best(tried, declared, unlabelled=unlabelled)
+    doubtful = not unlabeled and _is_chance(declared)
+    best = _choose_best(tried, declared, unlabeled=unlabeled)
     if best is None and doubtful:
-        unlabelled = True
-        best = _choose_best(tried, declared, unlabelled=True)
+        unlabeled = True
+        best = _choose_best(tried, declared, unlabeled=True)
         findings.append(_labels_finding(declared))
     if best is not None:
         fit = next(fit for alternative, fit in tried if alternative is best)
-        findings.append(_misfit(best, fit, declared, unlabelled=unlabelled))
+        findings.append(_misfit(best, fit, declared, unlabeled=unlabeled))
     return (
         Probe(
             num_samples=len(declared_first.probabilities),
-            declared=_trial(None, declared, declared, unlabelled=unlabelled),
-            others=tuple(_trial(a, f, declared_first, unlabelled=unlabelled) for a, f in tried_first),
-            best=None if leader is None else _trial(*leader, declared, unlabelled=unlabelled),
+            declared=_trial(None, declared, declared, unlabeled=unlabeled),
+            others=tuple(_trial(a, f, declared_first, unlabeled=unlabeled) for a, f in tried_first),
+            best=None if leader is None else _trial(*leader, declared, unlabeled=unlabeled),
             num_settling=len(samples),
         ),
         num_scores,
@@ -182,22 +182,22 @@ def _view(dataset: Dataset, samples: tuple[int, ...], preprocessing: Preprocessi
 
 
 def _choose_best(
-    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabeled: bool
 ) -> AnyAlternative | None:
     """Of those that are clearly better, the smallest change that fits as well as the best; None without one."""
-    good = [_strip(f, unlabelled) for a, f in tried if _is_better(a, f, declared, unlabelled=unlabelled)]
+    good = [_strip(f, unlabeled) for a, f in tried if _is_better(a, f, declared, unlabeled=unlabeled)]
     if not good:
         return None
     top = max(good, key=_value)
     # Among those that cannot be told from the best, also what alone is not yet clearly better than the declared one.
-    alike = [a for a, f in tried if _strip(f, unlabelled) is top or advantage(top, _strip(f, unlabelled)) < _SAME]
+    alike = [a for a, f in tried if _strip(f, unlabeled) is top or advantage(top, _strip(f, unlabeled)) < _SAME]
     return min(alike, key=lambda a: len(a.changes))
 
 
 def _is_better(
-    alternative: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+    alternative: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabeled: bool
 ) -> bool:
-    fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
+    fit, declared = _strip(fit, unlabeled), _strip(declared, unlabeled)
     if _is_chance(fit):  # labels in another order make a wrong input luckier than the right one
         return False
     same_values = alternative.has_same_values
@@ -205,27 +205,27 @@ def _is_better(
 
 
 def _leader(
-    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabelled: bool
+    tried: Sequence[tuple[AnyAlternative, PreprocessingScore]], declared: PreprocessingScore, *, unlabeled: bool
 ) -> tuple[AnyAlternative, PreprocessingScore] | None:
     """The alternative that would be chosen; where none is clearly better, the one that gains most.
 
     One whose inputs are the declared ones is none: letterbox for images that have the model's size.
     """
-    best = _choose_best(tried, declared, unlabelled=unlabelled)
+    best = _choose_best(tried, declared, unlabeled=unlabeled)
     if best is not None:
         return next((a, f) for a, f in tried if a is best)
     others = [(a, f) for a, f in tried if not np.array_equal(f.probabilities, declared.probabilities)]
-    return max(others, key=lambda pair: sum(gain_interval(*_pair(pair[1], declared, unlabelled))), default=None)
+    return max(others, key=lambda pair: sum(gain_interval(*_pair(pair[1], declared, unlabeled))), default=None)
 
 
 def _pair(
-    fit: PreprocessingScore, declared: PreprocessingScore, unlabelled: bool
+    fit: PreprocessingScore, declared: PreprocessingScore, unlabeled: bool
 ) -> tuple[PreprocessingScore, PreprocessingScore]:
-    return _strip(fit, unlabelled), _strip(declared, unlabelled)
+    return _strip(fit, unlabeled), _strip(declared, unlabeled)
 
 
-def _strip(fit: PreprocessingScore, unlabelled: bool) -> PreprocessingScore:
-    return replace(fit, targets=None) if unlabelled and fit.targets is not None else fit
+def _strip(fit: PreprocessingScore, unlabeled: bool) -> PreprocessingScore:
+    return replace(fit, targets=None) if unlabeled and fit.targets is not None else fit
 
 
 def _value(fit: PreprocessingScore) -> float:
@@ -242,15 +242,15 @@ def _is_chance(fit: PreprocessingScore) -> bool:
 
 
 def _trial(
-    alternative: AnyAlternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
+    alternative: AnyAlternative | None, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabeled: bool
 ) -> PreprocessingTrial:
     return PreprocessingTrial(
         changes=() if alternative is None else alternative.changes,
         flags="" if alternative is None else alternative.flags,
-        top1=None if _strip(fit, unlabelled).targets is None else float(fit.right.mean()),
+        top1=None if _strip(fit, unlabeled).targets is None else float(fit.right.mean()),
         information=fit.information,
-        is_better=alternative is not None and _is_better(alternative, fit, declared, unlabelled=unlabelled),
-        gain_interval=None if alternative is None else gain_interval(*_pair(fit, declared, unlabelled)),
+        is_better=alternative is not None and _is_better(alternative, fit, declared, unlabeled=unlabeled),
+        gain_interval=None if alternative is None else gain_interval(*_pair(fit, declared, unlabeled)),
     )
 
 
@@ -265,10 +265,8 @@ def _labels_finding(declared: PreprocessingScore) -> Finding:
     )
 
 
-def _misfit(
-    best: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabelled: bool
-) -> Finding:
-    fit, declared = _strip(fit, unlabelled), _strip(declared, unlabelled)
+def _misfit(best: AnyAlternative, fit: PreprocessingScore, declared: PreprocessingScore, *, unlabeled: bool) -> Finding:
+    fit, declared = _strip(fit, unlabeled), _strip(declared, unlabeled)
     if fit.targets is not None:
         numbers = f"top-1 {100 * declared.right.mean():.1f}% → {100 * fit.right.mean():.1f}%"
     else:

@@ -133,7 +133,7 @@ def _judge(
         _check_outputs(name, found, baseline, reference, task=task if metrics else None)
     judged = task.judge(batch, outputs)
     scores = find_scores(reference, num_samples=len(batch))
-    if scores is not None and not task.takes_as_scores(reference[scores], is_labelled=batch.targets is not None):
+    if scores is not None and not task.takes_as_scores(reference[scores], is_labeled=batch.targets is not None):
         scores = None
     tallies = {name: _Tally(metrics, is_baseline=name == baseline) for name in outputs}
     for name, tally in tallies.items():
@@ -248,7 +248,7 @@ class _Tally:
         self, outputs: Mapping[str, Array], reference: Mapping[str, Array], scores: str | None, batch: Batch
     ) -> None:
         for name, metric in self._metrics.items():
-            for output in _outputs_in_scope(metric, reference, scores, labelled=batch.targets is not None):
+            for output in _outputs_in_scope(metric, reference, scores, labeled=batch.targets is not None):
                 values, expected = outputs[output], reference[output]
                 if metric.scope in ("scores", "labels"):
                     values, expected = as_scores(values), as_scores(expected)
@@ -278,10 +278,10 @@ class _Tally:
 
 
 def _outputs_in_scope(
-    metric: type[Metric], reference: Mapping[str, Array], scores: str | None, *, labelled: bool
+    metric: type[Metric], reference: Mapping[str, Array], scores: str | None, *, labeled: bool
 ) -> list[str]:
     if metric.scope in ("scores", "labels"):
-        return [scores] if scores is not None and (labelled or metric.scope == "scores") else []
+        return [scores] if scores is not None and (labeled or metric.scope == "scores") else []
     return [name for name, array in reference.items() if is_float(array) == (metric.scope == "floats")]
 
 

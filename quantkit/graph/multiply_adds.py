@@ -76,7 +76,7 @@ def _count(node: ir.Node, shapes: Sequence[Sequence[int] | None], result: Sequen
         return steps * (math.prod(_known(second)) + math.prod(_known(shapes[2])))
     if kind == "Einsum":
         terms = node.attributes.get_string("equation", "").replace(" ", "").partition("->")[0].split(",")
-        sizes = {label: n for term, shape in zip(terms, shapes, strict=True) for label, n in _labelled(term, shape)}
+        sizes = {label: n for term, shape in zip(terms, shapes, strict=True) for label, n in _labeled(term, shape)}
         return math.prod(sizes.values())
     if kind == "Attention" and node.domain == "com.microsoft":
         batch, length, _ = _known(first)
@@ -93,7 +93,7 @@ def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -
     return rows * key[-2] * (query[-1] + (value[-1] if len(query) == 4 else query[-1]))
 
 
-def _labelled(term: str, shape: Sequence[int] | None) -> Iterator[tuple[str, int]]:
+def _labeled(term: str, shape: Sequence[int] | None) -> Iterator[tuple[str, int]]:
     return iter(zip(term, _known(shape), strict=True))
 
 

@@ -36,11 +36,11 @@ class TensorSpec:
 class Preprocessing:
     """How an image becomes a model input: ``(resized pixels * scale - mean) / std``, pixels from 0 to 255.
 
-    The same definition serves calibration, evaluation and latency measurement, and is stored with every artefact.
+    The same definition serves calibration, evaluation and latency measurement, and is stored with every artifact.
 
     Attributes:
         size: (height, width) in pixels that the model takes; where the size varies, what no image exceeds.
-        color: order of the channels; "L" is one grey channel.
+        color: order of the channels; "L" is one gray channel.
         resize: "stretch" to `size`; "crop": shorter side to `shorter_side`, then the center; "letterbox": fit and pad;
             "height": to the height of `size`, the width by aspect, at most that of `size`, and padded; "limit":
             shrunk until it fits into `size`, each side rounded to `multiple_of`, not padded.

@@ -8,7 +8,7 @@ import pytest
 
 from quantkit.reporting import report_json
 from tests.cli.conftest import VAL
-from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabelled
+from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabeled
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_json_on_stdout_is_json_alone(quantkit, saved):
     ],
 )
 def test_missing_number_is_an_error(quantkit, saved, words, named):
-    outcome = quantkit("compare", saved(make_unlabelled()), *words)
+    outcome = quantkit("compare", saved(make_unlabeled()), *words)
     assert outcome.code == 1
     assert named in outcome.err
 

@@ -205,13 +205,13 @@ def test_fp8_lists_no_cache_and_warns_of_damaged_weights(quantkit, tmp_path):
 @pytest.mark.usefixtures("calibrated")
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_missing_labels_are_said_before_anything_is_calibrated(quantkit, tmp_path, dry):
-    np.save(tmp_path / "unlabelled.npy", np.zeros((4, 1, 8, 8), np.float32))
+    np.save(tmp_path / "unlabeled.npy", np.zeros((4, 1, 8, 8), np.float32))
     (tmp_path / "digits.calib.json").unlink()
     words = ("digits.onnx", "--task", "classify", *dry)
-    outcome = quantkit("evaluate", *words, "--data", "unlabelled.npy", "--calibrate-data", CALIB, "--max-drop", "1%")
-    assert (outcome.code, "--max-drop: unlabelled.npy has no labels" in outcome.err) == (1, True)
-    outcome = quantkit("tune", *words, "--data", CALIB, "--val", "unlabelled.npy")
-    assert (outcome.code, "--val: unlabelled.npy has no labels" in outcome.err) == (1, True)
+    outcome = quantkit("evaluate", *words, "--data", "unlabeled.npy", "--calibrate-data", CALIB, "--max-drop", "1%")
+    assert (outcome.code, "--max-drop: unlabeled.npy has no labels" in outcome.err) == (1, True)
+    outcome = quantkit("tune", *words, "--data", CALIB, "--val", "unlabeled.npy")
+    assert (outcome.code, "--val: unlabeled.npy has no labels" in outcome.err) == (1, True)
     assert not (tmp_path / "digits.calib.json").exists()
 
 

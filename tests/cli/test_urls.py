@@ -12,7 +12,7 @@ import quantkit
 from quantkit.cli import main
 from quantkit.commands.data_check import check_data
 from quantkit.errors import EvaluationError
-from quantkit.evaluation.gate import check_unlabelled
+from quantkit.evaluation.gate import check_unlabeled
 from quantkit.evaluation.limits import Drop, Limits
 
 from .conftest import conv_model, write_images
@@ -87,7 +87,7 @@ def test_what_the_library_logs_has_no_credentials_either(here: Path, caplog, mon
         quantkit.calibrate("model.onnx", url, accuracy="fast", table_path="t.json", progress=False)
         findings = check_data("model.onnx", url, against=url, progress=False).findings
         with pytest.raises(EvaluationError) as raised:
-            check_unlabelled(Limits(max_drop=Drop(0.01)), url)
+            check_unlabeled(Limits(max_drop=Drop(0.01)), url)
     assert "open_samples memory://host/set took" in caplog.text
     assert "s3cr3t" not in f"{caplog.text} {raised.value} {findings}"
 

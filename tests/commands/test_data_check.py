@@ -23,7 +23,7 @@ def blamed(result):
     return found[0] if found else None
 
 
-def unlabelled(tmp_path, source):
+def unlabeled(tmp_path, source):
     """The same images as a list without labels."""
     path = tmp_path / "list.txt"
     path.write_text("".join(f"{p}\n" for p in sorted(source.rglob("*.*")) if p.suffix in (".png", ".jpg")))
@@ -31,7 +31,7 @@ def unlabelled(tmp_path, source):
 
 
 def test_right_data_are_not_accused(tmp_path):
-    for data in (CALIB, VAL, unlabelled(tmp_path, VAL)):
+    for data in (CALIB, VAL, unlabeled(tmp_path, VAL)):
         result = check_data(DIGITS, data, probe_samples=64, progress=False)
         assert result.findings == ()
         assert not result.has_errors
@@ -53,7 +53,7 @@ def test_wrong_values_are_named_with_the_options_that_mend_them(preset, tmp_path
         "imagenet": "--mean 0 --std 1",
     }
     assert numbers[preset] in found.fix
-    guess = blamed(check_data(DIGITS, unlabelled(tmp_path, CALIB), preprocess=preset, probe_samples=64, progress=False))
+    guess = blamed(check_data(DIGITS, unlabeled(tmp_path, CALIB), preprocess=preset, probe_samples=64, progress=False))
     assert numbers[preset] in guess.fix
     assert guess.severity == "warning"
 

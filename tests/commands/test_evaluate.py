@@ -401,7 +401,7 @@ def test_a_variant_that_cannot_be_run_is_a_line_of_the_report(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"max_drop": parse_drop("1pt")}, {"gates": ("mlperf-99",)}])
-def test_a_score_limit_on_unlabelled_data_ends_before_anything_runs(table, tmp_path, monkeypatch, options):
+def test_a_score_limit_on_unlabeled_data_ends_before_anything_runs(table, tmp_path, monkeypatch, options):
     monkeypatch.setattr("quantkit.commands.evaluate.open_variants", lambda *_: pytest.fail("something ran"))
     write_images(tmp_path, 3, mode="L")
     with pytest.raises(EvaluationError, match=r"has no labels: sort the images into a folder .* --min-agreement"):

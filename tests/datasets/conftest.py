@@ -23,7 +23,7 @@ def plain() -> Preprocessing:
 
 @pytest.fixture
 def save_image(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an 8 x 8 image of one grey level below tmp_path."""
+    """Writes an 8 x 8 image of one gray level below tmp_path."""
 
     def save(name: str, level: int = 7) -> Path:
         path = tmp_path / name

@@ -55,8 +55,8 @@ def test_undivided_means_are_scaled_to_the_unit_range():
 
 
 def test_single_channel_has_no_channel_swap():
-    grey = resolve_preprocessing(TensorSpec("x", np.dtype(np.float32), ("n", 1, 8, 8)))
-    found = other_values(grey)
+    gray = resolve_preprocessing(TensorSpec("x", np.dtype(np.float32), ("n", 1, 8, 8)))
+    found = other_values(gray)
     assert {a.preprocessing.color for a in found} == {"L"}
     assert not any("channels" in change for a in found for change in a.changes)
 

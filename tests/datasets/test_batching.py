@@ -22,10 +22,10 @@ class Numbers:
     classes: Sequence[str] = ()
     fingerprint = ""
 
-    def __init__(self, count: int, *, bad: frozenset[int] = frozenset(), labelled: bool = True) -> None:
-        self.count, self.bad, self.labelled = count, bad, labelled
+    def __init__(self, count: int, *, bad: frozenset[int] = frozenset(), labeled: bool = True) -> None:
+        self.count, self.bad, self.labeled = count, bad, labeled
         self.ids = [f"s{i}" for i in range(count)]
-        self.targets = list(range(count)) if labelled else None
+        self.targets = list(range(count)) if labeled else None
         self.preprocessing: Preprocessing | None = None
         self.lock = threading.Lock()
         self.alive = self.most_alive = self.read = 0
@@ -36,7 +36,7 @@ class Numbers:
     def __getitem__(self, index: int) -> Sample:
         if index in self.bad:
             raise UnreadableSampleError(f"s{index}", "damaged")
-        sample = Sample(f"s{index}", {"x": self.value(index)}, index if self.labelled else None)
+        sample = Sample(f"s{index}", {"x": self.value(index)}, index if self.labeled else None)
         with self.lock:
             self.read += 1
             self.alive += 1
@@ -147,7 +147,7 @@ def test_samples_are_decoded_concurrently() -> None:
 
 
 def test_batches_of_unlabeled_data_have_no_labels() -> None:
-    assert next(iterate_batches(Numbers(3, labelled=False), 2)).targets is None
+    assert next(iterate_batches(Numbers(3, labeled=False), 2)).targets is None
 
 
 def test_missing_label_leaves_the_batch_unlabeled() -> None:

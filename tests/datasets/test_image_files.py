@@ -82,7 +82,7 @@ def test_format_is_detected_by_content(tmp_path: Path, plain: Preprocessing) -> 
 def test_stored_orientation_is_applied_once(
     tmp_path: Path, plain: Preprocessing, image_format: str, orientation: int
 ) -> None:
-    # Four grey quarters; by hand: where the stored quarters (upper left, upper right, lower left, lower right) go.
+    # Four gray quarters; by hand: where the stored quarters (upper left, upper right, lower left, lower right) go.
     quarters = {
         1: (0, 1, 2, 3),
         2: (1, 0, 3, 2),

@@ -128,7 +128,7 @@ def test_unusual_sizes_are_reported(write, opened, name):
 def test_unusual_color_modes_are_reported(write, opened, tmp_path):
     write("rgb.png")
     write("alpha.png", mode="RGBA")
-    write("grey.png", mode="L")
+    write("gray.png", mode="L")
     write("print.jpg", mode="CMYK")
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(tmp_path / "data" / "deep.png")
     findings = [f for f in check_samples(opened())[1] if f.check == "color"]
@@ -136,7 +136,7 @@ def test_unusual_color_modes_are_reported(write, opened, tmp_path):
         ("alpha.png",): "note",
         ("deep.png",): "note",
         ("print.jpg",): "warning",
-        ("grey.png",): "note",
+        ("gray.png",): "note",
     }
 
 

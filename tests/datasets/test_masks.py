@@ -31,7 +31,7 @@ def save(path: Path, pixels=CLASSES, **options) -> Path:
 
 
 def png(pixels: np.ndarray, depth: int) -> bytes:
-    """A grey PNG of 1, 2 or 4 bits, as labelling tools write them and Pillow does not."""
+    """A gray PNG of 1, 2 or 4 bits, as labeling tools write them and Pillow does not."""
     rows = b""
     for row in pixels:
         bits = "".join(f"{value:0{depth}b}" for value in row).ljust(-(-len(row) * depth // 8) * 8, "0")
@@ -65,7 +65,7 @@ def test_masks_match_repeated_images_and_accents(tmp_path):
     assert (masks["caf\u00e9.jpg#2"] == CLASSES).all()
 
 
-@pytest.mark.parametrize("kind", ["grey", "palette", "16 bits", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("kind", ["gray", "palette", "16 bits", "RGB", "RGBA", "LA"])
 def test_palette_index_is_the_class(tmp_path, kind):
     image = Image.fromarray(CLASSES)
     if kind == "palette":
@@ -73,7 +73,7 @@ def test_palette_index_is_the_class(tmp_path, kind):
         image.putpalette([7, 7, 7] * 256)  # colors mean nothing
     elif kind == "16 bits":
         image = Image.fromarray(CLASSES.astype(np.uint16))
-    elif kind != "grey":
+    elif kind != "gray":
         image = image.convert(kind)
     save(tmp_path / "a.png", image)
     mask = read(tmp_path)

@@ -72,7 +72,7 @@ def test_channels_follow_the_color_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "color", "rgb", "grey"),
+    ("mode", "color", "rgb", "gray"),
     [
         ("1", 1, (255, 255, 255), 255),
         ("L", 77, (77, 77, 77), 77),
@@ -90,11 +90,11 @@ def test_channels_follow_the_color_option() -> None:
     ],
 )
 def test_every_color_mode_becomes_rgb_and_gray(
-    mode: str, color: int | float | tuple[int, ...], rgb: tuple[int, ...], grey: int
+    mode: str, color: int | float | tuple[int, ...], rgb: tuple[int, ...], gray: int
 ) -> None:
     image = Image.new(mode, (3, 2), color)
     assert (pixels(image) == rgb).all()
-    assert (pixels(image, "L") == grey).all()
+    assert (pixels(image, "L") == gray).all()
     assert image.mode == mode
 
 

@@ -158,6 +158,6 @@ def test_meaningless_labels_are_dropped(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
     dataset = open_dataset(tmp_path, [TensorSpec("x", np.dtype(np.float32), ("n", 1, 4, 4))])
-    chosen = select(dataset, labelled=False)
+    chosen = select(dataset, labeled=False)
     assert (chosen.targets, tuple(chosen.classes), chosen[0].target) == (None, (), None)
     assert select(dataset).targets is not None

@@ -152,7 +152,7 @@ def test_choice_and_fingerprint_do_not_depend_on_the_order(write: Write, spec: T
     for name, content in files:
         (tmp_path / "t.tar").mkdir(exist_ok=True)
         (tmp_path / "t.tar" / name).write_bytes(content)
-    extracted = open_samples([spec], tmp_path, "none", None, labelled=False, **options)
+    extracted = open_samples([spec], tmp_path, "none", None, labeled=False, **options)
     assert extracted.ids == chosen[0].ids
     assert extracted.fingerprint == chosen[0].fingerprint
 
@@ -163,8 +163,8 @@ def test_arrays_are_samples_where_there_is_no_image(write: Write, spec: TensorSp
     dataset = open_dataset(path, [spec])
     assert (dataset.ids, dataset.targets) == (["t.tar/1.npz", "t.tar/2.npz"], [5, 4])
     assert dataset[1].inputs["image"].max() == 2
-    labelled = open_dataset(write({"1.npz": npz(label=3)}, "u.tar"), [spec])
-    assert labelled.targets == [3]
+    labeled = open_dataset(write({"1.npz": npz(label=3)}, "u.tar"), [spec])
+    assert labeled.targets == [3]
     assert not holds_arrays(write({"1.npz": npz(), "1.png": png()}, "v.tar"))
 
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
-from quantkit.evaluation.gate import check_unlabelled
+from quantkit.evaluation.gate import check_unlabeled
 from quantkit.evaluation.limits import GATES, Drop
 from quantkit.significance import mlperf, samples_needed
 from quantkit.types import Score
-from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
+from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabeled
 
 PERPLEXITY = Score("perplexity", "Perplexity", is_fraction=False, higher_is_better=False)
 
@@ -105,7 +105,7 @@ def test_a_share_of_pixels_has_no_interval():
         EvaluationError, match=r"^--confident: the agreement of task segment is not a fraction of samples"
     ):
         check_limits(report, Limits(min_agreement=0.97, confident=True), variants=["int8"])
-    assert only(make_unlabelled(), Limits(min_agreement=0.97)).interval is not None
+    assert only(make_unlabeled(), Limits(min_agreement=0.97)).interval is not None
 
 
 def test_zero_length_interval_is_ignored():
@@ -129,8 +129,8 @@ def test_gain_meets_a_drop_limit():
 def test_missing_numbers_are_errors_and_never_passes():
     limits = Limits(max_drop=parse_drop("100pt"))
     with pytest.raises(EvaluationError, match="no labels"):
-        check_limits(make_unlabelled(), limits)
-    assert only(make_unlabelled(), Limits(min_agreement=0.9)).passed
+        check_limits(make_unlabeled(), limits)
+    assert only(make_unlabeled(), Limits(min_agreement=0.9)).passed
     report = make_report()
     *others, int8 = report.evaluations
     bare = replace(report, evaluations=(*others, replace(int8, metrics={"top1": 0.8}, latency=None)))
@@ -384,4 +384,4 @@ def test_variants_are_found_in_any_case():
 def test_how_data_are_labeled_is_said_for_their_kind(tmp_path, name, fix):
     (tmp_path / "a.npz").write_bytes(b"")
     with pytest.raises(EvaluationError, match=f"has no labels: .*{fix}"):
-        check_unlabelled(Limits(max_drop=parse_drop("1pt")), tmp_path / name)
+        check_unlabeled(Limits(max_drop=parse_drop("1pt")), tmp_path / name)

@@ -336,7 +336,7 @@ def _external(location: str) -> tuple[bytes, bytes]:
 
 def report_files(shared: Path | None) -> list[bytes]:
     """Reports of format 2, with everything that they can hold and with little, and one of format 1."""
-    made = [reports.make_report(), reports.make_engines(), reports.make_unlabelled(), reports.make_hostile()]
+    made = [reports.make_report(), reports.make_engines(), reports.make_unlabeled(), reports.make_hostile()]
     made += [rich_report("classification"), rich_report("hostile"), rich_report("error"), samples.make_detection()]
     made += [samples.make_joined()]
     return [
@@ -519,12 +519,12 @@ def yolo_labels(shared: Path | None) -> list[bytes]:
 def masks(shared: Path | None) -> list[bytes]:
     """PNG of every kind that a mask may have, and in color."""
     rng = np.random.default_rng(8)
-    grey = Image.fromarray(rng.integers(0, 256, (9, 11), np.uint8))
+    gray = Image.fromarray(rng.integers(0, 256, (9, 11), np.uint8))
     few = Image.fromarray(rng.integers(0, 4, (9, 11), np.uint8))
     few.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
     deep = Image.fromarray(rng.integers(0, 256, (9, 11)).astype(np.uint16))
-    channels = (grey, grey, grey, Image.new("L", grey.size, 255))
-    made = [grey, few, deep, grey.convert("1"), grey.convert("LA")]
+    channels = (gray, gray, gray, Image.new("L", gray.size, 255))
+    made = [gray, few, deep, gray.convert("1"), gray.convert("LA")]
     made += [Image.merge("RGB", channels[:3]), Image.merge("RGBA", channels)]
     contents = []
     for image, options in [*((image, {}) for image in made), (few, {"bits": 2}), (few, {"transparency": b"\x00\x80"})]:

@@ -139,7 +139,7 @@ def cells(name: str, rows: Iterable[object], field: str) -> list[str]:
     return [found[0].text(row) for row in rows]
 
 
-def make_unlabelled() -> Report:
+def make_unlabeled() -> Report:
     report = make_report()
     evaluations = []
     for evaluation in report.evaluations:

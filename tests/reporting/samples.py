@@ -414,7 +414,7 @@ def make_joined() -> Report:
     )
 
 
-def make_unlabelled_arrays() -> Report:
+def make_unlabeled_arrays() -> Report:
     """No labels, no pictures: agreement alone."""
     report = make_classification()
     kept = ("agreement", "cosine", "sqnr_db", "non_finite")
@@ -513,7 +513,7 @@ SAMPLES = {
     "detection": make_detection,
     "partial": make_partial,
     "joined": make_joined,
-    "unlabelled": make_unlabelled_arrays,
+    "unlabeled": make_unlabeled_arrays,
     "imagenet": make_imagenet,
     "error": make_error_score,
     "hostile": make_hostile_everywhere,

@@ -11,7 +11,7 @@ from quantkit.reporting.columns import TABLES, Column, terms_by_field
 from quantkit.reporting.terms import Term
 
 from .reports import make_report
-from .samples import make_classification, make_detection, make_unlabelled_arrays
+from .samples import make_classification, make_detection, make_unlabeled_arrays
 
 
 def glossary(report):
@@ -56,6 +56,6 @@ def test_what_is_not_in_a_report_is_not_explained():
     whole = glossary(make_classification())
     assert {"Top-5", "MLPerf", "Interval of a percentile", "Local SQNR", "Coverage", "Class score"} <= whole.keys()
     assert not {"Compute", "Samples"} & whole.keys()
-    bare = glossary(make_unlabelled_arrays())
+    bare = glossary(make_unlabeled_arrays())
     assert not {"Top-1", "Difference", "MLPerf", "Top-5", "Class score"} & bare.keys()
     assert "Compute" in glossary(make_detection())

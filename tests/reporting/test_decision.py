@@ -7,7 +7,7 @@ import pytest
 from quantkit.reporting.decision import decide, is_expected
 from quantkit.types import Report
 
-from .reports import latency, make_engines, make_report, make_unlabelled, metrics
+from .reports import latency, make_engines, make_report, make_unlabeled, metrics
 
 
 def of_int8(**changes: object) -> Report:
@@ -125,7 +125,7 @@ def test_activations_in_float_are_said_of_int8_for_tensorrt_alone(changes, is_sa
 def test_without_int8_there_is_nothing_to_decide_and_without_a_score_nothing_is_settled():
     report = make_report()
     assert decide(replace(report, evaluations=report.evaluations[:2])) is None
-    assert decided(make_unlabelled())[1] == "not settled"
+    assert decided(make_unlabeled())[1] == "not settled"
 
 
 def test_what_is_for_tensorrt_and_has_not_run_there_is_expected():
@@ -163,5 +163,5 @@ def test_a_model_for_the_cpu_that_ran_on_a_gpu_is_no_candidate_for_tensorrt():
 
 
 def test_an_accuracy_that_was_not_measured_is_not_called_expected():
-    _, _, sentence = decided(make_unlabelled())
+    _, _, sentence = decided(make_unlabeled())
     assert "its accuracy has no score and its speed" in sentence

@@ -12,7 +12,7 @@ from quantkit.errors import BackendUnavailableError, EvaluationError
 from quantkit.reporting.decision import is_expected
 from quantkit.reporting.figure import chart_svg, tables_csv, write_chart
 
-from .reports import make_hostile, make_report, make_unlabelled
+from .reports import make_hostile, make_report, make_unlabeled
 from .samples import make_classification
 
 
@@ -38,7 +38,7 @@ def test_no_two_of_many_variants_look_alike():
 
 def test_a_report_without_times_has_no_chart(tmp_path):
     with pytest.raises(EvaluationError, match="has no chart: two variants must be timed"):
-        chart_svg(make_unlabelled())
+        chart_svg(make_unlabeled())
     with pytest.raises(EvaluationError, match=r"a chart is .svg or .png"):
         write_chart(make_report(), tmp_path / "chart.pdf")
 

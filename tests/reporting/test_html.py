@@ -18,7 +18,7 @@ from quantkit.reporting.html import slug
 from quantkit.reporting.tensors import tensor_tables
 from quantkit.reporting.variants import speed_rows, sweep_rows, variant_rows
 
-from .reports import HOSTILE, any_report, cells, make_engines, make_hostile, make_report, make_unlabelled
+from .reports import HOSTILE, any_report, cells, make_engines, make_hostile, make_report, make_unlabeled
 from .samples import SAMPLES, make_classification, make_hostile_everywhere, make_partial
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -202,7 +202,7 @@ def test_a_partial_report_says_so_before_everything():
     assert "Partial" not in Page(report_html(make_report())).text
 
 
-@pytest.mark.parametrize("report", [make_report(), make_unlabelled(), make_hostile(), make_hostile_everywhere()])
+@pytest.mark.parametrize("report", [make_report(), make_unlabeled(), make_hostile(), make_hostile_everywhere()])
 def test_it_asks_for_nothing_from_elsewhere(report):
     text = report_html(report)
     page = Page(text)
@@ -280,7 +280,7 @@ def test_text_has_contrast_in_light_and_dark_and_on_paper():
 
 
 def test_what_was_not_measured_has_no_section():
-    page = Page(report_html(make_unlabelled()))
+    page = Page(report_html(make_unlabeled()))
     assert "svg" not in page.tags
     assert {field for field, _ in page.cells} == {
         "size_mb",

@@ -12,7 +12,7 @@ from hypothesis import given
 from quantkit.errors import EvaluationError
 from quantkit.reporting import load_report, report_html, report_json, report_markdown
 
-from .reports import any_report, make_report, make_unlabelled, plausible
+from .reports import any_report, make_report, make_unlabeled, plausible
 from .samples import SAMPLES, make_classification
 
 
@@ -132,7 +132,7 @@ def test_a_report_of_version_1_is_read_and_shown():
 
 
 def test_a_report_of_version_1_without_labels_has_no_score(tmp_path):
-    content = json.loads(report_json(make_unlabelled()))
+    content = json.loads(report_json(make_unlabeled()))
     content["format_version"] = 1
     for name in ("task", "score", "planned_samples", "classes", "changes", "num_changes", "tensors", "layers"):
         del content[name]

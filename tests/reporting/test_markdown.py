@@ -6,7 +6,7 @@ from hypothesis import given
 
 from quantkit.reporting import report_markdown
 
-from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
+from .reports import any_report, make_engines, make_hostile, make_report, make_unlabeled
 from .samples import make_classification, make_hostile_everywhere, make_partial
 
 
@@ -37,7 +37,7 @@ def test_tables_are_rectangular_and_hold_the_numbers():
 
 
 def test_what_was_not_measured_has_no_column():
-    (accuracy,) = tables(report_markdown(make_unlabelled()))
+    (accuracy,) = tables(report_markdown(make_unlabeled()))
     assert accuracy[0] == ["Variant", "Agreement, %", "SQNR, dB", "Cosine", "Size, MB", "Ratio"]
 
 

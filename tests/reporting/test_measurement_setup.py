@@ -5,7 +5,7 @@ from dataclasses import replace
 from quantkit.reporting.measurement_setup import facts_from_mapping, facts_from_preprocessing, how_measured
 from quantkit.types import Preprocessing
 
-from .reports import make_engines, make_report, make_unlabelled
+from .reports import make_engines, make_report, make_unlabeled
 from .samples import make_classification
 
 
@@ -21,7 +21,7 @@ def test_how_it_was_measured_is_told_for_each_method():
     graphs = tuple(e for e in make_engines().evaluations if e.latency.cuda_graph)
     (device,) = how_measured(replace(make_engines(), evaluations=graphs))
     assert "replayed from a CUDA graph" in device
-    assert how_measured(make_unlabelled()) == ()
+    assert how_measured(make_unlabeled()) == ()
 
 
 def test_facts_are_for_people():

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from quantkit.reporting import print_report
 
-from .reports import any_report, make_engines, make_hostile, make_report, make_unlabelled
+from .reports import any_report, make_engines, make_hostile, make_report, make_unlabeled
 from .samples import SAMPLES, make_classification, make_error_score, make_partial
 
 
@@ -49,7 +49,7 @@ def test_an_ascii_terminal_gets_ascii():
 
 
 def test_what_was_not_measured_is_not_shown():
-    text = printed(make_unlabelled())
+    text = printed(make_unlabeled())
     assert "Median" not in text
     assert "Top-1" not in text
     assert "97.48" in text

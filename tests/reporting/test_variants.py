@@ -8,7 +8,7 @@ from hypothesis import given
 from quantkit.reporting.variants import speed_rows, sweep_rows, variant_rows
 
 from .reports import any_report, cells, make_engines, make_report
-from .samples import make_classification, make_detection, make_error_score, make_unlabelled_arrays
+from .samples import make_classification, make_detection, make_error_score, make_unlabeled_arrays
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_any_score_is_shown_in_its_own_unit():
 
     assert last(make_error_score()) == ["6.100", "+1.89", "+1.70 to +2.10", "99%: fail, 99.9%: fail"]
     assert last(make_detection())[:3] == ["37.21", "-1.93", "-2.36 to -1.51"]
-    assert last(make_unlabelled_arrays()) == ["–", "–", "–", "–"]
+    assert last(make_unlabeled_arrays()) == ["–", "–", "–", "–"]
 
 
 def test_percentiles_and_speed_ups_carry_their_intervals():

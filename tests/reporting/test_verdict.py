@@ -8,7 +8,7 @@ from hypothesis import given
 from quantkit.reporting.verdict import cautions, partial_notice, remarks, verdicts
 from quantkit.types import ClassScore, GateCheck, Score
 
-from .reports import GPU, any_report, device_latency, latency, make_report, make_unlabelled, metrics
+from .reports import GPU, any_report, device_latency, latency, make_report, make_unlabeled, metrics
 from .samples import make_classification, make_detection, make_error_score, make_partial
 
 
@@ -125,7 +125,7 @@ def test_speeds_of_different_devices_are_not_compared():
 
 
 def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
-    first = verdicts(make_unlabelled())[0]
+    first = verdicts(make_unlabeled())[0]
     words = "int8 agrees with fp32 on 97.48% of 10,000 images (95% interval 97.15 to 97.77)"
     assert first.headline == words
     assert "Without labels" in first.sentences[0]
@@ -133,7 +133,7 @@ def test_without_labels_it_speaks_of_agreement_and_claims_no_accuracy():
 
 
 def test_a_baseline_that_names_one_class_is_no_measure_of_agreement():
-    report = make_unlabelled()
+    report = make_unlabeled()
     constant = replace(report.baseline, metrics={**report.baseline.metrics, "named_classes": 1.0})
     report = replace(report, evaluations=(constant, *report.evaluations[1:]))
     assert verdicts(report)[0].headline == "int8 reproduces fp32's outputs with 24.9 dB SQNR"

@@ -8,7 +8,7 @@ import pytest
 
 from quantkit.errors import BackendUnavailableError
 from quantkit.types import CalibrationTable, TensorRange
-from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabelled
+from tests.reporting.reports import HOSTILE, make_hostile, make_report, make_unlabeled
 
 
 def make_table(count: int = 3) -> CalibrationTable:
@@ -38,7 +38,7 @@ def test_a_report_is_a_few_lines():
         "size_mb",
     ]
     assert lines[4].split() == ["int8", "int8", "0.8093", "0.9748", "24.87", "0.245", "2.041", "0.331"]
-    assert "top1" not in repr(make_unlabelled())
+    assert "top1" not in repr(make_unlabeled())
 
 
 def test_a_table_names_its_tensors_and_what_stays_in_float():

@@ -1,4 +1,4 @@
-"""95% intervals of times and of their ratios, where calls are not independent: neighbours in time resemble each other.
+"""95% intervals of times and of their ratios, where calls are not independent: neighbors in time resemble each other.
 
 The calls are cut into at most 20 batches of consecutive rounds. How much the batches differ, beyond what as many
 independent calls would, decides how long an interval is (batch means: Schmeiser 1982, Operations Research 30, 556-568,

@@ -213,8 +213,8 @@ def _as_indices(plane: Array, head: Head) -> npt.NDArray[np.int16]:
 def _decide_between(planes: Array, head: Head, view: View) -> npt.NDArray[np.int16]:
     """Interpolated block by block of rows, so that memory does not grow with the image."""
     (_, height, width), values = planes.shape, planes.astype(np.float32, copy=False)
-    y0, y1, down = _neighbours(view.down, view.denominators[0], height)
-    x0, x1, right = _neighbours(view.right, view.denominators[1], width)
+    y0, y1, down = _neighbors(view.down, view.denominators[0], height)
+    x0, x1, right = _neighbors(view.right, view.denominators[1], width)
     result = np.empty((len(y0), len(x0)), np.int16)
     block = max(1, _BLOCK_VALUES // (len(planes) * max(width, len(x0))))
     for start in range(0, len(y0), block):
@@ -226,7 +226,7 @@ def _decide_between(planes: Array, head: Head, view: View) -> npt.NDArray[np.int
     return result
 
 
-def _neighbours(
+def _neighbors(
     centers: npt.NDArray[np.int64], denominator: int, size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Output pixels before and after each center, of those that show the image, and how far it is to the second."""

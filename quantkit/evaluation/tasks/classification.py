@@ -26,7 +26,7 @@ class _Answers:
 
     Attributes:
         first: id of its first sample.
-        is_labelled: whether its samples have labels.
+        is_labeled: whether its samples have labels.
         embedding: an output that looks like class scores, but is none.
         has_scores: whether one is.
         counts: samples of each class, [C]; of no class where there are no labels.
@@ -35,7 +35,7 @@ class _Answers:
     """
 
     first: str
-    is_labelled: bool
+    is_labeled: bool
     embedding: str = ""
     has_scores: bool = False
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -59,7 +59,7 @@ class Classification(Task):
     def __init__(self, class_names: Sequence[str] = ()) -> None:
         super().__init__()
         self._names = tuple(class_names)
-        self._labelled: bool | None = None
+        self._labeled: bool | None = None
         self._has_scores = False
         self._embedding = ""
         self._right: dict[str, npt.NDArray[np.int64]] = {}
@@ -78,12 +78,12 @@ class Classification(Task):
     @property
     def score(self) -> Score | None:
         """Top-1, where there are scores and labels."""
-        return TOP1 if self._labelled and self._has_scores else None
+        return TOP1 if self._labeled and self._has_scores else None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What to say of the outputs where none is class scores; known after `compute`."""
-        if self._labelled is None or self._has_scores:
+        if self._labeled is None or self._has_scores:
             return ()
         if self._embedding:
             return (
@@ -106,7 +106,7 @@ class Classification(Task):
         output = find_scores(reference, num_samples=len(batch))
         if output is None:
             return answers
-        if not self.takes_as_scores(reference[output], is_labelled=answers.is_labelled):
+        if not self.takes_as_scores(reference[output], is_labeled=answers.is_labeled):
             return replace(answers, embedding=output)
         scores = {name: as_scores(found[output]) for name, found in outputs.items()}
         expected = scores[baseline]
@@ -125,9 +125,9 @@ class Classification(Task):
         Raises:
             EvaluationError: labels on some samples alone.
         """
-        if self._labelled is None:
-            self._labelled = judged.is_labelled
-        if self._labelled != judged.is_labelled:
+        if self._labeled is None:
+            self._labeled = judged.is_labeled
+        if self._labeled != judged.is_labeled:
             raise EvaluationError(f"some samples have a label and {judged.first!r} has none, or the reverse")
         self._embedding = judged.embedding or self._embedding
         self._has_scores |= judged.has_scores

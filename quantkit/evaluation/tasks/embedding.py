@@ -81,13 +81,13 @@ class Embedding(Task):
     @property
     def score(self) -> Score:
         """Retrieval where two samples share a label, else the recall."""
-        return RETRIEVAL if self._labelled().any() else RECALL
+        return RETRIEVAL if self._labeled().any() else RECALL
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Where k had to be smaller, and why there is no interval."""
         fewer = (f"{len(self._ids)} samples are few: recall is of the {self._k} nearest.",)
-        scores = self._retrieval if self._labelled().any() else self._recall
+        scores = self._retrieval if self._labeled().any() else self._recall
         return (*(fewer if self._k < self._neighbors else ()), *scores.notes())
 
     def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> _Embedded:
@@ -132,11 +132,11 @@ class Embedding(Task):
             cosine = np.clip(np.einsum("nd,nd->n", reference, vectors, dtype=np.float64), -1, 1)
             cosines[variant] = {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
             self._note_changes(variant, expected[:, 0], found[:, 0], cosine)
-        retrieved = self._retrieval.compute() if self._labelled().any() else {}
+        retrieved = self._retrieval.compute() if self._labeled().any() else {}
         recalled = self._recall.compute()
         return {v: {**recalled[v], **retrieved.get(v, {}), **cosines.get(v, {})} for v in whole}
 
-    def _labelled(self) -> npt.NDArray[np.bool_]:
+    def _labeled(self) -> npt.NDArray[np.bool_]:
         """Which samples share their label with another; none where not all have labels."""
         targets = np.concatenate(self._targets) if self._targets else np.zeros(0, np.int64)
         if len(targets) != len(self._ids):
@@ -146,7 +146,7 @@ class Embedding(Task):
         return result
 
     def _add_retrieval(self, variant: str, nearest: npt.NDArray[np.intp]) -> None:
-        if (counts := self._labelled()).any():
+        if (counts := self._labeled()).any():
             targets = np.concatenate(self._targets)
             self._retrieval.add(variant, (targets[nearest[:, 0]] == targets)[counts].astype(np.float64))
 

@@ -189,10 +189,10 @@ class Task:
         """What was judged, for the report's description of the data ("num_objects"). Known after `compute`."""
         return {}
 
-    def takes_as_scores(self, scores: Array, *, is_labelled: bool) -> bool:
+    def takes_as_scores(self, scores: Array, *, is_labeled: bool) -> bool:
         """Whether the baseline's output [N, C] is class scores; without labels, the first batch decides by its look."""
         if self.are_scores is None:
-            self.are_scores = is_labelled or not looks_like_embedding(scores)
+            self.are_scores = is_labeled or not looks_like_embedding(scores)
         return self.are_scores
 
     def judge(self, batch: Batch, outputs: Mapping[str, Mapping[str, Array]]) -> Any:

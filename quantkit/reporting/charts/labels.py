@@ -18,7 +18,7 @@ class Point:
 
     Attributes:
         index: of the variant in the report, for its color and shape.
-        is_labelled: whether there was room for its name beside it; the legend has all names.
+        is_labeled: whether there was room for its name beside it; the legend has all names.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Point:
     label_x: float = 0.0
     label_y: float = 0.0
     anchor: str = "start"
-    is_labelled: bool = False
+    is_labeled: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def place_labels(
         for found, box in (_label_at(point, dx, dy) for dy in _RISES for dx in (12.0, -12.0)):
             inside = box.left >= left and box.right <= right
             if inside and not any(box.meets(other) for other in taken):
-                placed[i] = replace(found, is_labelled=True)
+                placed[i] = replace(found, is_labeled=True)
                 taken.append(box)
                 break
     return tuple(placed.values())
@@ -84,6 +84,6 @@ def _label_at(point: Point, dx: float, dy: float) -> tuple[Point, _Box]:
     x, y, width = point.x + dx, point.y + dy, CHARACTER_WIDTH * len(point.name)
     left = x if dx > 0 else x - width
     label = replace(
-        point, label_x=round(x, 2), label_y=round(y, 2), anchor="start" if dx > 0 else "end", is_labelled=True
+        point, label_x=round(x, 2), label_y=round(y, 2), anchor="start" if dx > 0 else "end", is_labeled=True
     )
     return label, _Box(left, y - _CHARACTER_HEIGHT, left + width, y + 4)

@@ -25,7 +25,7 @@ SCORES = hnp.arrays(
 
 
 @st.composite
-def labelled_pairs(draw):
+def labeled_pairs(draw):
     scores = draw(SCORES)
     reference = draw(hnp.arrays(np.float32, scores.shape, elements=st.sampled_from([-1, 0, 1, 2])))
     targets = draw(hnp.arrays(np.int64, len(scores), elements=st.integers(0, scores.shape[1] - 1)))
@@ -44,7 +44,7 @@ def test_equal_outputs_have_cosine_1_wherever_they_lie_in_memory(size, offset):
     assert cosine.compute() == {"cosine": 1.0}
 
 
-@given(labelled_pairs())
+@given(labeled_pairs())
 def test_rank_is_the_position_in_a_stable_descending_sort(pair):
     scores, _, targets = pair
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -52,7 +52,7 @@ def test_rank_is_the_position_in_a_stable_descending_sort(pair):
     assert rank_targets(scores, targets).tolist() == expected
 
 
-@given(labelled_pairs())
+@given(labeled_pairs())
 def test_named_classes_are_those_that_are_the_highest_anywhere(pair):
     scores, _, _ = pair
     named = NamedClasses()
@@ -61,7 +61,7 @@ def test_named_classes_are_those_that_are_the_highest_anywhere(pair):
     assert named.compute() == {"named_classes": len(set(scores.argmax(axis=1).tolist()))}
 
 
-@given(labelled_pairs())
+@given(labeled_pairs())
 def test_accuracy_and_prediction_agree_with_numpy(pair):
     scores, _, targets = pair
     accuracy = TopAccuracy()
@@ -104,7 +104,7 @@ def test_infinite_scores_still_rank():
     assert rank_targets(scores, np.array([1, 0])).tolist() == [0, 1]
 
 
-@given(labelled_pairs())
+@given(labeled_pairs())
 def test_flips_explain_the_difference_of_the_accuracies(pair):
     scores, reference, targets = pair
     tops = []
@@ -200,7 +200,7 @@ def test_equality_and_non_finite_count_elements():
 
 
 @pytest.mark.parametrize("name", METRICS)
-@given(labelled_pairs(), st.data())
+@given(labeled_pairs(), st.data())
 @settings(max_examples=25)
 def test_batches_add_up_to_the_whole(name, pair, data):
     scores, reference, targets = pair

@@ -524,12 +524,12 @@ def test_a_file_is_run_once_until_it_is_edited(user):
 
 
 def test_file_can_import_modules_beside_it(user):
-    user("VALUE = 3\n", "neighbour_of_user.py")
-    path = user("from neighbour_of_user import VALUE\n")
+    user("VALUE = 3\n", "neighbor_of_user.py")
+    path = user("from neighbor_of_user import VALUE\n")
     before = list(sys.path)
     assert load_symbol(f"{path}:VALUE") == 3
     assert sys.path == before
-    del sys.modules["neighbour_of_user"]
+    del sys.modules["neighbor_of_user"]
 
 
 @pytest.mark.parametrize(

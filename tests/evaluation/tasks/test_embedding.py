@@ -128,8 +128,8 @@ def test_no_agreement_of_classes_where_outputs_are_no_class_scores():
         if name == "classify":
             assert "Output 'y' looks like an embedding" in task.notes[0]
             assert "--task embed compares neighbors" in task.notes[0]
-    labelled = measure_arrays(TASKS["classify"](), [vectors], np.arange(8))
-    assert labelled["int8"]["agreement"] == 1
+    labeled = measure_arrays(TASKS["classify"](), [vectors], np.arange(8))
+    assert labeled["int8"]["agreement"] == 1
 
 
 class Replay:

@@ -100,7 +100,7 @@ def test_branches_stay_fp32() -> None:
 
 
 def test_arithmetic_on_shapes_stays_exact() -> None:
-    """2051 has no FP16 form: neighbours are 2050 and 2052."""
+    """2051 has no FP16 form: neighbors are 2050 and 2052."""
     g = Builder()
     x = g.input("x", 2051)
     size = g.op("Gather", g.op("Shape", x), g.constant(np.array([1])))

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from quantkit.reporting import report_html
 from quantkit.reporting.charts.forest import make_forest
-from tests.reporting.reports import any_report, make_unlabelled
+from tests.reporting.reports import any_report, make_unlabeled
 from tests.reporting.samples import make_classification, make_error_score
 
 
@@ -58,7 +58,7 @@ def test_a_variant_without_an_interval_is_a_bare_point():
 
 
 def test_without_intervals_there_is_none():
-    assert make_forest(make_unlabelled()) is None
+    assert make_forest(make_unlabeled()) is None
 
 
 @given(any_report)

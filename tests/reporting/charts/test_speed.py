@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quantkit.reporting.charts.axes import Scale, log_ticks, nice_ticks
 from quantkit.reporting.charts.legend import SHAPES
 from quantkit.reporting.charts.speed import make_charts, make_throughput_charts
-from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabelled
+from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabeled
 from tests.reporting.samples import make_classification, make_detection, make_error_score, make_joined
 
 
@@ -58,7 +58,7 @@ def test_labels_of_close_points_do_not_cover_each_other():
     same = tuple(replace(base, name=f"variant{i}", latency=latency(0.25 + i / 500)) for i in range(4))
     points = make_charts(replace(report, evaluations=(report.baseline, *same)))[0].points
     boxes = []
-    for p in (p for p in points if p.is_labelled):
+    for p in (p for p in points if p.is_labeled):
         left = p.label_x if p.anchor == "start" else p.label_x - 7 * len(p.name)
         boxes.append((left, p.label_y - 12, left + 7 * len(p.name), p.label_y))
     for i, a in enumerate(boxes):
@@ -68,10 +68,10 @@ def test_labels_of_close_points_do_not_cover_each_other():
 
 def test_a_label_is_beside_its_own_point_or_missing():
     for chart in (*make_charts(make_classification()), *make_throughput_charts(make_classification())):
-        for p in (p for p in chart.points if p.is_labelled):
+        for p in (p for p in chart.points if p.is_labeled):
             assert abs(p.label_x - p.x) <= 12.01
             assert abs(p.label_y - p.y) <= 30
-        assert any(p.is_labelled for p in chart.points)
+        assert any(p.is_labeled for p in chart.points)
         assert [item.name for item in chart.legend] == [p.name for p in chart.points]  # the legend has all of them
 
 
@@ -103,15 +103,15 @@ def test_points_for_the_target_choose_their_labels_first():
     )
     evaluations = (report.baseline, *aside, replace(report.evaluations[2], latency=latency(0.25)))
     (chart,) = make_charts(replace(report, evaluations=evaluations))
-    assert chart.points[-1].is_labelled
-    assert not all(point.is_labelled for point in chart.points[1:-1])
+    assert chart.points[-1].is_labeled
+    assert not all(point.is_labeled for point in chart.points[1:-1])
 
 
 def test_without_labels_agreement_is_drawn_and_without_latency_nothing():
-    unlabelled = make_unlabelled()
-    assert make_charts(unlabelled) == ()
-    timed = tuple(replace(e, latency=latency(1.0)) for e in unlabelled.evaluations)
-    chart = make_charts(replace(unlabelled, evaluations=timed))[0]
+    unlabeled = make_unlabeled()
+    assert make_charts(unlabeled) == ()
+    timed = tuple(replace(e, latency=latency(1.0)) for e in unlabeled.evaluations)
+    chart = make_charts(replace(unlabeled, evaluations=timed))[0]
     assert chart.title.startswith("Agreement with fp32")
     assert chart.points[0].label.startswith("100.00%")
 

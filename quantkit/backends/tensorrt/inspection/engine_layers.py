@@ -241,7 +241,7 @@ def _sum_ms(layers: Iterable[EngineLayer]) -> float:
 
 
 def _reason(layer: EngineLayer, producers: Mapping[str, EngineLayer], has_quantized: bool) -> str:
-    """Why a layer is likely to have stayed in float, from its kind, its types and its neighbours."""
+    """Why a layer is likely to have stayed in float, from its kind, its types and its neighbors."""
     words = f"{layer.kind} {layer.name}".lower()
     before = [producers[t.name] for t in layer.inputs if t.name in producers and producers[t.name] is not layer]
     if layer.kind == "Myelin":
