@@ -15,7 +15,7 @@ from quantkit.commands.shard import Shard
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify
 from quantkit.progress import show_progress
-from quantkit.refinement.sensitivity_analysis import Round, Tried, try_units
+from quantkit.refinement.sensitivity_analysis import RankingRound, TriedUnits, try_units
 from quantkit.refinement.unit_trials import QuantizedUnit
 from quantkit.types import CalibrationTable, PathLike
 from quantkit.types.options import SensitivityOptions
@@ -28,13 +28,13 @@ class TrialShard(Shard):
     Attributes:
         options: of the analysis.
         table: what the quantized model is made of.
-        tried: the round; None until there is one.
+        step: the round; None until there is one.
         units: of it.
     """
 
     options: SensitivityOptions
     table: CalibrationTable
-    tried: Round | None = None
+    step: RankingRound | None = None
     units: tuple[QuantizedUnit, ...] = ()
 
 
@@ -47,7 +47,7 @@ def trying_on_cluster(
     options: SensitivityOptions,
     *,
     notify: Notify,
-) -> Iterator[Callable[[Round, str | None], Tried]]:
+) -> Iterator[Callable[[RankingRound, str | None], TriedUnits]]:
     """Yields what tries the units of a round by the tasks of the cluster of `options.ray`.
 
     Raises:
@@ -58,33 +58,31 @@ def trying_on_cluster(
     with open_cluster(str(options.ray), use_gpus=False) as cluster:
         notify(Notice("info", "device", describe_cluster(cluster, "which try tensors and operators")))
 
-        def try_round(tried: Round, title: str | None) -> Tried:
-            count = min(cluster.num_slots, len(tried.units))
+        def try_round(step: RankingRound, title: str | None) -> TriedUnits:
+            count = min(cluster.num_slots, len(step.units))
             # Dealt out: what lies in front of a network takes the longest.
-            shards = [
-                replace(whole, threads=cluster.cpus, tried=tried, units=tried.units[i::count]) for i in range(count)
-            ]
-            with show_progress(None, title or "", len(tried.units), title is not None) as bar:
+            shards = [replace(whole, threads=cluster.cpus, step=step, units=step.units[i::count]) for i in range(count)]
+            with show_progress(None, title or "", len(step.units), title is not None) as bar:
                 return cluster.map_merge(try_shard, shards, _merge, lambda i: bar.update(len(shards[i].units)))
 
         yield try_round
 
 
-def try_shard(shard: TrialShard) -> Tried:
+def try_shard(shard: TrialShard) -> TriedUnits:
     """Tries the units of a shard, wherever this is called.
 
     Raises:
         QuantKitError: model or data are not what the shard was made of, or cannot be used.
     """
-    assert shard.tried is not None
+    assert shard.step is not None
     shard.enter()
     options = replace(shard.options, workers=shard.threads)
     with with_extensions(options), using_threads(shard.threads):
         model = shard.check_model(fix_as_calibrated(FloatModel.open(shard.model), shard.table))
         dataset = shard.choose(open_sensitivity_data(model, shard.data, shard.table, options))
         samples = choose_sensitivity_samples(model, dataset, options)
-        return try_units(model, shard.table, samples, shard.tried, shard.units)
+        return try_units(model, shard.table, samples, shard.step, shard.units)
 
 
-def _merge(one: Tried, other: Tried) -> Tried:
+def _merge(one: TriedUnits, other: TriedUnits) -> TriedUnits:
     return replace(one, damages={**one.damages, **other.damages})

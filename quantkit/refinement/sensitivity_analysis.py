@@ -91,7 +91,7 @@ def plan_units(plan: QdqPlan, weighted: Set[str]) -> tuple[QuantizedUnit, ...]:
 
 
 @dataclass(frozen=True)
-class Round:
+class RankingRound:
     """One round of a ranking.
 
     Attributes:
@@ -110,7 +110,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedUnits:
     """What was found in a round.
 
     Attributes:
@@ -125,19 +125,23 @@ class Tried:
 
 
 def try_units(
-    model: FloatModel, table: CalibrationTable, samples: SampleBatches, tried: Round, units: Iterable[QuantizedUnit]
-) -> Tried:
+    model: FloatModel,
+    table: CalibrationTable,
+    samples: SampleBatches,
+    step: RankingRound,
+    units: Iterable[QuantizedUnit],
+) -> TriedUnits:
     """Tries some units of a round.
 
     Args:
         model: the float model.
         table: its calibration.
         samples: all of them.
-        tried: the round, all units of which decide how the two models are cut.
+        step: the round, all units of which decide how the two models are cut.
         units: some of these.
     """
-    trials = UnitTrials(model, table, tried.units, tried.choose(samples).batches)
-    return Tried(trials.total, trials.damage.unit, {unit: trials.measure(unit) for unit in units})
+    trials = UnitTrials(model, table, step.units, step.choose(samples).batches)
+    return TriedUnits(trials.total, trials.damage.unit, {unit: trials.measure(unit) for unit in units})
 
 
 @logs_duration
@@ -148,7 +152,7 @@ def analyze_sensitivity(
     *,
     operators: bool = True,
     progress: bool,
-    elsewhere: Callable[[Round, str | None], Tried] | None = None,
+    elsewhere: Callable[[RankingRound, str | None], TriedUnits] | None = None,
 ) -> Sensitivity:
     """Ranks the units of a model by the damage that each does to the output alone.
 
@@ -175,16 +179,16 @@ def analyze_sensitivity(
     errors = _tensor_errors(model, table, samples, progress=progress)
     size = 2 * sum(np.asarray(array).nbytes for array in sizes.values()) // samples.num_smallest  # of both models
 
-    def here(tried: Round, title: str | None) -> Tried:
-        units = show_progress(tried.units, title or "", len(tried.units), title is not None)
-        return try_units(model, table, samples, tried, units)
+    def here(step: RankingRound, title: str | None) -> TriedUnits:
+        units = show_progress(step.units, title or "", len(step.units), title is not None)
+        return try_units(model, table, samples, step, units)
 
     found: list[UnitSensitivity] = []
     total, measure = 0.0, ""
     for kind in ("tensor", "operator")[: 1 + operators]:
         units = [unit for unit in plan_units(plan, weighted_nodes(graph)) if unit.kind == kind]
         title = f"{kind}s" if progress else None
-        ranking = _rank(samples, Round(tuple(units), FIRST_SAMPLES, size), elsewhere or here, title)
+        ranking = _rank(samples, RankingRound(tuple(units), FIRST_SAMPLES, size), elsewhere or here, title)
         total, measure = ranking.totals[max(ranking.totals)], ranking.measure
         for unit, (damage, count) in ranking.damages.items():
             own = list(dict.fromkeys(errors[edge] for edge in sorted(unit.edges) if edge in errors))
@@ -226,20 +230,23 @@ class _Ranking:
 
 
 def _rank(
-    samples: SampleBatches, tried: Round, try_round: Callable[[Round, str | None], Tried], title: str | None
+    samples: SampleBatches,
+    step: RankingRound,
+    try_round: Callable[[RankingRound, str | None], TriedUnits],
+    title: str | None,
 ) -> _Ranking:
     found = _Ranking()
     while True:
-        contenders, count = list(tried.units), tried.choose(samples).num_samples
-        results = try_round(tried, title and f"{title}, {count} samples")
+        contenders, count = list(step.units), step.choose(samples).num_samples
+        results = try_round(step, title and f"{title}, {count} samples")
         found.totals[count], found.measure = results.total, results.measure
         found.damages |= {unit: (results.damages[unit], count) for unit in contenders}
         ordered = sorted(contenders, key=lambda unit: -found.damages[unit][0].alone)
         is_clear = len(found.totals) > 1 and ordered[:_TOP] == contenders[:_TOP]
-        most = replace(tried, num_samples=_MOST_SAMPLES).choose(samples).num_samples
+        most = replace(step, num_samples=_MOST_SAMPLES).choose(samples).num_samples
         if is_clear or count >= most:
             return found
-        tried = replace(tried, units=tuple(ordered[: max(len(ordered) // 4, _TOP)]), num_samples=2 * count)
+        step = replace(step, units=tuple(ordered[: max(len(ordered) // 4, _TOP)]), num_samples=2 * count)
 
 
 @dataclass(eq=False)

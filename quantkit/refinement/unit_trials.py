@@ -19,6 +19,7 @@ from quantkit.graph.layer_constants import bias_edges
 from quantkit.graph.measured_outputs import measured_outputs
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.quantize_tensorrt import insert_refined_qdq, plan_refined
+from quantkit.numerics import decibels
 from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.observation import observe
 from quantkit.types import Array, CalibrationTable, Refinement
@@ -160,7 +161,7 @@ def _differing_inputs(first: GraphPieces, second: GraphPieces) -> tuple[_Inputs,
 def sqnr_db(sums: Iterable[tuple[float, float]]) -> float | None:
     """Signal-to-noise ratio from sums of squared values and of squared errors; None where either is 0."""
     signal, noise = (sum(column) for column in zip(*sums, strict=True))
-    return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
+    return None if noise == 0 or signal == 0 else decibels(signal, noise)
 
 
 def _squares(exact: Array, coarse: Array) -> tuple[float, float]:
