@@ -26,7 +26,7 @@ import numpy.typing as npt
 from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
 from quantkit.notices import Notice, Notify
-from quantkit.refinement.raw_boxes import BoxDamage, find_boxes
+from quantkit.refinement.raw_boxes import SUM_ERROR, BoxDamage, find_boxes
 from quantkit.types import Array
 
 _PARTS = 4
@@ -38,9 +38,6 @@ _MOST_SCORES = 1 << 22
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
-
-_SUM_ERROR = 1e-3
-"""Of probabilities, from 1."""
 
 _Rows = slice | npt.NDArray[np.int64]
 """Which ones of a batch."""
@@ -83,7 +80,7 @@ def _recognized(output: MeasuredOutput, values: Sequence[Array]) -> MeasuredOutp
 def _are_probabilities(values: npt.NDArray[np.generic], axis: int) -> bool:
     if values.ndim < 2 or values.shape[axis] < 2 or not values.size:
         return False
-    return bool(values.min(initial=0) >= 0 and (np.abs(values.sum(axis=axis, dtype=np.float64) - 1) < _SUM_ERROR).all())
+    return bool(values.min(initial=0) >= 0 and (np.abs(values.sum(axis=axis, dtype=np.float64) - 1) < SUM_ERROR).all())
 
 
 def _are_logits(output: MeasuredOutput, values: Sequence[Array]) -> bool:

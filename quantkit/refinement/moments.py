@@ -81,7 +81,7 @@ class InputMoments:
         return self._moment(1, self.difference_mean, self.quantized_mean, centered)
 
     def difference_moment(self, *, centered: bool) -> _Array:
-        """E[d d^T], [G, K, K]; only if made `with_error`."""
+        """E[d d^T], [G, K, K]; only if the sums hold d d^T."""
         return self._moment(2, self.difference_mean, self.difference_mean, centered)
 
     def _mean(self, which: int) -> _Array:

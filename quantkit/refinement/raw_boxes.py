@@ -28,8 +28,8 @@ _NEARLY_ALL = 0.99
 _SMALL_BOX = 0.01
 """Of the mean area: smaller distances are not told from 0."""
 
-_SUM_ERROR = 1e-3
-"""Of probabilities, from 1."""
+SUM_ERROR = 1e-3
+"""How far the sum of probabilities may be from 1."""
 
 _TINY = 1e-30
 
@@ -161,7 +161,7 @@ def _is_objectness(column: _Floats, others: _Floats) -> bool:
 def _classes(scores: _Floats) -> tuple[int, ...]:
     """Columns of probabilities; without the largest on average, background, where they add up to 1."""
     columns = list(range(scores.shape[1]))
-    if len(columns) > 1 and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) < _SUM_ERROR).all():
+    if len(columns) > 1 and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) < SUM_ERROR).all():
         columns.remove(int(scores.mean(axis=0).argmax()))
     return tuple(columns)
 

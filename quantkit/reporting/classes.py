@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantkit.notices import plural
-from quantkit.reporting.formatting import single_line
+from quantkit.reporting.formatting import LEAST_DIFFERENCE, single_line
 from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Interval, Report, Score
 
 NUM_CLASSES_SHOWN = 10
 """Classes that are shown at once; the others are folded."""
-
-_LEAST_SHOWN = 0.00005
-"""Half of the last digit of a difference in points."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def _gain(report: Report, score: Score, scored: ClassScore, evaluation: Evaluati
         return None
     difference = after - before
     # What is shown as 0.00 points is no change, nor are the last bits of two sums over the same samples.
-    least = _LEAST_SHOWN if score.is_fraction else 0.0
+    least = LEAST_DIFFERENCE if score.is_fraction else 0.0
     if abs(difference) < least or abs(difference) <= 1e-12 * max(abs(before), abs(after)):
         return 0.0
     return difference if score.higher_is_better else -difference

@@ -8,6 +8,9 @@ from quantkit.types import Interval, Score
 
 MISSING = "–"
 
+LEAST_DIFFERENCE = 0.00005
+"""Half of the last digit of a difference in points: less is shown as 0.00."""
+
 
 def format_count(value: float) -> str:
     """12345 → "12,345"."""

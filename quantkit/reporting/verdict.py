@@ -10,6 +10,7 @@ from typing import Literal
 from quantkit.datasets.description import HOW_TO_LABEL
 from quantkit.reporting.decision import EXPECTED, chance_level, decide, is_expected
 from quantkit.reporting.formatting import (
+    LEAST_DIFFERENCE,
     format_bounds,
     format_decibels,
     format_difference,
@@ -42,9 +43,6 @@ from quantkit.significance import (
 from quantkit.types import Evaluation, GateCheck, Report, Score
 
 Tone = Literal["good", "neutral", "bad"]
-
-_LEAST_SHOWN = 0.00005
-"""Half of the last digit of a difference in points."""
 
 _LEAST_MAP = 0.01
 """A detector below it detects almost nothing."""
@@ -201,7 +199,7 @@ def _clause(report: Report, evaluation: Evaluation, score: Score, verdict: Accur
     label, why = single_line(score.label), _why_unknown(report, evaluation)
     if not verdict.loss:
         return f"has the same {label} as {base} ({why})", "neutral"
-    if score.is_fraction and verdict.loss is not None and abs(verdict.loss) < _LEAST_SHOWN:
+    if score.is_fraction and verdict.loss is not None and abs(verdict.loss) < LEAST_DIFFERENCE:
         by = "less than 0.01 points"
     return f"differs from {base} by {by} of {label} ({why})", "neutral"
 
@@ -238,7 +236,7 @@ def _numbers(report: Report, evaluation: Evaluation, score: Score, verdict: Accu
     most = verdict.interval[1]
     if most <= 0:
         return f"{words}."
-    if score.is_fraction and most < _LEAST_SHOWN:
+    if score.is_fraction and most < LEAST_DIFFERENCE:
         return f"{words}; a loss of more than 0.01 points can be ruled out."
     return f"{words}; a loss of up to {_points(most, score).lstrip('+')} cannot be ruled out."
 
