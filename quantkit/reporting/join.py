@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from quantkit.errors import EvaluationError
-from quantkit.types import ClassScore, Evaluation, Report
+from quantkit.types import ChangedSample, ClassScore, Evaluation, LayerPlacement, Report, TensorQuality
+
+_Entry = TypeVar("_Entry", ChangedSample, TensorQuality, LayerPlacement)
 
 _PAIRED = ("fixed", "broken", "p_value")
 """Metrics that hold only against the baseline of the same run, besides the interval of the score's difference."""
-
 
 _SCORING = (
     "labels_fingerprint",
@@ -25,7 +27,6 @@ _SCORING = (
     "metric",
 )
 """Facts of the data that decide a score, besides the samples."""
-
 
 _WITHIN_RUNS = "speed-ups are within one run: times of different runs are not compared"
 
@@ -50,6 +51,7 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
     differences = [d for name, report in others for d in _differences(first_name, first, name, report)]
     if differences and not force:
         raise EvaluationError(f"the reports cannot be joined: {differences[0]}; --force joins them anyway")
+    shares_table = _is_of_one_table(reports)
     warnings = [f"joined by force: {difference}" for difference in differences]
     warnings.append(_WITHIN_RUNS)
     warnings.append("agreement, SQNR and cosine are against the baseline of the variant's own run")
@@ -67,9 +69,10 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         preprocessing=first.preprocessing,
         calibration=_merge({name: _texts(report.calibration) for name, report in reports.items()}),
         skipped=_merge({name: report.skipped for name, report in reports.items()}),
-        range_methods=first.range_methods if _is_of_one_table(reports) else {},
+        range_methods=first.range_methods if shares_table else {},
         float_tensors=_merge({name: report.float_tensors for name, report in reports.items()}),
-        sensitivity=first.sensitivity if _is_of_one_table(reports) else None,
+        plan=first.plan if shares_table else None,
+        sensitivity=first.sensitivity if shares_table else None,
         warnings=tuple(warnings),
         timing_warnings=(_WITHIN_RUNS, *(f"{n}: {w}" for n, report in reports.items() for w in report.timing_warnings)),
         created=max(report.created for report in reports.values()),
@@ -77,26 +80,14 @@ def join_reports(reports: Mapping[str, Report], *, force: bool = False) -> Repor
         score=first.score,
         planned_samples=max((report.planned_samples or 0 for report in reports.values()), default=0) or None,
         classes=_join_classes(reports),
-        changes=tuple(
-            replace(change, variant=f"{name}/{change.variant}")
-            for name, report in reports.items()
-            for change in report.changes
-        ),
+        changes=_join_entries({name: report.changes for name, report in reports.items()}),
         num_changes={
             f"{name}/{variant}": counts
             for name, report in reports.items()
             for variant, counts in report.num_changes.items()
         },
-        tensors=tuple(
-            replace(tensor, variant=f"{name}/{tensor.variant}")
-            for name, report in reports.items()
-            for tensor in report.tensors
-        ),
-        layers=tuple(
-            replace(layer, variant=f"{name}/{layer.variant}")
-            for name, report in reports.items()
-            for layer in report.layers
-        ),
+        tensors=_join_entries({name: report.tensors for name, report in reports.items()}),
+        layers=_join_entries({name: report.layers for name, report in reports.items()}),
         commands=tuple(dict.fromkeys(command for report in reports.values() for command in report.commands)),
     )
 
@@ -128,8 +119,8 @@ def _differences(first_name: str, first: Report, name: str, report: Report) -> l
 
 
 def _is_of_one_table(reports: Mapping[str, Report]) -> bool:
-    """Whether what calibration chose is the same in all of them."""
-    (first, *others) = ((r.calibration, r.range_methods, r.float_tensors) for r in reports.values())
+    """Whether what calibration and `tune` chose is the same in all of them."""
+    first, *others = ((r.calibration, r.range_methods, r.float_tensors, r.plan) for r in reports.values())
     return all(other == first for other in others)
 
 
@@ -146,6 +137,11 @@ def _join_classes(reports: Mapping[str, Report]) -> tuple[ClassScore, ...]:
             known = joined.get(one.label)
             joined[one.label] = replace(one, scores={**(known.scores if known else {}), **scores})
     return tuple(joined.values())
+
+
+def _join_entries(entries: Mapping[str, Sequence[_Entry]]) -> tuple[_Entry, ...]:
+    """The entries of all runs, each with the new name of its variant."""
+    return tuple(replace(e, variant=f"{name}/{e.variant}") for name, found in entries.items() for e in found)
 
 
 def _describe_data(report: Report) -> str:

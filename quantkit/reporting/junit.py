@@ -72,9 +72,6 @@ def gate_markdown(report: Report, checks: Sequence[GateCheck], *, cautions: Sequ
         sign = "❌" if not check.passed else "⚠️" if check.undecided else "✅"
         cells = (check.variant, check.limit, check.finding)
         lines.append(f"| {sign} | " + " | ".join(escape(cell) for cell in cells) + " |")
-    if report.is_partial:
-        seen = f"{report.baseline.num_samples:,} of {report.planned_samples:,} samples"
-        cautions = [f"the evaluation was interrupted: {seen}.", *cautions]
     for caution in cautions:
         lines += ["", f"**Caution:** {escape(caution)}"]
     return "\n".join(lines) + "\n"

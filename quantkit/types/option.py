@@ -250,11 +250,11 @@ def check_choices(options: Any, error: type[QuantKitError]) -> None:
 
 
 def check_minimum(options: Any, minimum: Literal[0, 1], names: Iterable[str], error: type[QuantKitError]) -> None:
-    """Raises `error` where one of these fields is a smaller number."""
+    """Raises `error` where one of these fields is a smaller number, infinite or NaN."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and not value >= minimum:  # NaN is none either
-            bound = "at least 1" if minimum else "0 or more"
+        if value is not None and not minimum <= value < math.inf:
+            bound = "finite" if value == math.inf else "at least 1" if minimum else "0 or more"
             raise error(f"--{name.replace('_', '-')} {value} must be {bound}")
 
 

@@ -651,9 +651,7 @@ class EvaluationOptions(ExcludeOptions, StrictDataOptions, ExtensionOptions, Clu
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
-            raise EvaluationError(f"--latency-s {self.latency_s} must be 0 or a number of seconds")
-        check_minimum(self, 0, ("layer_samples", "threads"), EvaluationError)
+        check_minimum(self, 0, ("latency_s", "layer_samples", "threads"), EvaluationError)
         _check_threads(self.threads)
         check_fraction(self, ("min_readable",), EvaluationError)
         sizes = self.batch_sizes
@@ -811,6 +809,7 @@ class SelftestOptions:
     def __post_init__(self) -> None:
         check_choices(self, BackendError)
         check_minimum(self, 1, ("num_samples",), OptionError)
+        check_minimum(self, 0, ("latency_s",), OptionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1018,7 +1017,7 @@ class BenchOptions:
 def _check_threads(threads: int) -> None:
     """Refuses what ONNX Runtime would make a thread each of, or could not read."""
     if threads > _MOST_THREADS:
-        raise EvaluationError(f"--threads {threads} is beyond {_MOST_THREADS}, the most")
+        raise EvaluationError(f"--threads {threads} must be at most {_MOST_THREADS}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,8 +253,11 @@ def test_unknown_choices_are_refused_in_one_style(quantkit, words, said):
         (("calibrate", "m.onnx", "--data", "d", "--num-samples", "-3"), "--num-samples -3 must be at least 1"),
         (("evaluate", "m.onnx", "--data", "d", "--latency-s", "1,5"), "--latency-s: '1,5' is not a number"),
         (("sensitivity", "m.onnx", "--data", "d", "--top", "-1"), "--top -1 must be at least 0"),
-        (("evaluate", "m.onnx", "--data", "d", "--threads", "99999"), "--threads 99999 is beyond 4096, the most"),
+        (("evaluate", "m.onnx", "--data", "d", "--threads", "99999"), "--threads 99999 must be at most 4096"),
+        (("evaluate", "m.onnx", "--data", "d", "--latency-s", "inf"), "--latency-s inf must be finite"),
         (("bench", "m.onnx", "--duration", "nan"), "--duration nan must be 0 or more"),
+        (("bench", "m.onnx", "--duration", "inf"), "--duration inf must be finite"),
+        (("selftest", "m.onnx", "--data", "d", "--latency-s", "inf"), "--latency-s inf must be finite"),
         (("bench", "m.onnx", "--iterations", "1.5"), "--iterations: '1.5' is not a whole number"),
         (
             ("sensitivity", "m.onnx", "--data", "d", "--top", "9" * 5000),

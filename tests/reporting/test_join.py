@@ -7,7 +7,7 @@ from quantkit.errors import EvaluationError
 from quantkit.reporting import load_report, report_html, report_json, report_markdown
 from quantkit.reporting.join import join_reports
 from quantkit.reporting.verdict import remarks
-from quantkit.types import Score
+from quantkit.types import PlanPoint, QuantizationPlan, Score
 from tests.reporting import samples
 from tests.reporting.reports import latency, make_report
 
@@ -85,6 +85,14 @@ def test_classes_changes_tensors_and_layers_come_along():
     assert {t.variant for t in joined.tensors} == {f"{r}/{t.variant}" for r in "ab" for t in report.tensors}
     assert len(joined.layers) == 2 * len(report.layers)
     assert joined.commands == report.commands
+
+
+def test_a_plan_stays_where_all_runs_share_it():
+    point = PlanPoint(1, 0.9, 0.81, 0.0)
+    plan = QuantizationPlan("m.onnx", "", "", {}, (), "1%", "met", "", "top1", True, "%", point, (point,), "", 500)
+    report = make_report(plan=plan)
+    assert join_reports({"a": report, "b": report}).plan == plan
+    assert join_reports({"a": report, "b": make_report()}).plan is None
 
 
 def test_one_report_is_not_joined():

@@ -6,7 +6,7 @@ from hypothesis import given
 
 from quantkit.evaluation import Limits, check_limits
 from quantkit.evaluation.limits import Drop
-from quantkit.reporting import gate_json, gate_junit, gate_markdown
+from quantkit.reporting import cautions, gate_json, gate_junit, gate_markdown
 from quantkit.types import GateCheck
 from tests.reporting.reports import HOSTILE, any_report, make_hostile, make_report
 
@@ -68,7 +68,9 @@ def test_a_partial_report_is_called_so_everywhere():
     assert json.loads(gate_json(report, checks))["is_partial"] is True
     properties = ElementTree.fromstring(gate_junit(report, checks))[0][0]
     assert ("is_partial", "True") in [(p.get("name"), p.get("value")) for p in properties]
-    assert "**Caution:** the evaluation was interrupted: 10,000 of 50,000 samples." in gate_markdown(report, checks)
+    text = gate_markdown(report, checks, cautions=cautions(report, checks))
+    assert text.count("interrupted") == 1
+    assert "**Caution:** Partial: 10,000 of 50,000 samples; interrupted." in text
 
 
 def test_hostile_names_stay_text():
