@@ -43,13 +43,14 @@ def return_blocks(optimized: bytes) -> bytes | None:
 
 
 def _whole_blocks(model: ir.Model) -> list[ir.Node]:
-    """The ReorderOutput nodes that leave out no zeros."""
+    """The ReorderOutput nodes that leave out no zeros; none where no convolution tells how many a block holds."""
     nodes = [node for node in model.graph if node.domain == _DOMAIN]
     weights = [node.inputs[1] for node in nodes if node.op_type == "Conv"]
     # Filled up to whole blocks, so that what divides all of them is a multiple of the block.
     filled = [weight.shape.numpy()[0] for weight in weights if weight is not None and weight.shape is not None]
+    block = math.gcd(*filled)
     reorders = [node for node in nodes if node.op_type == "ReorderOutput"]
-    return [node for node in reorders if node.attributes["channels"].as_int() % math.gcd(*filled) == 0]
+    return [node for node in reorders if block and node.attributes["channels"].as_int() % block == 0]
 
 
 def _activate_blocks(model: ir.Model, whole: Sequence[ir.Node]) -> None:

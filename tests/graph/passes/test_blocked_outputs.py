@@ -92,8 +92,10 @@ def test_what_is_read_in_the_plain_layout_stays_in_it() -> None:
     np.testing.assert_array_equal(plain["second"], found["second"])
 
 
-def test_a_model_without_convolutions_has_no_blocks() -> None:
-    text = """<ir_version: 9, opset_import: ["": 17]> g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }"""
+@pytest.mark.parametrize("node", ["y = Relu(x)", "y = MaxPool<kernel_shape = [1, 1]>(x)"])
+def test_a_model_without_convolutions_has_no_blocks(node: str) -> None:
+    graph = f"g (float[N, 16, 4, 4] x) => (float[N, 16, 4, 4] y) {{ {node} }}"
+    text = f"""<ir_version: 9, opset_import: ["": 17]> {graph}"""
     assert return_blocks(optimized_model(share_weights(load(onnx.parser.parse_model(text))))) is None
 
 
