@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Callable[[], None]]] = {
     "no trials of ranges": (_NOTHING, lambda: _keep_ranges()),
     "no shifts and scales": (_NOTHING, lambda: _replace("transform", lambda self, trials, choices: choices)),
     "no share for weights": (_NOTHING, lambda: setattr(refine, "_ALPHAS", ())),
+    "no balance": (_NOTHING, lambda: setattr(refine, "balance", lambda graph, sites, transforms, *_, **__: transforms)),
     "nothing in float": (_NOTHING, lambda: _replace("leave_in_float", lambda self, choices: None)),
     "no comparison": (_NOTHING, lambda: _replace("compare_methods", lambda self, statistics, fixed: None)),
     "rounding to nearest": ({"rounding": "nearest"}, lambda: None),

@@ -10,6 +10,17 @@ import numpy.typing as npt
 from quantkit.errors import CalibrationError
 from quantkit.graph.passes.input_channels import WeightRows
 
+_TINY = np.finfo(np.float64).tiny
+
+_SQUARINGS = 5 * (3,) + 5 * (4,) + 5 * (5,) + 5 * (6,)
+"""In each step of a fit: the maximum over values counts as their norm of order 2 to this power, which is smooth."""
+
+_MOST_WEIGHTS = 1 << 20
+"""Rows times channels that factors are fitted to: of more rows some are taken."""
+
+_LARGEST_RATIO = 1 << 16
+"""Between two factors: what no weight asks for would become ever smaller."""
+
 
 def equalizing_scales(
     channel_amax: npt.ArrayLike, weight_amax: npt.ArrayLike | None = None, *, alpha: float = 1.0, max_ratio: float = 256
@@ -47,6 +58,88 @@ def equalizing_scales(
     factors = weights ** (1 - alpha) / _bounded(ranges, max_ratio) ** alpha
     factors[ranges == 0] = factors[ranges > 0].min()
     return np.asarray(factors * (ranges.max() / (factors * ranges).max()), np.float32)
+
+
+def least_error_scales(
+    rows: Sequence[WeightRows],
+    variance: npt.NDArray[np.float64],
+    channel_amax: npt.ArrayLike,
+    *,
+    weight_share: float = 1.0,
+    max_ratio: float = 64,
+) -> npt.NDArray[np.float32]:
+    """The factors that leave least of what `rounding_error` expects, the part of the weights times `weight_share`.
+
+    Powers of the two ranges, as SmoothQuant takes them, see one weight of each channel. But a row's step is set by its
+    largest weight alone, which another channel may hold: in a re-parameterised network each row has one large weight,
+    of the identity, in a channel of its own. The logarithm of the error is a convex function of those of the factors.
+    Its gradient is what each channel asks for by its weights, against what it costs by its values: factors move by the
+    ratio of the two until they balance.
+
+    Args:
+        rows: the weights of each reader.
+        variance: of each channel of the activation, [C].
+        channel_amax: the largest magnitude of each channel, [C].
+        weight_share: of the error of the weights, which rounding with error feedback lessens.
+        max_ratio: a channel with a smaller part of the largest range than 1 / `max_ratio` can hold as much as that.
+
+    Returns:
+        [C]; they keep the range of the whole activation.
+
+    Example: the second channel has the largest weight, and hardly any values that it would round
+        >>> rows = [(np.array([[1.0, 100.0]]), np.array([[0, 1]]))]
+        >>> least_error_scales(rows, np.array([1.0, 1e-4]), [1.0, 0.05]).round(1)
+        array([ 0.4, 20. ], dtype=float32)
+    """
+    seen = np.asarray(channel_amax, np.float64)
+    if not seen.max(initial=0) > 0:
+        return np.ones(seen.shape, np.float32)
+    reach = np.maximum(seen, seen.max() / max_ratio)
+    largest, counts, energy = _of_channels(rows, len(reach))
+    factors, best = np.ones(len(reach)), (np.inf, np.ones(len(reach)))
+    for step, squarings in enumerate(_SQUARINGS):
+        amax, width, costs_of_range = _smooth_max((factors * reach)[None], squarings)
+        row_amax, row_width, asked_of_rows = _smooth_max(largest / factors, squarings)
+        power, squares = factors**2 * variance, energy / factors**2
+        by_row = weight_share * (counts @ power)
+        error = by_row @ row_amax**2 + amax[0] ** 2 * squares.sum()
+        if not np.isfinite(error):
+            break
+        best = min(best, (error, factors), key=lambda found: found[0])
+        asked = (by_row * row_width**2) @ asked_of_rows + width[0] ** 2 * squares
+        costs = weight_share * (row_width**2 @ counts) * power + width[0] ** 2 * squares.sum() * costs_of_range[0]
+        ratio = np.maximum(asked, _TINY) / np.maximum(costs, _TINY)
+        factors = factors * np.clip(ratio ** (1 / (4 + 2 * step)), 0.5, 2)
+    found = np.maximum(best[1], best[1].max() / _LARGEST_RATIO)
+    return np.asarray(found * (seen.max() / (found * reach).max()), np.float32)
+
+
+def _of_channels(
+    rows: Sequence[WeightRows], num_channels: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Largest weight of each row and channel, [R, C], number of weights there, and sum of squares of each channel."""
+    thin = -(-sum(len(magnitudes) for magnitudes, _ in rows) * num_channels // _MOST_WEIGHTS)
+    largest, counts, energy = [], [], np.zeros(num_channels)
+    for magnitudes, channels in ((m[::thin], c[::thin]) for m, c in rows):
+        places = np.arange(len(magnitudes))[:, None], channels
+        largest.append(np.zeros((len(magnitudes), num_channels)))
+        counts.append(np.zeros((len(magnitudes), num_channels)))
+        np.maximum.at(largest[-1], places, magnitudes)
+        np.add.at(counts[-1], places, 1)
+        energy += np.bincount(channels.ravel(), np.square(magnitudes).ravel(), num_channels)
+    return np.concatenate(largest), np.concatenate(counts), energy
+
+
+def _smooth_max(
+    values: npt.NDArray[np.float64], squarings: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of each row of values [R, C] the maximum and a norm, [R], and the norm's derivative by logarithms, [R, C]."""
+    largest = np.maximum(values.max(axis=1), _TINY)
+    powers = values / largest[:, None]
+    for _ in range(squarings):
+        powers *= powers
+    total = np.maximum(powers.sum(axis=1), _TINY)
+    return largest, largest * total ** (1 / 2**squarings), powers / total[:, None]
 
 
 def rounding_error(

@@ -35,8 +35,8 @@ from quantkit.refinement.range_choice import (
 from quantkit.refinement.rounding import round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.transforms import (
-    EqualizationGain,
     Transform,
+    balance,
     choose_transforms,
     equalize,
     find_sites,
@@ -254,10 +254,9 @@ class Refining:
         self.keep_if_better(transforms, with_weights=False)
         kept = transforms_of(self.refinement)
         choices = {name: left[name] if name in kept else choice for name, choice in choices.items()}
-        # The weights take part of the difficulty: they have to be judged too.
-        gain = EqualizationGain(choices, self._weight_share)
-        for found in equalize(self.graph, sites, kept, _ALPHAS, gain=gain):
-            self.keep_if_better(found, with_weights=True)
+        # The weights take part of the difficulty, or give of theirs: they have to be judged too.
+        balanced = balance(self.graph, sites, kept, choices, weight_share=self._weight_share)
+        self.keep_if_better(balanced, with_weights=True)
         others = {n: t for n, t in transforms_of(self.refinement).items() if sites.scalable[n].axis != -1}
         others |= {name: t for name, t in transforms.items() if sites.scalable[name].axis == -1}
         for found in equalize(self.graph, sites, others, _ALPHAS):

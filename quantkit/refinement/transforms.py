@@ -19,7 +19,7 @@ from quantkit.graph.passes.prepare import is_standard
 from quantkit.graph.passes.shift import shiftable_tensors
 from quantkit.graph.pieces import GraphPieces
 from quantkit.numerics import QuantParams
-from quantkit.refinement.equalize import equalizing_scales, rounding_error
+from quantkit.refinement.equalize import equalizing_scales, least_error_scales, rounding_error
 from quantkit.refinement.observation import ChannelValues, channel_values
 from quantkit.refinement.range_choice import RangeChoice
 from quantkit.refinement.trials import Trials
@@ -43,7 +43,6 @@ _POINTWISE = (
 """Operators whose kernels take one more factor along."""
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -138,67 +137,75 @@ def choose_transforms(
 
 
 def equalize(
-    graph: ir.Model,
-    sites: TransformSites,
-    transforms: Mapping[str, Transform],
-    alphas: Sequence[float],
-    *,
-    gain: EqualizationGain | None = None,
+    graph: ir.Model, sites: TransformSites, transforms: Mapping[str, Transform], alphas: Sequence[float]
 ) -> list[dict[str, Transform]]:
-    """The transforms, with scales that move difficulty into the weights (SmoothQuant): one set for each share.
+    """The transforms, with scales at the inputs of all matrix products that move difficulty into the weights
+    (SmoothQuant): one set for each share.
 
     Args:
         graph: the float model, prepared.
         sites: of it.
         transforms: chosen already.
         alphas: how much of the difficulty the weights take, 0 to 1.
-        gain: scale where that takes no kernel and leaves less error of the layers; without it, at the inputs of all
-            matrix products.
     """
     found = [dict(transforms) for _ in alphas]
+    for name, plain, reach, rows in _unscaled(graph, sites, transforms):
+        if sites.scalable[name].axis != -1:
+            continue
+        largest = weight_amax(rows, len(reach))
+        for alpha, result in zip(alphas, found, strict=True):
+            result[name] = _scaled(plain, equalizing_scales(reach, largest, alpha=alpha), reach)
+    return found
+
+
+def balance(
+    graph: ir.Model,
+    sites: TransformSites,
+    transforms: Mapping[str, Transform],
+    choices: Mapping[str, RangeChoice],
+    *,
+    weight_share: float,
+) -> dict[str, Transform]:
+    """The transforms, with scales where they take no kernel and leave clearly less error of the layers, as expected.
+
+    Args:
+        graph: the float model, prepared.
+        sites: of it.
+        transforms: chosen already.
+        choices: range of each activation.
+        weight_share: which share of the error of weights that are rounded to nearest will be left.
+    """
+    found = dict(transforms)
+    for name, plain, reach, rows in _unscaled(graph, sites, transforms):
+        site, variance = sites.scalable[name], sites.values[name].variance
+        if name not in choices or not _is_cheap(graph, site):
+            continue
+        if name not in transforms:
+            plain = replace(plain, amax=choices[name].amax)
+        factors = least_error_scales(rows, variance, reach, weight_share=weight_share)
+        scaled = _scaled(plain, factors, reach)
+        errors = (rounding_error(rows, variance, _factors(site, t), t.amax) for t in (plain, scaled))
+        before, after = (of_activation + weight_share * of_weights for of_activation, of_weights in errors)
+        if after < _WORTH * before:
+            found[name] = scaled
+    return found
+
+
+def _unscaled(
+    graph: ir.Model, sites: TransformSites, transforms: Mapping[str, Transform]
+) -> Iterator[tuple[str, Transform, Floats, list[WeightRows]]]:
+    """Activations without scales, unless for depthwise readers: name, transform so far, reach, weights that read it."""
     for name, site in sites.scalable.items():
         plain, values = transforms.get(name) or Transform(None, None, 0.0), sites.values[name]
         if site.is_depthwise or plain.factors is not None:
             continue
-        if gain is None:
-            if site.axis != -1:
-                continue
-        elif name not in gain.choices or not _is_cheap(graph, site):
-            continue
-        elif name not in transforms:
-            plain = replace(plain, amax=gain.choices[name].amax)
         reach = _reach(values.low, values.high, plain.offset)
-        if not (np.isfinite(reach).all() and reach.any()):  # zero on all of these samples: nothing is known of it
-            continue
-        rows = weight_rows(graph, site)
-        largest = weight_amax(rows, site.channels)
-        for alpha, result in zip(alphas, found, strict=True):
-            factors = equalizing_scales(reach, largest, alpha=alpha)
-            scaled = Transform(plain.offset, factors, _largest(factors * reach))
-            if gain is None or gain.holds(site, rows, values.variance, (plain, scaled)):
-                result[name] = scaled
-    return found
+        if np.isfinite(reach).all() and reach.any():  # else zero on all of these samples: nothing is known of it
+            yield name, plain, reach, weight_rows(graph, site)
 
 
-@dataclass(frozen=True)
-class EqualizationGain:
-    """Whether scales leave less error of the layers, in expectation.
-
-    Attributes:
-        choices: range of each activation.
-        weight_share: which share of the error of weights that are rounded to nearest will be left.
-    """
-
-    choices: Mapping[str, RangeChoice]
-    weight_share: float
-
-    def holds(
-        self, site: ChannelSite, rows: Sequence[WeightRows], variance: Doubles, pair: tuple[Transform, Transform]
-    ) -> bool:
-        """Whether the second transform of a pair is better than the first."""
-        errors = (rounding_error(rows, variance, _factors(site, t), t.amax) for t in pair)
-        before, after = (of_activation + self.weight_share * of_weights for of_activation, of_weights in errors)
-        return after < _WORTH * before
+def _scaled(plain: Transform, factors: Floats, reach: Floats) -> Transform:
+    return Transform(plain.offset, factors, _largest(factors * reach))
 
 
 def _factors(site: ChannelSite, transform: Transform) -> Floats:
