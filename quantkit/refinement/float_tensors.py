@@ -26,6 +26,10 @@ _WIDTH = 5
 _MOST_UNITS = 12
 
 
+Measure = Callable[[Sequence[tuple[str, ...]]], list[float]]
+"""From sets of units to the damage of the model with each of them in float."""
+
+
 @dataclass(frozen=True)
 class FloatChoice:
     """What stays in float, and what it does.
@@ -46,7 +50,7 @@ def choose_float_tensors(
     ranking: Collection[str],
     units: Mapping[str, Sequence[QdqEdge]],
     work: Mapping[str, int],
-    measure: Callable[[tuple[str, ...]], float],
+    measure: Measure,
     *,
     limit: float,
     enough: float,
@@ -61,12 +65,12 @@ def choose_float_tensors(
         ranking: units, the most harmful first.
         units: their edges.
         work: multiply-adds of every weighted operator.
-        measure: damage of the model with some units in float.
+        measure: damage of the model with sets of units in float.
         limit: share of the multiply-adds that may run in float, 0 to 1.
         enough: damage at which nothing more is left in float.
     """
     share = _share_of(units, work)
-    before = measure(())
+    (before,) = measure([()])
     damage = min(before, _LARGEST)
     chosen: tuple[str, ...] = ()
     waiting, has_looked_further = list(ranking), False
@@ -83,8 +87,8 @@ def choose_float_tensors(
             again = [n for n in affordable if n not in saved] or ([best] if best else affordable)
             if not (again := [n for n in again if n not in tried]):
                 break
-            for name in again:
-                tried[name] = min(measure((*chosen, name)), _LARGEST)
+            for name, found in zip(again, measure([(*chosen, name) for name in again]), strict=True):
+                tried[name] = min(found, _LARGEST)
                 saved[name] = damage - tried[name]
         if best is not None:
             chosen, damage = (*chosen, best), tried[best]
@@ -100,7 +104,7 @@ def choose_additive(
     damages: Mapping[str, float],
     units: Mapping[str, Sequence[QdqEdge]],
     work: Mapping[str, int],
-    measure: Callable[[tuple[str, ...]], float],
+    measure: Measure,
     *,
     limit: float,
     enough: float,
@@ -111,7 +115,7 @@ def choose_additive(
         damages: of the units alone.
         units: their edges.
         work: multiply-adds of every weighted operator.
-        measure: damage of the model with some units in float.
+        measure: damage of the model with sets of units in float.
         limit: share of the multiply-adds that may run in float, 0 to 1.
         enough: damage at which nothing more is left in float.
     """
@@ -121,7 +125,7 @@ def choose_additive(
         is_affordable = share([*chosen, name]) <= limit
         if left > enough and is_affordable and damages[name] >= left * _least_gain(share, chosen, name):
             chosen, left = (*chosen, name), left - damages[name]
-    before, after = measure(()), measure(chosen)
+    before, after = measure([(), chosen])
     return FloatChoice(chosen, before, after, share(chosen)) if after < before else FloatChoice((), before, before, 0)
 
 

@@ -34,11 +34,16 @@ def run_quantized(
         outputs: which tensors.
         with_weights: False leaves the weights in float.
     """
+    return run_model(with_qdq(quantized, with_weights=with_weights), batches, outputs=outputs)
+
+
+def with_qdq(quantized: QuantizedGraph, *, with_weights: bool) -> ir.Model:
+    """The graph with its Q/DQ inserted, those of the weights only where asked for."""
     graph, plan, refinement = quantized
     if plan.qdq.activations:
         plan = plan if with_weights else replace(plan, qdq=replace(plan.qdq, weights=()))
         insert_refined_qdq(graph, plan, refinement)
-    return run_model(graph, batches, outputs=outputs)
+    return graph
 
 
 def run_model(

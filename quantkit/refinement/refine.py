@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,10 @@ from quantkit.graph.quantize_tensorrt import plan_refined
 from quantkit.notices import Notice, Notify, logs_duration, plural
 from quantkit.refinement.damage import OutputDamage, recognize_class_scores
 from quantkit.refinement.float_tensors import choose_additive, choose_float_tensors
+from quantkit.refinement.float_trials import FloatTrials, edges_in_float
 from quantkit.refinement.observation import observe
 from quantkit.refinement.quality import output_quality
-from quantkit.refinement.quantized_run import QuantizedGraph, run_model, run_quantized
+from quantkit.refinement.quantized_run import QuantizedGraph, run_model, run_quantized, with_qdq
 from quantkit.refinement.range_choice import (
     RangeChoice,
     choose_by_output,
@@ -36,6 +37,7 @@ from quantkit.refinement.rounding import round_weights
 from quantkit.refinement.samples import SampleBatches
 from quantkit.refinement.transforms import (
     Transform,
+    are_same_transforms,
     balance,
     choose_transforms,
     equalize,
@@ -265,7 +267,7 @@ class Refining:
 
     def keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
         """Takes these transforms for its own if the damage is clearly less."""
-        if _are_same(transforms, transforms_of(self.refinement)):
+        if are_same_transforms(transforms, transforms_of(self.refinement)):
             return
         before, unchanged = self._expected_damage(with_weights), (self.refinement, self._measured)
         self.adopt(refinement=with_transforms(self.refinement, transforms))
@@ -299,8 +301,15 @@ class Refining:
             found = {unit: reason.format(choices[unit].damage) for unit in units}
             return {**self.floats, **{edge.tensor: found[unit] for unit in units for edge in left[unit]}}
 
-        def measure(units: tuple[str, ...]) -> float:
-            return self.damage(with_weights=rounded, **({"floats": floats(units)} if units else {}))
+        @functools.cache
+        def trials() -> FloatTrials:
+            quantized = with_qdq(self.quantized(), with_weights=rounded)
+            return FloatTrials(self.quantized()[0], quantized, self.judging.batches, self.names)
+
+        def measure(sets: Sequence[tuple[str, ...]]) -> list[float]:
+            tried = [edges_in_float(self.plan, floats(units)) for units in sets if units]
+            found = iter(map(self.judge.of, trials().run(tried) if tried else ()))
+            return [next(found) if units else self.damage(with_weights=rounded) for units in sets]
 
         work = multiply_adds(self.graph, shapes)
         in_float = {edge.node for edge in self.plan.activations if edge.tensor in self.floats}
@@ -388,12 +397,3 @@ class Refining:
         """Damage on the samples that judge, perhaps before and after a change, and how the weights were."""
         figures = " → ".join(f"{found:.2g}" for found in damage)
         return f"{self.judge.unit} {figures} ({plural(self.judging.num_samples, 'sample')}, weights {weights})"
-
-
-def _are_same(one: Mapping[str, Transform], other: Mapping[str, Transform]) -> bool:
-    """Whether both do the same to every activation."""
-
-    def values(transform: Transform) -> list[list[float] | None]:
-        return [None if a is None else a.tolist() for a in (transform.offset, transform.factors)]
-
-    return one.keys() == other.keys() and all(values(one[name]) == values(other[name]) for name in one)

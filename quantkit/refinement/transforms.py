@@ -236,6 +236,15 @@ def transforms_of(refinement: Refinement) -> dict[str, Transform]:
     return {name: Transform(shifts.get(name), scales.get(name), amax) for name, amax in refinement.amax.items()}
 
 
+def are_same_transforms(one: Mapping[str, Transform], other: Mapping[str, Transform]) -> bool:
+    """Whether both do the same to every activation."""
+
+    def values(transform: Transform) -> list[list[float] | None]:
+        return [None if a is None else a.tolist() for a in (transform.offset, transform.factors)]
+
+    return one.keys() == other.keys() and all(values(one[name]) == values(other[name]) for name in one)
+
+
 def _transforms(site: ChannelSite, values: ChannelValues, amax: float, *, is_shiftable: bool) -> Iterator[Transform]:
     """What can be tried on an activation whose chosen range is [-amax, amax]: for all that was seen, and within that.
 

@@ -87,7 +87,7 @@ class UnitTrials:
         graph = _graph(model, table, quantized=False)
         exact = GraphPieces(graph)
         self._all = GraphPieces(_graph(model, table, quantized=True), constants=graph.graph.initializers)
-        self._float_inputs, self._quantized_inputs = _differing_inputs(exact, self._all)
+        self._float_inputs, self._quantized_inputs = differing_inputs(exact, self._all)
         self._none = self._all.with_inputs(self._float_inputs)
         self._biases = {node: edge.owner for node, edge in bias_edges(graph).items()}
         self._known = frozenset(exact.producers) | frozenset(batches[0])
@@ -143,7 +143,7 @@ def _graph(model: FloatModel, table: CalibrationTable, *, quantized: bool) -> ir
     return insert_refined_qdq(graph, plan, refinement) if quantized else graph
 
 
-def _differing_inputs(first: GraphPieces, second: GraphPieces) -> tuple[_Inputs, _Inputs]:
+def differing_inputs(first: GraphPieces, second: GraphPieces) -> tuple[_Inputs, _Inputs]:
     """What each has at the inputs in which nodes of the first differ: (node, index) → name, empty where there is none.
 
     These are activations and weights, and biases that were corrected.

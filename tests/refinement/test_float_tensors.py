@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.refinement.float_tensors import FloatChoice, choose_additive, choose_float_tensors
+from quantkit.refinement.float_tensors import FloatChoice, Measure, choose_additive, choose_float_tensors
 from quantkit.types import QdqEdge
 
 NAMES = "abcdefgh"
 UNITS = {name: (QdqEdge(name, f"node_{name}", 0),) for name in NAMES}
+
+
+def each(measure: Callable[[tuple[str, ...]], float]) -> Measure:
+    return lambda sets: [measure(floats) for floats in sets]
 
 
 def choose(
@@ -28,7 +32,7 @@ def choose(
 
     ranking = sorted(damages, key=lambda name: -damages[name])
     work = {f"node_{name}": 1 for name in NAMES} if work is None else work
-    return choose_float_tensors(ranking, UNITS, work, measure, limit=limit, enough=enough), measured
+    return choose_float_tensors(ranking, UNITS, work, each(measure), limit=limit, enough=enough), measured
 
 
 def test_the_one_that_does_the_damage_stays_in_float() -> None:
@@ -83,12 +87,12 @@ def test_a_unit_that_makes_the_output_finite_pays() -> None:
         "abc",
         units,
         {"node_a": 1, "node_b": 1, "other": 98},
-        lambda floats: 0.5 / (1 + len(floats)) if "b" in floats else math.inf,
+        each(lambda floats: 0.5 / (1 + len(floats)) if "b" in floats else math.inf),
         limit=0.05,
         enough=0.2,
     )
     assert (found.units[0], found.before, found.after) == ("b", math.inf, pytest.approx(0.5 / 3))
-    nothing = choose_float_tensors("abc", units, {}, lambda _: math.inf, limit=0.05, enough=0.0)
+    nothing = choose_float_tensors("abc", units, {}, each(lambda _: math.inf), limit=0.05, enough=0.0)
     assert (nothing.units, nothing.after) == ((), math.inf)
 
 
@@ -98,7 +102,7 @@ def test_units_that_do_not_pay_do_not_hide_those_behind_them() -> None:
         "abcdefg",
         UNITS,
         {"node_h": 1000},
-        lambda floats: sum(damage for name, damage in damages.items() if name not in floats),
+        each(lambda floats: sum(damage for name, damage in damages.items() if name not in floats)),
         limit=0.05,
         enough=0.0,
     )
@@ -115,7 +119,7 @@ def test_units_that_buy_nothing_end_the_search() -> None:
         tried.append(floats)
         return 1.0
 
-    assert choose_float_tensors(list(units), units, {}, measure, limit=1, enough=0).units == ()
+    assert choose_float_tensors(list(units), units, {}, each(measure), limit=1, enough=0).units == ()
     assert 1 < len(tried) < 30
 
 
@@ -133,7 +137,7 @@ def test_the_limit_holds_and_what_is_said_is_so(damages: dict[str, float], limit
 def test_units_of_one_operator_count_its_work_once() -> None:
     units = {"a": (QdqEdge("a", "product", 0),), "b": (QdqEdge("b", "product", 1),)}
     found = choose_float_tensors(
-        "ab", units, {"product": 10, "other": 90}, lambda floats: 4.0 ** -len(floats), limit=1, enough=0
+        "ab", units, {"product": 10, "other": 90}, each(lambda floats: 4.0 ** -len(floats)), limit=1, enough=0
     )
     assert found.units == ("a", "b")
     assert found.share == 0.1
@@ -145,7 +149,7 @@ def test_a_first_unit_that_is_too_expensive_does_not_make_the_search_long() -> N
     work = {f"node_{name}": 1 for name in names} | {"node_n0": 1000}
     measured = []
     found = choose_float_tensors(
-        names, units, work, lambda floats: measured.append(floats) or 1.0, limit=0.05, enough=0.0
+        names, units, work, each(lambda floats: measured.append(floats) or 1.0), limit=0.05, enough=0.0
     )
     assert found.units == ()
     assert len(measured) <= 11
@@ -166,7 +170,7 @@ def choose_alone(
         measured.append(floats)
         return sum(damage for name, damage in damages.items() if name not in floats) + company * bool(floats)
 
-    found = choose_additive(damages, UNITS, work, measure, limit=limit, enough=enough)
+    found = choose_additive(damages, UNITS, work, each(measure), limit=limit, enough=enough)
     return found, measured
 
 

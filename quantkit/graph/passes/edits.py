@@ -32,7 +32,7 @@ class Names:
     def initializer(self, wanted: str, array: np.ndarray) -> ir.Value:
         """Registers a new initializer in the graph."""
         name = self.new(wanted)
-        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+        tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
@@ -122,7 +122,7 @@ def replace_constant(names: Names, node: ir.Node, index: int, array: np.ndarray,
     old = node.inputs[index]
     if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
         dtype = old.dtype.numpy() if old.dtype is not None else array.dtype
-        old.const_value = ir.tensor(np.asarray(array, dtype, order="C"), name=old.name)
+        old.const_value = ir.Tensor(np.asarray(array, dtype, order="C"), name=old.name)
         old.shape = ir.Shape(array.shape)
     else:
         node.replace_input_with(index, names.initializer(name, array))
