@@ -16,7 +16,7 @@ from quantkit.backends.onnxruntime import OnnxRuntimeRunner, chosen_gpu, optimiz
 from quantkit.calibration.collect import Collector, fitting_batch_size
 from quantkit.datasets.batching import make_batches
 from quantkit.datasets.rolled_states import RunnableModel
-from quantkit.errors import BackendError, CalibrationError, OutOfDeviceMemoryError
+from quantkit.errors import BackendError, CalibrationError, ModelError, OutOfDeviceMemoryError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import share_weights
 from quantkit.graph.passes.blocked_outputs import return_blocks
@@ -158,7 +158,7 @@ def open_observer(shared: SharedModel, num_samples: int, *, name: str, threads: 
     """
     size = sum(array.nbytes for array in shared.weights.values())
     if num_samples >= _MANY_SAMPLES and size <= _LARGEST_COPY and chosen_gpu() is None:
-        with suppress(BackendError, OSError):  # what is wrong with the model itself is said below
+        with suppress(BackendError, ModelError, OSError):  # what is wrong with the model itself is said below
             blocked = return_blocks(optimized_model(shared))
             if blocked is not None:
                 return OnnxRuntimeRunner(blocked, name=name, threads=threads, spinning=False, is_optimized=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import onnx
 import onnx_ir as ir
+
+from quantkit.graph.model import parse_model
 
 _DOMAIN = "com.microsoft.nchwc"
 _ACTIVATIONS = "Clip", "Relu"
@@ -27,8 +28,11 @@ def return_blocks(optimized: bytes) -> bytes | None:
 
     Returns:
         The model; None if it has no such output.
+
+    Raises:
+        ModelError: the model cannot be read.
     """
-    model = ir.from_proto(onnx.ModelProto.FromString(optimized))
+    model = parse_model(optimized, "ONNX Runtime's optimized model")
     whole = _whole_blocks(model)
     _activate_blocks(model, whole)
     found = False
