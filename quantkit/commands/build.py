@@ -20,12 +20,9 @@ from quantkit.backends.tensorrt.build.precision import choose_typing
 from quantkit.backends.tensorrt.calibrators.cached import make_cache_calibrator
 from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library
-from quantkit.commands.build_inputs import (
-    BuildInputs,
-    expected_manifest,
-    load_build_inputs,
-)
+from quantkit.commands.build_inputs import BuildInputs, load_build_inputs
 from quantkit.commands.engine_graph import EngineGraph, make_graph
+from quantkit.commands.expected_manifest import expected_manifest
 from quantkit.commands.planned_build import plan_build
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, accepts_tell, announcing

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from quantkit._version import __version__
-from quantkit.backends.tensorrt.build.build_options import BuildOptions
-from quantkit.backends.tensorrt.build.manifest import Manifest
 from quantkit.backends.tensorrt.library import Library
 from quantkit.caches.open import read_cache_of_model
 from quantkit.caches.reuse import check_table
 from quantkit.calibration.plan_file import open_planned_table
-from quantkit.calibration.refinement_file import roundings_digests
 from quantkit.calibration.table import table_sha256
 from quantkit.commands.fixed_inputs import fix_as_calibrated
 from quantkit.commands.fp16_check import known_magnitudes
 from quantkit.errors import CalibrationError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.model import float_precision
-from quantkit.graph.model_hash import outputs_hash
-from quantkit.graph.passes.fp16_overflow import overflowing_nodes
 from quantkit.graph.passes.prepare import scheme_of
-from quantkit.graph.placement.tensorrt import match_nodes
 from quantkit.graph.qdq_lint import check_explicit
 from quantkit.types import SCHEMES, CalibrationTable, PathLike
 from quantkit.types.options import EngineOptions, HighPrecision
@@ -33,7 +27,6 @@ from quantkit.types.quantization import Precision
 
 if TYPE_CHECKING:
     from quantkit.backends.tensorrt.build.precision import Typing
-    from quantkit.backends.tensorrt.gpu import Gpu
 
 
 @dataclass(frozen=True)
@@ -121,9 +114,8 @@ def load_build_inputs(model: PathLike | FloatModel, engine: EngineOptions) -> Bu
             f"{model.name} contains Q/DQ, which define everything: omit {given[0]}, or pass the float model"
         )
     if precision in SCHEMES and not model.is_quantized and engine.table is None and cache is None:
-        raise CalibrationError(
-            f"{precision.upper()} needs the ranges of {model.name}: run `quantkit calibrate` or pass --table"
-        )
+        fix = f"run `quantkit calibrate {shlex.quote(str(model.path))} --data DATA`, or pass --table"
+        raise CalibrationError(f"{precision.upper()} needs the ranges of {model.name}: {fix}")
     table = open_planned_table(engine.table, engine.plan)
     if table is not None:
         check_table(table, model)
@@ -159,42 +151,3 @@ def check_source(source: BuildInputs, library: Library, typing: Typing) -> None:
     if typing.mode == "implicit":
         raise ModelError(f"{source.name} contains Q/DQ, which implicit INT8 ignores: omit --mode and --dla-core")
     check_explicit(source.model.graph, name=source.name, tensorrt_major=None if library.is_rtx else library.version[0])
-
-
-def expected_manifest(
-    source: BuildInputs, library: Library, typing: Typing, options: BuildOptions, gpu: Gpu | None
-) -> Manifest:
-    """What decides the engine that would be built now: everything of its manifest but the engine itself."""
-    facts = options.facts()
-    if source.precision == "fp16" and (kept := overflowing_nodes(source.model.prepared(), source.magnitudes)):
-        facts["fp32_nodes"] = list(kept)
-    if source.exclude:
-        # Patterns match names of nodes, which the model's hash leaves out: what they hit has to be the same too.
-        facts["excluded"] = outputs_hash(graph := source.model.prepared(), match_nodes(graph, source.exclude))
-    said: dict[str, Any] = {"quantize_all": source.quantize_all, "block_size": source.block_size}
-    if (table := source.table) is not None:
-        said |= {"formats": table.formats, "roundings": roundings_digests(table, source.precision)}
-    facts |= {name: value for name, value in said.items() if value}
-    if typing.mode == "implicit" and source.exclude:
-        facts["precision_constraints"] = options.precision_constraints
-    return Manifest(
-        model_name=source.name,
-        model_hash=source.model.hash,
-        precision=source.precision,
-        mode=typing.mode,
-        high_precision=_beside(source, typing),
-        exclude=source.exclude,
-        library=library.name,
-        library_version=".".join(map(str, library.version)),
-        gpu=None if library.is_rtx or gpu is None else str(gpu),
-        table=source.calibration,
-        options=facts,
-        quantkit_version=__version__,
-    )
-
-
-def _beside(source: BuildInputs, typing: Typing) -> HighPrecision | None:
-    """Precision of what stays in float beside INT8, where it is our choice and not the model's."""
-    if source.precision not in SCHEMES or (source.model.is_quantized and typing.strong):
-        return None
-    return source.high_precision or "fp16"

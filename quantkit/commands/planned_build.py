@@ -14,7 +14,8 @@ from quantkit.backends.tensorrt.gpu import find_gpu
 from quantkit.backends.tensorrt.library import Library, choose_library
 from quantkit.caches.complete import check_coverage
 from quantkit.commands.build_defaults import complete_options
-from quantkit.commands.build_inputs import BuildInputs, check_source, expected_manifest, load_build_inputs
+from quantkit.commands.build_inputs import BuildInputs, check_source, load_build_inputs
+from quantkit.commands.expected_manifest import expected_manifest
 from quantkit.errors import BackendError, ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.passes.prepare import quantized_formats

@@ -375,8 +375,9 @@ def _quantized_type(node: ir.Node) -> ir.DataType | None:
 
 def _type_at(node: ir.Node, index: int) -> ir.DataType | None:
     value = input_at(node, index)
-    tensor = constant_of(value)
-    return tensor.dtype if tensor is not None else None if value is None else value.dtype
+    if (tensor := constant_of(value)) is not None:
+        return tensor.dtype
+    return None if value is None else value.dtype
 
 
 def _is_unsigned_by_default(node: ir.Node | None) -> bool:

@@ -118,7 +118,7 @@ def test_fp16_model_is_built(quantkit, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--precision", "int8"], "INT8 needs the ranges of digits.onnx: run `quantkit calibrate`"),
+        (["--precision", "int8"], "INT8 needs the ranges of digits.onnx: run `quantkit calibrate "),
         (["--opt-shapes", "nope:1x1x8x8"], "no input 'nope': its inputs are 'image'"),
         (["--opt-shapes", "image:1x1x9x8"], "dimension 2 is fixed to 8"),
         (["--opt-shapes", "image"], "--opt-shapes 'image' is not of the form"),

@@ -21,9 +21,10 @@ from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.refinement_file import save_refinement
 from quantkit.calibration.table import load_table, save_table, table_checksum
 from quantkit.commands.build import build
-from quantkit.commands.build_inputs import expected_manifest, load_build_inputs
+from quantkit.commands.build_inputs import load_build_inputs
 from quantkit.commands.calibrate import calibrate
 from quantkit.commands.evaluate import evaluate
+from quantkit.commands.expected_manifest import expected_manifest
 from quantkit.commands.export import trtexec_command
 from quantkit.commands.format_rounding import is_rounded
 from quantkit.commands.quantize import quantize
