@@ -9,8 +9,8 @@ EXAMPLES = {
         "quantkit calibrate yolov8n.onnx --data images/calib --preprocess yolo --target cpu",
     ),
     "quantize": (
-        "quantkit quantize model.onnx --table model.calib.json",
-        "quantkit quantize model.onnx --table model.calib.json --exclude Softmax --list-float",
+        "quantkit quantize model.onnx",
+        "quantkit quantize model.onnx --exclude Softmax --list-float",
     ),
     "evaluate": (
         "quantkit evaluate model.onnx --data images/val",

@@ -22,6 +22,14 @@ GROUPS = (
 """Headings in the order of the help: what most people need first."""
 
 
+class OptionCheckError(QuantKitError):
+    """What the dataclass of a command's options refused, with the exit code of its class."""
+
+    def __init__(self, refusal: QuantKitError) -> None:
+        super().__init__(str(refusal))
+        self.exit_code = refusal.exit_code
+
+
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command --config and the options of every dataclass among its parameters, and it the filled dataclass.
 
@@ -45,8 +53,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
                 if signature.parameters[name].default is None and arguments[name] == kind():
                     arguments[name] = None
         except QuantKitError as error:
-            error.is_of_options = True  # type: ignore[attr-defined]
-            raise
+            raise OptionCheckError(error) from error
         command(**arguments)
 
     own = [

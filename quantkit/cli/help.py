@@ -6,18 +6,22 @@ import difflib
 import functools
 import inspect
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
 
+from quantkit.cli import load_command
 from quantkit.cli.arguments import with_parameters
 from quantkit.cli.examples import EXAMPLES
+from quantkit.cli.generate import OptionCheckError
 from quantkit.cli.group import beside, width, wrap
-from quantkit.errors import OptionError, QuantKitError
+from quantkit.errors import OptionError
 from quantkit.registry import suggest
 from quantkit.types.option import LARGEST_NUMBER, NOUNS, without_none
 
@@ -46,6 +50,9 @@ COMMON = {
 }
 """By command, the options of its short help; commands that are not here show all."""
 
+_OF_MODELS = ("calibrate", "quantize", "evaluate", "build", "tune", "sensitivity")
+"""Commands of a float model, whose options one may look for in another of them."""
+
 _TRTEXEC = {"save-engine": "output", "mem-pool-size": "workspace"}
 _TRTEXEC |= dict.fromkeys(("best", "fp16", "fp8", "int4", "int8"), "precision")
 """Options of trtexec, in lower case, that have another name here."""
@@ -63,6 +70,7 @@ class ShortHelp(TyperCommand):
         flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
         for option in options if ctx.auto_envvar_prefix else ():
             option.envvar = f"{ctx.auto_envvar_prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+        words = list(args)  # parsing takes them away
         if not ctx.resilient_parsing:  # of a shell that completes words
             _check_words(ctx, args, flags)
         try:
@@ -73,7 +81,10 @@ class ShortHelp(TyperCommand):
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]  # the message ends with the command's --help
             if hasattr(error, "possibilities"):
-                error.possibilities = _near_options(error.option_name, flags)  # type: ignore[attr-defined]
+                name = error.option_name  # type: ignore[attr-defined]
+                error.possibilities = _near_options(name, flags)
+                if not error.possibilities and (elsewhere := _other_command(ctx, name, words)):
+                    raise OptionError(f"No such option: {name}: {elsewhere}") from None
             raise
         for option in options:
             value = ctx.params.get(option.name)
@@ -87,9 +98,8 @@ class ShortHelp(TyperCommand):
         """As always; an error of the options also names the variables of the environment that set options."""
         try:
             return super().invoke(ctx)
-        except QuantKitError as error:
-            if getattr(error, "is_of_options", False):
-                error.args = (f"{error}{_set_by_environment(ctx, self.get_params(ctx))}",)
+        except OptionCheckError as error:
+            error.args = (f"{error}{_set_by_environment(ctx, self.get_params(ctx))}",)
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -151,6 +161,22 @@ def _near_options(name: str, flags: Iterable[str]) -> list[str]:
     if here in bare or wanted in _TRTEXEC:
         return [bare[here]] if here in bare else []
     return [bare[near] for near in difflib.get_close_matches(wanted, bare, cutoff=0.65)]
+
+
+def _other_command(ctx: Any, name: str, words: list[str]) -> str:
+    """The command that has an option which this one lacks, as a line to paste; "" where none has."""
+    words = [part for word in words for part in word.split("=", 1 if word.startswith("--") else 0)]
+    given = dict(pairwise(words))
+    for other in _OF_MODELS if ctx.info_name in _OF_MODELS else ():
+        options = {flag: o for o in load_command(other).params for flag in (o.opts[0], *o.secondary_opts)}
+        if name in options:
+            line = ["quantkit", other, next((word for word in words if word.endswith(".onnx")), "MODEL")]
+            for flag, option in options.items():
+                if flag == name or (option.required and flag.startswith("--")):
+                    value = given.get(flag) or flag.lstrip("-").upper()
+                    line += [flag] if option.is_flag else [flag, value]
+            return f"it is an option of `{other}`: `{shlex.join(line)}`"
+    return ""
 
 
 def _bad_value(error: Any, parameters: Iterable[Any]) -> OptionError:

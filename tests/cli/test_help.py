@@ -38,7 +38,7 @@ def test_short_help_fits_a_screen(quantkit, monkeypatch, name):
 
 @pytest.mark.parametrize(
     ("name", "required"),
-    [("calibrate", 2), ("quantize", 2), ("evaluate", 2), ("data check", 2), ("init", 2), ("tune", 3)],
+    [("calibrate", 2), ("quantize", 1), ("evaluate", 2), ("data check", 2), ("init", 2), ("tune", 3)],
 )
 def test_short_help_says_which_options_are_required(quantkit, monkeypatch, name, required):
     monkeypatch.setenv("COLUMNS", str(_COLUMNS))
@@ -304,3 +304,17 @@ def test_an_empty_path_of_data_is_not_the_working_folder(quantkit, digits, comma
     outcome = quantkit(command, digits, "--data", "", "--dry-run")
     assert outcome.code == 2
     assert "Invalid value for '--data': it is empty" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["quantize", "m.onnx", "--accuracy", "best"], "quantkit calibrate m.onnx --data DATA --accuracy best"),
+        (["quantize", "m.onnx", "--data=a b", "--seed=1"], "quantkit calibrate m.onnx --data 'a b' --seed 1"),
+        (["calibrate", "m.onnx", "--data", "d", "--list-float"], "quantkit quantize m.onnx --list-float"),
+        (["quantize", "--no-all-tensors"], "quantkit calibrate MODEL --data DATA --no-all-tensors"),
+    ],
+)
+def test_an_option_of_another_command_is_shown_there(quantkit, words, line):
+    outcome = quantkit(*words)
+    assert (outcome.code, outcome.err.endswith(f"it is an option of `{line.split()[1]}`: `{line}`\n")) == (2, True)
