@@ -144,7 +144,7 @@ def verify_cache(
         dataset = open_samples(
             RunnableModel(input_specs(graph), lambda: OnnxRuntimeRunner(share_weights(graph), name=opened.name)),
             options.data,
-            on_split(prepared_as(cache.table, options.preprocess, options.data), "train"),
+            on_split(prepared_as(cache.table, options.preprocess, options.data), "train", options.data),
             None,
             num_samples=options.num_samples,
             seed=options.seed,

@@ -24,7 +24,7 @@ def open_calibration_samples(
     return open_samples(
         runnable(model),
         data,
-        on_split(prepared, "train"),
+        on_split(prepared, "train", data),
         options.classes,
         num_samples=options.num_samples,
         seed=options.seed,

@@ -112,7 +112,7 @@ def check_data(
 
 
 def _open(model: FloatModel, data: PathLike, options: CheckOptions, split: Split) -> Dataset:
-    prepared = on_split(options.preprocess, split)
+    prepared = on_split(options.preprocess, split, data)
     seed, classes = options.seed, options.classes
     return open_samples(runnable(model), data, prepared, classes, num_samples=None, seed=seed, order="given")
 

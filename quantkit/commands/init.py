@@ -47,7 +47,8 @@ def look_at(model: PathLike | FloatModel, data: PathLike) -> ModelFacts:
     """
     model = FloatModel.open(model)
     model.check_float()
-    dataset = open_samples(model.inputs, data, on_split(None, "train"), None, num_samples=None, seed=0, order="given")
+    of_split = on_split(None, "train", data)
+    dataset = open_samples(model.inputs, data, of_split, None, num_samples=None, seed=0, order="given")
     facts = describe(dataset)
     classes = f", {facts['num_classes']} classes" if facts["num_classes"] else ", no labels"
     outputs = output_specs(model.graph)

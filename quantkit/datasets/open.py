@@ -76,6 +76,8 @@ def open_samples(
     source = locate(data)
     if not isinstance(source, Path):
         source.refresh()
+    if said.split is not None and not _names_splits(_existing(data)):
+        raise DatasetError(f"{source}: --split is for a YOLO data.yaml: pass the folder of the images to use as --data")
     if states and not (holds_sample_files(source) or said.loader):
         raise DatasetError(f"{source}: --state needs a folder of .npz files, a sequence each, or a --loader")
     if said.loader is None and holds_sample_files(source):
@@ -95,11 +97,15 @@ def open_samples(
 
 
 def on_split(
-    given: Preprocessing | ImageOptions | str | None, split: Split
+    given: Preprocessing | ImageOptions | str | None, split: Split, data: PathLike
 ) -> Preprocessing | ImageOptions | str | None:
-    """What is given, of these images of a data.yaml where it names no others."""
+    """What is given; where `data` is a data.yaml and no split is given, of these images of it."""
     said = _as_options(given)
-    return said if said.split is not None else replace(said, split=split)
+    return replace(said, split=split) if said.split is None and _names_splits(locate(data)) else said
+
+
+def _names_splits(source: Source) -> bool:
+    return source.suffix.lower() in YAML_SUFFIXES and source.is_file()
 
 
 def prepared_as(
@@ -194,7 +200,7 @@ def _open_as_said(
 def _open_images(
     source: Source, spec: TensorSpec, preprocessing: Preprocessing, classes: Sequence[str] | None, split: Split
 ) -> ImageFiles:
-    if source.suffix.lower() in YAML_SUFFIXES and source.is_file():
+    if _names_splits(source):
         return open_yolo_data(_local(source, "a YOLO data.yaml"), spec, preprocessing=preprocessing, split=split)
     if tars := find_tars(source):
         return open_tar_images(tars, spec, preprocessing=preprocessing, classes=classes)

@@ -31,7 +31,7 @@ def write(root: Path, text: str) -> Path:
 
 
 def open_split(path: Path, split: str) -> Dataset:
-    given = on_split(ImageOptions(preset="yolo"), split)  # type: ignore[arg-type]
+    given = on_split(ImageOptions(preset="yolo"), split, path)  # type: ignore[arg-type]
     return open_samples([SPEC], path, given, None, num_samples=None, seed=0, order="given")
 
 
@@ -84,11 +84,18 @@ def test_labels_beside_the_images_go_before_those_of_the_file(root, tmp_path, sa
 
 def test_a_named_split_goes_before(root) -> None:
     path = write(root, "train: images/train\nval: images/val\n")
-    given = on_split(ImageOptions(split="val"), "train")
+    given = on_split(ImageOptions(split="val"), "train", path)
     found = open_samples([SPEC], path, given, None, num_samples=None, seed=0, order="given")
     assert list(found.ids) == ["c.png"]
     made_with = Preprocessing(size=(8, 8))
-    assert on_split(made_with, "train") == ImageOptions(base=made_with, split="train")
+    assert on_split(made_with, "train", path) == ImageOptions(base=made_with, split="train")
+
+
+def test_a_split_is_refused_where_there_is_none(root) -> None:
+    folder = root / "images"
+    assert on_split(None, "train", folder) == ImageOptions()
+    with pytest.raises(DatasetError, match="images: --split is for a YOLO data"):
+        open_samples([SPEC], folder, ImageOptions(split="train"), None, num_samples=None, seed=0, order="given")
 
 
 def test_names_by_index_may_have_gaps(root) -> None:
