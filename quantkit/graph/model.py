@@ -23,7 +23,7 @@ from quantkit.errors import MachineError, ModelError
 from quantkit.graph.expansion import check_expansion
 from quantkit.graph.model_hash import ARRAY_TYPES, model_hash
 from quantkit.graph.unknown_operators import put_back
-from quantkit.graph.validation import check_content
+from quantkit.graph.validation import check_content, unname_repeated
 from quantkit.machine import is_out_of_memory, open_regular, raise_if_out_of_memory
 from quantkit.notices import logs_duration
 from quantkit.registry import nearest_file
@@ -100,6 +100,7 @@ def parse_model(content: bytes, name: str, *, folder: Path | None = None) -> ir.
         raise ModelError(f"{name}: opset {opset} is not supported ({OLDEST_READABLE_OPSET} to {newest} are): {fix}")
     check_expansion(model, name)  # first: what is in a message below is bounded then
     check_content(model, name)
+    unname_repeated(model)
     for value in _external_weights(model):
         if folder is None:
             raise ModelError(f"{name}: weight {value.name!r} is in another file: pass the path of the model")

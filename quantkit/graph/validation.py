@@ -1,4 +1,4 @@
-"""Rejects damaged models that protobuf can still parse.
+"""Rejects damaged models that protobuf can still parse, and mends what only ONNX Runtime minds.
 
 The rules are those of onnx.checker that ONNX Runtime enforces too, and that the rest of quantkit relies on.
 """
@@ -34,8 +34,12 @@ def check_content(model: ir.Model, name: str) -> None:
             )
     for part in model_parts(model):
         opsets = part.opset_imports
+        known = {*opsets, *_STANDARD, *(function.domain for function in model.functions.values())}
         for node in ir.traversal.RecursiveGraphIterator(part):
             reason = _broken_rule(node, opsets.get("", opsets.get("ai.onnx", 1)))
+            if reason is None and node.domain not in known:
+                reason = f"is of the domain {node.domain!r}, which the model does not import: export it again, or add "
+                reason += f"onnx.helper.make_opsetid({node.domain!r}, 1) to its opset_import"
             if reason is not None:
                 raise ModelError(f"{name}: node {node.name!r} ({node.op_type}) {reason}")
         if unmade := next((value for value in part.outputs if _is_undefined(value)), None):
@@ -43,6 +47,16 @@ def check_content(model: ir.Model, name: str) -> None:
     for weight, tensor in _tensors(model):
         if reason := _unreadable(tensor):
             raise ModelError(f"{name}: weight {weight!r} {reason}")
+
+
+def unname_repeated(model: ir.Model) -> None:
+    """Takes a node's name away where an earlier node of its graph has it, which ONNX Runtime refuses."""
+    for graph in model.graphs():
+        seen: set[str | None] = {None}
+        for node in graph:
+            if node.name in seen:
+                node.name = None
+            seen.add(node.name)
 
 
 def _names(model: ir.Model) -> Iterator[list[object]]:

@@ -109,3 +109,21 @@ def test_a_table_of_many_samples_is_not_replaced_by_one_of_few(quantkit, model, 
         assert quantkit("calibrate", model, "--data", many, "--method", "minmax").code == 0
         assert quantkit("calibrate", model, "--data", one, "--method", "minmax", *words).code == 0
     assert table.read_bytes() != before
+
+
+def test_nodes_of_one_name_are_accepted_by_every_command(quantkit, tmp_path):
+    """ONNX Runtime refuses them, exporters write them: nothing depends on the names."""
+    model = onnx.load(conv_model(tmp_path / "net.onnx"))
+    for node in model.graph.node:
+        node.name = "module"
+    onnx.save(model, tmp_path / "net.onnx")
+    images, net = write_images(tmp_path / "imgs", 4), tmp_path / "net.onnx"
+    for words in (
+        ("calibrate", net, "--data", images, "--accuracy", "fast"),
+        ("quantize", net, "--target", "cpu"),
+        ("evaluate", net, "--data", images, "--latency-s", "0", "--layer-samples", "0"),
+        ("sensitivity", net, "--data", images, "--num-samples", "2"),
+        ("bench", net, "--duration", "0.01", "--warm-up-ms", "0", "--iterations", "1"),
+    ):
+        outcome = quantkit(*words)
+        assert outcome.code == 0, outcome.err

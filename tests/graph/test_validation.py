@@ -38,6 +38,10 @@ def refusal(change) -> str:
         (lambda g: g.node.append(helper.make_node("Constant", [], ["c"])), "(Constant) has 0 values"),
         (lambda g: g.initializer[0].ClearField("data_type"), "has an unknown type"),
         (lambda g: g.initializer[0].__setattr__("raw_data", b"abc"), "cannot be read"),
+        (
+            lambda g: g.node[0].__setattr__("domain", "acme"),
+            "(Conv) is of the domain 'acme', which the model does not im",
+        ),
         (lambda g: g.initializer[0].dims.append(-1), "has no shape of whole numbers"),
     ],
 )
