@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import typer
 from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.methods import METHODS
 from quantkit.cli.as_json import echo_json, echo_written
+from quantkit.errors import OutputError
 from quantkit.graph.float_model import FloatModel
 from quantkit.machine import read_text
 from quantkit.notices import Notice, Notify, visible
 from quantkit.refinement.quality import describe_quality
-from quantkit.types import INT8, SCHEMES, CalibrationTable, QuantizedModel, Refinement
+from quantkit.types import INT8, SCHEMES, CalibrationTable, PathLike, QuantizedModel, Refinement
 from quantkit.types.options import QuantizeOptions
 from quantkit.urls import without_credentials
 
@@ -227,22 +229,26 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def output_path(output: Path | None, default: Path, *also: str) -> Path:
+def output_path(output: Path | None, default: Path, *also: str, data: Sequence[PathLike | None] = ()) -> Path:
     """Where -o wants what is at `default` without it: a name that ends as a file does is the file, else the folder.
 
     Args:
         output: as given.
         default: its suffix is that of a file.
         also: other suffixes that the command writes.
+        data: what the command reads; -o must not name its folder.
 
     Raises:
         BadParameter: the name ends as another command's file does.
+        OutputError: it is the folder of the data.
     """
     if output is None:
         return default
     if str(output) == "-":
         raise typer.BadParameter("files cannot go to standard output: name a file or folder", param_hint="--output")
     if output.is_dir() or output.suffix.lower() not in _FILES:
+        if any(read is not None and os.path.isdir(read) and output.is_dir() and output.samefile(read) for read in data):
+            raise OutputError(f"Refusing to write into the folder of the data {output}; choose another path with -o.")
         return output / default.name
     if output.suffix not in (default.suffix, *also):
         raise typer.BadParameter(f"{output} is neither a {default.suffix} file nor a folder", param_hint="--output")

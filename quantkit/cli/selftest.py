@@ -33,7 +33,7 @@ def selftest(
     Writes selftest.json to attach to a report. Exits with code 1 if a check fails; what cannot be checked here is
     skipped, with the reason.
     """
-    output = output_path(output, Path("selftest.json"))
+    output = output_path(output, Path("selftest.json"), data=[data])
     check_no_source(output, (model, data))
     check_writable(output)
     found = run_checks(model, data, options)

@@ -47,7 +47,7 @@ def sensitivity(
     number is the damage that this saves. Also shows local SQNR, clipping, occupied quantized values and the share of
     the multiply-adds. No labels are needed.
     """
-    path = None if output is None else output_path(output, Path("sensitivity.json"))
+    path = None if output is None else output_path(output, Path("sensitivity.json"), data=[data])
     pages = [] if path is None else [path.with_suffix(".html"), path]
     if path is not None:
         check_no_input(path, data, options.table, CalibrationFiles.of_model(model).table)

@@ -93,3 +93,21 @@ def test_a_report_or_plan_replaces_no_table_or_labels(quantkit, tmp_path, words)
     name = shlex.split(words)[-1]
     for dry_run in ("", " --dry-run"):
         assert name in refuse(quantkit, words + dry_run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "calibrate digits.onnx --data imgs -o imgs",
+        "quantize digits.onnx --format fp8 --data imgs -o imgs",
+        "evaluate digits.onnx --data imgs -o ./imgs/",
+        f"evaluate digits.onnx --data {VAL} --calibrate-data imgs -o imgs",
+        "sensitivity digits.onnx --data imgs -o imgs",
+        f"tune digits.onnx --data {CALIB} --val imgs -o imgs",
+        "selftest digits.onnx --data imgs -o imgs",
+    ],
+)
+def test_nothing_is_written_into_the_folder_of_the_data(quantkit, tmp_path, words):
+    shutil.copytree(VAL, tmp_path / "imgs")
+    for dry_run in ("", " --dry-run") if "selftest" not in words else ("",):
+        assert "Refusing to write into the folder of the data imgs" in refuse(quantkit, words + dry_run, tmp_path)
