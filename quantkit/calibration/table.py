@@ -104,7 +104,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
             found |= {form: load_refinement(path, table=checksum)} if os.path.lexists(path) else {}
         except CalibrationError as error:  # reported where it is needed
             unusable[form] = f"{path.name} {why_unusable(error)}"
-    return replace(table, refinement=found.pop("int8", None), roundings=found, unusable=unusable)
+    return replace(table, refinement=found.pop("int8", None), roundings=found, unusable=unusable, path=file)
 
 
 def _head(table: CalibrationTable) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import typer
 
 from quantkit.caches.files import CalibrationFiles
 from quantkit.caches.formats.tensorrt_cache import library_version
+from quantkit.caches.table_choice import find_table_of
 from quantkit.calibration.table import load_table
 from quantkit.cli.arguments import PARSES_DATA, DataOption, ModelArgument
 from quantkit.cli.forecast import RunOptions, print_forecast
@@ -63,7 +64,7 @@ def calibrate(
     Runtime), or the model in another --format.
     """
     beside = CalibrationFiles.of_model(model).quantized_model(quantization.target, quantization.format)
-    quantized_path = output_path(output, beside, ".json")
+    quantized_path = output_path(output, beside, ".json", data=[data])
     folder = quantized_path.parent
     if quantized_path.suffix == ".json":
         files = CalibrationFiles(quantized_path)
@@ -144,11 +145,15 @@ def _times(files: Iterable[Path]) -> dict[Path, int]:
 @with_options
 def quantize(
     model: ModelArgument,
-    table: Annotated[
-        Path, typer.Option("--table", help="Calibration table of this model (MODEL.calib.json).", show_default=False)
-    ],
     options: QuantizeOptions,
     messages: RunOptions,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            help="Calibration table of this model (default: MODEL.calib.json next to model, plan or output).",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Quantized model (.onnx) or folder (default: MODEL.FORMAT.onnx)."),
@@ -169,14 +174,15 @@ def quantize(
     """Create a quantized model from an existing calibration table."""
     if data is not None:
         check_rounds(options)
-    path = output_path(output, CalibrationFiles.of_model(model).quantized_model(options.target, options.format))
-    kept = [] if data is None else [CalibrationFiles(table).rounding(options.format)]
+    beside = CalibrationFiles.of_model(model).quantized_model(options.target, options.format)
+    path = output_path(output, beside, data=[data])
+    notify, opened = make_printer(messages.quiet), FloatModel(model)
+    table = table or find_table_of(opened, options.plan, path, notify)
     if messages.dry_run:
-        found = forecast_quantization(model, table, path, options, data, make_printer(messages.quiet))
+        found = forecast_quantization(opened, table, path, options, data, notify)
         print_forecast(found, as_json=messages.as_json)
         return
-    check_writable(path, *kept)
-    opened = FloatModel(model)
-    quantized = quantize_model(opened, table, path, options, data=data, notify=make_printer(messages.quiet))
+    check_writable(path, *([] if data is None else [CalibrationFiles(table).rounding(options.format)]))
+    quantized = quantize_model(opened, table, path, options, data=data, notify=notify)
     shown = {"list_float": list_float, "quiet": messages.quiet, "as_json": messages.as_json}
     print_quantized(opened, quantized, load_table(table), options, **shown)

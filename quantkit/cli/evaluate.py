@@ -28,7 +28,7 @@ from quantkit.commands.on_device import on_device
 from quantkit.commands.wanted_variants import round_variants
 from quantkit.errors import EvaluationError
 from quantkit.evaluation.limits import Limits
-from quantkit.evaluation.models import NO_TABLE, VARIANTS, choose_variants, known_variants
+from quantkit.evaluation.models import VARIANTS, choose_variants, known_variants, no_table
 from quantkit.evaluation.tasks.task import TaskOptions
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notice, Notify, announcing
@@ -85,7 +85,8 @@ def evaluate(
     Images are preprocessed as for calibration unless options override it. Writes report.html, report.md and
     report.json. With a limit such as --max-drop, exits with code 3 if a variant violates it, after writing the report.
     """
-    path = output_path(output or model.with_name(f"{model.stem}.report"), Path("report.json"))
+    folder = model.with_name(f"{model.stem}.report")
+    path = output_path(output or folder, Path("report.json"), data=(data, options.calibrate_data))
     notify = make_printer(messages.quiet)
     options = replace(options, command=command_line(), progress=not messages.quiet)
     samples: PathLike | EvaluationData = data
@@ -95,13 +96,13 @@ def evaluate(
     known_variants(options.variants or ())
     _check_limits(limits, task, options, gate_variant or [])
     if limits and not (options.table or options.models or options.engines):
-        raise EvaluationError(f"{beside} is missing: {NO_TABLE} to check limits on it")
+        raise EvaluationError(f"{beside} is missing: {no_table(model)} to check limits on it")
     if options.variants is not None:
         choose_variants(options.variants, options.table)
     if options.table is beside and options.calibrate_data is None:
         notify(Notice("info", "ranges", f"calibration: {beside}"))
     elif options.table is None and options.variants is None:
-        text = f"No calibration table {beside}; skipping INT8 variants. {NO_TABLE}."
+        text = f"No calibration table {beside}; skipping INT8 variants. {no_table(model)}."
         notify(Notice("warning", "ranges", text))
     check_no_input(path, data, options.table, task.labels)
     pages = [path.with_suffix(suffix) for suffix in (".json", ".md", ".html")]

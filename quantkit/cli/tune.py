@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,7 +63,7 @@ def tune(
     (--plan). Finished evaluations are kept beside the plan, so that an interrupted search continues. Exits with code 3
     if the budget is missed.
     """
-    path = output_path(output, model.with_name(f"{model.stem}.plan.json"))
+    path = output_path(output, model.with_name(f"{model.stem}.plan.json"), data=(data, val))
     options = replace(
         options,
         runs=path.with_suffix(".runs"),
@@ -84,6 +85,16 @@ def tune(
     typer.echo(f"wrote {path}", err=messages.as_json)
     if plan.verdict == "missed":
         raise GateFailedError(f"budget missed: {plan.explanation}")
+    if not messages.quiet:
+        typer.echo(f"next: {_quantize_command(model, path, options)}", err=True)
+
+
+def _quantize_command(model: Path, plan: Path, options: TuneOptions) -> str:
+    """What makes the model of the plan, ready to paste: `quantize` finds a table that nobody named."""
+    words = ["quantkit", "quantize", str(model), "--plan", str(plan)]
+    named = {"--table": [options.table], "--plugins": options.plugins, "--ort-extension": options.ort_extension}
+    words += [word for flag, files in named.items() for file in files if file for word in (flag, str(file))]
+    return shlex.join(words)
 
 
 def _print(console: Console, plan: QuantizationPlan, *, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def export_deepstream(model: Path, output: Path, options: DeepStreamOptions, not
     if not explicit:
         check_table(table, opened)
     if precision == "int8" and not explicit and not files.tensorrt_cache.is_file():
-        raise CalibrationError(f"there is no calibration cache {files.tensorrt_cache}: run `quantkit calibrate` first")
+        text = f"there is no calibration cache {files.tensorrt_cache}: run "
+        raise CalibrationError(f"{text}`quantkit calibrate {shlex.quote(str(model))} --data DATA` first")
     check_no_source(output, (*opened.source_files, files.tensorrt_cache))
     found = preprocessing_properties(table.preprocessing)
     # nvinfer looks for files from the folder of its configuration.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
 from quantkit.backends.onnxruntime import using_gpu
+from quantkit.caches.files import CalibrationFiles
 from quantkit.calibration.refinement_file import refinement_path, save_refinement
 from quantkit.calibration.table import open_table, table_checksum
 from quantkit.commands.format_plan import FormatPlan, plan_format
@@ -144,19 +146,25 @@ def tell_lost(table: CalibrationTable, notify: Notify) -> None:
     """Warns where INT8 lacks what calibrate found beyond ranges."""
     if "rounding" not in table.settings or table.refinement is not None:
         return
-    text = "What calibrate found beyond ranges (MODEL.calib.weights) is not beside the table"
+    name = "MODEL.calib.weights" if table.path is None else refinement_path(table.path).name
+    text = f"What calibrate found beyond ranges ({name}) is not beside the table"
     text = f"{table.unusable.get('int8', text)}: weights are rounded to nearest, and the output is less accurate "
     notify(Notice("warning", "weights", text + "than the table says."))
 
 
-def tell_nearest(planned: FormatPlan, table: CalibrationTable, options: QuantizeOptions, notify: Notify) -> None:
+def tell_nearest(
+    model: FloatModel, planned: FormatPlan, table: CalibrationTable, options: QuantizeOptions, notify: Notify
+) -> None:
     """Says which weights are rounded to nearest for want of better ones, and what to do about it."""
     edges = planned.rounded_apart(options.scheme)
     left = _to_nearest(edges, kept_rounding(table, options))
     if not left or options.rounding == "nearest":
         return
-    form = f"{options.format} --block-size {options.block}" if options.scheme.blocks else options.format
+    words = ["quantkit", "quantize", str(model.path)]
+    if table.path not in (None, CalibrationFiles.of_model(model.path).table):
+        words += ["--table", str(table.path)]
+    words += ["--format", options.format, *(["--block-size", str(options.block)] if options.scheme.blocks else [])]
     text = f"{len(left)} of {len(edges)} weights are rounded to nearest: "
     text += f"{table.unusable.get(options.format, 'nothing better is kept beside the table')}; "
-    text += f"`quantkit quantize MODEL --table TABLE --format {form} --data DATA` rounds them with error feedback"
+    text += f"`{shlex.join(words)} --data DATA` rounds them with error feedback"
     notify(Notice("info", "weights", f"{text}, and keeps them there"))

@@ -51,7 +51,7 @@ def quantize_graph(
     graph, magnitudes, found = planned.graph, table.magnitudes, planned.refinement
     rounded = kept_rounding(table, options)
     if not scheme.is_plain:
-        tell_nearest(planned, table, options, notify)
+        tell_nearest(model, planned, table, options, notify)
     if planned.pairs is not None:
         insert_refined_qdq(graph, planned.pairs, found, fp16_scales=half)
         remember_folded(graph, planned.pairs.folded)

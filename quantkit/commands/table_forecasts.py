@@ -35,7 +35,7 @@ _BUILD_TELLS = (
 
 
 def forecast_quantization(
-    model: PathLike,
+    model: PathLike | FloatModel,
     table: PathLike,
     output: Path,
     options: QuantizeOptions,

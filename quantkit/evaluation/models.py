@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -29,7 +30,11 @@ Their weights are those that are kept beside the table, others are rounded to ne
 
 VARIANT_NAMES = (*VARIANTS, *OTHER_FORMATS)
 
-NO_TABLE = "INT8 needs a calibration table: run `quantkit calibrate`, or pass --table or --calibrate-data"
+
+def no_table(model: PathLike = "MODEL") -> str:
+    """What INT8 lacks without a table, and the fix."""
+    fix = f"run `quantkit calibrate {shlex.quote(str(model))} --data DATA`, or pass --table or --calibrate-data"
+    return f"INT8 needs a calibration table: {fix}"
 
 
 def known_variants(variants: Iterable[str], baseline: Literal["fp32", "fp16"] = "fp32") -> tuple[str, ...]:
@@ -61,7 +66,7 @@ def choose_variants(
         return tuple(name for name in known if name in VARIANTS and (table is not None or not name.startswith("int8")))
     variants = [name.lower() for name in variants]
     if table is None and any(name.startswith("int8") or name in OTHER_FORMATS for name in variants):
-        raise EvaluationError(NO_TABLE)
+        raise EvaluationError(no_table())
     return tuple(name for name in known if name == baseline or name in variants)
 
 

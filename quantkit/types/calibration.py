@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantkit.errors import CalibrationError
@@ -150,6 +151,7 @@ class CalibrationTable(ShownInNotebook):
         formats: of activations whose readers a plan quantizes to another format than INT8; no part of the file.
         roundings: weights and biases that were rounded on samples for other formats, by their names in `SCHEMES`.
         unusable: what lies beside the table and cannot be used, and why, in words, by format.
+        path: the file that it was read from; None for one that was made here.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -166,6 +168,7 @@ class CalibrationTable(ShownInNotebook):
     formats: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     roundings: Mapping[str, Refinement] = field(default_factory=dict, compare=False, repr=False)
     unusable: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    path: Path | None = field(default=None, compare=False, repr=False)
     model_name: str = ""
     format_version: int = 1
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from quantkit.caches.formats.tensorrt_cache import parse_cache
 from quantkit.calibration.refinement_file import load_refinement
+from quantkit.calibration.table import load_table, save_table
 from quantkit.cli import evaluate as evaluate_module
 from quantkit.errors import OutputError
 from quantkit.refinement.quality import describe_quality
@@ -165,6 +167,43 @@ def test_quantize_from_table_equals_calibrate(quantkit, digits, tmp_path):
     assert "logits: model output: stays in float" in listed.out
 
 
+def test_quantize_finds_the_table_of_the_model(quantkit, calibrated, tmp_path):
+    """Beside the model or the output, by its name; not one of another model, and none where two differ."""
+    for words in ((), ("-o", tmp_path / "out"), ("--dry-run",)):
+        outcome = quantkit("quantize", calibrated, *words)
+        assert (outcome.code, f"calibration: {calibrated.with_name('digits.calib.json')}" in outcome.err) == (0, True)
+    moved = tmp_path / "moved.onnx"
+    calibrated.rename(moved)
+    missing = quantkit("quantize", moved)
+    assert missing.code == 1
+    assert f"moved.calib.json: run `quantkit calibrate {moved} --data DATA` first, or pass --table" in missing.err
+    table = tmp_path / "digits.calib.json"
+    beside = table.rename(tmp_path / "out" / "moved.calib.json")
+    assert f"calibration: {beside}" in quantkit("quantize", moved, "-o", beside.parent).err
+    changed = load_table(beside)
+    save_table(replace(changed, num_samples=changed.num_samples + 1), tmp_path / "moved.calib.json")
+    both = quantkit("quantize", moved, "-o", beside.parent)
+    assert (both.code, "moved.calib.json differ: pass one of them with --table" in both.err) == (1, True)
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_table_beside_another_model_is_not_taken(quantkit, tmp_path):
+    other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
+    table = (tmp_path / "digits.calib.json").rename(tmp_path / "other.calib.json")
+    outcome = quantkit("quantize", other)
+    assert (outcome.code, f"{table}: the calibration table of 'digits.onnx'" in outcome.err) == (4, True)
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_advice_on_weights_can_be_pasted(quantkit, digits, tmp_path):
+    table = (tmp_path / "digits.calib.json").rename(tmp_path / "t.json")
+    ready = f"`quantkit quantize {digits} --table {table} --format fp8 --data DATA` rounds them"
+    assert ready in quantkit("quantize", digits, "--table", table, "--format", "fp8").err
+    table.rename(tmp_path / "digits.calib.json")
+    found = quantkit("quantize", digits, "--format", "fp8").err
+    assert f"`quantkit quantize {digits} --format fp8 --data DATA`" in found
+
+
 @pytest.mark.usefixtures("calibrated")
 def test_exclude_accepts_type_name_and_pattern(quantkit, digits, tmp_path):
     table = tmp_path / "digits.calib.json"
@@ -229,7 +268,7 @@ def test_evaluate_accepts_variants(quantkit, digits, tmp_path):
 def test_evaluate_without_table_names_the_remedy(quantkit, digits):
     outcome = quantkit("evaluate", "--data", VAL, digits, "--latency-s", "0", "--num-samples", 20)
     assert outcome.code == 0
-    assert "run `quantkit calibrate`, or pass --table or --calibrate-data." in outcome.err
+    assert f"run `quantkit calibrate {digits} --data DATA`, or pass --table or --calibrate-data." in outcome.err
     assert "int8" not in outcome.out
 
 

@@ -45,7 +45,8 @@ def test_a_plan_is_written_and_taken(quantkit, digits, tmp_path):
         0,
     )
     assert quantkit("evaluate", digits, *words).code == 0
-    assert quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path).code == 0
+    assert outcome.err.endswith(f"next: quantkit quantize {digits} --plan {path}\n")
+    assert quantkit("quantize", digits, "--plan", path).code == 0
     refused = quantkit("quantize", digits, "--table", tmp_path / "digits.calib.json", "--plan", path, "--target", "cpu")
     assert (refused.code, "--plan is for the target tensorrt" in refused.err) == (1, True)
 
@@ -57,6 +58,9 @@ def test_the_table_that_tune_writes_is_named(quantkit, digits, tmp_path):
     assert f"Calibrating with --accuracy balanced and writing {table}; run" in " ".join(outcome.err.split())
     assert table.is_file()
     assert not table.with_name("digits.plan.json").parent.parent.joinpath(table.name).exists()
+    plan = table.with_name("digits.plan.json")
+    assert outcome.err.endswith(f"next: quantkit quantize {digits} --plan {plan}\n")
+    assert f"calibration: {table}" in quantkit("quantize", digits, "--plan", plan, "-o", tmp_path).err
 
 
 @pytest.mark.usefixtures("calibrated")
@@ -105,6 +109,8 @@ def test_tensors_in_float_are_counted_with_those_of_the_table(quantkit, digits, 
     assert "evaluation 2: 2 tensors in float (1 by calibration): " in outcome.err
     assert "in float in every choice: 1 tensor by calibration" in outcome.out
     assert [point.num_float for point in load_plan(tmp_path / "digits.plan.json").front][:2] == [1, 2]
+    ready = f"next: quantkit quantize {digits} --plan {tmp_path / 'digits.plan.json'} --table {tmp_path / 't.json'}\n"
+    assert outcome.err.endswith(ready)
 
 
 def test_validation_data_without_labels_is_refused(quantkit, digits, tmp_path):
