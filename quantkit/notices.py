@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
@@ -144,6 +144,25 @@ def join_names(names: Sequence[str]) -> str:
     """The first few names, and how many more."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
+
+
+def group_by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names by reason, the largest group first; what differs in brackets at a reason's end goes to its name.
+
+    Example:
+        >>> group_by_reason({"a": "bias", "b": "too coarse (KL 0.1)", "c": "too coarse (KL 0.2)"})
+        {'too coarse': ['b (KL 0.1)', 'c (KL 0.2)'], 'bias': ['a']}
+    """
+    kinds: dict[str, dict[str, str]] = {}
+    for name, reason in reasons.items():
+        kinds.setdefault(reason.partition(" (")[0], {})[name] = reason
+    found: dict[str, list[str]] = {}
+    for kind, named in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        if len(set(named.values())) == 1:
+            found[next(iter(named.values()))] = list(named)
+        else:
+            found[kind] = [f"{name}{reason.removeprefix(kind)}" for name, reason in named.items()]
+    return found
 
 
 def plural(count: int, noun: str) -> str:

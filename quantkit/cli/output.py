@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from quantkit.cli.as_json import echo_json, echo_written
 from quantkit.errors import OutputError
 from quantkit.graph.float_model import FloatModel
 from quantkit.machine import read_text
-from quantkit.notices import Notice, Notify, visible
+from quantkit.notices import Notice, Notify, group_by_reason, visible
 from quantkit.refinement.quality import describe_quality
 from quantkit.types import INT8, SCHEMES, CalibrationTable, PathLike, QuantizedModel, Refinement
 from quantkit.types.options import QuantizeOptions
@@ -168,12 +167,12 @@ def print_quantized(
         for name, reason in quantized.skipped.items():
             typer.echo(f"  {name}: {reason}")
     elif quantized.skipped:
-        counts = Counter(quantized.skipped.values()).most_common()
+        groups = list(group_by_reason(quantized.skipped).items())
         typer.echo(f"  {len(quantized.skipped)} tensors stay in float:")
-        for reason, count in counts[:_SHOWN_REASONS]:
-            typer.echo(f"  {count:6}  {reason}")
-        if len(counts) > _SHOWN_REASONS:
-            typer.echo(f"  {sum(c for _, c in counts[_SHOWN_REASONS:]):6}  for other reasons (--list-float names each)")
+        for reason, names in groups[:_SHOWN_REASONS]:
+            typer.echo(f"  {len(names):6}  {reason}")
+        if others := sum(len(names) for _, names in groups[_SHOWN_REASONS:]):
+            typer.echo(f"  {others:6}  for other reasons (--list-float names each)")
     typer.echo(f"wrote {quantized.path}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from quantkit.notices import group_by_reason
 from quantkit.reporting.formatting import format_count, single_line
 from quantkit.types import LayerPlacement, Report, title_of
 
@@ -25,7 +26,7 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class ReasonGroup:
-    """What stays in float for one reason."""
+    """What stays in float for one kind of reason; names are followed by what a reason says of each alone."""
 
     reason: str
     names: tuple[str, ...]
@@ -89,8 +90,5 @@ def _count(op_type: str, layers: Sequence[LayerPlacement]) -> OperatorCount:
 
 def _group(reasons: Mapping[str, str]) -> tuple[ReasonGroup, ...]:
     """The largest group first."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(single_line(reason), []).append(single_line(name))
-    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-    return tuple(ReasonGroup(reason, tuple(names)) for reason, names in ordered)
+    found = group_by_reason({single_line(name): single_line(reason) for name, reason in reasons.items()})
+    return tuple(ReasonGroup(reason, tuple(names)) for reason, names in found.items())

@@ -25,6 +25,17 @@ def test_what_is_in_float_is_grouped_by_reason_the_largest_first():
     assert second.names == ("MatMul /attention/MatMul",)
 
 
+def test_reasons_that_differ_in_a_figure_are_one_group():
+    report = make_classification()
+    layers = [
+        replace(x, is_int8=False, reason=f"more accurate in float (alone in INT8: KL {i})") if i < 3 else x
+        for i, x in enumerate(report.layers)
+    ]
+    first, *_ = coverages(replace(report, layers=tuple(layers)))[0].groups
+    assert (first.reason_count, first.reason) == ("3", "more accurate in float")
+    assert first.names[0].endswith(" (alone in INT8: KL 0)")
+
+
 def test_the_format_of_the_variant_is_named():
     report = make_classification()
     assert coverage_title(report) == "INT8 coverage"
