@@ -92,52 +92,54 @@ def inspect(
 
 
 def _print_engine(console: Console, result: EngineInspection, pattern: str | None, all_rows: bool) -> None:
-    anatomy = result.anatomy
-    targets = f", for {' '.join(anatomy.targets)}" if anatomy.targets else ""
-    print_line(console, f"{result.path}: engine, {len(anatomy.layers)} layers", style="bold")
-    rows = [("read from", f"{anatomy.source}{targets}"), *result.made_of.items()]
-    if anatomy.memory_bytes:
-        rows.append(("memory", ", ".join(f"{key} {bytes_text(size)}" for key, size in anatomy.memory_bytes.items())))
-    if anatomy.has_details:
-        name = title_of([layer.precision for layer in anatomy.layers if layer.is_quantized] or ["int8"])
-        rows.append((f"{name}, weighted layers", _share(anatomy.weighted_coverage)))
-        if blocks := {name for layer in anatomy.layers for name in layer.int4_weights}:
+    engine_layers = result.engine_layers
+    targets = f", for {' '.join(engine_layers.targets)}" if engine_layers.targets else ""
+    print_line(console, f"{result.path}: engine, {len(engine_layers.layers)} layers", style="bold")
+    rows = [("read from", f"{engine_layers.source}{targets}"), *result.made_of.items()]
+    if engine_layers.memory_bytes:
+        rows.append(
+            ("memory", ", ".join(f"{key} {bytes_text(size)}" for key, size in engine_layers.memory_bytes.items()))
+        )
+    if engine_layers.has_details:
+        name = title_of([layer.precision for layer in engine_layers.layers if layer.is_quantized] or ["int8"])
+        rows.append((f"{name}, weighted layers", _share(engine_layers.weighted_coverage)))
+        if blocks := {name for layer in engine_layers.layers for name in layer.int4_weights}:
             rows.append(("INT4 weights", str(len(blocks))))
-        rows.append((f"{name}, all layers", _share(anatomy.layer_coverage)))
-        time = anatomy.time_coverage
+        rows.append((f"{name}, all layers", _share(engine_layers.layer_coverage)))
+        time = engine_layers.time_coverage
         rows.append(
             (f"{name}, time", "not measured (use --profile or --measure)" if time is None else _share(time, " ms"))
         )
-        cost = "" if anatomy.reformat_ms is None else f", {anatomy.reformat_ms:.3f} ms"
-        rows.append(("reformats", f"{len(anatomy.reformats)}{cost}"))
+        cost = "" if engine_layers.reformat_ms is None else f", {engine_layers.reformat_ms:.3f} ms"
+        rows.append(("reformats", f"{len(engine_layers.reformats)}{cost}"))
     print_table(console, ("", ""), rows)
-    layers = [layer for layer in anatomy.layers if _matches(layer.name, pattern, layer.onnx_nodes)]
-    if all_rows or pattern is not None or not anatomy.has_details:
+    layers = [layer for layer in engine_layers.layers if _matches(layer.name, pattern, layer.onnx_nodes)]
+    if all_rows or pattern is not None or not engine_layers.has_details:
         is_wide = console.width > _WIDE
-        _print_layers(console, layers, anatomy.total_ms, kernels=is_wide)
+        _print_layers(console, layers, engine_layers.total_ms, kernels=is_wide)
         if not is_wide:
             _print_kernels(console, layers)
     else:
-        _print_precisions(console, anatomy)
-        _print_reformats(console, anatomy)
-        _print_float_layers(console, anatomy)
-        if anatomy.total_ms is not None:
-            slowest = sorted(anatomy.layers, key=lambda layer: -(layer.time_ms or 0.0))[:_SHOWN]
+        _print_precisions(console, engine_layers)
+        _print_reformats(console, engine_layers)
+        _print_float_layers(console, engine_layers)
+        if engine_layers.total_ms is not None:
+            slowest = sorted(engine_layers.layers, key=lambda layer: -(layer.time_ms or 0.0))[:_SHOWN]
             print_line(console, f"{len(slowest)} slowest layers", style="bold")
-            _print_layers(console, slowest, anatomy.total_ms, kernels=False)
-    for note in anatomy.notes:
+            _print_layers(console, slowest, engine_layers.total_ms, kernels=False)
+    for note in engine_layers.notes:
         print_line(console, f"note: {note}")
-    if anatomy.has_details and not all_rows and pattern is None:
+    if engine_layers.has_details and not all_rows and pattern is None:
         print_line(console, "--all lists every layer with its ONNX nodes and kernel")
 
 
-def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
+def _print_precisions(console: Console, engine_layers: EngineLayers) -> None:
     groups: dict[tuple[str, str], list[EngineLayer]] = {}
-    for layer in anatomy.layers:
+    for layer in engine_layers.layers:
         if not layer.is_idle:
             precision = layer.conversion if layer.is_reformat else layer.precision
             groups.setdefault((layer.kind, precision), []).append(layer)
-    timed = anatomy.total_ms is not None
+    timed = engine_layers.total_ms is not None
     rows = [
         (kind, precision, str(len(layers)), *([_sum_ms(layers)] if timed else []))
         for (kind, precision), layers in sorted(groups.items(), key=lambda item: -len(item[1]))
@@ -145,24 +147,24 @@ def _print_precisions(console: Console, anatomy: EngineLayers) -> None:
     print_table(console, ("kind", "precision", "layers", *(["ms"] if timed else [])), rows, right=(2, 3))
 
 
-def _print_reformats(console: Console, anatomy: EngineLayers) -> None:
-    if not anatomy.reformats:
+def _print_reformats(console: Console, engine_layers: EngineLayers) -> None:
+    if not engine_layers.reformats:
         return
     print_line(console, "reformats: Q/DQ nodes that were not fused, or changes of layout", style="bold")
-    timed = anatomy.total_ms is not None
-    rows = [[x.name, x.conversion, *([_ms(x)] if timed else [])] for x in anatomy.reformats]
+    timed = engine_layers.total_ms is not None
+    rows = [[x.name, x.conversion, *([_ms(x)] if timed else [])] for x in engine_layers.reformats]
     print_table(console, ("layer", "from → to", *(["ms"] if timed else [])), rows, right=(1, 2))
 
 
-def _print_float_layers(console: Console, anatomy: EngineLayers) -> None:
+def _print_float_layers(console: Console, engine_layers: EngineLayers) -> None:
     reasons: dict[str, list[EngineLayer]] = {}
-    for item in anatomy.left_in_float:
+    for item in engine_layers.left_in_float:
         reasons.setdefault(item.reason, []).append(item.layer)
     if reasons:
         print_line(console, "left in float", style="bold")
     # What INT8 is about comes first.
     for reason, layers in sorted(reasons.items(), key=lambda item: (not item[1][0].is_weighted, -len(item[1]))):
-        cost = f", {_sum_ms(layers)} ms" if anatomy.total_ms is not None else ""
+        cost = f", {_sum_ms(layers)} ms" if engine_layers.total_ms is not None else ""
         print_line(console, f"{plural(len(layers), 'layer')}{cost}: {reason}", indent=2)
         for layer in layers[:_SHOWN_ALIKE]:
             print_line(console, f"{_nodes(layer)} ({layer.kind}, {layer.precision})", indent=4)

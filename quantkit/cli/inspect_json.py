@@ -34,27 +34,27 @@ def json_from_inspection(result: Inspection, *, sort: Sort, pattern: str | None)
 
 
 def _engine(result: EngineInspection, pattern: str | None) -> dict[str, Any]:
-    anatomy = result.anatomy
-    reasons = {id(item.layer): item.reason for item in anatomy.left_in_float}
-    time = anatomy.time_coverage
+    engine_layers = result.engine_layers
+    reasons = {id(item.layer): item.reason for item in engine_layers.left_in_float}
+    time = engine_layers.time_coverage
     return {
         "kind": "engine",
         "path": str(result.path),
-        "source": anatomy.source,
+        "source": engine_layers.source,
         "made_of": dict(result.made_of),
-        "targets": list(anatomy.targets),
-        "memory_bytes": dict(anatomy.memory_bytes),
-        "has_details": anatomy.has_details,
-        "int8_weighted_layers": _share(anatomy.weighted_coverage),
-        "int8_layers": _share(anatomy.layer_coverage),
+        "targets": list(engine_layers.targets),
+        "memory_bytes": dict(engine_layers.memory_bytes),
+        "has_details": engine_layers.has_details,
+        "int8_weighted_layers": _share(engine_layers.weighted_coverage),
+        "int8_layers": _share(engine_layers.layer_coverage),
         "int8_ms": None if time is None else _share(time),
-        "total_ms": anatomy.total_ms,
-        "reformats": len(anatomy.reformats),
-        "reformat_ms": anatomy.reformat_ms,
-        "notes": list(anatomy.notes),
+        "total_ms": engine_layers.total_ms,
+        "reformats": len(engine_layers.reformats),
+        "reformat_ms": engine_layers.reformat_ms,
+        "notes": list(engine_layers.notes),
         "layers": [
             {**members(layer), "is_int8": layer.is_quantized, "float_reason": reasons.get(id(layer))}
-            for layer in anatomy.layers
+            for layer in engine_layers.layers
             if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in (layer.name, *layer.onnx_nodes))
         ],
     }

@@ -33,7 +33,7 @@ class EngineInspection:
     """An engine, and what its manifest says of it where one stands next to it."""
 
     path: Path
-    anatomy: EngineLayers
+    engine_layers: EngineLayers
     made_of: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,8 +96,8 @@ def _inspect_engine(
     file: Path, profile: PathLike | None, *, measure: bool, plugins: Sequence[PathLike]
 ) -> EngineInspection:
     host_code = may_run_host_code(file)
-    anatomy = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins, host_code=host_code)
-    return EngineInspection(file, _with_profile(anatomy, profile), describe_build(file))
+    engine_layers = read_engine(_read(file), name=str(file), measure=measure, plugins=plugins, host_code=host_code)
+    return EngineInspection(file, _with_profile(engine_layers, profile), describe_build(file))
 
 
 def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
@@ -114,12 +114,12 @@ def _inspect_json(file: Path, profile: PathLike | None) -> Inspection:
         raise ModelError(f"{file} is the manifest of an engine: inspect {file.with_suffix('')}")
     if isinstance(data, list) and any(isinstance(x, dict) and "timeMs" in x for x in data):
         raise BackendError(f"{file} is a profile: inspect the engine's inspector JSON with --profile {file}")
-    anatomy = parse_inspector(content, name=str(file))
-    return EngineInspection(file, _with_profile(anatomy, profile))
+    engine_layers = parse_inspector(content, name=str(file))
+    return EngineInspection(file, _with_profile(engine_layers, profile))
 
 
-def _with_profile(anatomy: EngineLayers, profile: PathLike | None) -> EngineLayers:
-    return anatomy if profile is None else join_profile(anatomy, _read(Path(profile)), name=str(profile))
+def _with_profile(engine_layers: EngineLayers, profile: PathLike | None) -> EngineLayers:
+    return engine_layers if profile is None else join_profile(engine_layers, _read(Path(profile)), name=str(profile))
 
 
 def _inspect_model(file: Path) -> ModelInspection:

@@ -119,14 +119,14 @@ def _precision_of_layers(runner: Runner) -> str | None:
     if not isinstance(runner, TensorRTRunner):
         return None
     try:
-        anatomy = parse_inspector(runner.describe_layers())
+        engine_layers = parse_inspector(runner.describe_layers())
     except BackendError:
         return None
-    if not anatomy.has_details:
+    if not engine_layers.has_details:
         return None
-    if quantized := [layer.precision for layer in anatomy.layers if layer.is_quantized]:
+    if quantized := [layer.precision for layer in engine_layers.layers if layer.is_quantized]:
         return max(set(quantized), key=quantized.count)
-    return "fp16" if any(layer.precision in ("fp16", "bf16") for layer in anatomy.weighted) else "fp32"
+    return "fp16" if any(layer.precision in ("fp16", "bf16") for layer in engine_layers.weighted) else "fp32"
 
 
 def open_engines(

@@ -119,16 +119,16 @@ def analyze_layers(
         if not isinstance(engine.runner, TensorRTRunner):
             continue
         try:
-            anatomy = _anatomy(engine.runner, engine.path)
-            if _is_meant_quantized(engine, anatomy):
-                collected.layers += placements_of_engine(anatomy, name, weighted=weighted_types(original))
+            engine_layers = _engine_layers(engine.runner, engine.path)
+            if _is_meant_quantized(engine, engine_layers):
+                collected.layers += placements_of_engine(engine_layers, name, weighted=weighted_types(original))
         except QuantKitError as error:
             collected.warnings.append(f"{name}: its layers are not shown: {error}")
     return LayerAnalysis(tuple(collected.tensors), tuple(collected.layers), tuple(collected.warnings))
 
 
 def placements_of_engine(
-    anatomy: EngineLayers, variant: str, *, weighted: Mapping[str, str] | None = None
+    engine_layers: EngineLayers, variant: str, *, weighted: Mapping[str, str] | None = None
 ) -> tuple[LayerPlacement, ...]:
     """Whether the weighted layers of an engine compute on INT8, in order of execution.
 
@@ -137,15 +137,15 @@ def placements_of_engine(
     reasons are likely ones.
 
     Args:
-        anatomy: of the engine; empty where only names of its layers are known.
+        engine_layers: of the engine; empty where only names of its layers are known.
         variant: its name.
         weighted: operator type by name of the float model's weighted nodes.
     """
-    if not anatomy.has_details:
+    if not engine_layers.has_details:
         return ()
-    reasons = {id(left.layer): left.reason for left in anatomy.left_in_float}
+    reasons = {id(left.layer): left.reason for left in engine_layers.left_in_float}
     found = []
-    for layer in anatomy.weighted:
+    for layer in engine_layers.weighted:
         reason = "" if layer.is_quantized else reasons.get(id(layer)) or f"it computes in {layer.precision}"
         found += [
             LayerPlacement(variant, node, op_type, layer.is_quantized, reason)
@@ -312,19 +312,19 @@ def _placements(graph: ir.Model, original: ir.Model, variant: str, skipped: Mapp
     ]
 
 
-def _anatomy(runner: TensorRTRunner, path: Path) -> EngineLayers:
+def _engine_layers(runner: TensorRTRunner, path: Path) -> EngineLayers:
     """What the library tells of an engine; of a plan of TensorRT-RTX without details, what that says itself."""
-    anatomy = parse_inspector(runner.describe_layers(), name=path.name)
-    if anatomy.has_details:
-        return anatomy
+    engine_layers = parse_inspector(runner.describe_layers(), name=path.name)
+    if engine_layers.has_details:
+        return engine_layers
     content = read_input(path, ModelError, most_bytes=None)
-    return read_plan(content) or anatomy
+    return read_plan(content) or engine_layers
 
 
-def _is_meant_quantized(engine: OpenEngine, anatomy: EngineLayers) -> bool:
+def _is_meant_quantized(engine: OpenEngine, engine_layers: EngineLayers) -> bool:
     """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
     asked = engine.manifest is not None and engine.manifest.precision in SCHEMES
-    return asked or any(layer.is_quantized for layer in anatomy.layers)
+    return asked or any(layer.is_quantized for layer in engine_layers.layers)
 
 
 def _nodes_of(layer: EngineLayer, weighted: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -347,21 +347,21 @@ A100 = "pytorch__resnet__A100__"
     [(f"{A100}qat-residual__resnet-qat-residual.onnx", 21, 21), (f"{A100}fp16__resnet.onnx", 21, 0)],
 )
 def test_layers_of_real_engines(shared, name, weighted, int8) -> None:
-    anatomy = parse_inspector((shared / "tensorrt" / "inspector" / f"{name}.engine.graph.json").read_bytes())
-    found = placements_of_engine(anatomy, "trt")
+    engine_layers = parse_inspector((shared / "tensorrt" / "inspector" / f"{name}.engine.graph.json").read_bytes())
+    found = placements_of_engine(engine_layers, "trt")
     assert (len(found), sum(p.is_int8 for p in found)) == (weighted, int8)
     assert all(bool(p.reason) == (not p.is_int8) for p in found)
     assert len({p.node for p in found}) == len(found)
     assert all("Conv" in p.node or "Gemm" in p.node for p in found)
     assert not any("Quantize" in p.node for p in found)
-    node = next(node for node in anatomy.weighted[0].onnx_nodes if node.startswith("Conv"))
-    first = placements_of_engine(anatomy, "trt", weighted={node: "Conv"})[0]
+    node = next(node for node in engine_layers.weighted[0].onnx_nodes if node.startswith("Conv"))
+    first = placements_of_engine(engine_layers, "trt", weighted={node: "Conv"})[0]
     assert (first.variant, first.node, first.op_type) == ("trt", node, "Conv")
 
 
 def test_layer_names_without_details_are_not_used() -> None:
-    anatomy = parse_inspector(json.dumps({"Layers": ["conv1 + relu1"], "Bindings": ["x"]}))
-    assert placements_of_engine(anatomy, "trt") == ()
+    engine_layers = parse_inspector(json.dumps({"Layers": ["conv1 + relu1"], "Bindings": ["x"]}))
+    assert placements_of_engine(engine_layers, "trt") == ()
 
 
 def test_engines_list_int8_layers(gpu, engines, tmp_path) -> None:  # noqa: F811

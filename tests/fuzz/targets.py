@@ -313,19 +313,21 @@ def use_manifest(manifest: Any, path: Path) -> None:
 
 
 def parse_profile(path: Path) -> EngineLayers:
-    anatomy = parse_inspector(seeds.inspector_json(None)[0], name="inspector.json")
-    renamed = [replace(layer, name=name) for layer, name in zip(anatomy.layers, ("a", "Conv_9", "a"), strict=True)]
-    return join_profile(replace(anatomy, layers=tuple(renamed)), path.read_bytes(), name=str(path))
+    engine_layers = parse_inspector(seeds.inspector_json(None)[0], name="inspector.json")
+    renamed = [
+        replace(layer, name=name) for layer, name in zip(engine_layers.layers, ("a", "Conv_9", "a"), strict=True)
+    ]
+    return join_profile(replace(engine_layers, layers=tuple(renamed)), path.read_bytes(), name=str(path))
 
 
-def use_anatomy(anatomy: EngineLayers | None, path: Path) -> None:
-    if anatomy is None:
+def use_engine_layers(engine_layers: EngineLayers | None, path: Path) -> None:
+    if engine_layers is None:
         return
-    for coverage in (anatomy.weighted_coverage, anatomy.layer_coverage, anatomy.time_coverage):
+    for coverage in (engine_layers.weighted_coverage, engine_layers.layer_coverage, engine_layers.time_coverage):
         assert coverage is None or coverage.fraction is None or 0 <= coverage.fraction <= 1
-    assert anatomy.total_ms is None or not math.isnan(anatomy.total_ms)
-    assert anatomy.reformat_ms is None or anatomy.reformat_ms >= 0
-    assert all(layer.reason for layer in anatomy.left_in_float)
+    assert engine_layers.total_ms is None or not math.isnan(engine_layers.total_ms)
+    assert engine_layers.reformat_ms is None or engine_layers.reformat_ms >= 0
+    assert all(layer.reason for layer in engine_layers.left_in_float)
 
 
 def parse_list(path: Path) -> ImageFiles:
@@ -392,7 +394,7 @@ def use_image(array: Any, path: Path) -> None:
 
 
 def use_inspection(inspection: Any, path: Path) -> None:
-    use_anatomy(getattr(inspection, "anatomy", None), path)
+    use_engine_layers(getattr(inspection, "engine_layers", None), path)
 
 
 def _named(path: Path, read: Any) -> Any:
@@ -457,9 +459,9 @@ TARGETS: dict[str, Target] = {
     "report": Target(".json", seeds.report_files, load_report, use_report, mutate_json),
     "engine manifest": Target(".engine.json", seeds.manifests, load_manifest, use_manifest, mutate_json),
     "engine inspector JSON": Target(".json", seeds.inspector_json, inspect, use_inspection, mutate_json),
-    "layer profile": Target(".json", seeds.profiles, parse_profile, use_anatomy, mutate_json),
+    "layer profile": Target(".json", seeds.profiles, parse_profile, use_engine_layers, mutate_json),
     "TensorRT-RTX plan": Target(
-        ".engine", seeds.plans, lambda path: read_plan(path.read_bytes()), use_anatomy, mutate_text
+        ".engine", seeds.plans, lambda path: read_plan(path.read_bytes()), use_engine_layers, mutate_text
     ),
     "Ultralytics engine": Target(
         ".engine", seeds.ultralytics_engines, lambda path: _without_metadata(path.read_bytes()), share=0.5

@@ -56,16 +56,16 @@ def read_engine(
     try:
         library = load_library("tensorrt-rtx" if is_rtx else "tensorrt")
         load_plugins(library, plugins)
-        anatomy = _read_with(library, content, measure=measure, host_code=host_code)
+        engine_layers = _read_with(library, content, measure=measure, host_code=host_code)
     except BackendError as error:
         if plan is not None and not measure:
             return plan
         is_useless = isinstance(error, NotInstalledError) and find_gpu() is None  # to install it
         reason = "this machine has no NVIDIA GPU" if is_useless else error
         raise BackendError(f"{name} cannot be read here ({reason}): {_EXPORT}") from error
-    if plan is not None and not anatomy.has_details:
+    if plan is not None and not engine_layers.has_details:
         return plan
-    return replace(anatomy, memory_bytes={"file": len(content), **anatomy.memory_bytes})
+    return replace(engine_layers, memory_bytes={"file": len(content), **engine_layers.memory_bytes})
 
 
 def _without_metadata(content: bytes) -> bytes:
@@ -94,13 +94,15 @@ def _read_with(library: Library, content: bytes, *, measure: bool, host_code: bo
             raise BackendError(f"{library.title} cannot load it: {reason}")
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        anatomy = parse_inspector(text, name=f"what {library.title} says of it")
-        memory = dict(anatomy.memory_bytes)
+        engine_layers = parse_inspector(text, name=f"what {library.title} says of it")
+        memory = dict(engine_layers.memory_bytes)
         for attribute in ("device_memory_size_v2", "device_memory_size"):
             if size := getattr(engine, attribute, None):
                 memory.setdefault("activations", int(size))
-        anatomy = replace(anatomy, source=f"{library.title} engine inspector", memory_bytes=memory)
-        return join_profile(anatomy, _measure(library, engine), name="the measured profile") if measure else anatomy
+        engine_layers = replace(engine_layers, source=f"{library.title} engine inspector", memory_bytes=memory)
+        if measure:
+            engine_layers = join_profile(engine_layers, _measure(library, engine), name="the measured profile")
+        return engine_layers
     except BackendError:
         raise
     except Exception as error:

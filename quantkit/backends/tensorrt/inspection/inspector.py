@@ -109,12 +109,12 @@ def parse_inspector(text: str | bytes, *, name: str = "inspector JSON") -> Engin
 
 
 def join_profile(
-    anatomy: EngineLayers, profile: str | bytes | Mapping[str, float], *, name: str = "profile"
+    engine_layers: EngineLayers, profile: str | bytes | Mapping[str, float], *, name: str = "profile"
 ) -> EngineLayers:
     """Adds times to the layers: mean milliseconds of one run.
 
     Args:
-        anatomy: of the engine that was profiled.
+        engine_layers: of the engine that was profiled.
         profile: JSON of trtexec --exportProfile, or milliseconds by layer name.
         name: of the file, for messages.
 
@@ -125,13 +125,13 @@ def join_profile(
     queues: dict[str, deque[float]] = {}
     for key, ms in times:
         queues.setdefault(key, deque()).append(ms)
-    if not queues.keys() & {layer.name for layer in anatomy.layers}:
+    if not queues.keys() & {layer.name for layer in engine_layers.layers}:
         raise BackendError(f"{name} has no layers in common with the engine: profile this engine again")
-    left = {layer.name: 0 for layer in anatomy.layers}
-    for layer in anatomy.layers:
+    left = {layer.name: 0 for layer in engine_layers.layers}
+    for layer in engine_layers.layers:
         left[layer.name] += 1
     layers = []
-    for layer in anatomy.layers:
+    for layer in engine_layers.layers:
         queue = queues.get(layer.name)
         left[layer.name] -= 1
         if not queue:
@@ -141,13 +141,13 @@ def join_profile(
         else:  # the last layer of that name takes all that remains
             layers.append(replace(layer, time_ms=sum(queue)))
             queue.clear()
-    notes = list(anatomy.notes)
+    notes = list(engine_layers.notes)
     if foreign := [key for key, queue in queues.items() if queue]:
         lost = sum(sum(queues[key]) for key in foreign)
         notes.append(f"{len(foreign)} layers of the profile ({lost:.3g} ms) are not in the engine's list")
     if missing := sum(layer.time_ms is None for layer in layers):
         notes.append(f"{missing} layers are not in the profile")
-    return replace(anatomy, layers=tuple(layers), notes=tuple(notes))
+    return replace(engine_layers, layers=tuple(layers), notes=tuple(notes))
 
 
 def precision_from_text(text: str) -> ElementType:

@@ -44,7 +44,7 @@ class _Graph:
 
 
 def read_plan(plan: bytes) -> EngineLayers | None:
-    """The anatomy of a TensorRT-RTX plan; None where its content is not what TensorRT-RTX 1.7 writes."""
+    """The layers of a TensorRT-RTX plan; None where its content is not what TensorRT-RTX 1.7 writes."""
     if plan[:4] != MAGIC:
         return None
     graphs = _graphs(plan)

@@ -1,4 +1,4 @@
-"""Anatomy of engines, from real inspector files of NVIDIA's and from small ones in both top-level forms."""
+"""Layers of engines, from real inspector files of NVIDIA's and from small ones in both top-level forms."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ REAL = {
 
 def real(shared: Path, name: str) -> EngineLayers:
     folder = shared / "tensorrt" / "inspector"
-    anatomy = parse_inspector((folder / f"{name}.engine.graph.json").read_bytes())
-    return join_profile(anatomy, (folder / f"{name}.engine.profile.json").read_bytes())
+    engine_layers = parse_inspector((folder / f"{name}.engine.graph.json").read_bytes())
+    return join_profile(engine_layers, (folder / f"{name}.engine.profile.json").read_bytes())
 
 
 def tensor(name: str, kind: str, *, split: bool = False) -> dict:
@@ -56,16 +56,16 @@ def parse(*layers: object, **more: object) -> EngineLayers:
 @pytest.mark.parametrize("name", list(REAL))
 def test_real_inspector_files_are_read(shared: Path, name: str) -> None:
     weighted, int8, reformats, total_ms = REAL[name]
-    anatomy = real(shared, name)
-    assert (anatomy.weighted_coverage.total, anatomy.weighted_coverage.quantized) == (weighted, int8)
-    assert len(anatomy.reformats) == reformats
-    assert anatomy.total_ms == pytest.approx(total_ms, abs=5e-4)
-    assert not [note for note in anatomy.notes if "profile" in note]
-    assert {x.precision for x in anatomy.layers} <= {"int8", "fp16", "fp32"}
-    assert anatomy.time_coverage is not None
-    assert 0 <= anatomy.time_coverage.quantized <= anatomy.time_coverage.total
+    engine_layers = real(shared, name)
+    assert (engine_layers.weighted_coverage.total, engine_layers.weighted_coverage.quantized) == (weighted, int8)
+    assert len(engine_layers.reformats) == reformats
+    assert engine_layers.total_ms == pytest.approx(total_ms, abs=5e-4)
+    assert not [note for note in engine_layers.notes if "profile" in note]
+    assert {x.precision for x in engine_layers.layers} <= {"int8", "fp16", "fp32"}
+    assert engine_layers.time_coverage is not None
+    assert 0 <= engine_layers.time_coverage.quantized <= engine_layers.time_coverage.total
     # A kernel's own name says what it multiplies.
-    for x in anatomy.weighted:
+    for x in engine_layers.weighted:
         if "_i8" in x.tactic or "int8x4" in x.tactic:
             assert x.is_quantized, x.name
         elif "f16f16" in x.tactic or "f32f32" in x.tactic:
@@ -73,22 +73,22 @@ def test_real_inspector_files_are_read(shared: Path, name: str) -> None:
 
 
 def test_residual_resnet_layer_by_layer(shared: Path) -> None:
-    anatomy = real(shared, f"{A100}qat-residual__resnet-qat-residual.onnx")
-    stays_int8 = [x for x in anatomy.weighted if x.conversion == "int8 → int8" and x.kind == "CaskConvolution"]
+    engine_layers = real(shared, f"{A100}qat-residual__resnet-qat-residual.onnx")
+    stays_int8 = [x for x in engine_layers.weighted if x.conversion == "int8 → int8" and x.kind == "CaskConvolution"]
     assert len(stays_int8) == 18
-    assert sorted(x.conversion for x in anatomy.reformats) == ["fp32 → int8", "fp32 → int8", "int8 → fp32"]
-    names = {x.name: x.onnx_nodes for x in anatomy.layers}
+    assert sorted(x.conversion for x in engine_layers.reformats) == ["fp32 → int8", "fp32 → int8", "int8 → fp32"]
+    names = {x.name: x.onnx_nodes for x in engine_layers.layers}
     fused = "layer1.0.conv2.weight + QuantizeLinear_32 + Conv_34 + Add_42 + Relu_43"
     assert names[fused] == ("QuantizeLinear_32", "Conv_34", "Add_42", "Relu_43")
     assert ("QuantizeLinear_303", "Gemm_305") in names.values()
-    assert [f.layer.onnx_nodes for f in anatomy.left_in_float] == [("GlobalAveragePool_294",)]
-    assert anatomy.reformat_ms == pytest.approx(0.095232 + 0.013312 + 0.007168, abs=1e-6)
-    assert anatomy.memory_bytes["weights"] > 11_000_000
+    assert [f.layer.onnx_nodes for f in engine_layers.left_in_float] == [("GlobalAveragePool_294",)]
+    assert engine_layers.reformat_ms == pytest.approx(0.095232 + 0.013312 + 0.007168, abs=1e-6)
+    assert engine_layers.memory_bytes["weights"] > 11_000_000
 
 
 def test_reasons_name_what_has_no_int8(shared: Path) -> None:
-    anatomy = real(shared, "tensorflow__resnet__RTX-3090__qat__resnet-qat.onnx")
-    reasons = {f.layer.kind: f.reason for f in anatomy.left_in_float}
+    engine_layers = real(shared, "tensorflow__resnet__RTX-3090__qat__resnet-qat.onnx")
+    reasons = {f.layer.kind: f.reason for f in engine_layers.left_in_float}
     assert "softmax" in reasons["CudaSoftMax"]
     floats = real(shared, f"{A100}fp16__resnet.onnx").left_in_float
     assert {f.reason for f in floats} == {
@@ -106,12 +106,12 @@ def test_both_inspector_formats_are_read(split: bool) -> None:
         layer("nothing", "NoOp", [words[1]], words[1], split=split),
     ]
     key = {"I/O Tensors": [{"Name": "x"}]} if split else {"Bindings": ["x"]}
-    anatomy = parse_inspector(json.dumps({"Layers": layers, **key}))
-    assert [x.precision for x in anatomy.layers] == ["fp32", "int8", "fp16", "fp16"]
-    assert (anatomy.layer_coverage.quantized, anatomy.layer_coverage.total) == (1, 3)
-    assert anatomy.weighted_coverage.fraction == 1
-    assert anatomy.time_coverage is None
-    assert anatomy.layers[1].inputs[0].shape == (1, 32, 8, 8)
+    engine_layers = parse_inspector(json.dumps({"Layers": layers, **key}))
+    assert [x.precision for x in engine_layers.layers] == ["fp32", "int8", "fp16", "fp16"]
+    assert (engine_layers.layer_coverage.quantized, engine_layers.layer_coverage.total) == (1, 3)
+    assert engine_layers.weighted_coverage.fraction == 1
+    assert engine_layers.time_coverage is None
+    assert engine_layers.layers[1].inputs[0].shape == (1, 32, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_both_inspector_formats_are_read(split: bool) -> None:
 )
 def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quantized, reason) -> None:
     other = layer("other", "CaskConvolution", ["Int8"], "Int8", Weights={"Type": "Int8", "Count": 1})
-    anatomy = parse(layer("c", "CaskConvolution", inputs, "Half", Weights={"Type": weights, "Count": 1}), other)
-    assert anatomy.layers[0].is_quantized == is_quantized
-    reasons = [f.reason for f in anatomy.left_in_float]
+    engine_layers = parse(layer("c", "CaskConvolution", inputs, "Half", Weights={"Type": weights, "Count": 1}), other)
+    assert engine_layers.layers[0].is_quantized == is_quantized
+    reasons = [f.reason for f in engine_layers.left_in_float]
     assert reasons == [] if is_quantized else reason in reasons[0]
     assert all("likely" in r for r in reasons)
 
@@ -136,9 +136,9 @@ def test_a_convolution_is_int8_only_with_both_operands(inputs, weights, is_quant
 @pytest.mark.parametrize(("weights", "reason"), [("FP8", ""), ("Half", "its weight has no Q/DQ")])
 def test_a_convolution_of_fp8_has_the_same_reasons(weights, reason) -> None:
     other = layer("other", "CaskConvolution", ["FP8"], "FP8", Weights={"Type": "FP8", "Count": 1})
-    anatomy = parse(layer("c", "CaskConvolution", ["FP8"], "Half", Weights={"Type": weights, "Count": 1}), other)
-    assert anatomy.layers[0].is_quantized == (not reason)
-    assert reason in "".join(f.reason for f in anatomy.left_in_float)
+    engine_layers = parse(layer("c", "CaskConvolution", ["FP8"], "Half", Weights={"Type": weights, "Count": 1}), other)
+    assert engine_layers.layers[0].is_quantized == (not reason)
+    assert reason in "".join(f.reason for f in engine_layers.left_in_float)
 
 
 @pytest.mark.parametrize(
@@ -155,37 +155,37 @@ def test_a_convolution_of_fp8_has_the_same_reasons(weights, reason) -> None:
 )
 def test_myelin_matrix_products_are_found(name, inputs, is_quantized) -> None:
     kind = "kgen" if "mha" in name else "gemm"
-    anatomy = parse(layer(name, kind, inputs, "Half"))
-    assert anatomy.layers[0].is_weighted
-    assert anatomy.layers[0].is_quantized == is_quantized
+    engine_layers = parse(layer(name, kind, inputs, "Half"))
+    assert engine_layers.layers[0].is_weighted
+    assert engine_layers.layers[0].is_quantized == is_quantized
 
 
 def test_int4_weights_are_meant_to_be_multiplied_in_float() -> None:
     product = layer("fc_myl0_2", "gemm", ["Half", "Half"], "Half")
     product["Inputs"][1]["Name"] = "dq_out"
     stored = layer("c", "CaskConvolution", ["Half"], "Half", Weights={"Type": "Int4", "Count": 1})
-    anatomy = parse(layer("dq", "kgen", ["Int4", "Half"], "Half"), product, stored)
-    assert [x.int4_weights for x in anatomy.layers] == [("dq_in0",), (), ("c",)]
+    engine_layers = parse(layer("dq", "kgen", ["Int4", "Half"], "Half"), product, stored)
+    assert [x.int4_weights for x in engine_layers.layers] == [("dq_in0",), (), ("c",)]
     reason = "intended: its weight is INT4, which is converted to float to be multiplied"
-    assert [f.reason for f in anatomy.left_in_float] == [reason] * 3
+    assert [f.reason for f in engine_layers.left_in_float] == [reason] * 3
 
 
 def test_pointwise_kernels_compute_in_their_widest_float() -> None:
-    anatomy = parse(layer("__myl_CastMulAdd_myl0_1", "kgen", ["Int8", "Half", "Float"], "Int8"))
-    assert anatomy.layers[0].precision == "fp32"
-    assert not anatomy.layers[0].is_reformat
+    engine_layers = parse(layer("__myl_CastMulAdd_myl0_1", "kgen", ["Int8", "Half", "Float"], "Int8"))
+    assert engine_layers.layers[0].precision == "fp32"
+    assert not engine_layers.layers[0].is_reformat
     quantizes = parse(layer("__myl_MulMinMaxRounCast_myl0_1", "kgen", ["Half"], "Int8"))
     assert quantizes.layers[0].is_reformat
 
 
 def test_names_without_details_name_the_remedy() -> None:
-    anatomy = parse("conv.weight + QuantizeLinear_1 + Conv_2", "Relu_3")
-    assert not anatomy.has_details
-    assert "DETAILED" in anatomy.notes[0]
-    assert anatomy.layers[0].onnx_nodes == ("QuantizeLinear_1", "Conv_2")
-    assert anatomy.weighted_coverage.fraction is None
-    assert anatomy.left_in_float == ()
-    timed = join_profile(anatomy, {"Relu_3": 0.5})
+    engine_layers = parse("conv.weight + QuantizeLinear_1 + Conv_2", "Relu_3")
+    assert not engine_layers.has_details
+    assert "DETAILED" in engine_layers.notes[0]
+    assert engine_layers.layers[0].onnx_nodes == ("QuantizeLinear_1", "Conv_2")
+    assert engine_layers.weighted_coverage.fraction is None
+    assert engine_layers.left_in_float == ()
+    timed = join_profile(engine_layers, {"Relu_3": 0.5})
     assert timed.total_ms == 0.5
 
 
@@ -224,9 +224,9 @@ def test_precision_is_read_from_text(text, precision) -> None:
 
 
 def test_profile_with_a_name_twice_and_names_of_neither() -> None:
-    anatomy = parse(*(layer(n, "CaskPooling", ["Half"], "Half") for n in ("a", "b", "a", "c")))
+    engine_layers = parse(*(layer(n, "CaskPooling", ["Half"], "Half") for n in ("a", "b", "a", "c")))
     profile = [{"count": 4}, *({"name": n, "timeMs": t} for n, t in [("a", 4), ("b", 8), ("a", 12), ("z", 16)])]
-    timed = join_profile(anatomy, json.dumps(profile))
+    timed = join_profile(engine_layers, json.dumps(profile))
     assert [x.time_ms for x in timed.layers] == [1, 2, 3, None]
     assert any("1 layers of the profile (4 ms)" in note for note in timed.notes)
     assert any("1 layers are not in the profile" in note for note in timed.notes)
@@ -258,9 +258,9 @@ def test_invalid_inspector_files_are_refused(text, said) -> None:
 
 
 def test_myelin_regions_are_unknown() -> None:
-    anatomy = parse(layer("{ForeignNode[a...b]}", "Myelin", ["Half"], "Half"))
-    assert "does not show" in anatomy.left_in_float[0].reason
-    assert not anatomy.weighted
+    engine_layers = parse(layer("{ForeignNode[a...b]}", "Myelin", ["Half"], "Half"))
+    assert "does not show" in engine_layers.left_in_float[0].reason
+    assert not engine_layers.weighted
 
 
 def test_unreadable_engine_names_the_remedy() -> None:
@@ -284,11 +284,11 @@ layer_like = st.dictionaries(keys, json_values | st.lists(st.dictionaries(keys, 
 def test_any_layers_are_read_or_refused_in_one_line(layers, profile) -> None:
     said = ""
     try:
-        anatomy = parse_inspector(json.dumps({"Layers": layers, "Bindings": []}))
-        assert isinstance(anatomy.layers[0], EngineLayer)
-        assert 0 <= (anatomy.weighted_coverage.fraction or 0) <= 1
-        assert all(f.reason for f in anatomy.left_in_float)
-        join_profile(anatomy, json.dumps(profile))
+        engine_layers = parse_inspector(json.dumps({"Layers": layers, "Bindings": []}))
+        assert isinstance(engine_layers.layers[0], EngineLayer)
+        assert 0 <= (engine_layers.weighted_coverage.fraction or 0) <= 1
+        assert all(f.reason for f in engine_layers.left_in_float)
+        join_profile(engine_layers, json.dumps(profile))
     except QuantKitError as error:
         said = str(error)
     assert "\n" not in said

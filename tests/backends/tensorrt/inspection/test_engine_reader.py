@@ -71,10 +71,10 @@ def tensorrt(monkeypatch) -> types.ModuleType:
 
 @pytest.mark.usefixtures("tensorrt")
 def test_layers_and_memory() -> None:
-    anatomy = engine_reader.read_engine(b"ftrt good", name="x.engine")
-    assert anatomy.weighted_coverage.fraction == 1
-    assert anatomy.source == "TensorRT 10.3.0 engine inspector"
-    assert anatomy.memory_bytes == {"file": 9, "weights": 100, "activations": 4096}
+    engine_layers = engine_reader.read_engine(b"ftrt good", name="x.engine")
+    assert engine_layers.weighted_coverage.fraction == 1
+    assert engine_layers.source == "TensorRT 10.3.0 engine inspector"
+    assert engine_layers.memory_bytes == {"file": 9, "weights": 100, "activations": 4096}
 
 
 @pytest.mark.usefixtures("tensorrt")
