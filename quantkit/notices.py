@@ -176,7 +176,7 @@ def unicode_text(name: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with line breaks, escape sequences and other invisible signs written out: "\x1b[31m"."""
+    r"""The text with line breaks, escape sequences and other invisible characters written out: "\x1b[31m"."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -11,7 +11,7 @@ _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]+://")
 """Of a URL, after those that cache it; a single letter is a drive of Windows."""
 
 _ACCESS = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/]*)@|(?<!\s)\?.*", re.DOTALL)
-"""User and password, which may hold any signs, and what follows the path, where signatures and tokens are."""
+"""User and password, which may hold any characters, and what follows the path, where signatures and tokens are."""
 
 _FRAGMENT = re.compile(r"(?<!\s)#.*", re.DOTALL)
 """Of a URL of the web; elsewhere it is a part of the name."""

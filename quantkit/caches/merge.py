@@ -167,15 +167,8 @@ def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, 
         contents = tuple((str(start + int(row)), content) for row, content in part.origin.contents)
         numbered[name] = replace(part, origin=replace(part.origin, contents=contents))
         start += len(contents)
-    notify(
-        Notice(
-            "info",
-            "samples",
-            f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is that of the "
-            "joined "
-            "array",
-        )
-    )
+    text = f"rows are numbered in the order of the files, 0 to {start - 1}: the data fingerprint is that of the joined"
+    notify(Notice("info", "samples", f"{text} array"))
     return numbered
 
 

@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     _stand_in_for_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every sign
+            stream.reconfigure(errors="replace")  # a pipe on Windows cannot hold every character
     written: list[Path] = []
 
     def describe(number: int) -> str:

@@ -17,7 +17,7 @@ wrap = functools.partial(textwrap.wrap, break_on_hyphens=False)  # an option sta
 
 
 def width() -> int:
-    """Of the help, in signs."""
+    """Columns of the terminal that the help takes."""
     return max(min(shutil.get_terminal_size().columns, _WIDEST), _NARROWEST)
 
 

@@ -27,23 +27,8 @@ from quantkit.urls import without_credentials
 _SHOWN_REASONS = 8
 
 _FILES = (
-    *(".onnx", ".engine", ".plan", ".trt", ".json", ".calib", ".html", ".toml", ".txt"),
-    *(
-        ".cache",
-        ".csv",
-        ".jpg",
-        ".md",
-        ".npy",
-        ".npz",
-        ".pdf",
-        ".png",
-        ".pt",
-        ".pth",
-        ".tflite",
-        ".xml",
-        ".yaml",
-        ".zip",
-    ),
+    *(".onnx", ".engine", ".plan", ".trt", ".json", ".calib", ".html", ".toml", ".txt", ".cache", ".csv", ".jpg"),
+    *(".md", ".npy", ".npz", ".pdf", ".png", ".pt", ".pth", ".tflite", ".xml", ".yaml", ".zip"),
 )
 """Suffixes that make -o a file, also of files that no command writes."""
 

@@ -16,7 +16,7 @@ _ASCII = " .:-=+*#@"
 
 
 def sparkline(histogram: MagnitudeHistogram, amax: float | None, *, ascii_only: bool) -> str:
-    """One sign for each column, its height the logarithm of the count; "" for a tensor that was always zero.
+    """One character for each column, its height the logarithm of the count; "" for a tensor that was always zero.
 
     An empty column is a space, and only that.
 
@@ -30,8 +30,8 @@ def sparkline(histogram: MagnitudeHistogram, amax: float | None, *, ascii_only: 
     levels = _ASCII if ascii_only else _BLOCKS
     steps = len(levels) - 1
     largest = math.log1p(max(histogram.counts))
-    signs = [levels[math.ceil(steps * math.log1p(n) / largest) if n else 0] for n in histogram.counts]
+    characters = [levels[math.ceil(steps * math.log1p(n) / largest) if n else 0] for n in histogram.counts]
     if amax is not None and amax > 0:
-        place = min(round(len(signs) * amax / histogram.upper), len(signs))
-        signs.insert(place, ASCII_MARK if ascii_only else MARK)
-    return "".join(signs)
+        place = min(round(len(characters) * amax / histogram.upper), len(characters))
+        characters.insert(place, ASCII_MARK if ascii_only else MARK)
+    return "".join(characters)

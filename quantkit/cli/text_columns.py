@@ -144,10 +144,10 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def _fitting(text: str, width: int) -> int:
-    """How many signs fit: at least one."""
+    """How many characters fit: at least one."""
     used = 0
-    for count, sign in enumerate(text):
-        used += _width(sign)
+    for count, character in enumerate(text):
+        used += _width(character)
         if used > width:
             return max(count, 1)
     return len(text)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from quantkit.evaluation.latency.sweep import Timing
     from quantkit.evaluation.layer_analysis import LayerAnalysis
     from quantkit.evaluation.run import Measurement
-    from quantkit.graph.float_model import FloatModel
 
 
 @dataclass(frozen=True)

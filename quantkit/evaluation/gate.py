@@ -150,8 +150,7 @@ def _check_agreement(report: Report, evaluation: Evaluation, limit: float, *, co
         if confident:
             raise EvaluationError(
                 f"--confident: the agreement of task {report.task} is not a fraction of samples and has no interval: "
-                "check it "
-                "without --confident"
+                "check it without --confident"
             )
         words += f" ({evaluation.num_samples} samples, no interval)"
         return _judge(evaluation, "agreement", option, words, _Comparison(agreement, limit, at_least=True))

@@ -51,8 +51,7 @@ class Drop:
         if self.unit == "pt" and not score.is_fraction:
             raise EvaluationError(
                 f"--max-drop {self}: {score.label} is not a fraction and has no points: use a percentage of the "
-                "baseline's score, "
-                "such as 1%, or a number in its own unit"
+                "baseline's score, such as 1%, or a number in its own unit"
             )
         if score.is_fraction and self.number > 100:
             raise EvaluationError(f"--max-drop {self}: {score.label} is a fraction, which has at most 100 points")

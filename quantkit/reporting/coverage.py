@@ -33,7 +33,7 @@ class ReasonGroup:
 
     @property
     def reason_count(self) -> str:
-        """Of the names."""
+        """How many names there are."""
         return format_count(len(self.names))
 
 
@@ -65,7 +65,7 @@ def coverages(report: Report) -> tuple[Coverage, ...]:
 
 
 def coverage_title(report: Report) -> str:
-    """Of the section."""
+    """Title of the section."""
     return f"{title_of([c.format for c in coverages(report)] or ['int8'])} coverage"
 
 

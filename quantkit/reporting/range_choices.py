@@ -38,7 +38,7 @@ class ChoiceRow:
 
     @property
     def score(self) -> str:
-        """Of a fraction in percent."""
+        """The score; a fraction in percent."""
         return f"{100 * self.point.score:.2f}" if self.plan.is_fraction else format_significant(self.point.score, 4)
 
     @property
@@ -48,17 +48,17 @@ class ChoiceRow:
 
     @property
     def loss(self) -> str:
-        """In the unit of the budget."""
+        """What the score lost, in the unit of the budget."""
         return self._in_unit(self.point.loss)
 
     @property
     def interval(self) -> str:
-        """Of the loss; empty where there is none."""
+        """95% interval of the loss; empty where there is none."""
         return "" if self.point.interval is None else " to ".join(map(self._in_unit, self.point.interval))
 
     @property
     def mark(self) -> str:
-        """Of the choice that the plan holds."""
+        """Empty but for the choice that the plan holds."""
         return "chosen" if self.point == self.plan.point else ""
 
     def _in_unit(self, loss: float) -> str:
@@ -127,5 +127,5 @@ def unit_tables(report: Report) -> tuple[UnitTable, ...]:
 
 
 def unit_rows(report: Report) -> list[UnitRow]:
-    """Of all `unit_tables`."""
+    """The rows of all `unit_tables`."""
     return [row for table in unit_tables(report) for row in table.rows]

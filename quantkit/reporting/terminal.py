@@ -41,7 +41,7 @@ _NUM_NAMED = 3
 """Classes and tensors that a terminal names; the files name all."""
 
 _HEADING_WIDTH, _MOST_LINES = 12, 4
-"""Of a heading."""
+"""Characters of a line of a heading, and its lines, at most."""
 
 _NAME_WIDTH, _GAP = 12, 3
 """Characters that a variant's name gets at least, and those between two columns."""
@@ -159,10 +159,10 @@ def _cell(column: Column[Variant], row: Variant) -> str:
 
 
 def _text(console: Console, text: str, style: str = "") -> Text:
-    """Text that is no markup; on an ASCII terminal, only signs that it can show."""
+    """Text that is no markup; on an ASCII terminal, only characters that it can show."""
     plain = single_line(text)
     if console.options.ascii_only:
-        for sign, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "...", "†": "^"}.items():
-            plain = plain.replace(sign, words)
+        for character, words in {"±": "+/-", "–": "-", "∞": "inf", "×": "x", "…": "...", "†": "^"}.items():
+            plain = plain.replace(character, words)
         plain = plain.encode("ascii", "backslashreplace").decode()
     return Text(plain, style=style)

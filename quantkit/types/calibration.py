@@ -40,9 +40,10 @@ class TensorStatistics:
     """What calibration knows of one tensor: everything that any method needs, from one pass over the data.
 
     Attributes:
-        histogram: int64 [bins], counts of magnitudes; bin i holds |x| in [i, i + 1) * bin_width.
+        histogram: int64 [bins], counts of magnitudes. By the rule "exact" bin i holds |x| in (i, i + 1] * bin_width,
+            and bin 0 zeros too; by "tensorrt" in [i, i + 1) * bin_width.
         bin_width: width of a bin, 0 while every value was 0.
-        minimum, maximum: extremes of the values themselves, with sign.
+        minimum, maximum: extremes of the values themselves, not of their magnitudes.
         rule: "exact" (bin width a power of two; merging is exact) or "tensorrt" (depends on the order of the data).
     """
 
