@@ -109,7 +109,6 @@ def test_a_number_is_the_score_under_the_name_of_the_class():
     found = task.compute()
     assert found["fp32"] == {"mean": pytest.approx(0.575)}
     assert task.score == Score("mean", "mean", is_fraction=True, definition="Mean.")
-    assert not any("changed where" in note for note in task.notes)
     assert task.facts == {}
     assert found["int8"] == {"mean": pytest.approx(0.525), DIFFERING: 2}
     assert task.notes == ("no interval of mean: 4 samples are too few, 30 are needed",)
