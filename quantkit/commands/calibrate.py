@@ -171,9 +171,7 @@ def _settings(options: CalibrationOptions, dataset: Dataset, native: Library | N
     if identity := extension_identity(options):
         settings["ort_extension"] = identity
     source = getattr(dataset, "dataset", dataset)
-    if isinstance(source, PlacedSamples):
-        source = source.dataset
-    if isinstance(source, RolledSteps):
+    while isinstance(source, PlacedSamples | RolledSteps):
         source = source.dataset
     if isinstance(source, LoadedSamples):
         settings["loader"] = source.loader
