@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quantkit.evaluation.bootstrap import mean_difference_interval
-from quantkit.significance import difference_interval, mcnemar_p_value
+from quantkit.paired_statistics import difference_interval, mcnemar_p_value
 
 
 def exact_p_value(fixed: int, broken: int) -> float:

@@ -8,18 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantkit.paired_statistics import difference_interval, samples_needed, samples_to_tell, wilson_interval
 from quantkit.significance import (
     compare_accuracy,
     compare_speed,
     contradicting_speeds,
-    difference_interval,
     has_identical_outputs,
     judge,
     loss_interval,
     mlperf,
-    samples_needed,
-    samples_to_tell,
-    wilson_interval,
 )
 from quantkit.types import TOP1, Evaluation, Latency, Report, Score
 

@@ -18,7 +18,7 @@ from quantkit.evaluation.run import Measurement, evaluate, feed, metric_notes
 from quantkit.evaluation.tasks import Task
 from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.output_comparison import OutputComparison
-from quantkit.significance import difference_interval, mcnemar_p_value, samples_needed
+from quantkit.paired_statistics import difference_interval, mcnemar_p_value, samples_needed
 
 __all__ = [
     "GATES",

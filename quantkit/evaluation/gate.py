@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from quantkit.datasets.description import how_to_label
 from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation.limits import GATES, Drop, Limits
+from quantkit.paired_statistics import samples_to_tell
 from quantkit.significance import (
     DIFFERING,
     agreement_interval,
     compare_speed,
     loss_interval,
     names_one_class,
-    samples_to_tell,
     samples_to_tell_score,
 )
 from quantkit.types import Evaluation, GateCheck, PathLike, Report, Score

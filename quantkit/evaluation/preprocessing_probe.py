@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from quantkit.evaluation.preprocessing_score import (
     may_be_better,
     score_preprocessing,
 )
+from quantkit.paired_statistics import is_chance
 from quantkit.progress import show_progress
 from quantkit.types import Batch, Dataset, Preprocessing, Runner
 
@@ -233,12 +233,10 @@ def _value(fit: PreprocessingScore) -> float:
 
 
 def _is_chance(fit: PreprocessingScore) -> bool:
-    """Whether guessing could be right as often, within three standard errors; False without labels."""
+    """Whether guessing could be right as often; False without labels."""
     if fit.targets is None:
         return False
-    count, chance = len(fit.right), 1 / fit.probabilities.shape[1]
-    error = math.sqrt(chance * (1 - chance) / count)
-    return bool(float(fit.right.mean()) < chance + 3 * error)
+    return is_chance(float(fit.right.mean()), num_classes=fit.probabilities.shape[1], num_samples=len(fit.right))
 
 
 def _trial(

@@ -13,7 +13,7 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.metrics.accuracy import probabilities
 from quantkit.evaluation.run import feed
 from quantkit.evaluation.tasks.classification import find_scores
-from quantkit.significance import NORMAL_975, difference_interval, mcnemar_p_value
+from quantkit.paired_statistics import NORMAL_975, difference_interval, mcnemar_p_value
 from quantkit.types import Array, Batch, Runner
 
 _DRAWS = 1000

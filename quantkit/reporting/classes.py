@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantkit.notices import plural
+from quantkit.paired_statistics import wilson_interval
 from quantkit.reporting.formatting import LEAST_DIFFERENCE, single_line
-from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore, Evaluation, Interval, Report, Score
 
 NUM_CLASSES_SHOWN = 10

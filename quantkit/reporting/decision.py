@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.notices import plural
+from quantkit.paired_statistics import is_chance
 from quantkit.reporting.formatting import single_line
-from quantkit.significance import CLOSE, compare_accuracy, compare_speed, names_one_class
+from quantkit.significance import CLOSE, FEWEST_SAMPLES, compare_accuracy, compare_speed, names_one_class
 from quantkit.types import Evaluation, Report, title_of
 from quantkit.types.options import Target
 
@@ -73,14 +74,13 @@ def is_expected(report: Report, evaluation: Evaluation) -> bool:
 
 
 def chance_level(report: Report) -> float | None:
-    """Accuracy of guessing, where the baseline's is within three standard errors of it; None otherwise."""
+    """Accuracy of guessing, where the baseline's cannot be told from it; None otherwise."""
     top1, classes = report.baseline.metrics.get("top1"), report.baseline.metrics.get("num_classes", 0)
-    if top1 is None or classes < 2 or not report.baseline.num_samples:
-        return None
-    chance = 1 / classes
-    error = (chance * (1 - chance) / report.baseline.num_samples) ** 0.5
+    count = report.baseline.num_samples
     # A handful of samples cannot tell an untrained model from a good one with bad luck.
-    return chance if report.baseline.num_samples >= 30 and top1 < chance + 3 * error else None
+    if top1 is None or classes < 2 or count < FEWEST_SAMPLES:
+        return None
+    return 1 / classes if is_chance(top1, num_classes=classes, num_samples=count) else None
 
 
 def _guess(found: list[Evaluation]) -> Target:

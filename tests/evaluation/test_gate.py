@@ -9,7 +9,8 @@ from quantkit.errors import EvaluationError, GateFailedError
 from quantkit.evaluation import Limits, check_limits, parse_drop, require_passed
 from quantkit.evaluation.gate import check_unlabeled
 from quantkit.evaluation.limits import GATES, Drop
-from quantkit.significance import mlperf, samples_needed
+from quantkit.paired_statistics import samples_needed
+from quantkit.significance import mlperf
 from quantkit.types import Score
 from tests.reporting.reports import any_report, latency, make_engines, make_report, make_unlabeled
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantkit.paired_statistics import wilson_interval
 from quantkit.reporting.classes import class_tables
-from quantkit.significance import wilson_interval
 from quantkit.types import ClassScore
 
 from .reports import cells

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.evaluation.bootstrap import draw_weights
-from quantkit.significance import NORMAL_975
+from quantkit.paired_statistics import NORMAL_975
 from quantkit.types.evaluation import Interval
 
 Rounds = Sequence[Sequence[float]]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from quantkit.evaluation.metrics.accuracy import rank_targets
 from quantkit.evaluation.metrics.metric import METRICS, Metric
-from quantkit.significance import difference_interval, mcnemar_p_value
+from quantkit.paired_statistics import difference_interval, mcnemar_p_value
 from quantkit.types import Array
 
 
@@ -15,7 +15,7 @@ class Flips(Metric):
     """Counts of `fixed` (baseline wrong, variant right) and `broken` (baseline right, variant wrong) samples.
 
     ``top1 - baseline's top1 = (fixed - broken) / N``; the p-value and the 95% interval of that difference come from
-    `quantkit.significance`.
+    `quantkit.paired_statistics`.
 
     >>> flips = Flips()
     >>> fp32, int8 = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])

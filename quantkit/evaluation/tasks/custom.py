@@ -15,7 +15,8 @@ from quantkit.errors import EvaluationError
 from quantkit.evaluation.bootstrap import can_draw, explain_no_interval, mean_difference_interval
 from quantkit.evaluation.metrics import METRICS, Scope
 from quantkit.evaluation.tasks.task import TASKS, OpenTask, Task, TaskOptions
-from quantkit.significance import DIFFERING, difference_interval
+from quantkit.paired_statistics import difference_interval
+from quantkit.significance import DIFFERING
 from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 from quantkit.user_code import call, load_symbol
 

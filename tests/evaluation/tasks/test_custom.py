@@ -18,7 +18,8 @@ from quantkit.evaluation.tasks.classification import Classification
 from quantkit.evaluation.tasks.custom import Custom, reserved_names
 from quantkit.evaluation.tasks.embedding import Embedding
 from quantkit.evaluation.tasks.images import Images
-from quantkit.significance import DIFFERING, difference_interval
+from quantkit.paired_statistics import difference_interval
+from quantkit.significance import DIFFERING
 from quantkit.types import Batch, Score
 from quantkit.user_code import load_symbol
 
