@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from quantkit.evaluation.embedding_values import looks_like_embedding
 from quantkit.graph.measured_outputs import MeasuredOutput
-from quantkit.notices import Notice, Notify
-from quantkit.refinement.raw_boxes import SUM_ERROR, BoxDamage, find_boxes
+from quantkit.notices import Notice, Notify, plural
+from quantkit.refinement.raw_boxes import SUM_ERROR, SURE, BoxDamage, find_boxes
 from quantkit.types import Array
 
 _PARTS = 4
@@ -112,7 +112,9 @@ class OutputDamage:
         self.boxes = BoxDamage(found, reference) if found else None
         """Where the outputs are those of a detector."""
         if self.boxes is not None and notify is not None:
-            text = f"the outputs are {self.boxes}: their errors count where something is detected"
+            detects = self.boxes.detects
+            text = f"the outputs are {self.boxes}: their errors count where something is detected "
+            text += f"({detects.sum()} of {plural(len(detects), 'sample')} have a score of {SURE} or more)"
             notify(Notice("info", "ranges", text))
         self._variance = {o.name: self._variances(o) for o in outputs if not (self.is_divergence or found)}
 

@@ -25,6 +25,9 @@ _MOST_BINS = 32
 _NEARLY_ALL = 0.99
 """Of what is detected."""
 
+SURE = 0.5
+"""A score from which on something is said to be detected."""
+
 _SMALL_BOX = 0.01
 """Of the mean area: smaller distances are not told from 0."""
 
@@ -185,6 +188,14 @@ class BoxDamage:
             [(rows, scores, _weights(scores), unit[number]) for (rows, scores), unit in zip(batch, units, strict=True)]
             for number, batch in enumerate(exact)
         ]
+        best = [
+            np.max(
+                [s.reshape(len(batch[f.scores]), -1).max(axis=1) for f, (_, s) in zip(found, read, strict=True)], axis=0
+            )
+            for batch, read in zip(reference, exact, strict=True)
+        ]
+        self.detects = np.concatenate(best) >= SURE
+        """For each sample whether something is detected."""
 
     def __str__(self) -> str:
         first = self._found[0]

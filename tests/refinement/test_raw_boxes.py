@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.graph.measured_outputs import MeasuredOutput
+from quantkit.notices import Notice
 from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.raw_boxes import RawBoxes, find_boxes
 
@@ -153,6 +154,22 @@ def test_errors_of_points_by_the_formula(form: str) -> None:
     damage = OutputDamage([values(name, 2) for name in outputs], batches(**outputs))
     assert str(damage.boxes) == "boxes with 5 scores and points"
     assert damage.of(batches(**got)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_samples_in_which_something_is_detected_are_counted() -> None:
+    """Choices fit only what these show: a face detector is to be calibrated on faces."""
+    boxes, objectness, classes = detections()
+    scores = 0.4 * classes * objectness
+    scores[1, 7, 2], scores[2, 8, 0], scores[2, 3, 1] = 0.5, 0.9, 0.6
+    heard: list[Notice] = []
+    outputs = {"s": scores, "b": boxes, "s_2": 0.1 * scores[:, :20], "b_2": boxes[:, :20]}
+    damage = OutputDamage([values(name, 2) for name in outputs], batches(**outputs), heard.append)
+    assert damage.boxes is not None
+    assert damage.boxes.detects.tolist() == [False, True, True, False]
+    assert [notice.text for notice in heard] == [
+        "the outputs are boxes with 5 scores: their errors count where something is detected (2 of 4 samples have a "
+        "score of 0.5 or more)"
+    ]
 
 
 def test_what_is_detected_counts_more_than_background() -> None:
