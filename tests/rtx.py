@@ -6,7 +6,7 @@ The plan holds the compiled graph as plain text. That text is undocumented: good
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,16 @@ class Layer:
         return self.inputs[:2] == (dtype, dtype) and self.inputs[: operands + 1].count(dtype) >= operands
 
 
-def build(model: bytes | Path, *, batch: int = 2, capabilities: Sequence[str] = CAPABILITIES) -> bytes:
+def build(
+    model: bytes | Path,
+    *,
+    batch: int = 2,
+    capabilities: Sequence[str] = CAPABILITIES,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> bytes:
     """The plan of an ONNX model for all `capabilities`; skips the test where TensorRT-RTX is not installed.
+
+    Sizes that vary are those of the input in `shapes`, else `batch`.
 
     Raises:
         AssertionError: TensorRT-RTX refuses the model, with its words.
@@ -60,7 +68,7 @@ def build(model: bytes | Path, *, batch: int = 2, capabilities: Sequence[str] = 
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     for tensor in inputs:
         if -1 in tensor.shape:
-            shape = tuple(batch if d == -1 else d for d in tensor.shape)
+            shape = (shapes or {}).get(tensor.name) or tuple(batch if d == -1 else d for d in tensor.shape)
             profile.set_shape(tensor.name, shape, shape, shape)
     if any(-1 in tensor.shape for tensor in inputs):
         config.add_optimization_profile(profile)
