@@ -60,9 +60,12 @@ def _whole_blocks(model: ir.Model) -> list[ir.Node]:
 def _activate_blocks(model: ir.Model, whole: Sequence[ir.Node]) -> None:
     """Takes activations out of the plain layout that they alone are in: an observed input keeps them out of a Conv."""
     for reorder in whole:
+        is_last = reorder.attributes["channels_last"].as_int()  # 1: with a Transpose in it
         for node in reorder.outputs[0].consumers():
             result, after = node.outputs[0], node.outputs[0].consumers()
-            is_alone = all(reader.op_type == "ReorderInput" for reader in after)
+            is_alone = all(
+                r.op_type == "ReorderInput" and r.attributes["channels_last"].as_int() == is_last for r in after
+            )
             is_inside = all(part.graph is model.graph for part in (node, *after))
             if is_alone and is_inside and node.domain == "" and node.op_type in _ACTIVATIONS:
                 node.replace_input_with(0, reorder.inputs[0])

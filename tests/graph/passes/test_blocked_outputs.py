@@ -77,6 +77,22 @@ def test_an_activation_whose_input_is_observed_works_on_blocks(activation: str) 
     assert not any(np.array_equal(plain[name], found[name]) for name in plain)
 
 
+def test_an_activation_of_a_transposed_tensor_stays_in_the_plain_layout() -> None:
+    """The convolution behind it reads as channels what the Transpose, a part of the reorder, puts there."""
+    text = """<ir_version: 9, opset_import: ["": 17]>
+    g (float[N, 16, 16, 16] x) => (float[N, C, H, W] across, float[N, C, H, W] first, float[N, C, H, W] second) {
+        conv = Conv(x, w)
+        across = Transpose<perm = [0, 2, 3, 1]>(conv)
+        first = Relu(across)
+        second = Conv(first, w)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).standard_normal((16, 16, 1, 1), np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    plain, found = run_both(load(proto))
+    assert_same_values(plain, needs_blocks(found))
+
+
 def test_blocks_that_are_filled_up_are_not_returned() -> None:
     plain, found = run_both(net(20))
     found = needs_blocks(found)
