@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from quantkit.graph.passes.edits import inner_graphs
+from quantkit.graph.passes.edits import captured_values
 from quantkit.types import SharedModel
 
 _SMALL_BYTES = 1024
@@ -207,7 +207,7 @@ class GraphPieces:
         return SharedModel(model.SerializeToString(), large)
 
     def _read(self, node: ir.Node) -> _Node:
-        captured = tuple(dict.fromkeys(str(v.name) for v in _captured(node, self.model.graph)))
+        captured = tuple(dict.fromkeys(str(v.name) for v in captured_values(node)))
         values = dict.fromkeys((*(str(v.name) for v in node.inputs if v is not None), *captured))
         return _Node(
             ir.serde.serialize_node(node),
@@ -252,13 +252,6 @@ def _info(name: str, dtype: ir.DataType | None) -> onnx.ValueInfoProto:
     if dtype is not None:
         info.type.tensor_type.elem_type = int(dtype)
     return info
-
-
-def _captured(node: ir.Node, outer: ir.Graph) -> Iterator[ir.Value]:
-    """Values of the main graph that the sub-graphs of a node read."""
-    for graph in inner_graphs(node):
-        read = [v for inner in ir.traversal.RecursiveGraphIterator(graph) for v in inner.inputs]
-        yield from (v for v in (*read, *graph.outputs) if v is not None and v.graph is outer)
 
 
 def _external(name: str, array: np.ndarray) -> onnx.TensorProto:

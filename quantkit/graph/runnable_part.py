@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from quantkit.graph.passes.edits import captured_values, inner_graphs
+
 if TYPE_CHECKING:
     from quantkit.graph.float_model import FloatModel
 
@@ -28,12 +30,12 @@ def runnable_part(model: FloatModel, has_operator: Callable[[str, str], bool]) -
         return model, ()
     behind: set[ir.Node] = set()
     for node in graph.graph:  # in topological order
-        if node in obstacles or any(v is not None and v.producer() in behind for v in _reads(node)):
+        if node in obstacles or any(v.producer() in behind for v in _reads(node)):
             behind.add(node)
     outputs = [v for v in graph.graph.outputs if v.producer() not in behind]
     for node in graph.graph:
         if node in behind:
-            outputs += [v for v in _reads(node) if v is not None and v.producer() not in (None, *behind)]
+            outputs += [v for v in _reads(node) if v.producer() not in (None, *behind)]
     graph.graph.outputs.clear()
     graph.graph.outputs.extend(dict.fromkeys(outputs))
     graph.graph.remove(sorted(behind, key=list(graph.graph).index, reverse=True), safe=False)
@@ -41,20 +43,10 @@ def runnable_part(model: FloatModel, has_operator: Callable[[str, str], bool]) -
 
 
 def _is_known(node: ir.Node, has_operator: Callable[[str, str], bool]) -> bool:
-    nodes = [node, *(inner for graph in _sub_graphs(node) for inner in ir.traversal.RecursiveGraphIterator(graph))]
+    nodes = [node, *(inner for graph in inner_graphs(node) for inner in ir.traversal.RecursiveGraphIterator(graph))]
     return all(has_operator("" if n.domain == "ai.onnx" else n.domain, n.op_type) for n in nodes)
 
 
-def _sub_graphs(node: ir.Node) -> list[ir.Graph]:
-    return [
-        graph
-        for attribute in node.attributes.values()
-        if isinstance(attribute, ir.Attr) and attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        for graph in (attribute.value if attribute.type is ir.AttributeType.GRAPHS else [attribute.value])
-    ]
-
-
-def _reads(node: ir.Node) -> list[ir.Value | None]:
-    """What a node reads, also inside its sub-graphs."""
-    inner = [v for graph in _sub_graphs(node) for n in ir.traversal.RecursiveGraphIterator(graph) for v in n.inputs]
-    return [*node.inputs, *inner]
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads from the main graph, also inside its sub-graphs."""
+    return [*(v for v in node.inputs if v is not None), *captured_values(node)]

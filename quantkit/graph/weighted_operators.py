@@ -1,7 +1,7 @@
 """Which weighted operators of a quantized model compute on INT8 where it is meant to run, and why the others do not.
 
-The rules for TensorRT are those of `lint`. ONNX Runtime's integer convolution also needs its output quantized, as in
-`placement_cpu`; UINT8 activations tell that a model is made for it.
+The rules for TensorRT are those of `qdq_lint`. ONNX Runtime's integer convolution also needs its output quantized, as
+in `placement.onnxruntime_cpu`; UINT8 activations tell that a model is made for it.
 """
 
 from __future__ import annotations

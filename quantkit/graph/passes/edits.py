@@ -184,3 +184,10 @@ def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type is ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
+
+
+def captured_values(node: ir.Node) -> Iterator[ir.Value]:
+    """Values of the graph of a node that its sub-graphs read, at any depth; a value that is read twice comes twice."""
+    for graph in inner_graphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            yield from (v for v in inner.inputs if v is not None and v.graph is node.graph)
