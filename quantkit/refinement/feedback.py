@@ -38,6 +38,9 @@ _INT8 = weight_format(0)
 _BLOCK = 64
 """Columns that are rounded before their errors are handed on to all the others in one product."""
 
+_MOST_FACTORS = 3
+"""Kept at once: they are as large as the moments."""
+
 
 def dequantize_matrix(codes: _Codes, scale: _Scale) -> _Array:
     """The weights [G, R, K] that codes [G, R, K] with scales [G, R], or [G, R, K] of blocks, stand for."""
@@ -108,63 +111,88 @@ def round_with_feedback(
     """
     # The code of the largest weight is known, so the only row of a group can make up for it from the start.
     first = _is_largest(matrix, scale, fmt)[:, 0] if matrix.shape[1] == 1 else None
-    return FeedbackFactor(second_moment, damping, first).round(matrix, scale, fmt)
+    return InputFactors(second_moment, first).round(matrix, scale, damping, fmt)
 
 
-class FeedbackFactor:
-    """Second moments as `round_with_feedback` takes them, for several matrices on the same inputs.
+class InputFactors:
+    """Second moments of inputs as rounding takes them, for several matrices: they are factorized once for each damping.
 
     Args:
         second_moment: of the inputs, [G, K, K].
-        damping: what is added to its diagonal, as a share of the mean.
         first: bool [G, K], inputs whose weights come before all others.
     """
 
-    def __init__(self, second_moment: _Array, damping: float, first: npt.NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, second_moment: _Array, first: npt.NDArray[np.bool_] | None = None) -> None:
         importance = np.einsum("gkk->gk", second_moment)
         if first is not None:
             importance = np.where(first, np.inf, importance)
         # From the last one to the first: see `_round_sorted`.
         self._order = np.argsort(importance, axis=1, kind="stable")
         group = np.arange(len(second_moment))[:, None, None]
-        in_order = second_moment[group, self._order[:, :, None], self._order[:, None, :]]
-        self._factor = _factorize(in_order, damping)
+        self._in_order = second_moment[group, self._order[:, :, None], self._order[:, None, :]]
+        self._is_finite = bool(np.isfinite(second_moment).all())
+        self._factors: dict[float, tuple[_Array, _Array] | None] = {}
 
-    def round(self, matrix: _Floats, scale: _Scale, fmt: QuantFormat = _INT8) -> _Codes:
-        """Codes of a matrix [G, R, K] with scales [G, R], or [G, R, K] of blocks."""
-        if self._factor is None:
+    def round(self, matrix: _Floats, scale: _Scale, damping: float, fmt: QuantFormat = _INT8) -> _Codes:
+        """Codes of a matrix [G, R, K] with scales [G, R], or [G, R, K] of blocks: see `round_with_feedback`."""
+        factor = self._factor(damping)
+        if factor is None:
             return round_nearest(matrix, scale, fmt)
-        weights, is_largest = (self._sort(x) for x in (matrix, _is_largest(matrix, scale, fmt)))
-        steps = self._sort(np.broadcast_to(_steps(scale), matrix.shape))
-        codes = _round_sorted(weights, is_largest, self._factor, steps, fmt)
-        found = np.empty(matrix.shape, codes.dtype)
-        np.put_along_axis(found, self._order[:, None, :], codes.swapaxes(1, 2), 2)
-        return found
+        weights, is_largest = (self._sort(x.swapaxes(1, 2)) for x in (matrix, _is_largest(matrix, scale, fmt)))
+        steps = self._sort(np.broadcast_to(_steps(scale), matrix.shape).swapaxes(1, 2))
+        return self._unsort(_round_sorted(weights, is_largest, factor[0], steps, fmt)).swapaxes(1, 2)
+
+    def solve(self, wanted: _Array, damping: float) -> _Array:
+        """The damped moments' inverse times a matrix [G, K, R]; zeros where it has none."""
+        factor = self._factor(damping)
+        if factor is None:
+            return np.zeros(wanted.shape)
+        lower, squares = factor
+        x = self._sort(wanted)
+        starts = range(0, x.shape[1], _BLOCK)
+        for start in starts:
+            block = slice(start, start + _BLOCK)
+            x[:, block] -= lower[:, block, :start] @ x[:, :start]
+            x[:, block] = np.linalg.solve(lower[:, block, block], x[:, block])
+        x /= squares[:, :, None]
+        for start in reversed(starts):
+            block, rest = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+            x[:, block] -= lower[:, rest, block].swapaxes(1, 2) @ x[:, rest]
+            x[:, block] = np.linalg.solve(lower[:, block, block].swapaxes(1, 2), x[:, block])
+        return self._unsort(x)
+
+    def _factor(self, damping: float) -> tuple[_Array, _Array] | None:
+        if damping not in self._factors:
+            while len(self._factors) >= _MOST_FACTORS:
+                del self._factors[max(self._factors)]  # of the corrections, which are tried once
+            self._factors[damping] = _factorize(self._in_order, damping) if self._is_finite else None
+        return self._factors[damping]
 
     def _sort(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[G, R, K] → [G, K, R] in the order of the factor."""
-        return np.ascontiguousarray(np.take_along_axis(values.swapaxes(1, 2), self._order[:, :, None], 1))
+        """[G, K, R] in the order of the factor."""
+        return np.ascontiguousarray(np.take_along_axis(values, self._order[:, :, None], 1))
+
+    def _unsort(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        found = np.empty_like(values)
+        np.put_along_axis(found, self._order[:, :, None], values, 1)
+        return found
 
 
-def correct_towards_float(matrix: _Floats, second_moment: _Array, cross_moment: _Array, damping: float) -> _Array:
+def correct_towards_float(matrix: _Floats, inputs: InputFactors, cross_moment: _Array, damping: float) -> _Array:
     """The weight whose output on the quantized inputs x^ comes closest to the float output W x, by least squares.
 
     This is ``W + W E[(x - x^) x^T] (E[x^ x^T] + damping)^-1``.
 
     Args:
         matrix: float weight W [G, R, K].
-        second_moment: E[x^ x^T], [G, K, K].
+        inputs: E[x^ x^T].
         cross_moment: E[(x - x^) x^T], [G, K, K].
-        damping: what is added to the diagonal of `second_moment`, as a share of its mean.
+        damping: what is added to the diagonal of the second moment, as a share of its mean.
 
     Returns:
         A matrix [G, R, K]; `matrix` where the moments are not finite.
     """
-    try:
-        wanted = (matrix @ cross_moment).swapaxes(1, 2)
-        correction = np.linalg.solve(_damp(second_moment, damping), wanted).swapaxes(1, 2)
-    except np.linalg.LinAlgError:
-        return np.asarray(matrix, np.float64)
+    correction = inputs.solve((matrix @ cross_moment).swapaxes(1, 2), damping).swapaxes(1, 2)
     return np.asarray(matrix + np.where(np.isfinite(correction), correction, 0), np.float64)
 
 
@@ -210,24 +238,25 @@ def _is_largest(matrix: _Floats, scale: _Scale, fmt: QuantFormat) -> npt.NDArray
     return np.asarray(np.abs(matrix) >= (value_bounds(fmt)[1] - 1e-3) * scale[:, :, None].astype(np.float64))
 
 
-def _factorize(moment: _Array, damping: float) -> _Array | None:
-    """Lower triangular factor with a diagonal of ones, of the damped moments [G, K, K]; None if there is none."""
-    for damping_ in damping * np.array([1, 10, 100, 1000]) if np.isfinite(moment).all() else ():
+def _factorize(moment: _Array, damping: float) -> tuple[_Array, _Array] | None:
+    """L and d of L diag(d) L^T, with ones on the diagonal of L: the damped moments [G, K, K]; None if there is none.
+
+    Inputs that are always 0 get a diagonal of ones.
+    """
+    diagonal = np.einsum("gkk->gk", moment)
+    undamped, mean = diagonal.copy(), diagonal.mean(axis=1, keepdims=True)
+    for damping_ in damping * np.array([1, 10, 100, 1000]):
+        diagonal += np.where(mean > 0, damping_ * mean, 1)
         try:
-            factor = np.linalg.cholesky(_damp(moment, damping_))
+            factor = np.linalg.cholesky(moment)
         except np.linalg.LinAlgError:
             continue
-        factor /= np.einsum("gkk->gk", factor).copy()[:, None, :]
-        return np.asarray(factor)
+        finally:
+            diagonal[...] = undamped
+        roots = np.einsum("gkk->gk", factor).copy()
+        factor /= roots[:, None, :]
+        return factor, roots**2
     return None
-
-
-def _damp(moment: _Array, damping: float) -> _Array:
-    """Adds a share of the mean to the diagonal; inputs that are always 0 get a diagonal of ones."""
-    mean = np.einsum("gkk->g", moment) / moment.shape[1]
-    damped = moment.copy()
-    np.einsum("gkk->gk", damped)[...] += np.where(mean > 0, damping * mean, 1)[:, None]
-    return damped
 
 
 def _of_channels(fmt: QuantFormat) -> QuantFormat:

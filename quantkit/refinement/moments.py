@@ -90,7 +90,9 @@ class InputMoments:
     def _moment(self, which: int, left: _Array, right: _Array, centered: bool) -> _Array:
         moment: _Array = self._added.values()[1][which] / (self.count or 1)
         if centered:
-            moment -= left[:, :, None] * right[:, None, :]
+            for start in range(0, left.shape[1], _NARROWEST_BLOCK):  # in the cache
+                rows = slice(start, start + _NARROWEST_BLOCK)
+                moment[:, rows] -= left[:, rows, None] * right[:, None, :]
         return moment
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.refinement.feedback import (
-    FeedbackFactor,
+    InputFactors,
     block_steps,
     correct_towards_float,
     dequantize_matrix,
@@ -200,7 +200,7 @@ class _Layer:
         """Codes [G, R, K], scales [G, R] and bias [G, R] by one recipe."""
         target, blocks = self.matrix, self.moments.split(self.matrix)
         if recipe.correction is not None:
-            blocks = correct_towards_float(blocks, fit.second_moment, fit.cross_moment, recipe.correction)
+            blocks = correct_towards_float(blocks, fit.factors, fit.cross_moment, recipe.correction)
             target = self.moments.join(blocks, self.matrix.shape[2])
         scale = self._scale(target, fit)
         if recipe.damping is None:
@@ -238,17 +238,13 @@ class _Fit:
         self.quantized_mean, self.difference_mean = inputs.quantized_mean, inputs.difference_mean
         self.second_moment = inputs.second_moment(centered=centered)
         self.cross_moment = inputs.cross_moment(centered=centered)
-        self._damping = np.nan
-        self._factor: FeedbackFactor | None = None
+        self.factors = InputFactors(self.second_moment)
 
     def round(self, matrix: _Array, scale: _Scale, damping: float, fmt: QuantFormat) -> _Codes:
-        """`round_with_feedback`, which takes the factor of the last call again where it can."""
+        """`round_with_feedback`."""
         if matrix.shape[1] == 1:  # The order depends on the weights.
             return round_with_feedback(matrix, self.second_moment, scale, damping, fmt)
-        if self._factor is None or self._damping != damping:
-            self._damping, self._factor = damping, None
-            self._factor = FeedbackFactor(self.second_moment, damping)
-        return self._factor.round(matrix, scale, fmt)
+        return self.factors.round(matrix, scale, damping, fmt)
 
 
 class _HeldOutError:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from quantkit.numerics import quantize_array, weight_params
+from quantkit.refinement import feedback
 from quantkit.refinement.feedback import (
+    InputFactors,
     block_steps,
     correct_towards_float,
     dequantize_matrix,
@@ -108,11 +110,13 @@ def test_correction_is_the_least_squares_solution():
     moments = Moments(2, 6)
     moments.add(x, quantized, weights=np.ones(x.shape[2]))
     second, cross = (getattr(moments.training, name)(centered=False) for name in ("second_moment", "cross_moment"))
-    found = correct_towards_float(matrix, second, cross, damping=0)
+    found = correct_towards_float(matrix, InputFactors(second), cross, damping=0)
     for group in range(2):
         expected = np.linalg.lstsq(quantized[group].T.astype(float), (matrix[group] @ x[group]).T, rcond=None)[0].T
         np.testing.assert_allclose(found[group], expected, atol=1e-4)
-    np.testing.assert_allclose(correct_towards_float(matrix, second, cross, damping=1e9), matrix, atol=1e-6)
+    np.testing.assert_allclose(
+        correct_towards_float(matrix, InputFactors(second), cross, damping=1e9), matrix, atol=1e-6
+    )
 
 
 def test_blocks_use_all_codes_and_errors_cancel() -> None:
@@ -171,3 +175,26 @@ def test_scales_of_fp8_are_chosen_by_the_rows_and_the_inputs_that_they_are_for(s
     found = matrix_scale(matrix, shape, fmt, np.broadcast_to(counts, (2, 1, 8)))
     np.testing.assert_array_equal(found, matrix_scale(matrix[:, :, :2], shape, fmt))
     assert len(np.unique(found)) > 1 or shape == (1, 1)
+
+
+def test_each_damping_is_factorized_once(monkeypatch) -> None:
+    """Rounding and the correction towards the float output share factors; of many, a few are kept."""
+    dampings: list[float] = []
+    factorize = feedback._factorize
+
+    def counted(moment, damping):
+        dampings.append(damping)
+        return factorize(moment, damping)
+
+    monkeypatch.setattr(feedback, "_factorize", counted)
+    x = np.random.default_rng(0).normal(size=(2, 80, 400))
+    second = x @ x.swapaxes(1, 2) / 400
+    inputs, before = InputFactors(second), second.copy()
+    wanted = np.random.default_rng(1).normal(size=(2, 80, 5))
+    for damping in (0.1, 0.01, 1.0, 0.1, 0.01, 10.0, 0.1):
+        mean = np.einsum("gkk->g", second) / 80
+        damped = second + damping * mean[:, None, None] * np.eye(80)
+        np.testing.assert_allclose(inputs.solve(wanted, damping), np.linalg.solve(damped, wanted), atol=1e-9)
+        inputs.round(wanted.swapaxes(1, 2), np.full((2, 5), 0.05, np.float32), damping)
+    assert dampings == [0.1, 0.01, 1.0, 10.0]
+    np.testing.assert_array_equal(second, before)
