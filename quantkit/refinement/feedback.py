@@ -255,7 +255,7 @@ def _factorize(moment: _Array, damping: float) -> tuple[_Array, _Array] | None:
             diagonal[...] = undamped
         roots = np.einsum("gkk->gk", factor).copy()
         factor /= roots[:, None, :]
-        return factor, roots**2
+        return np.asarray(factor), np.square(roots)
     return None
 
 
