@@ -15,9 +15,13 @@ _SUM_ERROR, _TINY = 1e-2, 1e-30
 _MANY, _FLAT = 32, 4.0
 """Of so many classes or more, the likeliest has less than four times the probability that each would have by chance."""
 
+_SORTED = 8
+"""Of so many scores or more, no sample has the largest first, and so on, by chance."""
+
 
 def looks_like_embedding(values: Array) -> bool:
-    """Whether the largest element of a row [C] names no class: rows of length 1, or so flat that none stands out.
+    """Whether the largest element of a row [C] names no class: rows of length 1, or so flat that none stands out, or
+    sorted, as TopK leaves them.
 
     Values from 0 to 1 that do not add up to 1 are scores of each class for itself, or coordinates, which are flat.
 
@@ -32,6 +36,8 @@ def looks_like_embedding(values: Array) -> bool:
     if is_share and np.abs(rows.sum(axis=1) - 1).max() < _SUM_ERROR:
         return False  # probabilities
     if rows.min() < 0 and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
+        return True
+    if rows.shape[1] >= _SORTED and (np.diff(rows, axis=1) <= 0).all() and (rows[:, 0] > rows[:, -1]).all():
         return True
     weights = rows if is_share else np.exp(rows - rows.max(axis=1, keepdims=True))
     highest = (weights.max(axis=1) / np.maximum(weights.sum(axis=1), _TINY)).mean()
