@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
         (np.full((4, 40), np.nan), False),
         (RNG.uniform(0.1, 0.9, size=(16, 136)), True),  # landmarks of a face, as shares of its width and height
         (np.abs(np.eye(80)[:16] - RNG.uniform(0, 0.05, size=(16, 80))), False),  # several classes in one image
-        (-np.sort(-RNG.uniform(size=(2, 200)) ** 4), True),  # of line segments, chosen by TopK
+        (-np.sort(-(RNG.uniform(size=(2, 200)) ** 4)), True),  # of line segments, chosen by TopK
         (np.array([[5.0, 1.0, 0.5], [3.0, 2.0, 1.0]]), False),  # sorted by chance
         (np.ones((4, 20)), False),
     ],
