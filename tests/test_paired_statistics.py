@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quantkit.evaluation.bootstrap import mean_difference_interval
-from quantkit.paired_statistics import difference_interval, mcnemar_p_value
+from quantkit.paired_statistics import (
+    difference_interval,
+    mcnemar_p_value,
+    samples_needed,
+    samples_to_tell,
+    wilson_interval,
+)
 
 
 def exact_p_value(fixed: int, broken: int) -> float:
@@ -112,3 +120,43 @@ def test_interval_is_better_than_the_bootstraps_where_few_samples_differ():
         resampled += low <= -0.0005 <= high
     assert held >= 0.95 * 300
     assert resampled < 0.8 * 300
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "margin"), [(17, 23, 0.01), (10, 16, 0.01), (5, 5, 0.002), (60, 40, 0.005)]
+)
+def test_that_many_samples_decide_in_four_of_five_runs(fixed, broken, margin):
+    """The interval of as many samples, drawn anew, says "within" or "worse" in about 80 of 100 draws."""
+    per, truth = 2000, np.array([fixed, broken, 2000 - fixed - broken]) / 2000
+    count = samples_needed(fixed, broken, num_samples=per, margin=margin)
+    loss = (broken - fixed) / per
+    decided = 0
+    for f, b, _ in np.random.default_rng(0).multinomial(count, truth, size=1000):
+        low, high = (-end for end in reversed(difference_interval(int(f), int(b), num_samples=count)))
+        decided += high <= margin if margin - loss >= loss else low > 0
+    assert 750 < decided < 850
+
+
+def test_the_published_number_with_a_two_sided_interval():
+    """A true drop of 0.3 points, 2% of samples differing, a margin of 1 point: n = (2.8016 sd / 0.007)^2."""
+    sd = math.sqrt(0.02 - 0.003**2)
+    assert samples_needed(17, 23, num_samples=2000, margin=0.01) == pytest.approx((2.8016 * sd / 0.007) ** 2, rel=0.04)
+
+
+def test_both_ways_of_counting_agree_where_many_samples_differ():
+    count, fixed, broken = 2000, 100, 110
+    low, high = difference_interval(fixed, broken, num_samples=count)
+    by_counts = samples_needed(fixed, broken, num_samples=count, margin=0.01)
+    by_width = samples_to_tell(0.005, (high - low) / 2, num_samples=count)
+    assert by_width == pytest.approx(by_counts, rel=0.05)
+
+
+def test_no_number_of_samples_tells_a_distance_of_nothing():
+    assert samples_needed(5, 5, num_samples=100, margin=0.0) is None
+    assert samples_to_tell(0.0, 0.1, num_samples=100) is None
+    assert samples_to_tell(1e-300, 1.0, num_samples=100) is None
+
+
+def test_wilsons_interval_where_all_or_none_agree():
+    assert wilson_interval(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
