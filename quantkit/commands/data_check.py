@@ -13,7 +13,7 @@ from quantkit.datasets.description import describe_choice
 from quantkit.datasets.lint import Finding
 from quantkit.datasets.open import on_split, open_samples, warn_of_batch_axes
 from quantkit.datasets.yolo_data import Split
-from quantkit.evaluation.preprocessing_probe import Probe, probe_preprocessing
+from quantkit.evaluation.preprocessing_probe import Probe, ProbeResult, probe_preprocessing
 from quantkit.graph.float_model import FloatModel
 from quantkit.notices import Notify, accepts_tell, announcing
 from quantkit.progress import show_progress
@@ -88,26 +88,25 @@ def check_data(
     if options.against is not None:
         other = _open(model, options.against, options, "val")
         findings += lint.check_overlap(dataset, getattr(other, "dataset", other), name=str(data_path(options.against)))
-    probe, num_scores, reason = None, None, "left out"
+    tried = ProbeResult(reason="left out")
     if options.probe_samples and len(facts.unreadable) < len(dataset):
         with on_device(options, notify), runnable(model).open() as runner:
             unreadable = frozenset(facts.unreadable)
             samples = _choose(dataset, unreadable, options.probe_samples, options.seed)
             rest = sorted(set(_choose(dataset, unreadable, len(dataset), options.seed)) - set(samples))
             random.Random(options.seed).shuffle(rest)
-            probe, num_scores, reason, found = probe_preprocessing(
+            tried = probe_preprocessing(
                 runner, dataset, samples, more=rest, workers=options.workers, progress=options.progress
             )
-            findings += found
-    findings += lint.check_classes(dataset, num_scores)
+    findings += (*tried.findings, *lint.check_classes(dataset, tried.num_scores))
     grave = ("error", "warning", "note")
     return DataCheck(
         facts=facts,
         preprocessing=dataset.preprocessing,
         num_classes=int(describe(dataset)["num_classes"]),
         findings=tuple(sorted(findings, key=lambda f: grave.index(f.severity))),
-        probe=probe,
-        probe_reason=reason,
+        probe=tried.probe,
+        probe_reason=tried.reason,
     )
 
 

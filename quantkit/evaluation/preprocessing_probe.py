@@ -73,6 +73,23 @@ class Probe:
     num_settling: int = 0
 
 
+@dataclass(frozen=True)
+class ProbeResult:
+    """What came of trying preprocessings.
+
+    Attributes:
+        probe: None where nothing could be tried.
+        num_scores: how many classes the model scores; None where that was not found out.
+        reason: why there is no probe; empty with one.
+        findings: labels or a preprocessing that do not fit the model.
+    """
+
+    probe: Probe | None = None
+    num_scores: int | None = None
+    reason: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
 def probe_preprocessing(
     runner: Runner,
     dataset: Dataset,
@@ -81,7 +98,7 @@ def probe_preprocessing(
     more: Sequence[int] = (),
     workers: int | None,
     progress: bool,
-) -> tuple[Probe | None, int | None, str, list[Finding]]:
+) -> ProbeResult:
     """Scores the declared preprocessing and its alternatives on the same samples.
 
     Args:
@@ -91,9 +108,6 @@ def probe_preprocessing(
         more: others, which are run too while it is not settled whether the best alternative is better.
         workers: decoding threads.
         progress: show a progress bar on a terminal.
-
-    Returns:
-        The probe, the number of classes that the model scores, why there is no probe, and what was found.
     """
 
     def read(chosen: tuple[int, ...], alternative: AnyAlternative | None = None) -> Iterator[Batch]:
@@ -109,12 +123,12 @@ def probe_preprocessing(
     try:
         declared = measure(None)
     except EvaluationError as error:
-        return None, None, str(error), []
+        return ProbeResult(reason=str(error))
     num_scores = declared.probabilities.shape[1]
     declared_as = dataset.preprocessing
     first, reason = _first_alternatives(declared_as, lambda: next(read(samples[:16])))
     if reason and not first:
-        return None, num_scores, reason, []
+        return ProbeResult(num_scores=num_scores, reason=reason)
     unlabeled = declared.targets is not None and int(declared.targets.max()) >= num_scores
     with show_progress(None, "trying preprocessings", len(first) + 4, progress) as bar:
         tried = _measure_all(measure, first, bar)
@@ -140,18 +154,14 @@ def probe_preprocessing(
     if best is not None:
         fit = next(fit for alternative, fit in tried if alternative is best)
         findings.append(_misfit(best, fit, declared, unlabeled=unlabeled))
-    return (
-        Probe(
-            num_samples=len(declared_first.probabilities),
-            declared=_trial(None, declared, declared, unlabeled=unlabeled),
-            others=tuple(_trial(a, f, declared_first, unlabeled=unlabeled) for a, f in tried_first),
-            best=None if leader is None else _trial(*leader, declared, unlabeled=unlabeled),
-            num_settling=len(samples),
-        ),
-        num_scores,
-        "",
-        findings,
+    probe = Probe(
+        num_samples=len(declared_first.probabilities),
+        declared=_trial(None, declared, declared, unlabeled=unlabeled),
+        others=tuple(_trial(a, f, declared_first, unlabeled=unlabeled) for a, f in tried_first),
+        best=None if leader is None else _trial(*leader, declared, unlabeled=unlabeled),
+        num_settling=len(samples),
     )
+    return ProbeResult(probe, num_scores, findings=tuple(findings))
 
 
 def _first_alternatives(
