@@ -7,15 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantkit.backends.onnxruntime import using_gpu_where_it_pays
+from quantkit.backends.onnxruntime import chosen_gpu, using_gpu_where_it_pays
 from quantkit.commands.on_device import or_on_cpu
 from quantkit.errors import BackendError
 from quantkit.graph.observed_tensors import observed_tensors
 from quantkit.graph.share import estimated_total_work
 from quantkit.notices import Notice
 from quantkit.refinement.quality import warn_if_low
-from quantkit.refinement.refine import TRIAL_SAMPLES, refine_calibration
-from quantkit.refinement.samples import affordable_samples, choose_samples
+from quantkit.refinement.refine import refine_calibration
+from quantkit.refinement.samples import TRIAL_SAMPLES, affordable_samples, choose_samples
 from quantkit.types import CalibrationTable, Dataset, Refinement
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def refine_table(
         fixed = kept.origin.unclipped | inputs
         known = (kept.tensors, table.tensors, options)
         refine = partial(refine_calibration, model, samples, *known, fixed=fixed, others=others, notify=notify)
-        with using_gpu_where_it_pays(TRIAL_SAMPLES[options.effort][0] * estimated_total_work(model.prepared())):
+        work = 0 if chosen_gpu() is None else TRIAL_SAMPLES[options.effort][0] * estimated_total_work(model.prepared())
+        with using_gpu_where_it_pays(work):
             found = or_on_cpu(refine, notify)
     except BackendError as error:  # a piece of the graph does not run by itself, though the whole model does
         text = f"Ranges are chosen from statistics alone, and weights rounded to nearest: {error}"

@@ -34,7 +34,7 @@ from quantkit.refinement.range_choice import (
     range_candidates,
 )
 from quantkit.refinement.rounding import round_weights
-from quantkit.refinement.samples import SampleBatches
+from quantkit.refinement.samples import TRIAL_SAMPLES, SampleBatches
 from quantkit.refinement.transforms import (
     Transform,
     are_same_transforms,
@@ -62,6 +62,9 @@ _CLEARLY = 0.9
 _LEFT_BY_FEEDBACK = 0.25
 """Share of the damage of weights rounded to nearest that error feedback leaves; measured: 0.02 to 0.5."""
 
+_MUCH = 0.5
+"""Share of the damage that transforms must leave for the ranges of a single method to be tried without them."""
+
 _TINY = 1e-30
 _ABOUT = 1.1
 """Damage of methods within this ratio is equal."""
@@ -72,9 +75,6 @@ share of error."""
 
 _NOTHING = {True: 0.00005, False: 0.0003}
 """Damage that is not worth the time of rounding weights otherwise than to nearest."""
-
-TRIAL_SAMPLES = {"fast": (0, 0), "balanced": (48, 96), "best": (96, 192)}
-"""Fewest and most, by effort."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ class Refining:
         self.units = quantized_units(self.plan)
         outputs = measured_outputs(self.graph)
         self.names = tuple(output.name for output in outputs)
-        reference = run_model(model.prepared(self._opset), self.judging.batches, outputs=self.names)
+        reference = self._reference = run_model(model.prepared(self._opset), self.judging.batches, outputs=self.names)
         self.outputs = recognize_class_scores(outputs, reference)
         self.judge = OutputDamage(self.outputs, reference, notify)
-        self._reference = reference
         self._measured: dict[bool, float] = {}
+        self._left_by_transforms = 1.0
 
     def quantized(self, **changes: Any) -> QuantizedGraph:
         """The model as it would be quantized now, or with other `ranges`, `floats` or `refinement`."""
@@ -263,6 +263,7 @@ class Refining:
         others |= {name: t for name, t in transforms.items() if sites.scalable[name].axis == -1}
         for found in equalize(self.graph, sites, others, _ALPHAS):
             self.keep_if_better(found, with_weights=True)
+        self._left_by_transforms = self.damage(with_weights=False) / before
         return choices
 
     def keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
@@ -293,7 +294,6 @@ class Refining:
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice], *, rounded: bool = False) -> None:
         """Finds tensors whose readers stay in float, beside those that do; `rounded`: the weights are by now."""
-        shapes = {name: shape for name, (shape, _) in self.tensor_sizes.items()}
         left = {unit: edges for unit, edges in self.units.items() if not any(e.tensor in self.floats for e in edges)}
 
         def floats(units: tuple[str, ...]) -> dict[str, str]:
@@ -311,7 +311,7 @@ class Refining:
             found = iter(map(self.judge.of, trials().run(tried) if tried else ()))
             return [next(found) if units else self.damage(with_weights=rounded) for units in sets]
 
-        work = multiply_adds(self.graph, shapes)
+        work = multiply_adds(self.graph, {name: shape for name, (shape, _) in self.tensor_sizes.items()})
         in_float = {edge.node for edge in self.plan.activations if edge.tensor in self.floats}
         in_float |= {name for name, why in find_unprofitable(self.graph).in_float.items() if why != CHANNELS}
         taken = sum(work.get(node, 0) for node in in_float) / max(sum(work.values()), 1)
@@ -340,9 +340,10 @@ class Refining:
         Of methods that do about as well the widest is taken: it clips least of what these samples do not show.
         """
         before, own = self.damage(with_weights=False), self.ranges
-        read = {edge.tensor for edge in self.plan.activations}
-        free = [name for name in (own.keys() & read) - fixed if statistics[name].amax > 0]
-        plain = replace(self.refinement, shifts={}, channel_scales={}, amax={})
+        free = [n for n in own.keys() & {e.tensor for e in self.plan.activations} - fixed if statistics[n].amax > 0]
+        refinements = [self.refinement]
+        if self.refinement.amax and self._left_by_transforms > _MUCH:
+            refinements.append(with_transforms(self.refinement, {}))
         tried: list[tuple[float, float, str, dict[str, Any]]] = []
         for method in (*sorted(METHODS.keys() - {"auto"}), *self.others):
             amax = self.others.get(method)
@@ -351,7 +352,7 @@ class Refining:
                 amax = {name: choose(statistics[name]) for name in free}
             chosen = {name: replace(own[name], amax=amax[name], method=method) for name in free if name in amax}
             width = sum(math.log(max(found.amax, _TINY)) for found in chosen.values())
-            for refinement in (self.refinement, plain) if self.refinement.amax else (plain,):
+            for refinement in refinements:
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
                 tried.append((self.damage(with_weights=False, **changes), width, method, changes))
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
@@ -382,7 +383,7 @@ class Refining:
         """What the INT8 output is worth on samples that nothing was chosen on."""
         batches, reference = self.telling.batches, self._reference
         if self.telling is not self.judging:
-            reference = run_model(self.model.prepared(), batches, outputs=self.names)
+            reference = self._reference = run_model(self.model.prepared(), batches, outputs=self.names)
         got = run_quantized(self.quantized(), batches, outputs=self.names)
         return output_quality(self.outputs, reference, got, num_samples=self.telling.num_samples)
 

@@ -18,6 +18,9 @@ _BATCH = 16
 REFINEMENT_BUDGET_BYTES = 2 << 30
 _FAST_SAMPLES = 64
 MOST_SAMPLES = {"balanced": 1024, "best": 2048}
+TRIAL_SAMPLES = {"fast": (0, 0), "balanced": (48, 96), "best": (96, 192)}
+"""On which ranges are tried: fewest and most, by effort."""
+
 _PARTS = 4
 """At least so many batches, where there are as many samples: some suggest, others judge."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from quantkit.refinement.damage import OutputDamage
 from quantkit.refinement.quantized_run import run_model
 from quantkit.refinement.range_choice import RangeChoice, _choose, choose_by_output
 from quantkit.refinement.refine import RefinedCalibration, refine_calibration
-from quantkit.refinement.transforms import Transform, find_sites
+from quantkit.refinement.transforms import Transform, find_sites, with_transforms
 from quantkit.types import Refinement, TensorRange
 from quantkit.types.options import CalibrationOptions
 
@@ -216,3 +217,24 @@ def test_weights_are_not_run_where_activations_alone_are_too_bad(monkeypatch: py
     assert run._expected_damage(True, enough=1.0) == 1.0
     assert run._expected_damage(True, enough=1.1) == pytest.approx(1.5)
     assert run._expected_damage(False) == 1.0
+
+
+@pytest.mark.parametrize(("left", "is_tried"), [(0.4, False), (0.6, True)])
+def test_methods_are_tried_without_transforms_where_these_do_little(
+    left: float, is_tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = depthwise_net()
+    run = refine.Refining(subject.model, subject.samples, subject.ranges(), BALANCED, notify=lambda notice: None)
+    (name,) = (name for name, site in find_sites(run.graph, run.plan, run.choosing).scalable.items() if site.axis == -3)
+    run.adopt(refinement=with_transforms(run.refinement, {name: Transform(None, np.ones(4, np.float32), 1.0)}))
+    monkeypatch.setattr(run, "_left_by_transforms", left)
+    tried = []
+
+    def damage(*, with_weights: bool, **changes: Any) -> float:
+        tried.append(changes.get("refinement", run.refinement))
+        return 1.0
+
+    monkeypatch.setattr(run, "damage", damage)
+    run.compare_methods(subject.statistics(), frozenset())
+    assert len(tried) > 2
+    assert any(not refinement.amax for refinement in tried) == is_tried
