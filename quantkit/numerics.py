@@ -243,8 +243,8 @@ _RATIOS: dict[str, tuple[float, ...]] = {
     "int": (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6),
     "float": tuple(2.0 ** (k / 16) for k in range(16)),
 }
-"""Of the scale that clips nothing. With 7/8 the largest weight of a block is -8 steps, if it is negative. The numbers
-of FP8 are spaced alike in every octave, so that the scales of one octave are all there are."""
+"""Multiples of the scale that clips nothing. With 7/8 the largest weight of a block is -8 steps, if it is negative. The
+numbers of FP8 are spaced alike in every octave, so that the scales of one octave are all there are."""
 
 
 def least_error_params(
@@ -278,7 +278,7 @@ def least_error_params(
 
 
 def _sum_for_scales(values: npt.NDArray[Any], axis: int | None, fmt: QuantFormat) -> npt.NDArray[Any]:
-    """Of the values that share a scale; shaped as the scales."""
+    """Sums of the values that share a scale; shaped as the scales."""
     if fmt.block is not None and axis is not None:
         return np.add.reduceat(values, np.arange(0, values.shape[axis], fmt.block), axis=axis)
     return np.asarray(values.sum(axis=tuple(i for i in range(values.ndim) if i != axis)))

@@ -41,16 +41,16 @@ _STATISTICS = 3.0
 """A pass that counts histograms, in plain passes."""
 
 _TRIALS, _ROUNDING = 280.0, 0.7
-"""Of balanced, in passes for each tensor: trying ranges, and, for each sample, rounding weights."""
+"""What `balanced` adds, in passes for each tensor: trying ranges and, for each sample, rounding weights."""
 
 _VARIANT = 2.0
-"""Of a variant beside the float model, in plain passes: Q/DQ and FP16 are computed in float, rounded in between."""
+"""A pass of a variant, in passes of the float model: Q/DQ and FP16 are computed in float, rounded in between."""
 
 _LAYERS = 4.0
-"""Of the layer-wise error of a sample: outputs of two models, and what is derived from them."""
+"""The layer-wise error of a sample, in plain passes: outputs of two models, and what is derived from them."""
 
 _RANKED_SAMPLES = 32
-"""Of each unit of a ranking: all on few samples, the worst on more."""
+"""Samples for each unit of a ranking, on average: all run on few, the worst on more."""
 
 _UNCERTAINTY = 2.0
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]+://")
-"""Of a URL, after those that cache it; a single letter is a drive of Windows."""
+"""Scheme of a URL, after those that cache it; a single letter is a drive of Windows."""
 
 _ACCESS = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/]*)@|(?<!\s)\?.*", re.DOTALL)
 """User and password, which may hold any characters, and what follows the path, where signatures and tokens are."""
 
 _FRAGMENT = re.compile(r"(?<!\s)#.*", re.DOTALL)
-"""Of a URL of the web; elsewhere it is a part of the name."""
+"""Fragment of a URL of the web; elsewhere it is a part of the name."""
 
 
 @dataclass(frozen=True)

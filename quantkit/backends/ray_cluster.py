@@ -22,7 +22,7 @@ _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 _RETRIES = 3
-"""Of a task whose worker or node died."""
+"""Retries of a task whose worker or node died."""
 
 _CPUS_PER_TASK = 4
 """At most: ONNX Runtime makes little of more on one batch."""

@@ -45,7 +45,7 @@ class CacheCoverage:
 
     @property
     def share(self) -> float:
-        """Of the activations, 0 to 1."""
+        """Share of the activations that have ranges, 0 to 1."""
         return 1 - len(self.missing) / self.num_needed if self.num_needed else 1.0
 
     def __str__(self) -> str:

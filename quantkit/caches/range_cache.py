@@ -15,7 +15,7 @@ from quantkit.types.calibration import NOT_LISTED
 CacheForm = Literal["table", "tensorrt", "ort-flatbuffers", "ort-json", "ort-text", "json", "qdq", "statistics"]
 
 _BINS = 2048
-"""Of TensorRT's histogram."""
+"""Bins of TensorRT's histogram."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _ORIGIN = "tensorrt"
 
 
 def describe_provenance(path: Path, made_of: str, used: CalibrationTable | None = None) -> tuple[str, ...]:
-    """Of which table an INT8 model was made, and whether that is the one in use, or else the one beside it.
+    """Says of which table an INT8 model was made, and whether that is the one in use, or else the one beside it.
 
     Args:
         path: of the model.

@@ -34,7 +34,7 @@ class Accumulator(Protocol):
         """Waits until that is done. Returns the tensors that were NaN or infinite, in any batch so far."""
 
     def statistics(self) -> Mapping[str, TensorStatistics]:
-        """Of all batches so far, by tensor."""
+        """The statistics of all batches so far, by tensor."""
 
 
 class HostAccumulator:
@@ -76,7 +76,7 @@ class HostAccumulator:
         return self._non_finite
 
     def statistics(self) -> Mapping[str, TensorStatistics]:
-        """Of all batches so far."""
+        """The statistics of all batches so far, by tensor."""
         return self._statistics
 
 

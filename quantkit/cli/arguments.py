@@ -20,7 +20,7 @@ ModelArgument = Annotated[
 
 
 PARSES_DATA: dict[str, Any] = {"parser": data_path, "metavar": "PATH"}
-"""Of options that take data: a path or a URL."""
+"""How options that take data are parsed: a path or a URL."""
 
 DataOption = Annotated[
     os.PathLike[str],

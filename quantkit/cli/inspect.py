@@ -34,7 +34,7 @@ _WIDE = 160
 """Columns from which on a kernel's name has room next to its layer."""
 
 _SEVERITIES = ("refused", "wrong", "float", "note")
-"""Of findings, the worst first."""
+"""Severities of findings, the worst first."""
 
 
 def inspect(

@@ -136,12 +136,12 @@ def plan_best(
 
 
 def _quantized_options(engine: EngineOptions) -> EngineOptions:
-    """Of the INT8 engine: without what is for FP16 alone."""
+    """Options of the INT8 engine: without what is for FP16 alone."""
     return replace(engine, precision="int8", data=None, constant=None)
 
 
 def _fp16_options(engine: EngineOptions) -> EngineOptions:
-    """Of the FP16 engine: without what is for INT8 alone."""
+    """Options of the FP16 engine: without what is for INT8 alone."""
     return replace(
         engine,
         precision="fp16",
@@ -172,7 +172,7 @@ def _accuracy(planned: PlannedBuild, plan: QuantizationPlan | PathLike | None) -
 
 
 def _key(half: PlannedBuild, quantized: PlannedBuild, search: TimedBuildOptions, accuracy: str) -> str:
-    """Of everything that decides which engines are built, what is known of the accuracy of INT8 included."""
+    """A digest of everything that decides which engines are built, the known accuracy of INT8 included."""
     facts = [half.wanted.facts, quantized.wanted.facts, msgspec.to_builtins(search), accuracy]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -59,7 +59,7 @@ class BuildInputs:
 
     @property
     def name(self) -> str:
-        """Of the model's file."""
+        """Name of the model's file."""
         return self.model.name
 
     @property

@@ -39,7 +39,7 @@ def forecast_evaluation(
     limits: Limits | None = None,
     calibrate_data: PathLike | None = None,
 ) -> Forecast:
-    """Of `evaluate` with the table that it found or that `calibrate_data` make; raises what that would refuse."""
+    """Forecasts `evaluate` with the table that it found or that `calibrate_data` make; raises what it would refuse."""
     check_cluster(options.ray)
     made, effort, calibrated = calibrate_data is not None, CalibrationOptions().effort, 0
     reads, runs, writes = [], [], list(outputs)

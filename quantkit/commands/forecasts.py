@@ -38,7 +38,7 @@ from quantkit.types.options import CalibrationOptions, Effort, SensitivityOption
 def forecast_calibration(
     model: PathLike | FloatModel, data: PathLike, options: CalibrationOptions, outputs: Sequence[Path]
 ) -> Forecast:
-    """Of `calibrate`, which writes `outputs`, the table first."""
+    """Forecasts `calibrate`, which writes `outputs`, the table first."""
     bind_method(options.method, options.method_options)
     model = fix_inputs(FloatModel.open(model), options.preprocess)
     model.check_float()
@@ -72,7 +72,7 @@ def forecast_calibration(
 def forecast_sensitivity(
     model: PathLike, data: PathLike, options: SensitivityOptions, outputs: Sequence[Path]
 ) -> Forecast:
-    """Of `sensitivity`; raises what that would refuse."""
+    """Forecasts `sensitivity`; raises what that would refuse."""
     check_cluster(options.ray)
     choose_devices(options.device)
     found = FloatModel.open(model)
@@ -96,7 +96,7 @@ def forecast_sensitivity(
 def forecast_tuning(
     model: PathLike, data: PathLike, val: PathLike, options: TuneOptions, task: TaskOptions, output: Path
 ) -> Forecast:
-    """Of `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
+    """Forecasts `tune`, which keeps evaluations and a calibration beside `output`; raises what that would refuse."""
     from quantkit.commands.tune import open_tuning  # it loads evaluation and reports, which calibrate does without
 
     check_cluster(options.ray)

@@ -117,7 +117,7 @@ def plan_format(model: FloatModel, table: CalibrationTable, options: QuantizeOpt
 
 
 def _refinement(table: CalibrationTable, options: QuantizeOptions) -> Refinement:
-    """Of a table as its scheme takes it."""
+    """The refinement of a table, without rounded weights and biases where weights are rounded to nearest."""
     found = table.refinement or Refinement()
     return replace(found, weights={}, biases={}) if options.rounding == "nearest" else found
 

@@ -113,7 +113,7 @@ class KeptEvaluations:
         return report, False
 
     def _name(self, float_tensors: Mapping[str, str], formats: Mapping[str, str]) -> str:
-        """Of everything that decides the score, but for annotations that lie in files of their own."""
+        """A name made of everything that decides the score, but for annotations that lie in files of their own."""
         # The checksum is of the table alone: rounded weights may have been missing beside it.
         is_refined = self.table.refinement is not None
         facts = [__version__, self._model.hash, table_checksum(self.table), is_refined, self._val.dataset.fingerprint]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _SHARE_OF_MEMORY = 0.2
-"""Of what is free on a GPU, for the observed activations of a batch: two batches, and what the runtime needs itself."""
+"""Share of free GPU memory for observed activations of a batch: there are two at once, and the runtime needs some."""
 
 _LARGEST_BATCH = 64
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _WORTH_FP16_BYTES = 1_000_000
-"""Of so many bytes of FP32 weights or more, FP16 is suggested."""
+"""From so many bytes of FP32 weights on, FP16 is suggested."""
 
 
 @accepts_tell

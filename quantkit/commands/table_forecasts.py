@@ -42,7 +42,7 @@ def forecast_quantization(
     data: PathLike | None = None,
     notify: Notify | None = None,
 ) -> Forecast:
-    """Of `quantize`, which warns of kept weights that are lost.
+    """Forecasts `quantize`, which warns of kept weights that are lost.
 
     Raises:
         QuantKitError: one line: what `quantize` would refuse.
@@ -81,7 +81,7 @@ def forecast_quantization(
 def forecast_build(
     model: PathLike, options: BuildOptions, engine: EngineOptions, output: PathLike | None = None
 ) -> Forecast:
-    """Of `build`.
+    """Forecasts `build`.
 
     Raises:
         QuantKitError: one line: what `build` would refuse.

@@ -39,7 +39,7 @@ class Timings:
     rounds: Mapping[str, Sequence[Sequence[float]]]
 
     def median_ms(self, name: str) -> float:
-        """Of one query."""
+        """Median time of one query."""
         return statistics.median(chain.from_iterable(self.rounds[name]))
 
     def speedup(self, name: str, reference: str) -> float:

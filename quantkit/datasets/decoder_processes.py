@@ -45,7 +45,7 @@ _CHUNKS_AHEAD = 4
 """For each process: images differ, and what is ready waits for the one in front of it."""
 
 _MOST_AHEAD_BYTES = 1 << 30
-"""Of pixels that are decoded ahead."""
+"""Most bytes of pixels that are decoded ahead."""
 
 _F_SETPIPE_SZ = 1031
 """From Linux' fcntl.h; the module `fcntl` of Python 3.10 does not always have it."""

@@ -16,7 +16,7 @@ from quantkit.progress import show_progress
 from quantkit.types import Array, Dataset
 
 LARGEST_FILE_BYTES = 1 << 30
-"""Of one image, mask or sample: each is held in memory as a whole."""
+"""Most bytes of one image, mask or sample: each is held in memory as a whole."""
 
 UNREADABLE = "unreadable"
 """In place of the hash of a file that the system does not let us read: what is missing is part of the identity."""

@@ -122,6 +122,6 @@ def describe_content(start: bytes, expected: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what a decoder says."""
+    """The first line of what a decoder says."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

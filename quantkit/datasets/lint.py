@@ -37,7 +37,7 @@ _SPLITS = frozenset({"calib", "calibration", "test", "train", "training", "val",
 
 _ASPECT = 3.0
 _FEW_LEVELS = 32
-"""Of 256. What channels of other means add to the spread (17 levels for ImageNet's) is within it."""
+"""Levels of 256. What channels of other means add to the spread (17 levels for ImageNet's) is within it."""
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 

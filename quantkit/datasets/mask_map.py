@@ -91,7 +91,7 @@ def parse_mask_map(text: str) -> MaskMap:
 
 
 def _voc_color(index: int) -> int:
-    """Of Pascal VOC's color map: bit 3k, 3k+1 and 3k+2 of the index are bit 7-k of red, green and blue."""
+    """Color 0xRRGGBB of an index in Pascal VOC's map: its bits 3k, 3k+1, 3k+2 are bit 7-k of red, green and blue."""
     channels = [sum(((index >> (3 * k + c)) & 1) << (7 - k) for k in range(8)) for c in range(3)]
     return channels[0] << 16 | channels[1] << 8 | channels[2]
 

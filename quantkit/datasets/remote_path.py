@@ -84,7 +84,7 @@ class RemotePath:
 
     @property
     def suffix(self) -> str:
-        """Of the name."""
+        """The suffix of the name, with its dot."""
         return PurePosixPath(self.name).suffix
 
     @property

@@ -63,7 +63,7 @@ class RolledSteps(DatasetView):
 
     @cached_property
     def targets(self) -> Sequence[int] | None:
-        """Of each step: that of its sequence."""
+        """The target of each step, which is that of its sequence."""
         targets = self.dataset.targets
         return None if targets is None else tuple(targets[step.sequence] for step in self.steps)
 

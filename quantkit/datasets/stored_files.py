@@ -18,7 +18,7 @@ class StoredFile(Protocol):
 
     @property
     def suffix(self) -> str:
-        """Of the name, with its dot."""
+        """The suffix of the name, with its dot."""
 
     def read(self, most_bytes: int | None = None) -> bytes:
         """The content. Raises as `quantkit.machine.read_file` does."""

@@ -17,7 +17,7 @@ from quantkit.errors import ChangedDataError, DatasetError, MachineError
 from quantkit.machine import open_regular, persistently, raise_if_out_of_memory, read_part
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-"""Of names that are taken for tars; compressed ones are refused."""
+"""Suffixes of names that are taken for tars; compressed ones are refused."""
 
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 """What undoes the compression that a file begins with."""

@@ -13,10 +13,10 @@ _SUM_ERROR, _TINY = 1e-2, 1e-30
 """Probabilities add up to 1 but for this; what stands for 0 in a quotient."""
 
 _MANY, _FLAT = 32, 4.0
-"""Of so many classes or more, the likeliest has less than four times the probability that each would have by chance."""
+"""Values are no probabilities where the likeliest of at least so many has less than so many times the mean."""
 
 _SORTED = 8
-"""Of so many scores or more, no sample has the largest first, and so on, by chance."""
+"""At least so many scores that descend in every sample do so by design, not by chance."""
 
 
 def looks_like_embedding(values: Array) -> bool:

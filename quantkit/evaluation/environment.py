@@ -68,13 +68,13 @@ def _load_average() -> str:
 
 
 def _governor(root: Path) -> str:
-    """Of all processors: "performance", or "performance, powersave"."""
+    """Frequency governors of all processors: "performance", or "performance, powersave"."""
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
     return ", ".join(sorted({text for file in files if (text := _read(file))}))
 
 
 def _clock(root: Path) -> str:
-    """Of the first processor, before the measurement: "2600 MHz, at most 3700 MHz"."""
+    """Clock of the first processor, before the measurement: "2600 MHz, at most 3700 MHz"."""
     folder = root / "sys/devices/system/cpu/cpu0/cpufreq"
     now, most = (_number(_read(folder / f"{name}_freq")) for name in ("scaling_cur", "cpuinfo_max"))
     megahertz = now / 1000 if now else _number(_value(_read(root / "proc/cpuinfo"), "cpu MHz"))
@@ -104,7 +104,7 @@ def _cpu_quota(root: Path) -> str:
 
 
 def _memory(root: Path) -> str:
-    """Of the machine, "24.7 GB" of 10^9 bytes, or the control group's limit where that is less."""
+    """Memory of the machine, or the control group's limit where that is less: "24.7 GB" of 10^9 bytes."""
     total = 1024 * _number(_value(_read(root / "proc/meminfo"), "MemTotal").removesuffix("kB"))
     names = ("memory.max", "memory.limit_in_bytes")
     limits = [_number(_read(folder / name)) for folder in _groups(root, "memory") for name in names]
@@ -130,7 +130,7 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def _value(text: str, key: str) -> str:
-    """Of the first line "key : value"."""
+    """The value in the first line "key : value"; empty without one."""
     pairs = (line.partition(":") for line in text.splitlines())
     return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 

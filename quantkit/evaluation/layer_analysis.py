@@ -322,7 +322,7 @@ def _engine_layers(runner: TensorRTRunner, path: Path) -> EngineLayers:
 
 
 def _is_meant_quantized(engine: OpenEngine, engine_layers: EngineLayers) -> bool:
-    """Of an FP16 engine nobody asks why its layers are not INT8; of one that was built as INT8 it is the question."""
+    """Whether to explain layers that are not INT8: for an engine that was built as FP16, nobody asks."""
     asked = engine.manifest is not None and engine.manifest.precision in SCHEMES
     return asked or any(layer.is_quantized for layer in engine_layers.layers)
 

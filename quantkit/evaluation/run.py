@@ -127,7 +127,7 @@ def judge_batches(
 def _judge(
     batch: Batch, outputs: Mapping[str, Mapping[str, Array]], task: Task, metrics: Mapping[str, type[Metric]]
 ) -> JudgedBatch:
-    """Of the outputs of every variant, the baseline's first."""
+    """Judges a batch by the outputs of every variant, the baseline's first."""
     (baseline, reference), *others = outputs.items()
     for name, found in others:
         _check_outputs(name, found, baseline, reference, task=task if metrics else None)

@@ -16,7 +16,7 @@ MOST_TENSORS = 1_000_000
 """Initializers, those of sub-graphs included."""
 
 MOST_LEVELS = 100
-"""Of functions that call functions."""
+"""Levels on which functions may call functions."""
 
 LONGEST_NAME = 65_536
 """Characters."""

@@ -14,7 +14,7 @@ _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 )
 _TRAINING_INPUT = 2
-"""Of Dropout since opset 12: whether it drops."""
+"""The input of Dropout that says whether it drops, since opset 12."""
 
 
 def random_operators(model: ir.Model) -> list[str]:

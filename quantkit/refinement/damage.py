@@ -34,7 +34,7 @@ _SMALLEST_PART = 16
 """Samples are put together in so many parts, or fewer of so many samples."""
 
 _MOST_SCORES = 1 << 22
-"""Of so many the divergence is computed, from positions that are drawn: those of an image are much alike."""
+"""The divergence is computed from at most so many scores, at positions that are drawn: neighbors are much alike."""
 
 _TINY = 1e-30
 _LEAST_PROBABILITY = 1e-12
@@ -229,7 +229,7 @@ def _rows(output: MeasuredOutput, values: Array) -> npt.NDArray[np.generic]:
 
 
 def _log_probabilities(output: MeasuredOutput, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Of rows [rows, C]."""
+    """Natural logarithms of the probabilities of rows of scores: [rows, C]."""
     scores = np.asarray(rows, np.float64)
     if output.kind == "probabilities":
         return np.log(np.maximum(scores, _LEAST_PROBABILITY))

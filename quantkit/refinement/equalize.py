@@ -133,7 +133,7 @@ def _of_channels(
 def _smooth_max(
     values: npt.NDArray[np.float64], squarings: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Of each row of values [R, C] the maximum and a norm, [R], and the norm's derivative by logarithms, [R, C]."""
+    """For rows of values [R, C]: maxima [R], norms [R], and derivatives of the norms by logarithms [R, C]."""
     largest = np.maximum(values.max(axis=1), _TINY)
     powers = values / largest[:, None]
     for _ in range(squarings):

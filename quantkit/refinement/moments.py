@@ -19,7 +19,7 @@ _Columns = npt.NDArray[np.floating]
 _Array = npt.NDArray[np.float64]
 
 MOST_VALUES = 4096**2
-"""Of a matrix of moments. Larger layers are cut into blocks of inputs, whose moments with each other are not kept."""
+"""Most values of a matrix of moments. Larger layers are cut into blocks of inputs, without moments between blocks."""
 
 _NARROWEST_BLOCK = 64
 

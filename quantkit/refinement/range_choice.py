@@ -18,7 +18,7 @@ from quantkit.types import QdqEdge, QdqPlan, TensorStatistics
 
 _PERCENTILES = (99.9, 99.999)
 _NARROW = 0.7
-"""Of the range of least squared error: narrower than any method is, which pays in some detectors."""
+"""Share of the range of least squared error: narrower than any method's, which pays in some detectors."""
 
 _NARROW_NAME = f"mse x {_NARROW}"
 _WORTH = 0.8
@@ -31,7 +31,7 @@ _TIE = 0.05
 """Damage within this share is equal: the wider range clips less of what was not seen."""
 
 _SMALL_SHARE = 0.1
-"""Of the mean damage of a unit: whoever does less need not be searched."""
+"""Share of the mean damage of a unit: one that does less need not be searched."""
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ _Floats = npt.NDArray[np.float32]
 
 _SIDES = 4
 _MOST_BINS = 32
-"""Of a distribution over distances, for each side: wider rows are features."""
+"""Most bins of a distribution over distances, for each side: wider rows are features."""
 
 _NEARLY_ALL = 0.99
-"""Of what is detected."""
+"""Where all four numbers are above 0 in more than this share of what is detected, they are distances."""
 
 SURE = 0.5
 """A score from which on something is said to be detected."""
 
 _SMALL_BOX = 0.01
-"""Of the mean area: smaller distances are not told from 0."""
+"""Share of the mean area to which smaller areas are raised."""
 
 SUM_ERROR = 1e-3
 """How far the sum of probabilities may be from 1."""

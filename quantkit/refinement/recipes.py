@@ -38,7 +38,7 @@ _MARGIN = 0.005
 """Share of the held-out error that a recipe must save, beside that of one column, to rely more on the samples."""
 
 _DAMPINGS = 0.1, 0.01
-"""Of error feedback: from heavy to light."""
+"""Dampings of error feedback that are tried: from heavy to light."""
 
 _CORRECTIONS = (1.0, 0.1, 0.01), (10.0,)
 """Dampings of the correction: lighter as long as that helps, and heavier."""

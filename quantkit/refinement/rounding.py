@@ -156,7 +156,7 @@ def _blas() -> ThreadpoolController:
 
 
 def _squared_errors(matrix: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """Of the output of a weight [G, R, K], for each column of what its inputs [G, K, P] differ by: [P]."""
+    """Squared errors [P] of the output of a weight [G, R, K] whose inputs differ by [G, K, P]."""
     total = np.zeros(difference.shape[2], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         for start in range(0, matrix.shape[1], _ROWS):

@@ -255,7 +255,7 @@ class _TensorError:
 
     params: QuantParams
     sums: tuple[float, float] = (0.0, 0.0)
-    """Of the squares of the values, and of their errors."""
+    """Sums of the squares of the values, and of their errors."""
     num_clipped: int = 0
     count: int = 0
     codes: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(_CODES, np.int64))

@@ -34,7 +34,7 @@ _WORTH = 0.8
 """A transform is used where it leaves at most this share of the damage."""
 
 _LEAST_SHARE = 0.1
-"""Of the mean damage of an activation: whatever does less is left alone."""
+"""Share of the mean damage of an activation: what does less is left alone."""
 
 _POINTWISE = (
     *("Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus"),

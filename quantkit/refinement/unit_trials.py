@@ -114,7 +114,7 @@ class UnitTrials:
         return UnitDamage(self.damage.of(results), self.damage.of(self._behind(unit, without, self._coarse)), noise)
 
     def _output(self, unit: QuantizedUnit) -> str:
-        """Of an operator."""
+        """Name of an operator's first output."""
         return self._none.makes(self._none.positions[unit.name])[0]
 
     def _kept(self, unit: QuantizedUnit) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ class DeviceHistograms:
         return tuple(name for name, i in self._index.items() if bad[i])
 
     def statistics(self) -> dict[str, TensorStatistics]:
-        """Of all batches so far."""
+        """The statistics of all batches so far, by tensor."""
         self.wait()
         histograms = np.empty((len(self._index), BINS), np.int64)
         with self._context, report_cuda_errors(self._driver, _WHAT):

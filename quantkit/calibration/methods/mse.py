@@ -14,7 +14,7 @@ _COARSE_STEPS = 100
 _FINE_STEPS = 20
 
 LOW_TENSOR_DB = 20.0
-"""Of a tensor by itself: above it, what a range loses does not show in the output. A common one has 30 to 40 dB."""
+"""Above this SQNR of a tensor by itself, what a range loses does not show in the output. 30 to 40 dB is common."""
 
 
 def mse(statistics: TensorStatistics) -> float:

@@ -102,7 +102,7 @@ def _plan(runners: Mapping[str, Runner], batch_sizes: Sequence[int]) -> tuple[di
 
 
 def _taken(runner: Runner, batch_sizes: Sequence[int]) -> tuple[int, ...]:
-    """Of the batch sizes those that the model takes, or the one that it takes."""
+    """Those of the batch sizes that the model takes, or the only one that it takes."""
     fixed, largest = fixed_batch_size(runner), getattr(runner, "max_batch_size", None)
     if fixed is not None:
         return (fixed,)

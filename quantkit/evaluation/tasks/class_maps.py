@@ -14,7 +14,7 @@ from quantkit.numerics import ImageTransform
 from quantkit.types import Array, Layout
 
 NO_CLASS = -1
-"""Of a pixel whose scores hold NaN."""
+"""The class of a pixel whose scores hold NaN."""
 
 _THRESHOLDS = {"logits": 0.0, "probabilities": 0.5}
 _BLOCK_VALUES = 1 << 22

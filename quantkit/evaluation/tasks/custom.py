@@ -21,7 +21,7 @@ from quantkit.types import Array, Batch, ChangedSample, Dataset, PathLike, Score
 from quantkit.user_code import call, load_symbol
 
 _Predicted = tuple[tuple[str, ...], npt.NDArray[np.int64] | None, dict[str, Any]]
-"""Of a batch: ids, labels, and predictions by variant."""
+"""What judging a batch gives: ids, labels, and predictions by variant."""
 
 CHANGED_SHARE = 0.01
 """Samples whose score moves by less (of 1 for a fraction, else of the larger score) are not listed as changed."""
@@ -295,7 +295,7 @@ class Custom(Task):
     def _interval(
         self, baseline: str, variant: str, result: Mapping[str, Mapping[str, float]], name: str
     ) -> tuple[float, float] | None:
-        """Of the mean of the samples' scores: only where that is what `compute` returned."""
+        """The interval of the difference of mean scores; None unless `compute` returned the means of the samples."""
         if not self._scores_samples:
             return None
         mine, theirs = (np.concatenate(self._sample_scores[v]) for v in (variant, baseline))

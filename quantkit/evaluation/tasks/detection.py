@@ -61,7 +61,7 @@ MAP = Score(
 
 
 _Matched = tuple[tuple[str, ...], dict[str, tuple[list[ImageMatches], int]]]
-"""Of a batch: ids, and by variant the matches of each image and how many scores are not finite."""
+"""What judging a batch gives: ids, and by variant the matches of each image and how many scores are not finite."""
 
 
 class Detection(Task):

@@ -17,7 +17,7 @@ from quantkit.types.option import OwnOption
 _ROWS_AT_ONCE = 1024
 _Vectors = npt.NDArray[np.float32]
 _Embedded = tuple[tuple[str, ...], npt.NDArray[np.int64] | None, dict[str, _Vectors]]
-"""Of a batch: ids, labels, and vectors by variant."""
+"""What judging a batch gives: ids, labels, and vectors by variant."""
 
 RECALL = Score(
     "neighbor_recall",

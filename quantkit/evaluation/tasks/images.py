@@ -32,7 +32,7 @@ _CHANGED = 0.005
 _WINDOW, _DEVIATION, _K1, _K2 = 11, 1.5, 0.01, 0.03
 _Floats = npt.NDArray[np.float64]
 _Judged = tuple[tuple[str, ...], dict[str, tuple[list[float], list[float]]]]
-"""Of a batch: ids, and PSNR and SSIM of each image by variant."""
+"""What judging a batch gives: ids, and PSNR and SSIM of each image by variant."""
 
 PSNR = Score(
     "image_psnr",

@@ -29,7 +29,7 @@ class SampleScores:
         self._parts.setdefault(variant, []).append(np.asarray(scores, np.float64))
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """Of each variant the mean, how many samples differ, and where enough do, the interval of the difference."""
+        """For each variant: the mean, how many samples differ and, where enough do, the interval of the difference."""
         whole = {variant: np.concatenate(parts) for variant, parts in self._parts.items()}
         result = {variant: {self._name: float(scores.mean())} for variant, scores in whole.items()}
         (_, reference), *others = whole.items()

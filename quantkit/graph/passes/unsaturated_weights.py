@@ -17,7 +17,7 @@ from quantkit.types import QdqPlan, RoundedWeight
 
 _LARGEST_CODE = 127
 _LARGEST_SUM = 128
-"""Of two codes of one sign."""
+"""Largest sum of two codes of one sign that cannot saturate, whatever the activations are."""
 _ROUNDED_UP = 2
 """What rounding adds to such a sum at most."""
 

@@ -211,7 +211,7 @@ def _is_gate(node: ir.Node) -> bool:
 
 
 def _num_elements(value: ir.Value | None) -> int | None:
-    """Of one sample; None where a dimension behind the first is not known."""
+    """Number of elements of one sample; None where a dimension behind the first is not known."""
     first, *rest = _sizes(value) or [None, None]
     return None if None in rest else math.prod(size for size in (first or 1, *rest) if size is not None)
 

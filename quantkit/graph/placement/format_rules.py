@@ -60,7 +60,7 @@ def format_obstacle(node: ir.Node, fmt: QuantFormat, *, quantize_all: bool = Fal
 
 
 def largest_magnitude(value: ir.Value | None) -> float:
-    """Of a constant; 0 of anything else."""
+    """Largest magnitude in a constant; 0 for anything else."""
     tensor = constant_of(value)
     return 0.0 if tensor is None else float(np.abs(tensor.numpy().astype(np.float64)).max(initial=0.0))
 

@@ -319,7 +319,7 @@ def _is_cut_into_heads(node: ir.Node) -> bool:
 
 
 def _longer_branch(values: Sequence[ir.Value | None]) -> int:
-    """Of two operands, the one with more nodes that the other does not share: the main branch of a residual block."""
+    """Which of two operands has more nodes that the other does not share: the main branch of a residual block."""
     first, second = (ancestors([v]) for v in values)
     return 0 if len(first - second) >= len(second - first) else 1
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 CHARACTER_WIDTH, _CHARACTER_HEIGHT = 10.5, 15.0
-"""Of the largest type in which the page sets a chart, on a phone: estimated, on the safe side."""
+"""Size of a character in the largest type in which the page sets a chart, on a phone: a safe estimate."""
 
 _RISES = (4.0, -9.0, 19.0, -22.0, 30.0)
 """Below or above the point, nearest first: a label further away could be taken for another point's."""

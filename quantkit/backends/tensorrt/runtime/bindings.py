@@ -42,7 +42,7 @@ class Binding:
 
     @property
     def name(self) -> str:
-        """Of the tensor in the engine."""
+        """Name of the tensor in the engine."""
         return self.spec.name
 
     def check(self, array: Array, engine: str) -> Array:
