@@ -71,7 +71,7 @@ class CalibrationRun:
         if self.files is not None and not self.options.force:
             path, stored = self.files.table, stored_table(self.files.table)
             if (reused := self._reuse(path, stored, kept)) is not None:
-                warn_if_low(reused.quality, self.notify)
+                warn_if_low(reused.quality, self.notify, effort=self.options.effort)
                 return reused
             check_replaced(path, stored, self.model.hash, len(self.dataset), asked=self.options.num_samples)
         if self.native is not None and self.options.method != "auto":

@@ -63,7 +63,8 @@ def refine_table(
     model.check_unchanged()
     needed = observed_tensors(model.prepared(), all_tensors=False).needed
     quantized = (found.ranges.keys() & needed) - found.float_tensors.keys() - found.refinement.amax.keys()
-    warn_if_low(found.quality, notify, {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized})
+    seen = {name: (kept.tensors[name], found.ranges[name].amax) for name in quantized}
+    warn_if_low(found.quality, notify, seen, effort=options.effort)
     return replace(
         table,
         tensors=found.ranges,

@@ -86,12 +86,15 @@ def warn_if_low(
     quality: Mapping[str, float],
     notify: Notify,
     activations: Mapping[str, tuple[TensorStatistics, float]] | None = None,
+    *,
+    effort: str,
 ) -> None:
     """Warns where `is_low`, and names the activations that lose most.
 
     Args:
         quality: of the output; empty where nobody knows.
         notify: is warned.
+        effort: of the calibration: where there is a greater one, that is advised first.
         activations: statistics and amax of what is quantized; None where they are not at hand.
     """
     if not quality or not is_low(quality):
@@ -102,4 +105,7 @@ def warn_if_low(
         worst = [name for name in sorted(local, key=lambda name: local[name]) if local[name] < LOW_TENSOR_DB]
         words = [f"{n} (SQNR {local[n]:.1f} dB, values to {activations[n][0].amax:.4g})" for n in worst]
         text += f" Least precise: {join_names(words)}." if words else " No single activation is to blame."
-    notify(Notice("warning", "accuracy", f"{text} Try --accuracy best, or leave operators in float with --exclude."))
+    first = {"fast": "Try --accuracy balanced, or leave", "balanced": "Try --accuracy best, or leave"}.get(
+        effort, "Leave"
+    )
+    notify(Notice("warning", "accuracy", f"{text} {first} operators in float with --exclude."))

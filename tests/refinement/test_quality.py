@@ -12,9 +12,9 @@ NOISY = {"num_samples": 16.0, "sqnr_db": 4.0, "relative_error": 0.3}
 CONFUSED = {"num_samples": 16.0, "sqnr_db": 31.0, "kl_divergence": 0.2, "agreement": 0.7}
 
 
-def said(quality, activations=None):
+def said(quality, activations=None, effort="balanced"):
     notices = []
-    warn_if_low(quality, notices.append, activations)
+    warn_if_low(quality, notices.append, activations, effort=effort)
     assert {(n.kind, n.topic) for n in notices} <= {("warning", "accuracy")}
     return [n.text for n in notices]
 
@@ -29,6 +29,13 @@ def test_low_output_is_a_warning_with_its_numbers(quality, number):
     (text,) = said(quality)
     assert number in text
     assert "--accuracy best" in text
+
+
+def test_no_effort_is_advised_that_was_made():
+    (fast,), (best,) = said(NOISY, effort="fast"), said(NOISY, effort="best")
+    assert "Try --accuracy balanced, or leave operators" in fast
+    assert "--accuracy" not in best
+    assert "--exclude" in best
 
 
 def test_the_activation_that_lost_most_is_named_first():
