@@ -243,7 +243,7 @@ def test_a_table_that_lost_its_weights_is_told_where_a_model_is_made(kept, tmp_p
     quantkit.quantize(tmp_path / "net.onnx", tmp_path / "net.calib.json", tmp_path / "m.onnx", notify=said.append)
     (warning,) = [notice for notice in said if notice.topic == "weights"]
     assert warning.kind == "warning"
-    assert "MODEL.calib.weights" in warning.text
+    assert "net.calib.weights" in warning.text
 
 
 def test_kept_statistics_serve_every_accuracy(kept, tmp_path: Path) -> None:
