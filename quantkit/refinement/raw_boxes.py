@@ -103,7 +103,9 @@ def _in_several_outputs(
     no_scores = [name for name in four if not inside[name].all()]
     boxes = no_scores or four or [name for name in axes if _may_be_distributions(inside[name])]
     scores = [name for name in axes if name not in boxes and inside[name].all()]
-    sure = [name for name in scores if rows[name].shape[1] == 1][-1:] if len(scores) > 1 else []
+    single = [name for name in scores if rows[name].shape[1] == 1]
+    scores = single if len(single) > 1 else scores  # points may lie from 0 to 1, too
+    sure = single[-1:] if len(scores) > 1 else []
     points = [name for name in axes if name not in (*boxes, *scores)]
     classes = [name for name in scores if name not in sure]
     if not len(boxes) == len(classes) == 1 or len(points) > 1 or any(rows[name].shape[1] % 2 for name in points):

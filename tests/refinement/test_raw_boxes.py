@@ -79,12 +79,14 @@ def test_points_and_objectness_of_their_own_are_found() -> None:
     points = np.random.default_rng(0).normal(size=(4, ROWS, 10)).astype(np.float32)
     outputs = {"cls": classes[..., :1], "obj": objectness, "box": boxes, "kps": points}
     outputs |= {f"{name}_2": array[:, :20] for name, array in outputs.items()}
+    outputs["kps_2"] = np.clip(outputs["kps_2"], 0, 1)  # as by chance on a coarse grid
     expected = RawBoxes("box", "cls", 2, (0, 1, 2, 3), (0,), objectness=("obj", 0), points="kps")
     found = find_boxes([values(name, 2) for name in outputs], batches(**outputs))
     assert found == (expected, RawBoxes("box_2", "cls_2", 2, (0, 1, 2, 3), (0,), ("obj_2", 0), "kps_2"))
     coordinates, scores = found[0].read(batches(**outputs)[1])
     np.testing.assert_array_equal(coordinates, np.concatenate((boxes, points), axis=2)[2:].reshape(-1, 14))
     np.testing.assert_array_equal(scores, (classes[..., :1] * objectness)[2:].reshape(-1, 1))
+    outputs["kps_2"] = points[:, :20]
     del outputs["obj"], outputs["obj_2"]
     faces = find_boxes([values(name, 2) for name in outputs], batches(**outputs))
     assert [(f.objectness, f.points) for f in faces] == [(None, "kps"), (None, "kps_2")]
