@@ -61,6 +61,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     try:
         content = msgspec.json.decode(read_file(path))
         _check_format_version(content)
+        msgspec.convert(content, _Outline)
         _upgrade(content)
         _replace(content, _number_if_not_finite)
         report = msgspec.convert(content, Report, strict=True)
@@ -76,13 +77,26 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         raise EvaluationError(f"{path} is not valid JSON: {joined_lines(error)}") from error
     except OverflowError as error:
         raise EvaluationError(f"{path} is not a quantkit report: a number in it is too large") from error
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise EvaluationError(
-            f"{path} is not a quantkit report: `evaluations` must be a list, each with `metrics`"
-        ) from None
     except QuantKitError as error:
         raise EvaluationError(f"{path} is not a usable report: {joined_lines(error)}") from error
     return report
+
+
+class _Evaluated(msgspec.Struct):
+    metrics: dict[str, Any]
+
+
+class _Scored(msgspec.Struct):
+    scores: dict[str, Any]
+
+
+class _Outline(msgspec.Struct):
+    """What a report of any version must be for `_upgrade` and `_replace`."""
+
+    evaluations: list[_Evaluated]
+    classes: list[_Scored] = []
+    changes: list[dict[str, Any]] = []
+    tensors: list[dict[str, Any]] = []
 
 
 def _python_number(value: Any) -> Any:
