@@ -62,7 +62,7 @@ _CLEARLY = 0.9
 _LEFT_BY_FEEDBACK = 0.25
 """Share of the damage of weights rounded to nearest that error feedback leaves; measured: 0.02 to 0.5."""
 
-_MUCH = 0.5
+_MUCH = 0.6
 """Share of the damage that transforms must leave for the ranges of a single method to be tried without them."""
 
 _TINY = 1e-30

@@ -219,7 +219,7 @@ def test_weights_are_not_run_where_activations_alone_are_too_bad(monkeypatch: py
     assert run._expected_damage(False) == 1.0
 
 
-@pytest.mark.parametrize(("left", "is_tried"), [(0.4, False), (0.6, True)])
+@pytest.mark.parametrize(("left", "is_tried"), [(0.5, False), (0.7, True)])
 def test_methods_are_tried_without_transforms_where_these_do_little(
     left: float, is_tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
