@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.calibration.table import load_table, table_checksum
 from quantkit.commands.reproduction import calibrate_command
+from quantkit.datasets.class_labels import remedy_for_parts
 from quantkit.datasets.description import describe_skipped
 from quantkit.datasets.thumbnails import thumbnail
 from quantkit.errors import EvaluationError
@@ -189,7 +190,6 @@ def _label_warnings(dataset: Dataset, scores: float | None) -> list[str]:
     """Class names that were numbered by their order, where the model knows other classes too."""
     if dataset.targets is None or not dataset.classes or scores is None or len(dataset.classes) == scores:
         return []
-    return [
-        f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: classes are numbered in the "
-        "order of their names; pass the model's order with --classes if the accuracy looks wrong"
-    ]
+    remedy = "classes are numbered in the order of their names; pass the model's order with --classes if the accuracy"
+    remedy = remedy_for_parts(dataset.classes) or f"{remedy} looks wrong"
+    return [f"the data has {len(dataset.classes)} classes and the model scores {scores:.0f}: {remedy}"]

@@ -12,6 +12,7 @@ from quantkit.notices import unicode_text
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 _LARGEST = 2**31 - 1
+_PART = re.compile(r"(calib(ration)?|test|train(ing)?|val(id(ation)?)?)\d*", re.IGNORECASE)
 
 
 def index_labels(labels: Mapping[str, str], classes: Sequence[str] | None) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -54,3 +55,10 @@ def index_labels(labels: Mapping[str, str], classes: Sequence[str] | None) -> tu
             raise DatasetError(f"{where}: label {label!r} must be a class name or an integer from 0")
     known = tuple(sorted(labels))
     return {label: index for index, label in enumerate(known)}, tuple(map(unicode_text, known))
+
+
+def remedy_for_parts(classes: Sequence[str]) -> str:
+    """What to do where the "classes" are parts of a data set (`train`, `val2017`); "" where they are not."""
+    if not classes or not all(map(_PART.fullmatch, classes)):
+        return ""
+    return f"pass one of {', '.join(classes)} as --data: these are parts of the data, not classes"

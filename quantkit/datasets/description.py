@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantkit.datasets.arrays import ARRAY_SUFFIXES
+from quantkit.datasets.class_labels import remedy_for_parts
 from quantkit.datasets.preprocess import pixel_table
 from quantkit.datasets.remote_path import locate
 from quantkit.datasets.sample_files import holds_sample_files
@@ -48,6 +49,8 @@ def describe_choice(dataset: Dataset, data: PathLike, seed: int, notify: Notify)
         classes = f", {facts['num_classes']} {noun}, {low if low == high else f'{low} to {high}'} each"
     noun = "sample" if total == 1 else "samples"
     notify(Notice("info", "data", f"data: {chosen} {noun} of {data_path(data)} (seed {seed}{classes})"))
+    if remedy := remedy_for_parts(dataset.classes):
+        notify(Notice("warning", "data", remedy))
     for remark in getattr(dataset, "remarks", ()):
         notify(Notice("info", "data", remark))
     if dataset.preprocessing is not None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from quantkit.datasets.batching import iterate_batches
+from quantkit.datasets.class_labels import remedy_for_parts
 from quantkit.datasets.fingerprint import content_hash
 from quantkit.datasets.image_decoding import IMAGE_SUFFIXES, READ_FORMATS
 from quantkit.datasets.image_files import ImageFiles
@@ -32,9 +33,6 @@ _OTHER_IMAGE_SUFFIXES = frozenset({
 _FEW, _SOME = 32, 128
 """Samples below which TensorRT's and most other guides call a calibration unreliable (100 to 500 are recommended)."""
 _IMBALANCE = 10
-_SPLITS = frozenset({"calib", "calibration", "test", "train", "training", "val", "valid", "validation"})
-"""Names of folders that are parts of a data set."""
-
 _ASPECT = 3.0
 _FEW_LEVELS = 32
 """Levels of 256. What channels of other means add to the spread (17 levels for ImageNet's) is within it."""
@@ -205,8 +203,8 @@ def check_classes(dataset: Dataset, num_scores: int | None) -> list[Finding]:
     elif names and len(names) < num_scores:
         what = f"the data has {len(names)} of the {num_scores} classes that the model scores: numbered by name"
         fix = "pass the class names in the model's order with --classes"
-        if _SPLITS.issuperset(map(str.lower, names)):
-            fix = f"pass one of {', '.join(names)} as --data: these are parts of the data, not classes"
+        if of_parts := remedy_for_parts(names):
+            fix = of_parts
         elif len(names) == 1:
             fix = f"pass the folder with a sub-folder for each class as --data, or else {fix}"
         findings.append(Finding("warning", "classes", what, (), fix))
