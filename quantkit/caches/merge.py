@@ -141,7 +141,7 @@ def _shared_facts(part: KeptStatistics) -> dict[str, object]:
 def _numbered_on(parts: dict[str, KeptStatistics], notify: Notify) -> dict[str, KeptStatistics]:
     """Parts of arrays with the rows numbered as in the array that was split: each file's numbers begin at 0.
 
-    That needs every row of every part. Otherwise nobody knows which rows of the whole the chosen ones were.
+    That needs every row of every part. Otherwise it is unknown which rows of the whole the chosen ones were.
     """
     if len(parts) < 2 or any(part.origin.preprocessing is not None for part in parts.values()):
         return parts

@@ -172,7 +172,7 @@ def table_from_cache(
     model_name: str,
     versions: Mapping[str, str],
 ) -> CalibrationTable:
-    """A calibration table out of another tool's ranges. It names no data: nobody knows what was seen.
+    """A calibration table out of another tool's ranges. It names no data: what was seen is unknown.
 
     Args:
         cache: where they come from.

@@ -182,7 +182,7 @@ def _data_warnings(table: CalibrationTable | None, dataset: Dataset) -> list[str
     if dataset.fingerprint == table.dataset_fingerprint:
         found.append("these are the images that calibration saw: INT8 will look better than on new ones")
     if None not in (table.preprocessing, dataset.preprocessing) and table.preprocessing != dataset.preprocessing:
-        found.append("the data were prepared otherwise than for calibration: the INT8 ranges may not fit")
+        found.append("the data were prepared differently than for calibration: the INT8 ranges may not fit")
     return found
 
 

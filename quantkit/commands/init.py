@@ -79,4 +79,4 @@ def _guess(outputs: tuple[TensorSpec, ...]) -> tuple[str, str]:
         return "detect", "an output of many rows, as detectors have: name the layout with detections, and labels"
     if len(first) == 4:
         return "segment", "an output for each pixel: name the folder of masks with labels"
-    return "none", "outputs whose meaning nobody knows are compared with FP32's"
+    return "none", "outputs of unknown meaning are compared with FP32's"

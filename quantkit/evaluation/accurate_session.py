@@ -75,7 +75,7 @@ def open_as_run(models: Mapping[str, FloatModel], *, threads: int) -> Iterator[d
 
 
 def computes_in_fp16(model: FloatModel) -> bool:
-    """Whether anything is computed in FP16; not of a model whose types nobody knows."""
+    """Whether anything is computed in FP16; not of a model whose types are unknown."""
     try:
         return holds_fp16(model.prepared(OLDEST_OPSET))
     except ModelError:

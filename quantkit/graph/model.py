@@ -210,7 +210,7 @@ def infer_shapes(model: ir.Model) -> None:
     """Infers types and shapes in place, as far as onnx can; a model that it says no to stays as it was.
 
     Raises:
-        MemoryError: for want of memory, which must not pass for a shape that nobody knows.
+        MemoryError: for want of memory, which must not pass for an unknown shape.
     """
     _FAILED.error = None
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

@@ -92,7 +92,7 @@ def warn_if_low(
     """Warns where `is_low`, and names the activations that lose most.
 
     Args:
-        quality: of the output; empty where nobody knows.
+        quality: of the output; empty where it is not known.
         notify: is warned.
         effort: of the calibration: where there is a greater one, that is advised first.
         activations: statistics and amax of what is quantized; None where they are not at hand.

@@ -70,7 +70,7 @@ class TensorRange:
 
     Attributes:
         amax: values are clipped to [-amax, amax]; another tool's may be unusable: see `is_valid`.
-        minimum, maximum: what was seen; None where nobody says.
+        minimum, maximum: what was seen; None where that is not known.
         note: what is odd about it, a few words.
         is_asymmetric: the file gives the two sides a zero point of their own, which a scale alone cannot hold.
         method: the calibration method that chose it, where that was decided for this tensor alone.
@@ -100,12 +100,12 @@ class TensorRange:
 
     @property
     def seen(self) -> float | None:
-        """Largest magnitude seen; None where nobody says."""
+        """Largest magnitude seen; None where that is not known."""
         return None if self.minimum is None or self.maximum is None else max(-self.minimum, self.maximum)
 
     @property
     def low(self) -> float:
-        """Lowest value: as seen, or what symmetry gives where nobody says."""
+        """Lowest value: as seen, or what symmetry gives where that is not known."""
         return -self.amax if self.minimum is None else self.minimum
 
     @property

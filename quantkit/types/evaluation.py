@@ -179,7 +179,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ChangedSample:
-    """A sample on which a variant answers otherwise than the baseline.
+    """A sample on which a variant answers differently from the baseline.
 
     Attributes:
         variant: its name.

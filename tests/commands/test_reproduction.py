@@ -77,4 +77,4 @@ def test_a_table_of_a_functions_images_is_used_where_the_function_is_named(tmp_p
         layer_samples=0,
         progress=False,
     )
-    assert "the data were prepared otherwise than for calibration: the INT8 ranges may not fit" in report.warnings
+    assert "the data were prepared differently than for calibration: the INT8 ranges may not fit" in report.warnings

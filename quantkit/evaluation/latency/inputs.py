@@ -22,7 +22,7 @@ def random_inputs(
         batch_size: of a dynamic first dimension that `shapes` does not say.
 
     Raises:
-        EvaluationError: a shape is of no input, or nobody says a dimension.
+        EvaluationError: a shape is of no input, or a dimension is not given.
     """
     names = [spec.name for spec in specs]
     if unknown := shapes.keys() - set(names):

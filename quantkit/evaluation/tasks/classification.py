@@ -31,7 +31,7 @@ class _Answers:
         has_scores: whether one is.
         counts: samples of each class, [C]; of no class where there are no labels.
         right: those among them that each variant names right.
-        changes: samples that are answered otherwise than by the baseline.
+        changes: samples that are answered differently than by the baseline.
     """
 
     first: str

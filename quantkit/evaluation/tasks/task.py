@@ -224,7 +224,7 @@ class Task:
         return ()
 
     def changes(self) -> tuple[ChangedSample, ...]:
-        """Samples that a variant answers otherwise than the baseline, worst first: the most telling of each variant."""
+        """Samples that a variant answers differently from the baseline, worst first: the most telling of each."""
         return self._changes.worst()
 
     def num_changes(self) -> dict[str, dict[str, int]]:

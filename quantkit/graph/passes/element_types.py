@@ -15,7 +15,7 @@ _SAME_AS_INPUT = frozenset({"GroupNormalization"})
 
 
 def infer_types(model: ir.Model) -> None:
-    """Infers types and shapes in place; what nobody knows stays without a type.
+    """Infers types and shapes in place; what is not known stays without a type.
 
     Raises:
         Exception: whatever onnx's inference says of a broken model.
