@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -14,7 +14,7 @@ from quantkit.calibration.statistics import merge
 from quantkit.numerics import QuantParams
 from quantkit.progress import show_progress
 from quantkit.refinement.trials import Trials
-from quantkit.types import QdqEdge, QdqPlan, TensorStatistics
+from quantkit.types import QdqEdge, QdqPlan, TensorRange, TensorStatistics
 
 _PERCENTILES = (99.9, 99.999)
 _NARROW = 0.7
@@ -140,3 +140,18 @@ def joined_statistics(statistics: Iterable[TensorStatistics]) -> TensorStatistic
     if any(s.rule != "exact" for s in found):
         return max(found, key=lambda s: s.amax)
     return reduce(merge, found)
+
+
+def ranges_of_methods(
+    names: Iterable[str],
+    own: Mapping[str, TensorRange],
+    statistics: Mapping[str, TensorStatistics],
+    others: Mapping[str, Mapping[str, float]],
+) -> Iterator[tuple[str, dict[str, TensorRange]]]:
+    """Each method or other origin with its ranges of these tensors."""
+    for method in (*sorted(METHODS.keys() - {"auto"}), *others):
+        amax = others.get(method)
+        if amax is None:
+            choose = bind_method(method, {})
+            amax = {name: choose(statistics[name]) for name in names}
+        yield method, {name: replace(own[name], amax=amax[name], method=method) for name in names if name in amax}

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.calibration.methods import METHODS, bind_method
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
@@ -32,6 +31,7 @@ from quantkit.refinement.range_choice import (
     joined_statistics,
     quantized_units,
     range_candidates,
+    ranges_of_methods,
 )
 from quantkit.refinement.rounding import round_weights
 from quantkit.refinement.samples import TRIAL_SAMPLES, SampleBatches
@@ -153,6 +153,7 @@ class Refining:
     ) -> None:
         quantization = quantization or QuantizeOptions()
         self.options, self.others, self.notify = options, others or {}, notify
+        self._weight_share = _LEFT_BY_FEEDBACK if options.rounding == "feedback" else 1.0
         self.format, self._opset = quantization.scheme.activations or INT8, quantization.scheme.oldest_opset
         self._placement: dict[str, Any] = {"fmt": self.format, "quantize_all": quantization.quantize_all}
         self._placement["exclude"] = quantization.exclude
@@ -248,7 +249,7 @@ class Refining:
 
     def transform(self, trials: Trials, choices: dict[str, RangeChoice]) -> dict[str, RangeChoice]:
         """Shifts and scales channels where that helps; returns the choices with the damage that is left."""
-        before = self.damage(with_weights=False)
+        before = self._expected_damage(with_weights=True)
         if before <= ENOUGH[self.judge.is_divergence] / 2:
             return choices
         sites = find_sites(self.graph, self.plan, self.choosing)
@@ -257,13 +258,12 @@ class Refining:
         kept = transforms_of(self.refinement)
         choices = {name: left[name] if name in kept else choice for name, choice in choices.items()}
         # The weights take part of the difficulty, or give of theirs: they have to be judged too.
-        balanced = balance(self.graph, sites, kept, choices, weight_share=self._weight_share)
-        self.keep_if_better(balanced, with_weights=True)
+        self.keep_if_better(balance(self.graph, sites, kept, choices, self._weight_share), with_weights=True)
         others = {n: t for n, t in transforms_of(self.refinement).items() if sites.scalable[n].axis != -1}
         others |= {name: t for name, t in transforms.items() if sites.scalable[name].axis == -1}
         for found in equalize(self.graph, sites, others, _ALPHAS):
             self.keep_if_better(found, with_weights=True)
-        self._left_by_transforms = self.damage(with_weights=False) / before
+        self._left_by_transforms = self._expected_damage(with_weights=True) / before
         return choices
 
     def keep_if_better(self, transforms: Mapping[str, Transform], *, with_weights: bool) -> None:
@@ -280,17 +280,17 @@ class Refining:
         else:
             self.refinement, self._measured = unchanged
 
-    @property
-    def _weight_share(self) -> float:
-        """Which share of the damage of weights that are rounded to nearest will be left."""
-        return _LEFT_BY_FEEDBACK if self.options.rounding == "feedback" else 1.0
-
     def _expected_damage(self, with_weights: bool, *, enough: float = math.inf) -> float:
         """Damage, with that of the weights as far as their rounding will leave it, unless activations do `enough`."""
         of_activations = self.damage(with_weights=False)
         if not with_weights or of_activations >= enough:
             return of_activations
-        return of_activations + self._weight_share * max(self.damage(with_weights=True) - of_activations, 0.0)
+        return of_activations + self._damage_of_weights()
+
+    def _damage_of_weights(self, **changes: Any) -> float:
+        """What the weights add to it, as far as their rounding will leave it."""
+        added = self.damage(with_weights=True, **changes) - self.damage(with_weights=False, **changes)
+        return self._weight_share * max(added, 0.0)
 
     def leave_in_float(self, choices: Mapping[str, RangeChoice], *, rounded: bool = False) -> None:
         """Finds tensors whose readers stay in float, beside those that do; `rounded`: the weights are by now."""
@@ -341,24 +341,23 @@ class Refining:
         """
         before, own = self.damage(with_weights=False), self.ranges
         free = [n for n in own.keys() & {e.tensor for e in self.plan.activations} - fixed if statistics[n].amax > 0]
-        refinements = [self.refinement]
-        if self.refinement.amax and self._left_by_transforms > _MUCH:
-            refinements.append(with_transforms(self.refinement, {}))
+        refinements = [(self.refinement, 0.0)]
+        if self.refinement.amax and self._left_by_transforms > _MUCH:  # which may be there for the weights
+            plain = with_transforms(self.refinement, {})
+            before += (of_weights := self._damage_of_weights())
+            refinements = [(self.refinement, of_weights), (plain, self._damage_of_weights(refinement=plain))]
         tried: list[tuple[float, float, str, dict[str, Any]]] = []
-        for method in (*sorted(METHODS.keys() - {"auto"}), *self.others):
-            amax = self.others.get(method)
-            if amax is None:
-                choose = bind_method(method, {})
-                amax = {name: choose(statistics[name]) for name in free}
-            chosen = {name: replace(own[name], amax=amax[name], method=method) for name in free if name in amax}
+        for method, chosen in ranges_of_methods(free, own, statistics, self.others):
             width = sum(math.log(max(found.amax, _TINY)) for found in chosen.values())
-            for refinement in refinements:
+            for refinement, of_weights in refinements:
                 changes: dict[str, Any] = {"ranges": {**own, **chosen}, "refinement": refinement}
-                tried.append((self.damage(with_weights=False, **changes), width, method, changes))
+                damage = self.damage(with_weights=False, **changes) + of_weights
+                tried.append((damage, width, method, changes))
         limit = min(_ABOUT * min(damage for damage, *_ in tried), _CLEARLY * before)
         if before > 0 and (better := [found for found in tried if found[0] <= limit]):
             damage, _, method, changes = max(better, key=lambda found: found[1])
-            text = f"in the whole model, the ranges of {method} are better: {self._figure('in float', before, damage)}"
+            weights = "in float" if len(refinements) == 1 else "estimated"
+            text = f"in the whole model, the ranges of {method} are better: {self._figure(weights, before, damage)}"
             self.notify(Notice("info", "ranges", text))
             self.adopt(**changes)
 

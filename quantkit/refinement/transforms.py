@@ -163,7 +163,6 @@ def balance(
     sites: TransformSites,
     transforms: Mapping[str, Transform],
     choices: Mapping[str, RangeChoice],
-    *,
     weight_share: float,
 ) -> dict[str, Transform]:
     """The transforms, with scales where they take no kernel and leave clearly less error of the layers, as expected.

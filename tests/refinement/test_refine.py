@@ -96,6 +96,21 @@ def ruined() -> Net:
     return net(g.model(g.op("Add", g.op("Mul", main, g.constant(0.05)), side)), {"x": images(64, 32)})
 
 
+def test_scales_help_weights_where_activations_need_none() -> None:
+    """As in re-parameterised networks: a row whose largest weight is on a channel that holds next to nothing."""
+    g, random = Builder(), np.random.default_rng(0)
+    size, identity = np.ones((16, 1, 1), np.float32), np.ones(16)
+    size[:2], identity[:2] = 1e-5, 100
+    weight = np.diag(identity) + random.normal(size=(16, 16)) / 4
+    x = g.op("Relu", g.input("x", 16, 3, 3))
+    values = random.normal(size=(64, 16, 3, 3)).astype(np.float32) * size
+    subject = net(g.model(g.op("Conv", x, g.constant(weight[:, :, None, None]))), {"x": values})
+    found = refined(subject)
+    assert found.refinement.channel_scales[x][:2].min() > 8
+    plain = replace(found, refinement=refined(subject, accuracy="fast").refinement)
+    assert damage(subject, found) < 0.1 * damage(subject, plain)
+
+
 def test_what_int8_ruins_stays_in_float_and_is_named() -> None:
     said: list[Notice] = []
     subject = ruined()
