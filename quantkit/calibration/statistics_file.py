@@ -26,7 +26,7 @@ from quantkit.storage import write_bytes
 from quantkit.types import HistogramRule, Preprocessing, TensorStatistics
 from quantkit.types.calibration import Setting
 
-_SEAL = Seal(b"quantkit statistics ", 1, "a statistics file")
+_SEAL = Seal(b"quantkit statistics ", 1, "a statistics file of calibrate --keep-statistics")
 _MOST_TENSORS = 20_000
 """Each takes 64 KiB of memory, however few bytes of the file: a hostile file cannot ask for more than about 1 GB."""
 

@@ -66,7 +66,7 @@ def test_incompatible_shards_are_refused(quantkit, part, tmp_path):
     other = quantkit("cache", "merge", first, part("c", [3], "--no-all-tensors"), "-o", table)
     assert "cannot be merged: observed tensors: " in other.err
     foreign = quantkit("cache", "merge", first, first.with_name("digits.calib.json"), "-o", table)
-    assert "digits.calib.json is not a statistics file" in foreign.err
+    assert "digits.calib.json is not a statistics file of calibrate --keep-statistics" in foreign.err
     missing = quantkit("cache", "merge", first, tmp_path / "none.stats", "-o", table)
     assert "cannot read statistics" in missing.err
     for outcome in (overlap, other, foreign, missing):

@@ -119,7 +119,7 @@ def tell_unprofitable(found: Unprofitable, quantized: Collection[str], title: st
     too_much = {name: reason for name, reason in found.too_much.items() if name in quantized}
     for names, what in (
         (found.in_float, "left in float (--quantize-all overrides)"),
-        (too_much, f"quantized although {title} gains little there, as they are much of the model"),
+        (too_much, f"quantized although {title} gains little there, because too much of the model would be in float"),
     ):
         for reason in dict.fromkeys(names.values()):
             these = [name for name in names if names[name] == reason]
