@@ -13,6 +13,16 @@ from quantkit.graph.passes.prepare import constant_of, weighted_nodes
 RECURRENT = ("LSTM", "GRU", "RNN")
 
 
+def stored_weights(model: ir.Model) -> dict[str, int]:
+    """How many numbers each weighted operator of a prepared model stores, by name."""
+    names = weighted_nodes(model)
+    return {
+        name_of(node): sum(tensor.size for value in node.inputs if (tensor := constant_of(value)) is not None)
+        for node in model.graph
+        if node.name in names
+    }
+
+
 def multiply_adds(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Multiply-adds of each weighted operator, by name; 0 where a shape is not known.
 

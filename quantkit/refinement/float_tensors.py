@@ -17,6 +17,10 @@ _LEAST_GAIN = 0.03
 _LARGEST = 1e30
 """Stands for damage that is not finite: whatever makes it finite pays."""
 
+_FLOAT_WEIGHTS = 0.15
+"""Up to this share of the weights, units in float are judged by their multiply-adds alone. Beyond, a unit must take its
+share of the weights from the damage: they take four times the bytes."""
+
 _TINY = 1e-6
 """Share of the multiply-adds: none at all is divided by."""
 
@@ -28,6 +32,9 @@ _MOST_UNITS = 12
 
 Measure = Callable[[Sequence[tuple[str, ...]]], list[float]]
 """From sets of units to the damage of the model with each of them in float."""
+
+Share = Callable[[Iterable[str]], float]
+"""From units to their share of the model, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ def choose_float_tensors(
     *,
     limit: float,
     enough: float,
+    weights: Mapping[str, int] | None = None,
 ) -> FloatChoice:
     """Leaves unit after unit in float while the damage falls: each time the one that saves most in company.
 
@@ -68,8 +76,9 @@ def choose_float_tensors(
         measure: damage of the model with sets of units in float.
         limit: share of the multiply-adds that may run in float, 0 to 1.
         enough: damage at which nothing more is left in float.
+        weights: how many numbers every weighted operator stores; None where they shall not count.
     """
-    share = _share_of(units, work)
+    share, stored = _share_of(units, work), _share_of(units, weights or {})
     (before,) = measure([()])
     damage = min(before, _LARGEST)
     chosen: tuple[str, ...] = ()
@@ -79,7 +88,7 @@ def choose_float_tensors(
         affordable = [name for name in waiting if share([*chosen, name]) <= limit][:_WIDTH]
         tried: dict[str, float] = {}
         while True:
-            paying = [n for n in affordable if saved.get(n, 0) > damage * _least_gain(share, chosen, n)]
+            paying = [n for n in affordable if saved.get(n, 0) > damage * _least_gain(share, stored, chosen, n)]
             best = max(paying, key=lambda n: saved[n], default=None)
             if best in tried:
                 break
@@ -108,6 +117,7 @@ def choose_additive(
     *,
     limit: float,
     enough: float,
+    weights: Mapping[str, int] | None = None,
 ) -> FloatChoice:
     """The same where what units do alone adds up: those that save most for their multiply-adds, if the model is better.
 
@@ -118,19 +128,20 @@ def choose_additive(
         measure: damage of the model with sets of units in float.
         limit: share of the multiply-adds that may run in float, 0 to 1.
         enough: damage at which nothing more is left in float.
+        weights: as there.
     """
-    share, left = _share_of(units, work), sum(damages.values())
+    share, stored, left = _share_of(units, work), _share_of(units, weights or {}), sum(damages.values())
     chosen: tuple[str, ...] = ()
     for name in sorted(damages, key=lambda name: damages[name] / (share([name]) + _TINY), reverse=True):
-        is_affordable = share([*chosen, name]) <= limit
-        if left > enough and is_affordable and damages[name] >= left * _least_gain(share, chosen, name):
+        least = _least_gain(share, stored, chosen, name)
+        if left > enough and share([*chosen, name]) <= limit and damages[name] >= left * least:
             chosen, left = (*chosen, name), left - damages[name]
     before, after = measure([(), chosen])
     return FloatChoice(chosen, before, after, share(chosen)) if after < before else FloatChoice((), before, before, 0)
 
 
-def _share_of(units: Mapping[str, Sequence[QdqEdge]], work: Mapping[str, int]) -> Callable[[Iterable[str]], float]:
-    """Tells which share of the multiply-adds some units take."""
+def _share_of(units: Mapping[str, Sequence[QdqEdge]], work: Mapping[str, int]) -> Share:
+    """Tells which share some units take of what the operators take (multiply-adds, weights)."""
     total = max(sum(work.values()), 1)
 
     def share(names: Iterable[str]) -> float:
@@ -140,6 +151,8 @@ def _share_of(units: Mapping[str, Sequence[QdqEdge]], work: Mapping[str, int]) -
     return share
 
 
-def _least_gain(share: Callable[[Iterable[str]], float], chosen: tuple[str, ...], name: str) -> float:
+def _least_gain(share: Share, stored: Share, chosen: tuple[str, ...], name: str) -> float:
     """What one unit more must take from the damage, as a share of it."""
-    return max(_LEAST_GAIN, _GAIN_PER_WORK * (share((*chosen, name)) - share(chosen)))
+    weights = stored((*chosen, name))
+    for_weights = weights - stored(chosen) if weights > _FLOAT_WEIGHTS else 0.0
+    return max(_LEAST_GAIN, _GAIN_PER_WORK * (share((*chosen, name)) - share(chosen)), for_weights)

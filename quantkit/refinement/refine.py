@@ -13,7 +13,7 @@ import numpy as np
 from quantkit.errors import ModelError
 from quantkit.graph.float_model import FloatModel
 from quantkit.graph.measured_outputs import measured_outputs
-from quantkit.graph.multiply_adds import multiply_adds
+from quantkit.graph.multiply_adds import multiply_adds, stored_weights
 from quantkit.graph.pieces import GraphPieces
 from quantkit.graph.placement.cost_rule import CHANNELS, find_unprofitable
 from quantkit.graph.placement.tensorrt import exclude_tensors, plan_tensorrt
@@ -325,13 +325,13 @@ class Refining:
             measure,
             limit=_MOST_FLOAT_WORK[self.format.kind] - taken,
             enough=ENOUGH[self.judge.is_divergence],
+            weights=stored_weights(self.graph) if self.format == INT8 else None,
         )
         if not choice.units:
             return
         count = f"{len(choice.units)}{' more' if rounded else ''} of {len(self.units)} activations"
-        text = f"{count} stay in float ({choice.share:.1%} of the multiply-adds): "
-        text += self._figure("quantized" if rounded else "in float", choice.before, choice.after)
-        self.notify(Notice("info", "ranges", text))
+        figure = self._figure("quantized" if rounded else "in float", choice.before, choice.after)
+        self.notify(Notice("info", "ranges", f"{count} stay in float ({choice.share:.1%} of the multiply-adds): {figure}"))
         self.adopt(choice.after, with_weights=rounded, floats=floats(choice.units))
 
     def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:

@@ -67,6 +67,22 @@ def test_what_a_unit_costs_must_pay() -> None:
     assert found.units == ()
 
 
+@pytest.mark.parametrize(("saved", "expected"), [(30.0, ("b",)), (60.0, ("a", "b"))])
+def test_a_unit_that_holds_most_of_the_weights_must_save_as_much(saved: float, expected: tuple[str, ...]) -> None:
+    """Up to 15% of the weights, the multiply-adds alone decide."""
+    damages = {"a": saved, "b": 10.0, "c": 90.0 - saved}
+    found = choose_float_tensors(
+        "ab",
+        UNITS,
+        {"other": 1},
+        each(lambda floats: sum(damage for name, damage in damages.items() if name not in floats)),
+        limit=0.05,
+        enough=0.0,
+        weights={"node_a": 45, "node_b": 14, "other": 41},
+    )
+    assert found.units == expected
+
+
 def test_only_what_may_be_the_best_is_tried_again() -> None:
     _, measured = choose({"a": 40.0, "b": 30.0, "c": 15.0, "d": 10.0, "e": 5.0})
     assert measured == [
