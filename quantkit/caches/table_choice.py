@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantkit.caches.files import CalibrationFiles
@@ -28,9 +29,23 @@ def find_table_of(
     beside = (model.path, *([] if plan is None or isinstance(plan, QuantizationPlan) else [plan]), output)
     folders = dict.fromkeys(Path(path).parent for path in beside)
     paths = [CalibrationFiles.of_model(model.path, folder).table for folder in folders]
+    there = [path for path in paths if path.is_file()]
+    if not there:
+        text = f"there is no calibration table {' or '.join(map(str, paths))}: run `quantkit calibrate "
+        raise CalibrationError(f"{text}{shlex.quote(str(model.path))} --data DATA` first, or pass --table")
+    if len(there) > 1:  # who takes a single one checks it
+        there = _those_that_fit(there, model, plan)
+    if len(there) > 1:
+        raise CalibrationError(f"{' and '.join(map(str, there))} differ: pass one of them with --table")
+    notify(Notice("info", "ranges", f"calibration: {there[0]}"))
+    return there[0]
+
+
+def _those_that_fit(paths: Sequence[Path], model: FloatModel, plan: QuantizationPlan | PathLike | None) -> list[Path]:
+    """The first of each content."""
     fitting: dict[str, Path] = {}
     stale: list[str] = []
-    for path in filter(Path.is_file, paths):
+    for path in paths:
         try:
             table = load_table(path)
             check_table(table, model)
@@ -38,13 +53,6 @@ def find_table_of(
             fitting.setdefault(table_checksum(table), path)
         except StaleTableError as error:
             stale.append(f"{path}: {error}")
-    if len(fitting) > 1:
-        raise CalibrationError(f"{' and '.join(map(str, fitting.values()))} differ: pass one of them with --table")
-    if not fitting and stale:
-        raise StaleTableError(stale[0])
     if not fitting:
-        text = f"there is no calibration table {' or '.join(map(str, paths))}: run `quantkit calibrate "
-        raise CalibrationError(f"{text}{shlex.quote(str(model.path))} --data DATA` first, or pass --table")
-    (found,) = fitting.values()
-    notify(Notice("info", "ranges", f"calibration: {found}"))
-    return found
+        raise StaleTableError(stale[0])
+    return list(fitting.values())

@@ -329,9 +329,9 @@ class Refining:
         )
         if not choice.units:
             return
-        count = f"{len(choice.units)}{' more' if rounded else ''} of {len(self.units)} activations"
+        count = f"{len(choice.units)}{' more' if rounded else ''} of {len(self.units)} activations stay in float"
         figure = self._figure("quantized" if rounded else "in float", choice.before, choice.after)
-        self.notify(Notice("info", "ranges", f"{count} stay in float ({choice.share:.1%} of the multiply-adds): {figure}"))
+        self.notify(Notice("info", "ranges", f"{count} ({choice.share:.1%} of the multiply-adds): {figure}"))
         self.adopt(choice.after, with_weights=rounded, floats=floats(choice.units))
 
     def compare_methods(self, statistics: Mapping[str, TensorStatistics], fixed: frozenset[str]) -> None:

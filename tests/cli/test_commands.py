@@ -191,7 +191,12 @@ def test_a_table_beside_another_model_is_not_taken(quantkit, tmp_path):
     other = conv_model(tmp_path / "other.onnx", shape=("n", 1, 8, 8))
     table = (tmp_path / "digits.calib.json").rename(tmp_path / "other.calib.json")
     outcome = quantkit("quantize", other)
-    assert (outcome.code, f"{table}: the calibration table of 'digits.onnx'" in outcome.err) == (4, True)
+    assert (outcome.code, f"calibration: {table}\n" in outcome.err) == (4, True)
+    assert "the calibration table of 'digits.onnx' was made from different inputs" in outcome.err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / table.name).write_bytes(table.read_bytes())
+    both = quantkit("quantize", other, "-o", tmp_path / "out")
+    assert (both.code, f"error: {table}: the calibration table of 'digits.onnx'" in both.err) == (4, True)
 
 
 @pytest.mark.usefixtures("calibrated")
