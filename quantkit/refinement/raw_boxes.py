@@ -133,14 +133,14 @@ def _is_last(output: MeasuredOutput) -> bool:
 
 
 def _rows_of_all(output: MeasuredOutput, reference: Sequence[Mapping[str, Array]]) -> _Floats | None:
-    """[rows, columns] of all batches; None if they have no columns or values that are not finite."""
+    """[rows, columns] of all batches; None if one is empty, or they have no columns or values that are not finite."""
     arrays = [np.asarray(batch[output.name]) for batch in reference]
-    if output.axis is None or any(array.ndim < 3 for array in arrays):
+    if output.axis is None or any(array.ndim < 3 or not array.size for array in arrays):
         return None
     if len({array.shape[output.axis] for array in arrays}) > 1:
         return None
     rows = np.concatenate([_rows(array, output.axis) for array in arrays])
-    return rows if rows.size and np.isfinite(rows).all() else None
+    return rows if np.isfinite(rows).all() else None
 
 
 def _in_one_output(output: MeasuredOutput, rows: _Floats, inside: npt.NDArray[np.bool_]) -> RawBoxes | None:

@@ -53,6 +53,14 @@ def test_columns_of_classes_alone_are_found() -> None:
     assert find_boxes([values("y", 2)], batches(y=columns)) == (expected,)
 
 
+def test_outputs_that_are_empty_on_a_batch_are_no_boxes() -> None:
+    boxes, _, classes = detections()
+    full, other = batches(boxes=boxes, scores=classes)
+    outputs = [values("boxes", 2), values("scores", 2)]
+    assert find_boxes(outputs, [full, other])
+    assert find_boxes(outputs, [full, {name: array[:, :0] for name, array in other.items()}]) == ()
+
+
 def test_maps_whose_objectness_comes_first_are_found() -> None:
     boxes, objectness, classes = detections()
     maps = np.concatenate((objectness, boxes, classes), axis=2).swapaxes(1, 2).reshape(4, -1, 6, 10)
