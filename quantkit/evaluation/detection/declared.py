@@ -173,7 +173,8 @@ class Declared:
 
     def _hint(self, outputs: Mapping[str, Array], letters: Mapping[str, int]) -> str:
         """The layouts that would fit, those with the known number of classes if there are any."""
-        for known in (letters, {"N": letters["N"]}):
+        others = "they fit, with another number of classes,"
+        for known, found in ((letters, "their shapes fit"), ({"N": letters["N"]}, others)):
             fitting = [
                 name
                 for name, layout in LAYOUTS.items()
@@ -181,7 +182,7 @@ class Declared:
                 and Declared(name, layout, {}, {**DEFAULT_OPTIONS, **layout.options})._ways(outputs, known, {})
             ]
             if fitting:
-                return f"; their shapes fit {' and '.join(fitting)}"
+                return f"; {found} {', '.join(fitting)}; --decoder file.py:function reads any other"
         return "; they fit no layout known here: --decoder file.py:function reads any"
 
     def _check_values(self, found: list[Candidates], bound: Bound, frame: Frame) -> None:

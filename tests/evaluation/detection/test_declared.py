@@ -67,12 +67,14 @@ def test_mismatched_layout_is_refused_with_matching_ones():
         bind("yolov5", zeros(output0=(1, 84, 8400)), num_classes=80)
     assert str(error.value) == (
         "output 'output0' [1, 84, 8400] of 1 image(s) do not fit layout yolov5, which takes detections [N, B, 5+C] "
-        "with C = 80 classes; their shapes fit yolov8"
+        "with C = 80 classes; their shapes fit yolov8; --decoder file.py:function reads any other"
     )
-    with pytest.raises(EvaluationError, match="their shapes fit yolov5 and yolox"):
+    with pytest.raises(EvaluationError, match="their shapes fit yolov5, yolox"):
         bind("yolov8", zeros(output=(1, 25200, 85)), num_classes=80)
-    with pytest.raises(EvaluationError, match="their shapes fit yolov5 and yolox and yolov10"):
+    with pytest.raises(EvaluationError, match="their shapes fit yolov5, yolox, yolov10"):
         bind("yolov8", zeros(output=(1, 300, 6)), num_classes=1)
+    with pytest.raises(EvaluationError, match="they fit, with another number of classes, yolov5, yolox"):
+        bind("yolov8", zeros(scores=(1, 2704, 80)), num_classes=80)
     with pytest.raises(EvaluationError, match="they fit no layout known here"):
         bind("yolov8", zeros(output=(1, 3, 80, 80, 85)))
 
