@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from quantkit.datasets.fingerprint import count_cpus
 from quantkit.graph.layer_constants import BiasEdge, bias_edges, constant_array, node_attributes
 from quantkit.graph.passes.edits import name_of
 from quantkit.graph.pieces import GraphPieces
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _COLUMNS_PER_INPUT = 32
 _FEWEST_COLUMNS = 4096
-_NARROW, _WIDE = 1024, 2048
-"""Inputs of an output channel up to which one thread computes, and a quarter of the processors: more mostly wait for
-one another. On two busy cores two took 5 times the CPU time of one for 1,728 inputs, and 6 times as long."""
+_NARROW = 2048
+"""Inputs of an output channel up to which one thread computes: for 1,728 two take five times its CPU time on two busy
+cores, and six times as long; 16 take seven times its CPU time on 16 idle ones, and four fifths as long."""
 
 _ROWS = 4096
 """Output channels whose errors are computed at once."""
@@ -80,7 +80,7 @@ class _Rounder:
         layer = layer_shape(op_type, weight.shape, attributes, operand=edge.index)
         alpha = float(attributes.get("alpha", 1.0)) if op_type == "Gemm" else 1.0
         bias = self.biases.get(edge.node) if self._has_own_channels(edge, layer) else None
-        with _blas().limit(limits=_num_threads(layer.matrix_shape[2])):
+        with _blas().limit(limits=1) if layer.matrix_shape[2] <= _NARROW else nullcontext():
             rounded = round_layer(
                 layer.matrix(weight),
                 self._collect(stop, layer, layer.matrix(weight)),
@@ -140,13 +140,6 @@ class _Rounder:
         if self._num_batches >= _HELD_OUT:
             return np.full(samples, number % _HELD_OUT == _HELD_OUT - 1)
         return np.arange(samples) >= samples - samples // _HELD_OUT
-
-
-def _num_threads(width: int) -> int | None:
-    """Threads for the products and factors of a layer; None: as many as there are."""
-    if width <= _NARROW:
-        return 1
-    return max(count_cpus() // 4, 1) if width <= _WIDE else None
 
 
 @cache
