@@ -168,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) count_batch(
     }
 }
 
-// Widens the histogram of each tensor of a batch whose largest magnitude lies beyond it, by adding neighbors.
+// Widens the histogram of each tensor of a batch whose largest magnitude lies beyond it, by adding neighbours.
 // A block for each tensor.
 extern "C" __global__ void __launch_bounds__(1024) widen(const Tensor *tensors, State *states, u64 *histograms) {
     const int n = tensors[blockIdx.x].state;
