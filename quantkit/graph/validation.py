@@ -52,10 +52,10 @@ def check_content(model: ir.Model, name: str) -> None:
 def unname_repeated(model: ir.Model) -> None:
     """Takes a node's name away where an earlier node of its graph has it, which ONNX Runtime refuses."""
     for graph in model.graphs():
-        seen: set[str | None] = {None}
+        seen: set[str | None] = set()
         for node in graph:
             if node.name in seen:
-                node.name = None
+                node.name = ""
             seen.add(node.name)
 
 
