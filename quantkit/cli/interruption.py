@@ -11,7 +11,10 @@ from types import FrameType
 
 from quantkit.interrupts import taking_wishes
 
-_MESSAGE = b"\nInterrupted: finishing the current batch and writing a partial report. Press Ctrl-C again to abort.\n"
+_MESSAGE = (
+    b"\nInterrupted: finishing the current batch. A partial report is written if any was judged. "
+    b"Press Ctrl-C again to abort.\n"
+)
 
 
 @contextmanager
