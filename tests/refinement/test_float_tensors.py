@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,11 @@ from quantkit.types import QdqEdge
 
 NAMES = "abcdefgh"
 UNITS = {name: (QdqEdge(name, f"node_{name}", 0),) for name in NAMES}
+
+
+def what_is_left(damages: Mapping[str, float], floats: Sequence[str]) -> float:
+    """Damage of units that do not stay in float, where damages add up."""
+    return sum(damage for name, damage in damages.items() if name not in floats)
 
 
 def each(measure: Callable[[tuple[str, ...]], float]) -> Measure:
@@ -28,7 +33,7 @@ def choose(
 
     def measure(floats: tuple[str, ...]) -> float:
         measured.append(floats)
-        return sum(damage for name, damage in damages.items() if name not in floats)
+        return what_is_left(damages, floats)
 
     ranking = sorted(damages, key=lambda name: -damages[name])
     work = {f"node_{name}": 1 for name in NAMES} if work is None else work
@@ -75,7 +80,7 @@ def test_a_unit_that_holds_most_of_the_weights_must_save_as_much(saved: float, e
         "ab",
         UNITS,
         {"other": 1},
-        each(lambda floats: sum(damage for name, damage in damages.items() if name not in floats)),
+        each(lambda floats: what_is_left(damages, floats)),
         limit=0.05,
         enough=0.0,
         weights={"node_a": 45, "node_b": 14, "other": 41},
@@ -118,7 +123,7 @@ def test_units_that_do_not_pay_do_not_hide_those_behind_them() -> None:
         "abcdefg",
         UNITS,
         {"node_h": 1000},
-        each(lambda floats: sum(damage for name, damage in damages.items() if name not in floats)),
+        each(lambda floats: what_is_left(damages, floats)),
         limit=0.05,
         enough=0.0,
     )
@@ -184,7 +189,7 @@ def choose_alone(
 
     def measure(floats: tuple[str, ...]) -> float:
         measured.append(floats)
-        return sum(damage for name, damage in damages.items() if name not in floats) + company * bool(floats)
+        return what_is_left(damages, floats) + company * bool(floats)
 
     found = choose_additive(damages, UNITS, work, each(measure), limit=limit, enough=enough)
     return found, measured
