@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from published_models import LEAST_SCORE
+from slight_changes import save_as_jpeg, with_noise
 
 from quantkit import ImageOptions
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
@@ -64,19 +64,6 @@ class Detector:
         return found
 
 
-def with_noise(images: Sequence[np.ndarray], levels: float) -> list[np.ndarray]:
-    """Every value moved by at most so many levels of a pixel, all amounts alike."""
-    generator = np.random.default_rng(0)
-    return [a + np.float32(LEVEL) * generator.uniform(-levels, levels, a.shape).astype(np.float32) for a in images]
-
-
-def save_as_jpeg(source: Path, target: Path) -> None:
-    """Photographs of `source` as JPEG files of quality 95."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        Image.open(file).convert("RGB").save(target / f"{file.stem}.jpg", quality=95, subsampling=0)
-
-
 def row(name: str, truth: Sequence[Boxes], found: Sequence[Boxes]) -> str:
     """mAP, AP at 0.5, 0.75 and 0.95, %."""
     precisions = 100 * WeightedPrecision(match_images(truth, found), 1).compute()
@@ -89,7 +76,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     photographs, jpeg = folder / "faces" / "imgs", folder / "made" / "faces_jpeg"
-    save_as_jpeg(photographs, jpeg)
+    save_as_jpeg(photographs, jpeg, subsampling=0)
     fp32 = Detector(OnnxRuntimeRunner(folder / "models" / f"{MODEL}.onnx", spinning=False))
     images = fp32.read(photographs)
     found = fp32.find(images, most=300)
@@ -100,7 +87,7 @@ def main() -> None:
     print(f"| {len(few)} photographs, {sum(map(len, truth))} faces | mAP, % | at 0.5 | at 0.75 | at 0.95 |")
     print("|---|---|---|---|---|")
     for levels in (0.5, 1):
-        print(row(f"FP32, noise of up to {levels:g} levels", truth, fp32.find(with_noise(images, levels))))
+        print(row(f"FP32, noise of up to {levels:g} levels", truth, fp32.find(with_noise(images, LEVEL, levels))))
     print(row("FP32, photographs saved as JPEG of quality 95", truth, fp32.find(again)))
     int8 = Detector(OnnxRuntimeRunner(folder / "models" / f"{MODEL}.int8.onnx", spinning=False, fuse_qdq=False))
     print(row("INT8", truth, int8.find(images)))

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from published_data import characters
+from slight_changes import save_as_jpeg, with_noise
 
 from quantkit import ImageOptions
 from quantkit.backends.onnxruntime import OnnxRuntimeRunner
@@ -44,19 +44,6 @@ def read_texts(runner: OnnxRuntimeRunner, inputs: Inputs) -> Texts:
     return [text for array in inputs for text in characters(runner.run({spec.name: array}), ())]
 
 
-def with_noise(inputs: Inputs, levels: float) -> Inputs:
-    """Every value moved by at most so many levels of a pixel, all amounts alike."""
-    generator = np.random.default_rng(0)
-    return [a + np.float32(LEVEL) * generator.uniform(-levels, levels, a.shape).astype(np.float32) for a in inputs]
-
-
-def save_as_jpeg(source: Path, target: Path) -> None:
-    """Lines of `source` as JPEG files of quality 95."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        Image.open(file).convert("RGB").save(target / f"{file.stem}.jpg", quality=95)
-
-
 def same_texts(texts: Texts, others: Texts) -> np.ndarray:
     """Which lines have the same text."""
     return np.array([one == other for one, other in zip(texts, others, strict=True)])
@@ -72,7 +59,9 @@ def main() -> None:
     runner = OnnxRuntimeRunner(folder / "models" / f"{MODEL}.onnx", spinning=False)
     inputs = read_inputs(runner, lines)
     texts = read_texts(runner, inputs)
-    changed = {f"FP32, noise of up to {levels:g} levels": with_noise(inputs, levels) for levels in (0.25, 0.5, 1)}
+    changed = {
+        f"FP32, noise of up to {levels:g} levels": with_noise(inputs, LEVEL, levels) for levels in (0.25, 0.5, 1)
+    }
     changed |= {"FP32, lines saved as JPEG of quality 95": read_inputs(runner, jpeg)}
     same = {name: same_texts(texts, read_texts(runner, arrays)) for name, arrays in changed.items()}
     stable = same["FP32, noise of up to 0.5 levels"] & same["FP32, lines saved as JPEG of quality 95"]
